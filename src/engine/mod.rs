@@ -1,0 +1,338 @@
+//! Wires the log, the index, the flights, the clock and the table together; the only place that knows all of them.
+//!
+//! Everything that changes a key goes the same way: take the flight, look the key up, let
+//! [`status::transition`](crate::status::transition) decide, append a record, wait until it is as durable as was
+//! asked for, say so in the index, leave the flight. `change` holds the verbs, `reclaim` gives space back.
+
+mod change;
+mod reclaim;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::clock::StoreClock;
+use crate::error::{Error, Result};
+use crate::flights::{Claim, FlightGuard, Flights};
+use crate::format::footer::ENTRY_BYTES;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, Record};
+use crate::index::{Address, Index};
+use crate::key::{Fingerprint, Key};
+use crate::log::commit::Until;
+use crate::log::reader::Place;
+use crate::log::{Log, Promise, batch_limit_bytes};
+use crate::record::{Life, Retention, Weight, life};
+use crate::recover::Recovered;
+use crate::status::{Status, Version};
+
+pub(crate) use change::{Began, Finish, Grant, Swap};
+pub use change::{Expected, Next};
+use reclaim::Reclaim;
+
+/// When a call that changes something returns.
+///
+/// ```
+/// use oncekey::{Durability, Options};
+///
+/// // A store whose records survive the process, and power loss only from the next `sync` on.
+/// let store = Options::new().durability(Durability::Buffered).open_in_memory()?;
+/// store.sync()?;
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[non_exhaustive]
+pub enum Durability {
+    /// When the change survives power loss: written and synced.
+    #[default]
+    Sync,
+    /// When the change survives the process: written to the operating system.
+    /// [`Store::sync`](crate::Store::sync) makes it survive power loss.
+    Buffered,
+}
+
+impl Durability {
+    pub(crate) fn until(self) -> Until {
+        match self {
+            Durability::Sync => Until::Synced,
+            Durability::Buffered => Until::Written,
+        }
+    }
+}
+
+/// What one call asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) durability: Durability,
+    /// The begin record is written and not synced: the act is idempotent, so a begin that a power loss takes back
+    /// does no harm.
+    pub(crate) begin_unsynced: bool,
+    pub(crate) retention: Retention,
+    /// From its begin, after which a lease may be taken over; None: never.
+    pub(crate) lease_ms: Option<u64>,
+    /// How long to wait for somebody else's lease to end; None: not at all.
+    pub(crate) wait: Option<Duration>,
+}
+
+/// What holds for the whole store.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settings {
+    pub(crate) terms: Terms,
+    pub(crate) max_result_bytes: usize,
+}
+
+/// The largest result that a frame in segments of this size can hold, whatever the key.
+pub(crate) fn largest_result_bytes(segment_bytes: u64) -> u64 {
+    batch_limit_bytes(segment_bytes) - FRAME_HEADER_BYTES as u64 - ENTRY_BYTES - MAX_BARE_RECORD_BYTES - 8
+}
+
+/// What the key's last record says now.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) address: Address,
+    pub(crate) place: Place,
+    pub(crate) weight: Weight,
+    pub(crate) life: Life,
+    pub(crate) version: Version,
+    pub(crate) origin: Version,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) attempt: u32,
+    pub(crate) time_ms: u64,
+    pub(crate) key_expires_ms: u64,
+    pub(crate) result_expires_ms: u64,
+    /// Only if it was asked for and is still kept.
+    pub(crate) result: Option<Vec<u8>>,
+}
+
+/// Whether a lookup copies the result out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Want {
+    Result,
+    State,
+}
+
+/// A store's works.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    log: Arc<Log>,
+    index: Index,
+    flights: Flights,
+    clock: StoreClock,
+    open_count: u32,
+    changes: AtomicU64,
+    doubts: AtomicU64,
+    settings: Settings,
+    leases: AtomicUsize,
+    closed: AtomicBool,
+    reclaim: Reclaim,
+}
+
+impl Engine {
+    pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
+        let Recovered { log, index, clock, open_count } = recovered;
+        Engine {
+            log,
+            index,
+            flights: Flights::new(),
+            clock,
+            open_count,
+            changes: AtomicU64::new(0),
+            doubts: AtomicU64::new(0),
+            settings,
+            leases: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+            reclaim: Reclaim::new(),
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.log.path()
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        &self.index
+    }
+
+    pub(crate) fn clock(&self) -> &StoreClock {
+        &self.clock
+    }
+
+    pub(crate) fn lease_count(&self) -> usize {
+        self.leases.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
+        self.log.hasher().fingerprint(request)
+    }
+
+    /// Checks the key and that the store is open; the key's identity.
+    fn admit(&self, key: Key<'_>) -> Result<u128> {
+        key.check()?;
+        self.check_open()?;
+        Ok(self.log.hasher().key(key))
+    }
+
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// The next version. Only ever called with the key's flight held, so that the versions of one key grow in the
+    /// order of its records.
+    fn next_version(&self) -> Result<Version> {
+        let counter = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
+        Version::compose(self.open_count, counter)
+            .ok_or_else(|| Error::VersionsExhausted { path: self.path().to_owned() })
+    }
+
+    /// The key's last record, if it leaves anything of it now. No flight is needed: the index says only what is as
+    /// durable as it was asked to be.
+    fn lookup(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
+        let found = self.index.find(hash, |address| {
+            self.log
+                .reader()
+                .record(address, |place, record| {
+                    (record.key == key).then(|| found_at(address, place, record, now_ms, want))
+                })
+                .transpose()
+        });
+        Ok(found.transpose()?.filter(|found| found.life != Life::Gone))
+    }
+
+    /// Returns when what was found is as durable as `durability` demands of an answer.
+    fn settle(&self, found: &Found, durability: Durability) -> Result<()> {
+        match durability {
+            Durability::Sync => self.log.sync_to(found.place.position + found.place.length_bytes),
+            Durability::Buffered => Ok(()),
+        }
+    }
+
+    /// Where the key stands. With its flight held this stays so, but for a lease that is dropped.
+    fn status(&self, found: Option<&Found>, claim: Option<Claim>, now_ms: u64) -> Status {
+        match found.map(|found| (found.life, found.version)) {
+            None | Some((Life::Gone | Life::Released, _)) => Status::Absent,
+            Some((Life::Completed | Life::CompletedWithoutResult, _)) => Status::Completed,
+            Some((Life::Begun, version)) => match claim {
+                Some(Claim::Lease { version: leased, deadline_ms, .. })
+                    if leased == version && now_ms < deadline_ms =>
+                {
+                    Status::InProgress
+                }
+                _ => Status::InDoubt,
+            },
+        }
+    }
+
+    /// Appends a record, waits for it, and makes the index say so. The caller holds the flight and decided by the
+    /// table; `old` is what it found.
+    fn commit(
+        &self,
+        flight: &FlightGuard<'_>,
+        hash: u128,
+        record: &Record<'_>,
+        promise: Promise,
+        until: Until,
+        old: Option<&Found>,
+    ) -> Result<()> {
+        let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
+        let ticket = self.log.append(record, hash, promise, until)?;
+        // Moved records ride along in the frame that this thread waits for anyway.
+        let piece = self.reclaim_along(length);
+        let address = self.log.wait(&ticket)?;
+        match (old, record.kind) {
+            (Some(old), Kind::Forgotten) => {
+                self.index.remove(hash, old.address);
+            }
+            (Some(old), _) => {
+                let replaced = self.index.replace(hash, old.address, address);
+                debug_assert!(replaced, "the flight keeps the entry where it is");
+            }
+            (None, Kind::Forgotten) => {}
+            (None, _) => self.insert(hash, record.key, address)?,
+        }
+        if let Some(old) = old {
+            self.log.ledger().bury(&old.weight);
+        }
+        self.log.ledger().add(&Weight::of(record, length));
+        flight.note_change();
+        if let Some(piece) = piece {
+            // What goes wrong with the moving is not this change's failure; the next change will meet it.
+            let _ = self.finish_piece(piece);
+        }
+        Ok(())
+    }
+
+    /// Puts a key into the index that a lookup did not find there. An expired record may still be: it is superseded
+    /// now, and must not stay beside its successor.
+    fn insert(&self, hash: u128, key: Key<'_>, address: Address) -> Result<()> {
+        let expired = self.index.find(hash, |candidate| {
+            let confirm = self.log.reader().record(candidate, |place, record| {
+                (record.key == key).then(|| (candidate, Weight::of(record, place.length_bytes)))
+            });
+            confirm.transpose()
+        });
+        match expired.transpose()? {
+            Some((old, weight)) => {
+                self.log.ledger().bury(&weight);
+                self.index.replace(hash, old, address);
+            }
+            None => self.index.insert(hash, address),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.check_open()?;
+        self.log.sync()
+    }
+
+    /// Marks the log as closed. Nothing is accepted afterwards.
+    pub(crate) fn close(&self) -> Result<()> {
+        let count = self.lease_count();
+        if count > 0 {
+            return Err(Error::LeasesAlive { count });
+        }
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Err(Error::Closed);
+        }
+        self.log.sync()?;
+        self.log.mark_closed(self.clock.now_ms())
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
+        // writes the end of the log again.
+        if !self.closed.swap(true, Ordering::AcqRel) && self.log.check_poison().is_ok() {
+            let _ = self.log.sync().and_then(|()| self.log.mark_closed(self.clock.now_ms()));
+        }
+    }
+}
+
+fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64, want: Want) -> Found {
+    let life = life(record, now_ms);
+    let keeps_result = want == Want::Result && life == Life::Completed;
+    Found {
+        address,
+        place,
+        weight: Weight::of(record, place.length_bytes),
+        life,
+        version: record.version,
+        origin: record.origin,
+        fingerprint: record.fingerprint,
+        attempt: record.attempt,
+        time_ms: record.time_ms,
+        key_expires_ms: record.key_expires_ms,
+        result_expires_ms: record.result_expires_ms,
+        result: record.result.filter(|_| keeps_result).map(<[u8]>::to_vec),
+    }
+}

@@ -1,0 +1,413 @@
+//! Giving space back: the oldest segment is retired, record by record, paid for by those who append.
+//!
+//! What is live in it is appended again under its key's flight, with its version, and the index is told when the copy is
+//! written; what is dead leaves the index. Then the log does not need the segment any more. One thread at a time is
+//! at it; the others leave what they owe.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::flights::FlightGuard;
+use crate::format::footer::FooterEntry;
+use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::index::Address;
+use crate::log::Rotate;
+use crate::log::commit::{Ticket, Until, record_cost_bytes};
+use crate::log::room::Purpose;
+use crate::log::writer::FullSegment;
+use crate::record::{Retirement, Weight, retirement};
+
+/// How many bytes of the oldest segment an appended byte pays for. Two: the segments must be left behind faster
+/// than they are filled.
+const VISITED_PER_BYTE: u64 = 2;
+/// The most that one append visits, whatever is owed: its caller waits for it.
+const PIECE_BYTES: u64 = 64 << 10;
+/// The same for those who have nothing else to do.
+const LARGE_PIECE_BYTES: u64 = 1 << 20;
+/// A pass is begun when more than one byte in this many is dead.
+const DEAD_SHARE: u64 = 4;
+
+/// `compact` moves nothing when no more than one byte in this many is dead.
+const NOTHING_TO_GAIN_SHARE: u64 = 64;
+
+/// The segment that is being retired.
+#[derive(Debug)]
+struct Current {
+    sequence: u64,
+    segment: FullSegment,
+    entries: Vec<FooterEntry>,
+    next: usize,
+    /// Entries whose keys were in flight when they were visited.
+    again: Vec<FooterEntry>,
+    moved_bytes: u64,
+}
+
+impl Current {
+    fn take_note<'a>(&mut self, moves: &mut Vec<Move<'a>>, moved: Move<'a>) {
+        self.moved_bytes += moved.new_weight.length_bytes;
+        moves.push(moved);
+    }
+
+    fn is_done(&self) -> bool {
+        self.next == self.entries.len() && self.again.is_empty()
+    }
+}
+
+/// One walk over the segments that were there when it began.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    last: u64,
+    freed_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    current: Option<Current>,
+    pass: Option<Pass>,
+    /// No pass is begun before this many bytes are dead: the last one gained nothing.
+    not_before_dead_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct Reclaim {
+    state: Mutex<State>,
+    owed_bytes: AtomicU64,
+    moved_bytes: AtomicU64,
+    segments: AtomicU64,
+}
+
+impl Reclaim {
+    pub(super) fn new() -> Reclaim {
+        Reclaim {
+            state: Mutex::default(),
+            owed_bytes: AtomicU64::new(0),
+            moved_bytes: AtomicU64::new(0),
+            segments: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A record that has been appended again and waits to be written.
+struct Move<'a> {
+    flight: FlightGuard<'a>,
+    hash: u128,
+    old: Address,
+    old_weight: Weight,
+    new_weight: Weight,
+    ticket: Ticket,
+}
+
+/// Moves under way. Holds the retiring to itself, so that a segment is not given up while its last records travel.
+pub(super) struct Piece<'a> {
+    state: MutexGuard<'a, State>,
+    moves: Vec<Move<'a>>,
+}
+
+/// What became of one entry.
+enum Visit<'a> {
+    Nothing,
+    InFlight,
+    Moved(Move<'a>),
+}
+
+impl Engine {
+    /// Appends a piece of moved records behind a record of `appended_bytes`, if there is anything to retire and
+    /// nobody else is at it. The piece must be finished after the record has been waited for.
+    pub(super) fn reclaim_along(&self, appended_bytes: u64) -> Option<Piece<'_>> {
+        let owed = self.reclaim.owed_bytes.fetch_add(appended_bytes * VISITED_PER_BYTE, Ordering::Relaxed);
+        let mut state = self.reclaim.state.try_lock()?;
+        let budget = (owed + appended_bytes * VISITED_PER_BYTE).min(PIECE_BYTES);
+        self.reclaim.owed_bytes.store(0, Ordering::Relaxed);
+        if state.pass.is_none() && !self.begin_pass_if_worth_it(&mut state) {
+            return None;
+        }
+        // A segment that cannot be read is met again, and told, by whoever reads or compacts.
+        let moves = self.visit(&mut state, budget).ok()?;
+        Some(Piece { state, moves })
+    }
+
+    /// Waits for the moved records, tells the index, and gives up the segment if it was the last of them.
+    pub(super) fn finish_piece(&self, piece: Piece<'_>) -> Result<()> {
+        let Piece { mut state, moves } = piece;
+        self.settle_moves(&mut state, moves)
+    }
+
+    fn settle_moves(&self, state: &mut State, moves: Vec<Move<'_>>) -> Result<()> {
+        for moved in moves {
+            let address = self.log.wait(&moved.ticket)?;
+            let replaced = self.index.replace(moved.hash, moved.old, address);
+            debug_assert!(replaced, "the flight keeps the entry where it is");
+            self.log.ledger().bury(&moved.old_weight);
+            self.log.ledger().add(&moved.new_weight);
+            self.reclaim.moved_bytes.fetch_add(moved.new_weight.length_bytes, Ordering::Relaxed);
+            drop(moved.flight);
+        }
+        self.give_up_if_empty(state);
+        Ok(())
+    }
+
+    fn begin_pass_if_worth_it(&self, state: &mut State) -> bool {
+        let balance = self.log.ledger().balance(self.clock.now_ms());
+        let worth_it = balance.dead_bytes * DEAD_SHARE > balance.total_bytes
+            && balance.dead_bytes >= state.not_before_dead_bytes
+            // Only whole segments come free, so less than one is not worth moving anything.
+            && balance.dead_bytes > self.log.segment_bytes();
+        worth_it && self.begin_pass(state)
+    }
+
+    /// False if there is no full segment to walk over.
+    fn begin_pass(&self, state: &mut State) -> bool {
+        let (head, tail) = self.log.span();
+        if head < tail {
+            state.pass = Some(Pass { last: tail - 1, freed_bytes: 0 });
+        }
+        head < tail
+    }
+
+    /// Visits records of the oldest segments until `budget` bytes of them have been seen or the pass is over. An error is
+    /// told only if nothing was moved before it: what was must be waited for, and the next visit meets it again.
+    fn visit(&self, state: &mut State, budget: u64) -> Result<Vec<Move<'_>>> {
+        let mut moves = Vec::new();
+        let mut seen_bytes = 0;
+        while seen_bytes < budget && self.has_current(state)? {
+            let Some(current) = &mut state.current else { break };
+            let outcome = match current.entries.get(current.next) {
+                Some(entry) => {
+                    seen_bytes += entry.length;
+                    let entry = *entry;
+                    self.visit_one(&current.segment, &entry).map(|visit| {
+                        // Only now: an entry that could not be visited must not be passed over.
+                        current.next += 1;
+                        match visit {
+                            Visit::Nothing => {}
+                            Visit::InFlight => current.again.push(entry),
+                            Visit::Moved(moved) => current.take_note(&mut moves, moved),
+                        }
+                    })
+                }
+                None if !current.again.is_empty() => {
+                    // The rest were in flight. One more look each; what still is waits for the next piece.
+                    seen_bytes = budget;
+                    self.visit_again(current, &mut moves)
+                }
+                None if moves.is_empty() => {
+                    self.give_up_if_empty(state);
+                    Ok(())
+                }
+                // The segment is given up when its last records have been written.
+                None => break,
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(error) if moves.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(moves)
+    }
+
+    fn visit_again<'a>(&'a self, current: &mut Current, moves: &mut Vec<Move<'a>>) -> Result<()> {
+        let mut at = 0;
+        while let Some(entry) = current.again.get(at).copied() {
+            match self.visit_one(&current.segment, &entry)? {
+                Visit::InFlight => at += 1,
+                Visit::Nothing => {
+                    current.again.swap_remove(at);
+                }
+                Visit::Moved(moved) => {
+                    current.again.swap_remove(at);
+                    current.take_note(moves, moved);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sure that a segment of the pass is being retired. False if the pass is over.
+    fn has_current(&self, state: &mut State) -> Result<bool> {
+        if state.current.is_some() {
+            return Ok(true);
+        }
+        let Some(pass) = state.pass else { return Ok(false) };
+        let (sequence, _) = self.log.span();
+        let found = if sequence <= pass.last { self.log.full_segment(sequence)? } else { None };
+        let Some((segment, entries)) = found else {
+            self.end_pass(state, pass);
+            return Ok(false);
+        };
+        state.current =
+            Some(Current { sequence, segment, entries, next: 0, again: Vec::new(), moved_bytes: 0 });
+        Ok(true)
+    }
+
+    fn end_pass(&self, state: &mut State, pass: Pass) {
+        state.pass = None;
+        let dead_bytes = self.log.ledger().balance(self.clock.now_ms()).dead_bytes;
+        // An estimate that promises more than a whole walk gained would begin the next walk at once, for ever.
+        state.not_before_dead_bytes = if pass.freed_bytes < self.log.segment_bytes() {
+            dead_bytes + self.log.segment_bytes()
+        } else {
+            0
+        };
+    }
+
+    fn visit_one(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Visit<'_>> {
+        if matches!(entry.kind, Kind::Forgotten | Kind::Ignorable) {
+            return Ok(Visit::Nothing);
+        }
+        let address = self.log.address(segment, entry)?;
+        if !self.index.holds(entry.hash, address) {
+            return Ok(Visit::Nothing);
+        }
+        let Some(flight) = self.flights.try_enter(entry.hash) else { return Ok(Visit::InFlight) };
+        if !self.index.holds(entry.hash, address) {
+            return Ok(Visit::Nothing);
+        }
+        let now_ms = self.clock.now_ms();
+        let moved = self.log.reader().record(address, |place, record| {
+            let old_weight = Weight::of(record, place.length_bytes);
+            let kept = match retirement(record, now_ms) {
+                Retirement::Drop => return Ok(Err(old_weight)),
+                Retirement::Keep => *record,
+                Retirement::KeepWithoutResult => Record { result: None, ..*record },
+            };
+            let length = encoded_bytes(kept.key, kept.result.map_or(0, <[u8]>::len));
+            match self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Upkeep) {
+                Some(promise) => {
+                    let ticket = self.log.append(&kept, entry.hash, promise, Until::Written)?;
+                    Ok(Ok((old_weight, Weight::of(&kept, length), ticket)))
+                }
+                None => Err(Error::Full {
+                    path: self.path().to_owned(),
+                    reason: "there is no room to move live records".into(),
+                }),
+            }
+        })??;
+        Ok(match moved {
+            Ok((old_weight, new_weight, ticket)) => {
+                Visit::Moved(Move { flight, hash: entry.hash, old: address, old_weight, new_weight, ticket })
+            }
+            Err(old_weight) => {
+                self.index.remove(entry.hash, address);
+                self.log.ledger().bury(&old_weight);
+                flight.note_change();
+                Visit::Nothing
+            }
+        })
+    }
+
+    /// Gives up the segment if every record in it has been visited and none is still in flight. No moves may be under way.
+    fn give_up_if_empty(&self, state: &mut State) {
+        if !state.current.as_ref().is_some_and(Current::is_done) {
+            return;
+        }
+        let Some(current) = state.current.take() else { return };
+        self.log.retire(current.sequence, current.segment.record_bytes);
+        self.reclaim.segments.fetch_add(1, Ordering::Relaxed);
+        crate::events::reclaimed(
+            self.path(),
+            current.sequence,
+            current.segment.record_bytes,
+            current.moved_bytes,
+        );
+        if let Some(pass) = &mut state.pass {
+            pass.freed_bytes += current.segment.record_bytes.saturating_sub(current.moved_bytes);
+        }
+    }
+
+    /// Retires the oldest segment now. False if the pass is over.
+    fn retire_one(&self, state: &mut MutexGuard<'_, State>) -> Result<bool> {
+        let before = self.reclaim.segments.load(Ordering::Relaxed);
+        while self.reclaim.segments.load(Ordering::Relaxed) == before {
+            if !self.has_current(state)? {
+                return Ok(false);
+            }
+            let moves = self.visit(state, LARGE_PIECE_BYTES)?;
+            let only_flights_left = moves.is_empty();
+            self.settle_moves(state, moves)?;
+            if only_flights_left {
+                // Each is held for the length of a write by a thread that does not wait for this one; there is nothing to
+                // be told by.
+                std::thread::yield_now();
+            }
+        }
+        Ok(true)
+    }
+
+    /// Retires segments until something is free, because somebody needs a slot and the file cannot grow. The caller
+    /// holds no flight. `reason` says why it cannot grow.
+    pub(super) fn make_room(&self, reason: String) -> Result<()> {
+        let full = |reason| Err(Error::Full { path: self.path().to_owned(), reason });
+        let mut state = self.reclaim.state.lock();
+        // Moving what is alive from place to place gains nothing: there must be a segment's worth of dead bytes.
+        let balance = self.log.ledger().balance(self.clock.now_ms());
+        if balance.dead_bytes < self.log.segment_bytes() {
+            return full(reason);
+        }
+        if state.pass.is_none() && !self.begin_pass(&mut state) {
+            return full(reason);
+        }
+        let mut freed_bytes = 0;
+        while freed_bytes < self.log.segment_bytes() {
+            let before = state.pass.map_or(0, |pass| pass.freed_bytes);
+            match self.retire_one(&mut state) {
+                Ok(true) => {}
+                Ok(false) | Err(Error::Full { .. }) => break,
+                Err(error) => return Err(error),
+            }
+            freed_bytes += state.pass.map_or(0, |pass| pass.freed_bytes).saturating_sub(before);
+        }
+        self.log.publish_head()?;
+        if freed_bytes == 0 { full(reason) } else { Ok(()) }
+    }
+
+    /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
+    pub(crate) fn compact(&self) -> Result<()> {
+        self.check_open()?;
+        self.log.check_poison()?;
+        let mut state = self.reclaim.state.lock();
+        let balance = self.log.ledger().balance(self.clock.now_ms());
+        if balance.dead_bytes * NOTHING_TO_GAIN_SHARE > balance.total_bytes {
+            self.log.rotate(self.clock.now_ms(), Rotate::IfWritten)?;
+            if self.begin_pass(&mut state) {
+                self.retire_all(&mut state)?;
+            }
+        }
+        // The first segments of the copy lie behind the originals. Once these are gone, moving them once more lets the
+        // file end where the copy does. They are the oldest now, so it is a walk over them alone; a second one is for
+        // the segment that was being written meanwhile.
+        for _ in 0..2 {
+            let Some(last) = self.log.shorter_by_moving() else { break };
+            if last == self.log.span().1 {
+                self.log.rotate(self.clock.now_ms(), Rotate::Always)?;
+            }
+            state.pass = Some(Pass { last, freed_bytes: 0 });
+            self.retire_all(&mut state)?;
+        }
+        state.not_before_dead_bytes = 0;
+        self.log.shrink()
+    }
+
+    fn retire_all(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
+        loop {
+            match self.retire_one(state) {
+                Ok(true) => self.log.publish_head()?,
+                Ok(false) => return self.log.publish_head(),
+                // There is no room to move what is alive: what could be freed has been.
+                Err(Error::Full { .. }) => {
+                    state.pass = None;
+                    return self.log.publish_head();
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Bytes of live records that were moved, and segments that were retired, since the store was opened.
+    pub(crate) fn reclaimed(&self) -> (u64, u64) {
+        (self.reclaim.moved_bytes.load(Ordering::Relaxed), self.reclaim.segments.load(Ordering::Relaxed))
+    }
+}

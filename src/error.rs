@@ -1,0 +1,375 @@
+//! What can go wrong, where it went wrong, and what to do next.
+//!
+//! Every error of the store is one [`Error`]. Its variants fall into three families, and [`Error::kind`] tells them
+//! apart: the *answer* is an error (a mismatch, an operation in doubt), the *caller* made one (a key too long, an
+//! option that makes no sense), or the *world* failed (a disk, a file, a clock).
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::key::{KeyProblem, OwnedKey};
+use crate::status::Version;
+
+/// The result of a call to the store.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What failed, where, and what to do about it.
+///
+/// Errors that concern a key carry it; errors that concern the file carry its path and, where there is one, the
+/// offset in it. Payloads (requests, results) are never part of an error's text.
+///
+/// ```
+/// use oncekey::{Error, Store};
+///
+/// let store = Store::in_memory()?;
+/// let too_long = "k".repeat(2_000);
+/// match store.get(&too_long) {
+///     Err(Error::Key { problem }) => assert!(problem.to_string().contains("1,024")),
+///     other => panic!("a key of 2,000 bytes is refused, not {other:?}"),
+/// }
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Error {
+    /// The key or its scope is not usable. Nothing was looked at or changed.
+    Key {
+        /// Which rule it breaks.
+        problem: KeyProblem,
+    },
+    /// The key was used before with another request. The stored operation is untouched and its result is not
+    /// given out: find out why two different requests carry one key.
+    Mismatch {
+        /// The key in question.
+        key: OwnedKey,
+    },
+    /// Another thread of this process is performing the operation right now. Try again later, or wait with
+    /// [`Operation::wait`](crate::Operation::wait).
+    InProgress {
+        /// The key in question.
+        key: OwnedKey,
+        /// Which attempt is running.
+        attempt: u32,
+    },
+    /// An earlier attempt began and nobody knows whether its act happened. Find out and say so with
+    /// [`Operation::reconcile`](crate::Operation::reconcile), or, if the act is itself idempotent, perform it
+    /// again with [`Operation::rerun`](crate::Operation::rerun).
+    InDoubt {
+        /// The key in question.
+        key: OwnedKey,
+        /// The attempt whose outcome nobody knows.
+        attempt: u32,
+        /// The version of that attempt, for [`Store::compare_and_set`](crate::Store::compare_and_set).
+        version: Version,
+    },
+    /// The operation is done, but its result was given up: the result retention passed and the key retention did
+    /// not. It is not performed again.
+    ResultExpired {
+        /// The key in question.
+        key: OwnedKey,
+    },
+    /// The same lease was completed twice with different results. The first one stands.
+    Conflict {
+        /// The key in question.
+        key: OwnedKey,
+    },
+    /// The lease no longer owns the operation: another attempt, a compare-and-set or a `forget` came between. What
+    /// this attempt did must be reconciled with what the store says now.
+    Fenced {
+        /// The key in question.
+        key: OwnedKey,
+        /// The version that the lease held.
+        version: Version,
+    },
+    /// The result is larger than `Options::max_result`. The lease is still usable: complete it with something
+    /// smaller, for instance a reference to where the result is kept.
+    TooLarge {
+        /// The key in question.
+        key: OwnedKey,
+        /// The size of the result, in bytes.
+        length_bytes: usize,
+        /// The largest size allowed, in bytes.
+        limit_bytes: usize,
+    },
+    /// There is no room to begin another operation: the disk is full or the file has reached `Options::max_size`.
+    /// Operations that already began can still be completed, and the store goes on when there is room again.
+    Full {
+        /// The store's file.
+        path: PathBuf,
+        /// Why the file cannot grow.
+        reason: String,
+    },
+    /// An earlier write or sync failed, so what reached the disk since is unknown. Nothing can be written until
+    /// the store is opened again; durable records can still be read.
+    Poisoned {
+        /// The store's file.
+        path: PathBuf,
+        /// What failed first.
+        source: Arc<io::Error>,
+    },
+    /// The file is open already, in this process or another. The lock lives until the last `Store` and the last
+    /// lease of the other one are gone.
+    Locked {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The path names something that is no oncekey store. It was left as it is.
+    NotAStore {
+        /// What was opened.
+        path: PathBuf,
+        /// What it is instead, as far as one can tell.
+        reason: String,
+    },
+    /// The file was written in a format that this version of oncekey cannot read, or uses a feature that it does
+    /// not know. It was left as it is.
+    Unsupported {
+        /// The store's file.
+        path: PathBuf,
+        /// Which version or feature, and what is supported.
+        reason: String,
+    },
+    /// The file contradicts itself: bytes that were known to be on disk are not what they were. Nothing was
+    /// changed; keep a copy of the file before you try anything.
+    Corrupt {
+        /// The store's file.
+        path: PathBuf,
+        /// Where in the file, in bytes from its start.
+        offset: u64,
+        /// Which check failed.
+        reason: String,
+    },
+    /// The wall clock jumped since the store was last written, so retention cannot be trusted. Correct the clock,
+    /// or accept it with [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing was expired.
+    Clock {
+        /// The store's file.
+        path: PathBuf,
+        /// What the wall clock says, in ms since the Unix epoch.
+        wall_ms: u64,
+        /// The latest time that the store has seen, in ms since the Unix epoch.
+        high_water_ms: u64,
+    },
+    /// The stored result does not decode as the type that the caller asked for. The operation is done and is not
+    /// performed again; read the bytes with [`Store::get`](crate::Store::get).
+    Decode {
+        /// The key in question.
+        key: OwnedKey,
+        /// What the codec said.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// The request or the result could not be encoded.
+    Encode {
+        /// The key in question.
+        key: OwnedKey,
+        /// What the codec said.
+        source: Arc<dyn std::error::Error + Send + Sync>,
+    },
+    /// An option, or a combination of options, makes no sense.
+    Option {
+        /// The option.
+        option: &'static str,
+        /// What is wrong with its value, with the figures.
+        reason: String,
+    },
+    /// `close` was called while leases are alive. Complete, release or drop them first.
+    LeasesAlive {
+        /// How many there are.
+        count: usize,
+    },
+    /// The store was closed through another of its handles.
+    Closed,
+    /// The versions are used up: 2^24 openings of one file, or 2^40 changes in one opening. Open the store again;
+    /// if that does not help, move to a new file.
+    VersionsExhausted {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The operating system refused something.
+    Io {
+        /// The store's file.
+        path: PathBuf,
+        /// What was being done.
+        operation: &'static str,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+}
+
+/// Whose move it is after an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The store works; this is its answer about the key.
+    Answer,
+    /// The call cannot work as it was made.
+    Caller,
+    /// A disk, a file, a clock or another process stands in the way.
+    World,
+}
+
+impl Error {
+    /// Whose move it is.
+    ///
+    /// ```
+    /// use oncekey::{ErrorKind, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let error = store.get("").expect_err("an empty key is refused");
+    /// assert_eq!(error.kind(), ErrorKind::Caller);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Error::Mismatch { .. }
+            | Error::InProgress { .. }
+            | Error::InDoubt { .. }
+            | Error::ResultExpired { .. }
+            | Error::Conflict { .. }
+            | Error::Fenced { .. } => ErrorKind::Answer,
+            Error::Key { .. }
+            | Error::TooLarge { .. }
+            | Error::Decode { .. }
+            | Error::Encode { .. }
+            | Error::Option { .. }
+            | Error::LeasesAlive { .. }
+            | Error::Closed => ErrorKind::Caller,
+            Error::Full { .. }
+            | Error::Poisoned { .. }
+            | Error::Locked { .. }
+            | Error::NotAStore { .. }
+            | Error::Unsupported { .. }
+            | Error::Corrupt { .. }
+            | Error::Clock { .. }
+            | Error::VersionsExhausted { .. }
+            | Error::Io { .. } => ErrorKind::World,
+        }
+    }
+
+    pub(crate) fn io(path: impl Into<PathBuf>, operation: &'static str, source: io::Error) -> Error {
+        Error::Io { path: path.into(), operation, source: Arc::new(source) }
+    }
+
+    pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Error {
+        Error::Corrupt { path: path.into(), offset, reason: reason.into() }
+    }
+}
+
+impl From<KeyProblem> for Error {
+    fn from(problem: KeyProblem) -> Error {
+        Error::Key { problem }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::Key { problem } => write!(out, "unusable key: {problem}"),
+            Error::Mismatch { key } => {
+                write!(
+                    out,
+                    "{key}: this key was used before with another request; it is not performed and not replayed"
+                )
+            }
+            Error::InProgress { key, attempt } => {
+                write!(
+                    out,
+                    "{key}: attempt {attempt} is in progress in this process; try again later or wait for it"
+                )
+            }
+            Error::InDoubt { key, attempt, version } => write!(
+                out,
+                "{key}: attempt {attempt} (version {version}) began and nobody knows whether the act happened; \
+                 reconcile it, or rerun it if the act is idempotent"
+            ),
+            Error::ResultExpired { key } => {
+                write!(
+                    out,
+                    "{key}: done, but its result retention has passed and the result is gone; it is not performed again"
+                )
+            }
+            Error::Conflict { key } => {
+                write!(
+                    out,
+                    "{key}: this lease was already completed with another result; the first one stands"
+                )
+            }
+            Error::Fenced { key, version } => write!(
+                out,
+                "{key}: the lease of version {version} no longer owns the operation; compare what this attempt did \
+                 with what the store says now"
+            ),
+            Error::TooLarge { key, length_bytes, limit_bytes } => write!(
+                out,
+                "{key}: a result of {length_bytes} bytes is over the limit of {limit_bytes} (Options::max_result); \
+                 the lease is still usable"
+            ),
+            Error::Full { path, reason } => write!(
+                out,
+                "{}: no room to begin another operation: {reason}; operations that began can still be completed",
+                path.display()
+            ),
+            Error::Poisoned { path, source } => write!(
+                out,
+                "{}: an earlier write or sync failed ({source}), nothing can be written until the store is opened again",
+                path.display()
+            ),
+            Error::Locked { path } => {
+                write!(
+                    out,
+                    "{}: open already, in this process or another; one store has the file to itself",
+                    path.display()
+                )
+            }
+            Error::NotAStore { path, reason } => {
+                write!(out, "{}: no oncekey store: {reason}", path.display())
+            }
+            Error::Unsupported { path, reason } => write!(out, "{}: {reason}", path.display()),
+            Error::Corrupt { path, offset, reason } => write!(
+                out,
+                "{}: corrupt at offset {offset}: {reason}; nothing was changed, keep a copy of the file",
+                path.display()
+            ),
+            Error::Clock { path, wall_ms, high_water_ms } => write!(
+                out,
+                "{}: the wall clock says {wall_ms} ms, the store has seen {high_water_ms} ms; correct the clock or \
+                 accept the jump (Options::accept_clock_jump)",
+                path.display()
+            ),
+            Error::Decode { key, source } => write!(
+                out,
+                "{key}: the stored result does not decode as the type asked for ({source}); it is not performed again"
+            ),
+            Error::Encode { key, source } => write!(out, "{key}: cannot be encoded: {source}"),
+            Error::Option { option, reason } => write!(out, "option {option}: {reason}"),
+            Error::LeasesAlive { count } => {
+                write!(
+                    out,
+                    "{count} leases are alive; complete, release or drop them before closing the store"
+                )
+            }
+            Error::Closed => write!(out, "the store was closed through another of its handles"),
+            Error::VersionsExhausted { path } => {
+                write!(
+                    out,
+                    "{}: the versions of this opening are used up; open the store again",
+                    path.display()
+                )
+            }
+            Error::Io { path, operation, source } => {
+                write!(out, "{}: cannot {operation}: {source}", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Error::Poisoned { source, .. } | Error::Io { source, .. } => Some(&**source),
+            Error::Decode { source, .. } | Error::Encode { source, .. } => Some(&**source),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! What the store tells `tracing`, if the feature is on. Keys are told, requests and results never.
+
+#![cfg_attr(
+    not(feature = "tracing"),
+    allow(unused_variables, reason = "without the feature nothing is told")
+)]
+
+use std::io;
+use std::path::Path;
+
+use crate::key::Key;
+
+/// Where all events of this crate come from.
+#[cfg(feature = "tracing")]
+const TARGET: &str = "oncekey";
+
+pub(crate) fn replayed(key: Key<'_>) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: TARGET, %key, "replayed: done before, its result is given again");
+}
+
+pub(crate) fn mismatched(key: Key<'_>) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: TARGET, %key, "mismatch: the key was used before with another request");
+}
+
+pub(crate) fn in_doubt(key: Key<'_>, attempt: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: TARGET, %key, attempt, "in doubt: an attempt began and nobody knows whether it happened");
+}
+
+pub(crate) fn opened(path: &Path, keys: usize, was_closed: bool) {
+    #[cfg(feature = "tracing")]
+    tracing::info!(target: TARGET, path = %path.display(), keys, was_closed, "opened");
+}
+
+pub(crate) fn reclaimed(path: &Path, sequence: u64, record_bytes: u64, moved_bytes: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::debug!(target: TARGET, path = %path.display(), sequence, record_bytes, moved_bytes, "reclaimed a segment");
+}
+
+pub(crate) fn poisoned(path: &Path, error: &io::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, path = %path.display(), %error, "poisoned: nothing is written any more");
+}
+
+pub(crate) fn clock_jumped(path: &Path, wall_ms: u64, high_water_ms: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(target: TARGET, path = %path.display(), wall_ms, high_water_ms, "the wall clock jumped; accepted");
+}

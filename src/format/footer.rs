@@ -1,0 +1,207 @@
+//! Footers: what a full segment says of each key, so that opening reads these and not the records.
+
+use super::record::Kind;
+use super::{ALIGNMENT_BYTES, Fault, Seed, array, get_u32, get_u64, narrow, put};
+use crate::status::Version;
+
+/// One key's last record in the segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FooterEntry {
+    pub(crate) hash: u128,
+    pub(crate) version: Version,
+    pub(crate) key_expires_ms: u64,
+    pub(crate) result_expires_ms: u64,
+    /// From the start of the slot, in bytes.
+    pub(crate) offset: u64,
+    /// In bytes.
+    pub(crate) length: u64,
+    pub(crate) kind: Kind,
+}
+
+/// The bytes of one entry.
+pub(crate) const ENTRY_BYTES: u64 = 48;
+/// The bytes of the trailer.
+pub(crate) const TRAILER_BYTES: u64 = 64;
+
+const TRAILER: usize = TRAILER_BYTES as usize;
+const ENTRY: usize = ENTRY_BYTES as usize;
+const MAGIC: &[u8; 8] = b"ONCEFOOT";
+
+/// What the trailer says of its segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    pub(crate) entry_count: u32,
+    pub(crate) sequence: u64,
+    pub(crate) successor: u64,
+    /// The position at which the frames end.
+    pub(crate) end: u64,
+    pub(crate) record_bytes: u64,
+    pub(crate) last_checksum: u32,
+    checksum: u32,
+}
+
+/// The bytes that a footer of so many entries takes.
+pub(crate) const fn footer_bytes(entry_count: u64) -> u64 {
+    TRAILER_BYTES + entry_count * ENTRY_BYTES
+}
+
+/// The footer of a segment: entries, then the trailer, to be written so that it ends with the slot.
+pub(crate) fn encode(
+    entries: &[FooterEntry],
+    sequence: u64,
+    end: u64,
+    record_bytes: u64,
+    last_checksum: u32,
+    seed: Seed,
+) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
+    for entry in entries {
+        let mut field = [0; ENTRY];
+        put(&mut field, 0, &entry.hash.to_le_bytes());
+        put(&mut field, 16, &entry.version.as_u64().to_le_bytes());
+        put(&mut field, 24, &entry.key_expires_ms.to_le_bytes());
+        put(&mut field, 32, &entry.result_expires_ms.to_le_bytes());
+        put(&mut field, 40, &units(entry.offset).to_le_bytes());
+        put(&mut field, 44, &units(entry.length).to_le_bytes()[..3]);
+        field[47] = entry.kind.to_byte();
+        bytes.extend_from_slice(&field);
+    }
+    let mut trailer = [0; TRAILER];
+    put(&mut trailer, 0, MAGIC);
+    put(&mut trailer, 12, &narrow(entries.len()).to_le_bytes());
+    put(&mut trailer, 16, &sequence.to_le_bytes());
+    put(&mut trailer, 24, &(sequence + 1).to_le_bytes());
+    put(&mut trailer, 32, &end.to_le_bytes());
+    put(&mut trailer, 40, &record_bytes.to_le_bytes());
+    put(&mut trailer, 48, &last_checksum.to_le_bytes());
+    let checksum = checksum_of(&trailer, &bytes, seed);
+    put(&mut trailer, 8, &checksum.to_le_bytes());
+    bytes.extend_from_slice(&trailer);
+    bytes
+}
+
+fn units(bytes: u64) -> u32 {
+    u32::try_from(bytes / ALIGNMENT_BYTES).unwrap_or_else(|_| unreachable!("offsets lie within a segment"))
+}
+
+fn checksum_of(trailer: &[u8], entries: &[u8], seed: Seed) -> u32 {
+    let mut hasher = seed.hasher();
+    hasher.update(&trailer[12..TRAILER]);
+    hasher.update(entries);
+    hasher.finalize()
+}
+
+impl Trailer {
+    /// The trailer in a slot's last bytes, if it speaks of `sequence`. Its checksum covers the entries too, so nothing
+    /// here is to be believed before [`decode_entries`] agreed; `entry_count` is bounded by what a slot can hold.
+    pub(crate) fn decode(bytes: &[u8; TRAILER], sequence: u64, segment_bytes: u64) -> Result<Trailer, Fault> {
+        if !bytes.starts_with(MAGIC) || get_u64(bytes, 16) != sequence {
+            return Err(Fault("no footer of this segment"));
+        }
+        let trailer = Trailer {
+            entry_count: get_u32(bytes, 12),
+            sequence,
+            successor: get_u64(bytes, 24),
+            end: get_u64(bytes, 32),
+            record_bytes: get_u64(bytes, 40),
+            last_checksum: get_u32(bytes, 48),
+            checksum: get_u32(bytes, 8),
+        };
+        if footer_bytes(u64::from(trailer.entry_count)) > segment_bytes {
+            return Err(Fault("the footer is longer than its segment"));
+        }
+        if trailer.end / segment_bytes != sequence || trailer.successor != sequence + 1 {
+            return Err(Fault("the footer speaks of another segment"));
+        }
+        Ok(trailer)
+    }
+}
+
+/// The entries of a footer, if every byte of it checks.
+pub(crate) fn decode_entries(
+    bytes: &[u8],
+    trailer_bytes: &[u8; TRAILER],
+    seed: Seed,
+) -> Result<Vec<FooterEntry>, Fault> {
+    if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) {
+        return Err(Fault("the footer's checksum does not fit"));
+    }
+    let (entries, rest) = bytes.as_chunks::<ENTRY>();
+    if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
+        return Err(Fault("the footer's length does not fit"));
+    }
+    entries
+        .iter()
+        .map(|field| {
+            let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
+            Ok(FooterEntry {
+                hash: u128::from_le_bytes(array(field, 0)),
+                version: Version::from_u64(get_u64(field, 16)),
+                key_expires_ms: get_u64(field, 24),
+                result_expires_ms: get_u64(field, 32),
+                offset: u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES,
+                length: u64::from(length_units) * ALIGNMENT_BYTES,
+                kind: Kind::from_byte(field[47])
+                    .ok_or(Fault("the footer names an unknown kind of record"))?,
+            })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEED: Seed = Seed(11);
+    const SEGMENT: u64 = 1 << 16;
+
+    fn entries() -> Vec<FooterEntry> {
+        (1..=3_u32)
+            .map(|n| FooterEntry {
+                hash: u128::from(n) << 100 | 7,
+                version: Version::from_u64(u64::from(n)),
+                key_expires_ms: 10,
+                result_expires_ms: 5,
+                offset: 4_096 + u64::from(n) * 80,
+                length: 80,
+                kind: Kind::Completed,
+            })
+            .collect()
+    }
+
+    fn parts(bytes: &[u8]) -> (&[u8], &[u8; TRAILER]) {
+        bytes.split_last_chunk::<TRAILER>().unwrap()
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), Fault> {
+        let (body, trailer) = parts(bytes);
+        Ok((Trailer::decode(trailer, 6, SEGMENT)?, decode_entries(body, trailer, SEED)?))
+    }
+
+    #[test]
+    fn a_footer_comes_back_as_it_was_written() {
+        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        assert_eq!(bytes.len() as u64, footer_bytes(3));
+        let (trailer, read_entries) = read(&bytes).unwrap();
+        assert_eq!(read_entries, entries());
+        assert_eq!((trailer.entry_count, trailer.successor, trailer.end), (3, 7, 6 * SEGMENT + 9_000));
+        assert_eq!((trailer.record_bytes, trailer.last_checksum), (240, 0xAA));
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_footer_goes_unnoticed() {
+        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(read(&damaged).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_footer_of_another_sequence_does_not_pass() {
+        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let (_, trailer) = parts(&bytes);
+        assert!(Trailer::decode(trailer, 7, SEGMENT).is_err());
+    }
+}

@@ -1,0 +1,223 @@
+//! Frames: what one commit writes, torn whole or there whole.
+
+use super::record::{Record, record_length, stamp};
+use super::{ALIGNMENT_BYTES, Fault, Seed, get_u32, get_u64, narrow, put};
+use crate::status::MAX_OPEN_COUNT;
+
+/// The fixed part of a frame.
+pub(crate) const FRAME_HEADER_BYTES: usize = 48;
+
+const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
+
+/// What the leader knows of a frame when it takes it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub(crate) position: u64,
+    /// Everything before this position is on disk.
+    pub(crate) synced_to: u64,
+    pub(crate) previous_checksum: u32,
+    pub(crate) open_count: u32,
+    pub(crate) time_ms: u64,
+}
+
+/// The fixed part of a frame, checked on its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) checksum: u32,
+    pub(crate) length: usize,
+    pub(crate) stamp: Stamp,
+    records_checksum: u32,
+    record_count: u32,
+}
+
+impl FrameHeader {
+    /// The header that `bytes` starts with, if it belongs at `position` and its frame can fit `limit` bytes.
+    pub(crate) fn decode(bytes: &[u8], position: u64, limit: u64, seed: Seed) -> Result<FrameHeader, Fault> {
+        if bytes.len() < FRAME_HEADER_BYTES {
+            return Err(Fault("the frame header is cut short"));
+        }
+        let bytes = &bytes[..FRAME_HEADER_BYTES];
+        // The position first: it rules out nearly everything that is not a frame for the price of one comparison,
+        // which is what a search through a whole segment needs.
+        if get_u64(bytes, 8) != position {
+            return Err(Fault("no frame of this position"));
+        }
+        let checksum = get_u32(bytes, 0);
+        if checksum != seed.checksum(&bytes[4..]) {
+            return Err(Fault("the frame header's checksum does not fit"));
+        }
+        let length = u64::from(get_u32(bytes, 4));
+        if length < FRAME_HEADER_BYTES as u64 || length > limit || !length.is_multiple_of(ALIGNMENT_BYTES) {
+            return Err(Fault("the frame's length is out of range"));
+        }
+        let length = usize::try_from(length).map_err(|_| Fault("the frame's length is out of range"))?;
+        let stamp = Stamp {
+            position,
+            synced_to: get_u64(bytes, 16),
+            previous_checksum: get_u32(bytes, 24),
+            open_count: get_u32(bytes, 32),
+            time_ms: get_u64(bytes, 40),
+        };
+        if stamp.synced_to > position || stamp.open_count > MAX_OPEN_COUNT {
+            return Err(Fault("the frame header is out of range"));
+        }
+        let (records_checksum, record_count) = (get_u32(bytes, 28), get_u32(bytes, 36));
+        Ok(FrameHeader { checksum, length, stamp, records_checksum, record_count })
+    }
+}
+
+/// A frame whose every byte has been checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Frame<'a> {
+    pub(crate) header: FrameHeader,
+    bytes: &'a [u8],
+    seed: Seed,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame at `position`, which `bytes` starts with.
+    pub(crate) fn decode(bytes: &'a [u8], position: u64, limit: u64, seed: Seed) -> Result<Frame<'a>, Fault> {
+        let header = FrameHeader::decode(bytes, position, limit, seed)?;
+        if bytes.len() < header.length {
+            return Err(Fault("the frame is longer than what holds it"));
+        }
+        let frame = Frame { header, bytes: &bytes[..header.length], seed };
+        let mut checksums = seed.hasher();
+        let mut count: u32 = 0;
+        let mut at = FRAME_HEADER_BYTES;
+        while at < header.length {
+            let length = record_length(&frame.bytes[at..])?;
+            if length > header.length - at {
+                return Err(Fault("a record is longer than its frame"));
+            }
+            Record::decode(&frame.bytes[at..at + length], position + at as u64, seed)?;
+            checksums.update(&frame.bytes[at..at + 4]);
+            count += 1;
+            at += length;
+        }
+        if count != header.record_count || checksums.finalize() != header.records_checksum {
+            return Err(Fault("the frame's records are not those it was written with"));
+        }
+        Ok(frame)
+    }
+
+    /// The records with their positions and lengths.
+    pub(crate) fn records(&self) -> impl Iterator<Item = (u64, u64, Record<'a>)> + use<'a> {
+        let Frame { header, bytes, seed } = *self;
+        let mut at = FRAME_HEADER_BYTES;
+        std::iter::from_fn(move || {
+            let length = record_length(bytes.get(at..)?).ok()?;
+            let position = header.stamp.position + at as u64;
+            let record = Record::decode(bytes.get(at..at + length)?, position, seed).ok()?;
+            at += length;
+            Some((position, length as u64, record))
+        })
+    }
+}
+
+/// Makes a frame of `bytes`: room for the header, then freshly encoded records. Ties each record to its place and
+/// writes the header; returns the frame's checksum.
+pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 {
+    let mut checksums = seed.hasher();
+    let mut count: u32 = 0;
+    let mut at = FRAME_HEADER_BYTES;
+    while at < bytes.len() {
+        let length =
+            record_length(&bytes[at..]).unwrap_or_else(|fault| unreachable!("we encoded it: {fault}"));
+        let checksum = stamp(&mut bytes[at..], stamp_of_frame.position + at as u64);
+        checksums.update(&checksum.to_le_bytes());
+        count += 1;
+        at += length;
+    }
+    let length = narrow(bytes.len());
+    let header = &mut bytes[..FRAME_HEADER_BYTES];
+    put(header, 4, &length.to_le_bytes());
+    put(header, 8, &stamp_of_frame.position.to_le_bytes());
+    put(header, 16, &stamp_of_frame.synced_to.to_le_bytes());
+    put(header, 24, &stamp_of_frame.previous_checksum.to_le_bytes());
+    put(header, 28, &checksums.finalize().to_le_bytes());
+    put(header, 32, &stamp_of_frame.open_count.to_le_bytes());
+    put(header, 36, &count.to_le_bytes());
+    put(header, 40, &stamp_of_frame.time_ms.to_le_bytes());
+    let checksum = seed.checksum(&header[4..]);
+    put(header, 0, &checksum.to_le_bytes());
+    checksum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NEVER_MS;
+    use super::super::record::Kind;
+    use super::*;
+    use crate::key::{Fingerprint, Key};
+    use crate::status::Version;
+
+    const SEED: Seed = Seed(5);
+    const LIMIT: u64 = 16 << 10;
+
+    fn stamp_at(position: u64) -> Stamp {
+        Stamp { position, synced_to: position - 8, previous_checksum: 99, open_count: 4, time_ms: 1_000 }
+    }
+
+    fn frame(keys: &[&str], position: u64) -> Vec<u8> {
+        let mut bytes = vec![0; FRAME_HEADER_BYTES];
+        for key in keys {
+            Record {
+                kind: Kind::Begun,
+                key: Key::new(key),
+                version: Version::from_u64(1),
+                origin: Version::from_u64(1),
+                fingerprint: Fingerprint::NONE,
+                attempt: 1,
+                time_ms: 1,
+                key_expires_ms: NEVER_MS,
+                result_expires_ms: NEVER_MS,
+                result: None,
+            }
+            .encode(&mut bytes, SEED);
+        }
+        seal(&mut bytes, &stamp_at(position), SEED);
+        bytes
+    }
+
+    #[test]
+    fn a_frame_gives_its_records_and_their_positions() {
+        let bytes = frame(&["a", "bb", "ccc"], 8_192);
+        let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
+        assert_eq!(decoded.header.stamp, stamp_at(8_192));
+        let keys: Vec<_> =
+            decoded.records().map(|(at, _, record)| (at, record.key.name().to_vec())).collect();
+        assert_eq!(keys, [(8_240, b"a".to_vec()), (8_328, b"bb".to_vec()), (8_416, b"ccc".to_vec())]);
+    }
+
+    #[test]
+    fn a_frame_without_records_is_whole() {
+        let bytes = frame(&[], 8_192);
+        assert_eq!(Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap().records().count(), 0);
+    }
+
+    #[test]
+    fn a_stale_frame_of_a_recycled_slot_does_not_pass() {
+        let bytes = frame(&["a"], 8_192);
+        assert!(Frame::decode(&bytes, 8_192 + (1 << 20), LIMIT, SEED).is_err());
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_frame_goes_unnoticed() {
+        let bytes = frame(&["a", "bb"], 8_192);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Frame::decode(&damaged, 8_192, LIMIT, SEED).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn records_of_two_frames_of_one_position_do_not_mix() {
+        let (one, other) = (frame(&["a", "b"], 8_192), frame(&["x", "y"], 8_192));
+        let mut mixed = one.clone();
+        let second = FRAME_HEADER_BYTES + 88;
+        mixed[second..].copy_from_slice(&other[second..]);
+        assert!(Frame::decode(&mixed, 8_192, LIMIT, SEED).is_err());
+    }
+}

@@ -1,0 +1,268 @@
+//! The bytes of a store's file, format version 1. This page is the specification; golden files under
+//! `tests/golden` pin it.
+//!
+//! Everything here is pure: bytes in, values out, and back. Numbers are little-endian, fields are at fixed offsets,
+//! records and frames are multiples of 8 bytes long and start at multiples of 8.
+//!
+//! ```text
+//! | store header (4,096 bytes) | slot 0 | slot 1 | slot 2 | ...      slot = segment_size bytes
+//! ```
+//!
+//! # Parameter block
+//!
+//! The store header and every segment header carry it at the same offsets, so that a file whose store header is
+//! lost can still be read.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic: `ONCEKEY` 0x1A in the store header, `ONCESEGM` in a segment header |
+//! | 8 | 4 | checksum of bytes 12..512 (not seeded; its place and range are the same in every format version) |
+//! | 12 | 4 | format version: 1 |
+//! | 16 | 4 | compatible features: unknown bits are ignored |
+//! | 20 | 4 | read-compatible features: with unknown bits the file can be read and not written |
+//! | 24 | 4 | incompatible features: with unknown bits the file cannot be read |
+//! | 28 | 4 | segment size in bytes, a power of two from 64 KiB to 1 GiB |
+//! | 32 | 16 | file id, random |
+//! | 48 | 16 | secret key of the hash, random |
+//! | 64 | 1 | checksum algorithm: 1 = CRC-32 (ISO-HDLC) |
+//! | 65 | 1 | hash algorithm: 1 = SipHash-2-4 with 128-bit output |
+//! | 66 | 1 | cipher: 0 = none |
+//! | 67 | 1 | zero |
+//! | 68 | 4 | zero |
+//!
+//! The **store header** is the parameter block in the file's first sector (512 bytes), zeroes up to 4,096. It is
+//! written last when the file is created and never again: a file that is empty, or whose first sector is zero and
+//! which holds no frame, is one whose creation was cut short.
+//!
+//! # Slot
+//!
+//! | offset | bytes | content |
+//! |---|---|---|
+//! | 0 | 512 | segment header |
+//! | 512 | 512 | first close mark |
+//! | 1,024 | 512 | second close mark, the same bytes |
+//! | 1,536 | 2,560 | zero |
+//! | 4,096 | .. | frames, end to end |
+//! | .. | 48 each | footer entries |
+//! | segment size - 64 | 64 | footer trailer |
+//!
+//! The log is a run of segments, numbered by sequence from 1. A **position** is
+//! `sequence x segment size + offset in the slot`. Which slot holds which sequence is said by the segment headers
+//! alone.
+//!
+//! ## Segment header
+//!
+//! The parameter block, and:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 72 | 8 | sequence |
+//! | 80 | 8 | head: the oldest sequence of the log; the highest value in any header holds |
+//! | 88 | 8 | position at which the frames of the segment before end; 0 in sequence 1 |
+//! | 96 | 4 | checksum of the last frame before this segment; 0 if there is none |
+//! | 100 | 4 | open count |
+//! | 104 | 8 | store time high-water mark, ms since the Unix epoch |
+//!
+//! The header of sequence N+1 is written when everything in N is on disk, and synced before footer N is written. It
+//! may be rewritten in place with a higher head.
+//!
+//! ## Close mark
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `ONCEMARK` |
+//! | 8 | 4 | checksum of bytes 12..512, seeded |
+//! | 12 | 4 | checksum of the log's last frame; 0 if there is none |
+//! | 16 | 8 | position at which the log ends |
+//! | 24 | 4 | open count |
+//! | 28 | 4 | zero |
+//! | 32 | 8 | store time high-water mark |
+//!
+//! Written into the last segment when the store is closed: everything below the position is on disk. A mark whose
+//! position lies in another sequence than its slot's is a left-over and means nothing.
+//!
+//! ## Frame
+//!
+//! What one commit writes: a header of 48 bytes and the records of everybody who waited for it. It never spans
+//! segments and is at most a quarter of one.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | checksum of bytes 4..48, seeded |
+//! | 4 | 4 | length in bytes, this header included |
+//! | 8 | 8 | position of this frame |
+//! | 16 | 8 | `synced_to`: everything before this position was on disk when the frame was written |
+//! | 24 | 4 | checksum of the frame before; 0 in the first frame of the log |
+//! | 28 | 4 | checksum over the checksums of the records, in order, seeded |
+//! | 32 | 4 | open count |
+//! | 36 | 4 | number of records; 0 in the frame that starts an opening |
+//! | 40 | 8 | store time, ms since the Unix epoch |
+//!
+//! A stale frame in a recycled slot cannot pass: its position is wrong.
+//!
+//! ## Record
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 4 | checksum: of bytes 4..length, seeded, xor the place of the record (see below) |
+//! | 4 | 4 | length in bytes, padding included |
+//! | 8 | 1 | kind |
+//! | 9 | 1 | flags: 1 = the key has a scope, 2 = there is a result |
+//! | 10 | 2 | key length, 1 to 1,024 |
+//! | 12 | 2 | scope length, 0 to 1,024 |
+//! | 14 | 2 | extension length: 0 in version 1 |
+//! | 16 | 8 | version |
+//! | 24 | 8 | origin: the version of the first begin of this life of the key |
+//! | 32 | 16 | fingerprint |
+//! | 48 | 4 | attempt |
+//! | 52 | 4 | value length |
+//! | 56 | 8 | store time of the change, ms since the Unix epoch |
+//! | 64 | 8 | key expiry: store time from which the key is absent; 2^64-1 = never |
+//! | 72 | 8 | result expiry: store time from which the result is gone; 2^64-1 = never |
+//! | 80 | .. | extension, scope, key, value, zeroes up to a multiple of 8 |
+//!
+//! Kinds: 1 begun, 2 completed, 3 released, 4 forgotten. 16 to 31 are kept for steps, 32 to 47 for the outbox, 48 to
+//! 63 for batches. A reader that meets a kind that it does not know refuses the file, unless the kind's highest bit
+//! (0x80, "ignorable") is set.
+//!
+//! The **place** of a record at position `p` is the upper half of `p x 0x9E3779B97F4A7C15` (mod 2^64). It ties a
+//! record to its position, so that a lookup that checks one record cannot take a left-over for it.
+//!
+//! ## Footer
+//!
+//! Of a full segment; written after the header of the next one is on disk. One entry for each key, its last record
+//! in the segment, ordered by offset:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 16 | keyed hash of the key |
+//! | 16 | 8 | version |
+//! | 24 | 8 | key expiry |
+//! | 32 | 8 | result expiry |
+//! | 40 | 4 | offset of the record in the slot, in units of 8 bytes |
+//! | 44 | 3 | length of the record, in units of 8 bytes |
+//! | 47 | 1 | kind |
+//!
+//! and the trailer, last in the slot:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | magic `ONCEFOOT` |
+//! | 8 | 4 | checksum, seeded, of the trailer's bytes 12..64 and then of the entries |
+//! | 12 | 4 | number of entries |
+//! | 16 | 8 | sequence |
+//! | 24 | 8 | sequence of the successor |
+//! | 32 | 8 | position at which the frames end |
+//! | 40 | 8 | bytes of all records in the segment |
+//! | 48 | 4 | checksum of the last frame |
+//! | 52 | 12 | zero |
+//!
+//! # Checksums
+//!
+//! CRC-32 (ISO-HDLC). Where it says *seeded*, the computation starts from the CRC-32 of the file id instead of
+//! from zero, so that bytes of another file, left over on the medium, do not pass.
+
+pub(crate) mod footer;
+pub(crate) mod frame;
+pub(crate) mod header;
+pub(crate) mod record;
+
+use std::fmt;
+
+/// The version of the format that this page specifies.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// The unit in which a medium keeps or loses bytes.
+pub(crate) const SECTOR_BYTES: usize = 512;
+/// Where slot 0 begins.
+pub(crate) const STORE_HEADER_BYTES: u64 = 4_096;
+/// Where the frames of a slot begin, from the slot's start.
+pub(crate) const FIRST_FRAME_OFFSET: u64 = 4_096;
+/// Everything in the log is aligned to this.
+pub(crate) const ALIGNMENT_BYTES: u64 = 8;
+/// The smallest slot.
+pub(crate) const MIN_SEGMENT_BYTES: u64 = 64 << 10;
+/// The largest slot; its offsets in units of 8 fit a footer entry's 4 bytes, its frames' lengths 4 bytes.
+pub(crate) const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+/// "Never" as an expiry.
+pub(crate) const NEVER_MS: u64 = u64::MAX;
+
+// A record is at most a quarter of a segment, and its length in units of 8 has 24 bits in a footer entry.
+const _: () = assert!(MAX_SEGMENT_BYTES / 4 / ALIGNMENT_BYTES <= 1 << 25);
+const _: () = assert!(MAX_RECORD_BYTES / ALIGNMENT_BYTES < 1 << 24);
+const _: () = assert!(FIRST_FRAME_OFFSET.is_multiple_of(ALIGNMENT_BYTES));
+const _: () = assert!(STORE_HEADER_BYTES.is_multiple_of(SECTOR_BYTES as u64));
+
+/// No record is longer, whatever the segment size: what a footer entry's 24 bits can say.
+pub(crate) const MAX_RECORD_BYTES: u64 = 64 << 20;
+
+/// The longest frame in segments of this size.
+pub(crate) const fn max_frame_bytes(segment_bytes: u64) -> u64 {
+    let quarter = segment_bytes / 4;
+    if quarter < MAX_RECORD_BYTES { quarter } else { MAX_RECORD_BYTES }
+}
+
+/// Which check some bytes did not pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault(pub(crate) &'static str);
+
+impl fmt::Display for Fault {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+/// Where the checksums of one file start from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seed(u32);
+
+impl Seed {
+    /// No seed: for what must be readable before the file id is known.
+    pub(crate) const NONE: Seed = Seed(0);
+
+    pub(crate) fn of_file(file_id: &[u8; 16]) -> Seed {
+        Seed(crc32fast::hash(file_id))
+    }
+
+    pub(crate) fn hasher(self) -> crc32fast::Hasher {
+        crc32fast::Hasher::new_with_initial(self.0)
+    }
+
+    pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
+        let mut hasher = self.hasher();
+        hasher.update(bytes);
+        hasher.finalize()
+    }
+}
+
+/// The next multiple of 8.
+pub(crate) const fn align(length_bytes: u64) -> u64 {
+    length_bytes.next_multiple_of(ALIGNMENT_BYTES)
+}
+
+/// A length that the format bounds far below 2^32, in the width that the format gives it.
+pub(crate) fn narrow(length_bytes: usize) -> u32 {
+    u32::try_from(length_bytes).unwrap_or_else(|_| unreachable!("lengths are bounded by max_frame_bytes"))
+}
+
+pub(crate) fn array<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[at..at + N]);
+    out
+}
+
+pub(crate) fn get_u16(bytes: &[u8], at: usize) -> u16 {
+    u16::from_le_bytes(array(bytes, at))
+}
+
+pub(crate) fn get_u32(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(array(bytes, at))
+}
+
+pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(array(bytes, at))
+}
+
+pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    bytes[at..at + field.len()].copy_from_slice(field);
+}

@@ -1,0 +1,285 @@
+//! One record: what one change of one key says, as bytes.
+
+use super::{ALIGNMENT_BYTES, Fault, Seed, align, array, get_u16, get_u32, get_u64, narrow, put};
+use crate::key::{Fingerprint, Key, MAX_KEY_BYTES};
+use crate::status::Version;
+
+/// The fixed part of a record.
+pub(crate) const RECORD_HEADER_BYTES: usize = 80;
+/// The longest record without a value.
+pub(crate) const MAX_BARE_RECORD_BYTES: u64 = (RECORD_HEADER_BYTES + 2 * MAX_KEY_BYTES) as u64;
+
+const _: () = assert!((RECORD_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
+
+const FLAG_SCOPE: u8 = 1;
+const FLAG_RESULT: u8 = 2;
+const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT;
+const IGNORABLE: u8 = 0x80;
+
+/// What a record does to its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An attempt began.
+    Begun,
+    /// The act was performed.
+    Completed,
+    /// The last attempt certainly did not perform the act.
+    Released,
+    /// What was known of the key was given up.
+    Forgotten,
+    /// Of a later version of the format, which says that it may be passed over.
+    Ignorable,
+}
+
+impl Kind {
+    pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
+        match byte {
+            1 => Some(Kind::Begun),
+            2 => Some(Kind::Completed),
+            3 => Some(Kind::Released),
+            4 => Some(Kind::Forgotten),
+            unknown if unknown & IGNORABLE != 0 => Some(Kind::Ignorable),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn to_byte(self) -> u8 {
+        match self {
+            Kind::Begun => 1,
+            Kind::Completed => 2,
+            Kind::Released => 3,
+            Kind::Forgotten => 4,
+            Kind::Ignorable => IGNORABLE,
+        }
+    }
+}
+
+/// A record, its variable parts borrowed from the log or from the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Record<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) key: Key<'a>,
+    pub(crate) version: Version,
+    pub(crate) origin: Version,
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) attempt: u32,
+    pub(crate) time_ms: u64,
+    pub(crate) key_expires_ms: u64,
+    pub(crate) result_expires_ms: u64,
+    /// None: there is no result. An empty result is a result.
+    pub(crate) result: Option<&'a [u8]>,
+}
+
+/// The bytes that a record with these parts takes in the log.
+pub(crate) fn encoded_bytes(key: Key<'_>, result_bytes: usize) -> u64 {
+    let scope = key.scope_name().map_or(0, <[u8]>::len);
+    align((RECORD_HEADER_BYTES + scope + key.name().len() + result_bytes) as u64)
+}
+
+/// What ties a record's checksum to its position.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the upper half of the product is what the format asks for"
+)]
+fn place(position: u64) -> u32 {
+    (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
+}
+
+impl<'a> Record<'a> {
+    /// Appends the record to `out`, its checksum not yet tied to a position: [`stamp`] does that when the position
+    /// is known.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>, seed: Seed) {
+        let scope = self.key.scope_name();
+        let result = self.result.unwrap_or_default();
+        let start = out.len();
+        let length = usize::try_from(encoded_bytes(self.key, result.len()))
+            .unwrap_or_else(|_| unreachable!("lengths are bounded by max_frame_bytes"));
+        let flags = if scope.is_some() { FLAG_SCOPE } else { 0 }
+            | if self.result.is_some() { FLAG_RESULT } else { 0 };
+        let mut header = [0; RECORD_HEADER_BYTES];
+        put(&mut header, 4, &narrow(length).to_le_bytes());
+        header[8] = self.kind.to_byte();
+        header[9] = flags;
+        put(&mut header, 10, &narrow_u16(self.key.name().len()).to_le_bytes());
+        put(&mut header, 12, &narrow_u16(scope.map_or(0, <[u8]>::len)).to_le_bytes());
+        put(&mut header, 16, &self.version.as_u64().to_le_bytes());
+        put(&mut header, 24, &self.origin.as_u64().to_le_bytes());
+        put(&mut header, 32, &self.fingerprint.to_bytes());
+        put(&mut header, 48, &self.attempt.to_le_bytes());
+        put(&mut header, 52, &narrow(result.len()).to_le_bytes());
+        put(&mut header, 56, &self.time_ms.to_le_bytes());
+        put(&mut header, 64, &self.key_expires_ms.to_le_bytes());
+        put(&mut header, 72, &self.result_expires_ms.to_le_bytes());
+        out.reserve(length);
+        out.extend_from_slice(&header);
+        out.extend_from_slice(scope.unwrap_or_default());
+        out.extend_from_slice(self.key.name());
+        out.extend_from_slice(result);
+        out.resize(start + length, 0);
+        let checksum = seed.checksum(&out[start + 4..]);
+        put(&mut out[start..], 0, &checksum.to_le_bytes());
+    }
+
+    /// The record at `position`, which `bytes` starts with.
+    pub(crate) fn decode(bytes: &'a [u8], position: u64, seed: Seed) -> Result<Record<'a>, Fault> {
+        let length = record_length(bytes)?;
+        if bytes.len() < length {
+            return Err(Fault("the record is longer than what holds it"));
+        }
+        let bytes = &bytes[..length];
+        if get_u32(bytes, 0) ^ place(position) != seed.checksum(&bytes[4..]) {
+            return Err(Fault("the record's checksum does not fit"));
+        }
+        let kind = Kind::from_byte(bytes[8]).ok_or(Fault("the record is of an unknown kind"))?;
+        let flags = bytes[9];
+        let scope_length = usize::from(get_u16(bytes, 12));
+        let extension_length = usize::from(get_u16(bytes, 14));
+        let key_length = usize::from(get_u16(bytes, 10));
+        let value_length =
+            usize::try_from(get_u32(bytes, 52)).map_err(|_| Fault("the record's value is too long"))?;
+        let scope_at = RECORD_HEADER_BYTES + extension_length;
+        let key_at = scope_at + scope_length;
+        let value_at = key_at + key_length;
+        let end = value_at.checked_add(value_length).ok_or(Fault("the record's value is too long"))?;
+        if end > length || length - end >= 8 {
+            return Err(Fault("the record's parts do not add up to its length"));
+        }
+        if kind != Kind::Ignorable && (flags & !KNOWN_FLAGS != 0 || extension_length != 0) {
+            return Err(Fault("the record has unknown flags or an extension"));
+        }
+        let key = Key::new(&bytes[key_at..value_at]);
+        let key = if flags & FLAG_SCOPE != 0 { key.scope(&bytes[scope_at..key_at]) } else { key };
+        if kind != Kind::Ignorable && (key.check().is_err() || (flags & FLAG_SCOPE == 0 && scope_length != 0))
+        {
+            return Err(Fault("the record's key is out of range"));
+        }
+        if flags & FLAG_RESULT == 0 && value_length != 0 {
+            return Err(Fault("the record has a value and says that it has none"));
+        }
+        Ok(Record {
+            kind,
+            key,
+            version: Version::from_u64(get_u64(bytes, 16)),
+            origin: Version::from_u64(get_u64(bytes, 24)),
+            fingerprint: Fingerprint::from_bytes(array(bytes, 32)),
+            attempt: get_u32(bytes, 48),
+            time_ms: get_u64(bytes, 56),
+            key_expires_ms: get_u64(bytes, 64),
+            result_expires_ms: get_u64(bytes, 72),
+            result: (flags & FLAG_RESULT != 0).then(|| &bytes[value_at..end]),
+        })
+    }
+}
+
+fn narrow_u16(length_bytes: usize) -> u16 {
+    u16::try_from(length_bytes)
+        .unwrap_or_else(|_| unreachable!("keys and scopes are checked to be at most 1,024"))
+}
+
+/// The length that the record at the start of `bytes` gives itself, checked to be possible but not to be true.
+pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, Fault> {
+    if bytes.len() < RECORD_HEADER_BYTES {
+        return Err(Fault("the record is cut short"));
+    }
+    let length = u64::from(get_u32(bytes, 4));
+    if length < RECORD_HEADER_BYTES as u64
+        || !length.is_multiple_of(ALIGNMENT_BYTES)
+        || length > super::MAX_RECORD_BYTES
+    {
+        return Err(Fault("the record's length is out of range"));
+    }
+    usize::try_from(length).map_err(|_| Fault("the record's length is out of range"))
+}
+
+/// Ties the checksum of the freshly encoded record at the start of `bytes` to its position; returns the checksum as
+/// it goes to disk.
+pub(crate) fn stamp(bytes: &mut [u8], position: u64) -> u32 {
+    let checksum = get_u32(bytes, 0) ^ place(position);
+    put(bytes, 0, &checksum.to_le_bytes());
+    checksum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SEED: Seed = Seed(77);
+    const POSITION: u64 = 12_345_672;
+
+    fn encoded(record: &Record<'_>) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes, SEED);
+        stamp(&mut bytes, POSITION);
+        bytes
+    }
+
+    fn sample<'a>(key: Key<'a>, result: Option<&'a [u8]>) -> Record<'a> {
+        Record {
+            kind: Kind::Completed,
+            key,
+            version: Version::from_u64(7 << 40 | 9),
+            origin: Version::from_u64(7 << 40 | 8),
+            fingerprint: Fingerprint::from_bytes([3; 16]),
+            attempt: 2,
+            time_ms: 1_700_000_000_000,
+            key_expires_ms: NEVER,
+            result_expires_ms: 5,
+            result,
+        }
+    }
+
+    const NEVER: u64 = super::super::NEVER_MS;
+
+    proptest! {
+        #[test]
+        fn a_record_comes_back_as_it_was_written(
+            name in proptest::collection::vec(any::<u8>(), 1..1_024),
+            scope in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..1_024)),
+            result in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..3_000)),
+        ) {
+            let key = Key::new(&name);
+            let key = match &scope { Some(scope) => key.scope(scope), None => key };
+            let record = sample(key, result.as_deref());
+            let bytes = encoded(&record);
+            prop_assert_eq!(bytes.len() as u64, encoded_bytes(key, result.as_ref().map_or(0, Vec::len)));
+            prop_assert_eq!(Record::decode(&bytes, POSITION, SEED), Ok(record));
+        }
+
+        #[test]
+        fn arbitrary_bytes_never_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Record::decode(&bytes, POSITION, SEED);
+        }
+    }
+
+    #[test]
+    fn a_record_of_another_position_or_file_does_not_pass() {
+        let bytes = encoded(&sample(Key::new("k"), Some(b"result")));
+        assert!(Record::decode(&bytes, POSITION, SEED).is_ok());
+        assert!(Record::decode(&bytes, POSITION + 8, SEED).is_err());
+        assert!(Record::decode(&bytes, POSITION, Seed(78)).is_err());
+    }
+
+    #[test]
+    fn no_flipped_bit_of_a_record_goes_unnoticed() {
+        let bytes = encoded(&sample(Key::new("key").scope("scope"), Some(b"result")));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Record::decode(&damaged, POSITION, SEED).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_kind_is_refused_unless_it_is_ignorable() {
+        for (kind, expected) in [(9, None), (16, None), (0x90, Some(Kind::Ignorable))] {
+            let mut bytes = Vec::new();
+            sample(Key::new("k"), None).encode(&mut bytes, SEED);
+            bytes[8] = kind;
+            let checksum = SEED.checksum(&bytes[4..]);
+            put(&mut bytes, 0, &checksum.to_le_bytes());
+            stamp(&mut bytes, POSITION);
+            assert_eq!(Record::decode(&bytes, POSITION, SEED).ok().map(|record| record.kind), expected);
+        }
+    }
+}

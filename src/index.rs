@@ -1,0 +1,757 @@
+//! The index: from the hash of a key to the place of its last record, in memory.
+//!
+//! Entries are 8 bytes: 40 bits of address and 24 bits of hash. The keys themselves stay in the log, so what the
+//! index finds is a *candidate*, which the caller confirms by reading the log. That makes the memory per key
+//! independent of how long keys are, about 10 bytes of it on average.
+//!
+//! The hash is spread over 256 shards, each a table of its own under a lock of its own. A table is kept sorted by
+//! the 24 hash bits it stores (the *tag*), and the tag alone says where in the table an entry belongs. So a search
+//! for a key that is not there ends early, and a table of another size is filled in one linear pass, without
+//! reading the log. Shards grow one by one and by amounts that differ a little from shard to shard: there is never
+//! a moment at which the whole index exists twice, nor one at which all shards grow at once.
+
+use std::fmt;
+
+use parking_lot::RwLock;
+
+/// How many shards there are: one for each value of the top 8 bits of a hash.
+const SHARD_COUNT: usize = 256;
+
+/// Bits of an entry that hold the tag.
+const TAG_BITS: u32 = 24;
+
+/// Bits of an entry that hold the address, in units of [`ADDRESS_UNIT_BYTES`].
+const ADDRESS_BITS: u32 = 40;
+
+/// What addresses are multiples of, in bytes: the alignment of records in the log.
+const ADDRESS_UNIT_BYTES: u64 = 8;
+
+/// A bucket without an entry. No entry is zero, because no address is.
+const EMPTY: u64 = 0;
+
+/// The fewest buckets of a table that has been used.
+const MIN_CAPACITY: usize = 8;
+
+/// Where a record lies in the file: a byte offset that is a multiple of 8, above zero and below 2^43.
+#[derive(Copy, Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Address(u64);
+
+impl Address {
+    /// The address of `offset_bytes`; `None` if that is zero, not a multiple of 8, or 2^43 (8 TiB) or more.
+    pub(crate) fn new(offset_bytes: u64) -> Option<Address> {
+        let fits = offset_bytes != 0
+            && offset_bytes.is_multiple_of(ADDRESS_UNIT_BYTES)
+            && offset_bytes < ADDRESS_UNIT_BYTES << ADDRESS_BITS;
+        fits.then_some(Address(offset_bytes))
+    }
+
+    /// The offset in the file, in bytes.
+    pub(crate) fn offset(self) -> u64 {
+        self.0
+    }
+}
+
+/// The tag of a hash: the bits that entries keep and tables are sorted by.
+fn tag_of_hash(hash: u128) -> u64 {
+    // The eight bits above these chose the shard and are the same for the whole table.
+    let tag = (hash >> 96) & ((1 << TAG_BITS) - 1);
+    tag as u64
+}
+
+/// The tag of an entry.
+fn tag_of_entry(entry: u64) -> u64 {
+    entry >> ADDRESS_BITS
+}
+
+/// The entry for `address` under `tag`. The tag is on top, so entries compare by it first.
+fn entry_of(tag: u64, address: Address) -> u64 {
+    tag << ADDRESS_BITS | (address.0 / ADDRESS_UNIT_BYTES)
+}
+
+/// The address in an entry.
+fn address_of_entry(entry: u64) -> Address {
+    Address((entry & ((1 << ADDRESS_BITS) - 1)) * ADDRESS_UNIT_BYTES)
+}
+
+/// One shard's entries, by open addressing with linear probing to the right.
+///
+/// Three things always hold. The tags of the entries never decrease from left to right. An entry lies at its home
+/// bucket or to the right of it. Between its home and itself no bucket is empty.
+#[derive(Default)]
+struct Table {
+    /// `capacity` buckets, and behind them the slack: room for entries that probing pushes past the last bucket.
+    /// Wrapping around instead would break the order.
+    buckets: Box<[u64]>,
+    /// How many buckets are the home of some tag. Zero until the first insertion.
+    capacity: usize,
+    /// How many entries there are.
+    len: usize,
+}
+
+impl Table {
+    /// The bucket at which probing for `tag` starts, in a table of `capacity` buckets. It grows with the tag, which
+    /// is what lets order and probing agree.
+    fn home(tag: u64, capacity: usize) -> usize {
+        ((tag * capacity as u64) >> TAG_BITS) as usize
+    }
+
+    /// The first bucket from the home of `tag` on that is empty or holds this tag or a greater one; one past the
+    /// slack if there is none.
+    fn start_of(&self, tag: u64) -> usize {
+        let home = Table::home(tag, self.capacity);
+        let smaller = |entry: &&u64| **entry != EMPTY && tag_of_entry(**entry) < tag;
+        home + self.buckets[home..].iter().take_while(smaller).count()
+    }
+
+    /// The entries with `tag`, if `start` is what [`start_of`](Table::start_of) says of it.
+    fn entries_from(&self, start: usize, tag: u64) -> impl Iterator<Item = u64> {
+        let same = move |entry: &u64| *entry != EMPTY && tag_of_entry(*entry) == tag;
+        self.buckets[start..].iter().copied().take_while(same)
+    }
+
+    /// The bucket that holds exactly `entry`.
+    fn bucket_of(&self, entry: u64) -> Option<usize> {
+        let tag = tag_of_entry(entry);
+        let start = self.start_of(tag);
+        Some(start + self.entries_from(start, tag).position(|other| other == entry)?)
+    }
+
+    /// Adds `entry`. `shard` is the number of the shard and decides by how much the table grows, if it must.
+    fn insert(&mut self, entry: u64, shard: u8) {
+        if (self.len + 1) * 10 > self.capacity * 9 {
+            self.resize(Table::grown(self.capacity, shard));
+        }
+        if !self.place(entry) {
+            // Capacity follows the number of keys alone. Were it to grow here, keys that share a tag, which no
+            // capacity tells apart, would make it grow without bound.
+            self.resize(self.capacity);
+            let placed = self.place(entry);
+            assert!(placed, "a table has room in its slack after it was resized");
+        }
+        self.len += 1;
+    }
+
+    /// Puts `entry` behind those with the same or a smaller tag; `false`, with nothing changed, if the slack is
+    /// used up.
+    fn place(&mut self, entry: u64) -> bool {
+        let tag = tag_of_entry(entry);
+        let start = self.start_of(tag);
+        let mut bucket = start;
+        for other in self.entries_from(start, tag) {
+            debug_assert_ne!(other, entry, "an address is the place of one record, so it is inserted once");
+            bucket += 1;
+        }
+        let Some(pushed) = self.buckets[bucket..].iter().position(|other| *other == EMPTY) else {
+            return false;
+        };
+        self.buckets.copy_within(bucket..bucket + pushed, bucket + 1);
+        self.buckets[bucket] = entry;
+        true
+    }
+
+    /// Takes `entry` out; `false` if it is not there.
+    fn remove(&mut self, entry: u64) -> bool {
+        let Some(bucket) = self.bucket_of(entry) else { return false };
+        // What probing pushed to the right moves back. Left where it is, it would have an empty bucket between
+        // itself and its home, and a search would end there without seeing it.
+        let pushed = self.buckets[bucket + 1..]
+            .iter()
+            .zip(bucket + 1..)
+            .take_while(|(other, at)| {
+                **other != EMPTY && Table::home(tag_of_entry(**other), self.capacity) < *at
+            })
+            .count();
+        self.buckets.copy_within(bucket + 1..bucket + 1 + pushed, bucket);
+        self.buckets[bucket + pushed] = EMPTY;
+        self.len -= 1;
+
+        // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
+        // between one resize and the next.
+        if self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
+            self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
+        }
+        true
+    }
+
+    /// The capacity to grow to. Shards hold about equally many keys; were they all to grow by the same factor, they
+    /// would do so at about the same moment, and between those moments all of them would be emptiest together. The
+    /// factor goes from 1.2 in the first shard to 1.3 in the last.
+    fn grown(capacity: usize, shard: u8) -> usize {
+        (capacity + capacity / 5 + capacity / 10 * usize::from(shard) / SHARD_COUNT).max(MIN_CAPACITY)
+    }
+
+    /// How many buckets of slack stay free behind the last entry when a table of `capacity` buckets is made, of
+    /// which `overflow` entries lie in the slack already. At nine tenths full a handful of uniformly random tags
+    /// overflow; the share of `overflow` is for tags that are not random, so that many more of them do not mean
+    /// many more resizes.
+    fn spare(capacity: usize, overflow: usize) -> usize {
+        2 + (capacity / 64).min(32) + overflow / 4
+    }
+
+    /// Moves the entries into new buckets, `capacity` of them and the slack.
+    fn resize(&mut self, capacity: usize) {
+        let entries = || self.buckets.iter().copied().filter(|entry| *entry != EMPTY);
+        // In sorted order each entry lands on its home or right behind its predecessor.
+        let landing = |entry: u64, free: usize| Table::home(tag_of_entry(entry), capacity).max(free);
+
+        let end = entries().fold(0, |free, entry| landing(entry, free) + 1);
+        let overflow = end.saturating_sub(capacity);
+        let size = capacity + overflow + Table::spare(capacity, overflow);
+        let mut buckets = vec![EMPTY; size].into_boxed_slice();
+        let mut free = 0;
+        for entry in entries() {
+            let bucket = landing(entry, free);
+            buckets[bucket] = entry;
+            free = bucket + 1;
+        }
+        self.buckets = buckets;
+        self.capacity = capacity;
+    }
+}
+
+/// A table under its lock, on a cache line of its own: readers of neighbouring shards would otherwise slow each
+/// other down by writing to the same line when they take their locks.
+#[repr(align(64))]
+#[derive(Default)]
+struct Shard {
+    /// The entries whose hashes begin with this shard's number.
+    table: RwLock<Table>,
+}
+
+/// The index of a store: which key's last record lies where, in memory and for use from any thread.
+///
+/// It knows hashes, not keys: two keys may share an entry's 24 bits and a shard, so whatever is found is to be
+/// confirmed against the log. Changes to one key come one after another, because whoever changes a key holds its
+/// flight; changes and look-ups of different keys need no agreement among each other.
+pub(crate) struct Index {
+    /// All the shards, by the top 8 bits of the hash.
+    shards: Box<[Shard; SHARD_COUNT]>,
+}
+
+impl Index {
+    /// An empty index. Tables take no memory until something is inserted into them.
+    pub(crate) fn new() -> Index {
+        Index { shards: Box::new(std::array::from_fn(|_| Shard::default())) }
+    }
+
+    /// The number of the shard for `hash`.
+    fn shard_of(hash: u128) -> u8 {
+        hash.to_be_bytes()[0]
+    }
+
+    /// The table for `hash`, under its lock.
+    fn table(&self, hash: u128) -> &RwLock<Table> {
+        &self.shards[usize::from(Index::shard_of(hash))].table
+    }
+
+    /// Offers the candidates for `hash` to `confirm`, one by one, until it answers `Some`; returns that answer.
+    ///
+    /// `confirm` runs under the shard's read lock, so that what it reads at the address is not recycled meanwhile.
+    /// It must not call the index: the same shard's lock, taken twice, can wait for itself.
+    pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
+        let tag = tag_of_hash(hash);
+        let table = self.table(hash).read();
+        table.entries_from(table.start_of(tag), tag).map(address_of_entry).find_map(confirm)
+    }
+
+    /// Whether there is an entry with the tag of `hash` and with `address`.
+    pub(crate) fn holds(&self, hash: u128, address: Address) -> bool {
+        self.table(hash).read().bucket_of(entry_of(tag_of_hash(hash), address)).is_some()
+    }
+
+    /// Puts in an entry for a key that, as the caller knows, has none.
+    pub(crate) fn insert(&self, hash: u128, address: Address) {
+        let entry = entry_of(tag_of_hash(hash), address);
+        self.table(hash).write().insert(entry, Index::shard_of(hash));
+    }
+
+    /// Swaps the address of one entry in one step, so that a reader finds the old one or the new one; `false`, with
+    /// nothing changed, if there is no entry for `hash` and `old`.
+    pub(crate) fn replace(&self, hash: u128, old: Address, new: Address) -> bool {
+        let tag = tag_of_hash(hash);
+        let mut table = self.table(hash).write();
+        let Some(bucket) = table.bucket_of(entry_of(tag, old)) else { return false };
+        table.buckets[bucket] = entry_of(tag, new);
+        true
+    }
+
+    /// Takes the entry for `hash` and `address` out; `false` if there is none.
+    pub(crate) fn remove(&self, hash: u128, address: Address) -> bool {
+        self.table(hash).write().remove(entry_of(tag_of_hash(hash), address))
+    }
+
+    /// How many entries there are. While others insert and remove, a figure from about now.
+    pub(crate) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.table.read().len).sum()
+    }
+
+    /// How much memory the index has allocated, in bytes.
+    pub(crate) fn allocated_bytes(&self) -> usize {
+        let tables: usize = self.shards.iter().map(|shard| size_of_val(&*shard.table.read().buckets)).sum();
+        size_of_val(&*self.shards) + tables
+    }
+
+    /// Shows every address to `visit`, shard by shard, each under its read lock: for statistics and checks.
+    ///
+    /// As in [`find`](Index::find), `visit` must not call the index. What others insert, replace or remove in the
+    /// meantime is seen or not.
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(Address)) {
+        for shard in self.shards.iter() {
+            let table = shard.table.read();
+            for entry in table.buckets.iter().filter(|entry| **entry != EMPTY) {
+                visit(address_of_entry(*entry));
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Index").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LAST_TAG: u64 = (1 << TAG_BITS) - 1;
+
+    fn hash_of(shard: u8, tag: u64, rest: u128) -> u128 {
+        u128::from(shard) << 120 | u128::from(tag) << 96 | (rest & ((1 << 96) - 1))
+    }
+
+    /// The `number`th address, counted from 1.
+    fn address(number: u64) -> Address {
+        Address::new(number * ADDRESS_UNIT_BYTES).unwrap()
+    }
+
+    /// SplitMix64, twice: hashes as uniform as those of the keyed hash, and the same in every run.
+    fn random_hash(number: u64) -> u128 {
+        let mix = |seed: u64| {
+            let mut bits = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+            bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            bits ^ (bits >> 31)
+        };
+        u128::from(mix(2 * number + 1)) << 64 | u128::from(mix(2 * number + 2))
+    }
+
+    fn candidates(index: &Index, hash: u128) -> Vec<u64> {
+        let mut found = Vec::new();
+        let none: Option<()> = index.find(hash, |address| {
+            found.push(address.offset());
+            None
+        });
+        assert!(none.is_none());
+        found.sort_unstable();
+        found
+    }
+
+    /// The number that a look-up of the `number`th random hash confirms.
+    fn look_up(index: &Index, number: u64) -> Option<u64> {
+        index.find(random_hash(number), |found| (found == address(number)).then_some(number))
+    }
+
+    fn check_invariants(index: &Index) {
+        for (number, shard) in index.shards.iter().enumerate() {
+            let table = shard.table.read();
+            let mut last_tag = 0;
+            let mut last_empty = None;
+            let mut len = 0;
+            for (bucket, entry) in table.buckets.iter().copied().enumerate() {
+                if entry == EMPTY {
+                    last_empty = Some(bucket);
+                    continue;
+                }
+                let tag = tag_of_entry(entry);
+                let home = Table::home(tag, table.capacity);
+                assert!(last_tag <= tag, "shard {number}: tag {tag} at {bucket} after {last_tag}");
+                assert!(home <= bucket, "shard {number}: {bucket} is left of home {home}");
+                assert!(last_empty.is_none_or(|gap| gap < home), "shard {number}: gap in {home}..{bucket}");
+                last_tag = tag;
+                len += 1;
+            }
+            assert_eq!(table.len, len, "shard {number} counts its entries");
+            assert!(len * 10 <= table.capacity * 9, "shard {number}: {len} in {}", table.capacity);
+            assert!(
+                table.capacity <= MIN_CAPACITY || len * 10 >= table.capacity * 4,
+                "shard {number} is empty"
+            );
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert { hash: u128 },
+        Replace { pick: prop::sample::Index },
+        ReplaceOther { hash: u128 },
+        Remove { pick: prop::sample::Index },
+        RemoveOther { hash: u128 },
+        RemoveMany { pick: prop::sample::Index },
+        Find { hash: u128 },
+    }
+
+    fn colliding_hash() -> impl Strategy<Value = u128> {
+        let shard = prop_oneof![Just(0_u8), Just(7), Just(255)];
+        let tag = prop_oneof![
+            4 => prop_oneof![Just(0), Just(1), Just(1 << 23), Just(LAST_TAG - 1), Just(LAST_TAG)],
+            2 => 0..=LAST_TAG,
+            2 => (LAST_TAG - (1 << 16))..=LAST_TAG,
+        ];
+        (shard, tag, 0..3_u128).prop_map(|(shard, tag, rest)| hash_of(shard, tag, rest))
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            12 => colliding_hash().prop_map(|hash| Step::Insert { hash }),
+            3 => any::<prop::sample::Index>().prop_map(|pick| Step::Replace { pick }),
+            1 => colliding_hash().prop_map(|hash| Step::ReplaceOther { hash }),
+            4 => any::<prop::sample::Index>().prop_map(|pick| Step::Remove { pick }),
+            1 => colliding_hash().prop_map(|hash| Step::RemoveOther { hash }),
+            1 => any::<prop::sample::Index>().prop_map(|pick| Step::RemoveMany { pick }),
+            3 => colliding_hash().prop_map(|hash| Step::Find { hash }),
+        ]
+    }
+
+    /// The candidates that the model expects: all that share the shard and the tag.
+    fn expected(model: &BTreeMap<u64, u128>, hash: u128) -> Vec<u64> {
+        model.iter().filter(|(_, other)| **other >> 96 == hash >> 96).map(|(offset, _)| *offset).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn any_sequence_of_changes_leaves_what_a_sorted_multimap_would_hold(
+            steps in prop::collection::vec(step(), 1..400)
+        ) {
+            let index = Index::new();
+            // From the offset to the hash: several entries may share a hash, none shares an address.
+            let mut model: BTreeMap<u64, u128> = BTreeMap::new();
+            let mut fresh = (1..).map(address);
+            let entry_at = |model: &BTreeMap<u64, u128>, pick: &prop::sample::Index| {
+                (!model.is_empty()).then(|| {
+                    let (offset, hash) = model.iter().nth(pick.index(model.len())).unwrap();
+                    (Address::new(*offset).unwrap(), *hash)
+                })
+            };
+            for step in steps {
+                match step {
+                    Step::Insert { hash } => {
+                        let at = fresh.next().unwrap();
+                        prop_assert!(!index.holds(hash, at));
+                        index.insert(hash, at);
+                        model.insert(at.offset(), hash);
+                        prop_assert!(index.holds(hash, at));
+                    }
+                    Step::Replace { pick } => if let Some((old, hash)) = entry_at(&model, &pick) {
+                        let new = fresh.next().unwrap();
+                        prop_assert!(index.replace(hash, old, new));
+                        model.remove(&old.offset());
+                        model.insert(new.offset(), hash);
+                        prop_assert!(index.holds(hash, new) && !index.holds(hash, old));
+                    },
+                    Step::ReplaceOther { hash } => {
+                        let (unused, new) = (fresh.next().unwrap(), fresh.next().unwrap());
+                        prop_assert!(!index.replace(hash, unused, new));
+                        prop_assert!(!index.holds(hash, new));
+                    }
+                    Step::Remove { pick } => if let Some((at, hash)) = entry_at(&model, &pick) {
+                        prop_assert!(index.remove(hash, at));
+                        model.remove(&at.offset());
+                        prop_assert!(!index.holds(hash, at));
+                        prop_assert!(!index.remove(hash, at));
+                    },
+                    Step::RemoveOther { hash } => prop_assert!(!index.remove(hash, fresh.next().unwrap())),
+                    Step::RemoveMany { pick } => if !model.is_empty() {
+                        for _ in 0..pick.index(model.len()) {
+                            let (at, hash) = entry_at(&model, &pick).unwrap();
+                            prop_assert!(index.remove(hash, at));
+                            model.remove(&at.offset());
+                            check_invariants(&index);
+                        }
+                    },
+                    Step::Find { hash } => {
+                        prop_assert_eq!(candidates(&index, hash), expected(&model, hash));
+                    }
+                }
+                check_invariants(&index);
+                prop_assert_eq!(index.len(), model.len());
+            }
+            for hash in model.values() {
+                prop_assert_eq!(candidates(&index, *hash), expected(&model, *hash));
+            }
+            let mut offsets = Vec::new();
+            index.for_each(|at| offsets.push(at.offset()));
+            offsets.sort_unstable();
+            prop_assert_eq!(offsets, model.into_keys().collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn an_address_is_aligned_above_zero_and_below_two_to_the_43() {
+        for offset in [8, 4_096, (1 << 43) - 8] {
+            assert_eq!(Address::new(offset).map(Address::offset), Some(offset));
+        }
+        for offset in [0, 1, 4, 12, (1 << 43) - 1, 1 << 43, (1 << 43) + 8, u64::MAX, u64::MAX - 7] {
+            assert_eq!(Address::new(offset), None, "{offset}");
+        }
+    }
+
+    #[test]
+    fn the_greatest_tag_and_address_come_back_unchanged() {
+        let index = Index::new();
+        let last = Address::new((1 << 43) - 8).unwrap();
+        index.insert(u128::MAX, last);
+        index.insert(0, last);
+        assert_eq!(candidates(&index, u128::MAX), [last.offset()]);
+        assert_eq!(candidates(&index, 0), [last.offset()]);
+        assert!(index.holds(u128::MAX, last) && !index.holds(u128::MAX >> 8, last));
+    }
+
+    #[test]
+    fn each_value_of_the_top_8_bits_has_a_shard_of_its_own() {
+        let index = Index::new();
+        for shard in 0..=255 {
+            index.insert(hash_of(shard, 5, 0), address(1 + u64::from(shard)));
+        }
+        assert!(index.shards.iter().all(|shard| shard.table.read().len == 1));
+        assert_eq!(candidates(&index, hash_of(130, 5, 0)), [address(131).offset()]);
+    }
+
+    #[test]
+    fn the_search_ends_at_the_first_confirmed_candidate() {
+        let index = Index::new();
+        for number in 1..=5 {
+            index.insert(hash_of(3, 9, u128::from(number)), address(number));
+        }
+        let mut asked = 0;
+        let answer = index.find(hash_of(3, 9, 0), |_| {
+            asked += 1;
+            (asked == 2).then_some("confirmed")
+        });
+        assert_eq!((answer, asked), (Some("confirmed"), 2));
+    }
+
+    #[test]
+    fn a_shard_that_was_never_used_allocates_nothing() {
+        let index = Index::new();
+        let empty_bytes = index.allocated_bytes();
+        assert_eq!(empty_bytes, SHARD_COUNT * size_of::<Shard>());
+        assert!(!index.remove(1, address(1)) && !index.replace(1, address(1), address(2)));
+        assert!(candidates(&index, u128::MAX).is_empty());
+        assert_eq!(index.allocated_bytes(), empty_bytes);
+        index.insert(hash_of(200, 5, 0), address(1));
+        assert!(index.allocated_bytes() < empty_bytes + 128, "one small table");
+    }
+
+    #[test]
+    fn growth_keeps_every_entry() {
+        let index = Index::new();
+        for number in 1..=20_000 {
+            index.insert(random_hash(number), address(number));
+            if number % 1_000 == 0 {
+                check_invariants(&index);
+                assert!((1..=number).all(|known| look_up(&index, known) == Some(known)));
+            }
+        }
+        assert!((20_001..40_000).all(|unknown| look_up(&index, unknown).is_none()));
+    }
+
+    #[test]
+    fn shrinking_keeps_every_entry_and_memory_follows_the_keys() {
+        let index = Index::new();
+        for number in 1..=100_000 {
+            index.insert(random_hash(number), address(number));
+        }
+        let full_bytes = index.allocated_bytes();
+        for number in 1..=90_000 {
+            assert!(index.remove(random_hash(number), address(number)));
+        }
+        check_invariants(&index);
+        assert!((90_001..=100_000).all(|known| look_up(&index, known) == Some(known)));
+        assert!((1..=90_000).all(|gone| look_up(&index, gone).is_none()));
+        let fixed_bytes = size_of_val(&*index.shards);
+        let bytes_per_key = (index.allocated_bytes() - fixed_bytes) / index.len();
+        assert!(bytes_per_key <= 22, "{bytes_per_key} bytes per key of {full_bytes} bytes when full");
+
+        for number in 90_001..=100_000 {
+            assert!(index.remove(random_hash(number), address(number)));
+        }
+        assert_eq!(index.len(), 0);
+        let most = fixed_bytes + SHARD_COUNT * 8 * (2 * MIN_CAPACITY);
+        assert!(
+            index.allocated_bytes() <= most,
+            "every shard is back at the smallest table and a little slack"
+        );
+    }
+
+    #[test]
+    fn one_key_coming_and_going_resizes_nothing() {
+        let index = Index::new();
+        for number in 1..=5_000 {
+            index.insert(random_hash(number) & (u128::MAX >> 8), address(number));
+        }
+        // Once more may cross a limit; after that there must be room on both sides.
+        let hash = hash_of(0, 77, 0);
+        index.insert(hash, address(9_999));
+        let buckets = |index: &Index| index.shards[0].table.read().buckets.as_ptr();
+        let before = buckets(&index);
+        for _ in 0..100 {
+            assert!(index.remove(hash, address(9_999)));
+            index.insert(hash, address(9_999));
+            assert_eq!(buckets(&index), before);
+        }
+    }
+
+    #[test]
+    fn a_key_takes_at_most_12_bytes_at_every_size_from_20_000_on() {
+        let index = Index::new();
+        let most = if cfg!(debug_assertions) { 200_000 } else { 3_000_000 };
+        let mut worst = 0.0_f64;
+        for number in 1..=most {
+            index.insert(random_hash(number), address(number));
+            let due = if number < 200_000 { number % 500 == 0 } else { number % 10_000 == 0 };
+            if due && number >= 20_000 {
+                worst = worst.max(index.allocated_bytes() as f64 / number as f64);
+            }
+        }
+        assert!(worst <= 12.0, "{worst} bytes per key");
+    }
+
+    #[test]
+    fn a_thousand_keys_take_less_than_48_kib_and_a_million_about_10_bytes_each() {
+        for (count, most_bytes) in [(1_000, 48 << 10), (100_000, 1_100_000), (1_000_000, 10_500_000)] {
+            let index = Index::new();
+            for number in 1..=count {
+                index.insert(random_hash(number), address(number));
+            }
+            check_invariants(&index);
+            let bytes = index.allocated_bytes();
+            assert!(bytes <= most_bytes, "{count} keys take {bytes} bytes");
+            assert!(bytes as u64 >= 8 * count, "no entry is smaller than 8 bytes");
+        }
+    }
+
+    #[test]
+    fn ten_thousand_keys_of_one_tag_are_all_found_and_do_not_grow_the_table_without_bound() {
+        for tag in [0, 1 << 23, LAST_TAG] {
+            let index = Index::new();
+            for number in 1..=10_000 {
+                index.insert(hash_of(8, tag, u128::from(number)), address(number));
+            }
+            check_invariants(&index);
+            let found = candidates(&index, hash_of(8, tag, 0));
+            assert_eq!(found.into_iter().collect::<BTreeSet<_>>().len(), 10_000);
+            let bytes = index.allocated_bytes() - size_of_val(&*index.shards);
+            assert!(bytes <= 10_000 * 8 * 3, "{bytes} bytes under tag {tag}");
+
+            for number in 1..=10_000 {
+                assert!(index.remove(hash_of(8, tag, 0), address(number)));
+            }
+            assert_eq!(index.len(), 0);
+            check_invariants(&index);
+            let left = index.allocated_bytes() - size_of_val(&*index.shards);
+            assert!(left <= 256, "{left} bytes are left under tag {tag}");
+        }
+    }
+
+    #[test]
+    fn slack_used_up_at_a_low_load_enlarges_the_slack_and_not_the_capacity() {
+        let index = Index::new();
+        // Seven entries are below nine tenths of the smallest table, but all of them belong in its last bucket.
+        for number in 1..=7 {
+            index.insert(hash_of(0, LAST_TAG, 0), address(number));
+        }
+        let table = index.shards[0].table.read();
+        assert_eq!(table.capacity, MIN_CAPACITY);
+        assert!(table.buckets.len() >= MIN_CAPACITY + 6);
+    }
+
+    #[test]
+    fn shards_do_not_grow_all_at_once() {
+        let index = Index::new();
+        for number in 1..=300_000 {
+            index.insert(random_hash(number), address(number));
+        }
+        let capacities: BTreeSet<usize> =
+            index.shards.iter().map(|shard| shard.table.read().capacity).collect();
+        assert!(capacities.len() > 50, "{capacities:?}");
+        let (least, most) = (capacities.first().unwrap(), capacities.last().unwrap());
+        assert!(*most as f64 / *least as f64 > 1.2, "{least}..{most}");
+    }
+
+    #[test]
+    fn readers_never_miss_a_key_that_stays_while_a_writer_changes_the_shards() {
+        const STAY: u64 = 2_000;
+        let index = Index::new();
+        for number in 1..=STAY {
+            index.insert(random_hash(number), address(number));
+        }
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for reader in 0..2_u64 {
+                let (index, done) = (&index, &done);
+                scope.spawn(move || {
+                    let mut round = reader;
+                    while !done.load(Ordering::Relaxed) {
+                        let number = round % STAY + 1;
+                        let moved = address(number + 1_000_000);
+                        let found = index.find(random_hash(number), |at| {
+                            (at == address(number) || at == moved).then_some(())
+                        });
+                        assert!(found.is_some(), "key {number} was missed");
+                        round += 1;
+                    }
+                });
+            }
+            for _ in 0..5 {
+                for number in STAY + 1..=30_000 {
+                    index.insert(random_hash(number), address(number));
+                }
+                for number in 1..=STAY {
+                    assert!(index.replace(random_hash(number), address(number), address(number + 1_000_000)));
+                }
+                for number in STAY + 1..=30_000 {
+                    assert!(index.remove(random_hash(number), address(number)));
+                }
+                for number in 1..=STAY {
+                    assert!(index.replace(random_hash(number), address(number + 1_000_000), address(number)));
+                }
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        check_invariants(&index);
+        assert_eq!(index.len() as u64, STAY);
+    }
+
+    #[test]
+    #[ignore = "a measurement: cargo test --release -- --ignored --nocapture cost_of_a_lookup"]
+    fn cost_of_a_lookup() {
+        const COUNT: u64 = 1_000_000;
+        let index = Index::new();
+        let time = |what: &str, work: &mut dyn FnMut(u64)| {
+            let start = std::time::Instant::now();
+            for number in 1..=COUNT {
+                work(number);
+            }
+            println!("{what}: {:.1} ns", start.elapsed().as_nanos() as f64 / COUNT as f64);
+        };
+        time("insert", &mut |number| index.insert(random_hash(number), address(number)));
+        // Another order than that of insertion, so that nothing is near in memory.
+        let order = |number: u64| number * 7_919 % COUNT + 1;
+        time("hit", &mut |number| assert!(look_up(&index, order(number)).is_some()));
+        let mut misses = 0;
+        time("miss", &mut |number| misses += u64::from(look_up(&index, order(number) + COUNT).is_none()));
+        assert_eq!(misses, COUNT);
+        time("remove", &mut |number| {
+            assert!(index.remove(random_hash(order(number)), address(order(number))));
+        });
+    }
+}

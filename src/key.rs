@@ -1,0 +1,315 @@
+//! Keys, scopes, fingerprints and the keyed hash that identifies them.
+
+use std::fmt;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+use std::hash::Hasher;
+
+/// The longest key and the longest scope, in bytes.
+pub const MAX_KEY_BYTES: usize = 1_024;
+
+/// An idempotency key: what names one intended act, alone or within a scope.
+///
+/// A key is 1 to 1,024 bytes. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may be
+/// empty; no scope and an empty scope are two different things, and the same key in two scopes is two operations.
+/// Strings and byte strings turn into keys by themselves. They are checked when they are used: a key that is empty
+/// or too long is [`Error::Key`].
+///
+/// ```
+/// use oncekey::{Fingerprint, Key, Store};
+///
+/// let store = Store::in_memory()?;
+/// let key = Key::new("order-1729").scope("acct_42");
+/// store.record(key, Fingerprint::NONE, b"shipped")?;
+///
+/// assert!(store.get(key)?.is_completed());
+/// assert!(store.get("order-1729")?.is_absent(), "without the scope it is another key");
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Key<'a> {
+    scope: Option<&'a [u8]>,
+    name: &'a [u8],
+}
+
+impl<'a> Key<'a> {
+    /// A key without a scope.
+    #[must_use]
+    pub fn new<B: AsRef<[u8]> + ?Sized>(name: &'a B) -> Key<'a> {
+        Key { scope: None, name: name.as_ref() }
+    }
+
+    /// The same key within `scope`.
+    #[must_use]
+    pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> Key<'a> {
+        Key { scope: Some(scope.as_ref()), name: self.name }
+    }
+
+    /// The bytes of the key, without its scope.
+    #[must_use]
+    pub fn name(&self) -> &'a [u8] {
+        self.name
+    }
+
+    /// The key without its scope as text, if it is text.
+    #[must_use]
+    pub fn as_str(&self) -> Option<&'a str> {
+        std::str::from_utf8(self.name).ok()
+    }
+
+    /// The bytes of the scope, if there is one.
+    #[must_use]
+    pub fn scope_name(&self) -> Option<&'a [u8]> {
+        self.scope
+    }
+
+    /// A copy that owns its bytes.
+    #[must_use]
+    pub fn to_owned(&self) -> OwnedKey {
+        OwnedKey { scope: self.scope.map(Box::from), name: Box::from(self.name) }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), KeyProblem> {
+        if self.name.is_empty() {
+            return Err(KeyProblem::Empty);
+        }
+        if self.name.len() > MAX_KEY_BYTES {
+            return Err(KeyProblem::TooLong { length_bytes: self.name.len() });
+        }
+        match self.scope {
+            Some(scope) if scope.len() > MAX_KEY_BYTES => {
+                Err(KeyProblem::ScopeTooLong { length_bytes: scope.len() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Why a key cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum KeyProblem {
+    /// A key has at least one byte.
+    Empty,
+    /// A key has at most 1,024 bytes.
+    TooLong {
+        /// How many it has.
+        length_bytes: usize,
+    },
+    /// A scope has at most 1,024 bytes.
+    ScopeTooLong {
+        /// How many it has.
+        length_bytes: usize,
+    },
+}
+
+impl fmt::Display for KeyProblem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            KeyProblem::Empty => write!(out, "a key is 1 to 1,024 bytes; this one is empty"),
+            KeyProblem::TooLong { length_bytes } => {
+                write!(out, "a key is 1 to 1,024 bytes; this one has {length_bytes}")
+            }
+            KeyProblem::ScopeTooLong { length_bytes } => {
+                write!(out, "a scope is at most 1,024 bytes; this one has {length_bytes}")
+            }
+        }
+    }
+}
+
+impl<'a, B: AsRef<[u8]> + ?Sized> From<&'a B> for Key<'a> {
+    fn from(name: &'a B) -> Key<'a> {
+        Key::new(name)
+    }
+}
+
+impl fmt::Debug for Key<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "Key({self})")
+    }
+}
+
+impl fmt::Display for Key<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.scope {
+            Some(scope) => {
+                write!(out, "key \"{}\" in scope \"{}\"", self.name.escape_ascii(), scope.escape_ascii())
+            }
+            None => write!(out, "key \"{}\"", self.name.escape_ascii()),
+        }
+    }
+}
+
+/// A [`Key`] that owns its bytes: what leases and errors carry.
+///
+/// ```
+/// use oncekey::Key;
+///
+/// let owned = Key::new("order-1729").scope("acct_42").to_owned();
+/// assert_eq!(owned.as_key(), Key::new("order-1729").scope("acct_42"));
+/// assert_eq!(owned.to_string(), r#"key "order-1729" in scope "acct_42""#);
+/// ```
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct OwnedKey {
+    scope: Option<Box<[u8]>>,
+    name: Box<[u8]>,
+}
+
+impl OwnedKey {
+    /// The key, borrowed.
+    #[must_use]
+    pub fn as_key(&self) -> Key<'_> {
+        Key { scope: self.scope.as_deref(), name: &self.name }
+    }
+}
+
+impl<'a> From<&'a OwnedKey> for Key<'a> {
+    fn from(owned: &'a OwnedKey) -> Key<'a> {
+        owned.as_key()
+    }
+}
+
+impl fmt::Debug for OwnedKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.as_key(), out)
+    }
+}
+
+impl fmt::Display for OwnedKey {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.as_key(), out)
+    }
+}
+
+/// A 128-bit digest of a request, so that a key which comes back with another request is noticed.
+///
+/// [`Operation::request`](crate::Operation::request) and [`Store::fingerprint`](crate::Store::fingerprint) make one
+/// with a hash that is keyed by a secret of the file, so that a client who chooses its requests cannot make two of
+/// them collide; such a fingerprint means nothing to another store. A digest of the caller's own is as good:
+/// [`Fingerprint::from_bytes`].
+///
+/// [`Fingerprint::NONE`] stands for "no request was given". It is compared like any other: an operation that began
+/// with a request and is asked for without one is a mismatch.
+///
+/// ```
+/// use oncekey::{Error, Store};
+///
+/// let store = Store::in_memory()?;
+/// let ten_euros = store.fingerprint(b"amount=10");
+/// let six_euros = store.fingerprint(b"amount=6");
+/// store.record("charge:1", ten_euros, b"receipt")?;
+/// assert!(matches!(store.begin("charge:1", six_euros), Err(Error::Mismatch { .. })));
+/// # Ok::<(), Error>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Fingerprint([u8; 16]);
+
+impl Fingerprint {
+    /// No request was given.
+    pub const NONE: Fingerprint = Fingerprint([0; 16]);
+
+    /// A digest that the caller made.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Fingerprint {
+        Fingerprint(bytes)
+    }
+
+    /// The digest's bytes.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0
+    }
+}
+
+/// The keyed hash of one file: SipHash-2-4 with 128-bit output, under the secret key in the store header.
+///
+/// The same bytes must hash alike for as long as the file lives, so nothing here may change: footers hold these
+/// hashes, and the test below pins them.
+#[derive(Clone)]
+pub(crate) struct KeyHasher {
+    secret: [u8; 16],
+}
+
+impl fmt::Debug for KeyHasher {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The secret keeps clients from choosing keys that collide; it has no business in a log line.
+        out.write_str("KeyHasher")
+    }
+}
+
+/// First byte of the hashed text, so that no key, scoped key or request can be mistaken for another.
+const DOMAIN_KEY: u8 = 0;
+const DOMAIN_SCOPED_KEY: u8 = 1;
+const DOMAIN_REQUEST: u8 = 2;
+
+impl KeyHasher {
+    pub(crate) fn new(secret: [u8; 16]) -> KeyHasher {
+        KeyHasher { secret }
+    }
+
+    /// The identity of a key: the hash by which the index, the footers and the flights know it.
+    pub(crate) fn key(&self, key: Key<'_>) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        match key.scope {
+            None => hasher.write(&[DOMAIN_KEY]),
+            Some(scope) => {
+                hasher.write(&[DOMAIN_SCOPED_KEY]);
+                // The length parts scope and key: without it ("a", "bc") and ("ab", "c") would be one.
+                hasher.write(&(scope.len() as u64).to_le_bytes());
+                hasher.write(scope);
+            }
+        }
+        hasher.write(key.name);
+        hasher.finish128().as_u128()
+    }
+
+    /// The fingerprint of an encoded request.
+    pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(&[DOMAIN_REQUEST]);
+        hasher.write(request);
+        let digest = Fingerprint(hasher.finish128().as_u128().to_le_bytes());
+        // "No request" must stay telling: the one digest in 2^128 that looks like it is moved aside.
+        if digest == Fingerprint::NONE { Fingerprint([0xFF; 16]) } else { digest }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scope_absent_empty_and_moved_boundaries_are_different_keys() {
+        let hasher = KeyHasher::new(*b"0123456789abcdef");
+        let hashes = [
+            hasher.key(Key::new("abc")),
+            hasher.key(Key::new("abc").scope("")),
+            hasher.key(Key::new("bc").scope("a")),
+            hasher.key(Key::new("c").scope("ab")),
+            u128::from_le_bytes(hasher.fingerprint(b"abc").to_bytes()),
+        ];
+        for (at, one) in hashes.iter().enumerate() {
+            assert!(!hashes[at + 1..].contains(one), "hash {at} is not its own");
+        }
+    }
+
+    #[test]
+    fn the_hash_of_a_key_is_pinned_for_ever() {
+        // If this test fails, every existing file's footers have become meaningless.
+        let hasher = KeyHasher::new(*b"0123456789abcdef");
+        assert_eq!(hasher.key(Key::new("charge:order-1729")), 0x0);
+        assert_eq!(hasher.key(Key::new("order-1729").scope("acct_42")), 0x0);
+        assert_eq!(u128::from_le_bytes(hasher.fingerprint(b"amount=10").to_bytes()), 0x0);
+    }
+
+    #[test]
+    fn the_limits_of_keys_and_scopes_are_inclusive() {
+        let longest = [b'k'; MAX_KEY_BYTES];
+        let too_long = [b'k'; MAX_KEY_BYTES + 1];
+        assert!(Key::new(&longest).scope(&longest).check().is_ok());
+        assert!(Key::new("k").scope("").check().is_ok());
+        assert!(Key::new("").check().is_err());
+        assert!(Key::new(&too_long).check().is_err());
+        assert!(Key::new("k").scope(&too_long).check().is_err());
+    }
+}

@@ -1,0 +1,303 @@
+//! What a begin gives: the right to perform one attempt, the right to resolve a doubt, or what is recorded.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::engine::{Began, Engine, Finish, Found, Grant, Terms};
+use crate::error::{Error, Result};
+use crate::key::{Fingerprint, Key, OwnedKey};
+use crate::status::Version;
+
+/// How [`Store::begin`](crate::Store::begin) came out.
+///
+/// ```
+/// use oncekey::{Begin, Fingerprint, Store};
+///
+/// let store = Store::in_memory()?;
+/// match store.begin("charge:1", Fingerprint::NONE)? {
+///     Begin::Acquired(mut lease) => {
+///         // .. the act ..
+///         lease.complete(b"receipt 17")?;
+///     }
+///     Begin::Completed(done) => println!("{:?}", done.result()),
+///     Begin::InProgress { attempt } => println!("attempt {attempt} is at it"),
+///     Begin::InDoubt(doubt) => println!("did attempt {} happen?", doubt.attempt()),
+///     _ => unreachable!(),
+/// }
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use = "an acquired lease that is dropped leaves its operation in doubt"]
+pub enum Begin {
+    /// The act is the caller's to perform. The begin is as durable as was asked for.
+    Acquired(Lease),
+    /// An earlier attempt began and nobody knows whether the act happened. It is the caller's to find out; until it
+    /// drops this, everybody else gets `InProgress`.
+    InDoubt(Doubt),
+    /// Somebody else in this process is at it.
+    InProgress {
+        /// Which attempt.
+        attempt: u32,
+    },
+    /// It was done before.
+    Completed(Completion),
+}
+
+impl Begin {
+    pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, began: Began) -> Begin {
+        let claim = |grant| Claimed { engine: Arc::clone(engine), key: key.to_owned(), terms: *terms, grant };
+        match began {
+            Began::Acquired(grant) => Begin::Acquired(Lease { claimed: claim(grant), completed: None }),
+            Began::InDoubt(grant) => Begin::InDoubt(Doubt { claimed: claim(grant) }),
+            Began::InProgress { attempt, .. } => Begin::InProgress { attempt },
+            Began::Completed(found) => Begin::Completed(Completion::new(found)),
+        }
+    }
+}
+
+/// A grant and all that is needed to end it. Dropping it ends the claim, in memory only.
+struct Claimed {
+    engine: Arc<Engine>,
+    key: OwnedKey,
+    terms: Terms,
+    grant: Grant,
+}
+
+impl Claimed {
+    fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
+        let Grant { version, promise, .. } = &mut self.grant;
+        self.engine.finish(self.key.as_key(), *version, finish, &self.terms, promise)
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        self.engine.abandon(self.key.as_key(), self.grant.claim);
+    }
+}
+
+/// The right to perform one attempt.
+///
+/// It ends in one of three ways. [`complete`](Lease::complete) records the result. [`release`](Lease::release) says
+/// that the act certainly did not happen. Anything else, be it a drop, a panic or the end of the process, leaves the
+/// operation **in doubt**, because then nobody knows.
+///
+/// The lease is known by its [`version`](Lease::version), not by its key: when somebody else took the operation over
+/// meanwhile, ending it is [`Error::Fenced`]. It can be sent to another thread. It keeps the store's file locked.
+///
+/// ```
+/// use oncekey::{Begin, Error, Fingerprint, Status, Store};
+///
+/// let store = Store::in_memory()?;
+/// let Begin::Acquired(lease) = store.begin("ship:7", Fingerprint::NONE)? else { unreachable!() };
+/// assert_eq!(store.get("ship:7")?.status(), Status::InProgress);
+/// drop(lease);
+/// assert_eq!(store.get("ship:7")?.status(), Status::InDoubt);
+/// # Ok::<(), Error>(())
+/// ```
+#[must_use = "a lease that is dropped leaves its operation in doubt"]
+pub struct Lease {
+    claimed: Claimed,
+    completed: Option<(Version, Fingerprint)>,
+}
+
+impl Lease {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Key<'_> {
+        self.claimed.key.as_key()
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.claimed.grant.attempt
+    }
+
+    /// The version of the begin: the fencing token to hand to the outside world.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.claimed.grant.version
+    }
+
+    /// Records that the act happened, and its result, in one record. Returns the record's version when that is as
+    /// durable as was asked for.
+    ///
+    /// Room for the record was set aside by the begin: it is never [`Error::Full`]. Completing once more with the
+    /// same bytes is fine and does nothing.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::TooLarge`]: over `Options::max_result`; the lease is still usable.
+    /// - [`Error::Fenced`]: somebody else took over. The result is still the caller's, and is not recorded.
+    /// - [`Error::Conflict`]: this lease was already completed with other bytes; the first ones stand.
+    /// - [`Error::Poisoned`]: the disk failed, now or before. Whether the result was recorded shows when the store is
+    ///   opened again.
+    pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
+        let digest = self.claimed.engine.fingerprint(result);
+        if let Some((version, first)) = self.completed {
+            return if digest == first {
+                Ok(version)
+            } else {
+                Err(Error::Conflict { key: self.claimed.key.clone() })
+            };
+        }
+        let version = self.claimed.finish(Finish::Completed(result))?;
+        self.completed = Some((version, digest));
+        Ok(version)
+    }
+
+    /// Records that the act certainly did not happen: the key is absent again, only the count of attempts stays.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`] and [`Error::Poisoned`] as for [`complete`](Lease::complete). [`Error::Conflict`] if the
+    /// lease was completed.
+    pub fn release(mut self) -> Result<()> {
+        if self.completed.is_some() {
+            return Err(Error::Conflict { key: self.claimed.key.clone() });
+        }
+        self.claimed.finish(Finish::Released).map(|_| ())
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Lease")
+            .field("key", &self.claimed.key)
+            .field("attempt", &self.attempt())
+            .field("version", &self.version())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right to resolve a doubt: an earlier attempt began and nobody knows whether its act happened.
+///
+/// Find out, from somebody who knows for certain, and say so. Dropped, it leaves everything as it was.
+///
+/// ```
+/// use oncekey::{Begin, Fingerprint, Store};
+///
+/// let store = Store::in_memory()?;
+/// drop(store.begin("ship:7", Fingerprint::NONE)?); // as a crash would
+/// let Begin::InDoubt(doubt) = store.begin("ship:7", Fingerprint::NONE)? else { unreachable!() };
+/// // The carrier has it.
+/// doubt.complete(b"parcel 99")?;
+/// assert_eq!(store.get("ship:7")?.result(), Some(&b"parcel 99"[..]));
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[must_use = "dropped, the doubt stays"]
+pub struct Doubt {
+    claimed: Claimed,
+}
+
+impl Doubt {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Key<'_> {
+        self.claimed.key.as_key()
+    }
+
+    /// The attempt whose outcome nobody knows.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.claimed.grant.attempt
+    }
+
+    /// The version of that attempt's begin.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.claimed.grant.version
+    }
+
+    /// The act happened, with this result.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::complete`]. [`Error::Fenced`] also when the one who performed the attempt completed it meanwhile.
+    pub fn complete(mut self, result: &[u8]) -> Result<Version> {
+        self.claimed.finish(Finish::Completed(result))
+    }
+
+    /// The act certainly did not happen, and shall not be tried now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::release`].
+    pub fn release(mut self) -> Result<()> {
+        self.claimed.finish(Finish::Released).map(|_| ())
+    }
+
+    /// The act certainly did not happen, or may happen again: the next attempt is the caller's.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Fenced`] when the one who performed the attempt finished it meanwhile; [`Error::Poisoned`].
+    pub fn begin_again(mut self) -> Result<Lease> {
+        let Claimed { engine, key, terms, grant } = &mut self.claimed;
+        let grant = engine.begin_again(key.as_key(), grant.version, terms, &mut grant.promise)?;
+        let claimed = Claimed { engine: Arc::clone(engine), key: key.clone(), terms: *terms, grant };
+        Ok(Lease { claimed, completed: None })
+    }
+}
+
+impl fmt::Debug for Doubt {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Doubt")
+            .field("key", &self.claimed.key)
+            .field("attempt", &self.attempt())
+            .field("version", &self.version())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is recorded of an operation that is done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Completion {
+    result: Vec<u8>,
+    version: Version,
+    attempt: u32,
+    completed_at_ms: u64,
+}
+
+impl Completion {
+    pub(crate) fn new(found: Found) -> Completion {
+        Completion {
+            result: found.result.unwrap_or_default(),
+            version: found.version,
+            attempt: found.attempt,
+            completed_at_ms: found.time_ms,
+        }
+    }
+
+    /// The result, byte for byte as it was recorded.
+    #[must_use]
+    pub fn result(&self) -> &[u8] {
+        &self.result
+    }
+
+    /// The result, without a copy.
+    #[must_use]
+    pub fn into_result(self) -> Vec<u8> {
+        self.result
+    }
+
+    /// The version of the record.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The attempt that performed the act.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When it was recorded, in store time: ms since the Unix epoch.
+    #[must_use]
+    pub fn completed_at_ms(&self) -> u64 {
+        self.completed_at_ms
+    }
+}

@@ -1,0 +1,477 @@
+//! Group commit: leader and followers. Knows no files; what it writes to is a [`Medium`].
+//!
+//! Appenders put their records into the gathering batch under a short lock and then wait for it. The first waiter
+//! that finds nobody leading takes the oldest batch, writes it as one frame and syncs it once, outside every lock
+//! that an appender or a reader needs, while the next batch gathers. There is no timer and no thread: a batch is as
+//! large as what came while the one before it was on its way.
+//!
+//! A write or a sync that fails, or a leader that unwinds, poisons the queue for good: nobody in that batch or a later one is
+//! acknowledged, because nobody can know any more what is on disk.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::format::Seed;
+use crate::format::footer::ENTRY_BYTES;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::Record;
+use crate::record::Weight;
+use crate::status::Version;
+
+/// What the footer and the index need to know of one record of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) hash: u128,
+    pub(crate) version: Version,
+    pub(crate) weight: Weight,
+    /// From the start of the frame, in bytes.
+    pub(crate) at: u64,
+}
+
+/// Records on their way to become one frame.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Room for the frame header, then the encoded records.
+    pub(crate) frame: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+    /// The room that was promised to these records; free again for others when they are written.
+    pub(crate) promised_bytes: u64,
+    /// The latest store time of its records.
+    pub(crate) time_ms: u64,
+}
+
+impl Batch {
+    /// What the batch takes of a segment: its frame and its footer entries.
+    fn cost_bytes(&self) -> u64 {
+        self.frame.len() as u64 + self.entries.len() as u64 * ENTRY_BYTES
+    }
+}
+
+/// What one record takes of a segment at most: itself, a footer entry, and a frame header if it is alone.
+pub(crate) const fn record_cost_bytes(encoded_bytes: u64) -> u64 {
+    encoded_bytes + ENTRY_BYTES + FRAME_HEADER_BYTES as u64
+}
+
+/// Where a frame went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Placement {
+    /// In the log.
+    pub(crate) position: u64,
+    /// In the file.
+    pub(crate) offset: u64,
+}
+
+/// What batches are written to.
+pub(crate) trait Medium {
+    /// Writes the batch as one frame.
+    fn write(&self, batch: &mut Batch) -> io::Result<Placement>;
+    /// Makes everything written so far survive power loss.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// Whether the caller wants its record on disk or only with the operating system before it goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    Written,
+    Synced,
+}
+
+/// A batch that still gathers, or waits for its turn.
+#[derive(Debug)]
+struct Gathering {
+    number: u64,
+    batch: Batch,
+    wants_sync: bool,
+    has_unsynced_waiters: bool,
+    gate: Arc<Gate>,
+}
+
+/// Where the waiters of one batch wait.
+#[derive(Debug, Default)]
+struct Gate {
+    changed: Condvar,
+    placement: OnceLock<Placement>,
+}
+
+/// A place in a batch.
+#[derive(Debug)]
+#[must_use = "a record is neither written nor acknowledged until its ticket has been waited for"]
+pub(crate) struct Ticket {
+    number: u64,
+    at: u64,
+    until: Until,
+    gate: Arc<Gate>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    batches: VecDeque<Gathering>,
+    next_number: u64,
+    leading: bool,
+    /// Numbers of the last batch written and of the last batch synced.
+    written: u64,
+    synced: u64,
+    poison: Option<Arc<io::Error>>,
+    /// Buffers of batches that are done, so that the steady state allocates nothing of a frame's size.
+    spare: Vec<Batch>,
+}
+
+/// The queue of batches.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    queue: Mutex<Queue>,
+    seed: Seed,
+    /// The most that a batch may take of a segment.
+    limit_bytes: u64,
+}
+
+impl Commit {
+    pub(crate) fn new(seed: Seed, limit_bytes: u64) -> Commit {
+        let queue = Queue {
+            batches: VecDeque::new(),
+            next_number: 1,
+            leading: false,
+            written: 0,
+            synced: 0,
+            poison: None,
+            spare: Vec::new(),
+        };
+        Commit { queue: Mutex::new(queue), seed, limit_bytes }
+    }
+
+    /// Puts a record into the gathering batch. `promised_bytes` is room that was set aside for it.
+    pub(crate) fn append(
+        &self,
+        record: &Record<'_>,
+        hash: u128,
+        promised_bytes: u64,
+        until: Until,
+    ) -> Result<Ticket, Arc<io::Error>> {
+        let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
+        let mut queue = self.queue.lock();
+        if let Some(poison) = &queue.poison {
+            return Err(Arc::clone(poison));
+        }
+        let gathering =
+            queue.gathering(|batch| batch.cost_bytes() + length + ENTRY_BYTES <= self.limit_bytes);
+        let at = gathering.batch.frame.len() as u64;
+        record.encode(&mut gathering.batch.frame, self.seed);
+        let weight = Weight::of(record, length);
+        gathering.batch.entries.push(Entry { hash, version: record.version, weight, at });
+        gathering.batch.promised_bytes += promised_bytes;
+        gathering.batch.time_ms = gathering.batch.time_ms.max(record.time_ms);
+        gathering.wants_sync |= until == Until::Synced;
+        gathering.has_unsynced_waiters |= until == Until::Written;
+        Ok(Ticket { number: gathering.number, at, until, gate: Arc::clone(&gathering.gate) })
+    }
+
+    /// Waits until the record is where its ticket wants it, leading if nobody else does. Returns where it went.
+    pub(crate) fn wait(&self, ticket: &Ticket, medium: &impl Medium) -> Result<Placement, Arc<io::Error>> {
+        let mut queue = self.queue.lock();
+        loop {
+            let reached = match ticket.until {
+                Until::Written => queue.written,
+                Until::Synced => queue.synced,
+            };
+            if reached >= ticket.number {
+                let frame = ticket.gate.placement.get().copied().unwrap_or_default();
+                return Ok(Placement {
+                    position: frame.position + ticket.at,
+                    offset: frame.offset + ticket.at,
+                });
+            }
+            if let Some(poison) = &queue.poison {
+                return Err(Arc::clone(poison));
+            }
+            let is_next = queue.batches.front().is_some_and(|front| front.number == ticket.number);
+            if is_next && !queue.leading {
+                queue = self.lead(queue, medium);
+            } else {
+                ticket.gate.changed.wait(&mut queue);
+            }
+        }
+    }
+
+    /// Makes everything that was written before this call survive power loss.
+    pub(crate) fn sync(&self, medium: &impl Medium) -> Result<(), Arc<io::Error>> {
+        let ticket = {
+            let mut queue = self.queue.lock();
+            if let Some(poison) = &queue.poison {
+                return Err(Arc::clone(poison));
+            }
+            if queue.batches.is_empty() && !queue.leading && queue.synced == queue.written {
+                return Ok(());
+            }
+            // An empty batch of its own if none gathers: a sync that is under way may have begun before the
+            // caller's records were written.
+            let gathering = queue.gathering(|_| true);
+            gathering.wants_sync = true;
+            Ticket {
+                number: gathering.number,
+                at: 0,
+                until: Until::Synced,
+                gate: Arc::clone(&gathering.gate),
+            }
+        };
+        self.wait(&ticket, medium).map(|_| ())
+    }
+
+    /// What poisoned the queue, if anything did.
+    pub(crate) fn poison(&self) -> Option<Arc<io::Error>> {
+        self.queue.lock().poison.clone()
+    }
+
+    /// Poisons the queue from outside: a failed write of a header or a mark is as bad as one of a frame.
+    pub(crate) fn poison_with(&self, error: io::Error) -> Arc<io::Error> {
+        let mut queue = self.queue.lock();
+        queue.poison(error)
+    }
+
+    /// Takes the oldest batch, writes it, syncs it if anybody in it wants that, and tells everybody.
+    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, medium: &impl Medium) -> MutexGuard<'a, Queue> {
+        let Some(mut gathering) = queue.batches.pop_front() else { return queue };
+        queue.leading = true;
+        drop(queue);
+        let unwinding = Unwinding { commit: self, gate: &gathering.gate };
+
+        let mut outcome = Ok(());
+        if !gathering.batch.entries.is_empty() {
+            outcome = medium.write(&mut gathering.batch).map(|placement| {
+                let _ = gathering.gate.placement.set(placement);
+            });
+            if outcome.is_ok() && gathering.wants_sync && gathering.has_unsynced_waiters {
+                self.queue.lock().written = gathering.number;
+                gathering.gate.changed.notify_all();
+            }
+        }
+        if outcome.is_ok() && gathering.wants_sync {
+            outcome = medium.sync();
+        }
+
+        std::mem::forget(unwinding);
+        let mut queue = self.queue.lock();
+        queue.leading = false;
+        match outcome {
+            Ok(()) => {
+                queue.written = gathering.number;
+                if gathering.wants_sync {
+                    queue.synced = gathering.number;
+                }
+                queue.recycle(gathering.batch);
+                // One waiter of the next batch is enough to lead it; the others would only wake to wait again.
+                if let Some(next) = queue.batches.front() {
+                    next.gate.changed.notify_one();
+                }
+            }
+            Err(error) => {
+                queue.poison(error);
+            }
+        }
+        gathering.gate.changed.notify_all();
+        queue
+    }
+}
+
+impl Queue {
+    /// The batch that gathers, or a new one if there is none or `has_room` says no.
+    fn gathering(&mut self, has_room: impl FnOnce(&Batch) -> bool) -> &mut Gathering {
+        let fits = self.batches.back().is_some_and(|last| has_room(&last.batch));
+        if !fits {
+            let mut batch = self.spare.pop().unwrap_or_default();
+            batch.frame.resize(FRAME_HEADER_BYTES, 0);
+            let number = self.next_number;
+            self.next_number += 1;
+            self.batches.push_back(Gathering {
+                number,
+                batch,
+                wants_sync: false,
+                has_unsynced_waiters: false,
+                gate: Arc::default(),
+            });
+        }
+        let last = self.batches.len() - 1;
+        &mut self.batches[last]
+    }
+
+    fn recycle(&mut self, mut batch: Batch) {
+        /// A large result must not keep its buffer for ever.
+        const KEEP_BYTES: usize = 256 << 10;
+        if self.spare.len() < 2 && batch.frame.capacity() <= KEEP_BYTES {
+            batch.frame.clear();
+            batch.entries.clear();
+            (batch.promised_bytes, batch.time_ms) = (0, 0);
+            self.spare.push(batch);
+        }
+    }
+
+    fn poison(&mut self, error: io::Error) -> Arc<io::Error> {
+        let poison = self.poison.get_or_insert_with(|| Arc::new(error));
+        for waiting in &self.batches {
+            waiting.gate.changed.notify_all();
+        }
+        Arc::clone(poison)
+    }
+}
+
+/// Stands guard while a leader is outside the lock: if it unwinds, its followers must not wait for ever.
+struct Unwinding<'a> {
+    commit: &'a Commit,
+    gate: &'a Gate,
+}
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.commit.queue.lock();
+        queue.leading = false;
+        queue.poison(io::Error::other("a thread panicked while it wrote for the others"));
+        self.gate.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::NEVER_MS;
+    use crate::format::record::Kind;
+    use crate::key::{Fingerprint, Key};
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    /// Counts, and fails or panics when told to.
+    #[derive(Default)]
+    struct Counting {
+        writes: AtomicU64,
+        syncs: AtomicU64,
+        records: AtomicU64,
+        fail_write: bool,
+        fail_sync: bool,
+        panic: bool,
+    }
+
+    impl Medium for Counting {
+        fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+            assert!(!self.panic, "planted");
+            if self.fail_write {
+                return Err(io::Error::other("planted"));
+            }
+            let before = self.writes.fetch_add(1, Ordering::SeqCst);
+            self.records.fetch_add(batch.entries.len() as u64, Ordering::SeqCst);
+            Ok(Placement { position: before * 1_000_000, offset: before * 1_000_000 })
+        }
+        fn sync(&self) -> io::Result<()> {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
+            if self.fail_sync { Err(io::Error::other("planted")) } else { Ok(()) }
+        }
+    }
+
+    fn record(key: &str) -> Record<'_> {
+        Record {
+            kind: Kind::Begun,
+            key: Key::new(key),
+            version: Version::from_u64(1),
+            origin: Version::from_u64(1),
+            fingerprint: Fingerprint::NONE,
+            attempt: 1,
+            time_ms: 5,
+            key_expires_ms: NEVER_MS,
+            result_expires_ms: NEVER_MS,
+            result: None,
+        }
+    }
+
+    fn commit() -> Commit {
+        Commit::new(Seed::NONE, 16 << 10)
+    }
+
+    #[test]
+    fn what_waits_together_is_one_write_and_one_sync() {
+        let (commit, medium) = (commit(), Counting::default());
+        let tickets: Vec<_> =
+            (0..10).map(|_| commit.append(&record("k"), 1, 0, Until::Synced).unwrap()).collect();
+        let places: Vec<_> = tickets.iter().map(|t| commit.wait(t, &medium).unwrap().position).collect();
+        assert_eq!((medium.writes.into_inner(), medium.syncs.into_inner()), (1, 1));
+        assert!(places.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+
+    #[test]
+    fn a_batch_never_outgrows_its_limit() {
+        let (commit, medium) = (commit(), Counting::default());
+        let tickets: Vec<_> =
+            (0..1_000).map(|_| commit.append(&record("k"), 1, 0, Until::Written).unwrap()).collect();
+        for gathering in &commit.queue.lock().batches {
+            assert!(gathering.batch.cost_bytes() <= 16 << 10);
+        }
+        // Waited for from the last one: a batch in front of it has waiters of its own and must not be skipped.
+        std::thread::scope(|scope| {
+            for ticket in &tickets {
+                scope.spawn(|| commit.wait(ticket, &medium).unwrap());
+            }
+        });
+        assert_eq!(medium.records.into_inner(), 1_000);
+        assert_eq!(medium.syncs.into_inner(), 0, "nobody asked for a sync");
+    }
+
+    #[test]
+    fn after_a_failed_write_or_sync_nobody_is_acknowledged_any_more() {
+        for (fail_write, fail_sync) in [(true, false), (false, true)] {
+            let commit = commit();
+            let medium = Counting { fail_write, fail_sync, ..Counting::default() };
+            let first = commit.append(&record("a"), 1, 0, Until::Synced).unwrap();
+            assert!(commit.wait(&first, &medium).is_err());
+            assert!(commit.append(&record("b"), 2, 0, Until::Synced).is_err());
+            assert!(commit.sync(&medium).is_err());
+            assert!(commit.wait(&first, &medium).is_err(), "asking again does not help");
+        }
+    }
+
+    #[test]
+    fn a_leader_that_unwinds_poisons_and_wakes_everybody() {
+        let commit = commit();
+        let medium = Counting { panic: true, ..Counting::default() };
+        let tickets: Vec<_> =
+            (0..8).map(|_| commit.append(&record("k"), 1, 0, Until::Synced).unwrap()).collect();
+        let (commit, medium) = (&commit, &medium);
+        let outcomes: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = tickets
+                .iter()
+                .map(|ticket| scope.spawn(move || commit.wait(ticket, medium).is_err()))
+                .collect();
+            threads.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        let panicked = outcomes.iter().filter(|outcome| outcome.is_err()).count();
+        assert_eq!(panicked, 1, "the leader");
+        assert!(outcomes.into_iter().flatten().all(|refused| refused));
+    }
+
+    #[test]
+    fn sync_without_anything_unsynced_touches_nothing_and_otherwise_syncs_once() {
+        let (commit, medium) = (commit(), Counting::default());
+        commit.sync(&medium).unwrap();
+        assert_eq!(medium.syncs.load(Ordering::SeqCst), 0);
+        let ticket = commit.append(&record("k"), 1, 0, Until::Written).unwrap();
+        commit.wait(&ticket, &medium).unwrap();
+        commit.sync(&medium).unwrap();
+        commit.sync(&medium).unwrap();
+        assert_eq!(medium.syncs.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn every_record_of_many_threads_is_written_once_with_fewer_syncs_than_records() {
+        let (commit, medium) = (commit(), Counting::default());
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for turn in 0..200 {
+                        let until = if turn % 3 == 0 { Until::Written } else { Until::Synced };
+                        let ticket = commit.append(&record("k"), 1, 0, until).unwrap();
+                        commit.wait(&ticket, &medium).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(medium.records.into_inner(), 1_600);
+        assert!(medium.syncs.into_inner() <= 1_600);
+    }
+}

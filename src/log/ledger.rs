@@ -1,0 +1,198 @@
+//! How many bytes of the log are dead: what decides when reclaiming is worth its while.
+//!
+//! An estimate, kept in memory and made anew at open. Bytes die in two ways: a record is superseded, which is known
+//! at once, or it expires, which is known in advance. The second is a histogram over the time of expiry whose
+//! buckets widen as they become many, so that it stays small whatever retentions are in use.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+
+use crate::format::NEVER_MS;
+use crate::record::Weight;
+
+/// Above this many buckets the histogram's granularity is doubled.
+const MAX_BUCKETS: usize = 4_096;
+const FIRST_GRANULARITY_MS: u64 = 16;
+
+#[derive(Debug)]
+struct State {
+    total_bytes: u64,
+    dead_bytes: u64,
+    /// Time of expiry, rounded up to the granularity -> bytes.
+    expiring: BTreeMap<u64, u64>,
+    granularity_ms: u64,
+    /// Buckets up to here have been counted as dead.
+    drained_to_ms: u64,
+}
+
+/// The account of one log's dead bytes.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    state: Mutex<State>,
+}
+
+/// Bytes of records in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Balance {
+    pub(crate) total_bytes: u64,
+    pub(crate) dead_bytes: u64,
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Ledger {
+        let state = State {
+            total_bytes: 0,
+            dead_bytes: 0,
+            expiring: BTreeMap::new(),
+            granularity_ms: FIRST_GRANULARITY_MS,
+            drained_to_ms: 0,
+        };
+        Ledger { state: Mutex::new(state) }
+    }
+
+    /// A record was appended and is its key's last.
+    pub(crate) fn add(&self, weight: &Weight) {
+        let mut state = self.state.lock();
+        state.total_bytes += weight.length_bytes;
+        for (due_ms, bytes) in weight.shares() {
+            state.expect(due_ms, bytes);
+        }
+    }
+
+    /// Records that were superseded within their own segment, as the footer tells at open.
+    pub(crate) fn add_dead(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        state.total_bytes += bytes;
+        state.dead_bytes += bytes;
+    }
+
+    /// A record that was added is no longer its key's last, or was dropped.
+    pub(crate) fn bury(&self, weight: &Weight) {
+        let mut state = self.state.lock();
+        for (due_ms, bytes) in weight.shares() {
+            state.bury(due_ms, bytes);
+        }
+    }
+
+    /// A segment left the log; everything in it had been buried.
+    pub(crate) fn remove(&self, record_bytes: u64) {
+        let mut state = self.state.lock();
+        state.total_bytes = state.total_bytes.saturating_sub(record_bytes);
+        state.dead_bytes = state.dead_bytes.saturating_sub(record_bytes);
+    }
+
+    pub(crate) fn balance(&self, now_ms: u64) -> Balance {
+        let mut state = self.state.lock();
+        state.drain(now_ms);
+        Balance { total_bytes: state.total_bytes, dead_bytes: state.dead_bytes.min(state.total_bytes) }
+    }
+}
+
+impl State {
+    fn bucket(&self, due_ms: u64) -> u64 {
+        due_ms.checked_next_multiple_of(self.granularity_ms).unwrap_or(NEVER_MS)
+    }
+
+    fn expect(&mut self, due_ms: u64, bytes: u64) {
+        let bucket = self.bucket(due_ms);
+        if due_ms == NEVER_MS || bytes == 0 {
+            return;
+        }
+        if bucket <= self.drained_to_ms {
+            self.dead_bytes += bytes;
+            return;
+        }
+        *self.expiring.entry(bucket).or_default() += bytes;
+        if self.expiring.len() > MAX_BUCKETS {
+            self.coarsen();
+        }
+    }
+
+    fn bury(&mut self, due_ms: u64, bytes: u64) {
+        let bucket = self.bucket(due_ms);
+        // What was drained is in the dead bytes already.
+        if due_ms != NEVER_MS && bucket <= self.drained_to_ms {
+            return;
+        }
+        if let Some(expected) = self.expiring.get_mut(&bucket) {
+            *expected = expected.saturating_sub(bytes);
+            if *expected == 0 {
+                self.expiring.remove(&bucket);
+            }
+        }
+        self.dead_bytes += bytes;
+    }
+
+    fn drain(&mut self, now_ms: u64) {
+        while let Some(first) = self.expiring.first_entry() {
+            if *first.key() > now_ms {
+                break;
+            }
+            self.drained_to_ms = *first.key();
+            self.dead_bytes += first.remove();
+        }
+    }
+
+    /// Rounding up twice, to a granularity and to its double, is rounding up to the double: buckets merge exactly, so
+    /// that `bury` finds what `expect` put in before.
+    fn coarsen(&mut self) {
+        self.granularity_ms *= 2;
+        let finer = std::mem::take(&mut self.expiring);
+        for (due_ms, bytes) in finer {
+            let bucket = self.bucket(due_ms);
+            *self.expiring.entry(bucket).or_default() += bytes;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::record::Kind;
+
+    fn weight(kind: Kind, length_bytes: u64, result_expires_ms: u64, key_expires_ms: u64) -> Weight {
+        Weight { kind, length_bytes, key_expires_ms, result_expires_ms }
+    }
+
+    #[test]
+    fn what_expires_is_dead_from_its_bucket_on_the_result_before_the_key() {
+        let ledger = Ledger::new();
+        ledger.add(&weight(Kind::Completed, 1_120, 1_000, 2_000));
+        assert_eq!(ledger.balance(999).dead_bytes, 0);
+        assert_eq!(ledger.balance(1_016).dead_bytes, 1_000);
+        assert_eq!(ledger.balance(2_016).dead_bytes, 1_120);
+    }
+
+    #[test]
+    fn nothing_is_buried_twice_however_it_died() {
+        let ledger = Ledger::new();
+        let expiring = weight(Kind::Completed, 500, 1_000, 1_000);
+        let begun = weight(Kind::Begun, 100, NEVER_MS, NEVER_MS);
+        ledger.add(&expiring);
+        ledger.add(&begun);
+        ledger.bury(&begun);
+        assert_eq!(ledger.balance(5_000), Balance { total_bytes: 600, dead_bytes: 600 });
+        ledger.bury(&expiring);
+        assert_eq!(ledger.balance(5_000), Balance { total_bytes: 600, dead_bytes: 600 });
+        ledger.remove(600);
+        assert_eq!(ledger.balance(5_000), Balance::default());
+    }
+
+    #[test]
+    fn the_histogram_stays_small_and_exact_in_its_sum() {
+        let ledger = Ledger::new();
+        let records: Vec<_> =
+            (0..50_000_u64).map(|n| weight(Kind::Released, 100, 0, 1_000 + n * 777)).collect();
+        for record in &records {
+            ledger.add(record);
+        }
+        assert!(ledger.state.lock().expiring.len() <= MAX_BUCKETS);
+        for record in &records[..20_000] {
+            ledger.bury(record);
+        }
+        assert_eq!(ledger.balance(0).dead_bytes, 2_000_000);
+        assert_eq!(ledger.balance(u64::MAX).dead_bytes, 5_000_000);
+        assert!(ledger.state.lock().expiring.is_empty(), "bury found every bucket");
+    }
+}

@@ -1,0 +1,409 @@
+//! The log: a queue of segments in the slots of one file, appended to by group commit.
+//!
+//! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `commit` gathers what is written
+//! together, `room` promises space, `ledger` counts what is dead. [`Log`] puts them together; it knows records and their
+//! places, and nothing of keys' states.
+
+pub(crate) mod commit;
+pub(crate) mod ledger;
+pub(crate) mod reader;
+pub(crate) mod room;
+pub(crate) mod scan;
+pub(crate) mod writer;
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, Result};
+use crate::format::footer::FooterEntry;
+use crate::format::header::Parameters;
+use crate::format::record::Record;
+use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
+use crate::index::Address;
+use crate::key::KeyHasher;
+use crate::storage::{Storage, sync_data};
+use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
+use ledger::Ledger;
+use reader::Reader;
+use room::{Purpose, Room, Supply};
+use scan::Chain;
+use writer::{FullSegment, Progress, Start, Writer};
+
+/// The most that a batch may take of a segment, footer entries included.
+pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {
+    max_frame_bytes(segment_bytes)
+}
+
+/// Whether to go on in the next segment even if nothing was written to this one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rotate {
+    IfWritten,
+    Always,
+}
+
+/// The log of one store.
+#[derive(Debug)]
+pub(crate) struct Log {
+    storage: Arc<dyn Storage>,
+    parameters: Parameters,
+    hasher: KeyHasher,
+    reader: Arc<Reader>,
+    progress: Arc<Progress>,
+    writer: Mutex<Writer>,
+    commit: Commit,
+    room: Room,
+    ledger: Ledger,
+    /// The oldest sequence that is still needed: everything that was live below it has been moved and written.
+    needed_from: AtomicU64,
+    /// A slot was filled and waits for a sync that begins after that.
+    slot_awaits_sync: AtomicBool,
+    syncs: AtomicU64,
+}
+
+/// Room that was promised and is given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "the room is given back when this is dropped"]
+pub(crate) struct Promise {
+    log: Arc<Log>,
+    bytes: u64,
+}
+
+impl Promise {
+    /// The room goes with a record; the log gives it back when that is written.
+    pub(crate) fn spend(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// All of it, in another hand.
+    pub(crate) fn take(&mut self) -> Promise {
+        self.split(self.bytes)
+    }
+
+    /// Parts the promise in two.
+    pub(crate) fn split(&mut self, bytes: u64) -> Promise {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Promise { log: Arc::clone(&self.log), bytes }
+    }
+}
+
+impl Drop for Promise {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.log.room.give_back(self.bytes);
+        }
+    }
+}
+
+impl Log {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        reader: Arc<Reader>,
+        parameters: Parameters,
+        max_slots: u64,
+        ledger: Ledger,
+        start: Start,
+    ) -> Log {
+        let limit = batch_limit_bytes(parameters.segment_bytes);
+        let progress = Arc::new(Progress::default());
+        let needed_from = AtomicU64::new(start.head);
+        let writer = Writer::new(
+            Arc::clone(&storage),
+            Arc::clone(&reader),
+            Arc::clone(&progress),
+            parameters,
+            max_slots,
+            start,
+        );
+        let room = Room::new(parameters.segment_bytes, limit);
+        room.update(writer.supply(), 0);
+        Log {
+            storage,
+            parameters,
+            hasher: KeyHasher::new(parameters.secret),
+            reader,
+            progress,
+            writer: Mutex::new(writer),
+            commit: Commit::new(parameters.seed(), limit),
+            room,
+            ledger,
+            needed_from,
+            slot_awaits_sync: AtomicBool::new(false),
+            syncs: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.reader.path()
+    }
+
+    pub(crate) fn hasher(&self) -> &KeyHasher {
+        &self.hasher
+    }
+
+    pub(crate) fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    pub(crate) fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Promises room for `bytes`, growing the file if need be. None, with the reason, if there is none to be had.
+    pub(crate) fn promise(self: &Arc<Self>, bytes: u64, purpose: Purpose) -> Result<Result<Promise, String>> {
+        loop {
+            if self.room.promise(bytes, purpose) {
+                return Ok(Ok(Promise { log: Arc::clone(self), bytes }));
+            }
+            let mut writer = self.writer.lock();
+            // Somebody may have grown the file while this thread waited for the writer.
+            if self.room.promise(bytes, purpose) {
+                return Ok(Ok(Promise { log: Arc::clone(self), bytes }));
+            }
+            self.check_poison()?;
+            match writer.try_grow() {
+                Ok(Ok(())) => self.room.update(writer.supply(), 0),
+                Ok(Err(reason)) => return Ok(Err(reason)),
+                Err(error) => return Err(self.poison_with(error)),
+            }
+        }
+    }
+
+    /// Promises room in the slots that there are, without growing the file. Needs no lock that a writer holds.
+    pub(crate) fn promise_of_slots_there_are(
+        self: &Arc<Self>,
+        bytes: u64,
+        purpose: Purpose,
+    ) -> Option<Promise> {
+        self.room.promise(bytes, purpose).then(|| Promise { log: Arc::clone(self), bytes })
+    }
+
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.parameters.segment_bytes
+    }
+
+    /// Puts a record into the gathering batch, with the room that was promised for it.
+    pub(crate) fn append(
+        &self,
+        record: &Record<'_>,
+        hash: u128,
+        promise: Promise,
+        until: Until,
+    ) -> Result<Ticket> {
+        let bytes = promise.spend();
+        self.commit.append(record, hash, bytes, until).map_err(|poison| {
+            self.room.give_back(bytes);
+            self.poisoned(poison)
+        })
+    }
+
+    /// Waits until the record is as durable as its ticket wants it. Returns where it went.
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<Address> {
+        let placement = self.commit.wait(ticket, self).map_err(|poison| self.poisoned(poison))?;
+        Address::new(placement.offset).ok_or_else(|| {
+            Error::corrupt(self.path(), placement.offset, "the file is longer than an address can say")
+        })
+    }
+
+    /// Makes everything written before this call survive power loss.
+    pub(crate) fn sync(&self) -> Result<()> {
+        self.commit.sync(self).map_err(|poison| self.poisoned(poison))
+    }
+
+    /// Returns when everything before `position` survives power loss.
+    pub(crate) fn sync_to(&self, position: u64) -> Result<()> {
+        if position <= self.progress.durable() { Ok(()) } else { self.sync() }
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.progress.durable()
+    }
+
+    pub(crate) fn check_poison(&self) -> Result<()> {
+        self.commit.poison().map_or(Ok(()), |poison| Err(self.poisoned(poison)))
+    }
+
+    fn poisoned(&self, source: Arc<io::Error>) -> Error {
+        Error::Poisoned { path: self.path().to_owned(), source }
+    }
+
+    fn poison_with(&self, error: io::Error) -> Error {
+        let poison = self.commit.poison_with(error);
+        crate::events::poisoned(self.path(), &poison);
+        self.poisoned(poison)
+    }
+
+    /// The frame without records that makes an opening's count durable before any of its versions is given out.
+    pub(crate) fn begin_opening(&self, time_ms: u64) -> Result<()> {
+        let mut batch = Batch { time_ms, ..Batch::default() };
+        batch.frame.resize(crate::format::frame::FRAME_HEADER_BYTES, 0);
+        Medium::write(self, &mut batch)
+            .and_then(|_| Medium::sync(self))
+            .map_err(|error| self.reader.io("write the first frame of this opening", error))
+    }
+
+    /// Sequences of the oldest segment that is still needed and of the one being written.
+    pub(crate) fn span(&self) -> (u64, u64) {
+        (self.needed_from.load(Ordering::Acquire), self.writer.lock().tail_sequence())
+    }
+
+    /// Header and slots, without a slot that is being made.
+    pub(crate) fn file_bytes(&self) -> u64 {
+        self.reader.slot_offset(self.writer.lock().slot_count())
+    }
+
+    pub(crate) fn promised_bytes(&self) -> u64 {
+        self.room.promised_bytes()
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn address(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Address> {
+        let offset = self.reader.slot_offset(segment.slot) + entry.offset;
+        Address::new(offset)
+            .ok_or_else(|| Error::corrupt(self.path(), offset, "the footer's address is out of range"))
+    }
+
+    /// The footer entries of a full segment, from its footer or, if that is damaged, from its records.
+    pub(crate) fn full_segment(&self, sequence: u64) -> Result<Option<(FullSegment, Vec<FooterEntry>)>> {
+        let Some(segment) = self.writer.lock().full_segment(sequence) else { return Ok(None) };
+        let slot_offset = self.reader.slot_offset(segment.slot);
+        let io = |error| self.reader.io("read a segment to retire it", error);
+        let footer =
+            scan::read_footer(&*self.storage, slot_offset, sequence, &self.parameters).map_err(io)?;
+        if let Ok((_, entries)) = footer {
+            return Ok(Some((segment, entries)));
+        }
+        let bytes =
+            scan::read_slot(&*self.storage, slot_offset, self.parameters.segment_bytes).map_err(io)?;
+        let first = sequence * self.parameters.segment_bytes + FIRST_FRAME_OFFSET;
+        let chain = first_chain(&bytes, first, &self.parameters);
+        let scan = scan::scan(&bytes, sequence, chain, &self.parameters, &self.hasher);
+        if scan.end != segment.end {
+            let offset = slot_offset + (scan.end % self.parameters.segment_bytes);
+            return Err(Error::corrupt(self.path(), offset, scan.stop.0));
+        }
+        Ok(Some((segment, scan.entries)))
+    }
+
+    /// The oldest segment is not needed any more: what was live in it has been moved, and the moved records written.
+    pub(crate) fn retire(&self, sequence: u64, record_bytes: u64) {
+        self.ledger.remove(record_bytes);
+        self.needed_from.store(sequence + 1, Ordering::Release);
+    }
+
+    /// Makes the slots of retired segments free now, instead of with the next segment.
+    pub(crate) fn publish_head(&self) -> Result<()> {
+        // Read before the writer's sync, which then covers everything that was moved to make it so.
+        let head = self.needed_from.load(Ordering::Acquire);
+        self.with_writer(|writer| writer.publish_head(head))
+    }
+
+    /// Closes the tail, so that everything written so far lies in full segments.
+    pub(crate) fn rotate(&self, time_ms: u64, rotate: Rotate) -> Result<()> {
+        let head = self.needed_from.load(Ordering::Acquire);
+        let full = |reason| Err(Error::Full { path: self.path().to_owned(), reason });
+        self.with_writer(|writer| {
+            if rotate == Rotate::IfWritten && writer.tail_is_empty() {
+                return Ok(Ok(()));
+            }
+            // What is left of the tail is given up: every promise must be covered without it.
+            loop {
+                let supply = writer.supply();
+                let after = Supply {
+                    tail_bytes: self.room.usable_bytes(),
+                    free_slots: supply.free_slots.saturating_sub(1),
+                    full_segments: supply.full_segments + 1,
+                };
+                if supply.free_slots > 0 && self.room.lower(after) {
+                    return writer.switch(head, time_ms).map(Ok);
+                }
+                if let Err(reason) = writer.try_grow()? {
+                    return Ok(full(reason));
+                }
+                self.room.update(writer.supply(), 0);
+            }
+        })?
+    }
+
+    /// Whether moving segments to lower slots would let the file end earlier; the sequence up to which.
+    pub(crate) fn shorter_by_moving(&self) -> Option<u64> {
+        let writer = self.writer.lock();
+        let lowest_free = writer.lowest_free_slot()?;
+        (lowest_free < writer.highest_used_slot()).then(|| writer.sequence_in_highest_slot())
+    }
+
+    /// Cuts off free slots at the end of the file that no promise needs.
+    pub(crate) fn shrink(&self) -> Result<()> {
+        self.with_writer(|writer| {
+            while writer.last_slot_is_free() {
+                let supply = writer.supply();
+                if !self.room.lower(Supply { free_slots: supply.free_slots.saturating_sub(1), ..supply }) {
+                    break;
+                }
+                writer.drop_last_slot();
+            }
+            writer.cut()
+        })
+    }
+
+    /// Writes down that the log ends here.
+    pub(crate) fn mark_closed(&self, time_ms: u64) -> Result<()> {
+        self.with_writer(|writer| writer.mark_closed(time_ms))
+    }
+
+    fn with_writer<R>(&self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> Result<R> {
+        let mut writer = self.writer.lock();
+        self.check_poison()?;
+        let outcome = change(&mut writer);
+        self.room.update(writer.supply(), 0);
+        outcome.map_err(|error| self.poison_with(error))
+    }
+}
+
+/// The chain that the first frame of a segment says it continues: in a full segment, whose end is known, that end is
+/// the check.
+fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
+    let at = usize::try_from(FIRST_FRAME_OFFSET).unwrap_or(usize::MAX);
+    let header = crate::format::frame::FrameHeader::decode(
+        slot.get(at..).unwrap_or_default(),
+        first,
+        max_frame_bytes(parameters.segment_bytes),
+        parameters.seed(),
+    );
+    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum), open_count: 0, time_ms: 0 }
+}
+
+impl Medium for Log {
+    fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+        // Read before the writer is entered: what was moved to make it so has been written.
+        let head = self.needed_from.load(Ordering::Acquire);
+        let mut writer = self.writer.lock();
+        let placement = writer.write(batch, head)?;
+        if self.room.is_scarce() && writer.grow_ahead(batch.frame.len() as u64) {
+            self.slot_awaits_sync.store(true, Ordering::Release);
+        }
+        self.room.update(writer.supply(), batch.promised_bytes);
+        Ok(placement)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let slot_is_filled = self.slot_awaits_sync.swap(false, Ordering::AcqRel);
+        let written = self.progress.written();
+        self.syncs.fetch_add(1, Ordering::Relaxed);
+        sync_data(&*self.storage)?;
+        self.progress.set_durable(written);
+        if slot_is_filled {
+            let mut writer = self.writer.lock();
+            writer.settle_growth();
+            self.room.update(writer.supply(), 0);
+        }
+        Ok(())
+    }
+}

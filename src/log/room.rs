@@ -1,0 +1,174 @@
+//! Who may still write how much: so that only those who begin something are ever told that the store is full.
+//!
+//! Every record is promised its room before it is appended: a begin for itself and for the completion that will
+//! follow it, a forget or a moved record for itself. A promise is kept whatever happens to the disk, because it is
+//! covered by slots that exist already, at full length and synced.
+//!
+//! A batch that does not fit the rest of a segment goes to the next one, and the rest is wasted; no batch takes more
+//! than `batch_limit_bytes`, so every segment is worth at least its usable bytes less that limit, however the
+//! records fall. That is what is counted with here.
+
+use crate::format::FIRST_FRAME_OFFSET;
+use crate::format::footer::TRAILER_BYTES;
+use parking_lot::Mutex;
+
+/// Slots that are kept for moving the live records of the oldest segment, so that a full store can be reclaimed.
+const SLOTS_FOR_MOVING: u64 = 2;
+
+/// What the writer tells of the log after every change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Supply {
+    /// Bytes left for frames and footer entries in the segment that is being written.
+    pub(crate) tail_bytes: u64,
+    /// Slots that can be taken at once.
+    pub(crate) free_slots: u64,
+    /// Full segments: what could be retired.
+    pub(crate) full_segments: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    supply: Supply,
+    promised_bytes: u64,
+}
+
+/// The account of one store's room.
+#[derive(Debug)]
+pub(crate) struct Room {
+    state: Mutex<State>,
+    usable_bytes: u64,
+    batch_limit_bytes: u64,
+}
+
+/// Who asks for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Something new: leaves alone what is kept for moving.
+    Begin,
+    /// What gives room back in the end: a moved record, a forget.
+    Upkeep,
+}
+
+impl Room {
+    pub(crate) fn new(segment_bytes: u64, batch_limit_bytes: u64) -> Room {
+        let usable_bytes = segment_bytes - FIRST_FRAME_OFFSET - TRAILER_BYTES;
+        assert!(batch_limit_bytes < usable_bytes, "a segment holds at least one batch");
+        Room { state: Mutex::default(), usable_bytes, batch_limit_bytes }
+    }
+
+    /// Promises `bytes`, if there is room for them beside all earlier promises.
+    #[must_use]
+    pub(crate) fn promise(&self, bytes: u64, purpose: Purpose) -> bool {
+        let mut state = self.state.lock();
+        let kept = match purpose {
+            Purpose::Begin => self.kept_for_moving(&state.supply),
+            Purpose::Upkeep => 0,
+        };
+        let fits = state.promised_bytes + kept + bytes <= self.guaranteed(&state.supply);
+        if fits {
+            state.promised_bytes += bytes;
+        }
+        fits
+    }
+
+    /// Gives a promise back, kept or not needed.
+    pub(crate) fn give_back(&self, bytes: u64) {
+        let mut state = self.state.lock();
+        debug_assert!(state.promised_bytes >= bytes, "more given back than was promised");
+        state.promised_bytes = state.promised_bytes.saturating_sub(bytes);
+    }
+
+    /// Takes note of what the log has now; `kept_bytes` of promises were just kept by writing their records. One step,
+    /// so that nobody is promised room that is used and not yet accounted for, or refused room that is free.
+    pub(crate) fn update(&self, supply: Supply, kept_bytes: u64) {
+        let mut state = self.state.lock();
+        state.supply = supply;
+        debug_assert!(state.promised_bytes >= kept_bytes, "more was written than was promised");
+        state.promised_bytes = state.promised_bytes.saturating_sub(kept_bytes);
+    }
+
+    /// Whether another slot should be made ready: less than a segment's worth is left for beginning.
+    pub(crate) fn is_scarce(&self) -> bool {
+        let state = self.state.lock();
+        let wanted = state.promised_bytes + self.kept_for_moving(&state.supply) + self.worth();
+        self.guaranteed(&state.supply) < wanted
+    }
+
+    /// Takes note that the log is about to have less, unless a promise would then be uncovered. Before it has, so that no
+    /// promise is made in between that could not be kept.
+    #[must_use]
+    pub(crate) fn lower(&self, supply: Supply) -> bool {
+        let mut state = self.state.lock();
+        let covered = self.guaranteed(&supply) >= state.promised_bytes;
+        if covered {
+            state.supply = supply;
+        }
+        covered
+    }
+
+    /// What a segment holds that nothing was written to.
+    pub(crate) fn usable_bytes(&self) -> u64 {
+        self.usable_bytes
+    }
+
+    pub(crate) fn promised_bytes(&self) -> u64 {
+        self.state.lock().promised_bytes
+    }
+
+    /// What an empty segment is worth, however the records fall.
+    fn worth(&self) -> u64 {
+        self.usable_bytes - self.batch_limit_bytes
+    }
+
+    fn guaranteed(&self, supply: &Supply) -> u64 {
+        supply.tail_bytes.saturating_sub(self.batch_limit_bytes) + supply.free_slots * self.worth()
+    }
+
+    fn kept_for_moving(&self, supply: &Supply) -> u64 {
+        supply.full_segments.min(SLOTS_FOR_MOVING) * self.worth()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEGMENT: u64 = 64 << 10;
+    const LIMIT: u64 = 16 << 10;
+    const USABLE: u64 = SEGMENT - 4_096 - 64;
+
+    fn room(supply: Supply) -> Room {
+        let room = Room::new(SEGMENT, LIMIT);
+        room.update(supply, 0);
+        room
+    }
+
+    #[test]
+    fn promises_never_exceed_what_is_sure_to_fit_however_the_batches_fall() {
+        let room = room(Supply { tail_bytes: USABLE, free_slots: 1, full_segments: 0 });
+        let mut promised = 0;
+        while room.promise(1_000, Purpose::Begin) {
+            promised += 1_000;
+        }
+        assert!(promised <= 2 * (USABLE - LIMIT) && promised + 1_000 > 2 * (USABLE - LIMIT));
+    }
+
+    #[test]
+    fn a_begin_leaves_alone_what_is_kept_for_moving_and_upkeep_uses_it() {
+        let room = room(Supply { tail_bytes: 0, free_slots: 2, full_segments: 5 });
+        assert!(!room.promise(8, Purpose::Begin));
+        assert!(room.promise(8, Purpose::Upkeep));
+        room.give_back(8);
+        assert_eq!(room.promised_bytes(), 0);
+    }
+
+    #[test]
+    fn a_slot_is_spared_only_if_every_promise_stays_covered() {
+        let room = room(Supply { tail_bytes: 0, free_slots: 2, full_segments: 0 });
+        assert!(room.promise(USABLE - LIMIT + 8, Purpose::Begin));
+        assert!(!room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
+        room.give_back(8);
+        assert!(room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
+        assert!(!room.promise(8, Purpose::Begin), "it counts from then on");
+    }
+}

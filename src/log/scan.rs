@@ -1,0 +1,197 @@
+//! Reading whole segments: by their footer where it checks, frame by frame where it does not. Changes nothing.
+
+use std::collections::HashMap;
+use std::io;
+
+use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, Trailer};
+use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
+use crate::format::header::Parameters;
+use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, get_u64, max_frame_bytes};
+use crate::key::KeyHasher;
+use crate::storage::{Storage, read_exact_at};
+
+/// A frame that checked.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FrameSpan {
+    pub(crate) position: u64,
+    pub(crate) length: u64,
+    pub(crate) checksum: u32,
+    pub(crate) synced_to: u64,
+}
+
+/// What the frames of one segment say, up to the first that does not check.
+#[derive(Debug)]
+pub(crate) struct Scan {
+    pub(crate) frames: Vec<FrameSpan>,
+    /// Each key's last record, by offset.
+    pub(crate) entries: Vec<FooterEntry>,
+    pub(crate) record_bytes: u64,
+    /// The position behind the last frame that checked.
+    pub(crate) end: u64,
+    pub(crate) last_checksum: u32,
+    pub(crate) open_count: u32,
+    pub(crate) time_ms: u64,
+    /// Why it ended there.
+    pub(crate) stop: Fault,
+}
+
+/// What a frame must continue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Chain {
+    pub(crate) checksum: u32,
+    pub(crate) open_count: u32,
+    pub(crate) time_ms: u64,
+}
+
+/// The whole of a slot.
+pub(crate) fn read_slot(storage: &dyn Storage, offset: u64, segment_bytes: u64) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(segment_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut bytes = vec![0; length];
+    read_exact_at(storage, &mut bytes, offset)?;
+    Ok(bytes)
+}
+
+/// The most that a frame at `within` (from the start of its slot) can be long.
+fn frame_limit(parameters: &Parameters, within: u64) -> u64 {
+    let left = parameters.segment_bytes.saturating_sub(TRAILER_BYTES).saturating_sub(within);
+    left.min(max_frame_bytes(parameters.segment_bytes))
+}
+
+/// Follows the frames of segment `sequence`, which `slot` is all of.
+pub(crate) fn scan(
+    slot: &[u8],
+    sequence: u64,
+    chain: Chain,
+    parameters: &Parameters,
+    hasher: &KeyHasher,
+) -> Scan {
+    let base = sequence * parameters.segment_bytes;
+    let mut within = FIRST_FRAME_OFFSET;
+    let mut last: HashMap<u128, FooterEntry> = HashMap::new();
+    let mut scan = Scan {
+        frames: Vec::new(),
+        entries: Vec::new(),
+        record_bytes: 0,
+        end: base + within,
+        last_checksum: chain.checksum,
+        open_count: chain.open_count,
+        time_ms: chain.time_ms,
+        stop: Fault("the segment is full"),
+    };
+    loop {
+        let at = usize::try_from(within).unwrap_or(usize::MAX);
+        let rest = slot.get(at..).unwrap_or_default();
+        let frame =
+            match Frame::decode(rest, base + within, frame_limit(parameters, within), parameters.seed()) {
+                Ok(frame) => frame,
+                Err(fault) => {
+                    scan.stop = fault;
+                    break;
+                }
+            };
+        let stamp = frame.header.stamp;
+        // A frame that an earlier life of the log left behind at just this position is whole and still not ours.
+        if stamp.previous_checksum != scan.last_checksum {
+            scan.stop = Fault("the frame does not continue the one before");
+            break;
+        }
+        if stamp.open_count < scan.open_count {
+            scan.stop = Fault("the frame is of an earlier opening than the one before");
+            break;
+        }
+        for (position, length, record) in frame.records() {
+            scan.record_bytes += length;
+            let hash = hasher.key(record.key);
+            let entry = FooterEntry {
+                hash,
+                version: record.version,
+                key_expires_ms: record.key_expires_ms,
+                result_expires_ms: record.result_expires_ms,
+                offset: position - base,
+                length,
+                kind: record.kind,
+            };
+            last.insert(hash, entry);
+        }
+        scan.frames.push(FrameSpan {
+            position: stamp.position,
+            length: frame.header.length as u64,
+            checksum: frame.header.checksum,
+            synced_to: stamp.synced_to,
+        });
+        (scan.last_checksum, scan.open_count) = (frame.header.checksum, stamp.open_count);
+        scan.time_ms = scan.time_ms.max(stamp.time_ms);
+        within += frame.header.length as u64;
+        scan.end = base + within;
+    }
+    scan.entries = last.into_values().collect();
+    scan.entries.sort_unstable_by_key(|entry| entry.offset);
+    scan
+}
+
+/// The highest `synced_to` of any frame header that checks behind `from` in the slot, and where that frame is: what
+/// tells a hole in synced data from a tail that was never promised to anybody. The records of such a frame need not
+/// check: its header alone was written by a leader who knew.
+pub(crate) fn later_attestation(
+    slot: &[u8],
+    sequence: u64,
+    from: u64,
+    parameters: &Parameters,
+) -> Option<(u64, u64)> {
+    let base = sequence * parameters.segment_bytes;
+    let seed = parameters.seed();
+    let mut highest: Option<(u64, u64)> = None;
+    let mut within = from - base + ALIGNMENT_BYTES;
+    let last = parameters.segment_bytes - TRAILER_BYTES - FRAME_HEADER_BYTES as u64;
+    while within <= last {
+        let at = usize::try_from(within).unwrap_or(usize::MAX);
+        if get_u64(slot, at + 8) == base + within
+            && let Ok(header) =
+                FrameHeader::decode(&slot[at..], base + within, frame_limit(parameters, within), seed)
+        {
+            let found = (header.stamp.synced_to, header.stamp.position);
+            highest = highest.max(Some(found));
+        }
+        within += ALIGNMENT_BYTES;
+    }
+    highest
+}
+
+/// Whether the slot holds a frame of `sequence` at its first place.
+pub(crate) fn first_frame(
+    storage: &dyn Storage,
+    slot_offset: u64,
+    parameters: &Parameters,
+) -> io::Result<Option<u64>> {
+    let mut bytes = [0; FRAME_HEADER_BYTES];
+    read_exact_at(storage, &mut bytes, slot_offset + FIRST_FRAME_OFFSET)?;
+    let position = get_u64(&bytes, 8);
+    let sequence = position / parameters.segment_bytes;
+    if position % parameters.segment_bytes != FIRST_FRAME_OFFSET {
+        return Ok(None);
+    }
+    let header =
+        FrameHeader::decode(&bytes, position, frame_limit(parameters, FIRST_FRAME_OFFSET), parameters.seed());
+    Ok(header.is_ok().then_some(sequence))
+}
+
+/// The footer of a full segment, if there is one that checks.
+pub(crate) fn read_footer(
+    storage: &dyn Storage,
+    slot_offset: u64,
+    sequence: u64,
+    parameters: &Parameters,
+) -> io::Result<Result<(Trailer, Vec<FooterEntry>), Fault>> {
+    let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
+    let mut trailer_bytes = [0; TRAILER_BYTES as usize];
+    read_exact_at(storage, &mut trailer_bytes, trailer_at)?;
+    let trailer = match Trailer::decode(&trailer_bytes, sequence, parameters.segment_bytes) {
+        Ok(trailer) => trailer,
+        Err(fault) => return Ok(Err(fault)),
+    };
+    let entries_bytes = footer::footer_bytes(u64::from(trailer.entry_count)) - TRAILER_BYTES;
+    let length = usize::try_from(entries_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    let mut bytes = vec![0; length];
+    read_exact_at(storage, &mut bytes, trailer_at - entries_bytes)?;
+    Ok(footer::decode_entries(&bytes, &trailer_bytes, parameters.seed()).map(|entries| (trailer, entries)))
+}

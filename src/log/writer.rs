@@ -1,0 +1,424 @@
+//! The end of the log: where the next frame goes, and the slots that it will go to later.
+//!
+//! One thread at a time is here, the commit leader or whoever publishes a head, grows or shrinks the file. Readers
+//! never wait for it.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::commit::{Batch, Placement};
+use super::reader::Reader;
+use super::room::Supply;
+use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
+use crate::format::frame::{self, Stamp};
+use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
+use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
+use crate::storage::{Storage, sync_data, write_all_at, write_zeroes_at};
+
+/// A segment of the log that is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FullSegment {
+    pub(crate) slot: u64,
+    /// The position at which its frames end.
+    pub(crate) end: u64,
+    pub(crate) record_bytes: u64,
+}
+
+/// The segment that is being written.
+#[derive(Debug)]
+pub(crate) struct Tail {
+    pub(crate) slot: u64,
+    pub(crate) header: SegmentHeader,
+    /// Where the next frame goes, from the start of the slot.
+    pub(crate) offset: u64,
+    pub(crate) last_checksum: u32,
+    pub(crate) record_bytes: u64,
+    /// What the footer will say.
+    pub(crate) entries: HashMap<u128, FooterEntry>,
+}
+
+/// How far the log reaches: with the operating system, and on disk. Positions.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    written: AtomicU64,
+    durable: AtomicU64,
+}
+
+impl Progress {
+    pub(crate) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn set_written(&self, position: u64) {
+        self.written.store(position, Ordering::Release);
+    }
+
+    /// Call with what had been written before the sync began, after it reported success.
+    pub(crate) fn set_durable(&self, position: u64) {
+        self.durable.fetch_max(position, Ordering::AcqRel);
+    }
+}
+
+/// A slot that is being made at the end of the file.
+#[derive(Debug, Default)]
+struct Growth {
+    /// Zeroes written so far.
+    filled_bytes: u64,
+    /// Zeroes that appended bytes have paid for and that were not written yet.
+    owed_bytes: u64,
+}
+
+/// How many zeroes an appended byte pays for: the next slot is ready well before this one is full.
+const ZEROES_PER_BYTE: u64 = 4;
+/// Zeroes written at once: few system calls, and little for the next sync to carry.
+const PIECE_BYTES: u64 = 64 << 10;
+
+/// The end of the log and the slots of the file.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    storage: Arc<dyn Storage>,
+    reader: Arc<Reader>,
+    progress: Arc<Progress>,
+    parameters: Parameters,
+    seed: Seed,
+    open_count: u32,
+    /// The oldest sequence that a durable header still counts to the log.
+    head: u64,
+    /// Sequences head.. in order; the tail is not among them.
+    full: VecDeque<FullSegment>,
+    tail: Tail,
+    /// Slots at full length, synced, holding nothing that a durable header counts to the log. Lowest first, so that
+    /// the end of the file falls free.
+    free: BTreeSet<u64>,
+    /// Slots at full length and synced.
+    slot_count: u64,
+    max_slots: u64,
+    growth: Growth,
+}
+
+/// Where a [`Writer`] begins.
+#[derive(Debug)]
+pub(crate) struct Start {
+    pub(crate) open_count: u32,
+    pub(crate) head: u64,
+    pub(crate) full: VecDeque<FullSegment>,
+    pub(crate) tail: Tail,
+    pub(crate) free: BTreeSet<u64>,
+    pub(crate) slot_count: u64,
+}
+
+impl Writer {
+    pub(crate) fn new(
+        storage: Arc<dyn Storage>,
+        reader: Arc<Reader>,
+        progress: Arc<Progress>,
+        parameters: Parameters,
+        max_slots: u64,
+        start: Start,
+    ) -> Writer {
+        let Start { open_count, head, full, tail, free, slot_count } = start;
+        let seed = parameters.seed();
+        let growth = Growth::default();
+        let writer = Writer {
+            storage,
+            reader,
+            progress,
+            parameters,
+            seed,
+            open_count,
+            head,
+            full,
+            tail,
+            free,
+            slot_count,
+            max_slots,
+            growth,
+        };
+        writer.progress.set_written(writer.end());
+        writer.progress.set_durable(writer.end());
+        writer
+    }
+
+    /// The position at which the log ends.
+    fn end(&self) -> u64 {
+        self.tail.header.sequence * self.parameters.segment_bytes + self.tail.offset
+    }
+
+    pub(crate) fn tail_sequence(&self) -> u64 {
+        self.tail.header.sequence
+    }
+
+    pub(crate) fn slot_count(&self) -> u64 {
+        self.slot_count
+    }
+
+    pub(crate) fn tail_is_empty(&self) -> bool {
+        self.tail.offset == FIRST_FRAME_OFFSET
+    }
+
+    /// The full segment of that sequence, if it is one.
+    pub(crate) fn full_segment(&self, sequence: u64) -> Option<FullSegment> {
+        let at = usize::try_from(sequence.checked_sub(self.head)?).ok()?;
+        self.full.get(at).copied()
+    }
+
+    pub(crate) fn supply(&self) -> Supply {
+        let footer = footer_bytes(self.tail.entries.len() as u64);
+        Supply {
+            tail_bytes: self.parameters.segment_bytes.saturating_sub(self.tail.offset + footer),
+            free_slots: self.free.len() as u64,
+            full_segments: self.full.len() as u64,
+        }
+    }
+
+    fn fits(&self, batch: &Batch) -> bool {
+        let entries = (self.tail.entries.len() + batch.entries.len()) as u64;
+        self.tail.offset + batch.frame.len() as u64 + footer_bytes(entries) <= self.parameters.segment_bytes
+    }
+
+    /// Writes the batch as one frame, in the next segment if it does not fit this one. `head` is the oldest
+    /// sequence that is still needed; what was moved away from below it was written before this call.
+    pub(crate) fn write(&mut self, batch: &mut Batch, head: u64) -> io::Result<Placement> {
+        if !self.fits(batch) {
+            self.switch(head, batch.time_ms)?;
+        }
+        let position = self.end();
+        let stamp = Stamp {
+            position,
+            synced_to: self.progress.durable().min(position),
+            previous_checksum: self.tail.last_checksum,
+            open_count: self.open_count,
+            time_ms: batch.time_ms,
+        };
+        let checksum = frame::seal(&mut batch.frame, &stamp, self.seed);
+        let placement =
+            Placement { position, offset: self.reader.slot_offset(self.tail.slot) + self.tail.offset };
+        write_all_at(&*self.storage, &batch.frame, placement.offset)?;
+        for entry in &batch.entries {
+            let footer_entry = FooterEntry {
+                hash: entry.hash,
+                version: entry.version,
+                key_expires_ms: entry.weight.key_expires_ms,
+                result_expires_ms: entry.weight.result_expires_ms,
+                offset: self.tail.offset + entry.at,
+                length: entry.weight.length_bytes,
+                kind: entry.weight.kind,
+            };
+            self.tail.entries.insert(entry.hash, footer_entry);
+            self.tail.record_bytes += entry.weight.length_bytes;
+        }
+        self.tail.last_checksum = checksum;
+        self.tail.offset += batch.frame.len() as u64;
+        self.progress.set_written(self.end());
+        Ok(placement)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let written = self.progress.written();
+        sync_data(&*self.storage)?;
+        self.progress.set_durable(written);
+        Ok(())
+    }
+
+    /// Goes on in the next segment. The order of the four steps is what makes a footer without its successor, and
+    /// a gap between head and tail, signs of damage and never of a crash.
+    pub(crate) fn switch(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
+        self.sync()?;
+        if self.free.is_empty() {
+            // Promises are covered by slots; only what needs none, an opening or a compaction, can come here.
+            self.grow_now()?;
+        }
+        let Some(slot) = self.free.pop_first() else {
+            return Err(io::Error::new(io::ErrorKind::StorageFull, "no slot for the next segment"));
+        };
+        let header = SegmentHeader {
+            parameters: self.parameters,
+            sequence: self.tail.header.sequence + 1,
+            head,
+            previous_end: self.end(),
+            previous_checksum: self.tail.last_checksum,
+            open_count: self.open_count,
+            time_ms: time_ms.max(self.tail.header.time_ms),
+        };
+        write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
+        self.sync()?;
+
+        let mut entries: Vec<FooterEntry> = self.tail.entries.values().copied().collect();
+        entries.sort_unstable_by_key(|entry| entry.offset);
+        let footer = footer::encode(
+            &entries,
+            self.tail.header.sequence,
+            self.end(),
+            self.tail.record_bytes,
+            self.tail.last_checksum,
+            self.seed,
+        );
+        let slot_end = self.reader.slot_offset(self.tail.slot) + self.parameters.segment_bytes;
+        write_all_at(&*self.storage, &footer, slot_end - footer.len() as u64)?;
+
+        self.reader.set_sequence(slot, header.sequence);
+        self.full.push_back(FullSegment {
+            slot: self.tail.slot,
+            end: self.end(),
+            record_bytes: self.tail.record_bytes,
+        });
+        self.tail.slot = slot;
+        self.tail.header = header;
+        self.tail.offset = FIRST_FRAME_OFFSET;
+        self.tail.record_bytes = 0;
+        self.tail.entries.clear();
+        self.progress.set_written(self.end());
+        self.progress.set_durable(self.end());
+        self.free_below(head);
+        Ok(())
+    }
+
+    /// Frees what lies below `head` without waiting for the next segment, by writing the tail's header again in
+    /// place. `head` must have been read before this call, so that the sync covers what was moved.
+    pub(crate) fn publish_head(&mut self, head: u64) -> io::Result<()> {
+        if head <= self.head {
+            return Ok(());
+        }
+        self.sync()?;
+        let header = SegmentHeader { head, ..self.tail.header };
+        write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(self.tail.slot))?;
+        self.sync()?;
+        self.tail.header = header;
+        self.free_below(head);
+        Ok(())
+    }
+
+    fn free_below(&mut self, head: u64) {
+        while self.head < head {
+            let Some(segment) = self.full.pop_front() else { break };
+            self.reader.set_sequence(segment.slot, 0);
+            self.free.insert(segment.slot);
+            self.head += 1;
+        }
+    }
+
+    /// Pays for the next slot what `appended_bytes` owe it. True when it is filled and waits for a sync.
+    ///
+    /// A disk that is full, or any other reason not to grow, is met here where it harms nobody; whoever needs the slot meets
+    /// it again in [`Writer::grow_now`].
+    pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> bool {
+        if self.growth_is_filled() {
+            return true;
+        }
+        self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
+        if self.growth.owed_bytes < PIECE_BYTES || self.slot_count >= self.max_slots {
+            return false;
+        }
+        self.growth.owed_bytes = 0;
+        if self.fill(PIECE_BYTES).is_err() {
+            return false;
+        }
+        self.growth_is_filled()
+    }
+
+    fn growth_is_filled(&self) -> bool {
+        self.growth.filled_bytes == self.parameters.segment_bytes
+    }
+
+    fn fill(&mut self, bytes: u64) -> io::Result<()> {
+        let left = self.parameters.segment_bytes - self.growth.filled_bytes;
+        let bytes = bytes.min(left);
+        let at = self.reader.slot_offset(self.slot_count) + self.growth.filled_bytes;
+        write_zeroes_at(&*self.storage, at, bytes)?;
+        self.growth.filled_bytes += bytes;
+        Ok(())
+    }
+
+    /// The filled slot is usable: a sync that began after it was filled has succeeded.
+    pub(crate) fn settle_growth(&mut self) {
+        if self.growth_is_filled() {
+            self.free.insert(self.slot_count);
+            self.slot_count += 1;
+            self.growth = Growth::default();
+        }
+    }
+
+    /// Makes the next slot at once. The outer error is one that leaves unknown what is on disk; the inner one says
+    /// why the file cannot grow.
+    pub(crate) fn try_grow(&mut self) -> io::Result<Result<(), String>> {
+        if self.slot_count >= self.max_slots {
+            let now_bytes = STORE_HEADER_BYTES + self.slot_count * self.parameters.segment_bytes;
+            return Ok(Err(format!(
+                "another segment of {} bytes would take the file, now {now_bytes} bytes, over Options::max_size",
+                self.parameters.segment_bytes
+            )));
+        }
+        if let Err(error) = self.fill(self.parameters.segment_bytes) {
+            return Ok(Err(format!("the file cannot grow ({error})")));
+        }
+        self.sync()?;
+        self.settle_growth();
+        Ok(Ok(()))
+    }
+
+    fn grow_now(&mut self) -> io::Result<()> {
+        self.try_grow()?.map_err(|reason| io::Error::new(io::ErrorKind::StorageFull, reason))
+    }
+
+    pub(crate) fn last_slot_is_free(&self) -> bool {
+        self.slot_count > 0 && self.free.contains(&(self.slot_count - 1))
+    }
+
+    /// Gives up the last slot of the file, which is free; [`Writer::cut`] then makes it so on disk.
+    pub(crate) fn drop_last_slot(&mut self) {
+        assert!(self.last_slot_is_free(), "a slot in use is never given up");
+        self.slot_count -= 1;
+        self.free.remove(&self.slot_count);
+    }
+
+    /// Cuts the file behind its last slot.
+    pub(crate) fn cut(&mut self) -> io::Result<()> {
+        self.growth = Growth::default();
+        let length = self.reader.slot_offset(self.slot_count);
+        if self.storage.len()? > length {
+            self.storage.set_len(length)?;
+            self.sync()?;
+        }
+        Ok(())
+    }
+
+    /// The highest slot in use: what keeps the file from being shorter.
+    pub(crate) fn highest_used_slot(&self) -> u64 {
+        self.full.iter().map(|segment| segment.slot).max().unwrap_or(0).max(self.tail.slot)
+    }
+
+    /// The sequence of the segment in the highest slot in use.
+    pub(crate) fn sequence_in_highest_slot(&self) -> u64 {
+        let highest = self.highest_used_slot();
+        let at = self.full.iter().position(|segment| segment.slot == highest);
+        at.map_or(self.tail.header.sequence, |at| self.head + at as u64)
+    }
+
+    pub(crate) fn lowest_free_slot(&self) -> Option<u64> {
+        self.free.first().copied()
+    }
+
+    /// Writes down where the log ends, twice, so that one damaged sector does not take the knowledge away.
+    pub(crate) fn mark_closed(&mut self, time_ms: u64) -> io::Result<()> {
+        self.sync()?;
+        let mark = CloseMark {
+            end: self.end(),
+            last_checksum: self.tail.last_checksum,
+            open_count: self.open_count,
+            time_ms: time_ms.max(self.tail.header.time_ms),
+        };
+        let sector = mark.encode(self.seed);
+        for offset in CLOSE_MARK_OFFSETS {
+            write_all_at(&*self.storage, &sector, self.reader.slot_offset(self.tail.slot) + offset)?;
+        }
+        self.sync()
+    }
+}
+
+const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);

@@ -1,0 +1,578 @@
+//! The typed face: perform an act once, and give every retry its result.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::{Codec, CodecError, DefaultCodec};
+use crate::engine::{Durability, Engine, Terms};
+use crate::error::{Error, Result};
+use crate::key::{Fingerprint, Key};
+use crate::lease::{Begin, Completion, Doubt, Lease};
+use crate::options::{check_lease, check_retention};
+use crate::record::Retention;
+use crate::status::Version;
+use crate::store::Recorded;
+
+/// An act to be performed once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
+/// [`run`](Operation::run).
+///
+/// ```
+/// use oncekey::{Failure, Outcome, Store};
+/// use serde::{Deserialize, Serialize};
+///
+/// #[derive(Serialize)]
+/// struct Charge { account: u64, cents: u64 }
+/// #[derive(Serialize, Deserialize, Debug, PartialEq)]
+/// struct Receipt { id: u64 }
+///
+/// # struct Gateway;
+/// # impl Gateway {
+/// #     fn charge(&self, _key: &str, _charge: &Charge) -> Result<Receipt, std::io::Error> { Ok(Receipt { id: 17 }) }
+/// #     fn find(&self, _key: &str) -> Result<Option<Receipt>, std::io::Error> { Ok(None) }
+/// # }
+/// # let gateway = Gateway;
+/// let store = Store::in_memory()?;
+/// let charge = Charge { account: 42, cents: 1_000 };
+///
+/// let outcome = store
+///     .operation("charge:order-1729")
+///     .request(&charge)
+///     .reconcile(|attempt| gateway.find(attempt.key().as_str().unwrap_or_default()))
+///     .run(|attempt| {
+///         // `?` on an error of the gateway's leaves the operation in doubt: the charge may have gone through.
+///         let receipt = gateway.charge(attempt.key().as_str().unwrap_or_default(), &charge)?;
+///         Ok::<_, Failure<std::io::Error>>(receipt)
+///     })?;
+///
+/// match outcome {
+///     Outcome::Done(receipt) => assert_eq!(receipt.id, 17),         // this call performed the act
+///     Outcome::AlreadyDone(receipt) => assert_eq!(receipt.id, 17),  // an earlier one did; the same receipt
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "an operation does nothing until it is run"]
+pub struct Operation<'a, C = DefaultCodec, D = Refuse> {
+    engine: &'a Arc<Engine>,
+    key: Key<'a>,
+    fingerprint: Result<Fingerprint>,
+    asked: Asked,
+    codec: C,
+    doubt: D,
+}
+
+/// What was asked for, before it has been checked.
+#[derive(Debug, Clone, Copy, Default)]
+struct Asked {
+    retention: Option<Duration>,
+    result_retention: Option<Duration>,
+    lease: Option<Duration>,
+    wait: Option<Duration>,
+    durability: Option<Durability>,
+}
+
+impl<'a> Operation<'a> {
+    pub(crate) fn new(engine: &'a Arc<Engine>, key: Key<'a>) -> Operation<'a> {
+        Operation {
+            engine,
+            key,
+            fingerprint: Ok(Fingerprint::NONE),
+            asked: Asked::default(),
+            codec: DefaultCodec::default(),
+            doubt: Refuse,
+        }
+    }
+}
+
+impl<'a, C> Operation<'a, C, Refuse> {
+    /// Asks `reconcile` when an earlier attempt is in doubt: did its act happen? It is only asked then, one caller at
+    /// a time, and must be **authoritative**: [`Reconciled::NotApplied`] performs the act again. A look into a cache,
+    /// or into a system that may yet process what was sent, is not enough; [`Reconciled::Unknown`] leaves
+    /// everything as it is and is [`Error::InDoubt`].
+    ///
+    /// It may return a [`Reconciled`]; or an `Option` (something: applied; nothing: not applied); or a `Result` of an
+    /// `Option` (an error: unknown). It sees the [`Attempt`] that is in doubt. If it panics, the doubt stays.
+    pub fn reconcile<F>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>> {
+        self.with_doubt(Reconcile(reconcile))
+    }
+
+    /// Performs the act again when an earlier attempt is in doubt, because it is itself idempotent.
+    ///
+    /// The begin is then written and not synced, so that the whole operation takes one sync and not two: if power is lost in
+    /// between, nothing remembers that it began, and the next call simply performs it again. For that very reason
+    /// **every caller of the key must use `rerun`**: to another one, a begin that a crash took back looks as if the
+    /// act had never been tried.
+    pub fn rerun(self) -> Operation<'a, C, Rerun> {
+        self.with_doubt(Rerun)
+    }
+}
+
+impl<'a, C, D> Operation<'a, C, D> {
+    fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E> {
+        let Operation { engine, key, fingerprint, asked, codec, .. } = self;
+        Operation { engine, key, fingerprint, asked, codec, doubt }
+    }
+
+    /// Encodes with `codec` instead of the default. Say so before [`request`](Operation::request).
+    pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D> {
+        let Operation { engine, key, fingerprint, asked, doubt, .. } = self;
+        Operation { engine, key, fingerprint, asked, codec, doubt }
+    }
+
+    /// Puts the key into a scope: a tenant, an account, a consumer.
+    pub fn scope<B: AsRef<[u8]> + ?Sized>(mut self, scope: &'a B) -> Self {
+        self.key = self.key.scope(scope);
+        self
+    }
+
+    /// The fingerprint of the request, where the caller makes it itself. See [`request`](Operation::request).
+    pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
+        self.fingerprint = Ok(fingerprint);
+        self
+    }
+
+    /// How long this operation is remembered, instead of [`Options::retention`](crate::Options::retention). A result
+    /// retention that would be longer is cut to it.
+    pub fn retain(mut self, retention: Duration) -> Self {
+        self.asked.retention = Some(retention);
+        self
+    }
+
+    /// How long its result is kept, instead of
+    /// [`Options::result_retention`](crate::Options::result_retention); at most as long as its key.
+    pub fn retain_result(mut self, retention: Duration) -> Self {
+        self.asked.result_retention = Some(retention);
+        self
+    }
+
+    /// After how long the attempt may be taken over by somebody else who asks. Read
+    /// [`Options::lease`](crate::Options::lease) first.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.asked.lease = Some(lease);
+        self
+    }
+
+    /// How long to wait while another thread of this process is at it, instead of [`Error::InProgress`] at once.
+    /// Waiters are woken by a completion, a release or a doubt, and then see for themselves.
+    pub fn wait(mut self, timeout: Duration) -> Self {
+        self.asked.wait = Some(timeout);
+        self
+    }
+
+    /// When this operation's records are durable, instead of [`Options::durability`](crate::Options::durability).
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.asked.durability = Some(durability);
+        self
+    }
+
+    /// Begins, on bytes: [`Store::begin`](crate::Store::begin) with everything that was asked for here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::begin`](crate::Store::begin), and [`Error::Option`].
+    pub fn begin(self) -> Result<Begin> {
+        let terms = self.terms(false)?;
+        let began = self.engine.begin(self.key, self.fingerprint?, &terms, true)?;
+        Ok(Begin::new(self.engine, self.key, &terms, began))
+    }
+
+    /// Records, on bytes: [`Store::record`](crate::Store::record) with everything that was asked for here.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::record`](crate::Store::record), and [`Error::Option`].
+    pub fn record(self, result: &[u8]) -> Result<Recorded> {
+        let terms = self.terms(false)?;
+        Ok(Recorded::new(self.engine.record(self.key, self.fingerprint?, result, &terms)?))
+    }
+
+    fn terms(&self, begin_unsynced: bool) -> Result<Terms> {
+        let defaults = self.engine.settings().terms;
+        let retention = match (self.asked.retention, self.asked.result_retention) {
+            (None, None) => defaults.retention,
+            (Some(key), None) => {
+                let Retention { key_ms, .. } = check_retention(key, None)?;
+                Retention { key_ms, result_ms: defaults.retention.result_ms.min(key_ms) }
+            }
+            (key, result) => {
+                check_retention(key.unwrap_or(Duration::from_millis(defaults.retention.key_ms)), result)?
+            }
+        };
+        let lease_ms = match self.asked.lease {
+            Some(lease) => Some(check_lease(lease, retention)?),
+            None => defaults.lease_ms,
+        };
+        let durability = self.asked.durability.unwrap_or(defaults.durability);
+        Ok(Terms { durability, begin_unsynced, retention, lease_ms, wait: self.asked.wait })
+    }
+}
+
+impl<'a, C: Codec, D> Operation<'a, C, D> {
+    /// The request, from which the fingerprint is made: the same key with another request is [`Error::Mismatch`].
+    /// Its encoding must be the same each time; see [`Codec`].
+    pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
+        self.fingerprint = match self.codec.encode(request) {
+            Ok(bytes) => Ok(self.engine.fingerprint(&bytes)),
+            Err(source) => Err(encode_error(self.key, source)),
+        };
+        self
+    }
+
+    /// Performs the act, unless it has been performed before; gives its result either way.
+    ///
+    /// The begin is durable before `act` is called, and the result is durable before this returns. `act` says with
+    /// its error what is known: [`Failure::NotApplied`] frees the key, [`Failure::InDoubt`] leaves it in doubt, and
+    /// so does a `?` on a plain error, because that fails safe. A definite refusal ("card declined") is a result
+    /// like any other: make it part of `T`.
+    ///
+    /// If `act` panics, the operation is in doubt and the panic goes on.
+    ///
+    /// # Errors
+    ///
+    /// - [`RunError::NotApplied`], [`RunError::InDoubt`]: what `act` said.
+    /// - [`RunError::Unrecorded`]: the act was performed and its result could not be recorded; here it is. The
+    ///   operation is in doubt, or somebody else's.
+    /// - [`RunError::Store`]: the act was not performed by this call. [`Error::Mismatch`], [`Error::InProgress`],
+    ///   [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::Decode`] answer about the key; the others are those
+    ///   of [`Store::begin`](crate::Store::begin).
+    pub fn run<T, E, F>(mut self, act: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    where
+        T: Serialize + DeserializeOwned,
+        D: DoubtPolicy<T>,
+        F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
+    {
+        let terms = self.terms(D::RERUNS)?;
+        let fingerprint = self.fingerprint.clone()?;
+        loop {
+            let began = self.engine.begin(self.key, fingerprint, &terms, D::TAKES_DOUBT)?;
+            match Begin::new(self.engine, self.key, &terms, began) {
+                Begin::Acquired(lease) => return self.perform(lease, act),
+                Begin::Completed(done) => return Ok(Outcome::AlreadyDone(self.decode(&done)?)),
+                Begin::InProgress { attempt } => {
+                    return Err(Error::InProgress { key: self.key.to_owned(), attempt }.into());
+                }
+                Begin::InDoubt(doubt) => {
+                    let in_doubt = Error::InDoubt {
+                        key: self.key.to_owned(),
+                        attempt: doubt.attempt(),
+                        version: doubt.version(),
+                    };
+                    let reconciled = self.doubt.reconcile(&Attempt::of_doubt(&doubt));
+                    let resolved = match reconciled {
+                        Reconciled::Applied(result) => self.settle(doubt, result),
+                        Reconciled::NotApplied => doubt.begin_again().map(Resolved::Again),
+                        Reconciled::Unknown => return Err(in_doubt.into()),
+                    };
+                    match resolved {
+                        Ok(Resolved::Done(result)) => return Ok(Outcome::AlreadyDone(result)),
+                        Ok(Resolved::Again(lease)) => return self.perform(lease, act),
+                        // The one who began the attempt finished it meanwhile, and knew better.
+                        Err(Error::Fenced { .. }) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Performs the act under its lease.
+    fn perform<T, E, F>(&self, mut lease: Lease, act: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    where
+        T: Serialize,
+        F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
+    {
+        let performed = act(&Attempt::of_lease(&lease));
+        match performed {
+            Ok(result) => {
+                let recorded = self.encode(&result).and_then(|bytes| lease.complete(&bytes));
+                match recorded {
+                    Ok(_) => Ok(Outcome::Done(result)),
+                    Err(source) => Err(RunError::Unrecorded { result, source }),
+                }
+            }
+            Err(Failure::NotApplied(error)) => match lease.release() {
+                Ok(()) => Err(RunError::NotApplied(error)),
+                // What could not be recorded is not known to the next one who asks.
+                Err(_) => Err(RunError::InDoubt(error)),
+            },
+            Err(Failure::InDoubt(error)) => {
+                drop(lease);
+                Err(RunError::InDoubt(error))
+            }
+        }
+    }
+
+    fn settle<T: Serialize>(&self, doubt: Doubt, result: T) -> Result<Resolved<T>> {
+        let bytes = self.encode(&result)?;
+        doubt.complete(&bytes)?;
+        Ok(Resolved::Done(result))
+    }
+
+    fn encode<T: Serialize>(&self, result: &T) -> Result<Vec<u8>> {
+        self.codec.encode(result).map_err(|source| encode_error(self.key, source))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, done: &Completion) -> Result<T> {
+        self.codec
+            .decode(done.result())
+            .map_err(|source| Error::Decode { key: self.key.to_owned(), source: Arc::from(source) })
+    }
+}
+
+fn encode_error(key: Key<'_>, source: CodecError) -> Error {
+    Error::Encode { key: key.to_owned(), source: Arc::from(source) }
+}
+
+impl<C, D> fmt::Debug for Operation<'_, C, D> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Operation")
+            .field("key", &self.key)
+            .field("asked", &self.asked)
+            .finish_non_exhaustive()
+    }
+}
+
+enum Resolved<T> {
+    Done(T),
+    Again(Lease),
+}
+
+/// What a closure is told about the attempt that it performs, or asked about.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    key: Key<'a>,
+    number: u32,
+    version: Version,
+}
+
+impl<'a> Attempt<'a> {
+    fn of_lease(lease: &'a Lease) -> Attempt<'a> {
+        Attempt { key: lease.key(), number: lease.attempt(), version: lease.version() }
+    }
+
+    fn of_doubt(doubt: &'a Doubt) -> Attempt<'a> {
+        Attempt { key: doubt.key(), number: doubt.attempt(), version: doubt.version() }
+    }
+
+    /// The idempotency key: hand it to the outside world, so that it can tell a repetition too.
+    #[must_use]
+    pub fn key(&self) -> Key<'a> {
+        self.key
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The fencing token: the version of the attempt's begin.
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+}
+
+/// How an operation came out.
+///
+/// There is no third case, so this is not `non_exhaustive`: a match over both is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome<T> {
+    /// This call performed the act.
+    Done(T),
+    /// An earlier call did; this is the result that it recorded.
+    AlreadyDone(T),
+}
+
+impl<T> Outcome<T> {
+    /// The result, whoever performed the act.
+    #[must_use]
+    pub fn into_inner(self) -> T {
+        match self {
+            Outcome::Done(result) | Outcome::AlreadyDone(result) => result,
+        }
+    }
+
+    /// The result, whoever performed the act.
+    #[must_use]
+    pub fn as_inner(&self) -> &T {
+        match self {
+            Outcome::Done(result) | Outcome::AlreadyDone(result) => result,
+        }
+    }
+
+    /// Whether an earlier call performed the act.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        matches!(self, Outcome::AlreadyDone(_))
+    }
+}
+
+/// What an act that did not succeed says about itself.
+///
+/// A plain error turns into [`Failure::InDoubt`], so that `?` fails safe: say [`Failure::NotApplied`] only where you know.
+///
+/// ```
+/// use oncekey::{Failure, RunError, Status, Store};
+///
+/// let store = Store::in_memory()?;
+/// let refused = store.operation("charge:1").run(|_| -> Result<u32, Failure<&str>> {
+///     // The connection could not even be opened: certainly nothing happened.
+///     Err(Failure::NotApplied("connection refused"))
+/// });
+/// assert!(matches!(refused, Err(RunError::NotApplied(_))));
+/// assert_eq!(store.get("charge:1")?.status(), Status::Absent);
+///
+/// let lost = store.operation("charge:1").run(|_| -> Result<u32, Failure<&str>> {
+///     Err("timed out while waiting for the answer")?
+/// });
+/// assert!(matches!(lost, Err(RunError::InDoubt(_))));
+/// assert_eq!(store.get("charge:1")?.status(), Status::InDoubt);
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Failure<E> {
+    /// The act certainly did not happen. The key is free again.
+    NotApplied(E),
+    /// The act may have happened. The operation stays in doubt until somebody finds out.
+    InDoubt(E),
+}
+
+impl<E> From<E> for Failure<E> {
+    fn from(error: E) -> Failure<E> {
+        Failure::InDoubt(error)
+    }
+}
+
+/// Why [`Operation::run`] gave no outcome.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum RunError<T, E> {
+    /// The store says why: the act was not performed by this call.
+    Store(Error),
+    /// The act certainly did not happen, and the key is free again.
+    NotApplied(E),
+    /// The act may have happened, and the operation is in doubt.
+    InDoubt(E),
+    /// The act was performed, and its result could not be recorded.
+    Unrecorded {
+        /// What the act gave.
+        result: T,
+        /// Why it could not be recorded.
+        source: Error,
+    },
+}
+
+impl<T, E> From<Error> for RunError<T, E> {
+    fn from(error: Error) -> RunError<T, E> {
+        RunError::Store(error)
+    }
+}
+
+impl<T, E: fmt::Display> fmt::Display for RunError<T, E> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Store(error) => write!(out, "{error}"),
+            RunError::NotApplied(error) => write!(out, "the act was not applied: {error}"),
+            RunError::InDoubt(error) => write!(out, "the act may have been applied: {error}"),
+            RunError::Unrecorded { source, .. } => {
+                write!(out, "the act was performed and its result could not be recorded: {source}")
+            }
+        }
+    }
+}
+
+impl<T: fmt::Debug, E: std::error::Error + 'static> std::error::Error for RunError<T, E> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            RunError::Store(error) | RunError::Unrecorded { source: error, .. } => Some(error),
+            RunError::NotApplied(error) | RunError::InDoubt(error) => Some(error),
+        }
+    }
+}
+
+/// What was found out about an attempt in doubt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Reconciled<T> {
+    /// The act happened, with this result.
+    Applied(T),
+    /// The act certainly did not happen and cannot happen any more: it is performed now.
+    NotApplied,
+    /// Nobody can say. The operation stays in doubt.
+    Unknown,
+}
+
+impl<T> From<Option<T>> for Reconciled<T> {
+    fn from(found: Option<T>) -> Reconciled<T> {
+        found.map_or(Reconciled::NotApplied, Reconciled::Applied)
+    }
+}
+
+impl<T, E> From<std::result::Result<Option<T>, E>> for Reconciled<T> {
+    fn from(found: std::result::Result<Option<T>, E>) -> Reconciled<T> {
+        found.map_or(Reconciled::Unknown, Reconciled::from)
+    }
+}
+
+/// What an [`Operation`] does about a doubt: [`Refuse`], [`Rerun`] or [`Reconcile`]. Sealed.
+pub trait DoubtPolicy<T>: sealed::Sealed {
+    #[doc(hidden)]
+    const TAKES_DOUBT: bool;
+    #[doc(hidden)]
+    const RERUNS: bool;
+    #[doc(hidden)]
+    fn reconcile(&mut self, attempt: &Attempt<'_>) -> Reconciled<T>;
+}
+
+/// An operation in doubt is [`Error::InDoubt`]: the default.
+#[derive(Debug, Clone, Copy)]
+pub struct Refuse;
+
+/// An operation in doubt is performed again: [`Operation::rerun`].
+#[derive(Debug, Clone, Copy)]
+pub struct Rerun;
+
+/// An operation in doubt is looked into: [`Operation::reconcile`].
+pub struct Reconcile<F>(F);
+
+impl<F> fmt::Debug for Reconcile<F> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Reconcile")
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Refuse {}
+    impl Sealed for super::Rerun {}
+    impl<F> Sealed for super::Reconcile<F> {}
+}
+
+impl<T> DoubtPolicy<T> for Refuse {
+    const TAKES_DOUBT: bool = false;
+    const RERUNS: bool = false;
+    fn reconcile(&mut self, _attempt: &Attempt<'_>) -> Reconciled<T> {
+        Reconciled::Unknown
+    }
+}
+
+impl<T> DoubtPolicy<T> for Rerun {
+    const TAKES_DOUBT: bool = true;
+    const RERUNS: bool = true;
+    fn reconcile(&mut self, _attempt: &Attempt<'_>) -> Reconciled<T> {
+        Reconciled::NotApplied
+    }
+}
+
+impl<T, R: Into<Reconciled<T>>, F: FnMut(&Attempt<'_>) -> R> DoubtPolicy<T> for Reconcile<F> {
+    const TAKES_DOUBT: bool = true;
+    const RERUNS: bool = false;
+    fn reconcile(&mut self, attempt: &Attempt<'_>) -> Reconciled<T> {
+        (self.0)(attempt).into()
+    }
+}

@@ -1,0 +1,316 @@
+//! How a store is opened.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{ManualClock, SystemTimeSource, TimeSource};
+use crate::engine::{Durability, Engine, Settings, Terms, largest_result_bytes};
+use crate::error::{Error, Result};
+use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
+use crate::record::Retention;
+use crate::recover::{self, Config};
+use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
+use crate::store::Store;
+
+/// How a store is opened: a builder that ends in [`open`](Options::open).
+///
+/// ```
+/// use oncekey::{Durability, Options};
+/// use std::time::Duration;
+///
+/// let directory = tempfile::tempdir()?;
+/// let store = Options::new()
+///     .retention(Duration::from_secs(30 * 24 * 3600))
+///     .result_retention(Duration::from_secs(24 * 3600))
+///     .max_result(16 << 10)
+///     .open(directory.path().join("payments.once"))?;
+/// # store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+#[must_use = "options do nothing until a store is opened with them"]
+pub struct Options {
+    create: bool,
+    segment_bytes: u64,
+    max_bytes: Option<u64>,
+    max_result_bytes: Option<usize>,
+    retention: Duration,
+    result_retention: Option<Duration>,
+    lease: Option<Duration>,
+    durability: Durability,
+    mmap: bool,
+    accept_clock_jump: bool,
+    manual_clock: Option<ManualClock>,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options::new()
+    }
+}
+
+/// The default of [`Options::retention`].
+const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// The default of [`Options::segment_size`].
+const DEFAULT_SEGMENT_BYTES: u64 = 4 << 20;
+/// The default of [`Options::max_result`], where a frame can hold it.
+const DEFAULT_MAX_RESULT_BYTES: u64 = 64 << 10;
+/// A store smaller than this has no room to move its live records while it is reclaimed.
+const MIN_SLOTS: u64 = 4;
+
+impl Options {
+    /// The defaults: a file that is created if it is not there, segments of 4 MiB, results up to 64 KiB, 7 days of
+    /// retention for keys and results, no lease deadline, every write synced.
+    pub fn new() -> Options {
+        Options {
+            create: true,
+            segment_bytes: DEFAULT_SEGMENT_BYTES,
+            max_bytes: None,
+            max_result_bytes: None,
+            retention: DEFAULT_RETENTION,
+            result_retention: None,
+            lease: None,
+            durability: Durability::Sync,
+            mmap: true,
+            accept_clock_jump: false,
+            manual_clock: None,
+        }
+    }
+
+    /// Whether a file that is not there, or whose creation was cut short, is created. Default: yes.
+    pub fn create(mut self, create: bool) -> Options {
+        self.create = create;
+        self
+    }
+
+    /// The size of a segment of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file keeps its
+    /// own. Default: 4 MiB.
+    ///
+    /// A segment is what the file grows by and what reclaiming frees; a result is at most about a quarter of one.
+    pub fn segment_size(mut self, bytes: u64) -> Options {
+        self.segment_bytes = bytes;
+        self
+    }
+
+    /// The largest size of the file, in bytes; at least four segments. Beyond it, [`Error::Full`]. Default: none.
+    pub fn max_size(mut self, bytes: u64) -> Options {
+        self.max_bytes = Some(bytes);
+        self
+    }
+
+    /// The largest result, in bytes. Every operation in progress has this much room set aside in the file, so that its
+    /// completion cannot find the disk full: ten thousand leases at 64 KiB are 640 MiB of file. Default: 64 KiB, or
+    /// what a frame can hold if that is less.
+    pub fn max_result(mut self, bytes: usize) -> Options {
+        self.max_result_bytes = Some(bytes);
+        self
+    }
+
+    /// How long a finished operation is remembered, counted from its completion in store time: for as long as a
+    /// retry may come. Afterwards its key is free for another act. Default: 7 days.
+    pub fn retention(mut self, retention: Duration) -> Options {
+        self.retention = retention;
+        self
+    }
+
+    /// How long the result of a finished operation is kept, at most as long as its key. When it has gone and the key
+    /// has not, a retry is [`Error::ResultExpired`] and the act is still not performed again. Default: as the key.
+    pub fn result_retention(mut self, retention: Duration) -> Options {
+        self.result_retention = Some(retention);
+        self
+    }
+
+    /// After how long a lease may be taken over by somebody else who asks. Default: never.
+    ///
+    /// A thread whose lease was taken over goes on all the same: if its act is slow and not dead, the act happens
+    /// twice. Use this only if the outside world refuses the older [`Version`](crate::Version), or the act is
+    /// idempotent.
+    pub fn lease(mut self, lease: Duration) -> Options {
+        self.lease = Some(lease);
+        self
+    }
+
+    /// When a change returns. Default: [`Durability::Sync`].
+    pub fn durability(mut self, durability: Durability) -> Options {
+        self.durability = durability;
+        self
+    }
+
+    /// Whether records are read through memory maps. Default: yes.
+    ///
+    /// With maps, a medium error under a record that is read, or a file that another program cuts, ends the process
+    /// with SIGBUS. Without them both are errors, and a lookup costs a system call.
+    pub fn mmap(mut self, mmap: bool) -> Options {
+        self.mmap = mmap;
+        self
+    }
+
+    /// Whether to open although the wall clock is more than a day behind, or more than 366 days ahead of, the latest
+    /// time that the store has seen. Default: no, it is [`Error::Clock`].
+    ///
+    /// A clock that is behind is then treated as standing at that latest time. One that is ahead is believed, and
+    /// what has expired by it is gone.
+    pub fn accept_clock_jump(mut self, accept: bool) -> Options {
+        self.accept_clock_jump = accept;
+        self
+    }
+
+    /// Runs the store by a clock that is moved by hand, for tests of retention and leases.
+    pub fn manual_clock(mut self, clock: ManualClock) -> Options {
+        self.manual_clock = Some(clock);
+        self
+    }
+
+    /// Opens the store in the file at `path`.
+    ///
+    /// The file is locked, made durable as it is, and checked; only then is anything in it changed. A new one is
+    /// readable and writable by its owner alone.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Option`]: an option makes no sense, alone or with another.
+    /// - [`Error::Locked`]: open already, here or elsewhere.
+    /// - [`Error::NotAStore`], [`Error::Unsupported`]: something else, or of another format version.
+    /// - [`Error::Corrupt`]: what was on disk is not there any more. Nothing was changed.
+    /// - [`Error::Clock`]: the wall clock jumped. Nothing was expired.
+    /// - [`Error::Full`], [`Error::Io`]: the operating system refused.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        let settings = self.check()?;
+        let path = path.as_ref();
+        let storage =
+            FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
+        self.open_storage(Arc::new(storage), path.to_owned(), settings)
+    }
+
+    /// Opens a store that lives in memory and ends with its last handle: for a program's own tests. It behaves as one
+    /// in a file does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`].
+    pub fn open_in_memory(&self) -> Result<Store> {
+        let settings = self.check()?;
+        self.open_storage(Arc::new(MemoryStorage::new()), PathBuf::from(":memory:"), settings)
+    }
+
+    fn open_storage(&self, storage: Arc<dyn Storage>, path: PathBuf, settings: Settings) -> Result<Store> {
+        let time_source: Arc<dyn TimeSource> = match &self.manual_clock {
+            Some(clock) => Arc::new(clock.clone()),
+            None => Arc::new(SystemTimeSource::new()),
+        };
+        let config = Config {
+            create: self.create,
+            segment_bytes: self.segment_bytes,
+            max_bytes: self.max_bytes.unwrap_or(u64::MAX),
+            accept_clock_jump: self.accept_clock_jump,
+            time_source,
+        };
+        let recovered = recover::open(storage, &path, &config)?;
+        // The file's own segment size holds, which only now is known.
+        let settings = self.settings_for(recovered.log.segment_bytes(), settings)?;
+        Ok(Store::new(Engine::new(recovered, settings)))
+    }
+
+    /// What can be said against the options before anything is opened.
+    fn check(&self) -> Result<Settings> {
+        let refuse = |option, reason: String| Err(Error::Option { option, reason });
+        if !self.segment_bytes.is_power_of_two()
+            || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&self.segment_bytes)
+        {
+            return refuse(
+                "segment_size",
+                format!("{} bytes; it is a power of two from 65,536 to 1,073,741,824", self.segment_bytes),
+            );
+        }
+        let least_bytes = STORE_HEADER_BYTES + MIN_SLOTS * self.segment_bytes;
+        if let Some(max_bytes) = self.max_bytes.filter(|max_bytes| *max_bytes < least_bytes) {
+            return refuse(
+                "max_size",
+                format!(
+                    "{max_bytes} bytes; four segments of {} and a header need {least_bytes}",
+                    self.segment_bytes
+                ),
+            );
+        }
+        let retention = check_retention(self.retention, self.result_retention)?;
+        let lease_ms = self.lease.map(|lease| check_lease(lease, retention)).transpose()?;
+        let terms =
+            Terms { durability: self.durability, begin_unsynced: false, retention, lease_ms, wait: None };
+        self.settings_for(self.segment_bytes, Settings { terms, max_result_bytes: 0 })
+    }
+
+    fn settings_for(&self, segment_bytes: u64, settings: Settings) -> Result<Settings> {
+        let largest = largest_result_bytes(segment_bytes);
+        let wanted = match self.max_result_bytes {
+            Some(wanted) if wanted as u64 > largest => {
+                return Err(Error::Option {
+                    option: "max_result",
+                    reason: format!(
+                        "{wanted} bytes; a frame in segments of {segment_bytes} bytes holds at most {largest}"
+                    ),
+                });
+            }
+            Some(wanted) => wanted as u64,
+            None => DEFAULT_MAX_RESULT_BYTES.min(largest),
+        };
+        Ok(Settings { max_result_bytes: usize::try_from(wanted).unwrap_or(usize::MAX), ..settings })
+    }
+}
+
+/// Checks one key retention against the result retention that goes with it.
+pub(crate) fn check_retention(key: Duration, result: Option<Duration>) -> Result<Retention> {
+    let key_ms = whole_ms(key);
+    let result_ms = result.map_or(key_ms, whole_ms);
+    if key_ms == 0 {
+        return Err(Error::Option {
+            option: "retention",
+            reason: "less than a millisecond: the retry that it is kept for would always come too late"
+                .into(),
+        });
+    }
+    if result_ms > key_ms {
+        return Err(Error::Option {
+            option: "result_retention",
+            reason: format!("{result_ms} ms is longer than the retention of the key, {key_ms} ms"),
+        });
+    }
+    Ok(Retention { key_ms, result_ms })
+}
+
+/// Checks a lease against the retention.
+pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> {
+    let lease_ms = whole_ms(lease);
+    if lease_ms == 0 {
+        return Err(Error::Option {
+            option: "lease",
+            reason: "less than a millisecond: everybody could take over at once".into(),
+        });
+    }
+    if lease_ms > retention.key_ms {
+        return Err(Error::Option {
+            option: "lease",
+            reason: format!(
+                "{lease_ms} ms is longer than the retention, {} ms: a completion could be forgotten before the \
+                 lease of a retry of it ends",
+                retention.key_ms
+            ),
+        });
+    }
+    Ok(lease_ms)
+}
+
+pub(crate) fn whole_ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn open_error(path: &Path, error: OpenError) -> Error {
+    let not_a_store = |reason: &str| Error::NotAStore { path: path.to_owned(), reason: reason.into() };
+    match error {
+        OpenError::Locked => Error::Locked { path: path.to_owned() },
+        OpenError::Directory => not_a_store("it is a directory; name a file in it"),
+        OpenError::NotRegular => not_a_store("it is no regular file"),
+        OpenError::NotFound => Error::io(path, "find the file", std::io::ErrorKind::NotFound.into()),
+        OpenError::Io { operation, source } => Error::io(path, operation, source),
+    }
+}

@@ -1,0 +1,165 @@
+//! What a record means: how it stands for its key at a given store time.
+//!
+//! A status is never stored. It follows from the key's last record, from the time, and, for an attempt that began,
+//! from whether a lease on it is alive in this process (see [`Life::Begun`]).
+
+use crate::format::NEVER_MS;
+use crate::format::record::{Kind, Record};
+
+/// What a key's last record leaves of it at a given time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Life {
+    /// Nothing: forgotten, or its retention has passed.
+    Gone,
+    /// The act did not happen; only the number of attempts is remembered.
+    Released,
+    /// An attempt began. In progress while its lease is alive, in doubt otherwise; never ended by time.
+    Begun,
+    /// Done, and the result is still kept.
+    Completed,
+    /// Done, and the result has been given up.
+    CompletedWithoutResult,
+}
+
+pub(crate) fn life(record: &Record<'_>, now_ms: u64) -> Life {
+    let key_expired = now_ms >= record.key_expires_ms;
+    match record.kind {
+        Kind::Forgotten | Kind::Ignorable => Life::Gone,
+        Kind::Begun => Life::Begun,
+        Kind::Released | Kind::Completed if key_expired => Life::Gone,
+        Kind::Released => Life::Released,
+        Kind::Completed if record.result.is_none() || now_ms >= record.result_expires_ms => {
+            Life::CompletedWithoutResult
+        }
+        Kind::Completed => Life::Completed,
+    }
+}
+
+/// What becomes of a key's last record when its segment is retired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Retirement {
+    /// It leaves the index and the log.
+    Drop,
+    /// It is appended again as it is.
+    Keep,
+    /// It is appended again without its result: the tombstone of a key that outlives its result.
+    KeepWithoutResult,
+}
+
+pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
+    match life(record, now_ms) {
+        Life::Gone => Retirement::Drop,
+        Life::CompletedWithoutResult if record.result.is_some() => Retirement::KeepWithoutResult,
+        Life::Released | Life::Begun | Life::Completed | Life::CompletedWithoutResult => Retirement::Keep,
+    }
+}
+
+/// How long a finished operation is remembered, counted from its completion.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Retention {
+    pub(crate) key_ms: u64,
+    pub(crate) result_ms: u64,
+}
+
+impl Retention {
+    /// (key expiry, result expiry) of what finishes at `now_ms`. Saturates at "never".
+    pub(crate) fn expiries(self, now_ms: u64) -> (u64, u64) {
+        (now_ms.saturating_add(self.key_ms), now_ms.saturating_add(self.result_ms))
+    }
+}
+
+/// The parts of a record's length and when each of them stops being of use: what reclaiming counts with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Weight {
+    pub(crate) kind: Kind,
+    pub(crate) length_bytes: u64,
+    pub(crate) key_expires_ms: u64,
+    pub(crate) result_expires_ms: u64,
+}
+
+/// What a tombstone takes, roughly: the fixed part of a record and a key of usual length. Only an estimate is
+/// needed, and the footer does not know the key's length.
+const TOMBSTONE_ESTIMATE_BYTES: u64 = 120;
+
+impl Weight {
+    pub(crate) fn of(record: &Record<'_>, length_bytes: u64) -> Weight {
+        Weight {
+            kind: record.kind,
+            length_bytes,
+            key_expires_ms: record.key_expires_ms,
+            result_expires_ms: record.result_expires_ms,
+        }
+    }
+
+    /// (time from which they are dead, bytes), twice: what goes with the result, and what goes with the key.
+    pub(crate) fn shares(&self) -> [(u64, u64); 2] {
+        match self.kind {
+            Kind::Begun => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
+            Kind::Released => [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)],
+            Kind::Forgotten | Kind::Ignorable => [(0, self.length_bytes), (NEVER_MS, 0)],
+            Kind::Completed => {
+                let with_result = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
+                let result_expires_ms = self.result_expires_ms.min(self.key_expires_ms);
+                [(result_expires_ms, with_result), (self.key_expires_ms, self.length_bytes - with_result)]
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Fingerprint, Key};
+    use crate::status::Version;
+
+    fn record(kind: Kind, result: Option<&'static [u8]>) -> Record<'static> {
+        Record {
+            kind,
+            key: Key::new("k"),
+            version: Version::from_u64(1),
+            origin: Version::from_u64(1),
+            fingerprint: Fingerprint::NONE,
+            attempt: 1,
+            time_ms: 0,
+            key_expires_ms: 200,
+            result_expires_ms: 100,
+            result,
+        }
+    }
+
+    #[test]
+    fn a_completed_record_loses_its_result_first_and_its_key_last_each_at_its_own_millisecond() {
+        let completed = record(Kind::Completed, Some(b""));
+        for (now_ms, expected) in [
+            (0, Life::Completed),
+            (99, Life::Completed),
+            (100, Life::CompletedWithoutResult),
+            (199, Life::CompletedWithoutResult),
+            (200, Life::Gone),
+            (u64::MAX, Life::Gone),
+        ] {
+            assert_eq!(life(&completed, now_ms), expected, "at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn time_never_ends_an_attempt_that_began() {
+        assert_eq!(life(&record(Kind::Begun, None), u64::MAX), Life::Begun);
+        assert_eq!(retirement(&record(Kind::Begun, None), u64::MAX), Retirement::Keep);
+    }
+
+    #[test]
+    fn a_result_is_dropped_on_the_way_only_once_it_has_expired() {
+        let completed = record(Kind::Completed, Some(b"result"));
+        assert_eq!(retirement(&completed, 99), Retirement::Keep);
+        assert_eq!(retirement(&completed, 100), Retirement::KeepWithoutResult);
+        assert_eq!(retirement(&record(Kind::Completed, None), 100), Retirement::Keep);
+        assert_eq!(retirement(&completed, 200), Retirement::Drop);
+    }
+
+    #[test]
+    fn retention_saturates_at_never() {
+        let retention = Retention { key_ms: u64::MAX, result_ms: 5 };
+        assert_eq!(retention.expiries(10), (NEVER_MS, 15));
+    }
+}

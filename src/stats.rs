@@ -1,0 +1,197 @@
+//! What a store tells about itself, and what it tells about a key.
+
+use crate::engine::{Engine, Found};
+use crate::key::Fingerprint;
+use crate::record::Life;
+use crate::status::{Status, Version};
+
+/// Figures of one store at one moment, for a dashboard. They are gathered one after the other, so that under load they
+/// need not add up.
+///
+/// ```
+/// use oncekey::{Fingerprint, Store};
+///
+/// let store = Store::in_memory()?;
+/// store.record("a", Fingerprint::NONE, b"result")?;
+/// assert_eq!(store.stats().keys, 1);
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Keys in the index. Includes keys whose retention has passed, until their segment is retired.
+    pub keys: usize,
+    /// Memory of the index, in bytes.
+    pub index_bytes: usize,
+    /// Segments of the log.
+    pub segments: u64,
+    /// Length of the file, but for a slot that is being made: header and slots, in bytes.
+    pub file_bytes: u64,
+    /// Bytes of records in the log, dead ones included; without frame headers and footers.
+    pub record_bytes: u64,
+    /// Of these, how many are estimated to be dead: superseded or expired.
+    pub dead_bytes: u64,
+    /// Room that is set aside for operations in progress, in bytes.
+    pub reserved_bytes: u64,
+    /// Leases and doubts that are alive.
+    pub leases: usize,
+    /// Syncs of the commit path since the store was opened.
+    pub syncs: u64,
+    /// Bytes of live records that reclaiming moved since the store was opened.
+    pub moved_bytes: u64,
+    /// Segments that reclaiming retired since the store was opened.
+    pub segments_retired: u64,
+    /// Steps of the wall clock that were too large to be followed since the store was opened.
+    pub clock_steps_not_followed: u64,
+    /// Store time, in ms since the Unix epoch.
+    pub store_time_ms: u64,
+}
+
+impl Stats {
+    pub(crate) fn of(engine: &Engine) -> Stats {
+        let log = engine.log();
+        let store_time_ms = engine.clock().now_ms();
+        let balance = log.ledger().balance(store_time_ms);
+        let (head, tail) = log.span();
+        let (moved_bytes, segments_retired) = engine.reclaimed();
+        Stats {
+            keys: engine.index().len(),
+            index_bytes: engine.index().allocated_bytes(),
+            segments: tail - head + 1,
+            file_bytes: log.file_bytes(),
+            record_bytes: balance.total_bytes,
+            dead_bytes: balance.dead_bytes,
+            reserved_bytes: log.promised_bytes(),
+            leases: engine.lease_count(),
+            syncs: log.syncs(),
+            moved_bytes,
+            segments_retired,
+            clock_steps_not_followed: engine.clock().steps_not_followed(),
+            store_time_ms,
+        }
+    }
+}
+
+/// Where a key stands, as [`Store::get`](crate::Store::get) saw it.
+///
+/// ```
+/// use oncekey::{Fingerprint, Store};
+///
+/// let store = Store::in_memory()?;
+/// store.record("mail:3", Fingerprint::NONE, b"")?;
+/// let seen = store.get("mail:3")?;
+/// assert!(seen.is_completed());
+/// assert_eq!(seen.result(), Some(&b""[..]), "an empty result is a result");
+/// assert_eq!(seen.attempt(), 1);
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Snapshot {
+    status: Status,
+    version: Option<Version>,
+    fingerprint: Fingerprint,
+    attempt: u32,
+    result: Option<Vec<u8>>,
+    changed_at_ms: Option<u64>,
+    result_expires_at_ms: Option<u64>,
+    expires_at_ms: Option<u64>,
+}
+
+impl Snapshot {
+    pub(crate) fn new(status: Status, found: Option<Found>) -> Snapshot {
+        let attempt = found.as_ref().map_or(0, |found| found.attempt);
+        match found {
+            Some(found) if status != Status::Absent => {
+                let finite = |ms: u64| (ms != u64::MAX).then_some(ms);
+                Snapshot {
+                    status,
+                    version: Some(found.version),
+                    fingerprint: found.fingerprint,
+                    attempt,
+                    changed_at_ms: Some(found.time_ms),
+                    result_expires_at_ms: finite(found.result_expires_ms)
+                        .filter(|_| found.life == Life::Completed),
+                    expires_at_ms: finite(found.key_expires_ms),
+                    result: found.result,
+                }
+            }
+            _ => Snapshot {
+                status: Status::Absent,
+                version: None,
+                fingerprint: Fingerprint::NONE,
+                attempt,
+                result: None,
+                changed_at_ms: None,
+                result_expires_at_ms: None,
+                expires_at_ms: None,
+            },
+        }
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// Whether nothing is known of the key.
+    #[must_use]
+    pub fn is_absent(&self) -> bool {
+        self.status == Status::Absent
+    }
+
+    /// Whether the act was performed and recorded.
+    #[must_use]
+    pub fn is_completed(&self) -> bool {
+        self.status == Status::Completed
+    }
+
+    /// The version of the record that made it so: what [`Store::compare_and_set`](crate::Store::compare_and_set)
+    /// wants to see. None if the key is absent.
+    #[must_use]
+    pub fn version(&self) -> Option<Version> {
+        self.version
+    }
+
+    /// The fingerprint of the request; [`Fingerprint::NONE`] if none was given or the key is absent.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        self.fingerprint
+    }
+
+    /// How many attempts began. For an absent key: how many were released, while that is remembered.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// The result of a completed operation; None if its retention has passed, or if there is none yet.
+    #[must_use]
+    pub fn result(&self) -> Option<&[u8]> {
+        self.result.as_deref()
+    }
+
+    /// The result, without a copy.
+    #[must_use]
+    pub fn into_result(self) -> Option<Vec<u8>> {
+        self.result
+    }
+
+    /// When the attempt began or the operation was completed, in store time: ms since the Unix epoch.
+    #[must_use]
+    pub fn changed_at_ms(&self) -> Option<u64> {
+        self.changed_at_ms
+    }
+
+    /// When the result will be given up, in store time: ms since the Unix epoch.
+    #[must_use]
+    pub fn result_expires_at_ms(&self) -> Option<u64> {
+        self.result_expires_at_ms
+    }
+
+    /// When the key will be absent again, in store time: ms since the Unix epoch.
+    #[must_use]
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        self.expires_at_ms
+    }
+}

@@ -1,0 +1,458 @@
+//! The file: opened once, locked for as long as it is open, synced together with its directory entry.
+
+#[cfg(not(unix))]
+compile_error!(
+    "oncekey runs on unix only: it relies on positional reads and writes, on syncing a directory, and on a \
+     file lock that belongs to the open file"
+);
+
+use super::{Map, Storage};
+use std::fs::{self, File, FileType, OpenOptions, TryLockError};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+/// Owner only: keys and results are the owner's business.
+const MODE: u32 = 0o600;
+
+/// How long to wait before each further try to get the lock; see [`lock`]. About 50 ms together.
+const LOCK_PAUSES_MILLIS: [u64; 6] = [1, 2, 4, 8, 16, 16];
+
+/// Why a file could not be opened as a storage.
+#[derive(Debug)]
+pub(crate) enum OpenError {
+    /// Somebody has it open: another store in this process, or another process.
+    Locked,
+    /// The path names a directory.
+    Directory,
+    /// The path names something that is neither a regular file nor a directory: a pipe, a device, a socket.
+    NotRegular,
+    /// There is no such file, and it was not to be created.
+    NotFound,
+    /// The operating system refused one of the operations that opening consists of.
+    Io {
+        /// What was being done, to follow "could not": "open the file".
+        operation: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    /// A closure that makes an [`OpenError::Io`] of an error, for `map_err`.
+    fn during(operation: &'static str) -> impl FnOnce(io::Error) -> OpenError {
+        move |source| OpenError::Io { operation, source }
+    }
+}
+
+/// A storage in a regular file, which it has to itself.
+///
+/// The lock belongs to the open file and ends with the last handle to it. That is this value, and beside it
+/// what the operating system counts as one: a process forked meanwhile, until it runs another program or
+/// ends, and on Linux a [`Map`] of the file. The lock is left to end like that and not given up by hand,
+/// because a store that was carried over a fork would lose it when either of the two processes drops its
+/// copy.
+#[derive(Debug)]
+pub(crate) struct FileStorage {
+    /// The locked file.
+    file: File,
+    /// The directory that holds its entry. A handle and not a path, so that the process may change its
+    /// working directory and somebody may rename the directory.
+    directory: File,
+    /// Whether opening created the file.
+    created: bool,
+    /// Whether it may be mapped.
+    mmap: bool,
+}
+
+impl FileStorage {
+    /// Opens the file at `path` for reading and writing and locks it, before anything in it is looked at.
+    ///
+    /// With `create`, a file that is not there is created, readable and writable by its owner only; a file
+    /// that is there is never emptied. With `mmap`, [`Storage::map`] maps it. Symbolic links are followed,
+    /// and the directory synced by [`Storage::sync_all`] is the one that holds the file and not the link.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]. Nothing that is not a regular file is opened: a pipe would wait for a peer, and a
+    /// device may act on being opened.
+    pub(crate) fn open(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
+        let place = Place::resolve(path, create)?;
+        let directory =
+            File::open(&place.directory).map_err(OpenError::during("open the directory of the file"))?;
+        match fs::metadata(&place.file) {
+            Ok(metadata) => require_regular(metadata.file_type())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(OpenError::during("inspect the file")(error)),
+        }
+
+        let (file, created) = open_or_create(&place.file, create)?;
+        // The path may have come to name something else in between; the handle cannot.
+        let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
+        require_regular(metadata.file_type())?;
+        lock(&file)?;
+        Ok(FileStorage { file, directory, created, mmap })
+    }
+
+    /// Whether opening created the file.
+    pub(crate) fn created(&self) -> bool {
+        self.created
+    }
+}
+
+impl Storage for FileStorage {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(bytes, offset)
+    }
+
+    // On Apple systems std syncs with F_FULLFSYNC, here and below; a plain fsync would stop at the drive's
+    // cache.
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    // The file first: an entry that survives must not lead to a file that did not. A file system that cannot
+    // sync a directory is an error, because nothing else could keep the promise that was made to the caller.
+    fn sync_all(&self) -> io::Result<()> {
+        self.file.sync_all()?;
+        self.directory.sync_all()
+    }
+
+    fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>> {
+        // OpenBSD keeps mapped pages apart from what is written through the file, so a map would miss new
+        // records.
+        if !self.mmap || cfg!(target_os = "openbsd") {
+            return Ok(None);
+        }
+        Map::new(&self.file, offset, length).map(Some)
+    }
+}
+
+/// Where a file is, or will be, independent of the working directory.
+#[derive(Debug, PartialEq, Eq)]
+struct Place {
+    /// The file, without symbolic links unless it is itself one that leads nowhere.
+    file: PathBuf,
+    /// The directory that holds its entry.
+    directory: PathBuf,
+}
+
+impl Place {
+    /// Finds the place that `path` names; the file need not exist, its directory must.
+    fn resolve(path: &Path, create: bool) -> Result<Place, OpenError> {
+        // `Path` ignores a slash at the end, and would have a file created where a directory was meant.
+        if path.as_os_str().as_bytes().ends_with(b"/") {
+            return Err(OpenError::Directory);
+        }
+        match fs::canonicalize(path) {
+            Ok(file) => {
+                let directory = file.parent().ok_or(OpenError::Directory)?.to_path_buf();
+                return Ok(Place { file, directory });
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(OpenError::during("resolve the path")(error)),
+        }
+
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(OpenError::NotFound);
+        };
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        match fs::canonicalize(parent) {
+            Ok(directory) => Ok(Place { file: directory.join(name), directory }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !create => Err(OpenError::NotFound),
+            Err(error) => Err(OpenError::during("resolve the directory of the file")(error)),
+        }
+    }
+}
+
+/// Opens `file`, creating it if told to and if it is not there; says whether it did.
+fn open_or_create(file: &Path, create: bool) -> Result<(File, bool), OpenError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if create {
+        match options.clone().create_new(true).mode(MODE).open(file) {
+            Ok(file) => return Ok((file, true)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(OpenError::during("create the file")(error)),
+        }
+    }
+    match options.open(file) {
+        Ok(file) => Ok((file, false)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+            // It was there a moment ago and could not be created for that reason: a link that leads nowhere,
+            // and creating what it leads to is not what "create this file" says.
+            let reason = "it is a symbolic link to nothing, or was removed at this moment";
+            Err(OpenError::during("create the file")(io::Error::new(io::ErrorKind::AlreadyExists, reason)))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotFound),
+        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(OpenError::Directory),
+        Err(error) => Err(OpenError::during("open the file")(error)),
+    }
+}
+
+/// Refuses whatever is not a regular file.
+fn require_regular(file_type: FileType) -> Result<(), OpenError> {
+    if file_type.is_file() {
+        Ok(())
+    } else if file_type.is_dir() {
+        Err(OpenError::Directory)
+    } else {
+        Err(OpenError::NotRegular)
+    }
+}
+
+/// Takes the exclusive lock.
+///
+/// "Locked" is believed only when it stays so for a moment. When any thread starts a program, its child has a
+/// copy of every handle until that program runs; a store that is closed and opened again in that moment would
+/// otherwise find itself locked by nobody that could be named.
+fn lock(file: &File) -> Result<(), OpenError> {
+    let mut pauses = LOCK_PAUSES_MILLIS.into_iter();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::WouldBlock) => match pauses.next() {
+                Some(pause_millis) => thread::sleep(Duration::from_millis(pause_millis)),
+                None => return Err(OpenError::Locked),
+            },
+            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(TryLockError::Error(error)) => return Err(OpenError::during("lock the file")(error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+    use super::super::{read_exact_at, sync_all, sync_data, write_all_at};
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::net::UnixListener;
+    use std::process::Command;
+
+    fn in_new_directory(name: &str) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(name);
+        (directory, path)
+    }
+
+    #[test]
+    fn what_was_written_is_there_after_closing_and_opening_again() {
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        assert!(storage.created());
+        assert_eq!(storage.len().unwrap(), 0);
+        write_all_at(&storage, b"receipt", 4096).unwrap();
+        sync_data(&storage).unwrap();
+        sync_all(&storage).unwrap();
+        drop(storage);
+
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        assert!(!storage.created());
+        assert_eq!(storage.len().unwrap(), 4103);
+        let mut buffer = [0xff; 8];
+        read_exact_at(&storage, &mut buffer, 4095).unwrap();
+        assert_eq!(&buffer, b"\0receipt");
+    }
+
+    #[test]
+    fn a_second_open_in_this_process_is_locked_and_changes_nothing() {
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        write_all_at(&storage, b"mine", 0).unwrap();
+        for create in [false, true] {
+            assert!(matches!(FileStorage::open(&path, create, true), Err(OpenError::Locked)));
+        }
+        assert_eq!(storage.len().unwrap(), 4);
+    }
+
+    #[test]
+    fn the_lock_is_gone_after_drop() {
+        let (_directory, path) = in_new_directory("store.once");
+        drop(FileStorage::open(&path, true, true).unwrap());
+        FileStorage::open(&path, false, true).unwrap();
+    }
+
+    #[test]
+    fn the_lock_is_met_through_a_symbolic_link_and_a_hard_link() {
+        let (directory, path) = in_new_directory("store.once");
+        let _storage = FileStorage::open(&path, true, true).unwrap();
+        let symbolic = directory.path().join("symbolic");
+        symlink(&path, &symbolic).unwrap();
+        assert!(matches!(FileStorage::open(&symbolic, true, true), Err(OpenError::Locked)));
+        let hard = directory.path().join("hard");
+        fs::hard_link(&path, &hard).unwrap();
+        assert!(matches!(FileStorage::open(&hard, true, true), Err(OpenError::Locked)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_map_keeps_the_lock_until_it_is_dropped() {
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        storage.set_len(4096).unwrap();
+        let map = storage.map(0, 4096).unwrap().unwrap();
+        drop(storage);
+        assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::Locked)));
+        drop(map);
+        FileStorage::open(&path, false, true).unwrap();
+    }
+
+    #[test]
+    fn a_lock_that_is_held_for_a_moment_only_is_waited_for() {
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        let (ready, wait_for_ready) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                ready.send(()).unwrap();
+                thread::sleep(Duration::from_millis(5));
+                drop(storage);
+            });
+            wait_for_ready.recv().unwrap();
+            FileStorage::open(&path, false, true).unwrap();
+        });
+    }
+
+    #[test]
+    fn a_created_file_belongs_to_its_owner_alone() {
+        let (_directory, path) = in_new_directory("store.once");
+        let _storage = FileStorage::open(&path, true, true).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
+    }
+
+    #[test]
+    fn the_mode_of_a_file_that_was_there_is_left_alone() {
+        let (_directory, path) = in_new_directory("store.once");
+        fs::write(&path, b"").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        assert!(!storage.created());
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_not_found_and_not_created_unless_told_to() {
+        let (directory, path) = in_new_directory("store.once");
+        assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::NotFound)));
+        assert!(!path.exists());
+        let deeper = directory.path().join("missing/store.once");
+        assert!(matches!(FileStorage::open(&deeper, false, true), Err(OpenError::NotFound)));
+        assert!(matches!(FileStorage::open(Path::new(""), true, true), Err(OpenError::NotFound)));
+    }
+
+    #[test]
+    fn a_missing_directory_is_named_when_the_file_was_to_be_created() {
+        let (directory, _) = in_new_directory("store.once");
+        let error = FileStorage::open(&directory.path().join("missing/store.once"), true, true).unwrap_err();
+        let OpenError::Io { operation, source } = error else { panic!("{error:?}") };
+        assert!(operation.contains("directory"), "{operation}");
+        assert_eq!(source.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_directory_is_refused() {
+        let (directory, path) = in_new_directory("store.once");
+        for path in [directory.path(), Path::new("/"), Path::new("."), Path::new("..")] {
+            for create in [false, true] {
+                assert!(
+                    matches!(FileStorage::open(path, create, true), Err(OpenError::Directory)),
+                    "{path:?}"
+                );
+            }
+        }
+        let meant_as_a_directory = path.join("");
+        assert!(matches!(FileStorage::open(&meant_as_a_directory, true, true), Err(OpenError::Directory)));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_pipe_is_refused_without_waiting_for_a_peer() {
+        let (_directory, path) = in_new_directory("pipe");
+        assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        for create in [false, true] {
+            assert!(matches!(FileStorage::open(&path, create, true), Err(OpenError::NotRegular)));
+        }
+    }
+
+    #[test]
+    fn a_socket_and_a_device_are_refused() {
+        let (_directory, path) = in_new_directory("socket");
+        let _listener = UnixListener::bind(&path).unwrap();
+        for path in [path.as_path(), Path::new("/dev/null")] {
+            for create in [false, true] {
+                assert!(
+                    matches!(FileStorage::open(path, create, true), Err(OpenError::NotRegular)),
+                    "{path:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_symbolic_link_to_nothing_is_refused_and_nothing_is_created_behind_it() {
+        let (directory, path) = in_new_directory("link");
+        let target = directory.path().join("target");
+        symlink(&target, &path).unwrap();
+        assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::NotFound)));
+        assert!(matches!(FileStorage::open(&path, true, true), Err(OpenError::Io { .. })));
+        assert!(!target.exists());
+    }
+
+    #[test]
+    fn the_directory_of_a_bare_name_is_the_working_directory() {
+        let working_directory = fs::canonicalize(".").unwrap();
+        let name = "no-file-of-this-name-is-here.once";
+        let expected = Place { file: working_directory.join(name), directory: working_directory };
+        assert_eq!(Place::resolve(Path::new(name), true).unwrap(), expected);
+    }
+
+    #[test]
+    fn the_directory_of_a_linked_file_is_the_one_that_holds_the_file() {
+        let (first, path) = in_new_directory("store.once");
+        fs::write(&path, b"").unwrap();
+        let (_second, link) = in_new_directory("link");
+        symlink(&path, &link).unwrap();
+        let place = Place::resolve(&link, true).unwrap();
+        assert_eq!(place.directory, fs::canonicalize(first.path()).unwrap());
+    }
+
+    #[test]
+    fn it_is_mapped_only_if_told_to() {
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, false).unwrap();
+        storage.set_len(4096).unwrap();
+        assert!(storage.map(0, 4096).unwrap().is_none());
+    }
+
+    #[cfg(not(target_os = "openbsd"))]
+    #[test]
+    fn a_map_sees_bytes_that_are_written_afterwards_and_zeroes_where_the_file_was_cut_off_and_grown() {
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        storage.set_len(16_384).unwrap();
+        let map = storage.map(4096, 8192).unwrap().unwrap();
+        write_all_at(&storage, b"later", 4100).unwrap();
+        assert_eq!(map.read(4, 5, <[u8]>::to_vec).unwrap(), b"later");
+
+        storage.set_len(4096).unwrap();
+        storage.set_len(16_384).unwrap();
+        assert_eq!(map.read(4, 5, <[u8]>::to_vec).unwrap(), [0; 5]);
+    }
+}

@@ -1,0 +1,215 @@
+//! A read-only view of a range of the file, and the only unsafe code of the crate.
+
+#![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer; nothing else does")]
+
+use memmap2::{Advice, MmapOptions, MmapRaw};
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::slice;
+
+/// A shared, read-only mapping of a range of the file, looked at in short slices.
+///
+/// # Contract
+///
+/// The file goes on being written while it is mapped, so no `&[u8]` over the whole mapping is ever made: it
+/// would promise the compiler that none of those bytes change. [`Map::read`] makes one over the asked bytes
+/// only and for one call only. Whoever calls it answers for those bytes, for as long as the call lasts:
+///
+/// - they are immutable: they were written before and are not written again until it is certain that nobody
+///   looks. In the store that holds for records the index points to, because a slot is recycled, unmapped or
+///   cut off only after its records have left the index, and the index is left under the lock that its
+///   readers hold;
+/// - they lie within the file as it is now: the range of a map may reach beyond the end of the file, and a
+///   file that grows into it is seen, but looking beyond the end raises SIGBUS.
+///
+/// A write through the file is visible in the map once it has returned; both are views of the same page
+/// cache.
+///
+/// # Hazards
+///
+/// A file that something else cuts short, and a medium that cannot read a page, raise SIGBUS at the moment of
+/// looking, which by default ends the process. A file that something else overwrites breaks the promise of
+/// immutability; the lock on the file keeps out other stores, and nothing keeps out other programs.
+/// `Options::mmap(false)` reads through the file instead and gets errors in place of signals.
+///
+/// # Lifetime
+///
+/// The mapping stays valid after the file is closed, until it is dropped. On Linux it also keeps the file's
+/// lock for that long, because the lock belongs to the open file, which the mapping refers to.
+pub(crate) struct Map {
+    /// Raw on purpose: unlike `memmap2::Mmap` it never turns into a slice by itself.
+    memory: MmapRaw,
+}
+
+impl Map {
+    /// Maps `length` bytes of `file` from `offset`, which need not be aligned to anything.
+    ///
+    /// # Errors
+    ///
+    /// A range that ends beyond the largest offset, or whatever the operating system says: no memory, too
+    /// many mappings, a file system that cannot map.
+    pub(crate) fn new(file: &File, offset: u64, length: usize) -> io::Result<Map> {
+        // memmap2 casts the offset to a signed number, and what is unsafe below rests on the length: both are
+        // checked here, so as not to depend on what a version of it or a system refuses by itself.
+        let mappable = isize::try_from(length).is_ok()
+            && u64::try_from(length)
+                .ok()
+                .and_then(|length| offset.checked_add(length))
+                .is_some_and(|end| i64::try_from(end).is_ok());
+        if !mappable {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the range cannot be mapped"));
+        }
+
+        let memory = MmapOptions::new().offset(offset).len(length).map_raw_read_only(file)?;
+
+        // A lookup touches one record, and the next lookup touches another at a place that has nothing to do
+        // with it: reading ahead would fetch, and push out of the cache, many pages for each one that is
+        // needed. Those who read in order (scan, retire, verify) use `read_at`, whose reading ahead this does
+        // not change. It is a hint, so a system that refuses it is no worse a place to run.
+        let _ = memory.advise(Advice::Random);
+
+        Ok(Map { memory })
+    }
+
+    /// The length in bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.memory.len()
+    }
+
+    /// Shows `length` bytes at `offset` of the map to `read`; `None` if they do not all lie within the map.
+    ///
+    /// The caller answers for the [contract](Map#contract): the bytes do not change while `read` runs, and
+    /// they lie within the file.
+    pub(crate) fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+        let end = offset.checked_add(length)?;
+        if end > self.memory.len() {
+            return None;
+        }
+
+        // SAFETY:
+        // - In bounds: `offset <= end <= memory.len()` was checked just now, and `memory` is one mapping of
+        //   at least `memory.len()` bytes, which `new` bounded by `isize::MAX`; so neither the addition nor
+        //   the slice leaves the allocation, and for `length == 0` the pointer is at most one past its end
+        //   and never null.
+        // - Alive: the mapping is removed only when `memory` is dropped, and `&self` forbids that until this
+        //   function returns. The slice cannot outlast it: `read` must accept every lifetime, so it cannot
+        //   keep its argument.
+        // - Initialised and aligned: every byte of a mapped page is initialised by the kernel, and bytes have
+        //   no alignment. A page behind which there is no file (any more) raises SIGBUS instead of giving a
+        //   value: the process is stopped, not misled.
+        // - Not written meanwhile: nobody can write through this mapping, it is PROT_READ and its pointer
+        //   does not leave this module. Writes through the file, by this process, are what the contract of
+        //   `Map` rules out for the bytes asked for, and the lock on the file rules out other stores; this
+        //   cannot be checked here, which is why the type is not public. The slice covers no byte beyond
+        //   those asked for, so that writes next to it are no concern of it.
+        let bytes = unsafe { slice::from_raw_parts(self.memory.as_ptr().add(offset), length) };
+        Some(read(bytes))
+    }
+}
+
+impl fmt::Debug for Map {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Map").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+    use super::*;
+    use std::os::unix::fs::FileExt;
+
+    const LENGTH: usize = 64 * 1024;
+
+    fn file_of_zeroes() -> File {
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LENGTH as u64).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_map_may_go_to_and_be_read_by_any_thread() {
+        fn assert_send_and_sync<T: Send + Sync>() {}
+        assert_send_and_sync::<Map>();
+    }
+
+    #[test]
+    fn a_map_sees_bytes_that_are_written_through_the_file_afterwards() {
+        let file = file_of_zeroes();
+        let map = Map::new(&file, 0, LENGTH).unwrap();
+        assert_eq!(map.read(40_000, 3, <[u8]>::to_vec).unwrap(), [0; 3]);
+        file.write_all_at(b"new", 40_000).unwrap();
+        assert_eq!(map.read(40_000, 3, <[u8]>::to_vec).unwrap(), b"new");
+    }
+
+    #[test]
+    fn a_map_may_begin_anywhere_and_counts_from_there() {
+        let file = file_of_zeroes();
+        file.write_all_at(b"here", 5_001).unwrap();
+        let map = Map::new(&file, 5_000, 5).unwrap();
+        assert_eq!(map.len(), 5);
+        assert_eq!(map.read(0, 5, <[u8]>::to_vec).unwrap(), b"\0here");
+    }
+
+    #[test]
+    fn bytes_out_of_bounds_are_none_and_the_reader_is_not_called() {
+        let file = file_of_zeroes();
+        let map = Map::new(&file, 0, 100).unwrap();
+        for (offset, length) in [(0, 101), (100, 1), (101, 0), (99, 2), (1, usize::MAX), (usize::MAX, 1)] {
+            let answer = map.read(offset, length, |_| panic!("read out of bounds at {offset}"));
+            assert!(answer.is_none());
+        }
+        assert_eq!(map.read(100, 0, <[u8]>::len), Some(0));
+        assert_eq!(map.read(0, 100, <[u8]>::len), Some(100));
+    }
+
+    #[test]
+    fn an_empty_map_has_nothing_to_read() {
+        let map = Map::new(&file_of_zeroes(), 0, 0).unwrap();
+        assert_eq!(map.read(0, 0, <[u8]>::len), Some(0));
+        assert_eq!(map.read(0, 1, <[u8]>::len), None);
+    }
+
+    #[test]
+    fn a_range_that_cannot_be_mapped_is_an_error_and_not_a_panic() {
+        let file = file_of_zeroes();
+        for (offset, length) in
+            [(0, usize::MAX), (u64::MAX, 1), (i64::MAX as u64, 1), (1, isize::MAX as usize), (1, usize::MAX)]
+        {
+            assert!(Map::new(&file, offset, length).is_err(), "offset {offset}, length {length}");
+        }
+    }
+
+    #[test]
+    fn a_map_made_ahead_of_the_end_sees_the_file_grow_into_it() {
+        let file = tempfile::tempfile().unwrap();
+        let map = Map::new(&file, 0, LENGTH).unwrap();
+        file.write_all_at(b"grown", 0).unwrap();
+        assert_eq!(map.read(0, 5, <[u8]>::to_vec).unwrap(), b"grown");
+    }
+
+    #[test]
+    fn what_was_cut_off_and_grown_again_reads_as_zeroes_through_an_existing_map() {
+        let file = file_of_zeroes();
+        file.write_all_at(&vec![0xff; LENGTH], 0).unwrap();
+        let map = Map::new(&file, 0, LENGTH).unwrap();
+        assert!(map.read(0, LENGTH, |bytes| bytes.iter().all(|&byte| byte == 0xff)).unwrap());
+
+        file.set_len(10).unwrap();
+        file.set_len(LENGTH as u64).unwrap();
+
+        assert_eq!(map.read(8, 4, <[u8]>::to_vec).unwrap(), [0xff, 0xff, 0, 0]);
+        assert!(map.read(10, LENGTH - 10, |bytes| bytes.iter().all(|&byte| byte == 0)).unwrap());
+    }
+
+    #[test]
+    fn a_map_outlives_the_handle_it_was_made_from() {
+        let file = file_of_zeroes();
+        file.write_all_at(b"still here", 0).unwrap();
+        let map = Map::new(&file, 0, LENGTH).unwrap();
+        drop(file);
+        assert_eq!(map.read(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
+    }
+}

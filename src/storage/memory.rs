@@ -1,0 +1,234 @@
+//! A storage that forgets everything when it is dropped.
+
+use super::{Map, Storage};
+use parking_lot::RwLock;
+use std::fmt;
+use std::io;
+
+/// The size of a chunk: growth allocates whole ones and never moves what is there.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A storage in memory, for `Store::in_memory()` and for tests.
+///
+/// A sync succeeds and does nothing: what is here is as durable as it will ever be. It is never mapped,
+/// because a reader would have to hold a lock for as long as it holds the map.
+#[derive(Default)]
+pub(crate) struct MemoryStorage {
+    /// One lock over all of it: a write is a copy of at most one frame, so nobody waits long.
+    contents: RwLock<Contents>,
+}
+
+/// The bytes of a [`MemoryStorage`].
+#[derive(Default)]
+struct Contents {
+    /// As many chunks as `length` needs and no more. Bytes of the last chunk beyond `length` are zero, so
+    /// that growing has nothing to clear.
+    chunks: Vec<Box<[u8]>>,
+    /// The length in bytes.
+    length: usize,
+}
+
+impl Contents {
+    /// See [`Storage::set_len`].
+    fn resize(&mut self, length: usize) -> io::Result<()> {
+        let chunk_count = length.div_ceil(CHUNK_BYTES);
+        if let Some(missing) = chunk_count.checked_sub(self.chunks.len()) {
+            self.chunks.try_reserve(missing).map_err(|_| out_of_memory())?;
+            self.chunks.resize_with(chunk_count, || vec![0; CHUNK_BYTES].into_boxed_slice());
+        } else {
+            self.chunks.truncate(chunk_count);
+        }
+        if length < self.length
+            && let Some(cut) = self.chunks.get_mut(length / CHUNK_BYTES)
+        {
+            cut[length % CHUNK_BYTES..].fill(0);
+        }
+        self.length = length;
+        Ok(())
+    }
+}
+
+impl MemoryStorage {
+    /// An empty storage.
+    pub(crate) fn new() -> MemoryStorage {
+        MemoryStorage::default()
+    }
+}
+
+impl Storage for MemoryStorage {
+    fn len(&self) -> io::Result<u64> {
+        u64::try_from(self.contents.read().length).map_err(|_| out_of_memory())
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let length = usize::try_from(length).map_err(|_| out_of_memory())?;
+        self.contents.write().resize(length)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let contents = self.contents.read();
+        // An offset that memory cannot have lies beyond the end, where a file reads nothing either.
+        let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+        let length = buffer.len().min(contents.length.saturating_sub(offset));
+        let mut done = 0;
+        while done < length {
+            let within = (offset + done) % CHUNK_BYTES;
+            let piece_bytes = (CHUNK_BYTES - within).min(length - done);
+            let chunk = &contents.chunks[(offset + done) / CHUNK_BYTES];
+            buffer[done..done + piece_bytes].copy_from_slice(&chunk[within..within + piece_bytes]);
+            done += piece_bytes;
+        }
+        Ok(length)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        // A file is not extended by a write of nothing.
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let offset = usize::try_from(offset).map_err(|_| out_of_memory())?;
+        let end = offset.checked_add(bytes.len()).ok_or_else(out_of_memory)?;
+        let mut contents = self.contents.write();
+        if end > contents.length {
+            contents.resize(end)?;
+        }
+        let mut done = 0;
+        while done < bytes.len() {
+            let within = (offset + done) % CHUNK_BYTES;
+            let piece_bytes = (CHUNK_BYTES - within).min(bytes.len() - done);
+            let chunk = &mut contents.chunks[(offset + done) / CHUNK_BYTES];
+            chunk[within..within + piece_bytes].copy_from_slice(&bytes[done..done + piece_bytes]);
+            done += piece_bytes;
+        }
+        Ok(bytes.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {
+        Ok(None)
+    }
+}
+
+impl fmt::Debug for MemoryStorage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Never waits: whoever prints this may hold the lock, or be looking for the one who does.
+        let length = self.contents.try_read().map(|contents| contents.length);
+        formatter.debug_struct("MemoryStorage").field("len", &length).finish_non_exhaustive()
+    }
+}
+
+/// What stands for a full disk here.
+fn out_of_memory() -> io::Error {
+    io::ErrorKind::OutOfMemory.into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    /// Numbers that are the same in every run (xorshift).
+    struct Numbers(u64);
+
+    impl Numbers {
+        fn below(&mut self, bound: usize) -> usize {
+            self.0 ^= self.0 << 13;
+            self.0 ^= self.0 >> 7;
+            self.0 ^= self.0 << 17;
+            usize::try_from(self.0 >> 16).unwrap() % bound
+        }
+    }
+
+    #[test]
+    fn it_behaves_like_a_vector_of_bytes() {
+        const LARGEST_BYTES: usize = 5 * CHUNK_BYTES;
+        for seed in 1..=16_u64 {
+            let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let storage = MemoryStorage::new();
+            let mut model: Vec<u8> = Vec::new();
+            for step in 0..200 {
+                let offset = if numbers.below(3) == 0 {
+                    numbers.below(6) * CHUNK_BYTES
+                } else {
+                    numbers.below(LARGEST_BYTES)
+                };
+                let length_bound = if numbers.below(4) == 0 { 2 * CHUNK_BYTES } else { 100 };
+                let length = numbers.below(length_bound);
+                match numbers.below(5) {
+                    0 => {
+                        storage.set_len(offset as u64).unwrap();
+                        model.resize(offset, 0);
+                    }
+                    1 | 2 => {
+                        let byte = u8::try_from(numbers.below(256)).unwrap();
+                        assert_eq!(storage.write_at(&vec![byte; length], offset as u64).unwrap(), length);
+                        if length > 0 && model.len() < offset + length {
+                            model.resize(offset + length, 0);
+                        }
+                        if length > 0 {
+                            model[offset..offset + length].fill(byte);
+                        }
+                    }
+                    _ => {
+                        let mut buffer = vec![0xaa; length];
+                        let read = storage.read_at(&mut buffer, offset as u64).unwrap();
+                        let expected =
+                            model.get(offset..).map_or(&[][..], |rest| &rest[..rest.len().min(length)]);
+                        assert!(buffer[..read] == *expected, "seed {seed}, step {step}, offset {offset}");
+                        assert!(buffer[read..].iter().all(|&byte| byte == 0xaa));
+                    }
+                }
+                assert_eq!(storage.len().unwrap(), model.len() as u64, "seed {seed}, step {step}");
+            }
+            let mut everything = vec![0; model.len()];
+            assert_eq!(storage.read_at(&mut everything, 0).unwrap(), model.len());
+            assert!(everything == model, "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_was_cut_off_reads_as_zeroes_when_it_is_grown_again() {
+        for cut in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1] {
+            let storage = MemoryStorage::new();
+            let length = 2 * CHUNK_BYTES;
+            storage.write_at(&vec![0xff; length], 0).unwrap();
+            storage.set_len(cut as u64).unwrap();
+            storage.set_len(length as u64).unwrap();
+            let mut buffer = vec![0; length];
+            assert_eq!(storage.read_at(&mut buffer, 0).unwrap(), length);
+            assert!(buffer[..cut].iter().all(|&byte| byte == 0xff), "cut {cut}");
+            assert!(buffer[cut..].iter().all(|&byte| byte == 0), "cut {cut}");
+        }
+    }
+
+    #[test]
+    fn growth_does_not_move_what_is_there() {
+        let storage = MemoryStorage::new();
+        storage.write_at(b"x", 0).unwrap();
+        let before = storage.contents.read().chunks[0].as_ptr();
+        storage.set_len(100 * CHUNK_BYTES as u64).unwrap();
+        assert_eq!(storage.contents.read().chunks[0].as_ptr(), before);
+    }
+
+    #[test]
+    fn a_length_that_no_memory_has_is_an_error_and_not_a_panic() {
+        let storage = MemoryStorage::new();
+        assert_eq!(storage.set_len(u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(storage.write_at(b"xy", u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        assert_eq!(storage.read_at(&mut [0; 2], u64::MAX).unwrap(), 0);
+        assert_eq!(storage.len().unwrap(), 0);
+    }
+
+    #[test]
+    fn it_is_never_mapped() {
+        assert!(MemoryStorage::new().map(0, 0).unwrap().is_none());
+    }
+}

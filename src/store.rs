@@ -1,0 +1,264 @@
+//! The store, on bytes.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::codec::DefaultCodec;
+use crate::engine::{Engine, Expected, Next, Swap};
+use crate::error::Result;
+use crate::key::{Fingerprint, Key};
+use crate::lease::{Begin, Completion};
+use crate::operation::Operation;
+use crate::options::Options;
+use crate::stats::{Snapshot, Stats};
+use crate::status::Version;
+
+/// An idempotency store: one file, or memory, that remembers what has been done.
+///
+/// A `Store` is a handle: clones are cheap, share everything, and can be used from any thread. The file stays locked
+/// until the last handle and the last [`Lease`](crate::Lease) are gone; the last one to go also marks the file as
+/// closed, as well as it can. [`close`](Store::close) does so and tells.
+///
+/// [`operation`](Store::operation) is the typed face. What stands beside it here is the same on bytes.
+///
+/// ```
+/// use oncekey::{Failure, Outcome, Store};
+///
+/// # let directory = tempfile::tempdir()?;
+/// # let path = directory.path().join("mail.once");
+/// let store = Store::open(&path)?;
+/// for _ in 0..2 {
+///     let outcome = store.operation("welcome:ada").run(|_attempt| {
+///         // .. send the mail ..
+///         Ok::<_, Failure<std::io::Error>>("message 17".to_owned())
+///     })?;
+///     assert_eq!(outcome.into_inner(), "message 17");
+/// }
+/// store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct Store {
+    engine: Arc<Engine>,
+}
+
+const _: () = {
+    const fn is_send_and_sync<T: Send + Sync>() {}
+    const fn is_send<T: Send + 'static>() {}
+    is_send_and_sync::<Store>();
+    is_send::<crate::lease::Lease>();
+    is_send::<crate::lease::Doubt>();
+    is_send_and_sync::<crate::error::Error>();
+};
+
+impl Store {
+    pub(crate) fn new(engine: Engine) -> Store {
+        Store { engine: Arc::new(engine) }
+    }
+
+    /// Opens the store at `path`, creating it if it is not there, with the defaults of [`Options`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::open`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Store> {
+        Options::new().open(path)
+    }
+
+    /// A store in memory, for a program's own tests. It behaves as one in a file does and ends with its last handle.
+    ///
+    /// # Errors
+    ///
+    /// None that the defaults can cause.
+    pub fn in_memory() -> Result<Store> {
+        Options::new().open_in_memory()
+    }
+
+    /// An operation on `key`: what to perform once, to be said in typed terms. See [`Operation`].
+    #[must_use = "an operation does nothing until it is run"]
+    pub fn operation<'a>(&'a self, key: impl Into<Key<'a>>) -> Operation<'a, DefaultCodec> {
+        Operation::new(&self.engine, key.into())
+    }
+
+    /// The fingerprint of a request's bytes, under this file's secret key.
+    #[must_use]
+    pub fn fingerprint(&self, request: &[u8]) -> Fingerprint {
+        self.engine.fingerprint(request)
+    }
+
+    /// Begins an attempt at the act that `key` names, or says why not: see [`Begin`]. An attempt that is acquired is
+    /// durable before this returns.
+    ///
+    /// With a deadline, a wait or a retention of its own: [`Operation::begin`].
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Key`](crate::Error::Key): the key is empty or too long.
+    /// - [`Error::Mismatch`](crate::Error::Mismatch): the key was used with another fingerprint.
+    /// - [`Error::ResultExpired`](crate::Error::ResultExpired): done, and the result is no longer kept.
+    /// - [`Error::Full`](crate::Error::Full): no room for another operation.
+    /// - [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
+    ///   [`Error::Io`](crate::Error::Io): the disk.
+    pub fn begin<'a>(&self, key: impl Into<Key<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
+        let (key, terms) = (key.into(), &self.engine.settings().terms);
+        let began = self.engine.begin(key, fingerprint, terms, true)?;
+        Ok(Begin::new(&self.engine, key, terms, began))
+    }
+
+    /// Records in one write that the act was seen and done, with its result: for a consumer whose act *is* what it
+    /// records. One sync, where a begin and a completion take two.
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Store::begin), and [`Error::TooLarge`](crate::Error::TooLarge),
+    /// [`Error::InProgress`](crate::Error::InProgress), [`Error::InDoubt`](crate::Error::InDoubt).
+    pub fn record<'a>(
+        &self,
+        key: impl Into<Key<'a>>,
+        fingerprint: Fingerprint,
+        result: &[u8],
+    ) -> Result<Recorded> {
+        let terms = &self.engine.settings().terms;
+        Ok(Recorded::new(self.engine.record(key.into(), fingerprint, result, terms)?))
+    }
+
+    /// Where `key` stands. The answer is durable: no crash takes it back.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Key`](crate::Error::Key), [`Error::Corrupt`](crate::Error::Corrupt),
+    /// [`Error::Io`](crate::Error::Io); [`Error::Poisoned`](crate::Error::Poisoned) if the answer would have to be
+    /// made durable first.
+    pub fn get<'a>(&self, key: impl Into<Key<'a>>) -> Result<Snapshot> {
+        let (status, found) = self.engine.get(key.into())?;
+        Ok(Snapshot::new(status, found))
+    }
+
+    /// Puts `next` in the place of `expected`, if the key still stands there: an operator's tool, for operations in
+    /// doubt above all. Every other change is this one with its own expectations.
+    ///
+    /// A lease on the key is fenced by it, and whoever waits for the key looks again. A completed operation can be
+    /// given up, but neither brought back into doubt nor given another result.
+    ///
+    /// ```
+    /// use oncekey::{Expected, Fingerprint, Next, Store, Swapped};
+    ///
+    /// let store = Store::in_memory()?;
+    /// drop(store.begin("charge:1", Fingerprint::NONE)?); // as a crash would
+    /// let seen = store.get("charge:1")?;
+    /// // The gateway's own records say that it was charged.
+    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
+    /// let next = Next::Completed { fingerprint: seen.fingerprint(), result: b"receipt 17" };
+    /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, Swapped::Done(_)));
+    /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, Swapped::Differs(_)), "not twice");
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Conflict`](crate::Error::Conflict): the key is completed as expected, and `next` is not absent.
+    /// - [`Error::Mismatch`](crate::Error::Mismatch): the stored fingerprint is another.
+    /// - The rest as [`record`](Store::record).
+    pub fn compare_and_set<'a>(
+        &self,
+        key: impl Into<Key<'a>>,
+        expected: Expected,
+        next: Next<'_>,
+    ) -> Result<Swapped> {
+        let key = key.into();
+        match self.engine.compare_and_set(key, expected, next, &self.engine.settings().terms)? {
+            Swap::Done(version) => Ok(Swapped::Done(version)),
+            Swap::Differs => Ok(Swapped::Differs(self.get(key)?)),
+        }
+    }
+
+    /// Gives up what is known of `key`, so that its act can be performed as if for the first time. True if there was
+    /// anything. For operators; retention does this by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InProgress`](crate::Error::InProgress) while a lease on it is alive;
+    /// [`Error::Key`](crate::Error::Key), [`Error::Poisoned`](crate::Error::Poisoned).
+    pub fn forget<'a>(&self, key: impl Into<Key<'a>>) -> Result<bool> {
+        self.engine.forget(key.into(), &self.engine.settings().terms)
+    }
+
+    /// Makes everything that was written before this call survive power loss.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`](crate::Error::Poisoned).
+    pub fn sync(&self) -> Result<()> {
+        self.engine.sync()
+    }
+
+    /// Gives all space back at once: moves what is alive together and cuts off the rest of the file. Reclaiming does
+    /// this by itself, bit by bit, only without shortening the file. Readers and writers go on meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
+    /// [`Error::Io`](crate::Error::Io); [`Error::Full`](crate::Error::Full) if there is no room to begin with it.
+    pub fn compact(&self) -> Result<()> {
+        self.engine.compact()
+    }
+
+    /// Figures about the store.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        Stats::of(&self.engine)
+    }
+
+    /// Where the store is; `:memory:` if it is nowhere.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.engine.path()
+    }
+
+    /// Closes the store for all its handles: everything is made durable and the file is marked as whole.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::LeasesAlive`](crate::Error::LeasesAlive) while there are leases; the store is then still open for its other handles.
+    /// [`Error::Closed`](crate::Error::Closed) if another handle was quicker;
+    /// [`Error::Poisoned`](crate::Error::Poisoned).
+    pub fn close(self) -> Result<()> {
+        self.engine.close()
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Store").field("path", &self.path()).finish_non_exhaustive()
+    }
+}
+
+/// How [`Store::record`] came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recorded {
+    /// This call recorded it, with this version.
+    Done(Version),
+    /// It was recorded before, with this result.
+    AlreadyDone(Completion),
+}
+
+impl Recorded {
+    pub(crate) fn new(recorded: std::result::Result<Version, crate::engine::Found>) -> Recorded {
+        match recorded {
+            Ok(version) => Recorded::Done(version),
+            Err(found) => Recorded::AlreadyDone(Completion::new(found)),
+        }
+    }
+}
+
+/// How [`Store::compare_and_set`] came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Swapped {
+    /// It is as `next` says, by the record of this version (0 if absent stayed absent).
+    Done(Version),
+    /// The key did not stand where it was expected; it stands here.
+    Differs(Snapshot),
+}
