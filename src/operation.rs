@@ -95,7 +95,10 @@ impl<'a, C> Operation<'a, C, Refuse> {
     ///
     /// It may return a [`Reconciled`]; or an `Option` (something: applied; nothing: not applied); or a `Result` of an
     /// `Option` (an error: unknown). It sees the [`Attempt`] that is in doubt. If it panics, the doubt stays.
-    pub fn reconcile<F>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>> {
+    pub fn reconcile<F, R>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>>
+    where
+        F: FnMut(&Attempt<'_>) -> R,
+    {
         self.with_doubt(Reconcile(reconcile))
     }
 
