@@ -34,14 +34,6 @@ pub(crate) enum Claim {
     Doubt { version: Version, attempt: u32, number: u64 },
 }
 
-impl Claim {
-    pub(crate) fn attempt(&self) -> u32 {
-        match self {
-            Claim::Lease { attempt, .. } | Claim::Doubt { attempt, .. } => *attempt,
-        }
-    }
-}
-
 #[derive(Debug, Default)]
 struct Flight {
     changing: bool,

@@ -295,7 +295,8 @@ impl Index {
     ///
     /// As in [`find`](Index::find), `visit` must not call the index. What others insert, replace or remove in the
     /// meantime is seen or not.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(Address)) {
+    #[cfg(test)]
+    fn for_each(&self, mut visit: impl FnMut(Address)) {
         for shard in self.shards.iter() {
             let table = shard.table.read();
             for entry in table.buckets.iter().filter(|entry| **entry != EMPTY) {

@@ -17,7 +17,7 @@ use crate::format::header::{
     encode_store_header,
 };
 use crate::format::record::Kind;
-use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::format::{SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::index::{Address, Index};
 use crate::key::KeyHasher;
 use crate::log::Log;

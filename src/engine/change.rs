@@ -34,7 +34,6 @@ pub(crate) enum Began {
     InDoubt(Grant),
     InProgress {
         attempt: u32,
-        version: Version,
     },
     Completed(Found),
 }
@@ -108,8 +107,15 @@ struct View {
 }
 
 impl Engine {
-    fn view(&self, key: Key<'_>, hash: u128, flight: &FlightGuard<'_>, now_ms: u64) -> Result<View> {
-        let found = self.lookup(key, hash, now_ms, Want::Result)?;
+    fn view(
+        &self,
+        key: Key<'_>,
+        hash: u128,
+        flight: &FlightGuard<'_>,
+        now_ms: u64,
+        want: Want,
+    ) -> Result<View> {
+        let found = self.lookup(key, hash, now_ms, want)?;
         let claim = flight.claim();
         let status = self.status(found.as_ref(), claim, now_ms);
         Ok(View { found, claim, status })
@@ -125,7 +131,7 @@ impl Engine {
         let (status, found) = match found {
             Some(Found { life: Life::Begun, .. }) => {
                 let flight = self.flights.enter(hash);
-                let view = self.view(key, hash, &flight, now_ms)?;
+                let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
                 (view.status, view.found)
             }
             found => (self.status(found.as_ref(), None, now_ms), found),
@@ -155,7 +161,7 @@ impl Engine {
                 return self.replay(key, fingerprint, found, terms).map(Began::Completed);
             }
             let flight = self.flights.enter(hash);
-            let View { found, claim, status } = self.view(key, hash, &flight, now_ms)?;
+            let View { found, claim, status } = self.view(key, hash, &flight, now_ms, Want::Result)?;
             if let Some(found) = found.as_ref().filter(|_| status != Status::Absent) {
                 self.check_fingerprint(key, fingerprint, found)?;
             }
@@ -167,10 +173,8 @@ impl Engine {
                     return self.replay(key, fingerprint, found, terms).map(Began::Completed);
                 }
                 Err(_) => {
-                    let version = found.as_ref().map_or(Version::from_u64(0), |found| found.version);
-                    let answer = Began::InProgress { attempt, version };
                     if !self.wait_for_other(flight, claim, until, now_ms) {
-                        return Ok(answer);
+                        return Ok(Began::InProgress { attempt });
                     }
                     continue;
                 }
@@ -179,10 +183,10 @@ impl Engine {
             // Somebody is finding out: to the others that is an attempt in progress.
             if status == Status::InDoubt
                 && takes_doubt
-                && let (Some(Claim::Doubt { version, attempt, .. }), Some(_)) = (claim, &found)
+                && let Some(Claim::Doubt { attempt, .. }) = claim
             {
                 if !self.wait_for_other(flight, claim, until, now_ms) {
-                    return Ok(Began::InProgress { attempt, version });
+                    return Ok(Began::InProgress { attempt });
                 }
                 continue;
             }
@@ -280,7 +284,7 @@ impl Engine {
     ) -> Result<Grant> {
         let hash = self.admit(key)?;
         let flight = self.flights.enter(hash);
-        let View { found, .. } = self.view(key, hash, &flight, self.clock.now_ms())?;
+        let View { found, .. } = self.view(key, hash, &flight, self.clock.now_ms(), Want::State)?;
         self.check_holds(key, found.as_ref(), version)?;
         let fingerprint = found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
         let mut promise = promise.take();
@@ -306,7 +310,7 @@ impl Engine {
         }
         let flight = self.flights.enter(hash);
         let now_ms = self.clock.now_ms();
-        let View { found, status, .. } = self.view(key, hash, &flight, now_ms)?;
+        let View { found, status, .. } = self.view(key, hash, &flight, now_ms, Want::State)?;
         self.check_holds(key, found.as_ref(), version)?;
         let (event, kind, result) = match finish {
             Finish::Completed(result) => (Event::Complete, Kind::Completed, Some(result)),
@@ -348,7 +352,7 @@ impl Engine {
         loop {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
-            let View { found, claim, status } = self.view(key, hash, &flight, now_ms)?;
+            let View { found, claim, status } = self.view(key, hash, &flight, now_ms, Want::Result)?;
             if let Some(found) = found.as_ref().filter(|_| status != Status::Absent) {
                 self.check_fingerprint(key, fingerprint, found)?;
             }
@@ -396,7 +400,7 @@ impl Engine {
         loop {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
-            let View { found, status, .. } = self.view(key, hash, &flight, now_ms)?;
+            let View { found, status, .. } = self.view(key, hash, &flight, now_ms, Want::State)?;
             let attempt = found.as_ref().map_or(0, |found| found.attempt);
             match transition(status, Event::Forget) {
                 Ok(_) => {}
@@ -435,7 +439,7 @@ impl Engine {
         loop {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
-            let View { found, status, .. } = self.view(key, hash, &flight, now_ms)?;
+            let View { found, status, .. } = self.view(key, hash, &flight, now_ms, Want::State)?;
             if let Some(found) = &found {
                 self.settle(found, terms.durability)?;
             }

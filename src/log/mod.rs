@@ -219,10 +219,6 @@ impl Log {
         if position <= self.progress.durable() { Ok(()) } else { self.sync() }
     }
 
-    pub(crate) fn durable(&self) -> u64 {
-        self.progress.durable()
-    }
-
     pub(crate) fn check_poison(&self) -> Result<()> {
         self.commit.poison().map_or(Ok(()), |poison| Err(self.poisoned(poison)))
     }

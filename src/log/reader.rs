@@ -123,7 +123,8 @@ impl Reader {
     }
 
     /// The position of what is at `address` now.
-    pub(crate) fn position(&self, address: Address) -> u64 {
+    #[cfg(test)]
+    fn position(&self, address: Address) -> u64 {
         let (slot, within) = self.split(address);
         self.slot(slot).sequence.load(Ordering::Acquire) * self.segment_bytes + within
     }

@@ -62,8 +62,6 @@ pub(crate) struct FileStorage {
     /// The directory that holds its entry. A handle and not a path, so that the process may change its
     /// working directory and somebody may rename the directory.
     directory: File,
-    /// Whether opening created the file.
-    created: bool,
     /// Whether it may be mapped.
     mmap: bool,
 }
@@ -89,17 +87,12 @@ impl FileStorage {
             Err(error) => return Err(OpenError::during("inspect the file")(error)),
         }
 
-        let (file, created) = open_or_create(&place.file, create)?;
+        let file = open_or_create(&place.file, create)?;
         // The path may have come to name something else in between; the handle cannot.
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
         lock(&file)?;
-        Ok(FileStorage { file, directory, created, mmap })
-    }
-
-    /// Whether opening created the file.
-    pub(crate) fn created(&self) -> bool {
-        self.created
+        Ok(FileStorage { file, directory, mmap })
     }
 }
 
@@ -180,19 +173,19 @@ impl Place {
     }
 }
 
-/// Opens `file`, creating it if told to and if it is not there; says whether it did.
-fn open_or_create(file: &Path, create: bool) -> Result<(File, bool), OpenError> {
+/// Opens `file`, creating it if told to and if it is not there.
+fn open_or_create(file: &Path, create: bool) -> Result<File, OpenError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true);
     if create {
         match options.clone().create_new(true).mode(MODE).open(file) {
-            Ok(file) => return Ok((file, true)),
+            Ok(file) => return Ok(file),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(OpenError::during("create the file")(error)),
         }
     }
     match options.open(file) {
-        Ok(file) => Ok((file, false)),
+        Ok(file) => Ok(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
             // It was there a moment ago and could not be created for that reason: a link that leads nowhere,
             // and creating what it leads to is not what "create this file" says.
@@ -256,7 +249,6 @@ mod tests {
     fn what_was_written_is_there_after_closing_and_opening_again() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
-        assert!(storage.created());
         assert_eq!(storage.len().unwrap(), 0);
         write_all_at(&storage, b"receipt", 4096).unwrap();
         sync_data(&storage).unwrap();
@@ -264,7 +256,6 @@ mod tests {
         drop(storage);
 
         let storage = FileStorage::open(&path, true, true).unwrap();
-        assert!(!storage.created());
         assert_eq!(storage.len().unwrap(), 4103);
         let mut buffer = [0xff; 8];
         read_exact_at(&storage, &mut buffer, 4095).unwrap();
@@ -343,7 +334,6 @@ mod tests {
         fs::write(&path, b"").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         let storage = FileStorage::open(&path, true, true).unwrap();
-        assert!(!storage.created());
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 

@@ -1,0 +1,77 @@
+//! What the tests share.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of it")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use oncekey::{Begin, Fingerprint, Lease, ManualClock, Options, Store};
+
+/// Some time in November 2023, in ms.
+pub const START_MS: u64 = 1_700_000_000_000;
+pub const NONE: Fingerprint = Fingerprint::NONE;
+
+pub fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// A store's file in a directory of its own, which goes with it.
+pub struct Place {
+    _directory: tempfile::TempDir,
+    pub path: PathBuf,
+}
+
+impl Place {
+    pub fn new() -> Place {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.once");
+        Place { _directory: directory, path }
+    }
+
+    pub fn open(&self) -> Store {
+        small().open(&self.path).unwrap()
+    }
+
+    pub fn bytes(&self) -> Vec<u8> {
+        std::fs::read(&self.path).unwrap()
+    }
+
+    pub fn length(&self) -> u64 {
+        std::fs::metadata(&self.path).unwrap().len()
+    }
+}
+
+/// The smallest segments, so that a test sees many of them.
+pub fn small() -> Options {
+    Options::new().segment_size(SEGMENT)
+}
+
+pub const SEGMENT: u64 = 64 << 10;
+
+pub fn clocked(clock: &ManualClock) -> Options {
+    small().manual_clock(clock.clone())
+}
+
+pub fn acquire(store: &Store, key: &str) -> Lease {
+    match store.begin(key, NONE).unwrap() {
+        Begin::Acquired(lease) => lease,
+        other => panic!("{key}: {other:?}"),
+    }
+}
+
+/// Begins and completes.
+pub fn perform(store: &Store, key: &str, result: &[u8]) {
+    acquire(store, key).complete(result).unwrap();
+}
+
+/// Leaves the key in doubt.
+pub fn abandon(store: &Store, key: &str) {
+    drop(acquire(store, key));
+}
+
+/// Ends a store as a killed process would: nothing is marked as closed. (Its lock must go, so the file is copied.)
+pub fn copy_of_open(path: &Path) -> Place {
+    let place = Place::new();
+    std::fs::copy(path, &place.path).unwrap();
+    place
+}
