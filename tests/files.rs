@@ -1,0 +1,417 @@
+//! Files: what opening accepts, what it refuses and how it says so, and that refusing changes nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds, small};
+use oncekey::{Durability, Error, ManualClock, Options, Status, Store};
+
+fn refuse(path: &Path) -> Error {
+    let before = std::fs::read(path).unwrap_or_default();
+    let error = small().open(path).expect_err("must be refused");
+    assert_eq!(std::fs::read(path).unwrap_or_default(), before, "a refused file was changed: {error}");
+    assert!(error.to_string().contains(&path.display().to_string()), "the error names the file: {error}");
+    error
+}
+
+#[test]
+fn everything_is_there_again_after_closing_and_after_a_crash() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..2_000 {
+        perform(&store, &format!("done-{n}"), format!("result {n}").as_bytes());
+    }
+    abandon(&store, "doubt");
+    acquire(&store, "released").release().unwrap();
+    store.record("forgotten", NONE, b"r").unwrap();
+    store.forget("forgotten").unwrap();
+    let crashed = copy_of_open(&place.path);
+    store.close().unwrap();
+    for place in [place, crashed] {
+        for _ in 0..3 {
+            let store = place.open();
+            for n in 0..2_000 {
+                let seen = store.get(&format!("done-{n}")).unwrap();
+                assert_eq!(seen.result(), Some(format!("result {n}").as_bytes()));
+            }
+            assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt);
+            assert_eq!(store.get("released").unwrap().attempt(), 1);
+            assert_eq!(store.get("forgotten").unwrap().status(), Status::Absent);
+            assert!(store.stats().segments > 5, "the test means to see many segments");
+        }
+    }
+}
+
+#[test]
+fn a_file_is_created_for_its_owner_alone() {
+    let place = Place::new();
+    drop(place.open());
+    assert_eq!(std::fs::metadata(&place.path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_second_open_is_locked_until_the_last_lease_of_the_first_is_gone() {
+    let place = Place::new();
+    let store = place.open();
+    let lease = acquire(&store, "k");
+    assert!(matches!(small().open(&place.path), Err(Error::Locked { .. })));
+    drop(store);
+    assert!(matches!(small().open(&place.path), Err(Error::Locked { .. })), "a lease is alive");
+    drop(lease);
+    assert_eq!(place.open().get("k").unwrap().status(), Status::InDoubt);
+}
+
+#[test]
+fn close_refuses_while_leases_live_and_ends_the_store_for_all_handles() {
+    let place = Place::new();
+    let store = place.open();
+    let lease = acquire(&store, "k");
+    match store.clone().close() {
+        Err(Error::LeasesAlive { count: 1 }) => {}
+        other => panic!("{other:?}"),
+    }
+    lease.release().unwrap();
+    let other = store.clone();
+    store.close().unwrap();
+    assert!(matches!(other.get("k"), Err(Error::Closed)));
+    assert!(matches!(other.begin("k", NONE), Err(Error::Closed)));
+    assert!(matches!(other.close(), Err(Error::Closed)));
+}
+
+#[test]
+fn a_directory_a_foreign_file_a_missing_file_and_one_without_permission_get_their_own_errors() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(matches!(refuse(directory.path()), Error::NotAStore { .. }));
+
+    let foreign = directory.path().join("notes.txt");
+    for content in [b"x".repeat(10), b"hello world ".repeat(2_000)] {
+        std::fs::write(&foreign, content).unwrap();
+        assert!(matches!(refuse(&foreign), Error::NotAStore { .. }));
+    }
+
+    let missing = directory.path().join("missing.once");
+    match small().create(false).open(&missing) {
+        Err(Error::Io { source, .. }) => assert_eq!(source.kind(), std::io::ErrorKind::NotFound),
+        other => panic!("{other:?}"),
+    }
+    assert!(!missing.exists());
+
+    let empty = directory.path().join("empty.once");
+    std::fs::write(&empty, b"").unwrap();
+    match small().create(false).open(&empty) {
+        Err(Error::NotAStore { reason, .. }) => assert!(reason.contains("empty"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    small().open(&empty).unwrap().close().unwrap();
+
+    // Root may read and write everything, so there is nothing to see then.
+    let private = directory.path().join("private.once");
+    std::fs::write(&private, b"").unwrap();
+    std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o000)).unwrap();
+    if std::fs::File::open(&private).is_err() {
+        match small().open(&private) {
+            Err(Error::Io { source, .. }) => assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Rewrites a field of the store header and its checksum, as another version of the library would have.
+fn with_header_field(place: &Place, at: usize, value: u32) {
+    let mut bytes = place.bytes();
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    let checksum = crc32fast::hash(&bytes[12..512]);
+    bytes[8..12].copy_from_slice(&checksum.to_le_bytes());
+    std::fs::write(&place.path, bytes).unwrap();
+}
+
+#[test]
+fn another_format_version_and_unknown_features_are_told_apart_from_damage() {
+    for (at, value, says) in
+        [(12, 2, "newer"), (12, 0, "older"), (20, 4, "read-compatible"), (24, 4, "incompatible")]
+    {
+        let place = Place::new();
+        place.open().close().unwrap();
+        with_header_field(&place, at, value);
+        match refuse(&place.path) {
+            Error::Unsupported { reason, .. } => assert!(reason.contains(says), "{reason}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let place = Place::new();
+    place.open().close().unwrap();
+    let mut bytes = place.bytes();
+    bytes[12] ^= 1;
+    std::fs::write(&place.path, bytes).unwrap();
+    assert!(matches!(refuse(&place.path), Error::Corrupt { offset: 0, .. }));
+}
+
+#[test]
+fn a_creation_that_was_cut_short_is_finished_and_a_lost_header_is_not_taken_for_one() {
+    for length in [0, 1, 511, 512, 4_096, 4_097, 4_608, 4_096 + SEGMENT] {
+        let place = Place::new();
+        std::fs::write(&place.path, vec![0; usize::try_from(length).unwrap()]).unwrap();
+        let store = place.open();
+        perform(&store, "k", b"r");
+    }
+    // The segment header was written, the store header was not.
+    let place = Place::new();
+    drop(place.open());
+    let mut bytes = place.bytes();
+    bytes[..4_096].fill(0);
+    let first_frame = 4_096 + 4_096;
+    let mut early = bytes.clone();
+    early[first_frame..].fill(0);
+    std::fs::write(&place.path, early).unwrap();
+    perform(&place.open(), "k", b"r");
+    // The same, and there had been a frame: the header was lost later.
+    std::fs::write(&place.path, bytes).unwrap();
+    assert!(matches!(refuse(&place.path), Error::Corrupt { offset: 0, .. }));
+}
+
+#[test]
+fn a_torn_tail_is_dropped_only_if_nothing_behind_it_says_that_it_was_on_disk() {
+    // Two synced operations, then the machine loses power while a third is on its way: only the third may be torn.
+    let place = Place::new();
+    let store = place.open();
+    store.record("first", NONE, b"1").unwrap();
+    store.record("second", NONE, b"2").unwrap();
+    let before = copy_of_open(&place.path);
+    store.record("third", NONE, b"3").unwrap();
+    let crashed = copy_of_open(&place.path);
+    let old = before.bytes();
+    let new = crashed.bytes();
+    let changed: Vec<usize> = (0..new.len()).filter(|at| new[*at] != old[*at]).collect();
+    let (from, to) = (changed[0], changed[changed.len() - 1] + 1);
+
+    // Torn anywhere in its last bytes: the third is gone, the others are there, and the store goes on.
+    for cut in [from, from + 8, (from + to) / 2, to - 1] {
+        let mut torn = new.clone();
+        torn[cut..to].copy_from_slice(&old[cut..to]);
+        std::fs::write(&crashed.path, torn).unwrap();
+        let store = crashed.open();
+        assert!(store.get("first").unwrap().is_completed() && store.get("second").unwrap().is_completed());
+        assert!(store.get("third").unwrap().is_absent());
+        store.record("third", NONE, b"again").unwrap();
+        drop(store);
+        assert_eq!(crashed.open().get("third").unwrap().result(), Some(&b"again"[..]));
+    }
+
+    // A hole in front of the third, which says that everything before it was on disk: refused, with the place.
+    let mut holed = new.clone();
+    holed[from - 40] ^= 1;
+    std::fs::write(&crashed.path, holed).unwrap();
+    match refuse(&crashed.path) {
+        Error::Corrupt { offset, reason, .. } => {
+            assert!(offset < from as u64, "{offset}");
+            assert!(reason.contains("later frame"), "{reason}");
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn after_a_clean_close_no_byte_of_the_last_record_can_be_lost_unnoticed() {
+    let place = Place::new();
+    let store = place.open();
+    store.record("last", NONE, b"result").unwrap();
+    store.close().unwrap();
+    let bytes = place.bytes();
+    let record = bytes.windows(6).position(|window| window == b"result").unwrap();
+    let mut damaged = bytes.clone();
+    damaged[record] ^= 1;
+    std::fs::write(&place.path, &damaged).unwrap();
+    assert!(matches!(refuse(&place.path), Error::Corrupt { .. }));
+    // One damaged mark leaves the other.
+    damaged[4_096 + 512] ^= 1;
+    std::fs::write(&place.path, &damaged).unwrap();
+    assert!(matches!(refuse(&place.path), Error::Corrupt { .. }));
+}
+
+#[test]
+fn a_file_that_was_cut_anywhere_is_refused_or_loses_only_what_was_free() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..600 {
+        perform(&store, &format!("k{n}"), &[7; 100]);
+    }
+    store.close().unwrap();
+    let bytes = place.bytes();
+    let cuts = (1..bytes.len()).step_by(9_973).chain([1, 100, 511, 4_095, 4_096, bytes.len() - 1]);
+    for cut in cuts {
+        std::fs::write(&place.path, &bytes[..cut]).unwrap();
+        let opened = small().create(false).open(&place.path);
+        match opened {
+            Ok(store) => {
+                for n in 0..600 {
+                    assert!(store.get(&format!("k{n}")).unwrap().is_completed(), "cut at {cut} lost k{n}");
+                }
+            }
+            Err(Error::Corrupt { .. } | Error::NotAStore { .. }) => {
+                assert_eq!(std::fs::read(&place.path).unwrap(), &bytes[..cut], "changed at {cut}");
+            }
+            Err(other) => panic!("cut at {cut}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_footer_that_was_torn_is_made_again_from_the_records() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..600 {
+        perform(&store, &format!("k{n}"), &[7; 100]);
+    }
+    drop(store);
+    let mut bytes = place.bytes();
+    let footers: Vec<usize> = (4_096..bytes.len())
+        .step_by(usize::try_from(SEGMENT).unwrap())
+        .map(|slot| slot + usize::try_from(SEGMENT).unwrap() - 64)
+        .filter(|at| bytes.get(*at..*at + 8) == Some(b"ONCEFOOT"))
+        .collect();
+    assert!(footers.len() > 2);
+    for footer in footers {
+        bytes[footer..footer + 64].fill(0xEE);
+    }
+    std::fs::write(&place.path, bytes).unwrap();
+    let store = place.open();
+    for n in 0..600 {
+        assert!(store.get(&format!("k{n}")).unwrap().is_completed());
+    }
+    store.compact().unwrap();
+    assert!(store.get("k0").unwrap().is_completed());
+}
+
+#[test]
+fn a_wall_clock_that_jumped_is_refused_before_anything_expires() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let day_ms = 24 * 3_600 * 1_000;
+    let store = clocked(&clock).open(&place.path).unwrap();
+    perform(&store, "k", b"r");
+    store.close().unwrap();
+    for jumped_ms in [START_MS - day_ms - 1, START_MS + 366 * day_ms + 1] {
+        let bytes = place.bytes();
+        let jumped = ManualClock::new(jumped_ms);
+        match clocked(&jumped).open(&place.path) {
+            Err(Error::Clock { wall_ms, high_water_ms, .. }) => {
+                assert_eq!((wall_ms, high_water_ms), (jumped_ms, START_MS));
+            }
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(place.bytes(), bytes, "nothing was changed");
+    }
+    // A clock that is a little behind stands still at the high-water mark; one far behind does so if accepted.
+    for (wall_ms, accept) in [(START_MS - day_ms, false), (START_MS - 10 * day_ms, true)] {
+        let behind = ManualClock::new(wall_ms);
+        let store = clocked(&behind).accept_clock_jump(accept).open(&place.path).unwrap();
+        assert_eq!(store.stats().store_time_ms, START_MS);
+        assert!(store.get("k").unwrap().is_completed());
+    }
+    let ahead = ManualClock::new(START_MS + 400 * day_ms);
+    let store = clocked(&ahead).accept_clock_jump(true).open(&place.path).unwrap();
+    assert!(store.get("k").unwrap().is_absent(), "accepted, the clock is believed");
+}
+
+#[test]
+fn a_clock_that_steps_while_the_store_is_open_is_not_followed_and_is_reported() {
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).retention(seconds(1_000)).open_in_memory().unwrap();
+    perform(&store, "k", b"r");
+    clock.jump_wall(START_MS + 1_000_000_000);
+    clock.advance(seconds(5));
+    assert!(store.get("k").unwrap().is_completed(), "the jump expired nothing");
+    assert_eq!(store.stats().clock_steps_not_followed, 1);
+    clock.advance(seconds(995));
+    assert!(store.get("k").unwrap().is_absent(), "time that passed did");
+}
+
+#[test]
+fn buffered_records_survive_the_process_and_sync_makes_them_survive_more() {
+    let place = Place::new();
+    let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
+    let before = store.stats().syncs;
+    for n in 0..50 {
+        perform(&store, &format!("k{n}"), b"r");
+    }
+    assert_eq!(store.stats().syncs, before, "nothing was synced");
+    let crashed = copy_of_open(&place.path);
+    assert!(crashed.open().get("k49").unwrap().is_completed());
+    store.sync().unwrap();
+    assert_eq!(store.stats().syncs, before + 1);
+    store.sync().unwrap();
+    assert_eq!(store.stats().syncs, before + 1, "there is nothing left to sync");
+}
+
+#[test]
+fn a_sync_caller_is_never_answered_from_beyond_the_durable_position() {
+    let store = small().open_in_memory().unwrap();
+    let buffered = store.operation("k").durability(Durability::Buffered);
+    assert!(matches!(buffered.record(b"r"), Ok(oncekey::Recorded::Done(_))));
+    let before = store.stats().syncs;
+    assert!(store.get("k").unwrap().is_completed());
+    assert_eq!(store.stats().syncs, before + 1, "the answer was made durable first");
+    assert!(store.get("k").unwrap().is_completed());
+    assert_eq!(store.stats().syncs, before + 1);
+}
+
+#[test]
+fn the_number_of_syncs_is_two_an_operation_and_one_with_rerun_or_record() {
+    let store = small().open_in_memory().unwrap();
+    let syncs = |work: &dyn Fn()| {
+        let before = store.stats().syncs;
+        work();
+        store.stats().syncs - before
+    };
+    assert_eq!(syncs(&|| perform(&store, "a", b"r")), 2);
+    assert_eq!(syncs(&|| drop(store.record("b", NONE, b"r"))), 1);
+    let act = |_: &oncekey::Attempt<'_>| Ok::<_, oncekey::Failure<Error>>(1_u8);
+    assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(act))), 1);
+    assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(act))), 0, "a replay writes nothing");
+}
+
+#[test]
+fn options_that_make_no_sense_are_refused_at_open_and_no_file_is_made() {
+    let place = Place::new();
+    let cases: [(&str, Options); 7] = [
+        ("segment_size", Options::new().segment_size(1_000)),
+        ("segment_size", Options::new().segment_size(32 << 10)),
+        ("segment_size", Options::new().segment_size(3 << 20)),
+        ("max_size", small().max_size(3 * SEGMENT)),
+        ("max_result", small().max_result(20_000)),
+        ("result_retention", small().retention(seconds(10)).result_retention(seconds(11))),
+        ("lease", small().retention(seconds(10)).lease(seconds(11))),
+    ];
+    for (named, options) in cases {
+        match options.open(&place.path) {
+            Err(Error::Option { option, reason }) => {
+                assert_eq!(option, named);
+                assert!(!reason.is_empty());
+            }
+            other => panic!("{named}: {other:?}"),
+        }
+        assert!(!place.path.exists());
+    }
+}
+
+#[test]
+fn an_existing_file_keeps_its_segment_size() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    let store = Options::new().open(&place.path).unwrap();
+    perform(&store, "k", &[0; 10_000]);
+    assert_eq!((store.stats().file_bytes - 4_096) % SEGMENT, 0);
+    assert!(matches!(acquire(&store, "l").complete(&[0; 30_000]), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn a_store_in_memory_ends_with_its_last_handle_and_two_are_two() {
+    let (one, other) = (Store::in_memory().unwrap(), Store::in_memory().unwrap());
+    perform(&one, "k", b"r");
+    assert!(other.get("k").unwrap().is_absent());
+    assert_ne!(one.fingerprint(b"x"), other.fingerprint(b"x"), "each has a secret of its own");
+    one.close().unwrap();
+}
