@@ -133,6 +133,11 @@ impl Flights {
         Some(FlightGuard { flights: self, hash, changed: Cell::new(false) })
     }
 
+    /// Whether somebody changes the key just now.
+    pub(crate) fn is_changing(&self, hash: u128) -> bool {
+        self.shard(hash).lock().get(&hash).is_some_and(|flight| flight.changing)
+    }
+
     /// Who has a claim on the key.
     pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
         self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)

@@ -259,6 +259,11 @@ impl Engine {
             return Ok(Visit::Nothing);
         }
         let address = self.log.address(segment, entry)?;
+        // Whoever appended this record holds the flight until the index says so. While it is held, "not in the index"
+        // may mean "not yet", and giving up the segment would leave the index pointing into a free slot.
+        if self.flights.is_changing(entry.hash) {
+            return Ok(Visit::InFlight);
+        }
         if !self.index.holds(entry.hash, address) {
             return Ok(Visit::Nothing);
         }

@@ -1,0 +1,243 @@
+//! Giving space back: what is live stays, what is dead goes, and a store under steady load keeps its size.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::{
+    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds, small,
+};
+use oncekey::{Begin, Durability, Error, ManualClock, Status, Store};
+
+#[test]
+fn a_store_under_steady_load_with_a_short_retention_keeps_its_size() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(10)).durability(Durability::Buffered);
+    let store = options.open(&place.path).unwrap();
+    let mut sizes = Vec::new();
+    // 20 retentions of 1,000 operations each.
+    for n in 0..20_000 {
+        perform(&store, &format!("k{n}"), &[1; 200]);
+        clock.advance(std::time::Duration::from_millis(10));
+        if n % 1_000 == 999 {
+            sizes.push(store.stats().file_bytes);
+        }
+    }
+    let live_bytes = 1_000 * (80 + 8 + 200 + 48);
+    let largest = sizes[4..].iter().max().unwrap();
+    assert_eq!(sizes[5..].iter().max(), sizes[10..].iter().max(), "it does not grow any more: {sizes:?}");
+    assert!(*largest < 3 * live_bytes + 6 * SEGMENT, "{sizes:?}");
+    assert!(store.stats().keys < 3_000, "the index forgets as well");
+    assert!(place.length() <= largest + SEGMENT, "and so is the file on disk");
+}
+
+#[test]
+fn live_records_of_every_kind_survive_reclaiming_with_their_versions() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store =
+        clocked(&clock).retention(seconds(1_000)).result_retention(seconds(500)).open(&place.path).unwrap();
+    perform(&store, "done", b"result");
+    perform(&store, "empty", b"");
+    abandon(&store, "doubt");
+    let lease = acquire(&store, "progress");
+    acquire(&store, "released").release().unwrap();
+    store.operation("tombstone").retain_result(seconds(1)).record(&[9; 300]).unwrap();
+    store.record("forgotten", NONE, b"old").unwrap();
+    store.forget("forgotten").unwrap();
+    let keys = ["done", "empty", "doubt", "progress", "released"];
+    let before: Vec<_> = keys.iter().map(|key| store.get(key).unwrap()).collect();
+    for n in 0..20_000 {
+        store.operation(&format!("short{n}")).retain(seconds(2)).record(&[0; 100]).unwrap();
+        clock.advance(std::time::Duration::from_millis(10));
+    }
+    assert!(store.stats().segments_retired > 20, "{:?}", store.stats());
+    let check = |store: &Store, statuses: [Status; 5]| {
+        for ((key, before), status) in keys.iter().zip(&before).zip(statuses) {
+            let now = store.get(key).unwrap();
+            assert_eq!(now.status(), status, "{key}");
+            assert_eq!(now.version(), before.version(), "{key}: a moved record keeps its version");
+            assert_eq!((now.result(), now.attempt()), (before.result(), before.attempt()), "{key}");
+        }
+        assert!(store.get("forgotten").unwrap().is_absent());
+        assert!(matches!(store.begin("tombstone", NONE), Err(Error::ResultExpired { .. })));
+    };
+    use Status::{Absent, Completed, InDoubt, InProgress};
+    check(&store, [Completed, Completed, InDoubt, InProgress, Absent]);
+    store.compact().unwrap();
+    check(&store, [Completed, Completed, InDoubt, InProgress, Absent]);
+    let crashed = copy_of_open(&place.path);
+    let again = clocked(&clock).open(&crashed.path).unwrap();
+    check(&again, [Completed, Completed, InDoubt, InDoubt, Absent]);
+    let mut lease = lease;
+    lease.complete(b"after all that").unwrap();
+}
+
+#[test]
+fn compact_gives_everything_back_when_nothing_is_live() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).retention(seconds(10)).open(&place.path).unwrap();
+    for n in 0..3_000 {
+        store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();
+    }
+    let grown = place.length();
+    assert!(grown > 12 * SEGMENT);
+    clock.advance(seconds(10));
+    store.compact().unwrap();
+    assert_eq!(place.length(), 4_096 + SEGMENT, "one segment is the least");
+    assert_eq!(store.stats().keys, 0);
+    perform(&store, "k", b"r");
+    store.close().unwrap();
+    let store = clocked(&clock).open(&place.path).unwrap();
+    assert!(store.get("k").unwrap().is_completed());
+}
+
+#[test]
+fn compact_ends_when_everything_is_live_and_keeps_everything() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..2_000 {
+        store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();
+    }
+    let before = place.length();
+    for _ in 0..3 {
+        store.compact().unwrap();
+        assert!(place.length() <= before);
+    }
+    for n in 0..2_000 {
+        assert!(store.get(&format!("k{n}")).unwrap().is_completed());
+    }
+}
+
+#[test]
+fn compact_leaves_little_beside_the_live_frames() {
+    let place = Place::new();
+    let store = place.open();
+    let live_bytes: u64 = 4_000 * (80 + 40 + 256 + 48);
+    for n in 0..4_000 {
+        perform(&store, &format!("{n:036}"), &[3; 256]);
+    }
+    for n in 0..4_000 {
+        store.forget(&format!("{n:036}")).unwrap();
+        perform(&store, &format!("{n:036}"), &[4; 256]);
+    }
+    store.compact().unwrap();
+    let length = place.length();
+    assert!(length < live_bytes * 5 / 4, "{length} bytes for {live_bytes} live ones");
+    let reopened = copy_of_open(&place.path).open();
+    for n in 0..4_000 {
+        assert_eq!(reopened.get(&format!("{n:036}")).unwrap().result(), Some(&[4; 256][..]));
+    }
+}
+
+#[test]
+fn what_was_forgotten_stays_forgotten_when_its_segments_come_and_go() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..500 {
+        store.record(&format!("k{n}"), NONE, &[0; 100]).unwrap();
+    }
+    for n in 0..500 {
+        assert!(store.forget(&format!("k{n}")).unwrap());
+    }
+    for turn in 0..6 {
+        for n in 0..700 {
+            store.record(&format!("filler{turn}-{n}"), NONE, &[0; 100]).unwrap();
+            store.forget(&format!("filler{turn}-{n}")).unwrap();
+        }
+        let reopened = copy_of_open(&place.path).open();
+        for n in 0..500 {
+            assert!(reopened.get(&format!("k{n}")).unwrap().is_absent(), "k{n} came back in turn {turn}");
+        }
+    }
+    assert!(store.stats().segments_retired > 0);
+}
+
+/// Fills a store of limited size with leases and records until it says that it is full.
+fn fill(store: &Store) -> (Vec<oncekey::Lease>, u32) {
+    let mut leases = Vec::new();
+    for n in 0_u32.. {
+        match store.begin(&format!("k{n}"), NONE) {
+            Ok(Begin::Acquired(mut lease)) if n % 3 == 0 => {
+                lease.complete(&[1; 1_000]).unwrap();
+            }
+            Ok(Begin::Acquired(lease)) => leases.push(lease),
+            Err(Error::Full { reason, .. }) => {
+                assert!(reason.contains("max_size"), "{reason}");
+                return (leases, n);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn only_begin_and_record_say_full_and_everything_that_began_can_be_completed() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(100)).max_size(4_096 + 8 * SEGMENT).max_result(4_000);
+    let store = options.open(&place.path).unwrap();
+    let (leases, begun) = fill(&store);
+    assert!(begun > 20, "{begun}");
+    assert!(matches!(store.record("one more", NONE, &[0; 4_000]), Err(Error::Full { .. })));
+    assert!(store.get("one more").unwrap().is_absent());
+    for (n, mut lease) in leases.into_iter().enumerate() {
+        if n % 2 == 0 {
+            lease.complete(&[2; 4_000]).unwrap();
+        } else {
+            lease.release().unwrap();
+        }
+    }
+    assert!(place.length() <= 4_096 + 8 * SEGMENT);
+    assert_eq!(store.stats().reserved_bytes, 0, "every promise was kept or given back");
+
+    // There is room again when the retention has passed, and again when something is forgotten.
+    clock.advance(seconds(100));
+    let (leases, begun_again) = fill(&store);
+    assert!(begun_again >= begun / 2, "{begun_again} of {begun}");
+    drop(leases);
+    for n in 0..begun_again {
+        store.forget(&format!("k{n}")).unwrap();
+    }
+    perform(&store, "room again", &[0; 4_000]);
+    store.close().unwrap();
+    let store = options.open(&place.path).unwrap();
+    assert!(store.get("room again").unwrap().is_completed());
+}
+
+#[test]
+fn a_full_store_opens_and_its_doubts_can_be_resolved() {
+    let place = Place::new();
+    let options = small().max_size(4_096 + 8 * SEGMENT).max_result(4_000);
+    let store = options.open(&place.path).unwrap();
+    let (leases, _) = fill(&store);
+    let keys: Vec<_> = leases.iter().map(|lease| lease.key().to_owned()).collect();
+    let crashed = copy_of_open(&place.path);
+    drop(leases);
+    drop(store);
+    let store = options.open(&crashed.path).unwrap();
+    for key in &keys {
+        let Begin::InDoubt(doubt) = store.begin(key, NONE).unwrap() else { panic!("{key}") };
+        doubt.complete(b"found").unwrap();
+    }
+}
+
+#[test]
+fn slots_are_used_again_and_the_lowest_first() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(1)).durability(Durability::Buffered);
+    let store = options.open(&place.path).unwrap();
+    for n in 0..30_000 {
+        store.record(&format!("k{n}"), NONE, &[0; 100]).unwrap();
+        clock.advance(std::time::Duration::from_millis(1));
+    }
+    let written = store.stats().segments_retired + store.stats().segments;
+    let slots = (store.stats().file_bytes - 4_096) / SEGMENT;
+    assert!(written > 5 * slots, "{written} segments in {slots} slots");
+    let crashed = copy_of_open(&place.path);
+    let store = clocked(&clock).retention(seconds(1)).open(&crashed.path).unwrap();
+    assert!(store.get("k29999").unwrap().is_completed());
+}
