@@ -1,0 +1,191 @@
+//! The figures that the README quotes, measured here: `cargo run --release --example figures -- [WHAT]` with WHAT one
+//! of `syncs`, `threads`, `memory`, `steady`; all of them without it. Keys of 36 bytes, results of 256.
+//!
+//! Syncs are those that the store counts; `strace -f -c -e trace=fdatasync` on `syncs` sees the same.
+
+use std::error::Error;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use oncekey::{Attempt, Durability, Failure, Fingerprint, Options, Store};
+
+type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+
+const RESULT: [u8; 256] = [7; 256];
+
+fn key(number: u64) -> String {
+    format!("{number:036}")
+}
+
+/// One operation, begun and completed.
+fn perform(store: &Store, number: u64) -> Outcome {
+    match store.begin(&key(number), Fingerprint::NONE)? {
+        oncekey::Begin::Acquired(mut lease) => lease.complete(&RESULT).map(|_| ())?,
+        other => return Err(format!("operation {number} is not new: {other:?}").into()),
+    }
+    Ok(())
+}
+
+/// Syncs an operation, one thread, for each way to perform one.
+fn syncs(directory: &Path) -> Outcome {
+    const OPERATIONS: u64 = 2_000;
+    println!("syncs per operation, one thread, {OPERATIONS} operations each");
+    let store = Store::open(directory.join("syncs.once"))?;
+    let measure = |name: &str, operation: &dyn Fn(u64) -> Outcome| -> Outcome {
+        let (before, start) = (store.stats().syncs, Instant::now());
+        for number in 0..OPERATIONS {
+            operation(number)?;
+        }
+        let syncs = store.stats().syncs - before;
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let each = syncs as f64 / OPERATIONS as f64;
+        println!("  {name:<20} {each:.3}   {:?} an operation", start.elapsed() / 2_000);
+        Ok(())
+    };
+    measure("begin + complete", &|number| perform(&store, number))?;
+    measure("record", &|number| {
+        store.record(&key(1_000_000 + number), Fingerprint::NONE, &RESULT)?;
+        Ok(())
+    })?;
+    measure("run, with rerun", &|number| {
+        let act = |_: &Attempt<'_>| Ok::<_, Failure<std::io::Error>>(RESULT.to_vec());
+        store.operation(&key(2_000_000 + number)).rerun().run(act)?;
+        Ok(())
+    })?;
+    measure("replay", &|number| {
+        store.begin(&key(number), Fingerprint::NONE).map(drop)?;
+        Ok(())
+    })?;
+    Ok(store.close()?)
+}
+
+/// Syncs an operation, many threads.
+fn threads(directory: &Path) -> Outcome {
+    println!("syncs per operation (begin + complete), by threads");
+    for threads in [1_u64, 8, 64] {
+        let store = Store::open(directory.join(format!("threads-{threads}.once")))?;
+        let before = store.stats().syncs;
+        let next = AtomicU64::new(0);
+        let operations = 4_000 * threads.min(8);
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..threads)
+                .map(|_| {
+                    scope.spawn(|| -> Outcome {
+                        loop {
+                            let number = next.fetch_add(1, Ordering::Relaxed);
+                            if number >= operations {
+                                return Ok(());
+                            }
+                            perform(&store, number)?;
+                        }
+                    })
+                })
+                .collect();
+            workers
+                .into_iter()
+                .try_for_each(|worker| worker.join().unwrap_or_else(|_| Err("a thread panicked".into())))
+        })?;
+        #[expect(clippy::cast_precision_loss, reason = "figures for people")]
+        let (each, rate) = (
+            (store.stats().syncs - before) as f64 / operations as f64,
+            operations as f64 / start.elapsed().as_secs_f64(),
+        );
+        println!("  {threads:>3} threads   {each:.3}   {rate:.0} operations a second");
+        store.close()?;
+    }
+    Ok(())
+}
+
+/// Anonymous memory of this process, in bytes.
+fn anonymous_bytes() -> Outcome<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kibibytes << 10)
+}
+
+/// Memory and disk of a million finished operations, and how long opening them takes.
+fn memory(directory: &Path) -> Outcome {
+    const OPERATIONS: u64 = 1_000_000;
+    println!("memory and disk of {OPERATIONS} finished operations");
+    let path = directory.join("memory.once");
+    let store = Options::new().durability(Durability::Buffered).open(&path)?;
+    let empty = anonymous_bytes()?;
+    for number in 0..OPERATIONS {
+        perform(&store, number)?;
+    }
+    let mebibytes = |bytes: u64| format!("{}.{:02} MiB", bytes >> 20, (bytes & 0xF_FFFF) * 100 >> 20);
+    println!(
+        "  anonymous memory over an empty store   {}",
+        mebibytes(anonymous_bytes()?.saturating_sub(empty))
+    );
+    println!("  of it, the index                       {}", mebibytes(store.stats().index_bytes as u64));
+    println!("  file                                   {}", mebibytes(std::fs::metadata(&path)?.len()));
+    let start = Instant::now();
+    store.compact()?;
+    let file_bytes = std::fs::metadata(&path)?.len();
+    // A live record with the header of a frame of its own: 80 of fixed part, the key, the result, padding.
+    let live_bytes = OPERATIONS * ((80 + 36 + 256_u64).next_multiple_of(8) + 48);
+    println!("  file after compact ({:.1?})              {}", start.elapsed(), mebibytes(file_bytes));
+    println!(
+        "  over the live frames                   {}.{:03}",
+        file_bytes / live_bytes,
+        file_bytes * 1_000 / live_bytes % 1_000
+    );
+    store.close()?;
+    let start = Instant::now();
+    let store = Store::open(&path)?;
+    println!("  opening it again                       {:.1?}", start.elapsed());
+    if store.stats().keys as u64 != OPERATIONS {
+        return Err(format!("{} keys after opening", store.stats().keys).into());
+    }
+    Ok(store.close()?)
+}
+
+/// The size of a store under steady load, over twelve retentions.
+fn steady(directory: &Path) -> Outcome {
+    const RETENTION: Duration = Duration::from_millis(1_500);
+    println!("file size under steady load, retention {RETENTION:?}, buffered");
+    let path = directory.join("steady.once");
+    let store = Options::new().retention(RETENTION).durability(Durability::Buffered).open(&path)?;
+    let start = Instant::now();
+    let mut number = 0;
+    for turn in 1..=24_u32 {
+        while start.elapsed() < RETENTION / 2 * turn {
+            for _ in 0..20 {
+                store.record(&key(number), Fingerprint::NONE, &RESULT)?;
+                number += 1;
+            }
+            // About 16,000 records a second: a load that is the same everywhere.
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let stats = store.stats();
+        println!(
+            "  {:>4.1} retentions   {:>4} MiB   {:>7} keys   {:>5.1} MiB moved in all",
+            f64::from(turn) / 2.0,
+            std::fs::metadata(&path)?.len() >> 20,
+            stats.keys,
+            f64::from(u32::try_from(stats.moved_bytes >> 10)?) / 1_024.0,
+        );
+    }
+    println!("  {number} records written");
+    Ok(store.close()?)
+}
+
+fn main() -> Outcome {
+    let what = std::env::args().nth(1);
+    let directory = tempfile::tempdir_in(".")?;
+    let all: [(&str, fn(&Path) -> Outcome); 4] =
+        [("syncs", syncs), ("threads", threads), ("memory", memory), ("steady", steady)];
+    if let Some(unknown) = what.as_deref().filter(|what| all.iter().all(|(name, _)| name != what)) {
+        return Err(format!("{unknown}: no such figure; there are syncs, threads, memory and steady").into());
+    }
+    for (name, measure) in all {
+        if what.as_deref().is_none_or(|what| what == name) {
+            measure(directory.path())?;
+        }
+    }
+    Ok(())
+}
