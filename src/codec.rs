@@ -9,8 +9,8 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// Turns typed requests and results into bytes and back.
 ///
 /// A result is decoded by the program that runs then, not by the one that wrote it. Choose a codec whose encoding
-/// survives what happens to your types until the retention has passed: [`Bincode`] is compact and forgives no change;
-/// [`Json`](crate::Json) forgives added and removed fields.
+/// survives what happens to your types until the retention has passed: `Bincode` is compact and forgives no change;
+/// `Json` forgives added and removed fields.
 ///
 /// The encoding of a request must be the same each time, since its fingerprint is made of it: a `HashMap` in a
 /// request has no fixed order, a `BTreeMap` has.
@@ -114,7 +114,8 @@ pub type DefaultCodec = Bincode;
 /// [`Operation::codec`](crate::Operation::codec) before encoding anything.
 #[cfg(not(feature = "bincode"))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct DefaultCodec;
+#[non_exhaustive]
+pub struct DefaultCodec {}
 
 #[cfg(all(test, feature = "bincode"))]
 mod tests {

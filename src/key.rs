@@ -13,7 +13,7 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 /// A key is 1 to 1,024 bytes. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may be
 /// empty; no scope and an empty scope are two different things, and the same key in two scopes is two operations.
 /// Strings and byte strings turn into keys by themselves. They are checked when they are used: a key that is empty
-/// or too long is [`Error::Key`].
+/// or too long is [`Error::Key`](crate::Error::Key).
 ///
 /// ```
 /// use oncekey::{Fingerprint, Key, Store};

@@ -301,3 +301,22 @@ impl Completion {
         self.completed_at_ms
     }
 }
+
+/// How [`Store::record`](crate::Store::record) came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Recorded {
+    /// This call recorded it, with this version.
+    Done(Version),
+    /// It was recorded before, with this result.
+    AlreadyDone(Completion),
+}
+
+impl Recorded {
+    pub(crate) fn new(recorded: std::result::Result<Version, Found>) -> Recorded {
+        match recorded {
+            Ok(version) => Recorded::Done(version),
+            Err(found) => Recorded::AlreadyDone(Completion::new(found)),
+        }
+    }
+}

@@ -34,11 +34,11 @@ pub use engine::{Expected, Next};
 pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
-pub use lease::{Begin, Completion, Doubt, Lease};
+pub use lease::{Begin, Completion, Doubt, Lease, Recorded};
 pub use operation::{
     Attempt, DoubtPolicy, Failure, Operation, Outcome, Reconcile, Reconciled, Refuse, Rerun, RunError,
 };
 pub use options::Options;
 pub use stats::{Snapshot, Stats};
 pub use status::{Status, Version};
-pub use store::{Recorded, Store, Swapped};
+pub use store::{Store, Swapped};

@@ -11,11 +11,10 @@ use crate::codec::{Codec, CodecError, DefaultCodec};
 use crate::engine::{Durability, Engine, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key};
-use crate::lease::{Begin, Completion, Doubt, Lease};
+use crate::lease::{Begin, Completion, Doubt, Lease, Recorded};
 use crate::options::{check_lease, check_retention};
 use crate::record::Retention;
 use crate::status::Version;
-use crate::store::Recorded;
 
 /// An act to be performed once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
 /// [`run`](Operation::run).

@@ -1,6 +1,6 @@
 //! How a store is opened.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,9 +11,9 @@ use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
 use crate::record::Retention;
 use crate::recover::{self, Config};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
-use crate::store::Store;
 
-/// How a store is opened: a builder that ends in [`open`](Options::open).
+/// How a store is opened: a builder that ends in [`open`](Options::open) or
+/// [`open_in_memory`](Options::open_in_memory).
 ///
 /// ```
 /// use oncekey::{Durability, Options};
@@ -162,39 +162,21 @@ impl Options {
         self
     }
 
-    /// Opens the store in the file at `path`.
-    ///
-    /// The file is locked, made durable as it is, and checked; only then is anything in it changed. A new one is
-    /// readable and writable by its owner alone.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Option`]: an option makes no sense, alone or with another.
-    /// - [`Error::Locked`]: open already, here or elsewhere.
-    /// - [`Error::NotAStore`], [`Error::Unsupported`]: something else, or of another format version.
-    /// - [`Error::Corrupt`]: what was on disk is not there any more. Nothing was changed.
-    /// - [`Error::Clock`]: the wall clock jumped. Nothing was expired.
-    /// - [`Error::Full`], [`Error::Io`]: the operating system refused.
-    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+    /// The works of the store at `path`.
+    pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
-        let path = path.as_ref();
         let storage =
             FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
-        self.open_storage(Arc::new(storage), path.to_owned(), settings)
+        self.open_storage(Arc::new(storage), path, settings)
     }
 
-    /// Opens a store that lives in memory and ends with its last handle: for a program's own tests. It behaves as one
-    /// in a file does.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Option`].
-    pub fn open_in_memory(&self) -> Result<Store> {
+    /// The works of a store in memory.
+    pub(crate) fn open_nowhere(&self) -> Result<Engine> {
         let settings = self.check()?;
-        self.open_storage(Arc::new(MemoryStorage::new()), PathBuf::from(":memory:"), settings)
+        self.open_storage(Arc::new(MemoryStorage::new()), Path::new(":memory:"), settings)
     }
 
-    fn open_storage(&self, storage: Arc<dyn Storage>, path: PathBuf, settings: Settings) -> Result<Store> {
+    fn open_storage(&self, storage: Arc<dyn Storage>, path: &Path, settings: Settings) -> Result<Engine> {
         let time_source: Arc<dyn TimeSource> = match &self.manual_clock {
             Some(clock) => Arc::new(clock.clone()),
             None => Arc::new(SystemTimeSource::new()),
@@ -206,10 +188,10 @@ impl Options {
             accept_clock_jump: self.accept_clock_jump,
             time_source,
         };
-        let recovered = recover::open(storage, &path, &config)?;
+        let recovered = recover::open(storage, path, &config)?;
         // The file's own segment size holds, which only now is known.
         let settings = self.settings_for(recovered.log.segment_bytes(), settings)?;
-        Ok(Store::new(Engine::new(recovered, settings)))
+        Ok(Engine::new(recovered, settings))
     }
 
     /// What can be said against the options before anything is opened.

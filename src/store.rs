@@ -8,7 +8,7 @@ use crate::codec::DefaultCodec;
 use crate::engine::{Engine, Expected, Next, Swap};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
-use crate::lease::{Begin, Completion};
+use crate::lease::{Begin, Recorded};
 use crate::operation::Operation;
 use crate::options::Options;
 use crate::stats::{Snapshot, Stats};
@@ -228,28 +228,39 @@ impl Store {
     }
 }
 
-impl fmt::Debug for Store {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Store").field("path", &self.path()).finish_non_exhaustive()
+// Here and not beside the other options, because an import that points back down would close a circle.
+impl Options {
+    /// Opens the store in the file at `path`.
+    ///
+    /// The file is locked, made durable as it is, and checked; only then is anything in it changed. A new one is
+    /// readable and writable by its owner alone.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Option`](crate::Error::Option): an option makes no sense, alone or with another.
+    /// - [`Error::Locked`](crate::Error::Locked): open already, here or elsewhere.
+    /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Unsupported`](crate::Error::Unsupported): something else, or of another format version.
+    /// - [`Error::Corrupt`](crate::Error::Corrupt): what was on disk is not there any more. Nothing was changed.
+    /// - [`Error::Clock`](crate::Error::Clock): the wall clock jumped. Nothing was expired.
+    /// - [`Error::Full`](crate::Error::Full), [`Error::Io`](crate::Error::Io): the operating system refused.
+    pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
+        self.open_file(path.as_ref()).map(Store::new)
+    }
+
+    /// Opens a store that lives in memory and ends with its last handle: for a program's own tests. It behaves as one
+    /// in a file does.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Option`](crate::Error::Option).
+    pub fn open_in_memory(&self) -> Result<Store> {
+        self.open_nowhere().map(Store::new)
     }
 }
 
-/// How [`Store::record`] came out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Recorded {
-    /// This call recorded it, with this version.
-    Done(Version),
-    /// It was recorded before, with this result.
-    AlreadyDone(Completion),
-}
-
-impl Recorded {
-    pub(crate) fn new(recorded: std::result::Result<Version, crate::engine::Found>) -> Recorded {
-        match recorded {
-            Ok(version) => Recorded::Done(version),
-            Err(found) => Recorded::AlreadyDone(Completion::new(found)),
-        }
+impl fmt::Debug for Store {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Store").field("path", &self.path()).finish_non_exhaustive()
     }
 }
 

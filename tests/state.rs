@@ -487,7 +487,7 @@ fn a_panic_in_the_act_or_in_reconcile_leaves_the_doubt_and_the_panic_goes_on() {
     both(|store, _| {
         let panics = |run: &dyn Fn()| {
             let run = std::panic::AssertUnwindSafe(run);
-            std::panic::catch_unwind(|| run()).unwrap_err();
+            std::panic::catch_unwind(run).unwrap_err();
         };
         panics(&|| {
             let _ = store.operation("k").run(|_| -> Result<u32, Failure<Lost>> { panic!("planted") });

@@ -600,6 +600,7 @@ impl Engine {
 }
 
 /// What a record says beside its kind and its times.
+#[derive(Clone, Copy)]
 struct Facts<'a> {
     fingerprint: Fingerprint,
     attempt: u32,

@@ -18,13 +18,15 @@ pub(crate) struct FooterEntry {
     pub(crate) kind: Kind,
 }
 
-/// The bytes of one entry.
-pub(crate) const ENTRY_BYTES: u64 = 48;
-/// The bytes of the trailer.
-pub(crate) const TRAILER_BYTES: u64 = 64;
+/// The same in the two widths in which they are needed.
+pub(crate) const TRAILER: usize = 64;
+const ENTRY: usize = 48;
 
-const TRAILER: usize = TRAILER_BYTES as usize;
-const ENTRY: usize = ENTRY_BYTES as usize;
+/// The bytes of one entry.
+pub(crate) const ENTRY_BYTES: u64 = ENTRY as u64;
+/// The bytes of the trailer.
+pub(crate) const TRAILER_BYTES: u64 = TRAILER as u64;
+
 const MAGIC: &[u8; 8] = b"ONCEFOOT";
 
 /// What the trailer says of its segment.

@@ -77,10 +77,6 @@ pub(crate) fn encoded_bytes(key: Key<'_>, result_bytes: usize) -> u64 {
 }
 
 /// What ties a record's checksum to its position.
-#[expect(
-    clippy::cast_possible_truncation,
-    reason = "the upper half of the product is what the format asks for"
-)]
 fn place(position: u64) -> u32 {
     (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }

@@ -96,7 +96,7 @@ impl Reader {
         let at = usize::try_from(within).unwrap_or(usize::MAX);
         let outside = || self.corrupt(address, Fault("the record reaches beyond its segment"));
         let length = map
-            .read(at, RECORD_HEADER_BYTES, |header| record_length(header))
+            .read(at, RECORD_HEADER_BYTES, record_length)
             .ok_or_else(outside)?
             .map_err(|fault| self.corrupt(address, fault))?;
         map.read(at, length, decode).ok_or_else(outside)?

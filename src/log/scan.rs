@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, Trailer};
+use crate::format::footer::{self, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 use crate::format::header::Parameters;
 use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, get_u64, max_frame_bytes};
@@ -183,7 +183,7 @@ pub(crate) fn read_footer(
     parameters: &Parameters,
 ) -> io::Result<Result<(Trailer, Vec<FooterEntry>), Fault>> {
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
-    let mut trailer_bytes = [0; TRAILER_BYTES as usize];
+    let mut trailer_bytes = [0; TRAILER];
     read_exact_at(storage, &mut trailer_bytes, trailer_at)?;
     let trailer = match Trailer::decode(&trailer_bytes, sequence, parameters.segment_bytes) {
         Ok(trailer) => trailer,

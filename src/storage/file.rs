@@ -333,7 +333,7 @@ mod tests {
         let (_directory, path) = in_new_directory("store.once");
         fs::write(&path, b"").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let _storage = FileStorage::open(&path, true, true).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 
