@@ -116,7 +116,7 @@ fn memory(directory: &Path) -> Outcome {
     for number in 0..OPERATIONS {
         perform(&store, number)?;
     }
-    let mebibytes = |bytes: u64| format!("{}.{:02} MiB", bytes >> 20, (bytes & 0xF_FFFF) * 100 >> 20);
+    let mebibytes = |bytes: u64| format!("{}.{:02} MiB", bytes >> 20, ((bytes & 0xF_FFFF) * 100) >> 20);
     println!(
         "  anonymous memory over an empty store   {}",
         mebibytes(anonymous_bytes()?.saturating_sub(empty))
@@ -177,8 +177,8 @@ fn steady(directory: &Path) -> Outcome {
 fn main() -> Outcome {
     let what = std::env::args().nth(1);
     let directory = tempfile::tempdir_in(".")?;
-    let all: [(&str, fn(&Path) -> Outcome); 4] =
-        [("syncs", syncs), ("threads", threads), ("memory", memory), ("steady", steady)];
+    type Figure = (&'static str, fn(&Path) -> Outcome);
+    let all: [Figure; 4] = [("syncs", syncs), ("threads", threads), ("memory", memory), ("steady", steady)];
     if let Some(unknown) = what.as_deref().filter(|what| all.iter().all(|(name, _)| name != what)) {
         return Err(format!("{unknown}: no such figure; there are syncs, threads, memory and steady").into());
     }

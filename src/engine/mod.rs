@@ -2,10 +2,12 @@
 //!
 //! Everything that changes a key goes the same way: take the flight, look the key up, let
 //! [`status::transition`](crate::status::transition) decide, append a record, wait until it is as durable as was
-//! asked for, say so in the index, leave the flight. `change` holds the verbs, `reclaim` gives space back.
+//! asked for, say so in the index, leave the flight. `view` looks, `begin` and `change` hold the verbs, `reclaim` gives space back.
 
+mod begin;
 mod change;
 mod reclaim;
+mod view;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -14,22 +16,23 @@ use std::time::Duration;
 
 use crate::clock::StoreClock;
 use crate::error::{Error, Result};
-use crate::flights::{Claim, FlightGuard, Flights};
+use crate::flights::{FlightGuard, Flights};
 use crate::format::footer::ENTRY_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, Record};
 use crate::index::{Address, Index};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::Until;
-use crate::log::reader::Place;
 use crate::log::{Log, Promise, batch_limit_bytes};
-use crate::record::{Life, Retention, Weight, life};
+use crate::record::{Retention, Weight};
 use crate::recover::Recovered;
-use crate::status::{Status, Version};
+use crate::status::Version;
 
-pub(crate) use change::{Began, Finish, Grant, Swap};
+pub(crate) use begin::{Began, Grant};
 pub use change::{Expected, Next};
+pub(crate) use change::{Finish, Swap};
 use reclaim::Reclaim;
+pub(crate) use view::Found;
 
 /// When a call that changes something returns.
 ///
@@ -85,31 +88,6 @@ pub(crate) struct Settings {
 /// The largest result that a frame in segments of this size can hold, whatever the key.
 pub(crate) fn largest_result_bytes(segment_bytes: u64) -> u64 {
     batch_limit_bytes(segment_bytes) - FRAME_HEADER_BYTES as u64 - ENTRY_BYTES - MAX_BARE_RECORD_BYTES - 8
-}
-
-/// What the key's last record says now.
-#[derive(Debug, Clone)]
-pub(crate) struct Found {
-    pub(crate) address: Address,
-    pub(crate) place: Place,
-    pub(crate) weight: Weight,
-    pub(crate) life: Life,
-    pub(crate) version: Version,
-    pub(crate) origin: Version,
-    pub(crate) fingerprint: Fingerprint,
-    pub(crate) attempt: u32,
-    pub(crate) time_ms: u64,
-    pub(crate) key_expires_ms: u64,
-    pub(crate) result_expires_ms: u64,
-    /// Only if it was asked for and is still kept.
-    pub(crate) result: Option<Vec<u8>>,
-}
-
-/// Whether a lookup copies the result out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Want {
-    Result,
-    State,
 }
 
 /// A store's works.
@@ -191,44 +169,6 @@ impl Engine {
         let counter = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
         Version::compose(self.open_count, counter)
             .ok_or_else(|| Error::VersionsExhausted { path: self.path().to_owned() })
-    }
-
-    /// The key's last record, if it leaves anything of it now. No flight is needed: the index says only what is as
-    /// durable as it was asked to be.
-    fn lookup(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
-        let found = self.index.find(hash, |address| {
-            self.log
-                .reader()
-                .record(address, |place, record| {
-                    (record.key == key).then(|| found_at(address, place, record, now_ms, want))
-                })
-                .transpose()
-        });
-        Ok(found.transpose()?.filter(|found| found.life != Life::Gone))
-    }
-
-    /// Returns when what was found is as durable as `durability` demands of an answer.
-    fn settle(&self, found: &Found, durability: Durability) -> Result<()> {
-        match durability {
-            Durability::Sync => self.log.sync_to(found.place.position + found.place.length_bytes),
-            Durability::Buffered => Ok(()),
-        }
-    }
-
-    /// Where the key stands. With its flight held this stays so, but for a lease that is dropped.
-    fn status(&self, found: Option<&Found>, claim: Option<Claim>, now_ms: u64) -> Status {
-        match found.map(|found| (found.life, found.version)) {
-            None | Some((Life::Gone | Life::Released, _)) => Status::Absent,
-            Some((Life::Completed | Life::CompletedWithoutResult, _)) => Status::Completed,
-            Some((Life::Begun, version)) => match claim {
-                Some(Claim::Lease { version: leased, deadline_ms, .. })
-                    if leased == version && now_ms < deadline_ms =>
-                {
-                    Status::InProgress
-                }
-                _ => Status::InDoubt,
-            },
-        }
     }
 
     /// Appends a record, waits for it, and makes the index say so. The caller holds the flight and decided by the
@@ -315,24 +255,5 @@ impl Drop for Engine {
         if !self.closed.swap(true, Ordering::AcqRel) && self.log.check_poison().is_ok() {
             let _ = self.log.sync().and_then(|()| self.log.mark_closed(self.clock.now_ms()));
         }
-    }
-}
-
-fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64, want: Want) -> Found {
-    let life = life(record, now_ms);
-    let keeps_result = want == Want::Result && life == Life::Completed;
-    Found {
-        address,
-        place,
-        weight: Weight::of(record, place.length_bytes),
-        life,
-        version: record.version,
-        origin: record.origin,
-        fingerprint: record.fingerprint,
-        attempt: record.attempt,
-        time_ms: record.time_ms,
-        key_expires_ms: record.key_expires_ms,
-        result_expires_ms: record.result_expires_ms,
-        result: record.result.filter(|_| keeps_result).map(<[u8]>::to_vec),
     }
 }

@@ -1,0 +1,228 @@
+//! Beginning: who acquires, who waits, who is told of a doubt; and the end of a claim.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::view::{Found, View, Want};
+use super::{Engine, Terms};
+use crate::error::{Error, Result};
+use crate::flights::{Claim, FlightGuard};
+use crate::format::NEVER_MS;
+use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::key::{Fingerprint, Key};
+use crate::log::Promise;
+use crate::log::commit::{Until, record_cost_bytes};
+use crate::log::room::Purpose;
+use crate::record::Life;
+use crate::status::{Event, Refused, Status, Version, transition};
+
+/// The right to perform one attempt, as the engine knows it.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) version: Version,
+    pub(crate) attempt: u32,
+    pub(crate) claim: Claim,
+    /// Room for the record that ends the attempt.
+    pub(crate) promise: Promise,
+}
+
+/// How a begin came out.
+#[derive(Debug)]
+pub(crate) enum Began {
+    Acquired(Grant),
+    /// The doubt is this caller's to resolve.
+    InDoubt(Grant),
+    InProgress {
+        attempt: u32,
+    },
+    Completed(Found),
+}
+
+impl Engine {
+    /// Begins an attempt, or says why not.
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        key: Key<'_>,
+        fingerprint: Fingerprint,
+        terms: &Terms,
+        takes_doubt: bool,
+    ) -> Result<Began> {
+        let hash = self.admit(key)?;
+        let until = terms.wait.map(|wait| Instant::now().checked_add(wait));
+        loop {
+            let now_ms = self.clock.now_ms();
+            // Most calls of a program that retries are for what is done: answered without entering the flight.
+            if let Some(found) = self.lookup(key, hash, now_ms, Want::Result)?
+                && matches!(found.life, Life::Completed | Life::CompletedWithoutResult)
+            {
+                return self.replay(key, fingerprint, found, terms).map(Began::Completed);
+            }
+            let flight = self.flights.enter(hash);
+            let View { found, claim, status } = self.view(key, hash, &flight, now_ms, Want::Result)?;
+            if let Some(found) = found.as_ref().filter(|_| status != Status::Absent) {
+                self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+            }
+            let attempt = found.as_ref().map_or(0, |found| found.attempt);
+            match transition(status, Event::Begin) {
+                Err(Refused::Completed) => {
+                    drop(flight);
+                    let Some(found) = found else { continue };
+                    return self.replay(key, fingerprint, found, terms).map(Began::Completed);
+                }
+                Err(_) => {
+                    if !self.wait_for_other(flight, claim, until, now_ms) {
+                        return Ok(Began::InProgress { attempt });
+                    }
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            // Somebody is finding out: to the others that is an attempt in progress.
+            if status == Status::InDoubt
+                && takes_doubt
+                && let Some(Claim::Doubt { attempt, .. }) = claim
+            {
+                if !self.wait_for_other(flight, claim, until, now_ms) {
+                    return Ok(Began::InProgress { attempt });
+                }
+                continue;
+            }
+            if status == Status::InDoubt
+                && let Some(found) = &found
+            {
+                self.settle(found, terms.durability)?;
+                if !takes_doubt {
+                    crate::events::in_doubt(key, attempt);
+                    return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
+                }
+            }
+            let costs = [record_cost_bytes(encoded_bytes(key, 0)), self.finish_cost(key)];
+            let mut promise = match self.log.promise(costs.iter().sum(), Purpose::Begin)? {
+                Ok(promise) => promise,
+                Err(reason) => {
+                    drop(flight);
+                    self.make_room(reason)?;
+                    continue;
+                }
+            };
+            if let Some(found) = found.as_ref().filter(|_| status == Status::InDoubt) {
+                crate::events::in_doubt(key, attempt);
+                let number = self.doubts.fetch_add(1, Ordering::Relaxed);
+                let claim = Claim::Doubt { version: found.version, attempt, number };
+                flight.set_claim(Some(claim));
+                self.leases.fetch_add(1, Ordering::AcqRel);
+                return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
+            }
+            let begin_promise = promise.split(costs[0]);
+            let grant =
+                self.write_begin(key, hash, fingerprint, terms, &flight, found.as_ref(), begin_promise)?;
+            let (version, attempt, claim) = grant;
+            return Ok(Began::Acquired(Grant { version, attempt, claim, promise }));
+        }
+    }
+
+    /// What an attempt may need to be finished: the largest result, and the key.
+    fn finish_cost(&self, key: Key<'_>) -> u64 {
+        record_cost_bytes(encoded_bytes(key, self.settings.max_result_bytes))
+    }
+
+    /// Appends the begin record of the next attempt and leaves a lease on the flight.
+    #[expect(clippy::too_many_arguments, reason = "the parts of one record, each known to the caller only")]
+    fn write_begin(
+        &self,
+        key: Key<'_>,
+        hash: u128,
+        fingerprint: Fingerprint,
+        terms: &Terms,
+        flight: &FlightGuard<'_>,
+        found: Option<&Found>,
+        promise: Promise,
+    ) -> Result<(Version, u32, Claim)> {
+        let now_ms = self.clock.now_ms();
+        let version = self.next_version()?;
+        let attempt = found.map_or(0, |found| found.attempt).saturating_add(1);
+        // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
+        let origin = match found {
+            Some(found) if found.life == Life::Begun => found.origin,
+            _ => version,
+        };
+        let record = Record {
+            kind: Kind::Begun,
+            key,
+            version,
+            origin,
+            fingerprint,
+            attempt,
+            time_ms: now_ms,
+            key_expires_ms: NEVER_MS,
+            result_expires_ms: NEVER_MS,
+            result: None,
+        };
+        let until = match terms.begin_unsynced {
+            true => Until::Written,
+            false => terms.durability.until(),
+        };
+        self.commit(flight, hash, &record, promise, until, found)?;
+        let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| now_ms.saturating_add(lease_ms));
+        let claim = Claim::Lease { version, attempt, deadline_ms };
+        flight.set_claim(Some(claim));
+        self.leases.fetch_add(1, Ordering::AcqRel);
+        Ok((version, attempt, claim))
+    }
+
+    /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
+    /// Takes the promise that the doubt held.
+    pub(crate) fn begin_again(
+        &self,
+        key: Key<'_>,
+        version: Version,
+        terms: &Terms,
+        promise: &mut Promise,
+    ) -> Result<Grant> {
+        let hash = self.admit(key)?;
+        let flight = self.flights.enter(hash);
+        let View { found, .. } = self.view(key, hash, &flight, self.clock.now_ms(), Want::State)?;
+        self.check_holds(key, found.as_ref(), version)?;
+        let fingerprint = found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
+        let mut promise = promise.take();
+        let begin_promise = promise.split(record_cost_bytes(encoded_bytes(key, 0)));
+        let (version, attempt, claim) =
+            self.write_begin(key, hash, fingerprint, terms, &flight, found.as_ref(), begin_promise)?;
+        Ok(Grant { version, attempt, claim, promise })
+    }
+
+    /// The holder of a grant is gone. If its attempt was not finished, the operation is in doubt from now on. Touches
+    /// memory only and cannot fail, because it happens in drops.
+    pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
+        self.flights.end_claim(self.log.hasher().key(key), claim);
+        self.leases.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Waits until somebody else's claim may have ended. False if the caller does not wait any longer.
+    pub(super) fn wait_for_other(
+        &self,
+        flight: FlightGuard<'_>,
+        claim: Option<Claim>,
+        until: Option<Option<Instant>>,
+        now_ms: u64,
+    ) -> bool {
+        let Some(until) = until else { return false };
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return false;
+        }
+        // A lease with a deadline can be taken over when that has passed, and nobody would wake this thread for it.
+        let deadline = match claim {
+            Some(Claim::Lease { deadline_ms, .. }) if deadline_ms < u64::MAX => {
+                Instant::now().checked_add(Duration::from_millis(deadline_ms.saturating_sub(now_ms).max(1)))
+            }
+            _ => None,
+        };
+        let first = match (until, deadline) {
+            (Some(until), Some(deadline)) => Some(until.min(deadline)),
+            (until, deadline) => until.or(deadline),
+        };
+        flight.wait_for_change(first);
+        true
+    }
+}

@@ -1,0 +1,167 @@
+//! The storage as recovery sees it, and how a store comes into being on it.
+
+use std::hash::{BuildHasher, RandomState};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::TimeSource;
+use crate::error::{Error, Result};
+use crate::format::header::{
+    HeaderProblem, Parameters, Sector, SegmentHeader, decode_store_header, encode_store_header,
+};
+use crate::format::{SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::log::scan;
+use crate::storage::{Storage, read_exact_at, sync_all, sync_data, write_all_at, write_zeroes_at};
+
+/// How to open.
+#[derive(Debug, Clone)]
+pub(crate) struct Config {
+    pub(crate) create: bool,
+    /// Of a new file; an existing one keeps its own.
+    pub(crate) segment_bytes: u64,
+    pub(crate) max_bytes: u64,
+    pub(crate) accept_clock_jump: bool,
+    pub(crate) time_source: Arc<dyn TimeSource>,
+}
+
+/// The storage, with the path that its errors are told with.
+pub(super) struct Medium<'a> {
+    pub(super) storage: &'a dyn Storage,
+    pub(super) path: &'a Path,
+}
+
+impl Medium<'_> {
+    pub(super) fn io<T>(&self, operation: &'static str, outcome: std::io::Result<T>) -> Result<T> {
+        outcome.map_err(|error| Error::io(self.path, operation, error))
+    }
+
+    pub(super) fn corrupt<T>(&self, offset: u64, reason: impl Into<String>) -> Result<T> {
+        Err(Error::corrupt(self.path, offset, reason))
+    }
+
+    pub(super) fn length(&self) -> Result<u64> {
+        self.io("find the length of the file", self.storage.len())
+    }
+
+    pub(super) fn sector(&self, offset: u64) -> Result<Sector> {
+        let mut sector = [0; SECTOR_BYTES];
+        self.io("read a header", read_exact_at(self.storage, &mut sector, offset))?;
+        Ok(sector)
+    }
+
+    /// What the store header says; None if the file was never finished.
+    pub(super) fn parameters(&self, config: &Config) -> Result<Option<Parameters>> {
+        let length = self.length()?;
+        if length == 0 {
+            return Ok(None);
+        }
+        if length < STORE_HEADER_BYTES {
+            let mut bytes = vec![0; usize::try_from(length).unwrap_or(0)];
+            self.io("read the header", read_exact_at(self.storage, &mut bytes, 0))?;
+            return match bytes.iter().all(|byte| *byte == 0) {
+                true => Ok(None),
+                false if bytes.starts_with(b"ONCEKEY") => {
+                    self.corrupt(length, "the file was cut short within its header")
+                }
+                false => self.foreign("it is too short and begins with something else"),
+            };
+        }
+        match decode_store_header(&self.sector(0)?) {
+            Ok(parameters) => Ok(Some(parameters)),
+            Err(HeaderProblem::Foreign) => self.foreign("it begins with something else"),
+            Err(HeaderProblem::Damaged(fault)) => self.corrupt(0, fault.0),
+            Err(HeaderProblem::Unsupported(reason)) => {
+                Err(Error::Unsupported { path: self.path.to_owned(), reason })
+            }
+            Err(HeaderProblem::Blank) => self.creation_was_cut_short(length, config).map(|()| None),
+        }
+    }
+
+    fn foreign<T>(&self, reason: &str) -> Result<T> {
+        Err(Error::NotAStore { path: self.path.to_owned(), reason: reason.into() })
+    }
+
+    /// A blank store header is either the sign of a creation that was cut short, or of damage. It is written last, so
+    /// in the first case there is one slot at most, of sequence 1, and no frame in it.
+    fn creation_was_cut_short(&self, length: u64, config: &Config) -> Result<()> {
+        let lost = |what: &str| {
+            self.corrupt(
+                0,
+                format!("the store header is blank, and {what}: not a creation that was cut short"),
+            )
+        };
+        if length < STORE_HEADER_BYTES + SECTOR_BYTES as u64 {
+            return Ok(());
+        }
+        let Ok(header) = SegmentHeader::decode(&self.sector(STORE_HEADER_BYTES)?) else {
+            let longest = STORE_HEADER_BYTES + config.segment_bytes;
+            return if length <= longest { Ok(()) } else { lost("the file is longer than a new one") };
+        };
+        let parameters = header.parameters;
+        if header.sequence != 1 || length > STORE_HEADER_BYTES + parameters.segment_bytes {
+            return lost("there is a log");
+        }
+        if length == STORE_HEADER_BYTES + parameters.segment_bytes {
+            let frame = scan::first_frame(self.storage, STORE_HEADER_BYTES, &parameters);
+            if self.io("read the first frame", frame)?.is_some() {
+                return lost("there is a log");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the file: length, slot 0 with its header, and only when those are on disk the store header.
+    pub(super) fn create(&self, config: &Config) -> Result<Parameters> {
+        let parameters = Parameters {
+            segment_bytes: config.segment_bytes,
+            file_id: random_bytes(),
+            secret: random_bytes(),
+        };
+        let first = SegmentHeader {
+            parameters,
+            sequence: 1,
+            head: 1,
+            previous_end: 0,
+            previous_checksum: 0,
+            open_count: 0,
+            time_ms: config.time_source.wall_ms(),
+        };
+        let create = || {
+            // Emptied first: what a creation that was cut short left behind must not be taken for anything.
+            self.storage.set_len(0)?;
+            // The header's sector holds synced zeroes before the header is written over them, so that a crash leaves
+            // one or the other and never garbage.
+            self.storage.set_len(STORE_HEADER_BYTES)?;
+            sync_all(self.storage)?;
+            write_zeroes_at(self.storage, STORE_HEADER_BYTES, parameters.segment_bytes)?;
+            sync_data(self.storage)?;
+            write_all_at(self.storage, &first.encode(), STORE_HEADER_BYTES)?;
+            sync_data(self.storage)?;
+            write_all_at(self.storage, &encode_store_header(&parameters), 0)?;
+            sync_all(self.storage)
+        };
+        self.io("create the store", create())?;
+        Ok(parameters)
+    }
+}
+
+/// Random bytes from the seeds that the operating system gives every process for its hash tables: a keyed
+/// pseudo-random function of them, over a counter.
+fn random_bytes() -> [u8; 16] {
+    let state = RandomState::new();
+    let mut bytes = [0; 16];
+    for (counter, half) in bytes.chunks_exact_mut(8).enumerate() {
+        half.copy_from_slice(&state.hash_one(("oncekey", counter)).to_le_bytes());
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn random_bytes_differ_from_call_to_call() {
+        assert_ne!(random_bytes(), random_bytes());
+    }
+}

@@ -1,0 +1,237 @@
+//! Opening: scan, decide, and only then change anything.
+//!
+//! The scan reads headers, footers and the last segment. [`decide`] is a table over what it found and says whether
+//! the log ends where it was closed, in a tail that nobody was told about, or in a hole where there had been synced
+//! data. Until the verdict stands, and the clock has been judged, not a byte is written.
+
+mod medium;
+mod survey;
+mod verdict;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::{OpeningTime, StoreClock, judge_opening};
+use crate::error::{Error, Result};
+use crate::format::STORE_HEADER_BYTES;
+use crate::format::footer::FooterEntry;
+use crate::format::header::encode_store_header;
+use crate::format::record::Kind;
+use crate::index::{Address, Index};
+use crate::key::KeyHasher;
+use crate::log::Log;
+use crate::log::ledger::Ledger;
+use crate::log::reader::Reader;
+use crate::log::writer::{FullSegment, Start, Tail};
+use crate::record::Weight;
+use crate::status::MAX_OPEN_COUNT;
+use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
+
+pub(crate) use medium::Config;
+use medium::Medium;
+use survey::{Found, Survey};
+use verdict::Verdict;
+
+/// No file is longer: what an address in the index can say.
+const MAX_FILE_BYTES: u64 = 1 << 43;
+
+/// An open store.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) log: Arc<Log>,
+    pub(crate) index: Index,
+    pub(crate) clock: StoreClock,
+    pub(crate) open_count: u32,
+}
+
+/// Opens what is on `storage`, or creates it there.
+pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> Result<Recovered> {
+    let medium = Medium { storage: &*storage, path };
+    // First of all: nothing may be decided on data that a crash could still take away.
+    medium.io("sync the file and its directory", sync_all(&*storage))?;
+    let parameters = match medium.parameters(config)? {
+        Some(parameters) => parameters,
+        None if config.create => medium.create(config)?,
+        None => {
+            return Err(Error::NotAStore {
+                path: path.to_owned(),
+                reason:
+                    "the file is empty, a creation that was cut short; open it with Options::create(true) to \
+                         finish it"
+                        .into(),
+            });
+        }
+    };
+    let survey = Survey::take(&medium, parameters)?;
+    let clock = judge_clock(config, path, survey.high_water_ms())?;
+    let open_count = survey.highest_open_count() + 1;
+    if open_count > MAX_OPEN_COUNT {
+        return Err(Error::VersionsExhausted { path: path.to_owned() });
+    }
+
+    let reader = Arc::new(Reader::new(Arc::clone(&storage), path.to_owned(), &parameters));
+    let (index, ledger) = survey.index(&reader, clock.now_ms())?;
+    let was_closed = survey.verdict == Verdict::Closed;
+    survey.mend(&medium)?;
+    crate::events::opened(path, index.len(), was_closed);
+
+    let max_slots =
+        config.max_bytes.min(MAX_FILE_BYTES).saturating_sub(STORE_HEADER_BYTES) / parameters.segment_bytes;
+    let log = Log::new(storage, reader, parameters, max_slots, ledger, survey.start(open_count));
+    log.begin_opening(clock.now_ms())?;
+    Ok(Recovered { log: Arc::new(log), index, clock, open_count })
+}
+
+fn judge_clock(config: &Config, path: &Path, high_water_ms: u64) -> Result<StoreClock> {
+    let wall_ms = config.time_source.wall_ms();
+    match judge_opening(wall_ms, high_water_ms) {
+        OpeningTime::Accepted => {}
+        OpeningTime::Behind { .. } | OpeningTime::Ahead { .. } if config.accept_clock_jump => {
+            crate::events::clock_jumped(path, wall_ms, high_water_ms);
+        }
+        OpeningTime::Behind { .. } | OpeningTime::Ahead { .. } => {
+            return Err(Error::Clock { path: path.to_owned(), wall_ms, high_water_ms });
+        }
+    }
+    Ok(StoreClock::start(Arc::clone(&config.time_source), high_water_ms))
+}
+
+impl Survey {
+    /// Fills an index with each key's last record, oldest segment first.
+    fn index(&self, reader: &Reader, now_ms: u64) -> Result<(Index, Ledger)> {
+        let (index, ledger) = (Index::new(), Ledger::new());
+        let hasher = KeyHasher::new(self.parameters.secret);
+        let tail = Found {
+            segment: FullSegment {
+                slot: self.tail_slot,
+                end: self.scan.end,
+                record_bytes: self.scan.record_bytes,
+            },
+            entries: self.scan.entries.clone(),
+        };
+        let segments = self.full.iter().chain([&tail]);
+        for (found, sequence) in segments.clone().zip(self.head..) {
+            reader.set_sequence(found.segment.slot, sequence);
+        }
+        for found in segments {
+            let listed: u64 = found.entries.iter().map(|entry| entry.length).sum();
+            ledger.add_dead(found.segment.record_bytes.saturating_sub(listed));
+            for entry in &found.entries {
+                let offset = reader.slot_offset(found.segment.slot) + entry.offset;
+                let Some(address) = Address::new(offset) else {
+                    return Err(Error::corrupt(
+                        reader.path(),
+                        offset,
+                        "the footer's address is out of range",
+                    ));
+                };
+                replay(&index, &ledger, reader, &hasher, entry, address, now_ms)?;
+            }
+        }
+        Ok((index, ledger))
+    }
+
+    /// Writes what was decided on: the frames that were not known to be on disk once more, and zeroes behind them. A
+    /// sync that failed before the crash may have left pages that only look clean, so nothing less makes them true.
+    fn mend(&self, medium: &Medium<'_>) -> Result<()> {
+        if self.verdict == Verdict::Closed {
+            return Ok(());
+        }
+        let segment_bytes = self.parameters.segment_bytes;
+        let offset = STORE_HEADER_BYTES + self.tail_slot * segment_bytes;
+        let attested = self.attested();
+        let first = self.scan.frames.iter().find(|frame| frame.position + frame.length > attested);
+        let from = first.map_or(self.scan.end, |frame| frame.position) % segment_bytes;
+        let end = self.scan.end % segment_bytes;
+        let mend = || {
+            let at = |within: u64| usize::try_from(within).unwrap_or(usize::MAX);
+            // The headers too: the last sync of a session that failed is the one that they may have been waiting for.
+            if self.highest_open_count() == 0 {
+                write_all_at(medium.storage, &encode_store_header(&self.parameters), 0)?;
+            }
+            write_all_at(medium.storage, &self.tail_header.encode(), offset)?;
+            let again = self.tail_bytes.get(at(from)..at(end)).unwrap_or_default();
+            write_all_at(medium.storage, again, offset + from)?;
+            // A store that was never written to holds the zeroes of its creation.
+            let is_new =
+                self.scan.frames.is_empty() && self.tail_bytes[at(end)..].iter().all(|byte| *byte == 0);
+            if !is_new {
+                write_zeroes_at(medium.storage, offset + end, segment_bytes - end)?;
+            }
+            sync_data(medium.storage)
+        };
+        medium.io("write the end of the log again", mend())
+    }
+
+    /// Everything below this position is known to have been on disk.
+    fn attested(&self) -> u64 {
+        let frames = self.scan.frames.iter().map(|frame| frame.synced_to).max().unwrap_or(0);
+        let marks = self.marks.iter().map(|mark| mark.end).max().unwrap_or(0);
+        frames.max(marks)
+    }
+
+    fn start(self, open_count: u32) -> Start {
+        let used: BTreeSet<u64> =
+            self.full.iter().map(|found| found.segment.slot).chain([self.tail_slot]).collect();
+        Start {
+            open_count,
+            head: self.head,
+            full: self.full.iter().map(|found| found.segment).collect::<VecDeque<_>>(),
+            tail: Tail {
+                slot: self.tail_slot,
+                header: self.tail_header,
+                offset: self.scan.end % self.parameters.segment_bytes,
+                last_checksum: self.scan.last_checksum,
+                record_bytes: self.scan.record_bytes,
+                entries: self.scan.entries.iter().map(|entry| (entry.hash, *entry)).collect(),
+            },
+            free: (0..self.slot_count).filter(|slot| !used.contains(slot)).collect(),
+            slot_count: self.slot_count,
+        }
+    }
+}
+
+/// Applies one record to the index as if it had just been written.
+fn replay(
+    index: &Index,
+    ledger: &Ledger,
+    reader: &Reader,
+    hasher: &KeyHasher,
+    entry: &FooterEntry,
+    address: Address,
+    now_ms: u64,
+) -> Result<()> {
+    let weight = Weight {
+        kind: entry.kind,
+        length_bytes: entry.length,
+        key_expires_ms: entry.key_expires_ms,
+        result_expires_ms: entry.result_expires_ms,
+    };
+    ledger.add(&weight);
+    if entry.kind == Kind::Ignorable {
+        return Ok(());
+    }
+    let earlier = index.find(entry.hash, |candidate| {
+        let confirm = reader.record(candidate, |place, record| {
+            (hasher.key(record.key) == entry.hash)
+                .then(|| (candidate, Weight::of(record, place.length_bytes)))
+        });
+        confirm.transpose()
+    });
+    let expired = matches!(entry.kind, Kind::Completed | Kind::Released) && now_ms >= entry.key_expires_ms;
+    let leaves_something = entry.kind != Kind::Forgotten && !expired;
+    match earlier.transpose()? {
+        Some((old, old_weight)) => {
+            ledger.bury(&old_weight);
+            if leaves_something {
+                index.replace(entry.hash, old, address);
+            } else {
+                index.remove(entry.hash, old);
+            }
+        }
+        None if leaves_something => index.insert(entry.hash, address),
+        None => {}
+    }
+    Ok(())
+}

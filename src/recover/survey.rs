@@ -1,0 +1,221 @@
+//! Reading everything that opening needs, and changing nothing.
+
+use std::collections::HashMap;
+
+use super::medium::Medium;
+use super::verdict::{Evidence, Verdict, decide, judge_marks};
+use crate::error::Result;
+use crate::format::footer::FooterEntry;
+use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
+use crate::format::{SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::key::KeyHasher;
+use crate::log::scan::{self, Chain, Scan};
+use crate::log::writer::FullSegment;
+
+/// A full segment as the scan found it.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) segment: FullSegment,
+    pub(super) entries: Vec<FooterEntry>,
+}
+
+/// Everything that opening reads.
+pub(super) struct Survey {
+    pub(super) parameters: Parameters,
+    pub(super) head: u64,
+    pub(super) full: Vec<Found>,
+    pub(super) tail_slot: u64,
+    pub(super) tail_header: SegmentHeader,
+    pub(super) tail_bytes: Vec<u8>,
+    pub(super) scan: Scan,
+    pub(super) marks: Vec<CloseMark>,
+    pub(super) slot_count: u64,
+    pub(super) verdict: Verdict,
+}
+
+impl Survey {
+    pub(super) fn take(medium: &Medium<'_>, parameters: Parameters) -> Result<Survey> {
+        let length = medium.length()?;
+        let segment_bytes = parameters.segment_bytes;
+        let slot_count = length.saturating_sub(STORE_HEADER_BYTES) / segment_bytes;
+        let slot_offset = |slot: u64| STORE_HEADER_BYTES + slot * segment_bytes;
+        let headers = Survey::headers(medium, &parameters, length, slot_count)?;
+        let Some(head) = headers.values().map(|(_, header)| header.head).max() else {
+            return medium.corrupt(STORE_HEADER_BYTES, "no segment has a header that checks");
+        };
+        let tail_sequence = headers.keys().max().copied().unwrap_or(head);
+        if let Some((sequence, (slot, _))) =
+            headers.iter().find(|(sequence, (slot, _))| **sequence >= head && *slot >= slot_count)
+        {
+            return medium.corrupt(slot_offset(*slot), format!("segment {sequence} is cut short"));
+        }
+
+        let hasher = KeyHasher::new(parameters.secret);
+        let mut full = Vec::new();
+        for sequence in head..tail_sequence {
+            let (Some((slot, header)), Some((next_slot, next))) =
+                (headers.get(&sequence), headers.get(&(sequence + 1)))
+            else {
+                let missing = if headers.contains_key(&sequence) { sequence + 1 } else { sequence };
+                return medium.corrupt(
+                    length,
+                    format!("segment {missing} of the log's {head} to {tail_sequence} is missing"),
+                );
+            };
+            let found =
+                Survey::full_segment(medium, &parameters, &hasher, (*slot, header), (*next_slot, next))?;
+            full.push(found);
+        }
+
+        let Some(&(tail_slot, tail_header)) = headers.get(&tail_sequence) else {
+            return medium.corrupt(length, format!("segment {tail_sequence} is missing"));
+        };
+        let offset = slot_offset(tail_slot);
+        let tail_bytes =
+            medium.io("read the last segment", scan::read_slot(medium.storage, offset, segment_bytes))?;
+        let chain = Chain {
+            checksum: tail_header.previous_checksum,
+            open_count: tail_header.open_count,
+            time_ms: tail_header.time_ms,
+        };
+        let scan = scan::scan(&tail_bytes, tail_sequence, chain, &parameters, &hasher);
+        let marks = Survey::marks(&tail_bytes, tail_sequence, &parameters);
+        let footer = scan::read_footer(medium.storage, offset, tail_sequence, &parameters);
+        let later = scan::later_attestation(&tail_bytes, tail_sequence, scan.end, &parameters);
+        let evidence = Evidence {
+            end: scan.end,
+            mark: judge_marks(&marks, &scan, tail_header.previous_checksum),
+            later: later.map(|(synced_to, _)| synced_to),
+            has_footer: medium.io("read the last segment", footer)?.is_ok(),
+        };
+        let verdict = decide(&evidence);
+        if let Verdict::Corrupt(reason) = verdict {
+            return medium.corrupt(
+                offset + scan.end % segment_bytes,
+                format!("{reason}, and what is there does not check: {}", scan.stop),
+            );
+        }
+        Ok(Survey {
+            parameters,
+            head,
+            full,
+            tail_slot,
+            tail_header,
+            tail_bytes,
+            scan,
+            marks,
+            slot_count,
+            verdict,
+        })
+    }
+
+    /// Every segment header by its sequence, with its slot. A slot without one is free, unless it holds a frame of
+    /// the log.
+    fn headers(
+        medium: &Medium<'_>,
+        parameters: &Parameters,
+        length: u64,
+        slot_count: u64,
+    ) -> Result<HashMap<u64, (u64, SegmentHeader)>> {
+        let mut headers: HashMap<u64, (u64, SegmentHeader)> = HashMap::new();
+        let mut bad: Vec<u64> = Vec::new();
+        // The slot behind the last whole one is looked at too: it must not be a segment that was cut short.
+        for slot in 0..=slot_count {
+            let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
+            if offset + SECTOR_BYTES as u64 > length {
+                break;
+            }
+            match SegmentHeader::decode(&medium.sector(offset)?) {
+                Ok(header) if header.parameters != *parameters => {
+                    return medium
+                        .corrupt(offset, "the segment's parameters are not those of the store header");
+                }
+                Ok(header) => {
+                    if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
+                        return medium.corrupt(
+                            offset,
+                            format!("segment {} is in slots {other} and {slot}", header.sequence),
+                        );
+                    }
+                }
+                Err(_) if slot < slot_count => bad.push(slot),
+                Err(_) => {}
+            }
+        }
+        let head = headers.values().map(|(_, header)| header.head).max().unwrap_or(0);
+        for slot in bad {
+            let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
+            let frame = scan::first_frame(medium.storage, offset, parameters);
+            if let Some(sequence) = medium.io("read the first frame of a slot", frame)?
+                && sequence >= head
+            {
+                return medium.corrupt(
+                    offset,
+                    format!("the slot has no header that checks and holds a frame of segment {sequence}"),
+                );
+            }
+        }
+        Ok(headers)
+    }
+
+    fn full_segment(
+        medium: &Medium<'_>,
+        parameters: &Parameters,
+        hasher: &KeyHasher,
+        (slot, header): (u64, &SegmentHeader),
+        (next_slot, next): (u64, &SegmentHeader),
+    ) -> Result<Found> {
+        let sequence = header.sequence;
+        let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
+        if next.previous_end / parameters.segment_bytes != sequence {
+            let next_offset = STORE_HEADER_BYTES + next_slot * parameters.segment_bytes;
+            return medium.corrupt(next_offset, "the segment does not say where the one before it ends");
+        }
+        let footer = scan::read_footer(medium.storage, offset, sequence, parameters);
+        if let Ok((trailer, entries)) = medium.io("read a footer", footer)? {
+            if trailer.end != next.previous_end || trailer.last_checksum != next.previous_checksum {
+                return medium.corrupt(offset, "the footer and the next segment's header do not agree");
+            }
+            let segment = FullSegment { slot, end: trailer.end, record_bytes: trailer.record_bytes };
+            return Ok(Found { segment, entries });
+        }
+        // The footer is written after the next segment's header, so a crash may have torn it. The frames say the same.
+        let bytes = scan::read_slot(medium.storage, offset, parameters.segment_bytes);
+        let bytes = medium.io("read a segment whose footer does not check", bytes)?;
+        let chain = Chain {
+            checksum: header.previous_checksum,
+            open_count: header.open_count,
+            time_ms: header.time_ms,
+        };
+        let scan = scan::scan(&bytes, sequence, chain, parameters, hasher);
+        if scan.end != next.previous_end || scan.last_checksum != next.previous_checksum {
+            return medium.corrupt(
+                offset + scan.end % parameters.segment_bytes,
+                format!("segment {sequence} was whole on disk and now ends here: {}", scan.stop),
+            );
+        }
+        let segment = FullSegment { slot, end: scan.end, record_bytes: scan.record_bytes };
+        Ok(Found { segment, entries: scan.entries })
+    }
+
+    fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {
+        CLOSE_MARK_OFFSETS
+            .iter()
+            .filter_map(|offset| {
+                let at = usize::try_from(*offset).ok()?;
+                let sector = tail_bytes.get(at..)?.first_chunk::<SECTOR_BYTES>()?;
+                CloseMark::decode(sector, parameters.seed(), sequence, parameters.segment_bytes)
+            })
+            .collect()
+    }
+
+    pub(super) fn high_water_ms(&self) -> u64 {
+        let marked = self.marks.iter().map(|mark| mark.time_ms).max().unwrap_or(0);
+        self.scan.time_ms.max(marked)
+    }
+
+    pub(super) fn highest_open_count(&self) -> u32 {
+        let marked = self.marks.iter().map(|mark| mark.open_count).max().unwrap_or(0);
+        self.scan.open_count.max(marked)
+    }
+}
