@@ -23,6 +23,13 @@ mod outcome;
 mod operation;
 mod store;
 
+/// A disk that fails, for this crate's own tests. No part of the public interface: it may change at any time.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod simulation {
+    pub use crate::storage::simulated::{Fault, SimulatedDisk};
+}
+
 pub use clock::ManualClock;
 #[cfg(feature = "bincode")]
 pub use codec::Bincode;

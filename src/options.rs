@@ -170,6 +170,13 @@ impl Options {
         self.open_storage(Arc::new(storage), path, settings)
     }
 
+    /// The works of a store on a disk that fails.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn open_simulation(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Engine> {
+        let settings = self.check()?;
+        self.open_storage(Arc::new(disk.clone()), Path::new(":simulation:"), settings)
+    }
+
     /// The works of a store in memory.
     pub(crate) fn open_nowhere(&self) -> Result<Engine> {
         let settings = self.check()?;

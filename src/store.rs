@@ -256,6 +256,13 @@ impl Options {
     pub fn open_in_memory(&self) -> Result<Store> {
         self.open_nowhere().map(Store::new)
     }
+
+    /// Opens a store on a disk that fails, for this crate's own tests.
+    #[cfg(feature = "simulation")]
+    #[doc(hidden)]
+    pub fn open_simulated(&self, disk: &crate::simulation::SimulatedDisk) -> Result<Store> {
+        self.open_simulation(disk).map(Store::new)
+    }
 }
 
 impl fmt::Debug for Store {

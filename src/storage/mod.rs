@@ -15,6 +15,8 @@
 mod file;
 mod map;
 mod memory;
+#[cfg(feature = "simulation")]
+pub(crate) mod simulated;
 
 pub(crate) use file::{FileStorage, OpenError};
 pub(crate) use map::Map;

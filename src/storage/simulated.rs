@@ -1,0 +1,431 @@
+//! A disk that loses power, fills up and fails, for tests. Behind the feature `simulation`, which is no part of the
+//! public interface.
+//!
+//! # The fault model
+//!
+//! The disk keeps two images: what the operating system shows (the cache) and what a crash cannot take away (the
+//! medium).
+//!
+//! - **A sync that reports success** brings everything that was written before it to the medium, and the length.
+//! - **A crash** ([`SimulatedDisk::crash`]) decides for every sector (512 bytes) that was written since the last sync,
+//!   independently of all others and in no order: it holds one of the contents that it was given since, or what was
+//!   there before. If it never held synced bytes it may also hold garbage. A sector that did is written whole or not
+//!   at all: this is the one assumption about the medium (powersafe overwrite).
+//! - **The length** is decided on its own: the old one, the new one, or any that it had in between.
+//! - **A write that fails** may have reached the cache in part. **A sync that fails** leaves the cache as it is and marks
+//!   it clean, as Linux does: what it should have brought to the medium gets there only if it is written once more, and a
+//!   later sync that succeeds says nothing about it.
+//! - **A full disk** refuses writes that would make the file longer, after writing what fits.
+//! - Reads and writes may be short or interrupted at any time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::{Map, Storage};
+use crate::format::SECTOR_BYTES;
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// The machine loses power in the middle of it. Every later call fails.
+    PowerLoss,
+    /// It fails with an input/output error, this once.
+    Error,
+    /// It fails with an input/output error, and so does every later one of its sort (read, write or sync).
+    ErrorFromNowOn,
+    /// It is interrupted by a signal before it did anything.
+    Interrupted,
+    /// It does only a part of what it was asked for.
+    Short,
+}
+
+/// A sort of call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sort {
+    Read,
+    Write,
+    Sync,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Disk {
+    cache: Vec<u8>,
+    medium: Vec<u8>,
+    /// Contents that sectors were given since the last sync, oldest first.
+    unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Lengths that the file had since the last sync.
+    lengths: Vec<usize>,
+    /// The shortest of them: what lay beyond is gone, even if the file grew again.
+    shortest: Option<usize>,
+    /// Sectors of the medium that hold synced bytes.
+    synced: Vec<bool>,
+    /// Calls so far, reads not counted.
+    steps: u64,
+    reads: u64,
+    faults: BTreeMap<u64, Fault>,
+    read_faults: BTreeMap<u64, Fault>,
+    failing: Vec<Sort>,
+    has_power: bool,
+    capacity_bytes: Option<usize>,
+    syncs: u64,
+}
+
+/// A disk for tests: clones are the same disk.
+#[derive(Debug, Clone)]
+pub struct SimulatedDisk {
+    disk: Arc<Mutex<Disk>>,
+}
+
+impl Default for SimulatedDisk {
+    fn default() -> SimulatedDisk {
+        SimulatedDisk::new()
+    }
+}
+
+impl SimulatedDisk {
+    /// An empty disk without faults.
+    #[must_use]
+    pub fn new() -> SimulatedDisk {
+        SimulatedDisk::holding(Vec::new())
+    }
+
+    /// A disk that holds `bytes`, all of them synced.
+    #[must_use]
+    pub fn holding(bytes: Vec<u8>) -> SimulatedDisk {
+        let synced = vec![true; bytes.len().div_ceil(SECTOR_BYTES)];
+        let disk = Disk { cache: bytes.clone(), medium: bytes, synced, has_power: true, ..Disk::default() };
+        SimulatedDisk { disk: Arc::new(Mutex::new(disk)) }
+    }
+
+    /// Lets the write, sync or change of length with this number (from 0, of all since the disk was made) meet a fault.
+    pub fn fault_at(&self, step: u64, fault: Fault) {
+        self.disk.lock().faults.insert(step, fault);
+    }
+
+    /// The same for reads, which are counted on their own.
+    pub fn fault_at_read(&self, read: u64, fault: Fault) {
+        self.disk.lock().read_faults.insert(read, fault);
+    }
+
+    /// The file cannot become longer than this; None: it can.
+    pub fn set_capacity(&self, bytes: Option<usize>) {
+        self.disk.lock().capacity_bytes = bytes;
+    }
+
+    /// How many writes, syncs and changes of length there were.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.disk.lock().steps
+    }
+
+    /// How many reads there were.
+    #[must_use]
+    pub fn reads(&self) -> u64 {
+        self.disk.lock().reads
+    }
+
+    /// How many syncs succeeded.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.disk.lock().syncs
+    }
+
+    /// What the operating system shows.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.disk.lock().cache.clone()
+    }
+
+    /// How many things a crash would decide now: sectors, and the length if it changed.
+    #[must_use]
+    pub fn undecided(&self) -> usize {
+        let disk = self.disk.lock();
+        disk.unsynced.len() + usize::from(!disk.lengths.is_empty())
+    }
+
+    /// The disk as it is after a crash at this moment. `decide(n)` decides each thing that is open: a number below `n`,
+    /// where 0 is what was there before and `n - 1` (of a sector that never held synced bytes: `n - 2`, and `n - 1`
+    /// is garbage) the latest.
+    #[must_use]
+    pub fn crash(&self, mut decide: impl FnMut(usize) -> usize) -> SimulatedDisk {
+        let disk = self.disk.lock();
+        let mut length = disk.medium.len();
+        if !disk.lengths.is_empty() {
+            let decided = decide(disk.lengths.len() + 1);
+            length = decided.checked_sub(1).and_then(|at| disk.lengths.get(at)).copied().unwrap_or(length);
+        }
+        let mut bytes = disk.medium.clone();
+        bytes.resize(length, 0);
+        for (sector, contents) in &disk.unsynced {
+            let may_be_garbage = !disk.synced.get(*sector).copied().unwrap_or(false);
+            let decided = decide(contents.len() + 1 + usize::from(may_be_garbage));
+            let garbage = || (0..SECTOR_BYTES).map(|at| garbage_byte(*sector, at)).collect::<Vec<u8>>();
+            let content = match decided.checked_sub(1) {
+                None => continue,
+                Some(at) => contents.get(at).cloned().unwrap_or_else(garbage),
+            };
+            let start = sector * SECTOR_BYTES;
+            if let Some(place) = bytes.get_mut(start..) {
+                let fits = place.len().min(content.len());
+                place[..fits].copy_from_slice(&content[..fits]);
+            }
+        }
+        SimulatedDisk::holding(bytes)
+    }
+}
+
+/// Not zero, not text, and the same each time.
+fn garbage_byte(sector: usize, at: usize) -> u8 {
+    let mixed = (sector * 31 + at).wrapping_mul(0x9E37_79B9);
+    u8::try_from((mixed >> 16) & 0xFF).unwrap_or(0xAA)
+}
+
+fn power_is_gone() -> io::Error {
+    io::Error::other("simulated: the machine has lost power")
+}
+
+fn planted() -> io::Error {
+    io::Error::other("simulated: input/output error")
+}
+
+impl Disk {
+    /// Counts a call and says what happens to it.
+    fn step(&mut self, sort: Sort) -> io::Result<Option<Fault>> {
+        if !self.has_power {
+            return Err(power_is_gone());
+        }
+        let fault = if sort == Sort::Read {
+            self.reads += 1;
+            self.read_faults.remove(&(self.reads - 1))
+        } else {
+            self.steps += 1;
+            self.faults.remove(&(self.steps - 1))
+        };
+        match fault {
+            Some(Fault::ErrorFromNowOn) => self.failing.push(sort),
+            Some(Fault::PowerLoss) => self.has_power = false,
+            Some(Fault::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(Fault::Error | Fault::Short) | None => {}
+        }
+        if fault.is_none() && self.failing.contains(&sort) {
+            return Ok(Some(Fault::Error));
+        }
+        Ok(fault.map(|fault| if fault == Fault::ErrorFromNowOn { Fault::Error } else { fault }))
+    }
+
+    fn set_length(&mut self, length: usize) {
+        if length == self.cache.len() {
+            return;
+        }
+        // What is cut off is not there to be written any more; what is new reads as zero.
+        let kept = length.div_ceil(SECTOR_BYTES);
+        self.unsynced.retain(|sector, _| *sector < kept);
+        if length < self.cache.len() && length % SECTOR_BYTES != 0 {
+            self.cache.resize(length, 0);
+            self.note(length / SECTOR_BYTES);
+        }
+        self.cache.resize(length, 0);
+        self.shortest = Some(self.shortest.map_or(length, |shortest| shortest.min(length)));
+        self.lengths.push(length);
+    }
+
+    fn put(&mut self, bytes: &[u8], offset: usize) {
+        let end = offset + bytes.len();
+        if end > self.cache.len() {
+            self.set_length(end);
+        }
+        self.cache[offset..end].copy_from_slice(bytes);
+        for sector in offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES) {
+            self.note(sector);
+        }
+    }
+
+    /// Remembers what a sector holds now, as one of the things that a crash may leave there.
+    fn note(&mut self, sector: usize) {
+        let start = sector * SECTOR_BYTES;
+        let end = (start + SECTOR_BYTES).min(self.cache.len());
+        let content = self.cache[start..end].to_vec();
+        self.unsynced.entry(sector).or_default().push(content);
+    }
+
+    /// Everything written so far is on the medium.
+    fn bring_to_medium(&mut self) {
+        if let Some(shortest) = self.shortest.take() {
+            self.medium.truncate(shortest);
+        }
+        self.medium.resize(self.cache.len(), 0);
+        self.synced.resize(self.cache.len().div_ceil(SECTOR_BYTES), false);
+        if !self.lengths.is_empty() {
+            // A sync that makes a length durable makes what it uncovers durable too: zeroes, where nothing was written.
+            self.synced.fill(true);
+        }
+        for (sector, contents) in std::mem::take(&mut self.unsynced) {
+            let Some(latest) = contents.last() else { continue };
+            let start = sector * SECTOR_BYTES;
+            if let Some(place) = self.medium.get_mut(start..) {
+                let fits = place.len().min(latest.len());
+                place[..fits].copy_from_slice(&latest[..fits]);
+            }
+            if let Some(synced) = self.synced.get_mut(sector) {
+                *synced = true;
+            }
+        }
+        self.lengths.clear();
+    }
+}
+
+fn place(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl Storage for SimulatedDisk {
+    fn len(&self) -> io::Result<u64> {
+        let disk = self.disk.lock();
+        if disk.has_power { Ok(disk.cache.len() as u64) } else { Err(power_is_gone()) }
+    }
+
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        let length = place(length)?;
+        let mut disk = self.disk.lock();
+        match disk.step(Sort::Write)? {
+            Some(Fault::Error) => Err(planted()),
+            fault => {
+                if length > disk.cache.len() && disk.capacity_bytes.is_some_and(|capacity| length > capacity)
+                {
+                    return Err(io::ErrorKind::StorageFull.into());
+                }
+                disk.set_length(length);
+                if fault == Some(Fault::PowerLoss) { Err(power_is_gone()) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let mut disk = self.disk.lock();
+        let fault = disk.step(Sort::Read)?;
+        match fault {
+            Some(Fault::Error) => return Err(planted()),
+            Some(Fault::PowerLoss) => return Err(power_is_gone()),
+            _ => {}
+        }
+        let rest = disk.cache.get(place(offset)?..).unwrap_or_default();
+        let asked = if fault == Some(Fault::Short) { buffer.len().div_ceil(2) } else { buffer.len() };
+        let length = rest.len().min(asked);
+        buffer[..length].copy_from_slice(&rest[..length]);
+        Ok(length)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let offset = place(offset)?;
+        let mut disk = self.disk.lock();
+        let fault = disk.step(Sort::Write)?;
+        let mut length = match fault {
+            // A write that fails may have got somewhere all the same.
+            Some(Fault::Short | Fault::Error) => bytes.len() / 2,
+            _ => bytes.len(),
+        };
+        if fault == Some(Fault::Short) {
+            length = length.max(1);
+        }
+        if let Some(capacity) = disk.capacity_bytes.map(|capacity| capacity.max(disk.cache.len())) {
+            length = length.min(capacity.saturating_sub(offset));
+            if length == 0 && !bytes.is_empty() {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        disk.put(&bytes[..length.min(bytes.len())], offset);
+        match fault {
+            Some(Fault::Error) => Err(planted()),
+            Some(Fault::PowerLoss) => Err(power_is_gone()),
+            _ => Ok(length),
+        }
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut disk = self.disk.lock();
+        match disk.step(Sort::Sync)? {
+            Some(Fault::Error) => {
+                // Clean from now on, and not on the medium: the cache shows what a crash will take away.
+                disk.unsynced.clear();
+                disk.lengths.clear();
+                Err(planted())
+            }
+            // Some of it may have reached the medium, which is what a crash decides anyway.
+            Some(Fault::PowerLoss) => Err(power_is_gone()),
+            _ => {
+                disk.bring_to_medium();
+                disk.syncs += 1;
+                Ok(())
+            }
+        }
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync_data()
+    }
+
+    fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {
+        Ok(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_synced_survives_every_crash_and_what_was_not_may_go_either_way() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(&[1; 1_024], 0).unwrap();
+        disk.sync_data().unwrap();
+        disk.write_at(&[2; 512], 512).unwrap();
+        assert_eq!(disk.undecided(), 1);
+        let lost = disk.crash(|_| 0).bytes();
+        assert_eq!(lost, [1; 1_024]);
+        let kept = disk.crash(|choices| choices - 1).bytes();
+        assert_eq!(
+            (&kept[..512], &kept[512..]),
+            (&[1; 512][..], &[2; 512][..]),
+            "held synced bytes: no garbage"
+        );
+    }
+
+    #[test]
+    fn a_sector_that_never_held_synced_bytes_may_hold_garbage() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(&[1; 512], 0).unwrap();
+        let image = disk.crash(|choices| choices - 1).bytes();
+        assert_eq!(image.len(), 512);
+        assert!(image != [1; 512] && image != [0; 512]);
+        assert_eq!(disk.crash(|_| 0).bytes(), [0; 0], "the length is lost on its own");
+    }
+
+    #[test]
+    fn a_failed_sync_marks_clean_what_is_not_on_the_medium() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(&[1; 512], 0).unwrap();
+        disk.sync_data().unwrap();
+        disk.write_at(&[2; 512], 0).unwrap();
+        disk.fault_at(disk.steps(), Fault::Error);
+        assert!(disk.sync_data().is_err());
+        disk.sync_data().unwrap();
+        assert_eq!(disk.bytes(), [2; 512], "the cache shows it");
+        assert_eq!(disk.crash(|choices| choices - 1).bytes(), [1; 512], "and the medium never got it");
+    }
+
+    #[test]
+    fn after_power_is_lost_nothing_works_and_the_call_itself_may_have_gone_either_way() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(&[1; 512], 0).unwrap();
+        disk.sync_data().unwrap();
+        disk.fault_at(disk.steps(), Fault::PowerLoss);
+        assert!(disk.write_at(&[2; 512], 0).is_err());
+        assert!(disk.sync_data().is_err() && disk.len().is_err() && disk.read_at(&mut [0], 0).is_err());
+        assert_eq!(disk.crash(|_| 0).bytes(), [1; 512]);
+        assert_eq!(disk.crash(|_| 1).bytes(), [2; 512]);
+    }
+}

@@ -1,0 +1,360 @@
+//! A crash at every single step of histories that cover every path, and again during what follows.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oncekey::simulation::SimulatedDisk;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
+use rand_like::Random;
+
+use crate::world::{Act, World, exercise, options, power_loss_at};
+
+/// A small generator whose whole state is its seed, so that a failure is named by one number.
+mod rand_like {
+    pub struct Random(pub u64);
+
+    impl Random {
+        /// SplitMix64.
+        pub fn next(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+            let mut mixed = self.0;
+            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+            mixed ^ (mixed >> 31)
+        }
+
+        pub fn below(&mut self, limit: usize) -> usize {
+            usize::try_from(self.next() % limit as u64).unwrap()
+        }
+    }
+}
+
+/// Scripts, each named by what it covers. Results of 12,000 bytes fill a segment with five records.
+fn scripts() -> Vec<(&'static str, Vec<Act>)> {
+    use Act::*;
+    let mut scripts = vec![
+        (
+            "every verb",
+            vec![
+                Begin(0),
+                Complete(0, 10),
+                Begin(1),
+                Release(1),
+                Begin(1),
+                Abandon(1),
+                Resolve(1, 0),
+                Begin(2),
+                Abandon(2),
+                Resolve(2, 2),
+                Complete(2, 700),
+                Record(3, 0),
+                Forget(3),
+                Begin(4),
+                Set(4, 30),
+                Set(5, 30),
+                Begin(6),
+                Abandon(6),
+                Resolve(6, 1),
+                Record(3, 5),
+                Forget(0),
+                Begin(0),
+            ],
+        ),
+        (
+            "close and drop",
+            vec![
+                Record(0, 100),
+                Reopen,
+                Record(1, 100),
+                Begin(2),
+                Drop,
+                Resolve(2, 0),
+                Reopen,
+                Reopen,
+                Begin(3),
+                Complete(3, 600),
+                Drop,
+                Record(4, 1),
+                Reopen,
+            ],
+        ),
+        (
+            "buffered and synced",
+            vec![
+                RecordBuffered(0, 600),
+                RecordBuffered(1, 600),
+                Record(2, 10),
+                RecordBuffered(3, 10),
+                Sync,
+                RecordBuffered(4, 1_200),
+                RecordBuffered(5, 10),
+                RecordBuffered(6, 600),
+                Drop,
+                RecordBuffered(7, 10),
+                RecordBuffered(8, 600),
+                Begin(9),
+                RecordBuffered(10, 10),
+            ],
+        ),
+    ];
+    let mut growth = Vec::new();
+    for key in 0..18 {
+        growth.extend([Begin(key), Complete(key, 12_000)]);
+    }
+    growth.push(Reopen);
+    scripts.push(("segment switch and growth", growth));
+    let mut reclaiming = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22)];
+    for turn in 0..4 {
+        for key in 0..10 {
+            reclaiming.push(if turn % 2 == 0 { Record(key, 12_000) } else { RecordBuffered(key, 12_000) });
+        }
+        reclaiming.push(Advance(if turn == 1 { 60_000 } else { 35_000 }));
+        for key in 0..10 {
+            reclaiming.push(Forget(key));
+        }
+    }
+    reclaiming.extend([Complete(20, 100), Reopen, Record(0, 12_000)]);
+    scripts.push(("reclaiming and slots used again", reclaiming));
+    let mut compaction = vec![Begin(20), Record(21, 50)];
+    for key in 0..14 {
+        compaction.push(Record(key, 12_000));
+    }
+    for key in 0..11 {
+        compaction.push(Forget(key));
+    }
+    compaction.extend([Compact, Record(0, 12_000), Complete(20, 100), Compact, Drop, Compact, Record(1, 40)]);
+    scripts.push(("compaction and a shorter file", compaction));
+    scripts
+}
+
+#[derive(Default)]
+struct Counts {
+    histories: AtomicU64,
+    points: AtomicU64,
+    images: AtomicU64,
+    again: AtomicU64,
+}
+
+impl Counts {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn print(&self, what: &str) {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        println!(
+            "{what}: {} histories, {} crash points, {} images, {} crashes during recovery",
+            get(&self.histories),
+            get(&self.points),
+            get(&self.images),
+            get(&self.again)
+        );
+    }
+}
+
+/// The images that a crash may leave: all of them where they are few, the two extremes and random ones where not.
+fn images(disk: &SimulatedDisk, random: &mut Random, how_many: usize) -> Vec<SimulatedDisk> {
+    let mut choices = Vec::new();
+    let _ = disk.crash(|of| {
+        choices.push(of);
+        0
+    });
+    let all: Option<usize> =
+        choices.iter().try_fold(1_usize, |all, of| all.checked_mul(*of).filter(|all| *all <= 64));
+    if let Some(all) = all.filter(|all| *all <= how_many.max(8)) {
+        return (0..all)
+            .map(|image| {
+                let mut rest = image;
+                disk.crash(|of| {
+                    let decided = rest % of;
+                    rest /= of;
+                    decided
+                })
+            })
+            .collect();
+    }
+    let mut images = vec![disk.crash(|_| 0), disk.crash(|of| of - 1)];
+    while images.len() < how_many {
+        // Sometimes nearly everything is lost or kept: a single sector out of line is what goes wrong in practice.
+        let bias = random.below(4);
+        images.push(disk.crash(|of| match bias {
+            0 if random.below(8) != 0 => 0,
+            1 if random.below(8) != 0 => of - 1,
+            _ => random.below(of),
+        }));
+    }
+    images
+}
+
+/// Opens an image and checks it; crashes the opening itself at every `stride`-th of its steps, `depth` deep.
+fn check_image(
+    world: &World,
+    image: &SimulatedDisk,
+    depth: u32,
+    stride: u64,
+    random: &mut Random,
+    counts: &Counts,
+) -> Result<(), String> {
+    Counts::add(&counts.images);
+    if depth > 0 {
+        let steps = {
+            let trial = SimulatedDisk::holding(image.bytes());
+            drop(options(&world.clock).open_simulated(&trial));
+            trial.steps()
+        };
+        let mut step = random.next() % stride;
+        while step < steps {
+            let trial = SimulatedDisk::holding(image.bytes());
+            power_loss_at(&trial, step);
+            drop(options(&world.clock).open_simulated(&trial));
+            Counts::add(&counts.again);
+            for again in images(&trial, random, 3) {
+                check_image(world, &again, depth - 1, stride * 3, random, counts)
+                    .map_err(|why| format!("after a crash at step {step} of the opening: {why}"))?;
+            }
+            step += stride;
+        }
+    }
+    let store = options(&world.clock)
+        .open_simulated(image)
+        .map_err(|error| format!("a crash made it unreadable: {error}"))?;
+    world.check(&store)?;
+    exercise(world, &store)?;
+    store.close().map_err(|error| format!("it does not close: {error}"))?;
+    let store =
+        options(&world.clock).open_simulated(image).map_err(|error| format!("opened again: {error}"))?;
+    world.check(&store).map_err(|why| format!("opened again: {why}"))?;
+    Ok(())
+}
+
+/// How hard a history is tried.
+struct Effort {
+    images: usize,
+    /// Every so many crash points, the opening after it is crashed as well.
+    again_every: u64,
+}
+
+fn steps_of(script: &[Act]) -> u64 {
+    let disk = SimulatedDisk::new();
+    let mut world = World::new(disk.clone()).unwrap();
+    for act in script {
+        world.perform(*act).unwrap_or_else(|error| panic!("{act:?} on a healthy disk: {error}"));
+    }
+    world.drop_leases();
+    world.check(world.store()).unwrap();
+    world.die();
+    disk.steps()
+}
+
+fn crash_at(script: &[Act], step: u64, seed: u64, effort: &Effort, counts: &Counts) -> Result<(), String> {
+    let disk = SimulatedDisk::new();
+    power_loss_at(&disk, step);
+    let mut random = Random(seed ^ step);
+    Counts::add(&counts.points);
+    let Ok(mut world) = World::new(disk.clone()) else {
+        // During the creation: there is nothing to lose, but it must be possible to begin again.
+        for image in images(&disk, &mut random, effort.images) {
+            let clock = oncekey::ManualClock::new(crate::world::START_MS);
+            let store = options(&clock).open_simulated(&image).map_err(|error| {
+                format!("a creation that was cut short at step {step} is in the way: {error}")
+            })?;
+            store.record("k", oncekey::Fingerprint::NONE, b"r").map_err(|error| error.to_string())?;
+        }
+        return Ok(());
+    };
+    let failed = script.iter().position(|act| world.perform(*act).is_err());
+    world.die();
+    let during = failed.map_or("the end".to_owned(), |at| format!("act {at}, {:?}", script[at]));
+    let depth = if step % effort.again_every == 0 { 2 } else { 0 };
+    for image in images(&disk, &mut random, effort.images) {
+        check_image(&world, &image, depth, 5, &mut random, counts)
+            .map_err(|why| format!("power lost at step {step}, during {during}, seed {seed}: {why}"))?;
+    }
+    Ok(())
+}
+
+fn crash_everywhere(script: &[Act], seed: u64, effort: &Effort, counts: &Counts) -> Result<(), String> {
+    Counts::add(&counts.histories);
+    for step in 0..steps_of(script) {
+        crash_at(script, step, seed, effort, counts)?;
+    }
+    Ok(())
+}
+
+fn seed() -> u64 {
+    std::env::var("ONCEKEY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+fn factor() -> u32 {
+    std::env::var("ONCEKEY_EFFORT").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+}
+
+#[test]
+fn a_crash_at_any_step_of_any_path_loses_nothing_that_was_acknowledged() {
+    let counts = Counts::default();
+    let effort = Effort { images: 6 * factor() as usize, again_every: 12 };
+    let scripts = scripts();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = scripts
+            .iter()
+            .map(|(name, script)| {
+                let (counts, effort) = (&counts, &effort);
+                scope.spawn(move || {
+                    crash_everywhere(script, seed(), effort, counts).map_err(|why| format!("{name}: {why}"))
+                })
+            })
+            .collect();
+        let failures: Vec<_> =
+            threads.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect();
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    });
+    counts.print("scripts");
+}
+
+fn any_act() -> impl Strategy<Value = Act> {
+    let key = 0..6_u8;
+    let size = prop_oneof![Just(0_u16), Just(30), Just(700), Just(12_000)];
+    prop_oneof![
+        4 => key.clone().prop_map(Act::Begin),
+        4 => (key.clone(), size.clone()).prop_map(|(key, size)| Act::Complete(key, size)),
+        1 => key.clone().prop_map(Act::Release),
+        1 => key.clone().prop_map(Act::Abandon),
+        3 => (key.clone(), size.clone()).prop_map(|(key, size)| Act::Record(key, size)),
+        3 => (key.clone(), size.clone()).prop_map(|(key, size)| Act::RecordBuffered(key, size)),
+        3 => key.clone().prop_map(Act::Forget),
+        2 => (key.clone(), 0..3_u8).prop_map(|(key, how)| Act::Resolve(key, how)),
+        1 => (key, size).prop_map(|(key, size)| Act::Set(key, size)),
+        1 => Just(Act::Sync),
+        1 => Just(Act::Compact),
+        1 => Just(Act::Reopen),
+        1 => Just(Act::Drop),
+        2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
+    ]
+}
+
+/// `ONCEKEY_SEED=n ONCEKEY_EFFORT=m cargo test --all-features --test crash random` tries m times as many with another seed.
+#[test]
+fn a_crash_anywhere_in_random_histories_loses_nothing_that_was_acknowledged() {
+    let counts = Counts::default();
+    let config = Config { cases: 120 * factor(), failure_persistence: None, ..Config::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed().to_le_bytes());
+    let rng = TestRng::from_seed(proptest::test_runner::RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let histories = (proptest::collection::vec(any_act(), 5..60), any::<u64>());
+    let outcome = runner.run(&histories, |(script, seed)| {
+        Counts::add(&counts.histories);
+        let steps = steps_of(&script);
+        let mut random = Random(seed);
+        let effort = Effort { images: 3, again_every: 9 };
+        for _ in 0..6 {
+            let step = random.next() % steps;
+            crash_at(&script, step, seed, &effort, &counts).map_err(TestCaseError::fail)?;
+        }
+        Ok(())
+    });
+    if let Err(failure) = outcome {
+        panic!("ONCEKEY_SEED={} cargo test --all-features --test crash random: {failure}", seed());
+    }
+    counts.print("random histories");
+}

@@ -1,0 +1,488 @@
+//! A store on a simulated disk, and the oracle beside it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::{
+    Begin, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options, Recorded,
+    Status, Store, Swapped, Version,
+};
+
+pub const START_MS: u64 = 1_700_000_000_000;
+const NONE: Fingerprint = Fingerprint::NONE;
+
+/// One thing that a history does. Keys are small numbers, so that they collide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    Begin(u8),
+    Complete(u8, u16),
+    Release(u8),
+    /// The lease is dropped, as by a panic.
+    Abandon(u8),
+    Record(u8, u16),
+    /// The same, not synced.
+    RecordBuffered(u8, u16),
+    Forget(u8),
+    /// Somebody finds out about a doubt: 0 applied, 1 not applied, 2 begin again.
+    Resolve(u8, u8),
+    /// A compare-and-set on whatever stands there, to completed.
+    Set(u8, u16),
+    Sync,
+    Compact,
+    /// A clean close, and an opening.
+    Reopen,
+    /// Handles are dropped without a close, and the store is opened again.
+    Drop,
+    Advance(u32),
+}
+
+/// What the oracle knows of one key. Absent keys without remembered attempts are not listed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub status: Status,
+    pub attempt: u32,
+    pub result: Vec<u8>,
+    /// None while the record is under way: nobody was told.
+    pub version: Option<Version>,
+    pub result_expires_ms: u64,
+    pub expires_ms: u64,
+}
+
+pub type Model = BTreeMap<u8, Known>;
+
+/// All that was acknowledged, in order. A crash leaves a prefix of it.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    /// After each record.
+    pub history: Vec<Model>,
+    /// The first of them that a crash may leave: everything up to here was said to be on disk.
+    pub durable: usize,
+    /// What would be if the call that failed had worked.
+    pub in_flight: Option<Model>,
+    pub highest: Version,
+}
+
+impl Oracle {
+    fn new() -> Oracle {
+        Oracle { history: vec![Model::new()], durable: 0, in_flight: None, highest: Version::from_u64(0) }
+    }
+
+    fn now(&self) -> &Model {
+        self.history.last().unwrap()
+    }
+}
+
+pub struct World {
+    pub disk: SimulatedDisk,
+    pub clock: ManualClock,
+    pub oracle: Oracle,
+    store: Option<Store>,
+    leases: BTreeMap<u8, Lease>,
+}
+
+const RETENTION_MS: u64 = 100_000;
+const RESULT_RETENTION_MS: u64 = 60_000;
+
+pub fn options(clock: &ManualClock) -> Options {
+    Options::new()
+        .segment_size(64 << 10)
+        .retention(Duration::from_millis(RETENTION_MS))
+        .result_retention(Duration::from_millis(RESULT_RETENTION_MS))
+        .manual_clock(clock.clone())
+}
+
+pub fn name(key: u8) -> String {
+    format!("key-{key}")
+}
+
+/// A result that no other record has.
+fn result(key: u8, size: u16, nonce: usize) -> Vec<u8> {
+    let mut result = format!("{key}/{nonce}/").into_bytes();
+    let length = result.len().max(usize::from(size));
+    result.resize(length, key ^ u8::try_from(nonce % 251).unwrap());
+    result
+}
+
+impl World {
+    /// A world whose disk meets `faults` (by step); None if the store could not even be created.
+    pub fn new(disk: SimulatedDisk) -> Result<World, Error> {
+        let clock = ManualClock::new(START_MS);
+        let store = options(&clock).open_simulated(&disk)?;
+        Ok(World { disk, clock, oracle: Oracle::new(), store: Some(store), leases: BTreeMap::new() })
+    }
+
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    /// What was in progress is in doubt.
+    pub fn drop_leases(&mut self) {
+        self.leases.clear();
+    }
+
+    /// Ends the process: handles go, and nothing of it is any use.
+    pub fn die(&mut self) {
+        self.leases.clear();
+        self.store = None;
+    }
+
+    /// Performs one act, and tells the oracle. An error is what the disk did, never what the oracle did not expect:
+    /// that is a panic.
+    pub fn perform(&mut self, act: Act) -> Result<(), Error> {
+        let now_ms = self.clock.now_ms();
+        let mut next = self.oracle.now().clone();
+        expire(&mut next, now_ms);
+        let nonce = self.oracle.history.len();
+        let store = self.store.as_ref().unwrap();
+        let status = |model: &Model, key: u8| model.get(&key).map_or(Status::Absent, |known| known.status);
+        let attempt = |model: &Model, key: u8| model.get(&key).map_or(0, |known| known.attempt);
+        let held = |leases: &BTreeMap<u8, Lease>, key: u8| leases.contains_key(&key);
+        let mut durable = true;
+        match act {
+            Act::Begin(key) => {
+                let before = (status(&next, key), held(&self.leases, key));
+                let expected = Known {
+                    status: Status::InDoubt,
+                    attempt: attempt(&next, key) + 1,
+                    result: Vec::new(),
+                    version: None,
+                    result_expires_ms: u64::MAX,
+                    expires_ms: u64::MAX,
+                };
+                if before.0 == Status::Absent {
+                    next.insert(key, expected);
+                    self.oracle.in_flight = Some(next.clone());
+                }
+                let begun = store.operation(&name(key)).begin();
+                match (begun, before) {
+                    (Ok(Begin::Acquired(lease)), (Status::Absent, _)) => {
+                        assert_eq!(lease.attempt(), next[&key].attempt);
+                        next.get_mut(&key).unwrap().version = Some(lease.version());
+                        self.oracle.highest = self.grown(lease.version());
+                        self.leases.insert(key, lease);
+                    }
+                    (Ok(Begin::InProgress { .. }), (Status::InDoubt, true)) => return Ok(()),
+                    (Ok(Begin::InDoubt(doubt)), (Status::InDoubt, false)) => {
+                        assert_eq!(Some(doubt.version()), next[&key].version);
+                        return Ok(());
+                    }
+                    (Ok(Begin::Completed(done)), (Status::Completed, _)) => {
+                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed another result");
+                        return Ok(());
+                    }
+                    (Err(Error::ResultExpired { .. }), (Status::Completed, _)) => {
+                        assert!(next[&key].result.is_empty() && next[&key].result_expires_ms <= now_ms);
+                        return Ok(());
+                    }
+                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Err(error), _) => return self.failed(act, error),
+                }
+            }
+            Act::Complete(key, size) => {
+                let Some(mut lease) = self.leases.remove(&key) else { return Ok(()) };
+                let bytes = result(key, size, nonce);
+                next.insert(key, completed(attempt(&next, key), bytes.clone(), now_ms));
+                self.oracle.in_flight = Some(next.clone());
+                match lease.complete(&bytes) {
+                    Ok(version) => {
+                        next.get_mut(&key).unwrap().version = Some(version);
+                        self.oracle.highest = self.grown(version);
+                    }
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Release(key) => {
+                let Some(lease) = self.leases.remove(&key) else { return Ok(()) };
+                next.insert(key, released(attempt(&next, key), now_ms));
+                self.oracle.in_flight = Some(next.clone());
+                if let Err(error) = lease.release() {
+                    return self.failed(act, error);
+                }
+            }
+            Act::Abandon(key) => {
+                self.leases.remove(&key);
+                return Ok(());
+            }
+            Act::Record(key, size) | Act::RecordBuffered(key, size) => {
+                let before = status(&next, key);
+                let bytes = result(key, size, nonce);
+                if before == Status::Absent {
+                    next.insert(key, completed(attempt(&next, key) + 1, bytes.clone(), now_ms));
+                    self.oracle.in_flight = Some(next.clone());
+                }
+                durable = matches!(act, Act::Record(..));
+                let durability = if durable { Durability::Sync } else { Durability::Buffered };
+                match (store.operation(&name(key)).durability(durability).record(&bytes), before) {
+                    (Ok(Recorded::Done(version)), Status::Absent) => {
+                        next.get_mut(&key).unwrap().version = Some(version);
+                        self.oracle.highest = self.grown(version);
+                    }
+                    (Ok(Recorded::AlreadyDone(done)), Status::Completed) => {
+                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed another result");
+                        return Ok(());
+                    }
+                    (Err(Error::InProgress { .. } | Error::InDoubt { .. }), Status::InDoubt) => return Ok(()),
+                    (Err(Error::ResultExpired { .. }), Status::Completed) => {
+                        assert!(next[&key].result_expires_ms <= now_ms);
+                        return Ok(());
+                    }
+                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Err(error), _) => return self.failed(act, error),
+                }
+            }
+            Act::Forget(key) => {
+                let before = (status(&next, key), held(&self.leases, key));
+                if before != (Status::Absent, false) && !before.1 {
+                    next.remove(&key);
+                    self.oracle.in_flight = Some(next.clone());
+                }
+                match (store.forget(&name(key)), before) {
+                    (Ok(true), (Status::InDoubt | Status::Completed, false)) => {}
+                    (Ok(false), (Status::Absent, _)) => return Ok(()),
+                    (Err(Error::InProgress { .. }), (_, true)) => return Ok(()),
+                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Err(error), _) => return self.failed(act, error),
+                }
+            }
+            Act::Resolve(key, how) => {
+                if status(&next, key) != Status::InDoubt || held(&self.leases, key) {
+                    return Ok(());
+                }
+                let doubt: Doubt = match store.begin(&name(key), NONE) {
+                    Ok(Begin::InDoubt(doubt)) => doubt,
+                    Ok(other) => panic!("{act:?}: {other:?}"),
+                    Err(error) => {
+                        self.oracle.in_flight = None;
+                        return self.failed(act, error);
+                    }
+                };
+                let bytes = result(key, 40, nonce);
+                let known = attempt(&next, key);
+                let expected = match how % 3 {
+                    0 => completed(known, bytes.clone(), now_ms),
+                    1 => released(known, now_ms),
+                    _ => Known { attempt: known + 1, version: None, ..next[&key].clone() },
+                };
+                next.insert(key, expected);
+                self.oracle.in_flight = Some(next.clone());
+                let version = match how % 3 {
+                    0 => doubt.complete(&bytes).map(Some),
+                    1 => doubt.release().map(|()| None),
+                    _ => doubt.begin_again().map(|lease| {
+                        let version = lease.version();
+                        self.leases.insert(key, lease);
+                        Some(version)
+                    }),
+                };
+                match version {
+                    Ok(version) => {
+                        next.get_mut(&key).unwrap().version = version;
+                        self.oracle.highest =
+                            version.map_or(self.oracle.highest, |version| self.grown(version));
+                    }
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Set(key, size) => {
+                let before = status(&next, key);
+                if before == Status::Completed {
+                    return Ok(());
+                }
+                let expected = match next.get(&key).filter(|_| before != Status::Absent) {
+                    Some(known) => Expected::Present {
+                        status: if held(&self.leases, key) { Status::InProgress } else { Status::InDoubt },
+                        version: known.version.unwrap(),
+                    },
+                    None => Expected::Absent,
+                };
+                let bytes = result(key, size, nonce);
+                let attempts = attempt(&next, key) + u32::from(before == Status::Absent);
+                next.insert(key, completed(attempts, bytes.clone(), now_ms));
+                self.oracle.in_flight = Some(next.clone());
+                let to = Next::Completed { fingerprint: NONE, result: &bytes };
+                match store.compare_and_set(&name(key), expected, to) {
+                    Ok(Swapped::Done(version)) => {
+                        next.get_mut(&key).unwrap().version = Some(version);
+                        self.oracle.highest = self.grown(version);
+                        if let Some(mut lease) = self.leases.remove(&key) {
+                            assert!(
+                                matches!(lease.complete(b"late"), Err(Error::Fenced { .. })),
+                                "a fenced lease"
+                            );
+                        }
+                    }
+                    Ok(other) => panic!("{act:?}: {other:?}"),
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Sync => {
+                if let Err(error) = store.sync() {
+                    return self.failed(act, error);
+                }
+                self.oracle.durable = self.oracle.history.len() - 1;
+                return Ok(());
+            }
+            Act::Compact => {
+                if let Err(error) = store.compact() {
+                    return self.failed(act, error);
+                }
+                return Ok(());
+            }
+            Act::Reopen | Act::Drop => {
+                self.leases.clear();
+                let store = self.store.take().unwrap();
+                if act == Act::Reopen {
+                    if let Err(error) = store.close() {
+                        return self.failed(act, error);
+                    }
+                    self.oracle.durable = self.oracle.history.len() - 1;
+                } else {
+                    drop(store);
+                }
+                match options(&self.clock).open_simulated(&self.disk) {
+                    Ok(store) => self.store = Some(store),
+                    Err(error) => return self.failed(act, error),
+                }
+                return Ok(());
+            }
+            Act::Advance(by_ms) => {
+                self.clock.advance(Duration::from_millis(u64::from(by_ms)));
+                return Ok(());
+            }
+        }
+        self.oracle.in_flight = None;
+        self.oracle.history.push(next);
+        if durable {
+            self.oracle.durable = self.oracle.history.len() - 1;
+        }
+        Ok(())
+    }
+
+    fn grown(&self, version: Version) -> Version {
+        assert!(version > self.oracle.highest, "{version} after {}", self.oracle.highest);
+        version
+    }
+
+    fn failed(&self, act: Act, error: Error) -> Result<(), Error> {
+        match error {
+            Error::Poisoned { .. } | Error::Io { .. } | Error::Full { .. } => Err(error),
+            other => panic!("{act:?}: an error that no disk causes: {other:?}"),
+        }
+    }
+
+    /// Checks a store that was opened after a crash. Returns where in the history it is.
+    pub fn check(&self, store: &Store) -> Result<usize, String> {
+        check(&self.oracle, self.clock.now_ms(), store)
+    }
+}
+
+fn completed(attempt: u32, result: Vec<u8>, now_ms: u64) -> Known {
+    Known {
+        status: Status::Completed,
+        attempt,
+        result,
+        version: None,
+        result_expires_ms: now_ms + RESULT_RETENTION_MS,
+        expires_ms: now_ms + RETENTION_MS,
+    }
+}
+
+fn released(attempt: u32, now_ms: u64) -> Known {
+    Known {
+        status: Status::Absent,
+        attempt,
+        result: Vec::new(),
+        version: None,
+        result_expires_ms: u64::MAX,
+        expires_ms: now_ms + RETENTION_MS,
+    }
+}
+
+/// What time takes away.
+pub fn expire(model: &mut Model, now_ms: u64) {
+    model.retain(|_, known| now_ms < known.expires_ms);
+    for known in model.values_mut() {
+        if known.status == Status::Completed && now_ms >= known.result_expires_ms {
+            known.result = Vec::new();
+        }
+    }
+}
+
+/// The highest key that histories use.
+pub const KEYS: u8 = 24;
+
+/// What a store says of every key.
+pub fn read(store: &Store) -> Result<BTreeMap<u8, oncekey::Snapshot>, Error> {
+    (0..KEYS).map(|key| store.get(&name(key)).map(|seen| (key, seen))).collect()
+}
+
+fn agrees(model: &Model, seen: &BTreeMap<u8, oncekey::Snapshot>, now_ms: u64) -> Result<(), String> {
+    let mut model = model.clone();
+    expire(&mut model, now_ms);
+    for (key, seen) in seen {
+        let Some(known) = model.get(key) else {
+            if seen.status() != Status::Absent || seen.attempt() != 0 {
+                return Err(format!("{key}: {seen:?}, and nothing is known of it"));
+            }
+            continue;
+        };
+        let has_result = known.status == Status::Completed && now_ms < known.result_expires_ms;
+        let same = seen.status() == known.status
+            && seen.attempt() == known.attempt
+            && seen.result() == has_result.then_some(&known.result[..])
+            && (known.version.is_none() || known.status == Status::Absent || seen.version() == known.version);
+        if !same {
+            let result_bytes = seen.result().map(<[u8]>::len);
+            return Err(format!(
+                "{key}: {:?} attempt {} version {:?} result {result_bytes:?} bytes; expected {:?} attempt {} version {:?} \
+                 {} bytes",
+                seen.status(),
+                seen.attempt(),
+                seen.version(),
+                known.status,
+                known.attempt,
+                known.version,
+                known.result.len()
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the store is at some point of the history that a crash may leave it at.
+pub fn check(oracle: &Oracle, now_ms: u64, store: &Store) -> Result<usize, String> {
+    let seen = read(store).map_err(|error| format!("cannot be read: {error}"))?;
+    let last = oracle.history.len() - 1;
+    let mut why = String::new();
+    let in_flight = oracle.in_flight.iter().map(|model| (last + 1, model));
+    let acknowledged = oracle.history.iter().enumerate().skip(oracle.durable).rev();
+    for (at, model) in in_flight.chain(acknowledged) {
+        match agrees(model, &seen, now_ms) {
+            Ok(()) => return Ok(at),
+            Err(reason) if at == last => why = reason,
+            Err(_) => {}
+        }
+    }
+    Err(format!("at no point from {} to {} of the history; against the last: {why}", oracle.durable, last))
+}
+
+/// After a crash and an opening, the store must not only be right but work.
+pub fn exercise(world: &World, store: &Store) -> Result<(), String> {
+    let told = |error: Error| format!("it does not go on: {error}");
+    let Recorded::Done(version) = store.record("after the crash", NONE, b"works").map_err(told)? else {
+        return Err("the probe was there already".into());
+    };
+    if version <= world.oracle.highest {
+        return Err(format!("version {version} was given out after {}", world.oracle.highest));
+    }
+    if store.get("after the crash").map_err(told)?.result() != Some(b"works") {
+        return Err("the probe is not there".into());
+    }
+    Ok(())
+}
+
+/// Plans a power loss at a step.
+pub fn power_loss_at(disk: &SimulatedDisk, step: u64) {
+    disk.fault_at(step, Fault::PowerLoss);
+}
