@@ -15,7 +15,7 @@ use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
-use crate::storage::{Storage, sync_data, write_all_at, write_zeroes_at};
+use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
 
 /// A segment of the log that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -382,7 +382,7 @@ impl Writer {
         self.growth = Growth::default();
         let length = self.reader.slot_offset(self.slot_count);
         if self.storage.len()? > length {
-            self.storage.set_len(length)?;
+            set_len(&*self.storage, length)?;
             self.sync()?;
         }
         Ok(())

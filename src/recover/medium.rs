@@ -11,7 +11,7 @@ use crate::format::header::{
 };
 use crate::format::{SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::log::scan;
-use crate::storage::{Storage, read_exact_at, sync_all, sync_data, write_all_at, write_zeroes_at};
+use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
 
 /// How to open.
 #[derive(Debug, Clone)]
@@ -128,10 +128,10 @@ impl Medium<'_> {
         };
         let create = || {
             // Emptied first: what a creation that was cut short left behind must not be taken for anything.
-            self.storage.set_len(0)?;
+            set_len(self.storage, 0)?;
             // The header's sector holds synced zeroes before the header is written over them, so that a crash leaves
             // one or the other and never garbage.
-            self.storage.set_len(STORE_HEADER_BYTES)?;
+            set_len(self.storage, STORE_HEADER_BYTES)?;
             sync_all(self.storage)?;
             write_zeroes_at(self.storage, STORE_HEADER_BYTES, parameters.segment_bytes)?;
             sync_data(self.storage)?;

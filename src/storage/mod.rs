@@ -132,6 +132,11 @@ pub(crate) fn sync_all(storage: &dyn Storage) -> io::Result<()> {
     uninterrupted(|| storage.sync_all())
 }
 
+/// Changes the length; only an interruption is tried again.
+pub(crate) fn set_len(storage: &dyn Storage, length: u64) -> io::Result<()> {
+    uninterrupted(|| storage.set_len(length))
+}
+
 /// Repeats `call` for as long as a signal interrupts it before it did anything.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {

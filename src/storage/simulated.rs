@@ -111,6 +111,15 @@ impl SimulatedDisk {
         self.disk.lock().read_faults.insert(read, fault);
     }
 
+    /// Ends all faults, those to come included; power is back.
+    pub fn heal(&self) {
+        let mut disk = self.disk.lock();
+        disk.faults.clear();
+        disk.read_faults.clear();
+        disk.failing.clear();
+        disk.has_power = true;
+    }
+
     /// The file cannot become longer than this; None: it can.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.disk.lock().capacity_bytes = bytes;

@@ -1,1 +1,193 @@
-//! Every call fails.
+//! Every call fails once, and for good: afterwards the store goes on rightly or refuses rightly, and what was
+//! acknowledged is there when it is opened on a healthy disk, whether or not power was lost as well.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::{Error, Fingerprint};
+
+use crate::points::{Random, images, scripts, seed};
+use crate::world::{Act, World, exercise, live_agrees, options};
+
+/// Runs a script until something fails, and says at which act.
+fn run(script: &[Act], disk: &SimulatedDisk) -> Option<(World, Option<(usize, Error)>)> {
+    let mut world = World::new(disk.clone()).ok()?;
+    let failed =
+        script.iter().enumerate().find_map(|(at, act)| world.perform(*act).err().map(|error| (at, error)));
+    Some((world, failed))
+}
+
+/// What must hold of a store after a call of its disk failed.
+fn judge(mut world: World, failed: Option<(usize, Error)>, random: &mut Random) -> Result<(), String> {
+    let disk = world.disk.clone();
+    if let (Some((_, error)), Some(store)) = (&failed, world.open_store()) {
+        // What was not acknowledged must not show.
+        live_agrees(&world, store)?;
+        if matches!(error, Error::Poisoned { .. }) {
+            for _ in 0..2 {
+                match store.record("after the fault", Fingerprint::NONE, b"") {
+                    Err(Error::Poisoned { .. }) => {}
+                    other => return Err(format!("a poisoned store wrote: {other:?}")),
+                }
+            }
+        }
+    }
+    world.die();
+    // The machine may lose power now ..
+    for image in images(&disk, random, 3) {
+        let store = options(&world.clock)
+            .open_simulated(&image)
+            .map_err(|error| format!("power lost after the fault: {error}"))?;
+        world.check(&store).map_err(|why| format!("power lost after the fault: {why}"))?;
+    }
+    // .. or only the process ends, and the next one finds what the operating system still shows: which need not be on
+    // disk. Whatever it then answers must survive the power loss that follows.
+    disk.heal();
+    let opened =
+        options(&world.clock).open_simulated(&disk).map_err(|error| format!("on a healthy disk: {error}"))?;
+    let at = world.check(&opened).map_err(|why| format!("on a healthy disk: {why}"))?;
+    exercise(&world, &opened)?;
+    world.settle_at(at);
+    drop(opened);
+    for image in images(&disk, random, 3) {
+        let store = options(&world.clock)
+            .open_simulated(&image)
+            .map_err(|error| format!("power lost after going on: {error}"))?;
+        world.check(&store).map_err(|why| format!("power lost after going on: {why}"))?;
+    }
+    Ok(())
+}
+
+static FAULTS: AtomicU64 = AtomicU64::new(0);
+
+/// One fault, at one call of one script.
+pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
+    FAULTS.fetch_add(1, Ordering::Relaxed);
+    let disk = SimulatedDisk::new();
+    disk.fault_at(step, fault);
+    let mut random = Random(seed() ^ step);
+    let told = |why: String| format!("{fault:?} at step {step}, seed {}: {why}", seed());
+    let Some((world, failed)) = run(script, &disk) else {
+        disk.heal();
+        let clock = oncekey::ManualClock::new(crate::world::START_MS);
+        return match options(&clock).open_simulated(&disk) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(told(format!("a creation that failed is in the way: {error}"))),
+        };
+    };
+    if let (Fault::Short | Fault::Interrupted, Some((at, error))) = (fault, &failed) {
+        return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
+    }
+    let during = failed
+        .as_ref()
+        .map_or(String::new(), |(at, error)| format!("act {at}, {:?}: {error}: ", script[*at]));
+    judge(world, failed, &mut random).map_err(|why| told(during + &why))
+}
+
+fn steps(script: &[Act], count: impl Fn(&SimulatedDisk) -> u64) -> u64 {
+    let disk = SimulatedDisk::new();
+    let (mut world, failed) = run(script, &disk).unwrap();
+    assert!(failed.is_none());
+    world.die();
+    count(&disk)
+}
+
+fn for_every_script(test: impl Fn(&[Act]) -> Result<(), String> + Sync) {
+    let failures: Vec<_> = std::thread::scope(|scope| {
+        let threads: Vec<_> = scripts()
+            .into_iter()
+            .map(|(name, script)| {
+                let test = &test;
+                scope.spawn(move || test(&script).map_err(|why| format!("{name}: {why}")))
+            })
+            .collect();
+        threads.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
+    });
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn every_write_and_every_sync_may_fail_once_or_for_good_or_be_short_or_interrupted() {
+    for_every_script(|script| {
+        for step in 0..steps(script, SimulatedDisk::steps) {
+            for fault in [Fault::Error, Fault::ErrorFromNowOn, Fault::Interrupted, Fault::Short] {
+                fault_at(script, step, fault)?;
+            }
+        }
+        Ok(())
+    });
+    println!("faults of writes and syncs: {}", FAULTS.load(Ordering::Relaxed));
+}
+
+#[test]
+fn every_read_may_fail_or_be_short_or_interrupted() {
+    let faults = AtomicU64::new(0);
+    for_every_script(|script| {
+        for read in 0..steps(script, SimulatedDisk::reads) {
+            for fault in [Fault::Error, Fault::Interrupted, Fault::Short] {
+                faults.fetch_add(1, Ordering::Relaxed);
+                let disk = SimulatedDisk::new();
+                disk.fault_at_read(read, fault);
+                let mut random = Random(seed() ^ read);
+                let told = |why: String| format!("{fault:?} at read {read}, seed {}: {why}", seed());
+                let Some((world, failed)) = run(script, &disk) else { continue };
+                if let (Fault::Short | Fault::Interrupted, Some((at, error))) = (fault, &failed) {
+                    return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
+                }
+                // A read that failed is no reason to believe that a write did.
+                if let Some((at, error @ Error::Poisoned { .. })) = &failed {
+                    return Err(told(format!("act {at}, {:?}: {error}", script[*at])));
+                }
+                judge(world, failed, &mut random).map_err(told)?;
+            }
+        }
+        Ok(())
+    });
+    println!("faults of reads: {}", faults.into_inner());
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_on_when_there_is_room() {
+    let refusals = AtomicU64::new(0);
+    for_every_script(|script| {
+        for slots in 1..8_usize {
+            for partial in [0, 1, 40_000] {
+                let disk = SimulatedDisk::new();
+                disk.set_capacity(Some(4_096 + slots * (64 << 10) + partial));
+                let mut world = World::new(disk.clone()).map_err(|error| error.to_string())?;
+                for (at, act) in script.iter().enumerate() {
+                    match world.perform(*act) {
+                        Ok(()) => {}
+                        Err(Error::Full { .. }) => {
+                            refusals.fetch_add(1, Ordering::Relaxed);
+                            let may = matches!(
+                                act,
+                                Act::Begin(_)
+                                    | Act::Record(..)
+                                    | Act::RecordBuffered(..)
+                                    | Act::Set(..)
+                                    | Act::Resolve(..)
+                                    | Act::Compact
+                            );
+                            if !may {
+                                return Err(format!("{slots} slots: act {at}, {act:?}, met a full store"));
+                            }
+                            world.was_refused();
+                            live_agrees(&world, world.store())?;
+                        }
+                        Err(error) => return Err(format!("{slots} slots: act {at}, {act:?}: {error}")),
+                    }
+                }
+                disk.set_capacity(None);
+                exercise(&world, world.store())?;
+                world.die();
+                let image = disk.crash(|_| 0);
+                let store =
+                    options(&world.clock).open_simulated(&image).map_err(|error| error.to_string())?;
+                world.check(&store).map_err(|why| format!("{slots} slots: {why}"))?;
+            }
+        }
+        Ok(())
+    });
+    println!("refusals by a full disk: {}", refusals.into_inner());
+}

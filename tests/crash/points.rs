@@ -5,32 +5,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use oncekey::simulation::SimulatedDisk;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
-use rand_like::Random;
 
 use crate::world::{Act, World, exercise, options, power_loss_at};
 
 /// A small generator whose whole state is its seed, so that a failure is named by one number.
-mod rand_like {
-    pub struct Random(pub u64);
+pub struct Random(pub u64);
 
-    impl Random {
-        /// SplitMix64.
-        pub fn next(&mut self) -> u64 {
-            self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            let mut mixed = self.0;
-            mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-            mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-            mixed ^ (mixed >> 31)
-        }
+impl Random {
+    /// SplitMix64.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
 
-        pub fn below(&mut self, limit: usize) -> usize {
-            usize::try_from(self.next() % limit as u64).unwrap()
-        }
+    pub fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).unwrap()
     }
 }
 
 /// Scripts, each named by what it covers. Results of 12,000 bytes fill a segment with five records.
-fn scripts() -> Vec<(&'static str, Vec<Act>)> {
+pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
     use Act::*;
     let mut scripts = vec![
         (
@@ -153,7 +150,7 @@ impl Counts {
 }
 
 /// The images that a crash may leave: all of them where they are few, the two extremes and random ones where not.
-fn images(disk: &SimulatedDisk, random: &mut Random, how_many: usize) -> Vec<SimulatedDisk> {
+pub fn images(disk: &SimulatedDisk, random: &mut Random, how_many: usize) -> Vec<SimulatedDisk> {
     let mut choices = Vec::new();
     let _ = disk.crash(|of| {
         choices.push(of);
@@ -281,7 +278,7 @@ fn crash_everywhere(script: &[Act], seed: u64, effort: &Effort, counts: &Counts)
     Ok(())
 }
 
-fn seed() -> u64 {
+pub fn seed() -> u64 {
     std::env::var("ONCEKEY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 

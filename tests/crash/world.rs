@@ -306,10 +306,10 @@ impl World {
                         next.get_mut(&key).unwrap().version = Some(version);
                         self.oracle.highest = self.grown(version);
                         if let Some(mut lease) = self.leases.remove(&key) {
-                            assert!(
-                                matches!(lease.complete(b"late"), Err(Error::Fenced { .. })),
-                                "a fenced lease"
-                            );
+                            match lease.complete(b"late") {
+                                Err(Error::Fenced { .. } | Error::Io { .. }) => {}
+                                other => panic!("{act:?}: the lease that it fenced: {other:?}"),
+                            }
                         }
                     }
                     Ok(other) => panic!("{act:?}: {other:?}"),
@@ -369,6 +369,27 @@ impl World {
             Error::Poisoned { .. } | Error::Io { .. } | Error::Full { .. } => Err(error),
             other => panic!("{act:?}: an error that no disk causes: {other:?}"),
         }
+    }
+
+    /// The store, unless an opening failed.
+    pub fn open_store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// A full disk refused the act: nothing happened, and that is certain.
+    pub fn was_refused(&mut self) {
+        self.oracle.in_flight = None;
+    }
+
+    /// An opening found the history here, and everything that it answers is on disk from then on.
+    pub fn settle_at(&mut self, at: usize) {
+        if let Some(in_flight) = self.oracle.in_flight.take()
+            && at == self.oracle.history.len()
+        {
+            self.oracle.history.push(in_flight);
+        }
+        self.oracle.history.truncate(at + 1);
+        self.oracle.durable = at;
     }
 
     /// Checks a store that was opened after a crash. Returns where in the history it is.
@@ -465,6 +486,28 @@ pub fn check(oracle: &Oracle, now_ms: u64, store: &Store) -> Result<usize, Strin
         }
     }
     Err(format!("at no point from {} to {} of the history; against the last: {why}", oracle.durable, last))
+}
+
+/// A store that is still open shows what it acknowledged and nothing else, or says why it cannot be read.
+pub fn live_agrees(world: &World, store: &Store) -> Result<(), String> {
+    let now_ms = world.clock.now_ms();
+    let mut model = world.oracle.now().clone();
+    expire(&mut model, now_ms);
+    for key in 0..KEYS {
+        let seen = match store.get(&name(key)) {
+            Ok(seen) => seen,
+            Err(Error::Poisoned { .. } | Error::Io { .. } | Error::Closed) => continue,
+            Err(error) => return Err(format!("{key}: {error}")),
+        };
+        let expected = model.get(&key).map_or(Status::Absent, |known| known.status);
+        let status = if seen.status() == Status::InProgress { Status::InDoubt } else { seen.status() };
+        let result = model.get(&key).filter(|_| expected == Status::Completed).map(|known| &known.result[..]);
+        let same_result = seen.result().is_none_or(|seen| Some(seen) == result);
+        if status != expected || !same_result {
+            return Err(format!("{key}: shows {status:?}, acknowledged was {expected:?}"));
+        }
+    }
+    Ok(())
 }
 
 /// After a crash and an opening, the store must not only be right but work.
