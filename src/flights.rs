@@ -188,8 +188,9 @@ impl FlightGuard<'_> {
 
     /// Gives up the right and waits until something about the key changes or `until` has come. False if it came.
     ///
-    /// Nothing can change in between: the right is given up and the wait begun under one lock.
-    pub(crate) fn wait_for_change(self, until: Option<Instant>) -> bool {
+    /// `seen` is the claim that the caller wants to see changed: claims end without the right, so it may have ended
+    /// since it was looked at, and nobody would tell of that again.
+    pub(crate) fn wait_for_change(self, seen: Option<Claim>, until: Option<Instant>) -> bool {
         let (flights, hash, has_changed) = (self.flights, self.hash, self.changed.get());
         std::mem::forget(self);
         let mut shard = flights.shard(hash).lock();
@@ -198,6 +199,12 @@ impl FlightGuard<'_> {
         flight.tell_free();
         if has_changed {
             flight.tell_changed();
+        }
+        if flight.claim != seen {
+            if flight.is_over() {
+                shard.remove(&hash);
+            }
+            return true;
         }
         flight.waiting += 1;
         let changed = Arc::clone(flight.changed.get_or_insert_default());
@@ -289,7 +296,9 @@ mod tests {
                     if guard.claim().is_none() {
                         return;
                     }
-                    assert!(guard.wait_for_change(Some(Instant::now() + Duration::from_secs(60))));
+                    assert!(
+                        guard.wait_for_change(Some(LEASE), Some(Instant::now() + Duration::from_secs(60)))
+                    );
                 }
             });
             std::thread::sleep(Duration::from_millis(20));
@@ -307,7 +316,9 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
-                    while flights.enter(7).wait_for_change(Some(Instant::now() + Duration::from_millis(100)))
+                    while flights
+                        .enter(7)
+                        .wait_for_change(Some(LEASE), Some(Instant::now() + Duration::from_millis(100)))
                     {
                         wakes.fetch_add(1, Ordering::SeqCst);
                     }
@@ -321,9 +332,22 @@ mod tests {
     }
 
     #[test]
+    fn a_claim_that_ended_before_the_wait_began_is_not_waited_for() {
+        let flights = Flights::new();
+        flights.enter(7).set_claim(Some(LEASE));
+        let guard = flights.enter(7);
+        let seen = guard.claim();
+        flights.end_claim(7, LEASE);
+        assert!(guard.wait_for_change(seen, None), "without a timeout this would hang");
+        assert!(is_empty(&flights));
+    }
+
+    #[test]
     fn a_wait_that_is_not_answered_ends_at_its_time() {
         let flights = Flights::new();
         flights.enter(7).set_claim(Some(LEASE));
-        assert!(!flights.enter(7).wait_for_change(Some(Instant::now() + Duration::from_millis(5))));
+        assert!(
+            !flights.enter(7).wait_for_change(Some(LEASE), Some(Instant::now() + Duration::from_millis(5)))
+        );
     }
 }

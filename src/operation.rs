@@ -205,7 +205,10 @@ impl<'a, C, D> Operation<'a, C, D> {
         };
         let lease_ms = match self.asked.lease {
             Some(lease) => Some(check_lease(lease, retention)?),
-            None => defaults.lease_ms,
+            None => {
+                let lease = defaults.lease_ms.map(Duration::from_millis);
+                lease.map(|lease| check_lease(lease, retention)).transpose()?
+            }
         };
         let durability = self.asked.durability.unwrap_or(defaults.durability);
         Ok(Terms { durability, begin_unsynced, retention, lease_ms, wait: self.asked.wait })

@@ -197,6 +197,7 @@ impl Options {
         };
         let recovered = recover::open(storage, path, &config)?;
         // The file's own segment size holds, which only now is known.
+        self.check_max_size(recovered.log.segment_bytes())?;
         let settings = self.settings_for(recovered.log.segment_bytes(), settings)?;
         Ok(Engine::new(recovered, settings))
     }
@@ -212,21 +213,25 @@ impl Options {
                 format!("{} bytes; it is a power of two from 65,536 to 1,073,741,824", self.segment_bytes),
             );
         }
-        let least_bytes = STORE_HEADER_BYTES + MIN_SLOTS * self.segment_bytes;
-        if let Some(max_bytes) = self.max_bytes.filter(|max_bytes| *max_bytes < least_bytes) {
-            return refuse(
-                "max_size",
-                format!(
-                    "{max_bytes} bytes; four segments of {} and a header need {least_bytes}",
-                    self.segment_bytes
-                ),
-            );
-        }
+        self.check_max_size(self.segment_bytes)?;
         let retention = check_retention(self.retention, self.result_retention)?;
         let lease_ms = self.lease.map(|lease| check_lease(lease, retention)).transpose()?;
         let terms =
             Terms { durability: self.durability, begin_unsynced: false, retention, lease_ms, wait: None };
         self.settings_for(self.segment_bytes, Settings { terms, max_result_bytes: 0 })
+    }
+
+    fn check_max_size(&self, segment_bytes: u64) -> Result<()> {
+        let least_bytes = STORE_HEADER_BYTES + MIN_SLOTS * segment_bytes;
+        match self.max_bytes {
+            Some(max_bytes) if max_bytes < least_bytes => Err(Error::Option {
+                option: "max_size",
+                reason: format!(
+                    "{max_bytes} bytes; four segments of {segment_bytes} and a header need {least_bytes}"
+                ),
+            }),
+            _ => Ok(()),
+        }
     }
 
     fn settings_for(&self, segment_bytes: u64, settings: Settings) -> Result<Settings> {

@@ -417,3 +417,52 @@ fn a_store_in_memory_ends_with_its_last_handle_and_two_are_two() {
     assert_ne!(one.fingerprint(b"x"), other.fingerprint(b"x"), "each has a secret of its own");
     one.close().unwrap();
 }
+
+/// Rewrites the last record as if a later version of the library had written it.
+fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
+    let record = bytes.windows(key.len()).rposition(|window| window == key).unwrap() - 80;
+    let frame = record - 48;
+    let seed = crc32fast::hash(&bytes[32..48]);
+    let checksum = |bytes: &[u8]| {
+        let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+        hasher.update(bytes);
+        hasher.finalize()
+    };
+    let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let position = u64::from_le_bytes(bytes[frame + 8..frame + 16].try_into().unwrap()) + 48;
+    let length = usize::try_from(word(record + 4)).unwrap();
+    bytes[record + 8] = kind;
+    let place = u32::try_from(position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).unwrap();
+    let sum = checksum(&bytes[record + 4..record + length]) ^ place;
+    bytes[record..record + 4].copy_from_slice(&sum.to_le_bytes());
+    let records = checksum(&sum.to_le_bytes());
+    bytes[frame + 28..frame + 32].copy_from_slice(&records.to_le_bytes());
+    let header = checksum(&bytes[frame + 4..frame + 48]);
+    bytes[frame..frame + 4].copy_from_slice(&header.to_le_bytes());
+}
+
+#[test]
+fn a_record_of_a_later_version_is_refused_and_not_taken_for_a_torn_tail_unless_it_says_that_it_may_be_ignored()
+ {
+    let place = Place::new();
+    let store = place.open();
+    store.record("known", NONE, b"x").unwrap();
+    store.record("newer", NONE, b"x").unwrap();
+    let crashed = copy_of_open(&place.path);
+    for (kind, opens) in [(33, false), (0x90, true)] {
+        let mut bytes = crashed.bytes();
+        with_last_record_of_kind(&mut bytes, b"newer", kind);
+        let copy = Place::new();
+        std::fs::write(&copy.path, bytes).unwrap();
+        if opens {
+            let store = copy.open();
+            assert!(store.get("known").unwrap().is_completed());
+            assert!(store.get("newer").unwrap().is_absent());
+        } else {
+            match refuse(&copy.path) {
+                Error::Unsupported { reason, .. } => assert!(reason.contains("unknown kind"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

@@ -241,3 +241,135 @@ fn slots_are_used_again_and_the_lowest_first() {
     let store = clocked(&clock).retention(seconds(1)).open(&crashed.path).unwrap();
     assert!(store.get("k29999").unwrap().is_completed());
 }
+
+/// Fills a store with records of one frame each until it says that it is full.
+fn fill_with_records(store: &Store, result: &[u8]) -> u32 {
+    (0_u32..)
+        .find(|n| match store.record(&format!("filler{n}"), NONE, result) {
+            Ok(_) => false,
+            Err(Error::Full { .. }) => true,
+            Err(error) => panic!("{error}"),
+        })
+        .unwrap()
+}
+
+#[test]
+fn a_full_store_whose_records_have_expired_has_room_at_the_first_call_whatever_their_size() {
+    for (slots, size) in [(4, 0), (4, 100), (8, 1_000), (8, 4_000)] {
+        let clock = ManualClock::new(START_MS);
+        let options =
+            clocked(&clock).max_size(4_096 + slots * SEGMENT).retention(seconds(10)).max_result(4_000);
+        let store = options.open_in_memory().unwrap();
+        fill_with_records(&store, &vec![1; size]);
+        clock.advance(seconds(10));
+        for n in 0..5 {
+            let outcome = store.record(&format!("new{n}"), NONE, b"r");
+            assert!(
+                outcome.is_ok(),
+                "{slots} slots, {size} bytes, call {n}: {outcome:?}, {:?}",
+                store.stats()
+            );
+        }
+    }
+}
+
+#[test]
+fn a_full_store_can_be_opened_as_often_as_one_likes() {
+    let place = Place::new();
+    let options = small().max_size(4_096 + 4 * SEGMENT).max_result(14_000);
+    let store = options.open(&place.path).unwrap();
+    let (mut leases, mut keys) = (Vec::new(), Vec::new());
+    while let Ok(Begin::Acquired(lease)) = store.begin(&format!("k{}", leases.len()), NONE) {
+        keys.push(format!("k{}", leases.len()));
+        leases.push(lease);
+    }
+    for mut lease in leases {
+        lease.complete(&[7; 14_000]).unwrap();
+    }
+    fill_with_records(&store, b"");
+    drop(store);
+    let mut last = oncekey::Version::from_u64(0);
+    for _ in 0..1_500 {
+        let store = options.open(&place.path).unwrap();
+        let begun = store.begin("k0", NONE).unwrap();
+        assert!(matches!(begun, Begin::Completed(done) if done.result() == [7; 14_000]));
+    }
+    let store = options.open(&place.path).unwrap();
+    for key in &keys {
+        store.forget(key).unwrap();
+    }
+    for key in &keys {
+        let Begin::Acquired(lease) = store.begin(key, NONE).unwrap() else { panic!("{key}") };
+        assert!(lease.version() > last, "no version is given out twice");
+        last = lease.version();
+        lease.release().unwrap();
+    }
+}
+
+#[test]
+fn what_completions_fill_can_be_reclaimed_because_room_for_moving_was_not_promised_away() {
+    let clock = ManualClock::new(START_MS);
+    let options =
+        clocked(&clock).max_size(4_096 + 6 * SEGMENT).max_result(14_000).retention(seconds(1_000_000));
+    let store = options.open_in_memory().unwrap();
+    let mut leases = Vec::new();
+    for n in 0.. {
+        let retention = if n < 2 { seconds(1_000_000) } else { seconds(10) };
+        match store.operation(&format!("k{n}")).retain(retention).begin() {
+            Ok(Begin::Acquired(lease)) => leases.push(lease),
+            Err(Error::Full { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(leases.len() > 6, "{}", leases.len());
+    for mut lease in leases {
+        lease.complete(&[7; 14_000]).unwrap();
+    }
+    clock.advance(seconds(1_000));
+    for n in 0..20 {
+        let outcome = store.record(&format!("new{n}"), NONE, &[1; 1_000]);
+        assert!(outcome.is_ok(), "call {n}: {outcome:?}, {:?}", store.stats());
+    }
+    assert!(store.get("k0").unwrap().is_completed() && store.get("k1").unwrap().is_completed());
+}
+
+#[test]
+fn tombstones_with_long_keys_are_not_taken_for_dead_once_they_have_been_moved() {
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(1_000_000)).result_retention(seconds(10));
+    let store = options.open_in_memory().unwrap();
+    let padding = "k".repeat(300);
+    for n in 0..3_000 {
+        store.record(&format!("{padding}{n}"), NONE, &[1; 50]).unwrap();
+    }
+    clock.advance(seconds(10));
+    store.compact().unwrap();
+    let stats = store.stats();
+    assert!(stats.dead_bytes * 10 < stats.record_bytes, "{stats:?}");
+}
+
+#[test]
+fn the_high_water_mark_of_time_does_not_fall_when_old_records_are_moved() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).retention(seconds(1_000_000_000)).open(&place.path).unwrap();
+    for n in 0..60 {
+        store.record(&format!("live{n}"), NONE, &[1; 6_000]).unwrap();
+        store.operation(&format!("dead{n}")).retain(seconds(10)).record(&[1; 6_000]).unwrap();
+    }
+    let two_days = seconds(2 * 86_400);
+    let mut refused = 0;
+    for n in 0..60 {
+        clock.advance(two_days);
+        store.operation(&format!("later{n}")).retain(seconds(10)).record(&[1; 9_000]).unwrap();
+        let behind = ManualClock::new(clock.now_ms() - 90_000_000);
+        match clocked(&behind).open(&copy_of_open(&place.path).path) {
+            Err(Error::Clock { high_water_ms, .. }) => {
+                assert_eq!(high_water_ms, clock.now_ms());
+                refused += 1;
+            }
+            other => panic!("round {n}: a clock that is 25 hours behind was accepted: {other:?}"),
+        }
+    }
+    assert!(refused == 60 && store.stats().moved_bytes > 0, "the test means to see records moved");
+}

@@ -80,7 +80,6 @@ impl Engine {
             }
             // Somebody is finding out: to the others that is an attempt in progress.
             if status == Status::InDoubt
-                && takes_doubt
                 && let Some(Claim::Doubt { attempt, .. }) = claim
             {
                 if !self.wait_for_other(flight, claim, until, now_ms) {
@@ -110,8 +109,8 @@ impl Engine {
                 crate::events::in_doubt(key, attempt);
                 let number = self.doubts.fetch_add(1, Ordering::Relaxed);
                 let claim = Claim::Doubt { version: found.version, attempt, number };
+                self.count_lease()?;
                 flight.set_claim(Some(claim));
-                self.leases.fetch_add(1, Ordering::AcqRel);
                 return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
             }
             let begin_promise = promise.split(costs[0]);
@@ -163,11 +162,12 @@ impl Engine {
             true => Until::Written,
             false => terms.durability.until(),
         };
-        self.commit(flight, hash, &record, promise, until, found)?;
+        // Before the record is written: a store that closes meanwhile must see that somebody is about to act.
+        self.count_lease()?;
+        self.commit(flight, hash, &record, promise, until, found).inspect_err(|_| self.discount_lease())?;
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| now_ms.saturating_add(lease_ms));
         let claim = Claim::Lease { version, attempt, deadline_ms };
         flight.set_claim(Some(claim));
-        self.leases.fetch_add(1, Ordering::AcqRel);
         Ok((version, attempt, claim))
     }
 
@@ -196,7 +196,7 @@ impl Engine {
     /// memory only and cannot fail, because it happens in drops.
     pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
         self.flights.end_claim(self.log.hasher().key(key), claim);
-        self.leases.fetch_sub(1, Ordering::AcqRel);
+        self.discount_lease();
     }
 
     /// Waits until somebody else's claim may have ended. False if the caller does not wait any longer.
@@ -222,7 +222,7 @@ impl Engine {
             (Some(until), Some(deadline)) => Some(until.min(deadline)),
             (until, deadline) => until.or(deadline),
         };
-        flight.wait_for_change(first);
+        flight.wait_for_change(claim, first);
         true
     }
 }

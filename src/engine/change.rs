@@ -191,7 +191,7 @@ impl Engine {
                 Err(_) => return Ok(false),
             }
             let cost = record_cost_bytes(encoded_bytes(key, 0));
-            match self.log.promise(cost, Purpose::Upkeep)? {
+            match self.log.promise(cost, Purpose::Forget)? {
                 Ok(promise) => {
                     let facts = Facts { fingerprint: Fingerprint::NONE, attempt, result: None };
                     let kind = Kind::Forgotten;
@@ -253,7 +253,7 @@ impl Engine {
                 Next::Absent | Next::InDoubt { .. } => None,
             };
             let cost = record_cost_bytes(encoded_bytes(key, result.map_or(0, <[u8]>::len)));
-            let purpose = if next == Next::Absent { Purpose::Upkeep } else { Purpose::Begin };
+            let purpose = if next == Next::Absent { Purpose::Forget } else { Purpose::Begin };
             match self.log.promise(cost, purpose)? {
                 Ok(promise) => {
                     let kept = found.as_ref().filter(|_| unfinished).map(|found| found.fingerprint);

@@ -11,7 +11,7 @@ mod view;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::clock::StoreClock;
@@ -90,6 +90,10 @@ pub(crate) fn largest_result_bytes(segment_bytes: u64) -> u64 {
     batch_limit_bytes(segment_bytes) - FRAME_HEADER_BYTES as u64 - ENTRY_BYTES - MAX_BARE_RECORD_BYTES - 8
 }
 
+const OPEN: u8 = 0;
+const CLOSING: u8 = 1;
+const CLOSED: u8 = 2;
+
 /// A store's works.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -102,7 +106,8 @@ pub(crate) struct Engine {
     doubts: AtomicU64,
     settings: Settings,
     leases: AtomicUsize,
-    closed: AtomicBool,
+    /// OPEN, CLOSING or CLOSED.
+    phase: AtomicU8,
     reclaim: Reclaim,
 }
 
@@ -119,7 +124,7 @@ impl Engine {
             doubts: AtomicU64::new(0),
             settings,
             leases: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
+            phase: AtomicU8::new(OPEN),
             reclaim: Reclaim::new(),
         }
     }
@@ -160,7 +165,28 @@ impl Engine {
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) { Err(Error::Closed) } else { Ok(()) }
+        if self.phase.load(Ordering::SeqCst) == CLOSED { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Counts a claim that is about to be given, unless the store is closed. Counted first and then looked: either this
+    /// sees that the store is closing, or the one who closes it sees the claim.
+    fn count_lease(&self) -> Result<()> {
+        self.leases.fetch_add(1, Ordering::SeqCst);
+        loop {
+            match self.phase.load(Ordering::SeqCst) {
+                OPEN => return Ok(()),
+                CLOSED => {
+                    self.discount_lease();
+                    return Err(Error::Closed);
+                }
+                // Decided in a few instructions: it looks at the count and goes one way or the other.
+                _ => std::thread::yield_now(),
+            }
+        }
+    }
+
+    fn discount_lease(&self) {
+        self.leases.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// The next version. Only ever called with the key's flight held, so that the versions of one key grow in the
@@ -186,7 +212,26 @@ impl Engine {
         let ticket = self.log.append(record, hash, promise, until)?;
         // Moved records ride along in the frame that this thread waits for anyway.
         let piece = self.reclaim_along(length);
-        let address = self.log.wait(&ticket)?;
+        let applied =
+            self.log.wait(&ticket).and_then(|address| self.apply(hash, record, length, address, old));
+        flight.note_change();
+        // Whatever became of the record itself: nobody else waits for these, and the segment must not be given up
+        // under them. What goes wrong with the moving is not this change's failure; the next change will meet it.
+        if let Some(piece) = piece {
+            let _ = self.finish_piece(piece);
+        }
+        applied
+    }
+
+    /// Makes the index say what a record says that has just become durable.
+    fn apply(
+        &self,
+        hash: u128,
+        record: &Record<'_>,
+        length: u64,
+        address: Address,
+        old: Option<&Found>,
+    ) -> Result<()> {
         match (old, record.kind) {
             (Some(old), Kind::Forgotten) => {
                 self.index.remove(hash, old.address);
@@ -202,11 +247,6 @@ impl Engine {
             self.log.ledger().bury(&old.weight);
         }
         self.log.ledger().add(&Weight::of(record, length));
-        flight.note_change();
-        if let Some(piece) = piece {
-            // What goes wrong with the moving is not this change's failure; the next change will meet it.
-            let _ = self.finish_piece(piece);
-        }
         Ok(())
     }
 
@@ -236,13 +276,16 @@ impl Engine {
 
     /// Marks the log as closed. Nothing is accepted afterwards.
     pub(crate) fn close(&self) -> Result<()> {
-        let count = self.lease_count();
-        if count > 0 {
-            return Err(Error::LeasesAlive { count });
-        }
-        if self.closed.swap(true, Ordering::AcqRel) {
+        let closing = self.phase.compare_exchange(OPEN, CLOSING, Ordering::SeqCst, Ordering::SeqCst);
+        if closing.is_err() {
             return Err(Error::Closed);
         }
+        let count = self.leases.load(Ordering::SeqCst);
+        if count > 0 {
+            self.phase.store(OPEN, Ordering::SeqCst);
+            return Err(Error::LeasesAlive { count });
+        }
+        self.phase.store(CLOSED, Ordering::SeqCst);
         self.log.sync()?;
         self.log.mark_closed(self.clock.now_ms())
     }
@@ -252,7 +295,7 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
         // writes the end of the log again.
-        if !self.closed.swap(true, Ordering::AcqRel) && self.log.check_poison().is_ok() {
+        if self.phase.swap(CLOSED, Ordering::SeqCst) != CLOSED && self.log.check_poison().is_ok() {
             let _ = self.log.sync().and_then(|()| self.log.mark_closed(self.clock.now_ms()));
         }
     }

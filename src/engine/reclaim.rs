@@ -12,7 +12,7 @@ use super::Engine;
 use crate::error::{Error, Result};
 use crate::flights::FlightGuard;
 use crate::format::footer::FooterEntry;
-use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::format::record::{Record, encoded_bytes};
 use crate::index::Address;
 use crate::log::Rotate;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
@@ -30,6 +30,8 @@ const LARGE_PIECE_BYTES: u64 = 1 << 20;
 /// A pass is begun when more than one byte in this many is dead.
 const DEAD_SHARE: u64 = 4;
 
+/// Room is made by moving, while somebody waits for it, only if more than one byte in this many comes free.
+const LEAST_DEAD_SHARE: u64 = 64;
 /// `compact` moves nothing when no more than one byte in this many is dead.
 const NOTHING_TO_GAIN_SHARE: u64 = 64;
 
@@ -60,7 +62,8 @@ impl Current {
 #[derive(Debug, Clone, Copy)]
 struct Pass {
     last: u64,
-    freed_bytes: u64,
+    /// What had been freed when it began.
+    freed_before_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -76,6 +79,8 @@ pub(super) struct Reclaim {
     state: Mutex<State>,
     owed_bytes: AtomicU64,
     moved_bytes: AtomicU64,
+    /// Of the log, net of what was moved.
+    freed_bytes: AtomicU64,
     segments: AtomicU64,
 }
 
@@ -85,6 +90,7 @@ impl Reclaim {
             state: Mutex::default(),
             owed_bytes: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
+            freed_bytes: AtomicU64::new(0),
             segments: AtomicU64::new(0),
         }
     }
@@ -117,13 +123,16 @@ impl Engine {
     /// Appends a piece of moved records behind a record of `appended_bytes`, if there is anything to retire and
     /// nobody else is at it. The piece must be finished after the record has been waited for.
     pub(super) fn reclaim_along(&self, appended_bytes: u64) -> Option<Piece<'_>> {
-        let owed = self.reclaim.owed_bytes.fetch_add(appended_bytes * VISITED_PER_BYTE, Ordering::Relaxed);
+        let owes = appended_bytes * VISITED_PER_BYTE;
+        let owed = self.reclaim.owed_bytes.fetch_add(owes, Ordering::Relaxed) + owes;
         let mut state = self.reclaim.state.try_lock()?;
-        let budget = (owed + appended_bytes * VISITED_PER_BYTE).min(PIECE_BYTES);
-        self.reclaim.owed_bytes.store(0, Ordering::Relaxed);
         if state.pass.is_none() && !self.begin_pass_if_worth_it(&mut state) {
+            // Nothing is owed for what was written while there was nothing to retire.
+            self.reclaim.owed_bytes.store(0, Ordering::Relaxed);
             return None;
         }
+        let budget = owed.min(PIECE_BYTES);
+        self.reclaim.owed_bytes.fetch_sub(budget, Ordering::Relaxed);
         // A segment that cannot be read is met again, and told, by whoever reads or compacts.
         let moves = self.visit(&mut state, budget).ok()?;
         Some(Piece { state, moves })
@@ -151,18 +160,39 @@ impl Engine {
 
     fn begin_pass_if_worth_it(&self, state: &mut State) -> bool {
         let balance = self.log.ledger().balance(self.clock.now_ms());
-        let worth_it = balance.dead_bytes * DEAD_SHARE > balance.total_bytes
-            && balance.dead_bytes >= state.not_before_dead_bytes
-            // Only whole segments come free, so less than one is not worth moving anything.
-            && balance.dead_bytes > self.log.segment_bytes();
+        if balance.dead_bytes * DEAD_SHARE <= balance.total_bytes {
+            return false;
+        }
+        let dead_log_bytes = self.dead_log_bytes();
+        // Only whole segments come free, so less than one is not worth moving anything.
+        let worth_it =
+            dead_log_bytes > self.log.segment_bytes() && dead_log_bytes >= state.not_before_dead_bytes;
         worth_it && self.begin_pass(state)
+    }
+
+    fn pass_to(&self, last: u64) -> Pass {
+        Pass { last, freed_before_bytes: self.freed_bytes() }
+    }
+
+    fn freed_bytes(&self) -> u64 {
+        self.reclaim.freed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes of the log are estimated to come free, were it walked over now: the dead share of its full
+    /// segments. Not the bytes of dead records, because frame headers and footers come free with them.
+    fn dead_log_bytes(&self) -> u64 {
+        let balance = self.log.ledger().balance(self.clock.now_ms());
+        let (head, tail) = self.log.span();
+        let full_bytes = u128::from((tail - head) * self.log.segment_bytes());
+        let dead_bytes = full_bytes * u128::from(balance.dead_bytes) / u128::from(balance.total_bytes.max(1));
+        u64::try_from(dead_bytes).unwrap_or(u64::MAX)
     }
 
     /// False if there is no full segment to walk over.
     fn begin_pass(&self, state: &mut State) -> bool {
         let (head, tail) = self.log.span();
         if head < tail {
-            state.pass = Some(Pass { last: tail - 1, freed_bytes: 0 });
+            state.pass = Some(self.pass_to(tail - 1));
         }
         head < tail
     }
@@ -245,22 +275,17 @@ impl Engine {
 
     fn end_pass(&self, state: &mut State, pass: Pass) {
         state.pass = None;
-        let dead_bytes = self.log.ledger().balance(self.clock.now_ms()).dead_bytes;
+        let gained = self.freed_bytes() - pass.freed_before_bytes >= self.log.segment_bytes();
         // An estimate that promises more than a whole walk gained would begin the next walk at once, for ever.
-        state.not_before_dead_bytes = if pass.freed_bytes < self.log.segment_bytes() {
-            dead_bytes + self.log.segment_bytes()
-        } else {
-            0
-        };
+        state.not_before_dead_bytes =
+            if gained { 0 } else { self.dead_log_bytes() + self.log.segment_bytes() };
     }
 
     fn visit_one(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Visit<'_>> {
-        if matches!(entry.kind, Kind::Forgotten | Kind::Ignorable) {
-            return Ok(Visit::Nothing);
-        }
         let address = self.log.address(segment, entry)?;
         // Whoever appended this record holds the flight until the index says so. While it is held, "not in the index"
-        // may mean "not yet", and giving up the segment would leave the index pointing into a free slot.
+        // may mean "not yet", and, of a forgotten key, "no longer" may not be true yet: giving up the segment would
+        // leave the index pointing into a free slot.
         if self.flights.is_changing(entry.hash) {
             return Ok(Visit::InFlight);
         }
@@ -277,10 +302,13 @@ impl Engine {
             let kept = match retirement(record, now_ms) {
                 Retirement::Drop => return Ok(Err(old_weight)),
                 Retirement::Keep => *record,
-                Retirement::KeepWithoutResult => Record { result: None, ..*record },
+                // Nothing expires before the key any more, and must not be counted as if it did.
+                Retirement::KeepWithoutResult => {
+                    Record { result: None, result_expires_ms: record.key_expires_ms, ..*record }
+                }
             };
             let length = encoded_bytes(kept.key, kept.result.map_or(0, <[u8]>::len));
-            match self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Upkeep) {
+            match self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Move) {
                 Some(promise) => {
                     let ticket = self.log.append(&kept, entry.hash, promise, Until::Written)?;
                     Ok(Ok((old_weight, Weight::of(&kept, length), ticket)))
@@ -318,9 +346,15 @@ impl Engine {
             current.segment.record_bytes,
             current.moved_bytes,
         );
-        if let Some(pass) = &mut state.pass {
-            pass.freed_bytes += current.segment.record_bytes.saturating_sub(current.moved_bytes);
-        }
+        let gained = current.segment.record_bytes.saturating_sub(current.moved_bytes);
+        let share = u128::from(self.log.segment_bytes()) * u128::from(gained)
+            / u128::from(current.segment.record_bytes.max(1));
+        let freed_bytes = if current.segment.record_bytes == 0 {
+            self.log.segment_bytes()
+        } else {
+            u64::try_from(share).unwrap_or(0)
+        };
+        self.reclaim.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
     }
 
     /// Retires the oldest segment now. False if the pass is over.
@@ -347,24 +381,29 @@ impl Engine {
     pub(super) fn make_room(&self, reason: String) -> Result<()> {
         let full = |reason| Err(Error::Full { path: self.path().to_owned(), reason });
         let mut state = self.reclaim.state.lock();
-        // Moving what is alive from place to place gains nothing: there must be a segment's worth of dead bytes.
-        let balance = self.log.ledger().balance(self.clock.now_ms());
-        if balance.dead_bytes < self.log.segment_bytes() {
+        // What has been retired bit by bit waits for the next segment to come free. It need not.
+        if self.log.publish_head()? {
+            return Ok(());
+        }
+        // Moving what is alive from place to place gains nothing: of all that may have to be moved, enough must be dead.
+        let (head, tail) = self.log.span();
+        let segment_bytes = self.log.segment_bytes();
+        let least_bytes = (segment_bytes / 4).max((tail - head) * segment_bytes / LEAST_DEAD_SHARE);
+        if self.dead_log_bytes() < least_bytes {
             return full(reason);
         }
         if state.pass.is_none() && !self.begin_pass(&mut state) {
             return full(reason);
         }
-        let mut freed_bytes = 0;
-        while freed_bytes < self.log.segment_bytes() {
-            let before = state.pass.map_or(0, |pass| pass.freed_bytes);
+        let before_bytes = self.freed_bytes();
+        while self.freed_bytes() - before_bytes < self.log.segment_bytes() {
             match self.retire_one(&mut state) {
                 Ok(true) => {}
                 Ok(false) | Err(Error::Full { .. }) => break,
                 Err(error) => return Err(error),
             }
-            freed_bytes += state.pass.map_or(0, |pass| pass.freed_bytes).saturating_sub(before);
         }
+        let freed_bytes = self.freed_bytes() - before_bytes;
         self.log.publish_head()?;
         if freed_bytes == 0 { full(reason) } else { Ok(()) }
     }
@@ -374,11 +413,20 @@ impl Engine {
         self.check_open()?;
         self.log.check_poison()?;
         let mut state = self.reclaim.state.lock();
+        let moved = self.move_together(&mut state);
+        state.not_before_dead_bytes = 0;
+        // Also if there was no room to move everything: what came free is given back all the same.
+        self.log.check_poison()?;
+        self.log.shrink()?;
+        moved
+    }
+
+    fn move_together(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
         let balance = self.log.ledger().balance(self.clock.now_ms());
         if balance.dead_bytes * NOTHING_TO_GAIN_SHARE > balance.total_bytes {
             self.log.rotate(self.clock.now_ms(), Rotate::IfWritten)?;
-            if self.begin_pass(&mut state) {
-                self.retire_all(&mut state)?;
+            if self.begin_pass(state) {
+                self.retire_all(state)?;
             }
         }
         // The first segments of the copy lie behind the originals. Once these are gone, moving them once more lets the
@@ -389,22 +437,23 @@ impl Engine {
             if last == self.log.span().1 {
                 self.log.rotate(self.clock.now_ms(), Rotate::Always)?;
             }
-            state.pass = Some(Pass { last, freed_bytes: 0 });
-            self.retire_all(&mut state)?;
+            state.pass = Some(self.pass_to(last));
+            self.retire_all(state)?;
         }
-        state.not_before_dead_bytes = 0;
-        self.log.shrink()
+        Ok(())
     }
 
     fn retire_all(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
         loop {
             match self.retire_one(state) {
-                Ok(true) => self.log.publish_head()?,
-                Ok(false) => return self.log.publish_head(),
+                Ok(true) => {
+                    self.log.publish_head()?;
+                }
+                Ok(false) => return self.log.publish_head().map(|_| ()),
                 // There is no room to move what is alive: what could be freed has been.
                 Err(Error::Full { .. }) => {
                     state.pass = None;
-                    return self.log.publish_head();
+                    return self.log.publish_head().map(|_| ());
                 }
                 Err(error) => return Err(error),
             }

@@ -98,7 +98,7 @@ impl Trailer {
     /// here is to be believed before [`decode_entries`] agreed; `entry_count` is bounded by what a slot can hold.
     pub(crate) fn decode(bytes: &[u8; TRAILER], sequence: u64, segment_bytes: u64) -> Result<Trailer, Fault> {
         if !bytes.starts_with(MAGIC) || get_u64(bytes, 16) != sequence {
-            return Err(Fault("no footer of this segment"));
+            return Err(Fault::Damaged("no footer of this segment"));
         }
         let trailer = Trailer {
             entry_count: get_u32(bytes, 12),
@@ -110,10 +110,10 @@ impl Trailer {
             checksum: get_u32(bytes, 8),
         };
         if footer_bytes(u64::from(trailer.entry_count)) > segment_bytes {
-            return Err(Fault("the footer is longer than its segment"));
+            return Err(Fault::Damaged("the footer is longer than its segment"));
         }
         if trailer.end / segment_bytes != sequence || trailer.successor != sequence + 1 {
-            return Err(Fault("the footer speaks of another segment"));
+            return Err(Fault::Damaged("the footer speaks of another segment"));
         }
         Ok(trailer)
     }
@@ -126,11 +126,11 @@ pub(crate) fn decode_entries(
     seed: Seed,
 ) -> Result<Vec<FooterEntry>, Fault> {
     if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) {
-        return Err(Fault("the footer's checksum does not fit"));
+        return Err(Fault::Damaged("the footer's checksum does not fit"));
     }
     let (entries, rest) = bytes.as_chunks::<ENTRY>();
     if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
-        return Err(Fault("the footer's length does not fit"));
+        return Err(Fault::Damaged("the footer's length does not fit"));
     }
     entries
         .iter()
@@ -144,7 +144,7 @@ pub(crate) fn decode_entries(
                 offset: u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES,
                 length: u64::from(length_units) * ALIGNMENT_BYTES,
                 kind: Kind::from_byte(field[47])
-                    .ok_or(Fault("the footer names an unknown kind of record"))?,
+                    .ok_or(Fault::Unknown("the footer names an unknown kind of record"))?,
             })
         })
         .collect()

@@ -34,23 +34,24 @@ impl FrameHeader {
     /// The header that `bytes` starts with, if it belongs at `position` and its frame can fit `limit` bytes.
     pub(crate) fn decode(bytes: &[u8], position: u64, limit: u64, seed: Seed) -> Result<FrameHeader, Fault> {
         if bytes.len() < FRAME_HEADER_BYTES {
-            return Err(Fault("the frame header is cut short"));
+            return Err(Fault::Damaged("the frame header is cut short"));
         }
         let bytes = &bytes[..FRAME_HEADER_BYTES];
         // The position first: it rules out nearly everything that is not a frame for the price of one comparison,
         // which is what a search through a whole segment needs.
         if get_u64(bytes, 8) != position {
-            return Err(Fault("no frame of this position"));
+            return Err(Fault::Damaged("no frame of this position"));
         }
         let checksum = get_u32(bytes, 0);
         if checksum != seed.checksum(&bytes[4..]) {
-            return Err(Fault("the frame header's checksum does not fit"));
+            return Err(Fault::Damaged("the frame header's checksum does not fit"));
         }
         let length = u64::from(get_u32(bytes, 4));
         if length < FRAME_HEADER_BYTES as u64 || length > limit || !length.is_multiple_of(ALIGNMENT_BYTES) {
-            return Err(Fault("the frame's length is out of range"));
+            return Err(Fault::Damaged("the frame's length is out of range"));
         }
-        let length = usize::try_from(length).map_err(|_| Fault("the frame's length is out of range"))?;
+        let length =
+            usize::try_from(length).map_err(|_| Fault::Damaged("the frame's length is out of range"))?;
         let stamp = Stamp {
             position,
             synced_to: get_u64(bytes, 16),
@@ -59,7 +60,7 @@ impl FrameHeader {
             time_ms: get_u64(bytes, 40),
         };
         if stamp.synced_to > position || stamp.open_count > MAX_OPEN_COUNT {
-            return Err(Fault("the frame header is out of range"));
+            return Err(Fault::Damaged("the frame header is out of range"));
         }
         let (records_checksum, record_count) = (get_u32(bytes, 28), get_u32(bytes, 36));
         Ok(FrameHeader { checksum, length, stamp, records_checksum, record_count })
@@ -79,7 +80,7 @@ impl<'a> Frame<'a> {
     pub(crate) fn decode(bytes: &'a [u8], position: u64, limit: u64, seed: Seed) -> Result<Frame<'a>, Fault> {
         let header = FrameHeader::decode(bytes, position, limit, seed)?;
         if bytes.len() < header.length {
-            return Err(Fault("the frame is longer than what holds it"));
+            return Err(Fault::Damaged("the frame is longer than what holds it"));
         }
         let frame = Frame { header, bytes: &bytes[..header.length], seed };
         let mut checksums = seed.hasher();
@@ -88,7 +89,7 @@ impl<'a> Frame<'a> {
         while at < header.length {
             let length = record_length(&frame.bytes[at..])?;
             if length > header.length - at {
-                return Err(Fault("a record is longer than its frame"));
+                return Err(Fault::Damaged("a record is longer than its frame"));
             }
             Record::decode(&frame.bytes[at..at + length], position + at as u64, seed)?;
             checksums.update(&frame.bytes[at..at + 4]);
@@ -96,7 +97,7 @@ impl<'a> Frame<'a> {
             at += length;
         }
         if count != header.record_count || checksums.finalize() != header.records_checksum {
-            return Err(Fault("the frame's records are not those it was written with"));
+            return Err(Fault::Damaged("the frame's records are not those it was written with"));
         }
         Ok(frame)
     }

@@ -92,7 +92,7 @@ impl Parameters {
         if !segment_bytes.is_power_of_two()
             || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes)
         {
-            return Err(HeaderProblem::Damaged(Fault("the segment size is out of range")));
+            return Err(HeaderProblem::Damaged(Fault::Damaged("the segment size is out of range")));
         }
         Ok(Parameters { segment_bytes, file_id: array(sector, 32), secret: array(sector, 48) })
     }
@@ -121,9 +121,11 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
     let sealed = is_sealed(sector, Seed::NONE);
     match (magic_fits, sealed) {
         (true, true) => Parameters::decode(sector),
-        (true, false) => Err(HeaderProblem::Damaged(Fault("the store header's checksum does not fit"))),
+        (true, false) => {
+            Err(HeaderProblem::Damaged(Fault::Damaged("the store header's checksum does not fit")))
+        }
         // A valid checksum over the rest says that only the magic was damaged.
-        (false, true) => Err(HeaderProblem::Damaged(Fault("the store header's magic does not fit"))),
+        (false, true) => Err(HeaderProblem::Damaged(Fault::Damaged("the store header's magic does not fit"))),
         (false, false) => Err(HeaderProblem::Foreign),
     }
 }
@@ -155,13 +157,14 @@ impl SegmentHeader {
 
     pub(crate) fn decode(sector: &Sector) -> Result<SegmentHeader, Fault> {
         if !sector.starts_with(SEGMENT_MAGIC) {
-            return Err(Fault("no segment header"));
+            return Err(Fault::Damaged("no segment header"));
         }
         if !is_sealed(sector, Seed::NONE) {
-            return Err(Fault("the segment header's checksum does not fit"));
+            return Err(Fault::Damaged("the segment header's checksum does not fit"));
         }
-        let parameters = Parameters::decode(sector)
-            .map_err(|_| Fault("the segment header is of another format version or has unknown features"))?;
+        let parameters = Parameters::decode(sector).map_err(|_| {
+            Fault::Damaged("the segment header is of another format version or has unknown features")
+        })?;
         let header = SegmentHeader {
             parameters,
             sequence: get_u64(sector, 72),
@@ -175,13 +178,13 @@ impl SegmentHeader {
         let sequence_fits =
             header.sequence.checked_add(2).and_then(|next| next.checked_mul(parameters.segment_bytes));
         if header.sequence == 0 || sequence_fits.is_none() {
-            return Err(Fault("the segment header's sequence is out of range"));
+            return Err(Fault::Damaged("the segment header's sequence is out of range"));
         }
         if header.head == 0 || header.head > header.sequence {
-            return Err(Fault("the segment header's head is out of range"));
+            return Err(Fault::Damaged("the segment header's head is out of range"));
         }
         if header.open_count > MAX_OPEN_COUNT {
-            return Err(Fault("the segment header's open count is out of range"));
+            return Err(Fault::Damaged("the segment header's open count is out of range"));
         }
         Ok(header)
     }

@@ -204,11 +204,24 @@ pub(crate) const fn max_frame_bytes(segment_bytes: u64) -> u64 {
 
 /// Which check some bytes did not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Fault(pub(crate) &'static str);
+pub(crate) enum Fault {
+    /// They are not what was written.
+    Damaged(&'static str),
+    /// They are just what was written, by a later version of the format. Never to be taken for a torn tail.
+    Unknown(&'static str),
+}
+
+impl Fault {
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Fault::Damaged(reason) | Fault::Unknown(reason) => reason,
+        }
+    }
+}
 
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.0)
+        out.write_str(self.reason())
     }
 }
 

@@ -120,37 +120,38 @@ impl<'a> Record<'a> {
     pub(crate) fn decode(bytes: &'a [u8], position: u64, seed: Seed) -> Result<Record<'a>, Fault> {
         let length = record_length(bytes)?;
         if bytes.len() < length {
-            return Err(Fault("the record is longer than what holds it"));
+            return Err(Fault::Damaged("the record is longer than what holds it"));
         }
         let bytes = &bytes[..length];
         if get_u32(bytes, 0) ^ place(position) != seed.checksum(&bytes[4..]) {
-            return Err(Fault("the record's checksum does not fit"));
+            return Err(Fault::Damaged("the record's checksum does not fit"));
         }
-        let kind = Kind::from_byte(bytes[8]).ok_or(Fault("the record is of an unknown kind"))?;
+        let kind = Kind::from_byte(bytes[8]).ok_or(Fault::Unknown("the record is of an unknown kind"))?;
         let flags = bytes[9];
         let scope_length = usize::from(get_u16(bytes, 12));
         let extension_length = usize::from(get_u16(bytes, 14));
         let key_length = usize::from(get_u16(bytes, 10));
-        let value_length =
-            usize::try_from(get_u32(bytes, 52)).map_err(|_| Fault("the record's value is too long"))?;
+        let value_length = usize::try_from(get_u32(bytes, 52))
+            .map_err(|_| Fault::Damaged("the record's value is too long"))?;
         let scope_at = RECORD_HEADER_BYTES + extension_length;
         let key_at = scope_at + scope_length;
         let value_at = key_at + key_length;
-        let end = value_at.checked_add(value_length).ok_or(Fault("the record's value is too long"))?;
+        let end =
+            value_at.checked_add(value_length).ok_or(Fault::Damaged("the record's value is too long"))?;
         if end > length || length - end >= 8 {
-            return Err(Fault("the record's parts do not add up to its length"));
+            return Err(Fault::Damaged("the record's parts do not add up to its length"));
         }
         if kind != Kind::Ignorable && (flags & !KNOWN_FLAGS != 0 || extension_length != 0) {
-            return Err(Fault("the record has unknown flags or an extension"));
+            return Err(Fault::Unknown("the record has unknown flags or an extension"));
         }
         let key = Key::new(&bytes[key_at..value_at]);
         let key = if flags & FLAG_SCOPE != 0 { key.scope(&bytes[scope_at..key_at]) } else { key };
         if kind != Kind::Ignorable && (key.check().is_err() || (flags & FLAG_SCOPE == 0 && scope_length != 0))
         {
-            return Err(Fault("the record's key is out of range"));
+            return Err(Fault::Damaged("the record's key is out of range"));
         }
         if flags & FLAG_RESULT == 0 && value_length != 0 {
-            return Err(Fault("the record has a value and says that it has none"));
+            return Err(Fault::Damaged("the record has a value and says that it has none"));
         }
         Ok(Record {
             kind,
@@ -175,16 +176,16 @@ fn narrow_u16(length_bytes: usize) -> u16 {
 /// The length that the record at the start of `bytes` gives itself, checked to be possible but not to be true.
 pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, Fault> {
     if bytes.len() < RECORD_HEADER_BYTES {
-        return Err(Fault("the record is cut short"));
+        return Err(Fault::Damaged("the record is cut short"));
     }
     let length = u64::from(get_u32(bytes, 4));
     if length < RECORD_HEADER_BYTES as u64
         || !length.is_multiple_of(ALIGNMENT_BYTES)
         || length > super::MAX_RECORD_BYTES
     {
-        return Err(Fault("the record's length is out of range"));
+        return Err(Fault::Damaged("the record's length is out of range"));
     }
-    usize::try_from(length).map_err(|_| Fault("the record's length is out of range"))
+    usize::try_from(length).map_err(|_| Fault::Damaged("the record's length is out of range"))
 }
 
 /// Ties the checksum of the freshly encoded record at the start of `bytes` to its position; returns the checksum as

@@ -86,6 +86,8 @@ struct Gathering {
     batch: Batch,
     wants_sync: bool,
     has_unsynced_waiters: bool,
+    /// Threads that wait at the gate for the batch to be taken.
+    waiting: u32,
     gate: Arc<Gate>,
 }
 
@@ -186,11 +188,13 @@ impl Commit {
             if let Some(poison) = &queue.poison {
                 return Err(Arc::clone(poison));
             }
-            let is_next = queue.batches.front().is_some_and(|front| front.number == ticket.number);
-            if is_next && !queue.leading {
-                queue = self.lead(queue, medium);
-            } else {
+            if queue.leading {
+                queue.count_waiting(ticket.number, 1);
                 ticket.gate.changed.wait(&mut queue);
+                queue.count_waiting(ticket.number, -1);
+            } else {
+                // Whoever comes by leads the oldest batch, be it somebody else's: its own threads may be gone.
+                queue = self.lead(queue, medium);
             }
         }
     }
@@ -254,6 +258,9 @@ impl Commit {
         std::mem::forget(unwinding);
         let mut queue = self.queue.lock();
         queue.leading = false;
+        if queue.poison.is_some() {
+            outcome = Err(io::Error::other("another thread's write or sync failed meanwhile"));
+        }
         match outcome {
             Ok(()) => {
                 queue.written = gathering.number;
@@ -261,8 +268,8 @@ impl Commit {
                     queue.synced = gathering.number;
                 }
                 queue.recycle(gathering.batch);
-                // One waiter of the next batch is enough to lead it; the others would only wake to wait again.
-                if let Some(next) = queue.batches.front() {
+                // One waiter is enough to lead the next batch; the others would only wake to wait again.
+                if let Some(next) = queue.batches.iter().find(|batch| batch.waiting > 0) {
                     next.gate.changed.notify_one();
                 }
             }
@@ -289,11 +296,19 @@ impl Queue {
                 batch,
                 wants_sync: false,
                 has_unsynced_waiters: false,
+                waiting: 0,
                 gate: Arc::default(),
             });
         }
         let last = self.batches.len() - 1;
         &mut self.batches[last]
+    }
+
+    /// Counts a thread in or out of the gate of a batch that has not been taken yet.
+    fn count_waiting(&mut self, number: u64, change: i32) {
+        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == number) {
+            batch.waiting = batch.waiting.saturating_add_signed(change);
+        }
     }
 
     fn recycle(&mut self, mut batch: Batch) {
@@ -455,6 +470,18 @@ mod tests {
         commit.sync(&medium).unwrap();
         commit.sync(&medium).unwrap();
         assert_eq!(medium.syncs.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn a_batch_whose_threads_are_gone_keeps_nobody_waiting() {
+        let (commit, medium) = (Commit::new(Seed::NONE, 300), Counting::default());
+        // Each in a batch of its own: the limit has room for one.
+        let abandoned = commit.append(&record("a"), 1, 0, Until::Synced).unwrap();
+        let ticket = commit.append(&record("b"), 2, 0, Until::Synced).unwrap();
+        assert_ne!(abandoned.number, ticket.number);
+        drop(abandoned);
+        commit.wait(&ticket, &medium).unwrap();
+        assert_eq!(medium.records.into_inner(), 2);
     }
 
     #[test]

@@ -138,6 +138,8 @@ impl State {
     /// that `bury` finds what `expect` put in before.
     fn coarsen(&mut self) {
         self.granularity_ms *= 2;
+        // What was drained stays drained: rounded like the buckets, or bytes that are dead already would be buried again.
+        self.drained_to_ms = self.bucket(self.drained_to_ms);
         let finer = std::mem::take(&mut self.expiring);
         for (due_ms, bytes) in finer {
             let bucket = self.bucket(due_ms);
@@ -177,6 +179,24 @@ mod tests {
         assert_eq!(ledger.balance(5_000), Balance { total_bytes: 600, dead_bytes: 600 });
         ledger.remove(600);
         assert_eq!(ledger.balance(5_000), Balance::default());
+    }
+
+    #[test]
+    fn what_was_drained_at_a_finer_granularity_is_not_buried_again() {
+        let ledger = Ledger::new();
+        let early: Vec<_> = (1..100_u64).map(|n| weight(Kind::Released, 100, 0, n * 16)).collect();
+        for record in &early {
+            ledger.add(record);
+        }
+        assert_eq!(ledger.balance(33 * 16).dead_bytes, 3_300);
+        for n in 0..10_000_u64 {
+            ledger.add(&weight(Kind::Released, 1, 0, 100_000 + n * 16));
+        }
+        assert!(ledger.state.lock().granularity_ms > 16, "the test means to coarsen");
+        for record in &early {
+            ledger.bury(record);
+        }
+        assert_eq!(ledger.balance(99_999).dead_bytes, 9_900);
     }
 
     #[test]

@@ -20,12 +20,13 @@ use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
+use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::header::Parameters;
 use crate::format::record::Record;
 use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
 use crate::index::Address;
 use crate::key::KeyHasher;
-use crate::storage::{Storage, sync_data};
+use crate::storage::Storage;
 use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
 use reader::Reader;
@@ -233,13 +234,17 @@ impl Log {
         self.poisoned(poison)
     }
 
-    /// The frame without records that makes an opening's count durable before any of its versions is given out.
+    /// Makes the count of this opening durable before any of its versions is given out.
     pub(crate) fn begin_opening(&self, time_ms: u64) -> Result<()> {
-        let mut batch = Batch { time_ms, ..Batch::default() };
-        batch.frame.resize(crate::format::frame::FRAME_HEADER_BYTES, 0);
-        Medium::write(self, &mut batch)
-            .and_then(|_| Medium::sync(self))
-            .map_err(|error| self.reader.io("write the first frame of this opening", error))
+        // A frame for each opening must not eat up what is kept for moving: a full store would be full for ever.
+        let frame_bytes = FRAME_HEADER_BYTES as u64;
+        let has_room = self.room.promise(frame_bytes, Purpose::Begin);
+        let head = self.needed_from.load(Ordering::Acquire);
+        let mut writer = self.writer.lock();
+        let begun = if has_room { writer.begin_opening(time_ms, head) } else { writer.note_opening(time_ms) };
+        begun.map_err(|error| self.reader.io("begin this opening", error))?;
+        self.room.update(writer.supply(), if has_room { frame_bytes } else { 0 });
+        Ok(())
     }
 
     /// Sequences of the oldest segment that is still needed and of the one being written.
@@ -283,7 +288,7 @@ impl Log {
         let scan = scan::scan(&bytes, sequence, chain, &self.parameters, &self.hasher);
         if scan.end != segment.end {
             let offset = slot_offset + (scan.end % self.parameters.segment_bytes);
-            return Err(Error::corrupt(self.path(), offset, scan.stop.0));
+            return Err(Error::corrupt(self.path(), offset, scan.stop.reason()));
         }
         Ok(Some((segment, scan.entries)))
     }
@@ -295,7 +300,8 @@ impl Log {
     }
 
     /// Makes the slots of retired segments free now, instead of with the next segment.
-    pub(crate) fn publish_head(&self) -> Result<()> {
+    /// False if there were none.
+    pub(crate) fn publish_head(&self) -> Result<bool> {
         // Read before the writer's sync, which then covers everything that was moved to make it so.
         let head = self.needed_from.load(Ordering::Acquire);
         self.with_writer(|writer| writer.publish_head(head))
@@ -373,7 +379,7 @@ fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
         max_frame_bytes(parameters.segment_bytes),
         parameters.seed(),
     );
-    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum), open_count: 0, time_ms: 0 }
+    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum), time_ms: 0 }
 }
 
 impl Medium for Log {
@@ -391,10 +397,8 @@ impl Medium for Log {
 
     fn sync(&self) -> io::Result<()> {
         let slot_is_filled = self.slot_awaits_sync.swap(false, Ordering::AcqRel);
-        let written = self.progress.written();
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        sync_data(&*self.storage)?;
-        self.progress.set_durable(written);
+        self.progress.sync(&*self.storage)?;
         if slot_is_filled {
             let mut writer = self.writer.lock();
             writer.settle_growth();

@@ -82,7 +82,7 @@ impl Reader {
         let slot = self.slot(slot_number);
         let sequence = slot.sequence.load(Ordering::Acquire);
         if sequence == 0 {
-            return Err(self.corrupt(address, Fault("the index points into a free slot")));
+            return Err(self.corrupt(address, Fault::Damaged("the index points into a free slot")));
         }
         let position = sequence * self.segment_bytes + within;
         let limit = self.segment_bytes - within;
@@ -94,7 +94,7 @@ impl Reader {
             return decode(&self.read_unmapped(address, limit)?);
         };
         let at = usize::try_from(within).unwrap_or(usize::MAX);
-        let outside = || self.corrupt(address, Fault("the record reaches beyond its segment"));
+        let outside = || self.corrupt(address, Fault::Damaged("the record reaches beyond its segment"));
         let length = map
             .read(at, RECORD_HEADER_BYTES, record_length)
             .ok_or_else(outside)?
@@ -113,7 +113,7 @@ impl Reader {
         read(&mut bytes, address.offset())?;
         let length = record_length(&bytes).map_err(|fault| self.corrupt(address, fault))?;
         if length as u64 > limit {
-            return Err(self.corrupt(address, Fault("the record reaches beyond its segment")));
+            return Err(self.corrupt(address, Fault::Damaged("the record reaches beyond its segment")));
         }
         bytes.resize(length, 0);
         if length > first {
@@ -134,7 +134,7 @@ impl Reader {
     }
 
     fn corrupt(&self, address: Address, fault: Fault) -> Error {
-        Error::corrupt(&self.path, address.offset(), fault.0)
+        Error::corrupt(&self.path, address.offset(), fault.reason())
     }
 
     fn split(&self, address: Address) -> (u64, u64) {

@@ -12,9 +12,6 @@ use crate::format::FIRST_FRAME_OFFSET;
 use crate::format::footer::TRAILER_BYTES;
 use parking_lot::Mutex;
 
-/// Slots that are kept for moving the live records of the oldest segment, so that a full store can be reclaimed.
-const SLOTS_FOR_MOVING: u64 = 2;
-
 /// What the writer tells of the log after every change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Supply {
@@ -40,13 +37,26 @@ pub(crate) struct Room {
     batch_limit_bytes: u64,
 }
 
-/// Who asks for room.
+/// Who asks for room, and how many segments' worth must be left beside it for moving live records: a full store can
+/// only be reclaimed if the oldest segment's can be appended once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// Something new: leaves alone what is kept for moving.
+    /// Something new: leaves alone everything that is kept.
     Begin,
-    /// What gives room back in the end: a moved record, a forget.
-    Upkeep,
+    /// A forget gives room back in the end, and needs some first.
+    Forget,
+    /// What it is kept for.
+    Move,
+}
+
+impl Purpose {
+    fn kept_segments(self) -> u64 {
+        match self {
+            Purpose::Begin => 2,
+            Purpose::Forget => 1,
+            Purpose::Move => 0,
+        }
+    }
 }
 
 impl Room {
@@ -60,11 +70,9 @@ impl Room {
     #[must_use]
     pub(crate) fn promise(&self, bytes: u64, purpose: Purpose) -> bool {
         let mut state = self.state.lock();
-        let kept = match purpose {
-            Purpose::Begin => self.kept_for_moving(&state.supply),
-            Purpose::Upkeep => 0,
-        };
-        let fits = state.promised_bytes + kept + bytes <= self.guaranteed(&state.supply);
+        let promised_bytes = state.promised_bytes + bytes;
+        let kept = self.kept_for_moving(&state.supply, promised_bytes, purpose);
+        let fits = promised_bytes + kept <= self.guaranteed(&state.supply);
         if fits {
             state.promised_bytes += bytes;
         }
@@ -90,7 +98,8 @@ impl Room {
     /// Whether another slot should be made ready: less than a segment's worth is left for beginning.
     pub(crate) fn is_scarce(&self) -> bool {
         let state = self.state.lock();
-        let wanted = state.promised_bytes + self.kept_for_moving(&state.supply) + self.worth();
+        let kept = self.kept_for_moving(&state.supply, state.promised_bytes, Purpose::Begin);
+        let wanted = state.promised_bytes + kept + self.worth();
         self.guaranteed(&state.supply) < wanted
     }
 
@@ -124,8 +133,13 @@ impl Room {
         supply.tail_bytes.saturating_sub(self.batch_limit_bytes) + supply.free_slots * self.worth()
     }
 
-    fn kept_for_moving(&self, supply: &Supply) -> u64 {
-        supply.full_segments.min(SLOTS_FOR_MOVING) * self.worth()
+    /// What must stay free beside `promised_bytes`. Counts the segments that these promises will fill, not only those
+    /// that are full: by the time that they are kept, it is too late to keep anything for moving.
+    fn kept_for_moving(&self, supply: &Supply, promised_bytes: u64, purpose: Purpose) -> u64 {
+        let beyond_tail =
+            promised_bytes.saturating_sub(supply.tail_bytes.saturating_sub(self.batch_limit_bytes));
+        let full_segments = supply.full_segments + beyond_tail.div_ceil(self.worth());
+        full_segments.min(purpose.kept_segments()) * self.worth()
     }
 }
 
@@ -145,30 +159,40 @@ mod tests {
 
     #[test]
     fn promises_never_exceed_what_is_sure_to_fit_however_the_batches_fall() {
-        let room = room(Supply { tail_bytes: USABLE, free_slots: 1, full_segments: 0 });
+        let room = room(Supply { tail_bytes: USABLE, free_slots: 3, full_segments: 0 });
         let mut promised = 0;
         while room.promise(1_000, Purpose::Begin) {
             promised += 1_000;
         }
-        assert!(promised <= 2 * (USABLE - LIMIT) && promised + 1_000 > 2 * (USABLE - LIMIT));
+        // The promises fill two segments, and two are kept for moving what will then be in them.
+        let sure = 2 * (USABLE - LIMIT);
+        assert!(promised <= sure && promised + 1_000 > sure, "{promised} of {sure}");
     }
 
     #[test]
-    fn a_begin_leaves_alone_what_is_kept_for_moving_and_upkeep_uses_it() {
+    fn a_begin_leaves_two_segments_for_moving_a_forget_one_and_moving_none() {
         let room = room(Supply { tail_bytes: 0, free_slots: 2, full_segments: 5 });
         assert!(!room.promise(8, Purpose::Begin));
-        assert!(room.promise(8, Purpose::Upkeep));
-        room.give_back(8);
+        assert!(room.promise(8, Purpose::Forget));
+        assert!(!room.promise(USABLE - LIMIT, Purpose::Forget));
+        assert!(room.promise(USABLE - LIMIT, Purpose::Move));
+        room.give_back(USABLE - LIMIT + 8);
         assert_eq!(room.promised_bytes(), 0);
+    }
+
+    #[test]
+    fn a_small_store_keeps_nothing_for_moving_before_it_has_a_full_segment() {
+        let room = room(Supply { tail_bytes: USABLE, free_slots: 0, full_segments: 0 });
+        assert!(room.promise(USABLE - LIMIT, Purpose::Begin));
     }
 
     #[test]
     fn a_slot_is_spared_only_if_every_promise_stays_covered() {
         let room = room(Supply { tail_bytes: 0, free_slots: 2, full_segments: 0 });
-        assert!(room.promise(USABLE - LIMIT + 8, Purpose::Begin));
+        assert!(room.promise(USABLE - LIMIT + 8, Purpose::Move));
         assert!(!room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
         room.give_back(8);
         assert!(room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
-        assert!(!room.promise(8, Purpose::Begin), "it counts from then on");
+        assert!(!room.promise(USABLE, Purpose::Move), "it counts from then on");
     }
 }

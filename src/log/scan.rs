@@ -6,6 +6,7 @@ use std::io;
 use crate::format::footer::{self, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 use crate::format::header::Parameters;
+use crate::format::record::Kind;
 use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, get_u64, max_frame_bytes};
 use crate::key::KeyHasher;
 use crate::storage::{Storage, read_exact_at};
@@ -39,7 +40,6 @@ pub(crate) struct Scan {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain {
     pub(crate) checksum: u32,
-    pub(crate) open_count: u32,
     pub(crate) time_ms: u64,
 }
 
@@ -74,9 +74,9 @@ pub(crate) fn scan(
         record_bytes: 0,
         end: base + within,
         last_checksum: chain.checksum,
-        open_count: chain.open_count,
+        open_count: 0,
         time_ms: chain.time_ms,
-        stop: Fault("the segment is full"),
+        stop: Fault::Damaged("the segment is full"),
     };
     loop {
         let at = usize::try_from(within).unwrap_or(usize::MAX);
@@ -92,15 +92,19 @@ pub(crate) fn scan(
         let stamp = frame.header.stamp;
         // A frame that an earlier life of the log left behind at just this position is whole and still not ours.
         if stamp.previous_checksum != scan.last_checksum {
-            scan.stop = Fault("the frame does not continue the one before");
+            scan.stop = Fault::Damaged("the frame does not continue the one before");
             break;
         }
         if stamp.open_count < scan.open_count {
-            scan.stop = Fault("the frame is of an earlier opening than the one before");
+            scan.stop = Fault::Damaged("the frame is of an earlier opening than the one before");
             break;
         }
         for (position, length, record) in frame.records() {
             scan.record_bytes += length;
+            if record.kind == Kind::Ignorable {
+                // It says nothing of its key that this version could pass on, and must not hide what does.
+                continue;
+            }
             let hash = hasher.key(record.key);
             let entry = FooterEntry {
                 hash,

@@ -12,9 +12,11 @@ use super::commit::{Batch, Placement};
 use super::reader::Reader;
 use super::room::Supply;
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
-use crate::format::frame::{self, Stamp};
+use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
+use parking_lot::Mutex;
+
 use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
 
 /// A segment of the log that is full.
@@ -34,6 +36,8 @@ pub(crate) struct Tail {
     /// Where the next frame goes, from the start of the slot.
     pub(crate) offset: u64,
     pub(crate) last_checksum: u32,
+    /// The latest store time of anything in the log. A batch of moved records has only old ones.
+    pub(crate) time_ms: u64,
     pub(crate) record_bytes: u64,
     /// What the footer will say.
     pub(crate) entries: HashMap<u128, FooterEntry>,
@@ -44,6 +48,9 @@ pub(crate) struct Tail {
 pub(crate) struct Progress {
     written: AtomicU64,
     durable: AtomicU64,
+    /// A sync has failed. Locked while one is under way: the operating system tells a failure to one caller only, and
+    /// another that syncs at the same moment would take its own success for true.
+    sync_failed: Mutex<bool>,
 }
 
 impl Progress {
@@ -59,9 +66,23 @@ impl Progress {
         self.written.store(position, Ordering::Release);
     }
 
-    /// Call with what had been written before the sync began, after it reported success.
-    pub(crate) fn set_durable(&self, position: u64) {
+    fn set_durable(&self, position: u64) {
         self.durable.fetch_max(position, Ordering::AcqRel);
+    }
+
+    /// Makes everything written so far durable. After one failure it never succeeds again, for anybody.
+    pub(crate) fn sync(&self, storage: &dyn Storage) -> io::Result<()> {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
+            return Err(io::Error::other("an earlier sync failed"));
+        }
+        let written = self.written();
+        let outcome = sync_data(storage);
+        match outcome {
+            Ok(()) => self.set_durable(written),
+            Err(_) => *failed = true,
+        }
+        outcome
     }
 }
 
@@ -189,12 +210,13 @@ impl Writer {
             self.switch(head, batch.time_ms)?;
         }
         let position = self.end();
+        self.tail.time_ms = self.tail.time_ms.max(batch.time_ms);
         let stamp = Stamp {
             position,
             synced_to: self.progress.durable().min(position),
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            time_ms: batch.time_ms,
+            time_ms: self.tail.time_ms,
         };
         let checksum = frame::seal(&mut batch.frame, &stamp, self.seed);
         let placement =
@@ -220,10 +242,24 @@ impl Writer {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let written = self.progress.written();
-        sync_data(&*self.storage)?;
-        self.progress.set_durable(written);
-        Ok(())
+        self.progress.sync(&*self.storage)
+    }
+
+    /// Makes the count of this opening durable before any of its versions is given out, by a frame without records.
+    pub(crate) fn begin_opening(&mut self, time_ms: u64, head: u64) -> io::Result<()> {
+        let mut batch = Batch { time_ms, ..Batch::default() };
+        batch.frame.resize(FRAME_HEADER_BYTES, 0);
+        self.write(&mut batch, head)?;
+        self.sync()
+    }
+
+    /// The same where there is no room for a frame: in the header of the last segment, written again in place.
+    pub(crate) fn note_opening(&mut self, time_ms: u64) -> io::Result<()> {
+        let time_ms = time_ms.max(self.tail.time_ms);
+        let header = SegmentHeader { open_count: self.open_count, time_ms, ..self.tail.header };
+        write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(self.tail.slot))?;
+        self.tail.header = header;
+        self.sync()
     }
 
     /// Goes on in the next segment. The order of the four steps is what makes a footer without its successor, and
@@ -244,7 +280,7 @@ impl Writer {
             previous_end: self.end(),
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            time_ms: time_ms.max(self.tail.header.time_ms),
+            time_ms: time_ms.max(self.tail.time_ms),
         };
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
         self.sync()?;
@@ -280,10 +316,11 @@ impl Writer {
     }
 
     /// Frees what lies below `head` without waiting for the next segment, by writing the tail's header again in
-    /// place. `head` must have been read before this call, so that the sync covers what was moved.
-    pub(crate) fn publish_head(&mut self, head: u64) -> io::Result<()> {
+    /// place. `head` must have been read before this call, so that the sync covers what was moved. False if there was
+    /// nothing to free.
+    pub(crate) fn publish_head(&mut self, head: u64) -> io::Result<bool> {
         if head <= self.head {
-            return Ok(());
+            return Ok(false);
         }
         self.sync()?;
         let header = SegmentHeader { head, ..self.tail.header };
@@ -291,7 +328,7 @@ impl Writer {
         self.sync()?;
         self.tail.header = header;
         self.free_below(head);
-        Ok(())
+        Ok(true)
     }
 
     fn free_below(&mut self, head: u64) {
@@ -411,7 +448,7 @@ impl Writer {
             end: self.end(),
             last_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            time_ms: time_ms.max(self.tail.header.time_ms),
+            time_ms: time_ms.max(self.tail.time_ms),
         };
         let sector = mark.encode(self.seed);
         for offset in CLOSE_MARK_OFFSETS {
@@ -422,3 +459,51 @@ impl Writer {
 }
 
 const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::{Map, MemoryStorage};
+    use std::sync::atomic::AtomicBool;
+
+    /// Fails one sync, as Linux tells a failed writeback to one caller only.
+    #[derive(Debug)]
+    struct FailsOnce {
+        memory: MemoryStorage,
+        failed: AtomicBool,
+    }
+
+    impl Storage for FailsOnce {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.memory.set_len(length)
+        }
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.memory.read_at(buffer, offset)
+        }
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+            self.memory.write_at(bytes, offset)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            if self.failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(io::Error::other("planted")) }
+        }
+        fn sync_all(&self) -> io::Result<()> {
+            self.sync_data()
+        }
+        fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn a_sync_that_failed_for_one_caller_succeeds_for_no_other() {
+        let storage = FailsOnce { memory: MemoryStorage::new(), failed: AtomicBool::new(false) };
+        let progress = Progress::default();
+        progress.set_written(100);
+        assert!(progress.sync(&storage).is_err());
+        assert!(progress.sync(&storage).is_err(), "the operating system would have said yes");
+        assert_eq!(progress.durable(), 0);
+    }
+}

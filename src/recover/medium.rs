@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::header::{
     HeaderProblem, Parameters, Sector, SegmentHeader, decode_store_header, encode_store_header,
 };
-use crate::format::{SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::format::{Fault, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::log::scan;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
 
@@ -69,11 +69,22 @@ impl Medium<'_> {
         match decode_store_header(&self.sector(0)?) {
             Ok(parameters) => Ok(Some(parameters)),
             Err(HeaderProblem::Foreign) => self.foreign("it begins with something else"),
-            Err(HeaderProblem::Damaged(fault)) => self.corrupt(0, fault.0),
+            Err(HeaderProblem::Damaged(fault)) => self.corrupt(0, fault.reason()),
             Err(HeaderProblem::Unsupported(reason)) => {
                 Err(Error::Unsupported { path: self.path.to_owned(), reason })
             }
             Err(HeaderProblem::Blank) => self.creation_was_cut_short(length, config).map(|()| None),
+        }
+    }
+
+    /// What a later version of the format wrote is neither damage nor a torn tail.
+    pub(super) fn check_known(&self, offset: u64, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Damaged(_) => Ok(()),
+            Fault::Unknown(reason) => Err(Error::Unsupported {
+                path: self.path.to_owned(),
+                reason: format!("at offset {offset}: {reason}; a newer oncekey is needed"),
+            }),
         }
     }
 
@@ -95,7 +106,9 @@ impl Medium<'_> {
         }
         let Ok(header) = SegmentHeader::decode(&self.sector(STORE_HEADER_BYTES)?) else {
             let longest = STORE_HEADER_BYTES + config.segment_bytes;
-            return if length <= longest { Ok(()) } else { lost("the file is longer than a new one") };
+            // A creation with larger segments may have been cut short too, but then it wrote nothing but zeroes.
+            let is_new = length <= longest || self.is_zero(length)?;
+            return if is_new { Ok(()) } else { lost("the file is longer than a new one") };
         };
         let parameters = header.parameters;
         if header.sequence != 1 || length > STORE_HEADER_BYTES + parameters.segment_bytes {
@@ -108,6 +121,20 @@ impl Medium<'_> {
             }
         }
         Ok(())
+    }
+
+    fn is_zero(&self, length: u64) -> Result<bool> {
+        let mut piece = vec![0; 64 << 10];
+        let mut offset = 0;
+        while offset < length {
+            let left = usize::try_from(length - offset).unwrap_or(usize::MAX).min(piece.len());
+            self.io("read the file", read_exact_at(self.storage, &mut piece[..left], offset))?;
+            if piece[..left].iter().any(|byte| *byte != 0) {
+                return Ok(false);
+            }
+            offset += left as u64;
+        }
+        Ok(true)
     }
 
     /// Makes the file: length, slot 0 with its header, and only when those are on disk the store header.

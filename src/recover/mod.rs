@@ -183,6 +183,7 @@ impl Survey {
                 header: self.tail_header,
                 offset: self.scan.end % self.parameters.segment_bytes,
                 last_checksum: self.scan.last_checksum,
+                time_ms: self.high_water_ms(),
                 record_bytes: self.scan.record_bytes,
                 entries: self.scan.entries.iter().map(|entry| (entry.hash, *entry)).collect(),
             },

@@ -73,15 +73,12 @@ impl Survey {
         let offset = slot_offset(tail_slot);
         let tail_bytes =
             medium.io("read the last segment", scan::read_slot(medium.storage, offset, segment_bytes))?;
-        let chain = Chain {
-            checksum: tail_header.previous_checksum,
-            open_count: tail_header.open_count,
-            time_ms: tail_header.time_ms,
-        };
+        let chain = Chain { checksum: tail_header.previous_checksum, time_ms: tail_header.time_ms };
         let scan = scan::scan(&tail_bytes, tail_sequence, chain, &parameters, &hasher);
         let marks = Survey::marks(&tail_bytes, tail_sequence, &parameters);
         let footer = scan::read_footer(medium.storage, offset, tail_sequence, &parameters);
         let later = scan::later_attestation(&tail_bytes, tail_sequence, scan.end, &parameters);
+        medium.check_known(offset + scan.end % segment_bytes, scan.stop)?;
         let evidence = Evidence {
             end: scan.end,
             mark: judge_marks(&marks, &scan, tail_header.previous_checksum),
@@ -117,7 +114,7 @@ impl Survey {
         length: u64,
         slot_count: u64,
     ) -> Result<HashMap<u64, (u64, SegmentHeader)>> {
-        let mut headers: HashMap<u64, (u64, SegmentHeader)> = HashMap::new();
+        let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
         let mut bad: Vec<u64> = Vec::new();
         // The slot behind the last whole one is looked at too: it must not be a segment that was cut short.
         for slot in 0..=slot_count {
@@ -130,19 +127,21 @@ impl Survey {
                     return medium
                         .corrupt(offset, "the segment's parameters are not those of the store header");
                 }
-                Ok(header) => {
-                    if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
-                        return medium.corrupt(
-                            offset,
-                            format!("segment {} is in slots {other} and {slot}", header.sequence),
-                        );
-                    }
-                }
+                Ok(header) => found.push((slot, header)),
                 Err(_) if slot < slot_count => bad.push(slot),
                 Err(_) => {}
             }
         }
-        let head = headers.values().map(|(_, header)| header.head).max().unwrap_or(0);
+        let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
+        let mut headers: HashMap<u64, (u64, SegmentHeader)> = HashMap::new();
+        // What lies below the head is a left-over in a free slot, whatever it says.
+        for (slot, header) in found.into_iter().filter(|(_, header)| header.sequence >= head) {
+            if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
+                let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
+                return medium
+                    .corrupt(offset, format!("segment {} is in slots {other} and {slot}", header.sequence));
+            }
+        }
         for slot in bad {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
             let frame = scan::first_frame(medium.storage, offset, parameters);
@@ -182,13 +181,10 @@ impl Survey {
         // The footer is written after the next segment's header, so a crash may have torn it. The frames say the same.
         let bytes = scan::read_slot(medium.storage, offset, parameters.segment_bytes);
         let bytes = medium.io("read a segment whose footer does not check", bytes)?;
-        let chain = Chain {
-            checksum: header.previous_checksum,
-            open_count: header.open_count,
-            time_ms: header.time_ms,
-        };
+        let chain = Chain { checksum: header.previous_checksum, time_ms: header.time_ms };
         let scan = scan::scan(&bytes, sequence, chain, parameters, hasher);
         if scan.end != next.previous_end || scan.last_checksum != next.previous_checksum {
+            medium.check_known(offset + scan.end % parameters.segment_bytes, scan.stop)?;
             return medium.corrupt(
                 offset + scan.end % parameters.segment_bytes,
                 format!("segment {sequence} was whole on disk and now ends here: {}", scan.stop),
@@ -216,6 +212,6 @@ impl Survey {
 
     pub(super) fn highest_open_count(&self) -> u32 {
         let marked = self.marks.iter().map(|mark| mark.open_count).max().unwrap_or(0);
-        self.scan.open_count.max(marked)
+        self.scan.open_count.max(self.tail_header.open_count).max(marked)
     }
 }

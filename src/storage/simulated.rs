@@ -233,7 +233,7 @@ impl Disk {
         // What is cut off is not there to be written any more; what is new reads as zero.
         let kept = length.div_ceil(SECTOR_BYTES);
         self.unsynced.retain(|sector, _| *sector < kept);
-        if length < self.cache.len() && length % SECTOR_BYTES != 0 {
+        if length < self.cache.len() && !length.is_multiple_of(SECTOR_BYTES) {
             self.cache.resize(length, 0);
             self.note(length / SECTOR_BYTES);
         }

@@ -18,9 +18,9 @@ fn run(script: &[Act], disk: &SimulatedDisk) -> Option<(World, Option<(usize, Er
 }
 
 /// What must hold of a store after a call of its disk failed.
-fn judge(mut world: World, failed: Option<(usize, Error)>, random: &mut Random) -> Result<(), String> {
+fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Result<(), String> {
     let disk = world.disk.clone();
-    if let (Some((_, error)), Some(store)) = (&failed, world.open_store()) {
+    if let (Some(error), Some(store)) = (failed, world.open_store()) {
         // What was not acknowledged must not show.
         live_agrees(&world, store)?;
         if matches!(error, Error::Poisoned { .. }) {
@@ -81,7 +81,7 @@ pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
     let during = failed
         .as_ref()
         .map_or(String::new(), |(at, error)| format!("act {at}, {:?}: {error}: ", script[*at]));
-    judge(world, failed, &mut random).map_err(|why| told(during + &why))
+    judge(world, failed.as_ref().map(|(_, error)| error), &mut random).map_err(|why| told(during + &why))
 }
 
 fn steps(script: &[Act], count: impl Fn(&SimulatedDisk) -> u64) -> u64 {
@@ -138,7 +138,7 @@ fn every_read_may_fail_or_be_short_or_interrupted() {
                 if let Some((at, error @ Error::Poisoned { .. })) = &failed {
                     return Err(told(format!("act {at}, {:?}: {error}", script[*at])));
                 }
-                judge(world, failed, &mut random).map_err(told)?;
+                judge(world, failed.as_ref().map(|(_, error)| error), &mut random).map_err(told)?;
             }
         }
         Ok(())

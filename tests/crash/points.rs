@@ -262,7 +262,7 @@ fn crash_at(script: &[Act], step: u64, seed: u64, effort: &Effort, counts: &Coun
     let failed = script.iter().position(|act| world.perform(*act).is_err());
     world.die();
     let during = failed.map_or("the end".to_owned(), |at| format!("act {at}, {:?}", script[at]));
-    let depth = if step % effort.again_every == 0 { 2 } else { 0 };
+    let depth = if step.is_multiple_of(effort.again_every) { 2 } else { 0 };
     for image in images(&disk, &mut random, effort.images) {
         check_image(&world, &image, depth, 5, &mut random, counts)
             .map_err(|why| format!("power lost at step {step}, during {during}, seed {seed}: {why}"))?;
@@ -282,7 +282,7 @@ pub fn seed() -> u64 {
     std::env::var("ONCEKEY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 
-fn factor() -> u32 {
+pub fn factor() -> u32 {
     std::env::var("ONCEKEY_EFFORT").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
 }
 

@@ -1,0 +1,171 @@
+//! What there is to see.
+
+use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use crate::Fallible;
+use crate::settings::Settings;
+use crate::verdict::Verdict;
+use crate::wire::{Answer, Ending, Finding, Source};
+
+/// What is counted while the storm goes on. Calls are counted by their latencies, in microseconds.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) kills: usize,
+    pub(crate) kills_while_opening: usize,
+    pub(crate) syncs: u64,
+    requests: Vec<u32>,
+    performed: Vec<u32>,
+    replayed: Vec<u32>,
+    waited: Vec<u32>,
+    refused: Vec<u32>,
+    in_doubt: Vec<u32>,
+    reconciled: Vec<u32>,
+    had_happened: usize,
+}
+
+impl Tally {
+    pub(crate) fn count(&mut self, answer: &Answer) {
+        let micros = answer.micros;
+        self.requests.push(micros);
+        match answer.ending {
+            Ending::Acknowledged(Source::Performed, _) => self.performed.push(micros),
+            Ending::Acknowledged(Source::Replayed, _) => self.replayed.push(micros),
+            Ending::Acknowledged(Source::Waited, _) => self.waited.push(micros),
+            Ending::Refused => self.refused.push(micros),
+            _ => {}
+        }
+        // A call that had a doubt settled, and performed the act then, counts as both.
+        if let Some(finding) = answer.doubt {
+            self.in_doubt.push(micros);
+            if finding != Finding::Unknown {
+                self.reconciled.push(micros);
+            }
+            self.had_happened += usize::from(finding == Finding::HadHappened);
+        }
+    }
+}
+
+pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fallible<()> {
+    let intents = settings.intents as usize;
+    let opening = format!("{} of them while the store was being opened", tally.kills_while_opening);
+    let findings = format!(
+        "the ledger knew: {} had happened, {} had not",
+        grouped(tally.had_happened),
+        grouped(tally.reconciled.len() - tally.had_happened)
+    );
+    // A name, a count, latencies and a remark.
+    type Row<'a> = (&'a str, usize, &'a [u32], &'a str);
+    fn count<'a>(name: &'a str, count: usize, remark: &'a str) -> Row<'a> {
+        (name, count, &[], remark)
+    }
+    fn calls<'a>(name: &'a str, micros: &'a [u32], remark: &'a str) -> Row<'a> {
+        (name, micros.len(), micros, remark)
+    }
+    let rows = [
+        count("intents", intents, "acts that shall happen once each"),
+        calls("requests", &tally.requests, "calls that were answered"),
+        count("kills", tally.kills, &opening),
+        calls("performed", &tally.performed, "the call performed the act"),
+        calls("replayed", &tally.replayed, "an earlier call had"),
+        calls("waited", &tally.waited, "another thread was at it"),
+        calls("in doubt", &tally.in_doubt, "an earlier attempt had ended nobody knew how"),
+        calls("reconciled", &tally.reconciled, &findings),
+        calls("refused", &tally.refused, "another request under the same key"),
+        count("duplicates", verdict.duplicates, "acts that happened once more"),
+        count("lost", verdict.lost, "acknowledged results that are gone or changed"),
+    ];
+
+    let mut out = io::stdout().lock();
+    writeln!(out, "{:20}{:>9}{:>11}{:>11}", "", "count", "median", "p99")?;
+    for (name, count, micros, remark) in rows {
+        let (median, late) = (percentile(micros, 50), percentile(micros, 99));
+        writeln!(out, "{name:20}{:>9}{median:>11}{late:>11}   {remark}", grouped(count))?;
+    }
+    let syncs_per_operation = tally.syncs as f64 / f64::from(settings.intents);
+    writeln!(out, "{:20}{syncs_per_operation:>9.2}\n", "syncs per operation")?;
+
+    for complaint in verdict.complaints.iter().take(COMPLAINTS_SHOWN) {
+        writeln!(out, "{complaint}")?;
+    }
+    let (intents, requests, kills) = (grouped(intents), grouped(tally.requests.len()), grouped(tally.kills));
+    if verdict.passed() {
+        writeln!(
+            out,
+            "{intents} intents, {requests} requests, {kills} kills: every act happened exactly once, and every \
+             result that was acknowledged is still the same, byte for byte."
+        )?;
+    } else {
+        writeln!(
+            out,
+            "FAILED: {} acts too many, {} results lost or changed.",
+            grouped(verdict.duplicates),
+            grouped(verdict.lost)
+        )?;
+    }
+    Ok(())
+}
+
+/// More complaints than these say nothing new.
+const COMPLAINTS_SHOWN: usize = 5;
+
+/// The latency that so many percent of the calls stayed within; nothing if there were none.
+fn percentile(micros: &[u32], percent: usize) -> String {
+    let mut sorted = micros.to_vec();
+    sorted.sort_unstable();
+    let rank = (sorted.len() * percent).div_ceil(100);
+    match sorted.get(rank.saturating_sub(1)) {
+        Some(micros @ 0..1_000) => format!("{micros} µs"),
+        Some(micros) => format!("{:.2} ms", f64::from(*micros) / 1_000.0),
+        None => String::new(),
+    }
+}
+
+/// 1234567 as 1,234,567.
+fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// How far the storm is: a bar on a terminal, a line now and then elsewhere.
+pub(crate) struct Progress {
+    on_terminal: bool,
+    shown: Instant,
+}
+
+impl Progress {
+    pub(crate) fn new() -> Progress {
+        Progress { on_terminal: io::stderr().is_terminal(), shown: Instant::now() }
+    }
+
+    pub(crate) fn show(&mut self, done: u32, total: u32, kills: usize) {
+        const WIDTH: usize = 40;
+        let interval = Duration::from_millis(if self.on_terminal { 100 } else { 3_000 });
+        if self.shown.elapsed() < interval {
+            return;
+        }
+        self.shown = Instant::now();
+        let percent = 100 * done as usize / total as usize;
+        let text = format!("{percent:3}% of {} requests, {kills} kills", grouped(total as usize));
+        if self.on_terminal {
+            let bar = "#".repeat(WIDTH * percent / 100);
+            eprint!("\r[{bar:.<WIDTH$}] {text}");
+        } else {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Wipes the bar away: the table takes its place.
+    pub(crate) fn end(&self) {
+        if self.on_terminal {
+            eprint!("\r\x1b[K");
+        }
+    }
+}
