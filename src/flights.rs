@@ -133,6 +133,12 @@ impl Flights {
         Some(FlightGuard { flights: self, hash, changed: Cell::new(false) })
     }
 
+    /// Enters whether or not somebody else is there: what a planted bug does.
+    pub(crate) fn barge_in(&self, hash: u128) -> Option<FlightGuard<'_>> {
+        self.shard(hash).lock().entry(hash).or_default().changing = true;
+        Some(FlightGuard { flights: self, hash, changed: Cell::new(false) })
+    }
+
     /// Whether somebody changes the key just now.
     pub(crate) fn is_changing(&self, hash: u128) -> bool {
         self.shard(hash).lock().get(&hash).is_some_and(|flight| flight.changing)

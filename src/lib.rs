@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // In the order in which data flows: each module uses only those above it.
+mod planted;
 mod key;
 mod status;
 mod error;
@@ -27,6 +28,7 @@ mod store;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation {
+    pub use crate::planted::{Bug, plant};
     pub use crate::storage::simulated::{Fault, SimulatedDisk};
 }
 

@@ -5,6 +5,7 @@
 
 use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record};
+use crate::planted::{Bug, planted};
 use crate::status::{Event, Status, transition};
 
 /// What a key's last record leaves of it at a given time.
@@ -57,6 +58,7 @@ pub(crate) enum Retirement {
 pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
     match life(record, now_ms) {
         Life::Gone => Retirement::Drop,
+        Life::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
         Life::CompletedWithoutResult if record.result.is_some() => Retirement::KeepWithoutResult,
         Life::Released | Life::Begun | Life::Completed | Life::CompletedWithoutResult => Retirement::Keep,
     }

@@ -24,6 +24,7 @@ use crate::index::{Address, Index};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::Until;
 use crate::log::{Log, Promise, batch_limit_bytes};
+use crate::planted::{Bug, planted};
 use crate::record::{Retention, Weight};
 use crate::recover::Recovered;
 use crate::status::Version;
@@ -209,6 +210,12 @@ impl Engine {
         old: Option<&Found>,
     ) -> Result<()> {
         let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
+        if planted(Bug::IndexBeforeDurability) {
+            let ticket = self.log.append(record, hash, promise, Until::Written)?;
+            let address = self.log.wait(&ticket)?;
+            self.apply(hash, record, length, address, old)?;
+            return if until == Until::Synced { self.log.sync() } else { Ok(()) };
+        }
         let ticket = self.log.append(record, hash, promise, until)?;
         // Moved records ride along in the frame that this thread waits for anyway.
         let piece = self.reclaim_along(length);

@@ -18,6 +18,7 @@ use crate::log::Rotate;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
 use crate::log::room::Purpose;
 use crate::log::writer::FullSegment;
+use crate::planted::{Bug, planted};
 use crate::record::{Retirement, Weight, retirement};
 
 /// How many bytes of the oldest segment an appended byte pays for. Two: the segments must be left behind faster
@@ -286,13 +287,16 @@ impl Engine {
         // Whoever appended this record holds the flight until the index says so. While it is held, "not in the index"
         // may mean "not yet", and, of a forgotten key, "no longer" may not be true yet: giving up the segment would
         // leave the index pointing into a free slot.
-        if self.flights.is_changing(entry.hash) {
+        let takes_flight = !planted(Bug::MoveWithoutFlight);
+        if takes_flight && self.flights.is_changing(entry.hash) {
             return Ok(Visit::InFlight);
         }
         if !self.index.holds(entry.hash, address) {
             return Ok(Visit::Nothing);
         }
-        let Some(flight) = self.flights.try_enter(entry.hash) else { return Ok(Visit::InFlight) };
+        let flight =
+            if takes_flight { self.flights.try_enter(entry.hash) } else { self.flights.barge_in(entry.hash) };
+        let Some(flight) = flight else { return Ok(Visit::InFlight) };
         if !self.index.holds(entry.hash, address) {
             return Ok(Visit::Nothing);
         }

@@ -2,6 +2,7 @@
 
 use super::record::Kind;
 use super::{ALIGNMENT_BYTES, Fault, Seed, array, get_u32, get_u64, narrow, put};
+use crate::planted::{Bug, planted};
 use crate::status::Version;
 
 /// One key's last record in the segment.
@@ -125,7 +126,8 @@ pub(crate) fn decode_entries(
     trailer_bytes: &[u8; TRAILER],
     seed: Seed,
 ) -> Result<Vec<FooterEntry>, Fault> {
-    if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) {
+    if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked)
+    {
         return Err(Fault::Damaged("the footer's checksum does not fit"));
     }
     let (entries, rest) = bytes.as_chunks::<ENTRY>();

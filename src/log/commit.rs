@@ -18,6 +18,7 @@ use crate::format::Seed;
 use crate::format::footer::ENTRY_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::Record;
+use crate::planted::{Bug, planted};
 use crate::record::Weight;
 use crate::status::Version;
 
@@ -258,6 +259,9 @@ impl Commit {
         std::mem::forget(unwinding);
         let mut queue = self.queue.lock();
         queue.leading = false;
+        if planted(Bug::PoisonIgnored) {
+            outcome = Ok(());
+        }
         if queue.poison.is_some() {
             outcome = Err(io::Error::other("another thread's write or sync failed meanwhile"));
         }

@@ -9,6 +9,7 @@ use crate::format::header::Parameters;
 use crate::format::record::Kind;
 use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, get_u64, max_frame_bytes};
 use crate::key::KeyHasher;
+use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at};
 
 /// A frame that checked.
@@ -81,21 +82,26 @@ pub(crate) fn scan(
     loop {
         let at = usize::try_from(within).unwrap_or(usize::MAX);
         let rest = slot.get(at..).unwrap_or_default();
-        let frame =
-            match Frame::decode(rest, base + within, frame_limit(parameters, within), parameters.seed()) {
-                Ok(frame) => frame,
-                Err(fault) => {
-                    scan.stop = fault;
-                    break;
-                }
-            };
+        let mut position = base + within;
+        let stale = planted(Bug::StaleFrameAccepted) && rest.len() >= FRAME_HEADER_BYTES;
+        if stale && get_u64(rest, 8) % parameters.segment_bytes == within {
+            position = get_u64(rest, 8);
+        }
+        let base = position - within;
+        let frame = match Frame::decode(rest, position, frame_limit(parameters, within), parameters.seed()) {
+            Ok(frame) => frame,
+            Err(fault) => {
+                scan.stop = fault;
+                break;
+            }
+        };
         let stamp = frame.header.stamp;
         // A frame that an earlier life of the log left behind at just this position is whole and still not ours.
-        if stamp.previous_checksum != scan.last_checksum {
+        if stamp.previous_checksum != scan.last_checksum && !stale {
             scan.stop = Fault::Damaged("the frame does not continue the one before");
             break;
         }
-        if stamp.open_count < scan.open_count {
+        if stamp.open_count < scan.open_count && !stale {
             scan.stop = Fault::Damaged("the frame is of an earlier opening than the one before");
             break;
         }
@@ -126,7 +132,7 @@ pub(crate) fn scan(
         (scan.last_checksum, scan.open_count) = (frame.header.checksum, stamp.open_count);
         scan.time_ms = scan.time_ms.max(stamp.time_ms);
         within += frame.header.length as u64;
-        scan.end = base + within;
+        scan.end = sequence * parameters.segment_bytes + within;
     }
     scan.entries = last.into_values().collect();
     scan.entries.sort_unstable_by_key(|entry| entry.offset);

@@ -15,6 +15,7 @@ use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
+use crate::planted::{Bug, one_late, planted};
 use parking_lot::Mutex;
 
 use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
@@ -77,7 +78,7 @@ impl Progress {
             return Err(io::Error::other("an earlier sync failed"));
         }
         let written = self.written();
-        let outcome = sync_data(storage);
+        let outcome = if planted(Bug::SyncSkipped) { Ok(()) } else { sync_data(storage) };
         match outcome {
             Ok(()) => self.set_durable(written),
             Err(_) => *failed = true,
@@ -213,7 +214,7 @@ impl Writer {
         self.tail.time_ms = self.tail.time_ms.max(batch.time_ms);
         let stamp = Stamp {
             position,
-            synced_to: self.progress.durable().min(position),
+            synced_to: self.synced_to(position, batch),
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,
             time_ms: self.tail.time_ms,
@@ -241,6 +242,14 @@ impl Writer {
         Ok(placement)
     }
 
+    /// What the frame at `position` may say was on disk before it.
+    fn synced_to(&self, position: u64, batch: &Batch) -> u64 {
+        if planted(Bug::SyncedToTooHigh) && !batch.entries.is_empty() {
+            return position;
+        }
+        one_late(Bug::SyncedToOneFrameStale, self.progress.durable()).min(position)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.progress.sync(&*self.storage)
     }
@@ -266,6 +275,10 @@ impl Writer {
     /// a gap between head and tail, signs of damage and never of a crash.
     pub(crate) fn switch(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
         self.sync()?;
+        let published = self.head;
+        if planted(Bug::SlotReusedEarly) {
+            self.free_below(head);
+        }
         if self.free.is_empty() {
             // Promises are covered by slots; only what needs none, an opening or a compaction, can come here.
             self.grow_now()?;
@@ -276,7 +289,7 @@ impl Writer {
         let header = SegmentHeader {
             parameters: self.parameters,
             sequence: self.tail.header.sequence + 1,
-            head,
+            head: if planted(Bug::SlotReusedEarly) { published } else { head },
             previous_end: self.end(),
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,

@@ -24,6 +24,7 @@ use crate::log::Log;
 use crate::log::ledger::Ledger;
 use crate::log::reader::Reader;
 use crate::log::writer::{FullSegment, Start, Tail};
+use crate::planted::{Bug, planted};
 use crate::record::Weight;
 use crate::status::MAX_OPEN_COUNT;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
@@ -94,7 +95,8 @@ fn judge_clock(config: &Config, path: &Path, high_water_ms: u64) -> Result<Store
             return Err(Error::Clock { path: path.to_owned(), wall_ms, high_water_ms });
         }
     }
-    Ok(StoreClock::start(Arc::clone(&config.time_source), high_water_ms))
+    let from_ms = if planted(Bug::ClockNotClamped) { 0 } else { high_water_ms };
+    Ok(StoreClock::start(Arc::clone(&config.time_source), from_ms))
 }
 
 impl Survey {
@@ -135,7 +137,7 @@ impl Survey {
     /// Writes what was decided on: the frames that were not known to be on disk once more, and zeroes behind them. A
     /// sync that failed before the crash may have left pages that only look clean, so nothing less makes them true.
     fn mend(&self, medium: &Medium<'_>) -> Result<()> {
-        if self.verdict == Verdict::Closed {
+        if self.verdict == Verdict::Closed || planted(Bug::TornTailKept) {
             return Ok(());
         }
         let segment_bytes = self.parameters.segment_bytes;

@@ -214,3 +214,21 @@ fn two_sectors_that_change_places_are_noticed_or_harmless() {
         }
     });
 }
+
+/// Damage enough to find out whether anything is checked at all: every sector of a closed and of a crashed store.
+pub fn a_few_damages() -> Result<(), String> {
+    for closed in [true, false] {
+        let sample = sample(closed);
+        let mut random = Random(seed());
+        for at in (0..sample.bytes.len()).step_by(SECTOR) {
+            let mut damaged = sample.bytes.clone();
+            if random.below(2) == 0 {
+                damaged[at + random.below(SECTOR)] ^= 1 << random.below(8);
+            } else {
+                damaged[at..at + SECTOR].fill(0);
+            }
+            judge(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
+        }
+    }
+    Ok(())
+}

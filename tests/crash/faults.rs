@@ -84,7 +84,7 @@ pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
     judge(world, failed.as_ref().map(|(_, error)| error), &mut random).map_err(|why| told(during + &why))
 }
 
-fn steps(script: &[Act], count: impl Fn(&SimulatedDisk) -> u64) -> u64 {
+pub fn steps(script: &[Act], count: impl Fn(&SimulatedDisk) -> u64) -> u64 {
     let disk = SimulatedDisk::new();
     let (mut world, failed) = run(script, &disk).unwrap();
     assert!(failed.is_none());

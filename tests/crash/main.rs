@@ -13,6 +13,7 @@
     reason = "tests"
 )]
 
+mod bugs;
 mod damage;
 mod faults;
 mod points;

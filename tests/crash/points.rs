@@ -94,13 +94,33 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
             ],
         ),
     ];
+    scripts.push((
+        "time, and a wall clock that is set back",
+        vec![
+            Record(0, 100),
+            Advance(50_000),
+            Record(1, 100),
+            ReopenBack(40_000),
+            Record(2, 100),
+            Advance(10_001),
+            Record(0, 100),
+            ReopenBack(3_600_000),
+            Advance(40_000),
+            Record(0, 700),
+            Begin(1),
+            Drop,
+            Record(3, 10),
+        ],
+    ));
     let mut growth = Vec::new();
     for key in 0..18 {
         growth.extend([Begin(key), Complete(key, 12_000)]);
     }
     growth.push(Reopen);
     scripts.push(("segment switch and growth", growth));
+    // Begun early and ended while their segment is being retired.
     let mut reclaiming = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22)];
+    reclaiming.extend((11..19).map(Begin));
     for turn in 0..4 {
         for key in 0..10 {
             reclaiming.push(if turn % 2 == 0 { Record(key, 12_000) } else { RecordBuffered(key, 12_000) });
@@ -108,6 +128,9 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         reclaiming.push(Advance(if turn == 1 { 60_000 } else { 35_000 }));
         for key in 0..10 {
             reclaiming.push(Forget(key));
+            if turn == 2 && key > 1 {
+                reclaiming.push(Complete(9 + key, 6_000));
+            }
         }
     }
     reclaiming.extend([Complete(20, 100), Reopen, Record(0, 12_000)]);
@@ -125,7 +148,7 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
 }
 
 #[derive(Default)]
-struct Counts {
+pub struct Counts {
     histories: AtomicU64,
     points: AtomicU64,
     images: AtomicU64,
@@ -225,10 +248,10 @@ fn check_image(
 }
 
 /// How hard a history is tried.
-struct Effort {
-    images: usize,
+pub struct Effort {
+    pub images: usize,
     /// Every so many crash points, the opening after it is crashed as well.
-    again_every: u64,
+    pub again_every: u64,
 }
 
 fn steps_of(script: &[Act]) -> u64 {
@@ -270,7 +293,7 @@ fn crash_at(script: &[Act], step: u64, seed: u64, effort: &Effort, counts: &Coun
     Ok(())
 }
 
-fn crash_everywhere(script: &[Act], seed: u64, effort: &Effort, counts: &Counts) -> Result<(), String> {
+pub fn crash_everywhere(script: &[Act], seed: u64, effort: &Effort, counts: &Counts) -> Result<(), String> {
     Counts::add(&counts.histories);
     for step in 0..steps_of(script) {
         crash_at(script, step, seed, effort, counts)?;
@@ -325,6 +348,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Compact),
         1 => Just(Act::Reopen),
         1 => Just(Act::Drop),
+        1 => prop_oneof![Just(20_000_u32), Just(70_000)].prop_map(Act::ReopenBack),
         2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
     ]
 }

@@ -35,6 +35,9 @@ pub enum Act {
     /// Handles are dropped without a close, and the store is opened again.
     Drop,
     Advance(u32),
+    /// A clean close, the wall clock is set back by so much (more than the small steps that are followed), and an
+    /// opening.
+    ReopenBack(u32),
 }
 
 /// What the oracle knows of one key. Absent keys without remembered attempts are not listed.
@@ -56,6 +59,8 @@ pub type Model = BTreeMap<u8, Known>;
 pub struct Oracle {
     /// After each record.
     pub history: Vec<Model>,
+    /// The store time of each: no opening may be earlier.
+    pub times_ms: Vec<u64>,
     /// The first of them that a crash may leave: everything up to here was said to be on disk.
     pub durable: usize,
     /// What would be if the call that failed had worked.
@@ -65,7 +70,13 @@ pub struct Oracle {
 
 impl Oracle {
     fn new() -> Oracle {
-        Oracle { history: vec![Model::new()], durable: 0, in_flight: None, highest: Version::from_u64(0) }
+        Oracle {
+            history: vec![Model::new()],
+            times_ms: vec![START_MS],
+            durable: 0,
+            in_flight: None,
+            highest: Version::from_u64(0),
+        }
     }
 
     fn now(&self) -> &Model {
@@ -77,6 +88,8 @@ pub struct World {
     pub disk: SimulatedDisk,
     pub clock: ManualClock,
     pub oracle: Oracle,
+    /// What store time must be: it does not follow a wall clock that is set back.
+    pub time_ms: u64,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
 }
@@ -109,7 +122,14 @@ impl World {
     pub fn new(disk: SimulatedDisk) -> Result<World, Error> {
         let clock = ManualClock::new(START_MS);
         let store = options(&clock).open_simulated(&disk)?;
-        Ok(World { disk, clock, oracle: Oracle::new(), store: Some(store), leases: BTreeMap::new() })
+        Ok(World {
+            disk,
+            clock,
+            oracle: Oracle::new(),
+            time_ms: START_MS,
+            store: Some(store),
+            leases: BTreeMap::new(),
+        })
     }
 
     pub fn store(&self) -> &Store {
@@ -130,7 +150,7 @@ impl World {
     /// Performs one act, and tells the oracle. An error is what the disk did, never what the oracle did not expect:
     /// that is a panic.
     pub fn perform(&mut self, act: Act) -> Result<(), Error> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = self.time_ms;
         let mut next = self.oracle.now().clone();
         expire(&mut next, now_ms);
         let nonce = self.oracle.history.len();
@@ -329,10 +349,13 @@ impl World {
                 }
                 return Ok(());
             }
-            Act::Reopen | Act::Drop => {
+            Act::Reopen | Act::Drop | Act::ReopenBack(_) => {
                 self.leases.clear();
                 let store = self.store.take().unwrap();
-                if act == Act::Reopen {
+                if let Act::ReopenBack(by_ms) = act {
+                    self.clock.jump_wall(self.clock.now_ms() - u64::from(by_ms));
+                }
+                if act != Act::Drop {
                     if let Err(error) = store.close() {
                         return self.failed(act, error);
                     }
@@ -341,18 +364,27 @@ impl World {
                     drop(store);
                 }
                 match options(&self.clock).open_simulated(&self.disk) {
-                    Ok(store) => self.store = Some(store),
+                    Ok(store) => {
+                        assert_eq!(
+                            store.stats().store_time_ms,
+                            self.time_ms,
+                            "{act:?}: time goes on where it was"
+                        );
+                        self.store = Some(store);
+                    }
                     Err(error) => return self.failed(act, error),
                 }
                 return Ok(());
             }
             Act::Advance(by_ms) => {
                 self.clock.advance(Duration::from_millis(u64::from(by_ms)));
+                self.time_ms += u64::from(by_ms);
                 return Ok(());
             }
         }
         self.oracle.in_flight = None;
         self.oracle.history.push(next);
+        self.oracle.times_ms.push(now_ms);
         if durable {
             self.oracle.durable = self.oracle.history.len() - 1;
         }
@@ -387,14 +419,16 @@ impl World {
             && at == self.oracle.history.len()
         {
             self.oracle.history.push(in_flight);
+            self.oracle.times_ms.push(self.time_ms);
         }
         self.oracle.history.truncate(at + 1);
+        self.oracle.times_ms.truncate(at + 1);
         self.oracle.durable = at;
     }
 
     /// Checks a store that was opened after a crash. Returns where in the history it is.
     pub fn check(&self, store: &Store) -> Result<usize, String> {
-        check(&self.oracle, self.clock.now_ms(), store)
+        check(&self.oracle, store)
     }
 }
 
@@ -472,7 +506,8 @@ fn agrees(model: &Model, seen: &BTreeMap<u8, oncekey::Snapshot>, now_ms: u64) ->
 }
 
 /// Whether the store is at some point of the history that a crash may leave it at.
-pub fn check(oracle: &Oracle, now_ms: u64, store: &Store) -> Result<usize, String> {
+pub fn check(oracle: &Oracle, store: &Store) -> Result<usize, String> {
+    let now_ms = store.stats().store_time_ms;
     let seen = read(store).map_err(|error| format!("cannot be read: {error}"))?;
     let last = oracle.history.len() - 1;
     let mut why = String::new();
@@ -480,6 +515,9 @@ pub fn check(oracle: &Oracle, now_ms: u64, store: &Store) -> Result<usize, Strin
     let acknowledged = oracle.history.iter().enumerate().skip(oracle.durable).rev();
     for (at, model) in in_flight.chain(acknowledged) {
         match agrees(model, &seen, now_ms) {
+            Ok(()) if oracle.times_ms.get(at).is_some_and(|time_ms| now_ms < *time_ms) => {
+                return Err(format!("store time is {now_ms} ms, before that of what it holds"));
+            }
             Ok(()) => return Ok(at),
             Err(reason) if at == last => why = reason,
             Err(_) => {}
@@ -490,7 +528,7 @@ pub fn check(oracle: &Oracle, now_ms: u64, store: &Store) -> Result<usize, Strin
 
 /// A store that is still open shows what it acknowledged and nothing else, or says why it cannot be read.
 pub fn live_agrees(world: &World, store: &Store) -> Result<(), String> {
-    let now_ms = world.clock.now_ms();
+    let now_ms = world.time_ms;
     let mut model = world.oracle.now().clone();
     expire(&mut model, now_ms);
     for key in 0..KEYS {

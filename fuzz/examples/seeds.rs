@@ -1,0 +1,161 @@
+//! Makes the seed corpora: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`. Small inputs that reach every part of
+//! the file and every verb; the fuzzer goes on from there.
+#![allow(clippy::unwrap_used, reason = "a tool for developers")]
+
+use std::fs;
+use std::path::Path;
+
+use oncekey_fuzz::specimen::{Specimen, script};
+use oncekey_fuzz::world::Act::{self, *};
+use oncekey_fuzz::{FIRST_FRAME, HEADER_BYTES, SEGMENT_BYTES, acts, sparse};
+
+fn write(target: &str, name: &str, bytes: &[u8]) {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join(format!("seed-{name}")), bytes).unwrap();
+}
+
+/// Histories, each named by what it covers; small ones first.
+fn histories() -> Vec<(&'static str, Vec<Act>)> {
+    let mut growth = Vec::new();
+    for key in 0..7 {
+        growth.extend([Begin(key), Complete(key, 12_000)]);
+    }
+    let mut reclaiming = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22)];
+    for _ in 0..3 {
+        for key in 0..10 {
+            reclaiming.push(if key % 2 == 0 { Record(key, 12_000) } else { RecordBuffered(key, 12_000) });
+        }
+        reclaiming.push(Advance(35_000));
+        for key in 0..10 {
+            reclaiming.push(Forget(key));
+        }
+    }
+    reclaiming.extend([Complete(20, 100), Reopen, Record(0, 12_000)]);
+    vec![
+        ("lease", vec![Begin(0), Complete(0, 10), Begin(1), Release(1), Begin(1), Abandon(1), Resolve(1, 0)]),
+        (
+            "doubt",
+            vec![Begin(2), Abandon(2), Resolve(2, 2), Complete(2, 700), Begin(3), Abandon(3), Resolve(3, 1)],
+        ),
+        ("verbs", vec![Record(3, 0), Forget(3), Begin(4), Set(4, 30), Set(5, 30), Record(3, 5), Forget(5)]),
+        ("close", vec![Record(0, 100), Reopen, Begin(2), Drop, Resolve(2, 0), Reopen, Reopen, Record(4, 1)]),
+        (
+            "buffered",
+            vec![
+                RecordBuffered(0, 600),
+                Record(2, 10),
+                RecordBuffered(3, 10),
+                Sync,
+                RecordBuffered(5, 9),
+                Drop,
+            ],
+        ),
+        ("expiry", vec![Record(0, 10), Advance(60_000), Begin(0), Advance(40_000), Begin(0), Complete(0, 3)]),
+        ("growth", growth),
+        ("reclaiming", reclaiming),
+        ("specimen", script()),
+    ]
+}
+
+fn history(faults: [(u16, u8); 3], again: u8, latest: bool, decisions: &[u8], script: &[Act]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (step, kind) in faults {
+        out.extend_from_slice(&step.to_le_bytes());
+        out.push(kind);
+    }
+    out.extend_from_slice(&[again, u8::from(latest), u8::try_from(decisions.len()).unwrap()]);
+    out.extend_from_slice(decisions);
+    out.extend(script.iter().flat_map(|act| acts::encode(*act)));
+    out
+}
+
+fn main() {
+    const NO_FAULT: (u16, u8) = (0, 7);
+    for (at, (name, script)) in histories().into_iter().enumerate() {
+        let plain = history([NO_FAULT; 3], 1, true, &[], &script);
+        write("histories", name, &plain);
+        let step = u16::try_from(12 + 5 * at).unwrap();
+        let crashed = history([(step, 0), NO_FAULT, NO_FAULT], 2, false, &[1, 0, 2, 1, 3], &script);
+        write("histories", &format!("{name}-crashed"), &crashed);
+        let faulty = history([(step, 4), (step + 3, 5), (step + 6, 2)], 0, true, &[0, 1], &script);
+        write("histories", &format!("{name}-faulty"), &faulty);
+    }
+
+    let small: Vec<Act> = vec![
+        Begin(0),
+        Record(1, 20),
+        Record(2, 0),
+        Forget(1),
+        Begin(3),
+        Complete(3, 9),
+        Begin(4),
+        Release(4),
+    ];
+    let small = Specimen::of(&small);
+    let several = Specimen::make();
+    for mode in [1_u8, 3, 7, 15, 31] {
+        let mut bytes = vec![mode];
+        bytes.extend(sparse::encode(&small.bytes));
+        write("open_bytes", &format!("small-{mode}"), &bytes);
+    }
+    for mode in [7_u8, 15] {
+        let mut bytes = vec![mode];
+        bytes.extend(sparse::encode(&several.bytes));
+        write("open_bytes", &format!("several-{mode}"), &bytes);
+    }
+    write("open_bytes", "raw-header", &[&[0], &small.bytes[..HEADER_BYTES]].concat());
+    write("open_bytes", "empty", &[0]);
+
+    // Of every kind one, as they stand in a file.
+    let slot = &small.bytes[HEADER_BYTES..HEADER_BYTES + SEGMENT_BYTES];
+    let position = (SEGMENT_BYTES + FIRST_FRAME) as u64;
+    let frames = &slot[FIRST_FRAME..];
+    let mut at = 0;
+    for number in 0..6 {
+        let length = u32::from_le_bytes(frames[at + 4..at + 8].try_into().unwrap()) as usize;
+        let bytes = &frames[at..at + length];
+        let place = (position + at as u64) << 1;
+        write("frames", &format!("frame-{number}"), &[&[133], &place.to_le_bytes()[..], bytes].concat());
+        if length > 48 {
+            let place = (position + at as u64 + 48) << 1;
+            write(
+                "frames",
+                &format!("record-{number}"),
+                &[&[132], &place.to_le_bytes()[..], &bytes[48..]].concat(),
+            );
+        }
+        at += length;
+    }
+    let sequence = (1_u64 << 20).to_le_bytes();
+    write("frames", "store-header", &[&[129], &sequence[..], &small.bytes[..72]].concat());
+    write("frames", "segment-header", &[&[130], &sequence[..], &slot[..112]].concat());
+    write("frames", "close-mark", &[&[131], &sequence[..], &slot[512..552]].concat());
+    let slots = several.bytes[HEADER_BYTES..].chunks_exact(SEGMENT_BYTES);
+    for (number, slot) in slots.clone().enumerate() {
+        let trailer = &slot[SEGMENT_BYTES - 64..];
+        if !trailer.starts_with(b"ONCEFOOT") {
+            continue;
+        }
+        let entries = u32::from_le_bytes(trailer[12..16].try_into().unwrap()) as usize;
+        let sequence = u64::from_le_bytes(trailer[16..24].try_into().unwrap()) << 20;
+        let footer = &slot[SEGMENT_BYTES - 64 - 48 * entries..];
+        write("frames", &format!("footer-{number}"), &[&[128], &sequence.to_le_bytes()[..], footer].concat());
+    }
+
+    // One edit of every sort in every sort of place; and what takes more than one.
+    for landmark in 0..8_u8 {
+        for slot in 0..u8::try_from(slots.len()).unwrap() {
+            let place = [slot << 3 | landmark, 40, 3];
+            let flip = [&[0], &place[..], &[0x10]].concat();
+            write("edited_store", &format!("flip-{landmark}-{slot}"), &flip);
+        }
+        let place = [2 << 3 | landmark, 0, 0];
+        write("edited_store", &format!("zero-{landmark}"), &[&[3], &place[..], &[0, 2]].concat());
+        write("edited_store", &format!("noise-{landmark}"), &[&[5], &place[..], &[200, 0, 9]].concat());
+        write("edited_store", &format!("cut-{landmark}"), &[&[7], &place[..], &[landmark % 2]].concat());
+        let from = [1 << 3 | landmark, 0, 0];
+        write("edited_store", &format!("copy-{landmark}"), &[&[6], &place[..], &from[..], &[0, 2]].concat());
+    }
+    write("edited_store", "nothing", &[]);
+}

@@ -1,0 +1,82 @@
+//! Histories with faults and crashes, against the oracle of `tests/crash`: whatever a crash leaves, the store that opens on it is
+//! at a point of the history at or behind the last that was acknowledged, goes on, and a crash of that opening changes nothing.
+//!
+//! An input is: up to three faults (step, kind), the step of the opening that is crashed, how many bytes decide what each crash
+//! leaves, these bytes, and acts of four bytes each.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::{Fingerprint, ManualClock};
+use oncekey_fuzz::acts;
+use oncekey_fuzz::input::Input;
+use oncekey_fuzz::world::{START_MS, World, exercise, options};
+
+const MAX_ACTS: usize = 96;
+
+/// What a crash leaves: decided byte by byte, and behind the last one all alike.
+fn crash(disk: &SimulatedDisk, decisions: &mut Input<'_>, latest: bool) -> SimulatedDisk {
+    disk.crash(|of| match decisions.0.split_first() {
+        Some((first, rest)) => {
+            decisions.0 = rest;
+            usize::from(*first) % of
+        }
+        None if latest => of - 1,
+        None => 0,
+    })
+}
+
+fn check(world: &World, image: &SimulatedDisk, what: &str) {
+    let opened = options(&world.clock).open_simulated(image);
+    let store = opened.unwrap_or_else(|error| panic!("{what}: a crash made it unreadable: {error}"));
+    let check = |store: &oncekey::Store| world.check(store).unwrap_or_else(|why| panic!("{what}: {why}"));
+    check(&store);
+    exercise(world, &store).unwrap_or_else(|why| panic!("{what}: {why}"));
+    store.close().unwrap_or_else(|error| panic!("{what}: it does not close: {error}"));
+    let store =
+        options(&world.clock).open_simulated(image).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    check(&store);
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut input = Input(data);
+    let disk = SimulatedDisk::new();
+    for _ in 0..3 {
+        let (step, kind) = (input.u16(), input.u8());
+        let fault = match kind % 8 {
+            0 | 1 => Fault::PowerLoss,
+            2 => Fault::Error,
+            3 => Fault::ErrorFromNowOn,
+            4 => Fault::Interrupted,
+            5 => Fault::Short,
+            _ => continue,
+        };
+        disk.fault_at(u64::from(step % 1_024), fault);
+    }
+    let (again, latest) = (u64::from(input.u8()), input.u8() & 1 != 0);
+    let how_many = usize::from(input.u8());
+    let mut decisions = Input(input.take(how_many));
+
+    let Ok(mut world) = World::new(disk.clone()) else {
+        // During the creation: there is nothing to lose, but it must be possible to begin again.
+        let image = crash(&disk, &mut decisions, latest);
+        let store = options(&ManualClock::new(START_MS)).open_simulated(&image).expect("begins again");
+        store.record("k", Fingerprint::NONE, b"r").expect("works");
+        return;
+    };
+    let mut acts_done = 0;
+    while !input.is_empty() && acts_done < MAX_ACTS && world.perform(acts::decode(&mut input)).is_ok() {
+        acts_done += 1;
+    }
+    world.die();
+
+    let image = crash(&disk, &mut decisions, latest);
+    // The opening is crashed as well, at one of its steps.
+    let trial = SimulatedDisk::holding(image.bytes());
+    trial.fault_at(again, Fault::PowerLoss);
+    drop(options(&world.clock).open_simulated(&trial));
+    if trial.steps() > again {
+        check(&world, &crash(&trial, &mut decisions, !latest), "crashed while it was opened");
+    }
+    check(&world, &image, "crashed");
+});

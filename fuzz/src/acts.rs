@@ -1,0 +1,49 @@
+//! Histories as bytes: four for each act, so that those of one act can be changed without moving the others.
+
+use crate::input::Input;
+use crate::world::{Act, KEYS};
+
+/// Results are no longer than this: five of them fill a segment.
+pub const MAX_RESULT: u16 = 12_000;
+
+pub fn decode(input: &mut Input<'_>) -> Act {
+    let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
+    let bytes = size % (MAX_RESULT + 1);
+    match what % 20 {
+        0 | 1 => Act::Begin(key),
+        2 | 3 => Act::Complete(key, bytes),
+        4 => Act::Release(key),
+        5 => Act::Abandon(key),
+        6 | 7 => Act::Record(key, bytes),
+        8 | 9 => Act::RecordBuffered(key, bytes),
+        10 | 11 => Act::Forget(key),
+        12 => Act::Resolve(key, (size % 3) as u8),
+        13 => Act::Set(key, bytes),
+        14 => Act::Sync,
+        15 => Act::Compact,
+        16 => Act::Reopen,
+        17 => Act::Drop,
+        _ => Act::Advance(u32::from(size) * 2),
+    }
+}
+
+pub fn encode(act: Act) -> [u8; 4] {
+    let (what, key, size) = match act {
+        Act::Begin(key) => (0, key, 0),
+        Act::Complete(key, size) => (2, key, size),
+        Act::Release(key) => (4, key, 0),
+        Act::Abandon(key) => (5, key, 0),
+        Act::Record(key, size) => (6, key, size),
+        Act::RecordBuffered(key, size) => (8, key, size),
+        Act::Forget(key) => (10, key, 0),
+        Act::Resolve(key, how) => (12, key, u16::from(how)),
+        Act::Set(key, size) => (13, key, size),
+        Act::Sync => (14, 0, 0),
+        Act::Compact => (15, 0, 0),
+        Act::Reopen => (16, 0, 0),
+        Act::Drop => (17, 0, 0),
+        Act::Advance(by_ms) => (18, 0, u16::try_from(by_ms / 2).unwrap()),
+    };
+    let size = size.to_le_bytes();
+    [what, key, size[0], size[1]]
+}

@@ -1,0 +1,72 @@
+//! Bugs that tests plant, to see that the harness would find them. Without the feature `simulation` nothing is
+//! planted and nothing of this is compiled.
+
+#![cfg_attr(
+    not(feature = "simulation"),
+    allow(dead_code, reason = "the places that ask remain, the bugs do not")
+)]
+
+/// A storage bug that has been made in the past, here or elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Bug {
+    /// A sync is acknowledged and not made.
+    SyncSkipped,
+    /// A frame says of itself that it is on disk.
+    SyncedToTooHigh,
+    /// A frame says what the one before it could have said.
+    SyncedToOneFrameStale,
+    /// A slot is used again before a durable header says that its segment is not needed.
+    SlotReusedEarly,
+    /// A record is moved while its key is being changed.
+    MoveWithoutFlight,
+    /// What a crash left behind the end of the log is neither written again nor zeroed.
+    TornTailKept,
+    /// The index says what is not on disk yet.
+    IndexBeforeDurability,
+    /// A key whose result has expired is dropped with it.
+    TombstoneDropped,
+    /// Store time starts from the wall clock, whatever the log has seen.
+    ClockNotClamped,
+    /// A frame of an earlier life of its slot counts.
+    StaleFrameAccepted,
+    /// A footer is believed without its checksum.
+    FooterUnchecked,
+    /// A write or sync that failed is taken for one that worked.
+    PoisonIgnored,
+}
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
+    static EARLIER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+}
+
+/// Plants a bug in everything that this thread does from now on; None: there is none any more.
+#[cfg(feature = "simulation")]
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.set(bug);
+    EARLIER.set(0);
+}
+
+/// Whether this bug is planted in this thread.
+#[cfg(feature = "simulation")]
+pub(crate) fn planted(bug: Bug) -> bool {
+    PLANTED.get() == Some(bug)
+}
+
+/// Nothing is planted.
+#[cfg(not(feature = "simulation"))]
+pub(crate) const fn planted(_bug: Bug) -> bool {
+    false
+}
+
+/// The value that this was called with the last time, if the bug is planted; else this one.
+pub(crate) fn one_late(bug: Bug, value: u64) -> u64 {
+    #[cfg(feature = "simulation")]
+    if planted(bug) {
+        return EARLIER.replace(value);
+    }
+    let _ = bug;
+    value
+}

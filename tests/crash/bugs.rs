@@ -1,0 +1,69 @@
+//! Does the harness see? Twelve storage bugs, planted one at a time, each of which it must find.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use oncekey::simulation::{Bug, Fault, plant};
+
+use crate::damage::a_few_damages;
+use crate::faults::{fault_at, steps};
+use crate::points::{Counts, Effort, crash_everywhere, scripts, seed};
+
+/// What finds things, in the order of what it costs.
+fn hunt() -> Result<(), String> {
+    for (name, script) in scripts() {
+        let effort = Effort { images: 6, again_every: 10 };
+        crash_everywhere(&script, seed(), &effort, &Counts::default())
+            .map_err(|why| format!("{name}: {why}"))?;
+    }
+    for (name, script) in scripts() {
+        for step in 0..steps(&script, oncekey::simulation::SimulatedDisk::steps) {
+            for fault in [Fault::Error, Fault::ErrorFromNowOn] {
+                fault_at(&script, step, fault).map_err(|why| format!("{name}: {why}"))?;
+            }
+        }
+    }
+    a_few_damages()
+}
+
+/// How the harness found the bug; None if it did not.
+fn found(bug: Bug) -> Option<String> {
+    plant(Some(bug));
+    let outcome = catch_unwind(AssertUnwindSafe(hunt));
+    plant(None);
+    match outcome {
+        Ok(Ok(())) => None,
+        Ok(Err(why)) => Some(why),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            Some(
+                text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
+                    .unwrap_or_default(),
+            )
+        }
+    }
+}
+
+macro_rules! finds {
+    ($($name:ident: $bug:ident,)*) => {$(
+        #[test]
+        fn $name() {
+            let how = found(Bug::$bug).expect("the harness did not see it");
+            println!("{:?}: {}", Bug::$bug, how.chars().take(300).collect::<String>());
+        }
+    )*};
+}
+
+finds! {
+    a_sync_that_is_skipped_is_found: SyncSkipped,
+    a_synced_to_that_is_too_high_is_found: SyncedToTooHigh,
+    a_synced_to_that_is_one_frame_stale_is_found: SyncedToOneFrameStale,
+    a_slot_that_is_reused_early_is_found: SlotReusedEarly,
+    a_move_without_the_flight_is_found: MoveWithoutFlight,
+    a_torn_tail_that_is_kept_is_found: TornTailKept,
+    an_index_ahead_of_the_disk_is_found: IndexBeforeDurability,
+    a_tombstone_that_is_dropped_is_found: TombstoneDropped,
+    a_clock_that_is_not_clamped_is_found: ClockNotClamped,
+    a_stale_frame_that_is_accepted_is_found: StaleFrameAccepted,
+    a_footer_that_is_not_checked_is_found: FooterUnchecked,
+    a_poison_that_is_ignored_is_found: PoisonIgnored,
+}
