@@ -3,7 +3,7 @@
 
 #![cfg_attr(
     not(feature = "simulation"),
-    allow(dead_code, reason = "the places that ask remain, the bugs do not")
+    allow(dead_code, unreachable_pub, reason = "the places that ask remain, the bugs do not")
 )]
 
 /// A storage bug that has been made in the past, here or elsewhere.

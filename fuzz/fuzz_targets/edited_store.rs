@@ -13,7 +13,7 @@ use oncekey::simulation::SimulatedDisk;
 use oncekey::{Error, Fingerprint, Recorded, Snapshot};
 use oncekey_fuzz::edits;
 use oncekey_fuzz::input::Input;
-use oncekey_fuzz::specimen::{Specimen, answers};
+use oncekey_fuzz::specimen::{Specimen, answers, told};
 use oncekey_fuzz::world::options;
 
 static SPECIMEN: LazyLock<Specimen> = LazyLock::new(Specimen::make);
@@ -22,11 +22,13 @@ static SPECIMEN: LazyLock<Specimen> = LazyLock::new(Specimen::make);
 fn compare(before: &BTreeMap<u8, Option<Snapshot>>, after: &BTreeMap<u8, Option<Snapshot>>, when: &str) {
     for (key, seen) in after {
         let Some(seen) = seen else { continue };
-        let earlier = before[key]
-            .as_ref()
-            .unwrap_or_else(|| panic!("key {key} was unreadable, and {when} it is {seen:?}"));
-        // A record that was moved keeps its version; nothing of an answer may change.
-        assert_eq!(seen, earlier, "key {key}, {when}");
+        match &before[key] {
+            // A record that was moved keeps its version; nothing of an answer may change.
+            Some(earlier) => {
+                assert!(seen == earlier, "key {key}, {when}: {}; before {}", told(seen), told(earlier))
+            }
+            None => panic!("key {key} was unreadable, and {when} it is {}", told(seen)),
+        }
     }
 }
 
@@ -50,12 +52,19 @@ fuzz_target!(|data: &[u8]| {
     let first = answers(&store);
     if marked {
         for (key, seen) in &first {
+            let right = &specimen.answers[key];
             if let Some(seen) = seen {
-                assert_eq!(seen, &specimen.answers[key], "key {key}, and a close mark is there");
+                assert!(
+                    seen == right,
+                    "key {key}, and a close mark is there: {}; it was {}",
+                    told(seen),
+                    told(right)
+                );
             }
         }
     } else {
-        assert!(specimen.was_once(&first), "a state that never was: {first:?}");
+        let all: Vec<_> = first.iter().map(|(key, seen)| (key, seen.as_ref().map(told))).collect();
+        assert!(specimen.was_once(&first), "a state that never was: {all:?}");
     }
 
     match store.record("after the damage", Fingerprint::NONE, b"works") {
@@ -72,7 +81,7 @@ fuzz_target!(|data: &[u8]| {
     let compacted = answers(&store);
     compare(&first, &compacted, "after compaction");
     let lost = first.iter().find(|(key, seen)| seen.is_some() && compacted[key].is_none());
-    assert!(lost.is_none(), "compaction made it unreadable: {lost:?}");
+    assert!(lost.is_none(), "compaction made key {:?} unreadable", lost.map(|(key, _)| key));
     store.close().expect("it closes");
     match options.open_simulated(&disk) {
         Ok(store) => compare(&first, &answers(&store), "opened again"),

@@ -124,3 +124,17 @@ pub fn answers(store: &Store) -> BTreeMap<u8, Option<Snapshot>> {
         })
         .collect()
 }
+
+/// A snapshot in one line, whatever the length of its result.
+pub fn told(seen: &Snapshot) -> String {
+    let result = seen.result().map(|result| {
+        let beginning = String::from_utf8_lossy(&result[..result.len().min(8)]).into_owned();
+        format!("{} bytes, {beginning:?}", result.len())
+    });
+    format!(
+        "{:?}, attempt {}, version {:?}, result {result:?}",
+        seen.status(),
+        seen.attempt(),
+        seen.version()
+    )
+}

@@ -157,6 +157,14 @@
 //! | 48 | 4 | checksum of the last frame |
 //! | 52 | 12 | zero |
 //!
+//! # What a later frame attests
+//!
+//! A frame header that checks says by its `synced_to` that everything before that position was on disk. So a place
+//! that does not check, with such a header behind it, is damage; without one it is the end of the log, and what
+//! follows was acknowledged to nobody, except for the last frame that was: nothing has been written behind it. Whether that frame was
+//! torn by a crash or damaged after it cannot be told, nor can it of the frame before, if the sector that is damaged is
+//! the one in which the last frame's header stands. A close mark at the end of the log takes this window away.
+//!
 //! # Checksums
 //!
 //! CRC-32 (ISO-HDLC). Where it says *seeded*, the computation starts from the CRC-32 of the file id instead of
