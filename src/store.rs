@@ -176,6 +176,9 @@ impl Store {
     /// Gives up what is known of `key`, so that its act can be performed as if for the first time. True if there was
     /// anything. For operators; retention does this by itself.
     ///
+    /// A key in doubt can be forgotten, also while somebody looks into the doubt: whoever holds its
+    /// [`Doubt`](crate::Doubt) is fenced.
+    ///
     /// # Errors
     ///
     /// [`Error::InProgress`](crate::Error::InProgress) while a lease on it is alive;

@@ -9,7 +9,7 @@ pub const MAX_RESULT: u16 = 12_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 20 {
+    match what % 21 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -23,6 +23,7 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         15 => Act::Compact,
         16 => Act::Reopen,
         17 => Act::Drop,
+        18 => Act::ReopenBack(u32::from(size)),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -42,7 +43,8 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Compact => (15, 0, 0),
         Act::Reopen => (16, 0, 0),
         Act::Drop => (17, 0, 0),
-        Act::Advance(by_ms) => (18, 0, u16::try_from(by_ms / 2).unwrap()),
+        Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms).unwrap()),
+        Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();
     [what, key, size[0], size[1]]

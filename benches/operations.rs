@@ -1,0 +1,136 @@
+//! One thread's work on the real file, each beside the floor: a bare loop that writes and syncs as many bytes at the same
+//! place in a file made ready in the same way. `cargo bench` prints both; quote their ratio, never the times.
+
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that fails should stop"
+)]
+
+use std::fs::File;
+use std::hint::black_box;
+use std::os::unix::fs::FileExt;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use oncekey::{Begin, Durability, Fingerprint, Options, Store};
+
+const RESULT: [u8; 256] = [7; 256];
+/// What a record of these keys and results takes in a frame of its own.
+const FRAME_BYTES: usize = 48 + 80 + 40 + 256;
+
+fn key(number: u64) -> String {
+    format!("{number:036}")
+}
+
+/// A file of zeroes that are on disk, as the store's slots are.
+fn prepared(directory: &tempfile::TempDir) -> File {
+    let file = File::create_new(directory.path().join("floor")).unwrap();
+    file.write_all_at(&vec![0; 64 << 20], 0).unwrap();
+    file.sync_all().unwrap();
+    file
+}
+
+fn place(turn: u64) -> u64 {
+    turn * FRAME_BYTES as u64 % (60 << 20)
+}
+
+fn durable(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("durable");
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let file = prepared(&directory);
+    let mut turn = 0;
+    group.bench_function("floor: one write, one sync", |bencher| {
+        bencher.iter(|| {
+            turn += 1;
+            file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+            file.sync_data().unwrap();
+        });
+    });
+    let store = Store::open(directory.path().join("record.once")).unwrap();
+    let mut number = 0;
+    group.bench_function("record", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            store.record(&key(number), Fingerprint::NONE, &RESULT).unwrap()
+        });
+    });
+    group.bench_function("floor: two writes, two syncs", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..2 {
+                turn += 1;
+                file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+                file.sync_data().unwrap();
+            }
+        });
+    });
+    let store = Store::open(directory.path().join("begin.once")).unwrap();
+    group.bench_function("begin and complete", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            let Begin::Acquired(mut lease) = store.begin(&key(number), Fingerprint::NONE).unwrap() else {
+                unreachable!("the key is new")
+            };
+            lease.complete(&RESULT).unwrap()
+        });
+    });
+    group.finish();
+}
+
+fn buffered(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("buffered");
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let file = prepared(&directory);
+    let mut turn = 0;
+    group.bench_function("floor: one write", |bencher| {
+        bencher.iter(|| {
+            turn += 1;
+            file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+        });
+    });
+    let store =
+        Options::new().durability(Durability::Buffered).open(directory.path().join("buffered.once")).unwrap();
+    let mut number = 0;
+    group.bench_function("record", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            store.record(&key(number), Fingerprint::NONE, &RESULT).unwrap()
+        });
+    });
+    group.finish();
+}
+
+fn replay(criterion: &mut Criterion) {
+    const KEYS: u64 = 100_000;
+    let mut group = criterion.benchmark_group("replay, 100,000 keys");
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let store =
+        Options::new().durability(Durability::Buffered).open(directory.path().join("replay.once")).unwrap();
+    let keys: Vec<String> = (0..KEYS).map(key).collect();
+    for key in &keys {
+        store.record(key, Fingerprint::NONE, &RESULT).unwrap();
+    }
+    store.sync().unwrap();
+    let map: std::collections::HashMap<&str, [u8; 256]> =
+        keys.iter().map(|key| (key.as_str(), RESULT)).collect();
+    let mut turn = 0;
+    // A stride that visits every key before any of them again.
+    let mut next = move || {
+        turn = (turn + 61_803) % KEYS;
+        usize::try_from(turn).unwrap()
+    };
+    group.bench_function("floor: a hash map that copies the result out", |bencher| {
+        bencher.iter(|| black_box(map[keys[next()].as_str()].to_vec()));
+    });
+    group.bench_function("a known key", |bencher| {
+        bencher.iter(|| store.begin(&keys[next()], Fingerprint::NONE).unwrap());
+    });
+    let unknown: Vec<String> = (KEYS..2 * KEYS).map(key).collect();
+    group.bench_function("an unknown key", |bencher| {
+        bencher.iter(|| store.get(&unknown[next()]).unwrap());
+    });
+    group.finish();
+}
+
+criterion_group!(benches, durable, buffered, replay);
+criterion_main!(benches);
