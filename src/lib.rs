@@ -28,6 +28,7 @@ mod store;
 #[cfg(feature = "simulation")]
 #[doc(hidden)]
 pub mod simulation {
+    pub use crate::format::probe;
     pub use crate::planted::{Bug, plant};
     pub use crate::storage::simulated::{Fault, SimulatedDisk};
 }

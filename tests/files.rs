@@ -466,3 +466,25 @@ fn a_record_of_a_later_version_is_refused_and_not_taken_for_a_torn_tail_unless_i
         }
     }
 }
+
+#[test]
+fn a_moved_record_whose_original_is_given_up_cannot_be_lost_unnoticed_even_as_the_last_of_the_log() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..900 {
+        store.record(&format!("gone{n}"), NONE, &[0; 100]).unwrap();
+        store.forget(&format!("gone{n}")).unwrap();
+    }
+    store.record("kept", NONE, b"acknowledged long ago").unwrap();
+    store.compact().unwrap();
+    assert!(store.stats().moved_bytes > 0);
+    let crashed = copy_of_open(&place.path);
+    let mut bytes = crashed.bytes();
+    let record = bytes.windows(12).rposition(|window| window == b"acknowledged").unwrap();
+    bytes[record] ^= 1;
+    std::fs::write(&crashed.path, bytes).unwrap();
+    match refuse(&crashed.path) {
+        Error::Corrupt { reason, .. } => assert!(reason.contains("header"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+}

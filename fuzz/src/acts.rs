@@ -6,6 +6,9 @@ use crate::world::{Act, KEYS};
 /// Results are no longer than this: five of them fill a segment.
 pub const MAX_RESULT: u16 = 12_000;
 
+/// The oracle knows of a wall clock that is set back, not of the small steps that store time follows (10 seconds).
+const MIN_BACK_MS: u32 = 20_000;
+
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
@@ -23,7 +26,7 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         15 => Act::Compact,
         16 => Act::Reopen,
         17 => Act::Drop,
-        18 => Act::ReopenBack(u32::from(size)),
+        18 => Act::ReopenBack(MIN_BACK_MS + u32::from(size)),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -43,7 +46,7 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Compact => (15, 0, 0),
         Act::Reopen => (16, 0, 0),
         Act::Drop => (17, 0, 0),
-        Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms).unwrap()),
+        Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

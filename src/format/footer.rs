@@ -120,6 +120,14 @@ impl Trailer {
     }
 }
 
+/// Whether these bytes are, or were before they were damaged, the trailer of segment `sequence`: two of its three marks
+/// are enough. What an earlier segment left in the slot has one of them, and zeroes or garbage have none.
+pub(crate) fn is_or_was_of(trailer: &[u8; TRAILER], sequence: u64) -> bool {
+    let marks =
+        [trailer.starts_with(MAGIC), get_u64(trailer, 16) == sequence, get_u64(trailer, 24) == sequence + 1];
+    marks.into_iter().filter(|mark| *mark).count() >= 2
+}
+
 /// The entries of a footer, if every byte of it checks.
 pub(crate) fn decode_entries(
     bytes: &[u8],
@@ -200,6 +208,19 @@ mod tests {
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(read(&damaged).is_err(), "bit {bit}");
         }
+    }
+
+    #[test]
+    fn a_damaged_trailer_is_still_known_for_one_and_an_earlier_one_is_not_taken_for_it() {
+        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let (_, trailer) = parts(&bytes);
+        for byte in 0..TRAILER {
+            let mut damaged = *trailer;
+            damaged[byte] ^= 0xFF;
+            assert!(is_or_was_of(&damaged, 6), "byte {byte}");
+        }
+        assert!(!is_or_was_of(trailer, 9), "left over from segment 6");
+        assert!(!is_or_was_of(&[0; TRAILER], 6));
     }
 
     #[test]

@@ -140,6 +140,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous_checksum: u32,
     pub(crate) open_count: u32,
     pub(crate) time_ms: u64,
+    /// A position in this segment; everything before it was on disk when the header was written.
+    pub(crate) synced_to: u64,
 }
 
 impl SegmentHeader {
@@ -151,6 +153,7 @@ impl SegmentHeader {
         put(&mut sector, 96, &self.previous_checksum.to_le_bytes());
         put(&mut sector, 100, &self.open_count.to_le_bytes());
         put(&mut sector, 104, &self.time_ms.to_le_bytes());
+        put(&mut sector, 112, &self.synced_to.to_le_bytes());
         seal(&mut sector, Seed::NONE);
         sector
     }
@@ -173,6 +176,7 @@ impl SegmentHeader {
             previous_checksum: get_u32(sector, 96),
             open_count: get_u32(sector, 100),
             time_ms: get_u64(sector, 104),
+            synced_to: get_u64(sector, 112),
         };
         // Positions are sequence x segment size: a sequence near 2^64 / segment size cannot have come from us.
         let sequence_fits =
@@ -248,6 +252,7 @@ mod tests {
             previous_checksum: 0xABCD,
             open_count: 3,
             time_ms: 1_700_000_000_000,
+            synced_to: 9 << 20 | 4_096,
         }
     }
 

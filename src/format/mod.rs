@@ -62,9 +62,11 @@
 //! | 96 | 4 | checksum of the last frame before this segment; 0 if there is none |
 //! | 100 | 4 | open count |
 //! | 104 | 8 | store time high-water mark, ms since the Unix epoch |
+//! | 112 | 8 | `synced_to`: everything before this position of the segment was on disk when the header was written; 0 = not said |
 //!
 //! The header of sequence N+1 is written when everything in N is on disk, and synced before footer N is written. It
-//! may be rewritten in place with a higher head.
+//! may be rewritten in place with a higher head, and then says by `synced_to` how far the moved records are on disk
+//! whose originals the head gives up; or with the open count of an opening for whose frame there was no room.
 //!
 //! ## Close mark
 //!
@@ -173,6 +175,8 @@
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod header;
+#[cfg(feature = "simulation")]
+pub mod probe;
 pub(crate) mod record;
 
 use std::fmt;

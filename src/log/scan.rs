@@ -5,9 +5,9 @@ use std::io;
 
 use crate::format::footer::{self, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
-use crate::format::header::Parameters;
+use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters};
 use crate::format::record::Kind;
-use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, get_u64, max_frame_bytes};
+use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, SECTOR_BYTES, get_u64, max_frame_bytes};
 use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at};
@@ -165,6 +165,33 @@ pub(crate) fn later_attestation(
         within += ALIGNMENT_BYTES;
     }
     highest
+}
+
+/// The highest sequence that any frame header or close mark in a slot speaks of, whatever its segment header says; the
+/// slot may be cut short.
+pub(crate) fn latest_trace(slot: &[u8], parameters: &Parameters) -> Option<u64> {
+    let (segment_bytes, seed) = (parameters.segment_bytes, parameters.seed());
+    let marks = CLOSE_MARK_OFFSETS.iter().filter_map(|offset| {
+        let sector = slot.get(usize::try_from(*offset).ok()?..)?.first_chunk::<SECTOR_BYTES>()?;
+        let sequence = get_u64(sector, 16) / segment_bytes;
+        CloseMark::decode(sector, seed, sequence, segment_bytes).map(|_| sequence)
+    });
+    let places = (FIRST_FRAME_OFFSET..).step_by(8).zip(slot.get(4_096..).unwrap_or_default().chunks_exact(8));
+    let frames = places.filter_map(|(within, _)| {
+        let bytes = slot.get(usize::try_from(within).ok()?..)?;
+        let position = get_u64(bytes.first_chunk::<FRAME_HEADER_BYTES>()?, 8);
+        if position % segment_bytes != within {
+            return None;
+        }
+        let header = FrameHeader::decode(bytes, position, frame_limit(parameters, within), seed);
+        header.is_ok().then_some(position / segment_bytes)
+    });
+    marks.chain(frames).max()
+}
+
+/// Whether the last bytes of the slot say that segment `sequence` was finished, be they damaged or not.
+pub(crate) fn was_finished(slot: &[u8], sequence: u64) -> bool {
+    slot.last_chunk::<TRAILER>().is_some_and(|trailer| footer::is_or_was_of(trailer, sequence))
 }
 
 /// Whether the slot holds a frame of `sequence` at its first place.

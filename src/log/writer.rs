@@ -294,6 +294,7 @@ impl Writer {
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,
             time_ms: time_ms.max(self.tail.time_ms),
+            synced_to: 0,
         };
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
         self.sync()?;
@@ -336,7 +337,9 @@ impl Writer {
             return Ok(false);
         }
         self.sync()?;
-        let header = SegmentHeader { head, ..self.tail.header };
+        // What was moved lies here now and nowhere else: from this header on, a log that ends before it is damaged.
+        let header =
+            SegmentHeader { head, synced_to: self.progress.durable().min(self.end()), ..self.tail.header };
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(self.tail.slot))?;
         self.sync()?;
         self.tail.header = header;

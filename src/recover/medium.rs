@@ -152,6 +152,7 @@ impl Medium<'_> {
             previous_checksum: 0,
             open_count: 0,
             time_ms: config.time_source.wall_ms(),
+            synced_to: 0,
         };
         let create = || {
             // Emptied first: what a creation that was cut short left behind must not be taken for anything.

@@ -170,7 +170,7 @@ impl Survey {
     fn attested(&self) -> u64 {
         let frames = self.scan.frames.iter().map(|frame| frame.synced_to).max().unwrap_or(0);
         let marks = self.marks.iter().map(|mark| mark.end).max().unwrap_or(0);
-        frames.max(marks)
+        frames.max(marks).max(self.tail_header.synced_to)
     }
 
     fn start(self, open_count: u32) -> Start {

@@ -7,7 +7,7 @@ use super::verdict::{Evidence, Verdict, decide, judge_marks};
 use crate::error::Result;
 use crate::format::footer::FooterEntry;
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
-use crate::format::{SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::key::KeyHasher;
 use crate::log::scan::{self, Chain, Scan};
 use crate::log::writer::FullSegment;
@@ -76,14 +76,14 @@ impl Survey {
         let chain = Chain { checksum: tail_header.previous_checksum, time_ms: tail_header.time_ms };
         let scan = scan::scan(&tail_bytes, tail_sequence, chain, &parameters, &hasher);
         let marks = Survey::marks(&tail_bytes, tail_sequence, &parameters);
-        let footer = scan::read_footer(medium.storage, offset, tail_sequence, &parameters);
         let later = scan::later_attestation(&tail_bytes, tail_sequence, scan.end, &parameters);
         medium.check_known(offset + scan.end % segment_bytes, scan.stop)?;
+        let attested_by_header = (tail_header.synced_to > scan.end).then_some(tail_header.synced_to);
         let evidence = Evidence {
             end: scan.end,
             mark: judge_marks(&marks, &scan, tail_header.previous_checksum),
-            later: later.map(|(synced_to, _)| synced_to),
-            has_footer: medium.io("read the last segment", footer)?.is_ok(),
+            later: later.map(|(synced_to, _)| synced_to).max(attested_by_header),
+            has_footer: scan::was_finished(&tail_bytes, tail_sequence),
         };
         let verdict = decide(&evidence);
         if let Verdict::Corrupt(reason) = verdict {
@@ -115,21 +115,21 @@ impl Survey {
         slot_count: u64,
     ) -> Result<HashMap<u64, (u64, SegmentHeader)>> {
         let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
-        let mut bad: Vec<u64> = Vec::new();
+        let mut bad: Vec<(u64, bool)> = Vec::new();
         // The slot behind the last whole one is looked at too: it must not be a segment that was cut short.
         for slot in 0..=slot_count {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
             if offset + SECTOR_BYTES as u64 > length {
                 break;
             }
-            match SegmentHeader::decode(&medium.sector(offset)?) {
+            let sector = medium.sector(offset)?;
+            match SegmentHeader::decode(&sector) {
                 Ok(header) if header.parameters != *parameters => {
                     return medium
                         .corrupt(offset, "the segment's parameters are not those of the store header");
                 }
                 Ok(header) => found.push((slot, header)),
-                Err(_) if slot < slot_count => bad.push(slot),
-                Err(_) => {}
+                Err(_) => bad.push((slot, sector.iter().all(|byte| *byte == 0))),
             }
         }
         let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
@@ -142,15 +142,18 @@ impl Survey {
                     .corrupt(offset, format!("segment {} is in slots {other} and {slot}", header.sequence));
             }
         }
-        for slot in bad {
+        for (slot, is_blank) in bad {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
-            let frame = scan::first_frame(medium.storage, offset, parameters);
-            if let Some(sequence) = medium.io("read the first frame of a slot", frame)?
+            let left = parameters.segment_bytes.min(length - offset);
+            // A slot that was never used has a blank header; there may be many, and they are not read whole.
+            let look = if is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
+            let start = medium.io("read a slot", scan::read_slot(medium.storage, offset, look))?;
+            if let Some(sequence) = scan::latest_trace(&start, parameters)
                 && sequence >= head
             {
                 return medium.corrupt(
                     offset,
-                    format!("the slot has no header that checks and holds a frame of segment {sequence}"),
+                    format!("the slot has no header that checks and holds a part of segment {sequence}"),
                 );
             }
         }

@@ -24,7 +24,8 @@ pub(super) struct Evidence {
     /// Where the first frame that does not check would be.
     pub(super) end: u64,
     pub(super) mark: Mark,
-    /// The highest `synced_to` of any frame header behind the end, if there is one.
+    /// The highest `synced_to` of any frame header behind the end, or of the segment's own header if it is beyond
+    /// the end.
     pub(super) later: Option<u64>,
     /// The footer of the last segment is there, so there was a segment after it.
     pub(super) has_footer: bool,
@@ -49,7 +50,7 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
         (_, Mark::Beyond, _) => Verdict::Corrupt("the store was closed beyond this place"),
         (_, Mark::Contradicts, _) => Verdict::Corrupt("the close mark does not agree with the log"),
         (_, _, Some(synced_to)) if synced_to > end => {
-            Verdict::Corrupt("a later frame says that this place was on disk")
+            Verdict::Corrupt("a later frame, or the segment's header, says that this place was on disk")
         }
         (_, Mark::AtEnd, None) => Verdict::Closed,
         // A left-over behind the mark: the opening after the close got no further than that.
