@@ -16,9 +16,9 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
-
+use crate::planted::{Bug, planted};
 use crate::status::Version;
+use crate::sync::{Condvar, Mutex};
 
 /// The right to act on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,13 +48,18 @@ struct Flight {
 
 impl Flight {
     fn tell_free(&self) {
-        if let Some(free) = &self.free {
+        if let Some(free) = &self.free
+            && !planted(Bug::LeavingNotTold)
+        {
             free.notify_one();
         }
     }
 
     fn tell_changed(&self) {
-        if let Some(changed) = &self.changed {
+        let Some(changed) = &self.changed else { return };
+        if planted(Bug::ChangeToldToOne) {
+            changed.notify_one();
+        } else {
             changed.notify_all();
         }
     }
@@ -109,7 +114,7 @@ impl Flights {
         let mut shard = self.shard(hash).lock();
         loop {
             let flight = shard.entry(hash).or_default();
-            if !flight.changing {
+            if !flight.changing || planted(Bug::EnteredRegardless) {
                 flight.changing = true;
                 return FlightGuard { flights: self, hash, changed: Cell::new(false) };
             }
@@ -158,10 +163,18 @@ impl Flights {
             return;
         }
         flight.claim = None;
-        flight.tell_changed();
+        if !planted(Bug::EndOfClaimNotTold) {
+            flight.tell_changed();
+        }
         if flight.is_over() {
             shard.remove(&hash);
         }
+    }
+
+    /// Whether no key has a flight.
+    #[cfg(test)]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| shard.lock().is_empty())
     }
 }
 
@@ -206,7 +219,7 @@ impl FlightGuard<'_> {
         if has_changed {
             flight.tell_changed();
         }
-        if flight.claim != seen {
+        if flight.claim != seen && !planted(Bug::SeenIgnored) {
             if flight.is_over() {
                 shard.remove(&hash);
             }
@@ -221,6 +234,9 @@ impl FlightGuard<'_> {
                 true
             }
         };
+        if planted(Bug::TimeoutStillCounted) && !in_time {
+            return false;
+        }
         if let Some(flight) = shard.get_mut(&hash) {
             flight.waiting -= 1;
             if flight.is_over() {
@@ -254,10 +270,6 @@ mod tests {
 
     const LEASE: Claim = Claim::Lease { version: Version::from_u64(1), attempt: 1, deadline_ms: u64::MAX };
 
-    fn is_empty(flights: &Flights) -> bool {
-        flights.shards.iter().all(|shard| shard.lock().is_empty())
-    }
-
     #[test]
     fn one_key_is_changed_by_one_thread_at_a_time() {
         let flights = Flights::new();
@@ -274,7 +286,7 @@ mod tests {
                 });
             }
         });
-        assert!(is_empty(&flights), "a flight that is over leaves nothing behind");
+        assert!(flights.is_empty(), "a flight that is over leaves nothing behind");
     }
 
     #[test]
@@ -288,7 +300,7 @@ mod tests {
         assert_eq!(flights.claim(7), Some(LEASE));
         assert!(flights.try_enter(7).is_some(), "a claim does not keep a change out");
         flights.end_claim(7, LEASE);
-        assert!(is_empty(&flights));
+        assert!(flights.is_empty());
     }
 
     #[test]
@@ -311,7 +323,7 @@ mod tests {
             assert!(!waiter.is_finished());
             flights.end_claim(7, LEASE);
         });
-        assert!(is_empty(&flights));
+        assert!(flights.is_empty());
     }
 
     #[test]
@@ -345,7 +357,7 @@ mod tests {
         let seen = guard.claim();
         flights.end_claim(7, LEASE);
         assert!(guard.wait_for_change(seen, None), "without a timeout this would hang");
-        assert!(is_empty(&flights));
+        assert!(flights.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@
 
 use std::fmt;
 
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 
 /// How many shards there are: one for each value of the top 8 bits of a hash.
 const SHARD_COUNT: usize = 256;

@@ -3,6 +3,7 @@
 
 // In the order in which data flows: each module uses only those above it.
 mod planted;
+mod sync;
 mod key;
 mod status;
 mod error;
@@ -23,6 +24,11 @@ mod options;
 mod outcome;
 mod operation;
 mod store;
+
+// Two attributes, because clippy takes only the plain `cfg(test)` for a test.
+#[cfg(test)]
+#[cfg(oncekey_shuttle)]
+mod shuttle_tests;
 
 /// A disk that fails, for this crate's own tests. No part of the public interface: it may change at any time.
 #[cfg(feature = "simulation")]

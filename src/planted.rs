@@ -1,12 +1,13 @@
-//! Bugs that tests plant, to see that the harness would find them. Without the feature `simulation` nothing is
-//! planted and nothing of this is compiled.
+//! Bugs that tests plant, to see that the harness would find them. Without the feature `simulation`, and outside of
+//! the builds that explore interleavings, nothing is planted and nothing of this is compiled.
 
 #![cfg_attr(
-    not(feature = "simulation"),
+    not(all(feature = "simulation", not(oncekey_shuttle))),
     allow(dead_code, unreachable_pub, reason = "the places that ask remain, the bugs do not")
 )]
 
-/// A storage bug that has been made in the past, here or elsewhere.
+/// A bug that has been made in the past, here or elsewhere: first those of storage, which a simulated disk finds, then
+/// those of concurrency, which exploring interleavings finds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bug {
@@ -34,36 +35,56 @@ pub enum Bug {
     FooterUnchecked,
     /// A write or sync that failed is taken for one that worked.
     PoisonIgnored,
+    /// A batch that is to be synced is acknowledged when it is written.
+    AcknowledgedBeforeSync,
+    /// Of those who wait for a batch, one is told that it is done.
+    OneFollowerTold,
+    /// Nobody of the next batch is told that nobody leads any more.
+    NextLeaderNotTold,
+    /// Those who wait for a later batch are not told that there will be none.
+    PoisonNotTold,
+    /// A thread changes a key without asking whether another does.
+    EnteredRegardless,
+    /// Who leaves a flight does not tell those who want to enter it.
+    LeavingNotTold,
+    /// Who waits for a change does not look whether the claim ended since.
+    SeenIgnored,
+    /// Of those who wait for a change, one is told of it.
+    ChangeToldToOne,
+    /// The end of a claim is told to nobody.
+    EndOfClaimNotTold,
+    /// Who stopped waiting is counted as waiting for ever.
+    TimeoutStillCounted,
 }
 
-#[cfg(feature = "simulation")]
+#[cfg(any(feature = "simulation", oncekey_shuttle))]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
     static EARLIER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Plants a bug in everything that this thread does from now on; None: there is none any more.
-#[cfg(feature = "simulation")]
+#[cfg(any(feature = "simulation", oncekey_shuttle))]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
     EARLIER.set(0);
 }
 
 /// Whether this bug is planted in this thread.
-#[cfg(feature = "simulation")]
+#[cfg(any(feature = "simulation", oncekey_shuttle))]
 pub(crate) fn planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
 /// Nothing is planted.
-#[cfg(not(feature = "simulation"))]
+#[cfg(not(any(feature = "simulation", oncekey_shuttle)))]
 pub(crate) const fn planted(_bug: Bug) -> bool {
     false
 }
 
 /// The value that this was called with the last time, if the bug is planted; else this one.
 pub(crate) fn one_late(bug: Bug, value: u64) -> u64 {
-    #[cfg(feature = "simulation")]
+    #[cfg(any(feature = "simulation", oncekey_shuttle))]
     if planted(bug) {
         return EARLIER.replace(value);
     }

@@ -1,7 +1,6 @@
 //! Beginning: who acquires, who waits, who is told of a doubt; and the end of a claim.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::view::{Found, View, Want};
@@ -16,6 +15,7 @@ use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::room::Purpose;
 use crate::record::Life;
 use crate::status::{Event, Refused, Status, Version, transition};
+use crate::sync::atomic::Ordering;
 
 /// The right to perform one attempt, as the engine knows it.
 #[derive(Debug)]

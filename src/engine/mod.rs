@@ -11,7 +11,6 @@ mod view;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::clock::StoreClock;
@@ -28,6 +27,7 @@ use crate::planted::{Bug, planted};
 use crate::record::{Retention, Weight};
 use crate::recover::Recovered;
 use crate::status::Version;
+use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 pub(crate) use begin::{Began, Grant};
 pub use change::{Expected, Next};
@@ -181,7 +181,7 @@ impl Engine {
                     return Err(Error::Closed);
                 }
                 // Decided in a few instructions: it looks at the count and goes one way or the other.
-                _ => std::thread::yield_now(),
+                _ => crate::sync::yield_now(),
             }
         }
     }

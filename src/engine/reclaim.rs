@@ -4,10 +4,6 @@
 //! written; what is dead leaves the index. Then the log does not need the segment any more. One thread at a time is
 //! at it; the others leave what they owe.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use parking_lot::{Mutex, MutexGuard};
-
 use super::Engine;
 use crate::error::{Error, Result};
 use crate::flights::FlightGuard;
@@ -20,6 +16,8 @@ use crate::log::room::Purpose;
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
 use crate::record::{Retirement, Weight, retirement};
+use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// How many bytes of the oldest segment an appended byte pays for. Two: the segments must be left behind faster
 /// than they are filled.
@@ -374,7 +372,7 @@ impl Engine {
             if only_flights_left {
                 // Each is held for the length of a write by a thread that does not wait for this one; there is nothing to
                 // be told by.
-                std::thread::yield_now();
+                crate::sync::yield_now();
             }
         }
         Ok(true)

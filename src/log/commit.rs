@@ -12,8 +12,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::format::Seed;
 use crate::format::footer::ENTRY_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
@@ -21,6 +19,7 @@ use crate::format::record::Record;
 use crate::planted::{Bug, planted};
 use crate::record::Weight;
 use crate::status::Version;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// What the footer and the index need to know of one record of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -97,6 +96,16 @@ struct Gathering {
 struct Gate {
     changed: Condvar,
     placement: OnceLock<Placement>,
+}
+
+impl Gate {
+    fn tell_all(&self) {
+        if planted(Bug::OneFollowerTold) {
+            self.changed.notify_one();
+        } else {
+            self.changed.notify_all();
+        }
+    }
 }
 
 /// A place in a batch.
@@ -247,9 +256,13 @@ impl Commit {
             outcome = medium.write(&mut gathering.batch).map(|placement| {
                 let _ = gathering.gate.placement.set(placement);
             });
+            if planted(Bug::AcknowledgedBeforeSync) && outcome.is_ok() && gathering.wants_sync {
+                self.queue.lock().synced = gathering.number;
+                gathering.gate.tell_all();
+            }
             if outcome.is_ok() && gathering.wants_sync && gathering.has_unsynced_waiters {
                 self.queue.lock().written = gathering.number;
-                gathering.gate.changed.notify_all();
+                gathering.gate.tell_all();
             }
         }
         if outcome.is_ok() && gathering.wants_sync {
@@ -273,7 +286,9 @@ impl Commit {
                 }
                 queue.recycle(gathering.batch);
                 // One waiter is enough to lead the next batch; the others would only wake to wait again.
-                if let Some(next) = queue.batches.iter().find(|batch| batch.waiting > 0) {
+                if let Some(next) = queue.batches.iter().find(|batch| batch.waiting > 0)
+                    && !planted(Bug::NextLeaderNotTold)
+                {
                     next.gate.changed.notify_one();
                 }
             }
@@ -281,7 +296,7 @@ impl Commit {
                 queue.poison(error);
             }
         }
-        gathering.gate.changed.notify_all();
+        gathering.gate.tell_all();
         queue
     }
 }
@@ -328,8 +343,8 @@ impl Queue {
 
     fn poison(&mut self, error: io::Error) -> Arc<io::Error> {
         let poison = self.poison.get_or_insert_with(|| Arc::new(error));
-        for waiting in &self.batches {
-            waiting.gate.changed.notify_all();
+        for waiting in self.batches.iter().filter(|_| !planted(Bug::PoisonNotTold)) {
+            waiting.gate.tell_all();
         }
         Arc::clone(poison)
     }
@@ -346,7 +361,7 @@ impl Drop for Unwinding<'_> {
         let mut queue = self.commit.queue.lock();
         queue.leading = false;
         queue.poison(io::Error::other("a thread panicked while it wrote for the others"));
-        self.gate.changed.notify_all();
+        self.gate.tell_all();
     }
 }
 

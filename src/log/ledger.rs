@@ -6,10 +6,9 @@
 
 use std::collections::BTreeMap;
 
-use parking_lot::Mutex;
-
 use crate::format::NEVER_MS;
 use crate::record::Weight;
+use crate::sync::Mutex;
 
 /// Above this many buckets the histogram's granularity is doubled.
 const MAX_BUCKETS: usize = 4_096;

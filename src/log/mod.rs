@@ -14,9 +14,6 @@ pub(crate) mod writer;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-
-use parking_lot::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
@@ -27,6 +24,8 @@ use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
 use crate::index::Address;
 use crate::key::KeyHasher;
 use crate::storage::Storage;
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
 use reader::Reader;

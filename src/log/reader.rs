@@ -4,7 +4,6 @@
 //! the record's checksum is tied to.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crate::error::{Error, Result};
@@ -13,6 +12,7 @@ use crate::format::record::{RECORD_HEADER_BYTES, Record, record_length};
 use crate::format::{Fault, STORE_HEADER_BYTES, Seed};
 use crate::index::Address;
 use crate::storage::{Map, Storage, read_exact_at};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// What readers know of one slot.
 #[derive(Debug, Default)]

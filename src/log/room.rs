@@ -10,7 +10,7 @@
 
 use crate::format::FIRST_FRAME_OFFSET;
 use crate::format::footer::TRAILER_BYTES;
-use parking_lot::Mutex;
+use crate::sync::Mutex;
 
 /// What the writer tells of the log after every change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -6,7 +6,6 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::commit::{Batch, Placement};
 use super::reader::Reader;
@@ -16,9 +15,9 @@ use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
-use parking_lot::Mutex;
-
 use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
+use crate::sync::Mutex;
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// A segment of the log that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

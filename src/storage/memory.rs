@@ -1,7 +1,7 @@
 //! A storage that forgets everything when it is dropped.
 
 use super::{Map, Storage};
-use parking_lot::RwLock;
+use crate::sync::RwLock;
 use std::fmt;
 use std::io;
 

@@ -1,0 +1,338 @@
+//! The commit queue: whoever is acknowledged is written, and synced if it asked for that; nobody waits for ever.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use shuttle::thread;
+
+use super::{DEADLOCK, THOROUGH, explore, must_find_planted};
+use crate::format::record::{Kind, Record};
+use crate::format::{NEVER_MS, Seed};
+use crate::key::{Fingerprint, Key};
+use crate::log::commit::{Batch, Commit, Medium, Placement, Ticket, Until};
+use crate::planted::Bug;
+use crate::status::Version;
+use crate::sync::{Mutex, yield_now};
+
+/// Room for one record and no more, so that every record is a batch of its own.
+const ONE_RECORD_BYTES: u64 = 300;
+/// Room for all records of a scenario.
+const MANY_RECORDS_BYTES: u64 = 16 << 10;
+/// Positions of frames are this far apart: further than any frame of these tests is long.
+const FRAME_STEP: u64 = 1 << 20;
+
+/// What the medium does wrong, once and from then on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failing {
+    Nothing,
+    /// The write of this number, counted from 0.
+    Write(usize),
+    /// The sync of this number.
+    Sync(usize),
+    /// The write of this number, by a panic of whoever leads.
+    Leader(usize),
+}
+
+/// What is written and what of it is synced.
+#[derive(Debug, Default)]
+struct Contents {
+    /// Position and version.
+    written: Vec<(u64, Version)>,
+    /// How many of those are synced.
+    synced: usize,
+    frames: usize,
+    syncs: usize,
+    has_failed: bool,
+    is_written_to: bool,
+}
+
+/// A medium that remembers, and yields in the middle of everything it does.
+#[derive(Debug)]
+struct Disk {
+    contents: Mutex<Contents>,
+    failing: Failing,
+}
+
+impl Disk {
+    fn new(failing: Failing) -> Disk {
+        Disk { contents: Mutex::default(), failing }
+    }
+
+    /// What a caller may rely on who was told that its record is `until` at `placement`.
+    fn check(&self, version: Version, until: Until, placement: Placement) {
+        let contents = self.contents.lock();
+        let at = contents.written.iter().position(|(_, written)| *written == version);
+        let Some(at) = at else { panic!("{version:?} acknowledged and not written") };
+        assert_eq!(contents.written[at].0, placement.position, "acknowledged at another record's place");
+        assert!(until == Until::Written || at < contents.synced, "{version:?} acknowledged and not synced");
+    }
+
+    fn has_failed(&self) -> bool {
+        self.contents.lock().has_failed
+    }
+}
+
+impl Medium for Disk {
+    fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+        let number = {
+            let mut contents = self.contents.lock();
+            assert!(!contents.is_written_to, "two lead at once");
+            assert!(!contents.has_failed, "written to after a failure");
+            contents.is_written_to = true;
+            contents.frames
+        };
+        // Whoever leads is on its way here for as long as a write takes.
+        yield_now();
+        let mut contents = self.contents.lock();
+        contents.is_written_to = false;
+        contents.frames += 1;
+        if self.failing == Failing::Write(number) {
+            contents.has_failed = true;
+            return Err(io::Error::other("planted"));
+        }
+        if self.failing == Failing::Leader(number) {
+            contents.has_failed = true;
+            drop(contents);
+            // Not by `panic!`: shuttle takes that for the end of the test, whoever catches it.
+            std::panic::resume_unwind(Box::new("planted"));
+        }
+        let position = (number as u64 + 1) * FRAME_STEP;
+        for entry in &batch.entries {
+            contents.written.push((position + entry.at, entry.version));
+        }
+        Ok(Placement { position, offset: position })
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Only what was written when it began is sure to be on disk when it ends.
+        let (number, reached) = {
+            let mut contents = self.contents.lock();
+            let number = contents.syncs;
+            contents.syncs += 1;
+            (number, contents.written.len())
+        };
+        yield_now();
+        let mut contents = self.contents.lock();
+        if self.failing == Failing::Sync(number) || contents.has_failed {
+            contents.has_failed = true;
+            return Err(io::Error::other("planted"));
+        }
+        contents.synced = contents.synced.max(reached);
+        Ok(())
+    }
+}
+
+/// A queue, the disk under it, and the ways in which a thread uses them.
+#[derive(Debug)]
+struct Bench {
+    commit: Commit,
+    disk: Disk,
+}
+
+impl Bench {
+    fn new(limit_bytes: u64, failing: Failing) -> Arc<Bench> {
+        Arc::new(Bench { commit: Commit::new(Seed::NONE, limit_bytes), disk: Disk::new(failing) })
+    }
+
+    fn append(&self, version: u64, until: Until) -> Result<Ticket, Arc<io::Error>> {
+        let record = Record {
+            kind: Kind::Begun,
+            key: Key::new("k"),
+            version: Version::from_u64(version),
+            origin: Version::from_u64(version),
+            fingerprint: Fingerprint::NONE,
+            attempt: 1,
+            time_ms: 5,
+            key_expires_ms: NEVER_MS,
+            result_expires_ms: NEVER_MS,
+            result: None,
+        };
+        self.commit.append(&record, u128::from(version), 0, until)
+    }
+
+    /// Appends and waits; true if that was acknowledged, which is then checked.
+    fn append_and_wait(&self, version: u64, until: Until) -> bool {
+        let Ok(ticket) = self.append(version, until) else {
+            assert!(self.disk.has_failed(), "refused without a reason");
+            return false;
+        };
+        match self.commit.wait(&ticket, &self.disk) {
+            Ok(placement) => {
+                self.disk.check(Version::from_u64(version), until, placement);
+                true
+            }
+            Err(_) => {
+                assert!(self.disk.has_failed(), "refused without a reason");
+                false
+            }
+        }
+    }
+}
+
+fn join<T>(threads: Vec<thread::JoinHandle<T>>) -> Vec<T> {
+    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+/// Threads that append and wait, of which every other wants its record synced.
+fn appenders(bench: &Arc<Bench>, threads: u64, turns: u64) -> Vec<thread::JoinHandle<bool>> {
+    let appender = |number: u64| {
+        let bench = Arc::clone(bench);
+        thread::spawn(move || {
+            (0..turns).all(|turn| {
+                let until = if (number + turn).is_multiple_of(2) { Until::Synced } else { Until::Written };
+                bench.append_and_wait(1 + number * turns + turn, until)
+            })
+        })
+    };
+    (0..threads).map(appender).collect()
+}
+
+/// Four threads append, into one batch or each into its own.
+fn many_appenders(limit_bytes: u64) {
+    let bench = Bench::new(limit_bytes, Failing::Nothing);
+    assert!(join(appenders(&bench, 4, 2)).into_iter().all(|acknowledged| acknowledged));
+    assert_eq!(bench.disk.contents.lock().written.len(), 8, "each record is written once");
+}
+
+/// A record that is only written, and then a sync, while others append.
+fn sync_among_appenders() {
+    let bench = Bench::new(MANY_RECORDS_BYTES, Failing::Nothing);
+    let others = appenders(&bench, 2, 1);
+    let syncing = {
+        let bench = Arc::clone(&bench);
+        thread::spawn(move || {
+            let ticket = bench.append(100, Until::Written).unwrap();
+            let placement = bench.commit.wait(&ticket, &bench.disk).unwrap();
+            bench.commit.sync(&bench.disk).unwrap();
+            bench.disk.check(Version::from_u64(100), Until::Synced, placement);
+        })
+    };
+    join(others);
+    syncing.join().unwrap();
+}
+
+/// The medium fails at some point. Who saw that is refused from then on, and the rest is refused or true.
+fn failing_medium(limit_bytes: u64, failing: Failing) {
+    let bench = Bench::new(limit_bytes, failing);
+    let threads: Vec<_> = (0..3)
+        .map(|number| {
+            let bench = Arc::clone(&bench);
+            thread::spawn(move || {
+                let work = || {
+                    let until = if number == 1 { Until::Written } else { Until::Synced };
+                    if !bench.append_and_wait(2 * number + 1, until) {
+                        assert!(!bench.append_and_wait(2 * number + 2, until), "a refusal is for good");
+                    }
+                };
+                if !matches!(failing, Failing::Leader(_)) {
+                    work();
+                    return false;
+                }
+                // Whoever leads unwinds; everybody else must come back all the same.
+                catch_unwind(AssertUnwindSafe(work)).is_err()
+            })
+        })
+        .collect();
+    let panicked = join(threads).into_iter().filter(|panicked| *panicked).count();
+    let expected = usize::from(matches!(failing, Failing::Leader(_)) && bench.disk.has_failed());
+    assert_eq!(panicked, expected, "nobody but the leader unwinds");
+    assert_eq!(bench.commit.poison().is_some(), bench.disk.has_failed());
+}
+
+/// A header or a mark could not be written, which the writer says while frames are on their way.
+fn poisoned_from_outside() {
+    let bench = Bench::new(ONE_RECORD_BYTES, Failing::Nothing);
+    let appending = {
+        let bench = Arc::clone(&bench);
+        move |version| {
+            let bench = Arc::clone(&bench);
+            thread::spawn(move || {
+                let Ok(ticket) = bench.append(version, Until::Synced) else { return };
+                if let Ok(placement) = bench.commit.wait(&ticket, &bench.disk) {
+                    bench.disk.check(Version::from_u64(version), Until::Synced, placement);
+                }
+            })
+        }
+    };
+    let threads = (1..=3).map(appending).collect();
+    bench.commit.poison_with(io::Error::other("planted"));
+    assert!(bench.append(9, Until::Written).is_err(), "nobody is let in afterwards");
+    join(threads);
+}
+
+/// Somebody appends and goes away without waiting; whoever else is there is served.
+fn abandoned_ticket(limit_bytes: u64) {
+    let bench = Bench::new(limit_bytes, Failing::Nothing);
+    let leaving = {
+        let bench = Arc::clone(&bench);
+        thread::spawn(move || drop(bench.append(100, Until::Synced).unwrap()))
+    };
+    assert!(join(appenders(&bench, 3, 1)).into_iter().all(|acknowledged| acknowledged));
+    leaving.join().unwrap();
+}
+
+#[test]
+fn whoever_is_acknowledged_is_on_disk() {
+    explore("commit, one batch", THOROUGH, || many_appenders(MANY_RECORDS_BYTES));
+    explore("commit, a batch for each record", THOROUGH, || many_appenders(ONE_RECORD_BYTES));
+}
+
+#[test]
+fn a_sync_covers_what_was_written_before_it() {
+    explore("commit, sync among appenders", THOROUGH, sync_among_appenders);
+}
+
+#[test]
+fn nobody_is_acknowledged_after_a_failure_and_nobody_waits_for_ever() {
+    for limit_bytes in [ONE_RECORD_BYTES, MANY_RECORDS_BYTES] {
+        for failing in [Failing::Write(0), Failing::Write(1), Failing::Sync(0), Failing::Sync(1)] {
+            let name = format!("commit, {failing:?}, batches of up to {limit_bytes} bytes");
+            explore(&name, THOROUGH, move || failing_medium(limit_bytes, failing));
+        }
+    }
+    explore("commit, poisoned from outside", THOROUGH, poisoned_from_outside);
+}
+
+#[test]
+fn a_leader_that_unwinds_leaves_nobody_waiting() {
+    for limit_bytes in [ONE_RECORD_BYTES, MANY_RECORDS_BYTES] {
+        let name = format!("commit, a leader unwinds, batches of up to {limit_bytes} bytes");
+        explore(&name, THOROUGH, move || failing_medium(limit_bytes, Failing::Leader(0)));
+    }
+}
+
+#[test]
+fn an_abandoned_ticket_keeps_nobody_waiting() {
+    explore("commit, abandoned in one batch", THOROUGH, || abandoned_ticket(MANY_RECORDS_BYTES));
+    explore("commit, abandoned in its own batch", THOROUGH, || abandoned_ticket(ONE_RECORD_BYTES));
+}
+
+#[test]
+fn finds_acknowledged_before_sync() {
+    let bug = Bug::AcknowledgedBeforeSync;
+    must_find_planted(bug, THOROUGH, &["acknowledged and not synced"], || many_appenders(MANY_RECORDS_BYTES));
+}
+
+#[test]
+fn finds_one_follower_told() {
+    must_find_planted(Bug::OneFollowerTold, THOROUGH, &[DEADLOCK], || many_appenders(MANY_RECORDS_BYTES));
+}
+
+#[test]
+fn finds_next_leader_not_told() {
+    must_find_planted(Bug::NextLeaderNotTold, THOROUGH, &[DEADLOCK], || many_appenders(ONE_RECORD_BYTES));
+}
+
+#[test]
+fn finds_poison_not_told() {
+    let scenario = || failing_medium(ONE_RECORD_BYTES, Failing::Write(0));
+    must_find_planted(Bug::PoisonNotTold, THOROUGH, &[DEADLOCK], scenario);
+}
+
+#[test]
+fn finds_poison_ignored() {
+    let expected = ["acknowledged and not", "written to after a failure"];
+    let scenario = || failing_medium(MANY_RECORDS_BYTES, Failing::Sync(0));
+    must_find_planted(Bug::PoisonIgnored, THOROUGH, &expected, scenario);
+}

@@ -1,0 +1,222 @@
+//! Locks, condition variables, atomics and `yield_now`, from where the build wants them.
+//!
+//! Normally these are parking_lot's and the standard library's own. Under `--cfg oncekey_shuttle` they are
+//! [shuttle](https://docs.rs/shuttle)'s, behind the same interface, so that the tests in `shuttle_tests` decide at
+//! every lock, wait and atomic access which thread goes on. Every module that can meet another thread takes them from
+//! here: a lock that shuttle did not know of, held where shuttle changes threads, would stop all of them.
+//!
+//! What shuttle explores are interleavings of sequentially consistent steps. It does not reorder memory accesses, so
+//! an `Ordering` that is too weak is not found this way.
+
+#[cfg(not(oncekey_shuttle))]
+mod chosen {
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use std::sync::atomic;
+    pub(crate) use std::thread::yield_now;
+}
+
+#[cfg(oncekey_shuttle)]
+mod chosen {
+    pub(crate) use super::explored::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use shuttle::sync::atomic;
+    pub(crate) use shuttle::thread::yield_now;
+}
+
+pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, yield_now};
+
+/// Shuttle's primitives behind parking_lot's interface, as much of it as this crate uses.
+#[cfg(oncekey_shuttle)]
+mod explored {
+    use std::ops::{Deref, DerefMut};
+    use std::sync::Arc;
+    use std::sync::PoisonError;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Instant;
+
+    use shuttle::rand::Rng;
+    use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
+    use shuttle::thread::Thread;
+
+    /// A lock that, like parking_lot's, does not care whether somebody panicked while holding it.
+    #[derive(Debug, Default)]
+    pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(crate) fn new(value: T) -> Mutex<T> {
+            Mutex(shuttle::sync::Mutex::new(value))
+        }
+
+        pub(crate) fn lock(&self) -> MutexGuard<'_, T> {
+            let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            MutexGuard { mutex: self, inner: Some(inner) }
+        }
+
+        pub(crate) fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
+            use std::sync::TryLockError::{Poisoned, WouldBlock};
+            let inner = match self.0.try_lock() {
+                Ok(inner) => inner,
+                Err(Poisoned(poisoned)) => poisoned.into_inner(),
+                Err(WouldBlock) => return None,
+            };
+            Some(MutexGuard { mutex: self, inner: Some(inner) })
+        }
+    }
+
+    /// Knows its lock, so that a [`Condvar`] can let go of it and take it again in place.
+    #[derive(Debug)]
+    pub(crate) struct MutexGuard<'a, T> {
+        mutex: &'a Mutex<T>,
+        /// None only within [`Condvar`]'s waits.
+        inner: Option<shuttle::sync::MutexGuard<'a, T>>,
+    }
+
+    impl<T> MutexGuard<'_, T> {
+        fn unlock(&mut self) {
+            self.inner = None;
+        }
+
+        fn lock_again(&mut self) {
+            self.inner = self.mutex.lock().inner.take();
+        }
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            self.inner.as_ref().unwrap_or_else(|| unreachable!("the lock is only let go of within a wait"))
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            self.inner.as_mut().unwrap_or_else(|| unreachable!("the lock is only let go of within a wait"))
+        }
+    }
+
+    /// Somebody who waits.
+    #[derive(Debug)]
+    struct Waiter {
+        thread: Thread,
+        told: AtomicBool,
+    }
+
+    /// A condition variable of its own, and not shuttle's, whose waits with a timeout never time out.
+    ///
+    /// A wait that has a timeout may be told that it has passed at any moment, decided by shuttle and not by a clock:
+    /// that covers every order of the timeout and what it races with. A wait without one that nobody ends is reported
+    /// as a deadlock. Who is told by `notify_one` is anybody who waits, as the documentation of parking_lot promises no
+    /// order.
+    #[derive(Debug, Default)]
+    pub(crate) struct Condvar {
+        /// Never locked across a step that shuttle decides about, so that a real lock does.
+        waiters: std::sync::Mutex<Vec<Arc<Waiter>>>,
+    }
+
+    /// How a wait with a timeout ended.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct WaitTimeoutResult(bool);
+
+    impl WaitTimeoutResult {
+        pub(crate) fn timed_out(self) -> bool {
+            self.0
+        }
+    }
+
+    impl Condvar {
+        /// A thread that waits with a timeout is told that it has passed with one chance in this many, each time it is
+        /// its turn: often enough to happen, seldom enough that others come before it.
+        const TIMEOUT_CHANCE: u32 = 4;
+
+        fn waiters(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Waiter>>> {
+            self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Begins to wait, still under the lock, so that nobody's notification can come in between.
+        fn enlist(&self) -> Arc<Waiter> {
+            let waiter =
+                Arc::new(Waiter { thread: shuttle::thread::current(), told: AtomicBool::new(false) });
+            self.waiters().push(Arc::clone(&waiter));
+            waiter
+        }
+
+        pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
+            let waiter = self.enlist();
+            guard.unlock();
+            while !waiter.told.load(Ordering::SeqCst) {
+                shuttle::thread::park();
+            }
+            guard.lock_again();
+        }
+
+        /// The moment is not looked at: whether it has come is for shuttle to decide.
+        pub(crate) fn wait_until<T>(
+            &self,
+            guard: &mut MutexGuard<'_, T>,
+            _until: Instant,
+        ) -> WaitTimeoutResult {
+            let waiter = self.enlist();
+            guard.unlock();
+            while !waiter.told.load(Ordering::SeqCst) {
+                if shuttle::rand::thread_rng().gen_ratio(1, Condvar::TIMEOUT_CHANCE) {
+                    break;
+                }
+                shuttle::thread::yield_now();
+            }
+            // Looked at in one step with leaving the list: whoever is told later has been told by nobody.
+            let mut waiters = self.waiters();
+            let told = waiter.told.load(Ordering::SeqCst);
+            waiters.retain(|other| !Arc::ptr_eq(other, &waiter));
+            drop(waiters);
+            guard.lock_again();
+            WaitTimeoutResult(!told)
+        }
+
+        fn tell(waiter: &Waiter) {
+            waiter.told.store(true, Ordering::SeqCst);
+            waiter.thread.unpark();
+        }
+
+        pub(crate) fn notify_one(&self) {
+            let count = self.waiters().len();
+            if count == 0 {
+                return;
+            }
+            // Chosen before the list is locked: choosing is a step of its own to shuttle. One who left meanwhile was
+            // not the only one who could be chosen.
+            let chosen = shuttle::rand::thread_rng().gen_range(0..count);
+            let waiter = {
+                let mut waiters = self.waiters();
+                let chosen = chosen.min(waiters.len().saturating_sub(1));
+                (!waiters.is_empty()).then(|| waiters.swap_remove(chosen))
+            };
+            if let Some(waiter) = waiter {
+                Condvar::tell(&waiter);
+            }
+        }
+
+        pub(crate) fn notify_all(&self) {
+            let waiters = std::mem::take(&mut *self.waiters());
+            for waiter in waiters {
+                Condvar::tell(&waiter);
+            }
+        }
+    }
+
+    /// The same for a lock that many may hold to read.
+    #[derive(Debug, Default)]
+    pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
+
+    impl<T> RwLock<T> {
+        pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
+            self.0.read().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn write(&self) -> RwLockWriteGuard<'_, T> {
+            self.0.write().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub(crate) fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
+            self.0.try_read().ok()
+        }
+    }
+}
