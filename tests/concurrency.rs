@@ -184,6 +184,34 @@ fn two_threads_with_a_lease_and_its_successor_cannot_both_complete() {
 }
 
 #[test]
+fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
+    let (mut closed, mut acquired) = (0, 0);
+    for round in 0..400 {
+        let store = small().open_in_memory().unwrap();
+        let start = Barrier::new(2);
+        std::thread::scope(|scope| {
+            let closing = scope.spawn(|| {
+                let store = store.clone();
+                start.wait();
+                store.close()
+            });
+            start.wait();
+            match store.begin("k", NONE) {
+                Ok(Begin::Acquired(mut lease)) => {
+                    acquired += 1;
+                    // Whoever may act must be able to say that it did.
+                    lease.complete(b"r").unwrap();
+                }
+                Err(Error::Closed) => closed += 1,
+                other => panic!("round {round}: {other:?}"),
+            }
+            assert!(matches!(closing.join().unwrap(), Ok(()) | Err(Error::LeasesAlive { .. })));
+        });
+    }
+    assert_eq!(closed + acquired, 400);
+}
+
+#[test]
 fn many_threads_share_syncs() {
     let place = Place::new();
     let store = place.open();
