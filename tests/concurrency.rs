@@ -186,13 +186,18 @@ fn two_threads_with_a_lease_and_its_successor_cannot_both_complete() {
 #[test]
 fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
     let (mut closed, mut acquired) = (0, 0);
-    for round in 0..400 {
-        let store = small().open_in_memory().unwrap();
+    for round in 0..150 {
+        // On a file, where a begin takes as long as its sync: that is when the other closes.
+        let place = Place::new();
+        let store = place.open();
         let start = Barrier::new(2);
         std::thread::scope(|scope| {
             let closing = scope.spawn(|| {
                 let store = store.clone();
                 start.wait();
+                for _ in 0..round * 40 {
+                    std::hint::spin_loop();
+                }
                 store.close()
             });
             start.wait();
@@ -208,7 +213,7 @@ fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
             assert!(matches!(closing.join().unwrap(), Ok(()) | Err(Error::LeasesAlive { .. })));
         });
     }
-    assert_eq!(closed + acquired, 400);
+    assert_eq!(closed + acquired, 150);
 }
 
 #[test]
