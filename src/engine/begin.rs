@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::change::Facts;
 use super::view::{Found, View, Want};
 use super::{Engine, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::NEVER_MS;
-use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::format::record::{Kind, encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::Promise;
-use crate::log::commit::{Until, record_cost_bytes};
+use crate::log::commit::record_cost_bytes;
 use crate::log::room::Purpose;
 use crate::record::Life;
 use crate::status::{Event, Refused, Status, Version, transition};
@@ -139,32 +139,13 @@ impl Engine {
         promise: Promise,
     ) -> Result<(Version, u32, Claim)> {
         let now_ms = self.clock.now_ms();
-        let version = self.next_version()?;
         let attempt = found.map_or(0, |found| found.attempt).saturating_add(1);
-        // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
-        let origin = match found {
-            Some(found) if found.life == Life::Begun => found.origin,
-            _ => version,
-        };
-        let record = Record {
-            kind: Kind::Begun,
-            key,
-            version,
-            origin,
-            fingerprint,
-            attempt,
-            time_ms: now_ms,
-            key_expires_ms: NEVER_MS,
-            result_expires_ms: NEVER_MS,
-            result: None,
-        };
-        let until = match terms.begin_unsynced {
-            true => Until::Written,
-            false => terms.durability.until(),
-        };
+        let facts = Facts { fingerprint, attempt, result: None };
         // Before the record is written: a store that closes meanwhile must see that somebody is about to act.
         self.count_lease()?;
-        self.commit(flight, hash, &record, promise, until, found).inspect_err(|_| self.discount_lease())?;
+        let version = self
+            .write_now(key, hash, Kind::Begun, facts, terms, flight, found, promise)
+            .inspect_err(|_| self.discount_lease())?;
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| now_ms.saturating_add(lease_ms));
         let claim = Claim::Lease { version, attempt, deadline_ms };
         flight.set_claim(Some(claim));

@@ -10,7 +10,7 @@ use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record, encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::Promise;
-use crate::log::commit::record_cost_bytes;
+use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::room::Purpose;
 use crate::record::Life;
 use crate::status::{Event, Refused, Status, Version, transition};
@@ -101,22 +101,9 @@ impl Engine {
         };
         let fenced = || Error::Fenced { key: key.to_owned(), version };
         let Some(found) = found.filter(|_| transition(status, event).is_ok()) else { return Err(fenced()) };
-        let (key_expires_ms, result_expires_ms) = terms.retention.expiries(now_ms);
-        let finished = self.next_version()?;
-        let record = Record {
-            kind,
-            key,
-            version: finished,
-            origin: found.origin,
-            fingerprint: found.fingerprint,
-            attempt: found.attempt,
-            time_ms: now_ms,
-            key_expires_ms,
-            result_expires_ms,
-            result,
-        };
+        let facts = Facts { fingerprint: found.fingerprint, attempt: found.attempt, result };
         let all = promise.take();
-        self.commit(&flight, hash, &record, all, terms.durability.until(), Some(&found))?;
+        let finished = self.write_now(key, hash, kind, facts, terms, &flight, Some(&found), all)?;
         flight.set_claim(None);
         Ok(finished)
     }
@@ -275,9 +262,9 @@ impl Engine {
         }
     }
 
-    /// Appends a record that needs no lease.
+    /// Appends the record of a decision: the one place in which a change becomes a record.
     #[expect(clippy::too_many_arguments, reason = "the parts of one record, each known to the caller only")]
-    fn write_now(
+    pub(super) fn write_now(
         &self,
         key: Key<'_>,
         hash: u128,
@@ -294,9 +281,14 @@ impl Engine {
             Kind::Completed | Kind::Released => terms.retention.expiries(now_ms),
             Kind::Begun | Kind::Forgotten | Kind::Ignorable => (NEVER_MS, NEVER_MS),
         };
+        // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
         let origin = match found {
             Some(found) if found.life == Life::Begun => found.origin,
             _ => version,
+        };
+        let until = match kind {
+            Kind::Begun if terms.begin_unsynced => Until::Written,
+            _ => terms.durability.until(),
         };
         let Facts { fingerprint, attempt, result } = facts;
         let record = Record {
@@ -311,17 +303,17 @@ impl Engine {
             result_expires_ms,
             result,
         };
-        self.commit(flight, hash, &record, promise, terms.durability.until(), found)?;
+        self.commit(flight, hash, &record, promise, until, found)?;
         Ok(version)
     }
 }
 
 /// What a record says beside its kind and its times.
 #[derive(Clone, Copy)]
-struct Facts<'a> {
-    fingerprint: Fingerprint,
-    attempt: u32,
-    result: Option<&'a [u8]>,
+pub(super) struct Facts<'a> {
+    pub(super) fingerprint: Fingerprint,
+    pub(super) attempt: u32,
+    pub(super) result: Option<&'a [u8]>,
 }
 
 /// The record that takes a key from `status` to `next`; Ok(None) if none is needed.

@@ -12,6 +12,7 @@ use crate::format::record::{Record, encoded_bytes};
 use crate::index::Address;
 use crate::log::Rotate;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
+use crate::log::ledger::Balance;
 use crate::log::room::Purpose;
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
@@ -162,7 +163,7 @@ impl Engine {
         if balance.dead_bytes * DEAD_SHARE <= balance.total_bytes {
             return false;
         }
-        let dead_log_bytes = self.dead_log_bytes();
+        let dead_log_bytes = self.dead_log_bytes_of(balance);
         // Only whole segments come free, so less than one is not worth moving anything.
         let worth_it =
             dead_log_bytes > self.log.segment_bytes() && dead_log_bytes >= state.not_before_dead_bytes;
@@ -180,7 +181,10 @@ impl Engine {
     /// How many bytes of the log are estimated to come free, were it walked over now: the dead share of its full
     /// segments. Not the bytes of dead records, because frame headers and footers come free with them.
     fn dead_log_bytes(&self) -> u64 {
-        let balance = self.log.ledger().balance(self.clock.now_ms());
+        self.dead_log_bytes_of(self.log.ledger().balance(self.clock.now_ms()))
+    }
+
+    fn dead_log_bytes_of(&self, balance: Balance) -> u64 {
         let (head, tail) = self.log.span();
         let full_bytes = u128::from((tail - head) * self.log.segment_bytes());
         let dead_bytes = full_bytes * u128::from(balance.dead_bytes) / u128::from(balance.total_bytes.max(1));

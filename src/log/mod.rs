@@ -248,7 +248,9 @@ impl Log {
 
     /// Sequences of the oldest segment that is still needed and of the one being written.
     pub(crate) fn span(&self) -> (u64, u64) {
-        (self.needed_from.load(Ordering::Acquire), self.writer.lock().tail_sequence())
+        // From the position of the end and not from the writer: this is asked at every commit.
+        let tail = self.progress.written() / self.parameters.segment_bytes;
+        (self.needed_from.load(Ordering::Acquire), tail)
     }
 
     /// Header and slots, without a slot that is being made.

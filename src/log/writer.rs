@@ -171,10 +171,6 @@ impl Writer {
         self.tail.header.sequence * self.parameters.segment_bytes + self.tail.offset
     }
 
-    pub(crate) fn tail_sequence(&self) -> u64 {
-        self.tail.header.sequence
-    }
-
     pub(crate) fn slot_count(&self) -> u64 {
         self.slot_count
     }
