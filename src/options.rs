@@ -171,7 +171,7 @@ impl Options {
     }
 
     /// The works of a store on a disk that fails.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
     pub(crate) fn open_simulation(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Engine> {
         let settings = self.check()?;
         self.open_storage(Arc::new(disk.clone()), Path::new(":simulation:"), settings)

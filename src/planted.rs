@@ -33,7 +33,7 @@ pub enum Bug {
     StaleFrameAccepted,
     /// A footer is believed without its checksum.
     FooterUnchecked,
-    /// A write or sync that failed is taken for one that worked.
+    /// A sync that failed is taken for one that worked.
     PoisonIgnored,
     /// A batch that is to be synced is acknowledged when it is written.
     AcknowledgedBeforeSync,

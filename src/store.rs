@@ -261,9 +261,9 @@ impl Options {
     }
 
     /// Opens a store on a disk that fails, for this crate's own tests.
-    #[cfg(feature = "simulation")]
+    #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
     #[doc(hidden)]
-    pub fn open_simulated(&self, disk: &crate::simulation::SimulatedDisk) -> Result<Store> {
+    pub fn open_simulated(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Store> {
         self.open_simulation(disk).map(Store::new)
     }
 }

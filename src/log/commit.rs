@@ -272,7 +272,8 @@ impl Commit {
         std::mem::forget(unwinding);
         let mut queue = self.queue.lock();
         queue.leading = false;
-        if planted(Bug::PoisonIgnored) {
+        // A write that failed has no place, so that going on after it would show at once; a sync is what can be ignored.
+        if planted(Bug::PoisonIgnored) && gathering.gate.placement.get().is_some() {
             outcome = Ok(());
         }
         if queue.poison.is_some() {

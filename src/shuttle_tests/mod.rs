@@ -14,6 +14,7 @@
 //! What failed is run again, step by step, with `shuttle::replay` and the schedule that the failure prints.
 
 mod commit;
+mod crash;
 mod engine;
 mod flights;
 mod index;

@@ -15,7 +15,7 @@
 mod file;
 mod map;
 mod memory;
-#[cfg(feature = "simulation")]
+#[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
 pub(crate) use file::{FileStorage, OpenError};

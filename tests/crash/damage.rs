@@ -163,6 +163,22 @@ fn a_flipped_bit_is_noticed_or_harmless() {
     });
 }
 
+/// The same with every bit of everything that means something: a campaign of its own, by the command in the README.
+#[test]
+#[ignore = "takes long; the README names the command"]
+fn every_flipped_bit_is_noticed_or_harmless() {
+    for_closed_and_crashed("every bit flipped", |sample, tally| {
+        let mut damaged = sample.bytes.clone();
+        for byte in meaningful(sample) {
+            for bit in 0..8 {
+                damaged[byte] ^= 1 << bit;
+                tally.take(sample, || format!("bit {bit} of byte {byte}"), &damaged);
+                damaged[byte] ^= 1 << bit;
+            }
+        }
+    });
+}
+
 #[test]
 fn a_sector_that_is_zeroed_replaced_or_stale_is_noticed_or_harmless() {
     for_closed_and_crashed("sectors", |sample, tally| {
