@@ -12,10 +12,10 @@
 
 use std::fmt;
 
-use crate::sync::RwLock;
+use crate::sync::{RwLock, RwLockWriteGuard};
 
 /// How many shards there are: one for each value of the top 8 bits of a hash.
-const SHARD_COUNT: usize = 256;
+pub(crate) const SHARD_COUNT: usize = 256;
 
 /// Bits of an entry that hold the tag.
 const TAG_BITS: u32 = 24;
@@ -116,10 +116,23 @@ impl Table {
         Some(start + self.entries_from(start, tag).position(|other| other == entry)?)
     }
 
-    /// Adds `entry`. `shard` is the number of the shard and decides by how much the table grows, if it must.
-    fn insert(&mut self, entry: u64, shard: u8) {
+    /// Offers the addresses under `tag` to `confirm`, one by one, until it answers `Some`; returns that answer.
+    fn find<R>(&self, tag: u64, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
+        self.entries_from(self.start_of(tag), tag).map(address_of_entry).find_map(confirm)
+    }
+
+    /// Swaps the address of the entry for `tag` and `old`; `false` if there is none.
+    fn replace(&mut self, tag: u64, old: Address, new: Address) -> bool {
+        let Some(bucket) = self.bucket_of(entry_of(tag, old)) else { return false };
+        self.buckets[bucket] = entry_of(tag, new);
+        true
+    }
+
+    /// Adds `entry`. `shard` is the number of the shard and decides by how much the table grows, if it must; it then
+    /// makes room for `expected` entries at once, if that is more.
+    fn insert(&mut self, entry: u64, shard: u8, expected: usize) {
         if (self.len + 1) * 10 > self.capacity * 9 {
-            self.resize(Table::grown(self.capacity, shard));
+            self.resize(Table::grown(self.capacity, shard).max(Table::capacity_for(expected, shard)));
         }
         if !self.place(entry) {
             // Capacity follows the number of keys alone. Were it to grow here, keys that share a tag, which no
@@ -180,6 +193,12 @@ impl Table {
         (capacity + capacity / 5 + capacity / 10 * usize::from(shard) / SHARD_COUNT).max(MIN_CAPACITY)
     }
 
+    /// The capacity for so many entries: as full as a table that grew to hold them is on average, and like such tables not
+    /// equally full in all shards.
+    fn capacity_for(expected: usize, shard: u8) -> usize {
+        (expected + expected / 4 * usize::from(shard) / SHARD_COUNT) * 10 / 9
+    }
+
     /// How many buckets of slack stay free behind the last entry when a table of `capacity` buckets is made, of
     /// which `overflow` entries lie in the slack already. At nine tenths full a handful of uniformly random tags
     /// overflow; the share of `overflow` is for tags that are not random, so that many more of them do not mean
@@ -235,7 +254,7 @@ impl Index {
     }
 
     /// The number of the shard for `hash`.
-    fn shard_of(hash: u128) -> u8 {
+    pub(crate) fn shard_of(hash: u128) -> u8 {
         hash.to_be_bytes()[0]
     }
 
@@ -249,9 +268,7 @@ impl Index {
     /// `confirm` runs under the shard's read lock, so that what it reads at the address is not recycled meanwhile.
     /// It must not call the index: the same shard's lock, taken twice, can wait for itself.
     pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
-        let tag = tag_of_hash(hash);
-        let table = self.table(hash).read();
-        table.entries_from(table.start_of(tag), tag).map(address_of_entry).find_map(confirm)
+        self.table(hash).read().find(tag_of_hash(hash), confirm)
     }
 
     /// Whether there is an entry with the tag of `hash` and with `address`.
@@ -262,22 +279,23 @@ impl Index {
     /// Puts in an entry for a key that, as the caller knows, has none.
     pub(crate) fn insert(&self, hash: u128, address: Address) {
         let entry = entry_of(tag_of_hash(hash), address);
-        self.table(hash).write().insert(entry, Index::shard_of(hash));
+        self.table(hash).write().insert(entry, Index::shard_of(hash), 0);
     }
 
     /// Swaps the address of one entry in one step, so that a reader finds the old one or the new one; `false`, with
     /// nothing changed, if there is no entry for `hash` and `old`.
     pub(crate) fn replace(&self, hash: u128, old: Address, new: Address) -> bool {
-        let tag = tag_of_hash(hash);
-        let mut table = self.table(hash).write();
-        let Some(bucket) = table.bucket_of(entry_of(tag, old)) else { return false };
-        table.buckets[bucket] = entry_of(tag, new);
-        true
+        self.table(hash).write().replace(tag_of_hash(hash), old, new)
     }
 
     /// Takes the entry for `hash` and `address` out; `false` if there is none.
     pub(crate) fn remove(&self, hash: u128, address: Address) -> bool {
         self.table(hash).write().remove(entry_of(tag_of_hash(hash), address))
+    }
+
+    /// One shard, held for many changes in a row. `expected` is how many entries it will have, if that is known.
+    pub(crate) fn fill(&self, shard: u8, expected: usize) -> Filling<'_> {
+        Filling { table: self.shards[usize::from(shard)].table.write(), shard, expected }
     }
 
     /// How many entries there are. While others insert and remove, a figure from about now.
@@ -303,6 +321,37 @@ impl Index {
                 visit(address_of_entry(*entry));
             }
         }
+    }
+}
+
+/// A shard under its lock, while opening puts in what footers say. All hashes given to it must be the shard's own.
+pub(crate) struct Filling<'a> {
+    table: RwLockWriteGuard<'a, Table>,
+    shard: u8,
+    expected: usize,
+}
+
+impl Filling<'_> {
+    /// What [`Index::find`] does.
+    pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
+        debug_assert_eq!(Index::shard_of(hash), self.shard);
+        self.table.find(tag_of_hash(hash), confirm)
+    }
+
+    /// What [`Index::insert`] does.
+    pub(crate) fn insert(&mut self, hash: u128, address: Address) {
+        debug_assert_eq!(Index::shard_of(hash), self.shard);
+        self.table.insert(entry_of(tag_of_hash(hash), address), self.shard, self.expected);
+    }
+
+    /// What [`Index::replace`] does.
+    pub(crate) fn replace(&mut self, hash: u128, old: Address, new: Address) -> bool {
+        self.table.replace(tag_of_hash(hash), old, new)
+    }
+
+    /// What [`Index::remove`] does.
+    pub(crate) fn remove(&mut self, hash: u128, address: Address) -> bool {
+        self.table.remove(entry_of(tag_of_hash(hash), address))
     }
 }
 

@@ -168,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn the_two_shares_of_a_record_are_all_of_it() {
+        for (kind, length_bytes) in [
+            (Kind::Begun, 88),
+            (Kind::Completed, 88),
+            (Kind::Completed, 65_536),
+            (Kind::Released, 88),
+            (Kind::Forgotten, 88),
+        ] {
+            let weight = Weight::of(&record(kind, None), length_bytes);
+            let [(_, first), (_, second)] = weight.shares();
+            assert_eq!(first + second, length_bytes, "{kind:?}");
+        }
+    }
+
+    #[test]
     fn retention_saturates_at_never() {
         let retention = Retention { key_ms: u64::MAX, result_ms: 5 };
         assert_eq!(retention.expiries(10), (NEVER_MS, 15));

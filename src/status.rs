@@ -75,6 +75,7 @@ pub struct Version(u64);
 const COUNTER_BITS: u32 = 40;
 /// The highest count of openings that a version can hold.
 pub(crate) const MAX_OPEN_COUNT: u32 = (1 << (64 - COUNTER_BITS)) - 1;
+const _: () = assert!(MAX_OPEN_COUNT == 0x00FF_FFFF);
 
 impl Version {
     /// The version number `counter` of opening `open_count`; None when either is beyond its bits.
@@ -241,6 +242,13 @@ mod tests {
                 assert_eq!(transition(from, event), to, "{from:?} x {event:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_status_says_its_name() {
+        let names =
+            [Status::Absent, Status::InProgress, Status::InDoubt, Status::Completed].map(|s| s.to_string());
+        assert_eq!(names, ["absent", "in progress", "in doubt", "completed"]);
     }
 
     #[test]

@@ -10,7 +10,7 @@
 
 #[cfg(not(oncekey_shuttle))]
 mod chosen {
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
     pub(crate) use std::sync::atomic;
     pub(crate) use std::thread::yield_now;
 }
@@ -18,11 +18,12 @@ mod chosen {
 #[cfg(oncekey_shuttle)]
 mod chosen {
     pub(crate) use super::explored::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use shuttle::sync::RwLockWriteGuard;
     pub(crate) use shuttle::sync::atomic;
     pub(crate) use shuttle::thread::yield_now;
 }
 
-pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, yield_now};
+pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, atomic, yield_now};
 
 /// Shuttle's primitives behind parking_lot's interface, as much of it as this crate uses.
 #[cfg(oncekey_shuttle)]

@@ -488,3 +488,50 @@ fn a_moved_record_whose_original_is_given_up_cannot_be_lost_unnoticed_even_as_th
         other => panic!("{other:?}"),
     }
 }
+
+/// Longer than what one thread reads alone at open: the footers are read and the index is filled by several.
+#[test]
+fn a_long_log_opens_to_just_what_it_was_whatever_became_of_its_keys() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = || clocked(&clock).retention(seconds(100)).durability(Durability::Buffered);
+    let store = options().open(&place.path).unwrap();
+    let key = |n: u32| format!("key-{n}");
+    const KEYS: u32 = 60_000;
+    // Everything that a later segment may say of a key: another record of it, that it is forgotten, nothing.
+    for n in 0..KEYS {
+        if n == KEYS / 3 {
+            clock.advance(seconds(50));
+        }
+        store.record(&key(n), NONE, &[u8::try_from(n % 251).unwrap(); 120]).unwrap();
+        if n > 9_000 && n % 3 == 0 {
+            store.forget(&key(n - 9_000)).unwrap();
+        }
+        if n > 12_000 && n % 9 == 0 {
+            store.record(&key(n - 12_000), NONE, b"again").unwrap();
+        }
+        if n % 500 == 0 {
+            drop(store.begin(&format!("doubt-{n}"), NONE).unwrap());
+        }
+    }
+    clock.advance(seconds(60));
+    let look = |store: &Store| {
+        let keys: Vec<_> = (0..KEYS).map(|n| store.get(&key(n)).unwrap()).collect();
+        let doubts: Vec<_> = (0..KEYS).map(|n| store.get(&format!("doubt-{n}")).unwrap().status()).collect();
+        (keys, doubts)
+    };
+    let before = look(&store);
+    let some = |status| before.0.iter().filter(|seen| seen.status() == status).count();
+    assert!(some(Status::Completed) > 10_000 && some(Status::Absent) > 10_000, "both are to be seen");
+    let expected = store.stats();
+    assert!(expected.segments * SEGMENT > 16 << 20, "long enough to be read by several: {expected:?}");
+    store.close().unwrap();
+
+    let store = options().open(&place.path).unwrap();
+    assert!(look(&store) == before, "the same answers");
+    let stats = store.stats();
+    assert_eq!((stats.record_bytes, stats.dead_bytes), (expected.record_bytes, expected.dead_bytes));
+    let live = some(Status::Completed) + KEYS as usize / 500;
+    assert_eq!(stats.keys, live, "nothing that expired, nothing twice");
+    assert!(stats.index_bytes < live * 12 + (64 << 10), "no larger than an index that grew: {stats:?}");
+}

@@ -96,7 +96,7 @@ fn checksum_of(trailer: &[u8], entries: &[u8], seed: Seed) -> u32 {
 
 impl Trailer {
     /// The trailer in a slot's last bytes, if it speaks of `sequence`. Its checksum covers the entries too, so nothing
-    /// here is to be believed before [`decode_entries`] agreed; `entry_count` is bounded by what a slot can hold.
+    /// here is to be believed before [`entries`] agreed; `entry_count` is bounded by what a slot can hold.
     pub(crate) fn decode(bytes: &[u8; TRAILER], sequence: u64, segment_bytes: u64) -> Result<Trailer, Fault> {
         if !bytes.starts_with(MAGIC) || get_u64(bytes, 16) != sequence {
             return Err(Fault::Damaged("no footer of this segment"));
@@ -128,12 +128,12 @@ pub(crate) fn is_or_was_of(trailer: &[u8; TRAILER], sequence: u64) -> bool {
     marks.into_iter().filter(|mark| *mark).count() >= 2
 }
 
-/// The entries of a footer, if every byte of it checks.
-pub(crate) fn decode_entries(
-    bytes: &[u8],
+/// The entries of a footer, if every byte of it checks; each may still be of a kind that this version does not know.
+pub(crate) fn entries<'a>(
+    bytes: &'a [u8],
     trailer_bytes: &[u8; TRAILER],
     seed: Seed,
-) -> Result<Vec<FooterEntry>, Fault> {
+) -> Result<impl ExactSizeIterator<Item = Result<FooterEntry, Fault>> + use<'a>, Fault> {
     if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked)
     {
         return Err(Fault::Damaged("the footer's checksum does not fit"));
@@ -142,22 +142,21 @@ pub(crate) fn decode_entries(
     if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
         return Err(Fault::Damaged("the footer's length does not fit"));
     }
-    entries
-        .iter()
-        .map(|field| {
-            let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
-            Ok(FooterEntry {
-                hash: u128::from_le_bytes(array(field, 0)),
-                version: Version::from_u64(get_u64(field, 16)),
-                key_expires_ms: get_u64(field, 24),
-                result_expires_ms: get_u64(field, 32),
-                offset: u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES,
-                length: u64::from(length_units) * ALIGNMENT_BYTES,
-                kind: Kind::from_byte(field[47])
-                    .ok_or(Fault::Unknown("the footer names an unknown kind of record"))?,
-            })
-        })
-        .collect()
+    Ok(entries.iter().map(entry))
+}
+
+fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, Fault> {
+    let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
+    Ok(FooterEntry {
+        hash: u128::from_le_bytes(array(field, 0)),
+        version: Version::from_u64(get_u64(field, 16)),
+        key_expires_ms: get_u64(field, 24),
+        result_expires_ms: get_u64(field, 32),
+        offset: u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES,
+        length: u64::from(length_units) * ALIGNMENT_BYTES,
+        kind: Kind::from_byte(field[47])
+            .ok_or(Fault::Unknown("the footer names an unknown kind of record"))?,
+    })
 }
 
 #[cfg(test)]
@@ -187,7 +186,8 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), Fault> {
         let (body, trailer) = parts(bytes);
-        Ok((Trailer::decode(trailer, 6, SEGMENT)?, decode_entries(body, trailer, SEED)?))
+        let entries = super::entries(body, trailer, SEED)?.collect::<Result<_, _>>()?;
+        Ok((Trailer::decode(trailer, 6, SEGMENT)?, entries))
     }
 
     #[test]

@@ -291,3 +291,23 @@ pub(crate) fn get_u64(bytes: &[u8], at: usize) -> u64 {
 pub(crate) fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
     bytes[at..at + field.len()].copy_from_slice(field);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_at_most_a_quarter_of_its_segment_and_no_longer_than_a_footer_can_say() {
+        for (segment_bytes, expected) in
+            [(64 << 10, 16 << 10), (128 << 20, 32 << 20), (256 << 20, 64 << 20), (1 << 30, 64 << 20)]
+        {
+            assert_eq!(max_frame_bytes(segment_bytes), expected);
+        }
+    }
+
+    #[test]
+    fn a_fault_says_its_reason() {
+        assert_eq!(Fault::Damaged("torn").to_string(), "torn");
+        assert_eq!(Fault::Unknown("of a later version").reason(), "of a later version");
+    }
+}

@@ -1,11 +1,11 @@
 //! The decoders on bytes, one by one, for fuzzing. Behind the feature `simulation`, which is no part of the public
 //! interface.
 
-use super::footer::{TRAILER, Trailer, decode_entries, footer_bytes};
+use super::footer::{FooterEntry, TRAILER, Trailer, entries, footer_bytes};
 use super::frame::Frame;
 use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encode_store_header};
 use super::record::{Record, stamp};
-use super::{Seed, max_frame_bytes};
+use super::{Fault, Seed, max_frame_bytes};
 
 /// What a record says, and the bytes that it is encoded to again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,10 +73,10 @@ pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64
     let trailer =
         Trailer::decode(trailer_bytes, sequence, slot.len() as u64).map_err(|fault| fault.to_string())?;
     let length = usize::try_from(footer_bytes(u64::from(trailer.entry_count))).map_err(|_| "too long")?;
-    let entries = &slot[slot.len() - length..slot.len() - TRAILER];
-    let entries = decode_entries(entries, trailer_bytes, Seed::of_file(file_id));
-    let entries = entries.map_err(|fault| fault.to_string())?;
-    Ok(entries.iter().map(|entry| (entry.offset, entry.length)).collect())
+    let bytes = &slot[slot.len() - length..slot.len() - TRAILER];
+    let entries = entries(bytes, trailer_bytes, Seed::of_file(file_id)).map_err(|fault| fault.to_string())?;
+    let place = |entry: Result<FooterEntry, Fault>| entry.map(|entry| (entry.offset, entry.length));
+    entries.map(place).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
 }
 
 /// The store header in `sector`, encoded again.

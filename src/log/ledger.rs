@@ -31,6 +31,44 @@ pub(crate) struct Ledger {
     state: Mutex<State>,
 }
 
+/// What some records weigh, counted apart and added at once: opening counts millions of them.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    total_bytes: u64,
+    dead_bytes: u64,
+    /// As in the ledger's own histogram, in buckets of the first granularity.
+    expiring: BTreeMap<u64, u64>,
+    /// The bucket that each of the two shares of the last record fell into, and what has fallen into it since. Records
+    /// that were written together expire together.
+    runs: [(u64, u64); 2],
+}
+
+impl Tally {
+    pub(crate) fn add(&mut self, weight: &Weight) {
+        self.total_bytes += weight.length_bytes;
+        for (run, (due_ms, bytes)) in self.runs.iter_mut().zip(weight.shares()) {
+            if due_ms == NEVER_MS || bytes == 0 {
+                continue;
+            }
+            let (bucket, gathered) = run;
+            if bucket.checked_sub(due_ms).is_some_and(|early| early < FIRST_GRANULARITY_MS) {
+                *gathered += bytes;
+                continue;
+            }
+            if *gathered > 0 {
+                *self.expiring.entry(*bucket).or_default() += *gathered;
+            }
+            *run = (due_ms.checked_next_multiple_of(FIRST_GRANULARITY_MS).unwrap_or(NEVER_MS), bytes);
+        }
+    }
+
+    /// Records that were superseded within their own segment, as the footer tells at open.
+    pub(crate) fn add_dead(&mut self, bytes: u64) {
+        self.total_bytes += bytes;
+        self.dead_bytes += bytes;
+    }
+}
+
 /// Bytes of records in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Balance {
@@ -59,11 +97,14 @@ impl Ledger {
         }
     }
 
-    /// Records that were superseded within their own segment, as the footer tells at open.
-    pub(crate) fn add_dead(&self, bytes: u64) {
+    /// All that was counted apart.
+    pub(crate) fn absorb(&self, tally: Tally) {
         let mut state = self.state.lock();
-        state.total_bytes += bytes;
-        state.dead_bytes += bytes;
+        state.total_bytes += tally.total_bytes;
+        state.dead_bytes += tally.dead_bytes;
+        for (due_ms, bytes) in tally.expiring.into_iter().chain(tally.runs) {
+            state.expect(due_ms, bytes);
+        }
     }
 
     /// A record that was added is no longer its key's last, or was dropped.
@@ -163,6 +204,32 @@ mod tests {
         assert_eq!(ledger.balance(999).dead_bytes, 0);
         assert_eq!(ledger.balance(1_016).dead_bytes, 1_000);
         assert_eq!(ledger.balance(2_016).dead_bytes, 1_120);
+    }
+
+    #[test]
+    fn what_is_counted_apart_is_what_would_have_been_added_one_by_one() {
+        let records: Vec<_> = (0..3_000_u64)
+            .map(|n| match n % 5 {
+                0 => weight(Kind::Begun, 90, NEVER_MS, NEVER_MS),
+                1 => weight(Kind::Forgotten, 80, 0, 0),
+                2 => weight(Kind::Released, 88, 0, 100 + n / 7),
+                _ => weight(Kind::Completed, 400 + n, 50 + n / 3, 9_000 - n),
+            })
+            .collect();
+        let (one_by_one, at_once) = (Ledger::new(), Ledger::new());
+        let mut tally = Tally::default();
+        for record in &records {
+            one_by_one.add(record);
+            tally.add(record);
+        }
+        at_once.absorb(tally);
+        for now_ms in [0, 16, 57, 110, 400, 1_000, 7_000, 20_000] {
+            assert_eq!(at_once.balance(now_ms), one_by_one.balance(now_ms), "at {now_ms}");
+        }
+        for record in &records {
+            at_once.bury(record);
+        }
+        assert!(at_once.state.lock().expiring.is_empty(), "bury found every bucket");
     }
 
     #[test]

@@ -277,9 +277,10 @@ impl Log {
         let Some(segment) = self.writer.lock().full_segment(sequence) else { return Ok(None) };
         let slot_offset = self.reader.slot_offset(segment.slot);
         let io = |error| self.reader.io("read a segment to retire it", error);
-        let footer =
-            scan::read_footer(&*self.storage, slot_offset, sequence, &self.parameters).map_err(io)?;
-        if let Ok((_, entries)) = footer {
+        let mut buffer = Vec::new();
+        let footer = scan::read_footer(&*self.storage, slot_offset, sequence, &self.parameters, &mut buffer)
+            .map_err(io)?;
+        if let Ok(entries) = footer.and_then(|(_, entries)| entries.collect()) {
             return Ok(Some((segment, entries)));
         }
         let bytes =

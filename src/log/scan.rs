@@ -212,13 +212,15 @@ pub(crate) fn first_frame(
     Ok(header.is_ok().then_some(sequence))
 }
 
-/// The footer of a full segment, if there is one that checks.
-pub(crate) fn read_footer(
+/// The footer of a full segment, if there is one that checks. `buffer` is what it is read into.
+pub(crate) fn read_footer<'b>(
     storage: &dyn Storage,
     slot_offset: u64,
     sequence: u64,
     parameters: &Parameters,
-) -> io::Result<Result<(Trailer, Vec<FooterEntry>), Fault>> {
+    buffer: &'b mut Vec<u8>,
+) -> io::Result<Result<(Trailer, impl ExactSizeIterator<Item = Result<FooterEntry, Fault>> + use<'b>), Fault>>
+{
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
     let mut trailer_bytes = [0; TRAILER];
     read_exact_at(storage, &mut trailer_bytes, trailer_at)?;
@@ -228,7 +230,7 @@ pub(crate) fn read_footer(
     };
     let entries_bytes = footer::footer_bytes(u64::from(trailer.entry_count)) - TRAILER_BYTES;
     let length = usize::try_from(entries_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let mut bytes = vec![0; length];
-    read_exact_at(storage, &mut bytes, trailer_at - entries_bytes)?;
-    Ok(footer::decode_entries(&bytes, &trailer_bytes, parameters.seed()).map(|entries| (trailer, entries)))
+    buffer.resize(length, 0);
+    read_exact_at(storage, buffer, trailer_at - entries_bytes)?;
+    Ok(footer::entries(buffer, &trailer_bytes, parameters.seed()).map(|entries| (trailer, entries)))
 }

@@ -1,12 +1,14 @@
 //! Opening: scan, decide, and only then change anything.
 //!
-//! The scan reads headers, footers and the last segment. [`decide`] is a table over what it found and says whether
-//! the log ends where it was closed, in a tail that nobody was told about, or in a hole where there had been synced
-//! data. Until the verdict stands, and the clock has been judged, not a byte is written.
+//! The survey reads headers and the last segment. [`decide`](verdict::decide) is a table over what it found and says
+//! whether the log ends where it was closed, in a tail that nobody was told about, or in a hole where there had been
+//! synced data. Then the index is filled from the footers. Until all that stands, and the clock has been judged, not a
+//! byte is written.
 
 mod medium;
-mod survey;
 mod verdict;
+mod survey;
+mod fill;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -15,23 +17,19 @@ use std::sync::Arc;
 use crate::clock::{OpeningTime, StoreClock, judge_opening};
 use crate::error::{Error, Result};
 use crate::format::STORE_HEADER_BYTES;
-use crate::format::footer::FooterEntry;
 use crate::format::header::encode_store_header;
-use crate::format::record::Kind;
-use crate::index::{Address, Index};
-use crate::key::KeyHasher;
+use crate::index::Index;
 use crate::log::Log;
-use crate::log::ledger::Ledger;
 use crate::log::reader::Reader;
 use crate::log::writer::{FullSegment, Start, Tail};
 use crate::planted::{Bug, planted};
-use crate::record::Weight;
 use crate::status::MAX_OPEN_COUNT;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
+use fill::Filled;
 pub(crate) use medium::Config;
 use medium::Medium;
-use survey::{Found, Survey};
+use survey::Survey;
 use verdict::Verdict;
 
 /// No file is longer: what an address in the index can say.
@@ -72,14 +70,16 @@ pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> R
     }
 
     let reader = Arc::new(Reader::new(Arc::clone(&storage), path.to_owned(), &parameters));
-    let (index, ledger) = survey.index(&reader, clock.now_ms())?;
+    let log_bytes = (survey.links.len() as u64 + 1) * parameters.segment_bytes;
+    let threads = fill::threads_for(log_bytes);
+    let Filled { index, ledger, full } = fill::fill(&medium, &survey, &reader, clock.now_ms(), threads)?;
     let was_closed = survey.verdict == Verdict::Closed;
     survey.mend(&medium)?;
     crate::events::opened(path, index.len(), was_closed);
 
     let max_slots =
         config.max_bytes.min(MAX_FILE_BYTES).saturating_sub(STORE_HEADER_BYTES) / parameters.segment_bytes;
-    let log = Log::new(storage, reader, parameters, max_slots, ledger, survey.start(open_count));
+    let log = Log::new(storage, reader, parameters, max_slots, ledger, survey.start(open_count, full));
     log.begin_opening(clock.now_ms())?;
     Ok(Recovered { log: Arc::new(log), index, clock, open_count })
 }
@@ -100,40 +100,6 @@ fn judge_clock(config: &Config, path: &Path, high_water_ms: u64) -> Result<Store
 }
 
 impl Survey {
-    /// Fills an index with each key's last record, oldest segment first.
-    fn index(&self, reader: &Reader, now_ms: u64) -> Result<(Index, Ledger)> {
-        let (index, ledger) = (Index::new(), Ledger::new());
-        let hasher = KeyHasher::new(self.parameters.secret);
-        let tail = Found {
-            segment: FullSegment {
-                slot: self.tail_slot,
-                end: self.scan.end,
-                record_bytes: self.scan.record_bytes,
-            },
-            entries: self.scan.entries.clone(),
-        };
-        let segments = self.full.iter().chain([&tail]);
-        for (found, sequence) in segments.clone().zip(self.head..) {
-            reader.set_sequence(found.segment.slot, sequence);
-        }
-        for found in segments {
-            let listed: u64 = found.entries.iter().map(|entry| entry.length).sum();
-            ledger.add_dead(found.segment.record_bytes.saturating_sub(listed));
-            for entry in &found.entries {
-                let offset = reader.slot_offset(found.segment.slot) + entry.offset;
-                let Some(address) = Address::new(offset) else {
-                    return Err(Error::corrupt(
-                        reader.path(),
-                        offset,
-                        "the footer's address is out of range",
-                    ));
-                };
-                replay(&index, &ledger, reader, &hasher, entry, address, now_ms)?;
-            }
-        }
-        Ok((index, ledger))
-    }
-
     /// Writes what was decided on: the frames that were not known to be on disk once more, and zeroes behind them. A
     /// sync that failed before the crash may have left pages that only look clean, so nothing less makes them true.
     fn mend(&self, medium: &Medium<'_>) -> Result<()> {
@@ -173,13 +139,12 @@ impl Survey {
         frames.max(marks).max(self.tail_header.synced_to)
     }
 
-    fn start(self, open_count: u32) -> Start {
-        let used: BTreeSet<u64> =
-            self.full.iter().map(|found| found.segment.slot).chain([self.tail_slot]).collect();
+    fn start(self, open_count: u32, full: Vec<FullSegment>) -> Start {
+        let used: BTreeSet<u64> = full.iter().map(|segment| segment.slot).chain([self.tail_slot]).collect();
         Start {
             open_count,
             head: self.head,
-            full: self.full.iter().map(|found| found.segment).collect::<VecDeque<_>>(),
+            full: VecDeque::from(full),
             tail: Tail {
                 slot: self.tail_slot,
                 header: self.tail_header,
@@ -193,48 +158,4 @@ impl Survey {
             slot_count: self.slot_count,
         }
     }
-}
-
-/// Applies one record to the index as if it had just been written.
-fn replay(
-    index: &Index,
-    ledger: &Ledger,
-    reader: &Reader,
-    hasher: &KeyHasher,
-    entry: &FooterEntry,
-    address: Address,
-    now_ms: u64,
-) -> Result<()> {
-    let weight = Weight {
-        kind: entry.kind,
-        length_bytes: entry.length,
-        key_expires_ms: entry.key_expires_ms,
-        result_expires_ms: entry.result_expires_ms,
-    };
-    ledger.add(&weight);
-    if entry.kind == Kind::Ignorable {
-        return Ok(());
-    }
-    let earlier = index.find(entry.hash, |candidate| {
-        let confirm = reader.record(candidate, |place, record| {
-            (hasher.key(record.key) == entry.hash)
-                .then(|| (candidate, Weight::of(record, place.length_bytes)))
-        });
-        confirm.transpose()
-    });
-    let expired = matches!(entry.kind, Kind::Completed | Kind::Released) && now_ms >= entry.key_expires_ms;
-    let leaves_something = entry.kind != Kind::Forgotten && !expired;
-    match earlier.transpose()? {
-        Some((old, old_weight)) => {
-            ledger.bury(&old_weight);
-            if leaves_something {
-                index.replace(entry.hash, old, address);
-            } else {
-                index.remove(entry.hash, old);
-            }
-        }
-        None if leaves_something => index.insert(entry.hash, address),
-        None => {}
-    }
-    Ok(())
 }

@@ -1,29 +1,34 @@
-//! Reading everything that opening needs, and changing nothing.
+//! Reading what says how the log lies and how it ended, and changing nothing.
 
 use std::collections::HashMap;
 
 use super::medium::Medium;
 use super::verdict::{Evidence, Verdict, decide, judge_marks};
 use crate::error::Result;
-use crate::format::footer::FooterEntry;
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::key::KeyHasher;
 use crate::log::scan::{self, Chain, Scan};
-use crate::log::writer::FullSegment;
 
-/// A full segment as the scan found it.
-#[derive(Debug)]
-pub(super) struct Found {
-    pub(super) segment: FullSegment,
-    pub(super) entries: Vec<FooterEntry>,
+/// A full segment, as its own header and that of the next one say.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Link {
+    pub(super) sequence: u64,
+    pub(super) slot: u64,
+    /// What its first frame continues.
+    pub(super) chain: Chain,
+    /// The position at which its frames end.
+    pub(super) end: u64,
+    /// Of its last frame.
+    pub(super) checksum: u32,
 }
 
-/// Everything that opening reads.
+/// How the log lies in the file, and how it ended.
 pub(super) struct Survey {
     pub(super) parameters: Parameters,
     pub(super) head: u64,
-    pub(super) full: Vec<Found>,
+    /// Sequences head.. in order; the last segment is not among them.
+    pub(super) links: Vec<Link>,
     pub(super) tail_slot: u64,
     pub(super) tail_header: SegmentHeader,
     pub(super) tail_bytes: Vec<u8>,
@@ -50,8 +55,7 @@ impl Survey {
             return medium.corrupt(slot_offset(*slot), format!("segment {sequence} is cut short"));
         }
 
-        let hasher = KeyHasher::new(parameters.secret);
-        let mut full = Vec::new();
+        let mut links = Vec::new();
         for sequence in head..tail_sequence {
             let (Some((slot, header)), Some((next_slot, next))) =
                 (headers.get(&sequence), headers.get(&(sequence + 1)))
@@ -62,9 +66,19 @@ impl Survey {
                     format!("segment {missing} of the log's {head} to {tail_sequence} is missing"),
                 );
             };
-            let found =
-                Survey::full_segment(medium, &parameters, &hasher, (*slot, header), (*next_slot, next))?;
-            full.push(found);
+            if next.previous_end / segment_bytes != sequence {
+                return medium.corrupt(
+                    slot_offset(*next_slot),
+                    "the segment does not say where the one before it ends",
+                );
+            }
+            links.push(Link {
+                sequence,
+                slot: *slot,
+                chain: Chain { checksum: header.previous_checksum, time_ms: header.time_ms },
+                end: next.previous_end,
+                checksum: next.previous_checksum,
+            });
         }
 
         let Some(&(tail_slot, tail_header)) = headers.get(&tail_sequence) else {
@@ -74,6 +88,7 @@ impl Survey {
         let tail_bytes =
             medium.io("read the last segment", scan::read_slot(medium.storage, offset, segment_bytes))?;
         let chain = Chain { checksum: tail_header.previous_checksum, time_ms: tail_header.time_ms };
+        let hasher = KeyHasher::new(parameters.secret);
         let scan = scan::scan(&tail_bytes, tail_sequence, chain, &parameters, &hasher);
         let marks = Survey::marks(&tail_bytes, tail_sequence, &parameters);
         let later = scan::later_attestation(&tail_bytes, tail_sequence, scan.end, &parameters);
@@ -95,7 +110,7 @@ impl Survey {
         Ok(Survey {
             parameters,
             head,
-            full,
+            links,
             tail_slot,
             tail_header,
             tail_bytes,
@@ -158,43 +173,6 @@ impl Survey {
             }
         }
         Ok(headers)
-    }
-
-    fn full_segment(
-        medium: &Medium<'_>,
-        parameters: &Parameters,
-        hasher: &KeyHasher,
-        (slot, header): (u64, &SegmentHeader),
-        (next_slot, next): (u64, &SegmentHeader),
-    ) -> Result<Found> {
-        let sequence = header.sequence;
-        let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
-        if next.previous_end / parameters.segment_bytes != sequence {
-            let next_offset = STORE_HEADER_BYTES + next_slot * parameters.segment_bytes;
-            return medium.corrupt(next_offset, "the segment does not say where the one before it ends");
-        }
-        let footer = scan::read_footer(medium.storage, offset, sequence, parameters);
-        if let Ok((trailer, entries)) = medium.io("read a footer", footer)? {
-            if trailer.end != next.previous_end || trailer.last_checksum != next.previous_checksum {
-                return medium.corrupt(offset, "the footer and the next segment's header do not agree");
-            }
-            let segment = FullSegment { slot, end: trailer.end, record_bytes: trailer.record_bytes };
-            return Ok(Found { segment, entries });
-        }
-        // The footer is written after the next segment's header, so a crash may have torn it. The frames say the same.
-        let bytes = scan::read_slot(medium.storage, offset, parameters.segment_bytes);
-        let bytes = medium.io("read a segment whose footer does not check", bytes)?;
-        let chain = Chain { checksum: header.previous_checksum, time_ms: header.time_ms };
-        let scan = scan::scan(&bytes, sequence, chain, parameters, hasher);
-        if scan.end != next.previous_end || scan.last_checksum != next.previous_checksum {
-            medium.check_known(offset + scan.end % parameters.segment_bytes, scan.stop)?;
-            return medium.corrupt(
-                offset + scan.end % parameters.segment_bytes,
-                format!("segment {sequence} was whole on disk and now ends here: {}", scan.stop),
-            );
-        }
-        let segment = FullSegment { slot, end: scan.end, record_bytes: scan.record_bytes };
-        Ok(Found { segment, entries: scan.entries })
     }
 
     fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {
