@@ -128,12 +128,16 @@ pub(crate) fn is_or_was_of(trailer: &[u8; TRAILER], sequence: u64) -> bool {
     marks.into_iter().filter(|mark| *mark).count() >= 2
 }
 
-/// The entries of a footer, if every byte of it checks; each may still be of a kind that this version does not know.
+/// Entries, decoded one by one: each may be of a kind that this version does not know.
+pub(crate) type Entries<'a> =
+    std::iter::Map<std::slice::Iter<'a, [u8; ENTRY]>, fn(&[u8; ENTRY]) -> Result<FooterEntry, Fault>>;
+
+/// The entries of a footer, if every byte of it checks.
 pub(crate) fn entries<'a>(
     bytes: &'a [u8],
     trailer_bytes: &[u8; TRAILER],
     seed: Seed,
-) -> Result<impl ExactSizeIterator<Item = Result<FooterEntry, Fault>> + use<'a>, Fault> {
+) -> Result<Entries<'a>, Fault> {
     if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked)
     {
         return Err(Fault::Damaged("the footer's checksum does not fit"));
@@ -142,7 +146,7 @@ pub(crate) fn entries<'a>(
     if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
         return Err(Fault::Damaged("the footer's length does not fit"));
     }
-    Ok(entries.iter().map(entry))
+    Ok(entries.iter().map(entry as fn(&[u8; ENTRY]) -> _))
 }
 
 fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, Fault> {

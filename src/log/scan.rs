@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io;
 
-use crate::format::footer::{self, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
+use crate::format::footer::{self, Entries, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters};
 use crate::format::record::Kind;
@@ -219,8 +219,7 @@ pub(crate) fn read_footer<'b>(
     sequence: u64,
     parameters: &Parameters,
     buffer: &'b mut Vec<u8>,
-) -> io::Result<Result<(Trailer, impl ExactSizeIterator<Item = Result<FooterEntry, Fault>> + use<'b>), Fault>>
-{
+) -> io::Result<Result<(Trailer, Entries<'b>), Fault>> {
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
     let mut trailer_bytes = [0; TRAILER];
     read_exact_at(storage, &mut trailer_bytes, trailer_at)?;
