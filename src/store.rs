@@ -135,6 +135,39 @@ impl Store {
         Ok(Snapshot::new(status, found))
     }
 
+    /// Copies the recorded result of `key` into `buffer`, whose former content goes, and returns the version of the record;
+    /// None, with an empty buffer, if the operation is not completed. Nothing is begun, and nothing is allocated once the
+    /// buffer is large enough: for a program that answers retries far more often than it acts.
+    ///
+    /// The answer is durable: no crash takes it back.
+    ///
+    /// ```
+    /// use oncekey::{Fingerprint, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let mut answer = Vec::with_capacity(256);
+    /// assert_eq!(store.replay_into("hook:1", Fingerprint::NONE, &mut answer)?, None);
+    /// store.record("hook:1", Fingerprint::NONE, b"seen")?;
+    /// assert!(store.replay_into("hook:1", Fingerprint::NONE, &mut answer)?.is_some());
+    /// assert_eq!(answer, b"seen");
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Mismatch`](crate::Error::Mismatch): the key was used with another fingerprint.
+    /// - [`Error::ResultExpired`](crate::Error::ResultExpired): done, and the result is no longer kept.
+    /// - The rest as [`get`](Store::get). The buffer is empty then too.
+    pub fn replay_into<'a>(
+        &self,
+        key: impl Into<Key<'a>>,
+        fingerprint: Fingerprint,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Version>> {
+        buffer.clear();
+        self.engine.replay_into(key.into(), fingerprint, buffer).inspect_err(|_| buffer.clear())
+    }
+
     /// Puts `next` in the place of `expected`, if the key still stands there: an operator's tool, for operations in
     /// doubt above all. Every other change is this one with its own expectations.
     ///

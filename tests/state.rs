@@ -39,6 +39,33 @@ fn a_completed_operation_replays_its_result_byte_for_byte() {
 }
 
 #[test]
+fn a_replay_into_a_buffer_says_what_a_begin_would_and_begins_nothing() {
+    both(|store, clock| {
+        let mut buffer = b"of an earlier call".to_vec();
+        let version = store.replay_into("k", NONE, &mut buffer).unwrap();
+        assert!(version.is_none() && buffer.is_empty() && status(store, "k") == Status::Absent);
+        let mut lease = acquire(store, "k");
+        assert_eq!(store.replay_into("k", NONE, &mut buffer).unwrap(), None, "in progress");
+        let version = lease.complete(b"result").unwrap();
+        assert_eq!(store.replay_into("k", NONE, &mut buffer).unwrap(), Some(version));
+        assert_eq!(buffer, b"result");
+        let other = store.fingerprint(b"another request");
+        assert!(matches!(store.replay_into("k", other, &mut buffer), Err(Error::Mismatch { .. })));
+        assert!(buffer.is_empty(), "the result of another request shows nowhere");
+        abandon(store, "doubt");
+        assert_eq!(store.replay_into("doubt", NONE, &mut buffer).unwrap(), None);
+        assert!(matches!(store.replay_into("doubt", other, &mut buffer), Err(Error::Mismatch { .. })));
+        acquire(store, "released").release().unwrap();
+        assert_eq!(store.replay_into("released", other, &mut buffer).unwrap(), None);
+        clock.advance(seconds(50));
+        assert!(matches!(store.replay_into("k", NONE, &mut buffer), Err(Error::ResultExpired { .. })));
+        assert!(buffer.is_empty());
+        clock.advance(seconds(50));
+        assert_eq!(store.replay_into("k", NONE, &mut buffer).unwrap(), None);
+    });
+}
+
+#[test]
 fn an_empty_result_is_told_from_none() {
     both(|store, _| {
         assert_eq!(store.get("k").unwrap().result(), None);

@@ -46,15 +46,60 @@ impl Engine {
     /// The key's last record, if it leaves anything of it now. No flight is needed: the index says only what is as
     /// durable as it was asked to be.
     pub(super) fn lookup(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
+        let found = self.read(key, hash, |address, place, record| {
+            let mut found = found_at(address, place, record, now_ms);
+            if want == Want::Result && found.life == Life::Completed {
+                found.result = record.result.map(<[u8]>::to_vec);
+            }
+            found
+        })?;
+        Ok(found.filter(|found| found.life != Life::Gone))
+    }
+
+    /// Shows the key's last record to `read`, if the index knows one.
+    fn read<R>(
+        &self,
+        key: Key<'_>,
+        hash: u128,
+        mut read: impl FnMut(Address, Place, &Record<'_>) -> R,
+    ) -> Result<Option<R>> {
         let found = self.index.find(hash, |address| {
-            self.log
+            let confirm = self
+                .log
                 .reader()
-                .record(address, |place, record| {
-                    (record.key == key).then(|| found_at(address, place, record, now_ms, want))
-                })
-                .transpose()
+                .record(address, |place, record| (record.key == key).then(|| read(address, place, record)));
+            confirm.transpose()
         });
-        Ok(found.transpose()?.filter(|found| found.life != Life::Gone))
+        found.transpose()
+    }
+
+    /// Copies the result of a completed operation to the end of `buffer`; None if it is not completed.
+    pub(crate) fn replay_into(
+        &self,
+        key: Key<'_>,
+        fingerprint: Fingerprint,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Version>> {
+        let hash = self.admit(key)?;
+        let terms = &self.settings.terms;
+        let now_ms = self.clock.now_ms();
+        let found = self.read(key, hash, |address, place, record| {
+            let found = found_at(address, place, record, now_ms);
+            if found.life == Life::Completed && found.fingerprint == fingerprint {
+                buffer.extend_from_slice(record.result.unwrap_or_default());
+            }
+            found
+        })?;
+        match found {
+            Some(found) if !matches!(found.life, Life::Gone | Life::Released) => {
+                self.check_fingerprint(key, fingerprint, &found, terms.durability)?;
+                if found.life == Life::Begun {
+                    return Ok(None);
+                }
+                self.replay(key, fingerprint, found, terms).map(|found| Some(found.version))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Returns when what was found is as durable as `durability` demands of an answer.
@@ -162,9 +207,9 @@ impl Engine {
     }
 }
 
-fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64, want: Want) -> Found {
+/// What a record says, without its result.
+fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64) -> Found {
     let life = life(record, now_ms);
-    let keeps_result = want == Want::Result && life == Life::Completed;
     Found {
         address,
         place,
@@ -177,6 +222,6 @@ fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64, wa
         time_ms: record.time_ms,
         key_expires_ms: record.key_expires_ms,
         result_expires_ms: record.result_expires_ms,
-        result: record.result.filter(|_| keeps_result).map(<[u8]>::to_vec),
+        result: None,
     }
 }
