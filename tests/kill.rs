@@ -23,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, Stdio};
 use std::time::Duration;
 
+use common::random::Random;
 use common::small;
 use oncekey::{
     Begin, Doubt, Durability, Error, Expected, Fingerprint, Lease, Next, Operation, Recorded, Snapshot,
@@ -39,27 +40,6 @@ const MAX_RESULT_BYTES: usize = 6_000;
 const MAX_ANSWERS: usize = 400;
 
 // What both processes know.
-
-/// SplitMix64: a generator whose whole state is its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-
-    fn percent(&mut self, chance: usize) -> bool {
-        self.below(100) < chance
-    }
-}
 
 /// How long a key's completion is kept. It shows in the key's name, so that both processes know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

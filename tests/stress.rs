@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::random::Random;
 use common::{NONE, Place, acquire, small};
 use oncekey::{
     Begin, Doubt, Durability, Error, Expected, Lease, Next, Recorded, Snapshot, Status, Store, Swapped,
@@ -23,23 +24,6 @@ const TURNS: usize = 8_000;
 const KEYS: usize = 30;
 /// Held from the beginning to the end, so that an attempt to close the store finds a lease.
 const ANCHOR: &str = "anchor";
-
-/// SplitMix64: a generator whose whole state is its seed.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-}
 
 /// On every third key nobody takes anything over: no lease has a deadline and nothing is set. There, two acts at once
 /// are a failure by themselves.

@@ -10,12 +10,15 @@
     reason = "a test that cannot be set up has failed"
 )]
 
+mod common;
+
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use common::random::Random;
 use oncekey::{Begin, Store};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -705,22 +708,5 @@ impl Deliveries {
     fn counts_of_a_first_run(&self) -> Counts {
         let (lines, performed, mismatched) = (self.lines(), self.ids.len() as u64, self.misuses.len() as u64);
         Counts { lines, performed, replayed: lines - performed - mismatched, mismatched, ..Counts::default() }
-    }
-}
-
-/// SplitMix64: the same numbers on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % end as u64).unwrap()
     }
 }

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oncekey::simulation::{Bug, Fault, plant};
 
+use crate::common::random::seed;
 use crate::damage::a_few_damages;
 use crate::faults::{fault_at, steps};
-use crate::points::{Counts, Effort, crash_everywhere, scripts, seed};
+use crate::points::{Counts, Effort, crash_everywhere, scripts};
 
 /// What finds things, in the order of what it costs.
 fn hunt() -> Result<(), String> {

@@ -7,7 +7,8 @@ use std::time::Duration;
 use oncekey::simulation::SimulatedDisk;
 use oncekey::{Error, Fingerprint, ManualClock, Options, Snapshot, Store};
 
-use crate::points::{Random, factor, seed};
+use crate::common::random::{Random, seed};
+use crate::points::factor;
 use crate::world::START_MS;
 
 const SECTOR: usize = 512;

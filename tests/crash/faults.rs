@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use oncekey::simulation::{Fault, SimulatedDisk};
 use oncekey::{Error, Fingerprint};
 
-use crate::points::{Random, images, scripts, seed};
+use crate::common::random::{Random, seed};
+use crate::points::{images, scripts};
 use crate::world::{Act, World, exercise, live_agrees, options};
 
 /// Runs a script until something fails, and says at which act.

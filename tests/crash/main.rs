@@ -14,6 +14,8 @@
 )]
 
 mod bugs;
+#[path = "../common/mod.rs"]
+mod common;
 mod damage;
 mod faults;
 mod points;

@@ -6,25 +6,8 @@ use oncekey::simulation::SimulatedDisk;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 
+use crate::common::random::{Random, seed};
 use crate::world::{Act, World, exercise, options, power_loss_at};
-
-/// A small generator whose whole state is its seed, so that a failure is named by one number.
-pub struct Random(pub u64);
-
-impl Random {
-    /// SplitMix64.
-    pub fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
-
-    pub fn below(&mut self, limit: usize) -> usize {
-        usize::try_from(self.next() % limit as u64).unwrap()
-    }
-}
 
 /// Scripts, each named by what it covers. Results of 12,000 bytes fill a segment with five records.
 pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
@@ -299,10 +282,6 @@ pub fn crash_everywhere(script: &[Act], seed: u64, effort: &Effort, counts: &Cou
         crash_at(script, step, seed, effort, counts)?;
     }
     Ok(())
-}
-
-pub fn seed() -> u64 {
-    std::env::var("ONCEKEY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
 }
 
 pub fn factor() -> u32 {

@@ -1,0 +1,27 @@
+//! Numbers by chance, from a seed that names them all.
+
+/// SplitMix64: a small generator whose whole state is its seed, so that a failure is named by one number.
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn below(&mut self, limit: usize) -> usize {
+        usize::try_from(self.next() % limit as u64).unwrap()
+    }
+
+    pub fn percent(&mut self, chance: usize) -> bool {
+        self.below(100) < chance
+    }
+}
+
+/// `ONCEKEY_SEED`, or 1.
+pub fn seed() -> u64 {
+    std::env::var("ONCEKEY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
