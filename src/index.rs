@@ -353,6 +353,14 @@ impl Filling<'_> {
     pub(crate) fn remove(&mut self, hash: u128, address: Address) -> bool {
         self.table.remove(entry_of(tag_of_hash(hash), address))
     }
+
+    /// Gives back what was made for entries that never came, once all of them have.
+    pub(crate) fn trim(&mut self) {
+        let fitting = Table::capacity_for(self.table.len, self.shard).max(MIN_CAPACITY);
+        if self.table.capacity > fitting + fitting / 4 {
+            self.table.resize(fitting);
+        }
+    }
 }
 
 impl fmt::Debug for Index {
@@ -722,6 +730,29 @@ mod tests {
         let table = index.shards[0].table.read();
         assert_eq!(table.capacity, MIN_CAPACITY);
         assert!(table.buckets.len() >= MIN_CAPACITY + 6);
+    }
+
+    #[test]
+    fn a_shard_that_was_made_for_more_than_came_is_no_larger_afterwards_than_one_that_grew() {
+        let (filled, grown) = (Index::new(), Index::new());
+        for shard in 0..=u8::MAX {
+            let mut filling = filled.fill(shard, 10_000);
+            for number in 1..=300 {
+                let hash = random_hash(number + u64::from(shard) * 300) & (u128::MAX >> 8)
+                    | u128::from(shard) << 120;
+                filling.insert(hash, address(number));
+                grown.insert(hash, address(number));
+            }
+            filling.trim();
+            drop(filling);
+            for number in 1..=300 {
+                let hash = random_hash(number + u64::from(shard) * 300) & (u128::MAX >> 8)
+                    | u128::from(shard) << 120;
+                assert!(filled.holds(hash, address(number)));
+            }
+        }
+        assert_eq!(filled.len(), grown.len());
+        assert!(filled.allocated_bytes() < grown.allocated_bytes() * 11 / 10);
     }
 
     #[test]

@@ -114,6 +114,9 @@ pub(super) fn fill(
     let (steps, tally) = filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok))?;
     ledger.absorb(tally);
     filler.apply(&index, &ledger, &[steps], 0)?;
+    for shard in 0..=u8::MAX {
+        index.fill(shard, 0).trim();
+    }
     Ok(Filled { index, ledger, full })
 }
 
