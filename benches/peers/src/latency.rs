@@ -1,0 +1,107 @@
+//! How long things took: a histogram whose buckets grow with what is in them, so that recording costs a few
+//! instructions and the error is below one part in a hundred.
+
+use std::time::Duration;
+
+/// Buckets for each power of two.
+const PARTS: u64 = 128;
+const PART_BITS: u32 = PARTS.trailing_zeros();
+/// Up to 2^40 ns, a quarter of an hour.
+const BUCKETS: usize = (PARTS as usize) * (40 - PART_BITS as usize + 1);
+
+#[derive(Debug, Clone)]
+pub struct Latencies {
+    buckets: Vec<u32>,
+    count: u64,
+    highest: u64,
+    sum: u64,
+}
+
+fn bucket(nanoseconds: u64) -> usize {
+    if nanoseconds < PARTS {
+        return nanoseconds as usize;
+    }
+    let shift = nanoseconds.ilog2() - PART_BITS;
+    let bucket = (u64::from(shift) + 1) * PARTS + (nanoseconds >> shift) - PARTS;
+    (bucket as usize).min(BUCKETS - 1)
+}
+
+fn lowest_of(bucket: usize) -> u64 {
+    let (shift, part) = (bucket as u64 / PARTS, bucket as u64 % PARTS);
+    if shift == 0 { part } else { (PARTS + part) << (shift - 1) }
+}
+
+impl Latencies {
+    pub fn new() -> Latencies {
+        Latencies { buckets: vec![0; BUCKETS], count: 0, highest: 0, sum: 0 }
+    }
+
+    pub fn note(&mut self, took: Duration) {
+        let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.buckets[bucket(nanoseconds)] += 1;
+        self.count += 1;
+        self.sum += nanoseconds;
+        self.highest = self.highest.max(nanoseconds);
+    }
+
+    pub fn absorb(&mut self, other: &Latencies) {
+        for (own, others) in self.buckets.iter_mut().zip(&other.buckets) {
+            *own += others;
+        }
+        self.count += other.count;
+        self.sum += other.sum;
+        self.highest = self.highest.max(other.highest);
+    }
+
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// In nanoseconds.
+    pub fn mean(&self) -> f64 {
+        self.sum as f64 / self.count.max(1) as f64
+    }
+
+    /// In nanoseconds.
+    pub fn highest(&self) -> f64 {
+        self.highest as f64
+    }
+
+    /// The time, in nanoseconds, that this share of all took at most.
+    pub fn quantile(&self, share: f64) -> f64 {
+        let wanted = (share * self.count as f64).ceil() as u64;
+        let mut seen = 0;
+        for (bucket, count) in self.buckets.iter().enumerate() {
+            seen += u64::from(*count);
+            if seen >= wanted.max(1) {
+                return lowest_of(bucket) as f64;
+            }
+        }
+        self.highest as f64
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_what_is_put_into_it_and_little_else() {
+        for nanoseconds in [0, 1, 127, 128, 129, 255, 256, 1_000, 123_456, 98_765_432_109] {
+            let lowest = lowest_of(bucket(nanoseconds));
+            assert!(lowest <= nanoseconds && nanoseconds - lowest <= nanoseconds / 100, "{nanoseconds}: {lowest}");
+        }
+    }
+
+    #[test]
+    fn quantiles_are_those_of_what_was_noted() {
+        let mut latencies = Latencies::new();
+        for microseconds in 1..=1_000 {
+            latencies.note(Duration::from_micros(microseconds));
+        }
+        for (share, expected) in [(0.5, 500_000.0), (0.99, 990_000.0), (1.0, 1_000_000.0)] {
+            assert!((latencies.quantile(share) / expected - 1.0).abs() < 0.01, "{share}");
+        }
+        assert_eq!((latencies.count(), latencies.highest()), (1_000, 1_000_000.0));
+    }
+}

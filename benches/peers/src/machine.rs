@@ -1,0 +1,85 @@
+//! What a figure was measured on and with, and what the operating system says of this process and its files.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+/// What belongs beside every figure.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    pub processor: String,
+    pub cores: usize,
+    pub memory_gib: u64,
+    pub kernel: String,
+    pub file_system: String,
+    pub compiler: String,
+    pub versions: String,
+    pub date: String,
+}
+
+fn output(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map_or(String::new(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn field(file: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(file).ok()?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn kibibytes(file: &str, name: &str) -> u64 {
+    let value = field(file, name).unwrap_or_default();
+    value.trim_end_matches(" kB").parse().unwrap_or(0)
+}
+
+impl Machine {
+    /// This one; files are measured in `directory`.
+    pub fn here(directory: &Path) -> Machine {
+        Machine {
+            processor: field("/proc/cpuinfo", "model name").unwrap_or_default(),
+            cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
+            memory_gib: (kibibytes("/proc/meminfo", "MemTotal") + (1 << 19)) >> 20,
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
+            file_system: output("stat", &["--file-system", "--format=%T", &directory.to_string_lossy()]),
+            compiler: output("rustc", &["--version"]),
+            versions: env!("PEERS_VERSIONS").to_owned(),
+            date: output("date", &["--utc", "+%Y-%m-%d"]),
+        }
+    }
+}
+
+/// Memory of this process that no file stands behind, in bytes.
+pub fn anonymous_bytes() -> u64 {
+    kibibytes("/proc/self/status", "RssAnon") << 10
+}
+
+/// What the files in a directory take of the disk, in bytes; not how long they say they are.
+pub fn disk_bytes(directory: &Path) -> u64 {
+    let entries = fs::read_dir(directory).expect("the directory can be listed");
+    entries
+        .map(|entry| {
+            let path = entry.expect("the directory can be listed").path();
+            // A file that a compaction removed meanwhile takes nothing.
+            let Ok(metadata) = fs::symlink_metadata(&path) else { return 0 };
+            if metadata.is_dir() { disk_bytes(&path) } else { metadata.blocks() * 512 }
+        })
+        .sum()
+}
+
+/// Reads all files in a directory, so that they are in the cache of the operating system.
+pub fn warm(directory: &Path) {
+    let mut buffer = vec![0; 1 << 20];
+    for entry in fs::read_dir(directory).expect("the directory can be listed") {
+        let path = entry.expect("the directory can be listed").path();
+        if path.is_dir() {
+            warm(&path);
+        } else if let Ok(mut file) = fs::File::open(&path) {
+            use std::io::Read;
+            while file.read(&mut buffer).is_ok_and(|count| count > 0) {}
+        }
+    }
+}

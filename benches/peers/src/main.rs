@@ -1,0 +1,84 @@
+//! Measures oncekey beside other embedded stores, and all of them beside a bare loop: see the README.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a measurement that fails should stop, and say where"
+)]
+#![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "figures for people")]
+
+mod arguments;
+mod bench;
+mod child;
+mod contestant;
+mod draw;
+mod floor;
+mod grouped;
+mod latency;
+mod load;
+mod machine;
+mod measure;
+mod operations;
+mod results;
+mod stores;
+
+use std::process::ExitCode;
+
+use arguments::{Arguments, USAGE};
+use bench::Bench;
+
+type Measure = (&'static str, fn(&Bench));
+
+const MEASURES: [Measure; 7] = [
+    ("commit", measure::commit::run),
+    ("replay", measure::replay::run),
+    ("buffered", measure::buffered::run),
+    ("open", measure::open::run),
+    ("reclaim", measure::reclaim::run),
+    ("memory", measure::memory::run),
+    ("scale", measure::scale::run),
+];
+
+fn main() -> ExitCode {
+    // A thread that panics would leave others waiting for ever.
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::exit(101);
+    }));
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    if words.first().is_some_and(|word| word == child::COMMAND) {
+        child::run(&words[1..]);
+        return ExitCode::SUCCESS;
+    }
+    let arguments = match Arguments::parse(words.into_iter()) {
+        Ok(arguments) => arguments,
+        Err(problem) => {
+            eprintln!("{problem}\n\n{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if arguments.command == "draw" {
+        draw::run(&arguments);
+        return ExitCode::SUCCESS;
+    }
+    let wanted: Vec<Measure> = MEASURES
+        .into_iter()
+        .filter(|(name, _)| arguments.command == *name || arguments.command == "all")
+        .collect();
+    if wanted.is_empty() {
+        eprintln!("{}: no such command\n\n{USAGE}", arguments.command);
+        return ExitCode::FAILURE;
+    }
+    if cfg!(debug_assertions) {
+        eprintln!("built without optimisation: the figures mean nothing");
+    }
+    let bench = Bench::new(arguments);
+    for (name, run) in wanted {
+        eprintln!("{name}");
+        run(&bench);
+        bench.finish(name);
+    }
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,188 @@
+//! What was measured: kept as it is, round by round, and summed up in medians and ratios.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::contestant::FLOOR;
+use crate::machine::Machine;
+
+pub type Metrics = BTreeMap<String, f64>;
+
+/// What is compared with each other: everybody's samples of one subject.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Subject {
+    /// The subcommand.
+    pub measure: String,
+    /// What of it.
+    pub case: String,
+    pub threads: u32,
+    /// Operations that were there before; 0 where it does not matter.
+    pub keys: u64,
+}
+
+impl Subject {
+    pub fn new(measure: &str, case: &str, threads: u32, keys: u64) -> Subject {
+        Subject { measure: measure.to_owned(), case: case.to_owned(), threads, keys }
+    }
+}
+
+/// What one contestant did in one round.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sample {
+    #[serde(flatten)]
+    pub subject: Subject,
+    pub contestant: String,
+    pub round: u32,
+    /// Tells runs apart: when it began, in seconds since the Unix epoch.
+    pub run: u64,
+    pub metrics: Metrics,
+}
+
+/// The file of results.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub struct Results {
+    /// The machine of each run.
+    pub runs: BTreeMap<u64, Machine>,
+    pub samples: Vec<Sample>,
+}
+
+/// A median over the rounds, and how it compares.
+#[derive(Debug, Clone, Copy)]
+pub struct Figure {
+    pub median: f64,
+    /// The median of the ratios to the floor of the same round.
+    pub to_floor: Option<f64>,
+}
+
+pub fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => None,
+        odd if odd % 2 == 1 => Some(values[middle]),
+        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
+    }
+}
+
+impl Results {
+    pub fn load(path: &Path) -> Results {
+        match fs::read(path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).expect("the file of results is one"),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::default(),
+            Err(error) => panic!("{} cannot be read: {error}", path.display()),
+        }
+    }
+
+    /// Replaces the file in one step: a run that is interrupted must not take earlier ones with it.
+    pub fn save(&self, path: &Path) {
+        let text = serde_json::to_string_pretty(self).expect("results are plain data");
+        let beside = path.with_extension("json.new");
+        fs::write(&beside, text).expect("the results are written");
+        fs::rename(&beside, path).expect("the results are put in place");
+    }
+
+    /// The samples of each subject's latest run, in which all are comparable.
+    pub fn latest(&self) -> Vec<&Sample> {
+        let mut latest: BTreeMap<&Subject, u64> = BTreeMap::new();
+        for sample in &self.samples {
+            let run = latest.entry(&sample.subject).or_default();
+            *run = (*run).max(sample.run);
+        }
+        self.samples.iter().filter(|sample| latest[&sample.subject] == sample.run).collect()
+    }
+}
+
+/// The subjects of these samples, in order.
+pub fn subjects(samples: &[&Sample]) -> Vec<Subject> {
+    let mut subjects: Vec<Subject> = samples.iter().map(|sample| sample.subject.clone()).collect();
+    subjects.sort();
+    subjects.dedup();
+    subjects
+}
+
+/// Everybody with samples of the subject, in the order in which they were measured.
+pub fn contestants<'a>(samples: &[&'a Sample], subject: &Subject) -> Vec<&'a str> {
+    let mut contestants: Vec<&str> = Vec::new();
+    for sample in samples.iter().filter(|sample| sample.subject == *subject) {
+        if !contestants.contains(&sample.contestant.as_str()) {
+            contestants.push(&sample.contestant);
+        }
+    }
+    contestants
+}
+
+/// One figure of one contestant.
+pub fn figure(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str) -> Option<Figure> {
+    let rounds = |contestant: &str| -> BTreeMap<u32, f64> {
+        let of_it = |sample: &&&Sample| sample.subject == *subject && sample.contestant == contestant;
+        samples
+            .iter()
+            .filter(of_it)
+            .filter_map(|sample| Some((sample.round, *sample.metrics.get(metric)?)))
+            .collect()
+    };
+    let (own, floors) = (rounds(contestant), rounds(FLOOR));
+    let ratios = own.iter().filter_map(|(round, value)| Some(value / floors.get(round)?));
+    let to_floor = median(ratios.collect());
+    Some(Figure { median: median(own.into_values().collect())?, to_floor })
+}
+
+/// A figure of nanoseconds, bytes or operations, as people read it.
+pub fn readable(metric: &str, value: f64) -> String {
+    let scaled = |units: [&str; 4], step: f64| {
+        let mut value = value;
+        let mut unit = 0;
+        while value >= step && unit < 3 {
+            value /= step;
+            unit += 1;
+        }
+        let digits = if value >= 100.0 || (unit == 0 && value.fract() == 0.0) { 0 } else { 1 };
+        format!("{value:.digits$} {}", units[unit])
+    };
+    if metric.ends_with("_ns") {
+        scaled(["ns", "µs", "ms", "s"], 1_000.0)
+    } else if metric.ends_with("bytes") {
+        scaled(["B", "KiB", "MiB", "GiB"], 1_024.0)
+    } else if metric.ends_with("_per_second") {
+        scaled(["/s", "k/s", "M/s", "G/s"], 1_000.0)
+    } else {
+        format!("{value:.1}")
+    }
+}
+
+/// Prints a table of these samples: for each subject everybody's medians, and in brackets the ratio to the floor.
+pub fn print(samples: &[&Sample]) {
+    for subject in subjects(samples) {
+        let mut title = format!("{}: {}", subject.measure, subject.case);
+        if subject.threads > 0 {
+            title += &format!(", {} threads", subject.threads);
+        }
+        if subject.keys > 0 {
+            title += &format!(", {} keys", subject.keys);
+        }
+        println!("\n{title}");
+        let everybody = contestants(samples, &subject);
+        let of_subject = samples.iter().filter(|sample| sample.subject == subject);
+        let mut metrics: Vec<&str> =
+            of_subject.flat_map(|sample| sample.metrics.keys().map(String::as_str)).collect();
+        metrics.sort_unstable();
+        metrics.dedup();
+        print!("{:<18}", "");
+        metrics.iter().for_each(|metric| print!("{:>24}", metric.trim_end_matches("_ns")));
+        println!();
+        for contestant in everybody {
+            print!("{contestant:<18}");
+            for metric in &metrics {
+                let cell = figure(samples, &subject, contestant, metric).map_or(String::new(), |figure| {
+                    let ratio = figure.to_floor.map_or(String::new(), |ratio| format!(" ({ratio:>5.2})"));
+                    format!("{}{ratio}", readable(metric, figure.median))
+                });
+                print!("{cell:>24}");
+            }
+            println!();
+        }
+    }
+}

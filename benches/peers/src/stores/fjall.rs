@@ -1,0 +1,78 @@
+//! fjall.
+
+use std::path::Path;
+
+use fjall::config::CompressionPolicy;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+
+use super::CACHE_BYTES;
+use super::key_locks::KeyLocks;
+use crate::contestant::{Contestant, Durability, Lookup, Reader, effects};
+use crate::grouped::Grouped;
+use crate::operations::{Change, Key};
+
+struct Fjall {
+    database: Database,
+    operations: Keyspace,
+    persist: PersistMode,
+    locks: KeyLocks,
+}
+
+pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
+    Box::new(Fjall::open(directory, durability))
+}
+
+pub fn open_grouped(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
+    Box::new(Grouped::new(Fjall::open(directory, durability)))
+}
+
+impl Fjall {
+    fn open(directory: &Path, durability: Durability) -> Fjall {
+        let database = Database::builder(directory.join("operations.fjall"))
+            .cache_size(CACHE_BYTES)
+            .open()
+            .expect("fjall opens");
+        // Not compressed, as with everybody else.
+        let options =
+            || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
+        let operations = database.keyspace("operations", options).expect("fjall opens its keyspace");
+        let persist = match durability {
+            // fdatasync: a journal's other metadata need not survive.
+            Durability::Synced => PersistMode::SyncData,
+            Durability::Buffered => PersistMode::Buffer,
+        };
+        Fjall { database, operations, persist, locks: KeyLocks::new() }
+    }
+}
+
+impl Contestant for Fjall {
+    /// A batch that is persisted in its commit: unlike an insert with a `persist` behind it, nobody can read it before
+    /// it is durable.
+    fn apply(&self, changes: &[Change]) -> Vec<bool> {
+        let _locked = self.locks.lock(changes);
+        let applied =
+            effects(changes, |key| self.operations.contains_key(key).expect("fjall looks a key up"));
+        let mut batch = self.database.batch().durability(Some(self.persist));
+        for (change, _) in changes.iter().zip(&applied).filter(|(_, applied)| **applied) {
+            match change {
+                Change::PutIfAbsent(key, value) | Change::Overwrite(key, value) => {
+                    batch.insert(&self.operations, key, *value);
+                }
+                Change::Remove(key) => batch.remove(&self.operations, key),
+            }
+        }
+        batch.commit().expect("fjall commits");
+        applied
+    }
+
+    fn sync(&self) {
+        self.database.persist(PersistMode::SyncData).expect("fjall persists");
+    }
+
+    fn reader(&self) -> Box<dyn Reader + '_> {
+        Box::new(Lookup(|key: &Key| {
+            let value = self.operations.get(key).expect("fjall looks a key up")?;
+            Some(value.to_vec())
+        }))
+    }
+}

@@ -1,0 +1,37 @@
+//! Locks on keys, for stores in which a look and the write that depends on it are two steps.
+
+#![allow(dead_code, reason = "without features nobody needs them")]
+
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use parking_lot::{Mutex, MutexGuard};
+
+use crate::operations::Change;
+
+/// So many that threads which write different keys hardly ever meet.
+const SHARDS: usize = 1_024;
+
+pub struct KeyLocks {
+    shards: Vec<Mutex<()>>,
+    hasher: std::hash::RandomState,
+}
+
+impl KeyLocks {
+    pub fn new() -> KeyLocks {
+        KeyLocks { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Default::default() }
+    }
+
+    /// Locks all keys of the batch, in one order for everybody, so that no two wait for each other.
+    pub fn lock(&self, changes: &[Change]) -> Vec<MutexGuard<'_, ()>> {
+        let mut shards: Vec<usize> = changes.iter().map(|change| self.shard(change)).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards.into_iter().map(|shard| self.shards[shard].lock()).collect()
+    }
+
+    fn shard(&self, change: &Change) -> usize {
+        let mut hasher = self.hasher.build_hasher();
+        change.key().hash(&mut hasher);
+        hasher.finish() as usize % SHARDS
+    }
+}

@@ -1,0 +1,99 @@
+//! LMDB, through heed.
+
+#![allow(unsafe_code, reason = "heed asks for it to open a map; nobody else has these files")]
+
+use std::path::Path;
+
+use heed::types::Bytes;
+use heed::{CommitOrAbort, Env, EnvFlags, EnvOpenOptions, PutFlags};
+
+use crate::contestant::{Contestant, Durability, Lookup, Reader};
+use crate::grouped::Grouped;
+use crate::operations::{Change, Key};
+
+/// Address space and not memory: more than ten million operations take.
+const MAP_BYTES: usize = 64 << 30;
+
+struct Lmdb {
+    environment: Env,
+    operations: heed::Database<'static, Bytes, Bytes>,
+}
+
+pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
+    Box::new(Lmdb::open(directory, durability))
+}
+
+pub fn open_grouped(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
+    Box::new(Grouped::new(Lmdb::open(directory, durability)))
+}
+
+impl Lmdb {
+    fn open(directory: &Path, durability: Durability) -> Lmdb {
+        let mut options = EnvOpenOptions::new();
+        options.map_size(MAP_BYTES);
+        // The default is to sync every commit.
+        if durability == Durability::Buffered {
+            // SAFETY: a crash of the machine may then damage the file, which is thrown away anyhow.
+            unsafe { options.flags(EnvFlags::NO_SYNC) };
+        }
+        // SAFETY: the file is opened once in this process and changed by nobody else.
+        let environment = unsafe { options.open(directory) }.expect("LMDB opens");
+        let transaction = environment.write_txn().expect("LMDB begins to write");
+        let operations = environment
+            .create_databases_and_commit(transaction, |opener, transaction| {
+                opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
+            })
+            .expect("LMDB opens its database")
+            .unwrap_commit();
+        Lmdb { environment, operations }
+    }
+}
+
+impl Contestant for Lmdb {
+    /// Writers come one at a time, so that what is seen in the transaction stays true until it commits.
+    fn apply(&self, changes: &[Change]) -> Vec<bool> {
+        let mut transaction = self.environment.write_txn().expect("LMDB begins to write");
+        let apply = |change: &Change| match change {
+            Change::PutIfAbsent(key, value) => {
+                let put = self.operations.put_with_flags(
+                    &mut transaction,
+                    PutFlags::NO_OVERWRITE,
+                    key.as_slice(),
+                    value,
+                );
+                match put {
+                    Ok(()) => true,
+                    Err(heed::Error::Mdb(heed::MdbError::KeyExist)) => false,
+                    Err(error) => panic!("LMDB puts: {error}"),
+                }
+            }
+            Change::Overwrite(key, value) => {
+                self.operations.put(&mut transaction, key.as_slice(), value).expect("LMDB puts");
+                true
+            }
+            Change::Remove(key) => {
+                self.operations.delete(&mut transaction, key.as_slice()).expect("LMDB deletes")
+            }
+        };
+        let applied = changes.iter().map(apply).collect();
+        transaction.commit().expect("LMDB commits");
+        applied
+    }
+
+    fn sync(&self) {
+        self.environment.force_sync().expect("LMDB syncs");
+    }
+
+    fn reader(&self) -> Box<dyn Reader + '_> {
+        // A transaction for each lookup: an older one would not see what was recorded since.
+        Box::new(Lookup(|key: &Key| {
+            let transaction = self.environment.read_txn().expect("LMDB begins to read");
+            let value = self.operations.get(&transaction, key.as_slice()).expect("LMDB reads")?;
+            Some(value.to_vec())
+        }))
+    }
+
+    fn close(self: Box<Self>) {
+        self.environment.prepare_for_closing().wait();
+    }
+}
