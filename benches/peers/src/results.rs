@@ -153,6 +153,9 @@ pub fn readable(metric: &str, value: f64) -> String {
     }
 }
 
+/// The figures that are printed last, in this order; all others come before them.
+const ORDER: [&str; 5] = ["mean_ns", "p50_ns", "p99_ns", "p999_ns", "worst_ns"];
+
 /// Prints a table of these samples: for each subject everybody's medians, and in brackets the ratio to the floor.
 pub fn print(samples: &[&Sample]) {
     for subject in subjects(samples) {
@@ -168,7 +171,7 @@ pub fn print(samples: &[&Sample]) {
         let of_subject = samples.iter().filter(|sample| sample.subject == subject);
         let mut metrics: Vec<&str> =
             of_subject.flat_map(|sample| sample.metrics.keys().map(String::as_str)).collect();
-        metrics.sort_unstable();
+        metrics.sort_unstable_by_key(|metric| (ORDER.iter().position(|first| first == metric), *metric));
         metrics.dedup();
         print!("{:<18}", "");
         metrics.iter().for_each(|metric| print!("{:>24}", metric.trim_end_matches("_ns")));

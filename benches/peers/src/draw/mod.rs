@@ -1,1 +1,52 @@
-pub fn run(_: &crate::arguments::Arguments) {}
+//! Plots and tables of what was measured.
+
+mod pictures;
+mod plot;
+mod table;
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use crate::arguments::Arguments;
+use crate::machine::Machine;
+use crate::results::{Results, Sample};
+
+/// Draws the latest samples of everything that the file of results has.
+pub fn run(arguments: &Arguments) {
+    let results = Results::load(&arguments.out);
+    let samples = results.latest();
+    if samples.is_empty() {
+        eprintln!("{} has no results", arguments.out.display());
+        return;
+    }
+    fs::create_dir_all(&arguments.drawings).expect("the directory can be made");
+    let mut drawn = Vec::new();
+    for (name, draw) in pictures::PICTURES {
+        let path = arguments.drawings.join(format!("{name}.svg"));
+        if draw(&samples, &path) {
+            drawn.push(name);
+        }
+    }
+    let text = table::markdown(&samples, &provenance(&results, &samples), &drawn);
+    let path = arguments.drawings.join("comparison.md");
+    fs::write(&path, text).expect("the tables are written");
+    println!("{} and {} plots", path.display(), drawn.len());
+}
+
+/// What it was measured on: one sentence, or several if not everything was measured on one day.
+fn provenance(results: &Results, samples: &[&Sample]) -> Vec<String> {
+    let runs: BTreeSet<u64> = samples.iter().map(|sample| sample.run).collect();
+    let machines = runs.iter().filter_map(|run| results.runs.get(run));
+    let sentences: BTreeSet<String> = machines.map(sentence).collect();
+    sentences.into_iter().collect()
+}
+
+fn sentence(machine: &Machine) -> String {
+    let Machine { processor, cores, memory_gib, kernel, file_system, compiler, versions, date } = machine;
+    let kernel = kernel.split('-').next().unwrap_or(kernel);
+    let compiler = compiler.split(" (").next().unwrap_or(compiler);
+    format!(
+        "Measured {date} on {processor}, {cores} cores, {memory_gib} GiB of memory, Linux {kernel}, {file_system}; \
+         {compiler}; {versions}."
+    )
+}

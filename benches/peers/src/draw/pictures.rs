@@ -1,0 +1,187 @@
+//! Which plots there are, and what is in them.
+
+use std::path::Path;
+
+use plotters::prelude::*;
+
+use super::plot::{Area, Row, bars, height_of_rows, legend, lines, spans};
+use crate::contestant::FLOOR;
+use crate::results::{Sample, Subject, contestants, figure, subjects};
+
+/// Draws into a file, or says that there is nothing to draw.
+type Picture = fn(&[&Sample], &Path) -> bool;
+
+pub const PICTURES: [(&str, Picture); 8] = [
+    ("commit-throughput", |samples, path| {
+        let panels = panels(samples, "commit", &["record", "begin and complete"]);
+        barred(samples, path, &panels, "operations_per_second")
+    }),
+    ("commit-latency", |samples, path| {
+        let panels = panels(samples, "commit", &["record", "begin and complete"]);
+        spanned(samples, path, &panels, &["p50_ns", "p99_ns", "p999_ns"], "half, 99 of 100, 999 of 1,000")
+    }),
+    ("buffered", |samples, path| {
+        let panels = panels(samples, "buffered", &["record", "100 records durable together"]);
+        barred(samples, path, &panels, "operations_per_second")
+    }),
+    ("reclaim", |samples, path| {
+        let panels = panels(samples, "reclaim", &["nothing expires", "nine in ten expire"]);
+        spanned(samples, path, &panels, &["p50_ns", "p99_ns", "worst_ns"], "half, 99 of 100, the longest")
+    }),
+    ("replay", |samples, path| {
+        let graphs = [
+            Graph::new("replay", "known", 1, "mean_ns", "Known key, one thread"),
+            Graph::new("replay", "unknown", 1, "mean_ns", "Unknown key, one thread"),
+            Graph::new("replay", "known", 2, "operations_per_second", "Known keys a second, two threads"),
+            Graph::new("replay", "unknown", 2, "operations_per_second", "Unknown keys a second, two threads"),
+        ];
+        graphed(samples, path, &graphs)
+    }),
+    ("open", |samples, path| {
+        let graphs = [
+            Graph::new("open", "closed", 0, "open_ns", "Opening what was closed"),
+            Graph::new("open", "after a crash", 0, "open_ns", "Opening what a crash left"),
+        ];
+        graphed(samples, path, &graphs)
+    }),
+    ("memory", |samples, path| {
+        let graphs = [
+            Graph::new("memory", "filled", 0, "anonymous_per_key_bytes", "Anonymous memory for each key"),
+            Graph::new("memory", "filled", 0, "peak_anonymous_per_key_bytes", "The same at its peak"),
+            Graph::new("memory", "filled", 0, "used_anonymous_bytes", "Memory after opening and 100,000 lookups"),
+            Graph::new("memory", "filled", 0, "disk_per_key_bytes", "Disk for each key"),
+        ];
+        graphed(samples, path, &graphs)
+    }),
+    ("scale", |samples, path| {
+        let graphs = [
+            Graph::new("scale", "record", 1, "operations_per_second", "Durable records a second"),
+            Graph::new("scale", "record", 1, "p99_ns", "Durable record, 99 of 100 take at most"),
+            Graph::new("open", "closed", 0, "open_ns", "Opening"),
+            Graph::new("memory", "filled", 0, "anonymous_bytes", "Anonymous memory"),
+        ];
+        graphed(samples, path, &graphs)
+    }),
+];
+
+/// The subjects of these cases, case by case.
+fn panels(samples: &[&Sample], measure: &str, cases: &[&str]) -> Vec<Subject> {
+    let of_case = |case: &&str| -> Vec<Subject> {
+        let subjects = subjects(samples).into_iter();
+        subjects.filter(|subject| subject.measure == measure && subject.case == *case).collect()
+    };
+    cases.iter().flat_map(of_case).collect()
+}
+
+fn title(subject: &Subject) -> String {
+    let plural = if subject.threads == 1 { "" } else { "s" };
+    format!("{}, {} thread{plural}", subject.case, subject.threads)
+}
+
+fn rows<'a>(samples: &[&'a Sample], subject: &Subject, metrics: &[&str]) -> Vec<Row<'a>> {
+    let row = |name| {
+        let values = metrics.iter().map(|metric| Some(figure(samples, subject, name, metric)?.median));
+        Some(Row { name, values: values.collect::<Option<Vec<f64>>>()? })
+    };
+    contestants(samples, subject).into_iter().filter_map(row).collect()
+}
+
+/// A white sheet.
+fn sheet(path: &Path, width: u32, height: u32) -> Area<'_> {
+    let area = SVGBackend::new(path, (width, height)).into_drawing_area();
+    area.fill(&WHITE).expect("a file can be drawn into");
+    area
+}
+
+const PANEL_WIDTH: u32 = 420;
+
+/// One panel of rows for each subject, three in a line.
+fn in_panels(path: &Path, panels: &[(String, Vec<Row<'_>>)], draw: impl Fn(&Area<'_>, &str, &[Row<'_>])) -> bool {
+    let Some(most) = panels.iter().map(|(_, rows)| rows.len()).max().filter(|most| *most > 0) else {
+        return false;
+    };
+    let across = if panels.len().is_multiple_of(3) { 3 } else { panels.len().min(2) };
+    let down = panels.len().div_ceil(across);
+    let (width, height) = (PANEL_WIDTH * across as u32, height_of_rows(most) * down as u32);
+    let areas = sheet(path, width, height).split_evenly((down, across));
+    for (area, (title, rows)) in areas.iter().zip(panels) {
+        draw(area, title, rows);
+    }
+    true
+}
+
+fn barred(samples: &[&Sample], path: &Path, subjects: &[Subject], metric: &str) -> bool {
+    let panels: Vec<_> = subjects
+        .iter()
+        .map(|subject| (format!("{}, a second", title(subject)), rows(samples, subject, &[metric])))
+        .collect();
+    in_panels(path, &panels, |area, title, rows| bars(area, title, rows, metric))
+}
+
+fn spanned(samples: &[&Sample], path: &Path, subjects: &[Subject], metrics: &[&str], marks: &str) -> bool {
+    let panels: Vec<_> = subjects
+        .iter()
+        .map(|subject| (format!("{}: {marks}", title(subject)), rows(samples, subject, metrics)))
+        .collect();
+    in_panels(path, &panels, |area, title, rows| spans(area, title, rows, metrics[0]))
+}
+
+/// One graph over the number of operations.
+struct Graph {
+    measure: &'static str,
+    case: &'static str,
+    threads: u32,
+    metric: &'static str,
+    title: &'static str,
+}
+
+impl Graph {
+    const fn new(
+        measure: &'static str,
+        case: &'static str,
+        threads: u32,
+        metric: &'static str,
+        title: &'static str,
+    ) -> Graph {
+        Graph { measure, case, threads, metric, title }
+    }
+
+    fn series<'a>(&self, samples: &[&'a Sample]) -> Vec<(&'a str, Vec<(u64, f64)>)> {
+        let subjects = panels(samples, self.measure, &[self.case]);
+        let subjects: Vec<Subject> =
+            subjects.into_iter().filter(|subject| subject.threads == self.threads).collect();
+        let mut series: Vec<(&str, Vec<(u64, f64)>)> = Vec::new();
+        for subject in &subjects {
+            for name in contestants(samples, subject) {
+                let Some(figure) = figure(samples, subject, name, self.metric) else { continue };
+                let point = (subject.keys, figure.median);
+                match series.iter_mut().find(|(other, _)| *other == name) {
+                    Some((_, points)) => points.push(point),
+                    None => series.push((name, vec![point])),
+                }
+            }
+        }
+        // The floor comes into some of them late, and is at the front all the same.
+        series.sort_by_key(|(name, _)| *name != FLOOR);
+        series
+    }
+}
+
+/// Graphs, two in a line, with one legend.
+fn graphed(samples: &[&Sample], path: &Path, graphs: &[Graph]) -> bool {
+    let all: Vec<_> = graphs
+        .iter()
+        .map(|graph| (graph, graph.series(samples)))
+        .filter(|(_, series)| !series.is_empty())
+        .collect();
+    let Some((_, longest)) = all.iter().max_by_key(|(_, series)| series.len()) else { return false };
+    let (width, height) = (if all.len() == 1 { 560 } else { 1_120 }, 340 * all.len().div_ceil(2) as u32);
+    let names: Vec<&str> = longest.iter().map(|(name, _)| *name).collect();
+    let (top, rest) = sheet(path, width, height + 26).split_vertically(26);
+    legend(&top, &names);
+    let areas = rest.split_evenly((all.len().div_ceil(2), all.len().min(2)));
+    for (area, (graph, series)) in areas.iter().zip(&all) {
+        lines(area, graph.title, series, graph.metric);
+    }
+    true
+}

@@ -1,0 +1,164 @@
+//! Kinds of plots: bars, spans and lines. Their numbers come from elsewhere.
+
+use plotters::coord::Shift;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+use super::table::grouped;
+use crate::contestant::{FLOOR, ONCEKEY};
+use crate::results::readable;
+
+pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+const INK: RGBColor = RGBColor(40, 40, 40);
+const PALE: RGBColor = RGBColor(225, 225, 225);
+/// Where bars begin: to their left are the names.
+const NAMES_WIDTH: i32 = 120;
+const TITLE_HEIGHT: i32 = 34;
+const ROW_HEIGHT: i32 = 24;
+
+/// A value of somebody's, or nothing where nothing was measured.
+pub struct Row<'a> {
+    pub name: &'a str,
+    pub values: Vec<f64>,
+}
+
+/// What each is drawn in; the same everywhere.
+pub fn colour(name: &str) -> RGBColor {
+    let base = name.split(',').next().unwrap_or(name);
+    match base {
+        ONCEKEY => RGBColor(200, 30, 50),
+        FLOOR => RGBColor(150, 150, 150),
+        "redb" => RGBColor(70, 130, 180),
+        "fjall" => RGBColor(46, 139, 87),
+        "LMDB" => RGBColor(148, 103, 189),
+        "SQLite" => RGBColor(214, 138, 26),
+        "RocksDB" => RGBColor(110, 85, 50),
+        _ => RGBColor(20, 150, 160),
+    }
+}
+
+fn text(size: i32) -> TextStyle<'static> {
+    ("sans-serif", size).into_font().color(&INK)
+}
+
+fn write(area: &Area<'_>, words: &str, place: (i32, i32), size: i32, horizontal: HPos) {
+    let style = text(size).pos(Pos::new(horizontal, VPos::Center));
+    area.draw(&Text::new(words.to_owned(), place, style)).expect("text can be drawn");
+}
+
+fn shape(area: &Area<'_>, from: (i32, i32), to: (i32, i32), style: ShapeStyle) {
+    area.draw(&Rectangle::new([from, to], style)).expect("a rectangle can be drawn");
+}
+
+fn width_of(area: &Area<'_>) -> i32 {
+    i32::try_from(area.dim_in_pixel().0).expect("plots are small")
+}
+
+pub fn height_of_rows(rows: usize) -> u32 {
+    u32::try_from(TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows).expect("few") + 12).expect("positive")
+}
+
+/// Bars from the left, as long as their values, which stand at their ends.
+pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
+    write(area, title, (8, TITLE_HEIGHT / 2), 15, HPos::Left);
+    let highest = rows.iter().map(|row| row.values[0]).fold(0.0, f64::max);
+    let room = f64::from(width_of(area) - NAMES_WIDTH - 80);
+    let mut top = TITLE_HEIGHT;
+    for row in rows {
+        let (middle, value) = (top + ROW_HEIGHT / 2, row.values[0]);
+        let length = (room * value / highest) as i32;
+        write(area, row.name, (NAMES_WIDTH - 6, middle), 12, HPos::Right);
+        let style = if row.name.contains("grouped") {
+            colour(row.name).mix(0.55).filled()
+        } else {
+            colour(row.name).filled()
+        };
+        shape(area, (NAMES_WIDTH, top + 3), (NAMES_WIDTH + length.max(1), top + ROW_HEIGHT - 3), style);
+        let end = NAMES_WIDTH + length + 5;
+        write(area, &readable(metric, value), (end, middle), 11, HPos::Left);
+        top += ROW_HEIGHT;
+    }
+}
+
+/// A line from the lowest to the highest value of each, with a mark at every one, on an axis of powers of ten.
+pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
+    write(area, title, (8, TITLE_HEIGHT / 2 - 6), 15, HPos::Left);
+    let values = || rows.iter().flat_map(|row| row.values.iter().copied()).filter(|value| *value > 0.0);
+    let lowest = values().fold(f64::INFINITY, f64::min).log10().floor();
+    let highest = values().fold(0.0, f64::max).log10().ceil().max(lowest + 1.0);
+    let room = f64::from(width_of(area) - NAMES_WIDTH - 30);
+    let place = |value: f64| {
+        NAMES_WIDTH + (room * (value.max(1.0).log10() - lowest) / (highest - lowest)) as i32
+    };
+    let bottom = TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows.len()).expect("few");
+    for power in (lowest as i32)..=(highest as i32) {
+        let value = 10_f64.powi(power);
+        let across = place(value);
+        shape(area, (across, TITLE_HEIGHT), (across, bottom), PALE.stroke_width(1));
+        write(area, &readable(metric, value), (across, TITLE_HEIGHT - 7), 10, HPos::Center);
+    }
+    let mut top = TITLE_HEIGHT;
+    for row in rows {
+        let middle = top + ROW_HEIGHT / 2;
+        write(area, row.name, (NAMES_WIDTH - 6, middle), 12, HPos::Right);
+        let ends = (row.values.first().copied(), row.values.last().copied());
+        if let (Some(first), Some(last)) = ends {
+            let style = colour(row.name).mix(0.4).filled();
+            shape(area, (place(first), middle - 1), (place(last), middle + 1), style);
+        }
+        for value in &row.values {
+            let mark = Circle::new((place(*value), middle), 4, colour(row.name).filled());
+            area.draw(&mark).expect("a circle can be drawn");
+        }
+        top += ROW_HEIGHT;
+    }
+}
+
+/// Lines over the number of operations, both axes in powers of ten.
+pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], metric: &str) {
+    let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
+    let keys = points().map(|(keys, _)| keys);
+    let (fewest, most) = (keys.clone().min().unwrap_or(1), keys.max().unwrap_or(1));
+    let values = points().map(|(_, value)| value).filter(|value| *value > 0.0);
+    let lowest = values.clone().fold(f64::INFINITY, f64::min);
+    let highest = values.fold(0.0, f64::max);
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, text(15))
+        .margin(10)
+        .margin_right(24)
+        .x_label_area_size(28)
+        .y_label_area_size(64)
+        .build_cartesian_2d(
+            (fewest as f64 * 0.9..(most as f64 * 1.1).max(fewest as f64 * 2.0)).log_scale(),
+            (lowest * 0.7..highest * 1.5).log_scale(),
+        )
+        .expect("axes can be drawn");
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .bold_line_style(PALE)
+        .x_label_formatter(&|keys| grouped(keys.round() as u64))
+        .y_label_formatter(&|value| readable(metric, *value))
+        .label_style(text(11))
+        .draw()
+        .expect("a mesh can be drawn");
+    for (name, points) in series {
+        let width = if *name == ONCEKEY { 3 } else { 2 };
+        let points: Vec<(f64, f64)> = points.iter().map(|(keys, value)| (*keys as f64, *value)).collect();
+        let style = colour(name).stroke_width(width);
+        chart.draw_series(LineSeries::new(points.iter().copied(), style)).expect("a line can be drawn");
+        let marks = points.iter().map(|point| Circle::new(*point, 3, colour(name).filled()));
+        chart.draw_series(marks).expect("marks can be drawn");
+    }
+}
+
+/// Who is drawn in which colour.
+pub fn legend(area: &Area<'_>, names: &[&str]) {
+    let step = (width_of(area) - 80) / i32::try_from(names.len().max(1)).expect("few");
+    for (turn, name) in names.iter().enumerate() {
+        let left = 70 + step * i32::try_from(turn).expect("few");
+        shape(area, (left, 9), (left + 16, 15), colour(name).filled());
+        write(area, name, (left + 22, 12), 12, HPos::Left);
+    }
+}

@@ -1,0 +1,148 @@
+//! The comparison as Markdown.
+
+use std::fmt::Write;
+
+use crate::contestant::FLOOR;
+use crate::results::{Figure, Sample, Subject, contestants, figure, readable, subjects};
+
+/// What is put side by side: a measure, one of its cases, a figure of it, and what to say above.
+struct Section {
+    measure: &'static str,
+    case: &'static str,
+    metric: &'static str,
+    title: &'static str,
+}
+
+const fn section(
+    measure: &'static str,
+    case: &'static str,
+    metric: &'static str,
+    title: &'static str,
+) -> Section {
+    Section { measure, case, metric, title }
+}
+
+const SECTIONS: [Section; 21] = [
+    section("commit", "record", "operations_per_second", "Durable records a second"),
+    section("commit", "record", "p50_ns", "Durable record, half take at most"),
+    section("commit", "record", "p99_ns", "Durable record, 99 of 100 take at most"),
+    section("commit", "record", "p999_ns", "Durable record, 999 of 1,000 take at most"),
+    section("commit", "begin and complete", "operations_per_second", "Durable begin and complete, a second"),
+    section("commit", "begin and complete", "p99_ns", "Durable begin and complete, 99 of 100 take at most"),
+    section("commit", "rerun", "operations_per_second", "With `rerun()`, a second"),
+    section("buffered", "record", "operations_per_second", "Buffered records a second"),
+    section(
+        "buffered",
+        "100 records durable together",
+        "operations_per_second",
+        "Records a second, 100 durable together",
+    ),
+    section("replay", "known", "mean_ns", "Replay of a known key"),
+    section("replay", "unknown", "mean_ns", "Lookup of an unknown key"),
+    section("open", "closed", "open_ns", "Opening what was closed"),
+    section("open", "closed", "open_and_look_up_ns", "Opening what was closed, and a first lookup"),
+    section("open", "after a crash", "open_ns", "Opening what a crash left"),
+    section("memory", "filled", "anonymous_per_key_bytes", "Anonymous memory for each key, filled"),
+    section("memory", "filled", "peak_anonymous_per_key_bytes", "The same at its peak, while it was filled"),
+    section("memory", "filled", "disk_per_key_bytes", "Disk for each key"),
+    section("reclaim", "nothing expires", "p99_ns", "Durable record while nothing expires, 99 of 100"),
+    section("reclaim", "nine in ten expire", "p99_ns", "Durable record while nine in ten expire, 99 of 100"),
+    section("reclaim", "nine in ten expire", "worst_ns", "The longest of these"),
+    section("scale", "record", "operations_per_second", "Durable records a second, by operations that are there"),
+];
+
+pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> String {
+    let mut text = String::from("# oncekey beside other embedded stores\n\n");
+    for sentence in provenance {
+        let _ = writeln!(text, "{sentence}\n");
+    }
+    text += "Keys of 36 bytes, results of 256. Medians of rounds in which everybody had a turn; in brackets the median of \
+             the ratios to the floor of the same round. The best but for the floor is bold. What the floors are, and how \
+             the others were set up: benches/peers/README.md.\n";
+    for name in drawn {
+        let _ = write!(text, "\n![{name}]({name}.svg)\n");
+    }
+    for section in &SECTIONS {
+        text += &table(samples, section);
+    }
+    text
+}
+
+/// One table: a row for everybody, a column for each number of threads and of keys.
+fn table(samples: &[&Sample], section: &Section) -> String {
+    let columns: Vec<Subject> = subjects(samples)
+        .into_iter()
+        .filter(|subject| subject.measure == section.measure && subject.case == section.case)
+        .collect();
+    let mut rows: Vec<&str> = Vec::new();
+    for subject in &columns {
+        let new: Vec<&str> =
+            contestants(samples, subject).into_iter().filter(|name| !rows.contains(name)).collect();
+        rows.extend(new);
+    }
+    let cells: Vec<Vec<Option<Figure>>> = rows
+        .iter()
+        .map(|name| columns.iter().map(|subject| figure(samples, subject, name, section.metric)).collect())
+        .collect();
+    if cells.iter().flatten().all(Option::is_none) {
+        return String::new();
+    }
+    let best: Vec<Option<usize>> =
+        (0..columns.len()).map(|column| best(&rows, &cells, column, section.metric)).collect();
+
+    let mut text = format!("\n## {}\n\n| |", section.title);
+    for subject in &columns {
+        let _ = write!(text, " {} |", heading(subject, &columns));
+    }
+    text += "\n|---|";
+    text += &"---:|".repeat(columns.len());
+    text += "\n";
+    for (row, name) in rows.iter().enumerate().filter(|(row, _)| cells[*row].iter().any(Option::is_some)) {
+        let _ = write!(text, "| {name} |");
+        for (column, cell) in cells[row].iter().enumerate() {
+            let shown = cell.map_or(String::new(), |figure| {
+                let value = readable(section.metric, figure.median);
+                let value = if best[column] == Some(row) { format!("**{value}**") } else { value };
+                let ratio = figure.to_floor.filter(|_| *name != FLOOR);
+                ratio.map_or(value.clone(), |ratio| format!("{value} ({ratio:.2})"))
+            });
+            let _ = write!(text, " {shown} |");
+        }
+        text += "\n";
+    }
+    text
+}
+
+fn best(rows: &[&str], cells: &[Vec<Option<Figure>>], column: usize, metric: &str) -> Option<usize> {
+    let sign = if metric.ends_with("_per_second") { -1.0 } else { 1.0 };
+    let others = (0..rows.len()).filter(|row| rows[*row] != FLOOR);
+    let figures = others.filter_map(|row| Some((row, sign * cells[row][column]?.median)));
+    figures.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(row, _)| row)
+}
+
+/// What tells this column from the others.
+fn heading(subject: &Subject, columns: &[Subject]) -> String {
+    let differ = |of: fn(&Subject) -> u64| columns.iter().any(|other| of(other) != of(subject));
+    let mut parts = Vec::new();
+    if subject.keys > 0 && (differ(|subject| subject.keys) || subject.threads == 0) {
+        parts.push(format!("{} keys", grouped(subject.keys)));
+    }
+    if differ(|subject| u64::from(subject.threads)) || parts.is_empty() {
+        let plural = if subject.threads == 1 { "" } else { "s" };
+        parts.push(format!("{} thread{plural}", subject.threads));
+    }
+    parts.join(", ")
+}
+
+/// A number with its digits in groups of three.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut out = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            out.push(',');
+        }
+        out.push(digit);
+    }
+    out
+}
