@@ -66,8 +66,10 @@ impl Arguments {
             match option.as_str() {
                 "--rounds" => arguments.rounds = value.parse().map_err(no_number)?,
                 "--seconds" => {
-                    let seconds: f64 = value.parse().map_err(|_| format!("{option}: {value} is no number"))?;
-                    arguments.duration = Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
+                    let seconds: f64 =
+                        value.parse().map_err(|_| format!("{option}: {value} is no number"))?;
+                    arguments.duration =
+                        Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
                 }
                 "--threads" => arguments.threads = list(&option, &value)?,
                 "--keys" => arguments.keys = Some(list(&option, &value)?),

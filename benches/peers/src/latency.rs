@@ -89,7 +89,10 @@ mod tests {
     fn a_bucket_holds_what_is_put_into_it_and_little_else() {
         for nanoseconds in [0, 1, 127, 128, 129, 255, 256, 1_000, 123_456, 98_765_432_109] {
             let lowest = lowest_of(bucket(nanoseconds));
-            assert!(lowest <= nanoseconds && nanoseconds - lowest <= nanoseconds / 100, "{nanoseconds}: {lowest}");
+            assert!(
+                lowest <= nanoseconds && nanoseconds - lowest <= nanoseconds / 100,
+                "{nanoseconds}: {lowest}"
+            );
         }
     }
 

@@ -52,6 +52,10 @@ fn main() -> ExitCode {
         child::run(&words[1..]);
         return ExitCode::SUCCESS;
     }
+    if words.iter().any(|word| word == "--help") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     let arguments = match Arguments::parse(words.into_iter()) {
         Ok(arguments) => arguments,
         Err(problem) => {

@@ -173,19 +173,28 @@ pub fn print(samples: &[&Sample]) {
             of_subject.flat_map(|sample| sample.metrics.keys().map(String::as_str)).collect();
         metrics.sort_unstable_by_key(|metric| (ORDER.iter().position(|first| first == metric), *metric));
         metrics.dedup();
-        print!("{:<18}", "");
-        metrics.iter().for_each(|metric| print!("{:>24}", metric.trim_end_matches("_ns")));
-        println!();
+        let mut table = vec![vec![String::new()]];
+        table[0].extend(metrics.iter().map(|metric| metric.trim_end_matches("_ns").replace('_', " ")));
         for contestant in everybody {
-            print!("{contestant:<18}");
-            for metric in &metrics {
-                let cell = figure(samples, &subject, contestant, metric).map_or(String::new(), |figure| {
+            let cells = metrics.iter().map(|metric| {
+                figure(samples, &subject, contestant, metric).map_or(String::new(), |figure| {
                     let ratio = figure.to_floor.map_or(String::new(), |ratio| format!(" ({ratio:>5.2})"));
                     format!("{}{ratio}", readable(metric, figure.median))
-                });
-                print!("{cell:>24}");
-            }
-            println!();
+                })
+            });
+            table.push(std::iter::once(contestant.to_owned()).chain(cells).collect());
         }
+        print_aligned(&table);
+    }
+}
+
+fn print_aligned(table: &[Vec<String>]) {
+    let width = |column: usize| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    for row in table {
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column);
+            if column == 0 { print!("{cell:<width$}") } else { print!("   {cell:>width$}") }
+        }
+        println!();
     }
 }

@@ -48,7 +48,13 @@ pub const PICTURES: [(&str, Picture); 8] = [
         let graphs = [
             Graph::new("memory", "filled", 0, "anonymous_per_key_bytes", "Anonymous memory for each key"),
             Graph::new("memory", "filled", 0, "peak_anonymous_per_key_bytes", "The same at its peak"),
-            Graph::new("memory", "filled", 0, "used_anonymous_bytes", "Memory after opening and 100,000 lookups"),
+            Graph::new(
+                "memory",
+                "filled",
+                0,
+                "used_anonymous_bytes",
+                "Memory after opening and 100,000 lookups",
+            ),
             Graph::new("memory", "filled", 0, "disk_per_key_bytes", "Disk for each key"),
         ];
         graphed(samples, path, &graphs)
@@ -96,7 +102,11 @@ fn sheet(path: &Path, width: u32, height: u32) -> Area<'_> {
 const PANEL_WIDTH: u32 = 420;
 
 /// One panel of rows for each subject, three in a line.
-fn in_panels(path: &Path, panels: &[(String, Vec<Row<'_>>)], draw: impl Fn(&Area<'_>, &str, &[Row<'_>])) -> bool {
+fn in_panels(
+    path: &Path,
+    panels: &[(String, Vec<Row<'_>>)],
+    draw: impl Fn(&Area<'_>, &str, &[Row<'_>]),
+) -> bool {
     let Some(most) = panels.iter().map(|(_, rows)| rows.len()).max().filter(|most| *most > 0) else {
         return false;
     };

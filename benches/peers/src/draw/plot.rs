@@ -88,9 +88,8 @@ pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     let lowest = values().fold(f64::INFINITY, f64::min).log10().floor();
     let highest = values().fold(0.0, f64::max).log10().ceil().max(lowest + 1.0);
     let room = f64::from(width_of(area) - NAMES_WIDTH - 30);
-    let place = |value: f64| {
-        NAMES_WIDTH + (room * (value.max(1.0).log10() - lowest) / (highest - lowest)) as i32
-    };
+    let place =
+        |value: f64| NAMES_WIDTH + (room * (value.max(1.0).log10() - lowest) / (highest - lowest)) as i32;
     let bottom = TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows.len()).expect("few");
     for power in (lowest as i32)..=(highest as i32) {
         let value = 10_f64.powi(power);

@@ -48,7 +48,12 @@ const SECTIONS: [Section; 21] = [
     section("reclaim", "nothing expires", "p99_ns", "Durable record while nothing expires, 99 of 100"),
     section("reclaim", "nine in ten expire", "p99_ns", "Durable record while nine in ten expire, 99 of 100"),
     section("reclaim", "nine in ten expire", "worst_ns", "The longest of these"),
-    section("scale", "record", "operations_per_second", "Durable records a second, by operations that are there"),
+    section(
+        "scale",
+        "record",
+        "operations_per_second",
+        "Durable records a second, by operations that are there",
+    ),
 ];
 
 pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> String {

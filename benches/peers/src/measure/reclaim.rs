@@ -106,7 +106,13 @@ fn swept(kind: &Kind, directory: &Path, keys: u64, expires: bool, load: Load, ce
 }
 
 /// Deletes what has expired, two for each that was written.
-fn sweep(contestant: &dyn Contestant, keys: u64, written: &AtomicU64, removed: &AtomicU64, over: &AtomicBool) {
+fn sweep(
+    contestant: &dyn Contestant,
+    keys: u64,
+    written: &AtomicU64,
+    removed: &AtomicU64,
+    over: &AtomicBool,
+) {
     let mut expired = (0..keys).filter(|number| !number.is_multiple_of(KEPT));
     while !over.load(Ordering::Relaxed) {
         if removed.load(Ordering::Relaxed) + SWEEP > 2 * written.load(Ordering::Relaxed) {

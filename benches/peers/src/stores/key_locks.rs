@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "without features nobody needs them")]
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
 use parking_lot::{Mutex, MutexGuard};
 
@@ -30,8 +30,6 @@ impl KeyLocks {
     }
 
     fn shard(&self, change: &Change) -> usize {
-        let mut hasher = self.hasher.build_hasher();
-        change.key().hash(&mut hasher);
-        hasher.finish() as usize % SHARDS
+        self.hasher.hash_one(change.key()) as usize % SHARDS
     }
 }

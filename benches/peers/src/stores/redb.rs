@@ -86,4 +86,8 @@ impl Contestant for Redb {
     fn reader(&self) -> Box<dyn Reader + '_> {
         Box::new(Lookup(|key: &Key| self.get(key)))
     }
+
+    fn close(self: Box<Self>) {
+        self.database.close().expect("redb closes");
+    }
 }

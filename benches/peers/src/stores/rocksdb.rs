@@ -33,9 +33,8 @@ impl Contestant for RocksDb {
     /// Threads with different keys meet in RocksDB's own group commit.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let _locked = self.locks.lock(changes);
-        let applied = effects(changes, |key| {
-            self.database.get_pinned(key).expect("RocksDB looks a key up").is_some()
-        });
+        let applied =
+            effects(changes, |key| self.database.get_pinned(key).expect("RocksDB looks a key up").is_some());
         let mut options = WriteOptions::default();
         options.set_sync(self.is_synced);
         let mut batch = WriteBatch::default();

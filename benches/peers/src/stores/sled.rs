@@ -69,4 +69,12 @@ impl Contestant for Sled {
             Some(value.to_vec())
         }))
     }
+
+    /// Its threads may hold the file a little longer than its last handle lives.
+    fn close(self: Box<Self>) {
+        let Sled { database, log, .. } = *self;
+        drop(database);
+        log.lock().expect("sled lets go of its file");
+        log.unlock().expect("a lock that is held can be given up");
+    }
 }

@@ -103,10 +103,8 @@ struct Connected(Connection);
 
 impl Reader for Connected {
     fn replay(&mut self, key: &Key) -> Option<Vec<u8>> {
-        let mut statement = self
-            .0
-            .prepare_cached("SELECT result FROM operations WHERE key = ?1")
-            .expect("SQLite prepares");
+        let mut statement =
+            self.0.prepare_cached("SELECT result FROM operations WHERE key = ?1").expect("SQLite prepares");
         statement.query_row(params![key], |row| row.get(0)).optional().expect("SQLite reads")
     }
 }
