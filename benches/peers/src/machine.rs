@@ -36,6 +36,18 @@ fn kibibytes(file: &str, name: &str) -> u64 {
     value.trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
+/// The kind of file system that a directory is on: that of the longest mount point above it.
+fn file_system(directory: &Path) -> Option<String> {
+    let directory = fs::canonicalize(directory).ok()?;
+    let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
+    let above = mounts.lines().filter_map(|line| {
+        let mut fields = line.split(' ').skip(1);
+        let (point, kind) = (fields.next()?, fields.next()?);
+        directory.starts_with(point).then_some((point.len(), kind))
+    });
+    above.max_by_key(|(length, _)| *length).map(|(_, kind)| kind.to_owned())
+}
+
 impl Machine {
     /// This one; files are measured in `directory`.
     pub fn here(directory: &Path) -> Machine {
@@ -44,7 +56,7 @@ impl Machine {
             cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
             memory_gib: (kibibytes("/proc/meminfo", "MemTotal") + (1 << 19)) >> 20,
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
-            file_system: output("stat", &["--file-system", "--format=%T", &directory.to_string_lossy()]),
+            file_system: file_system(directory).unwrap_or_default(),
             compiler: output("rustc", &["--version"]),
             versions: env!("PEERS_VERSIONS").to_owned(),
             date: output("date", &["--utc", "+%Y-%m-%d"]),

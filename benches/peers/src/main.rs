@@ -7,6 +7,10 @@
     reason = "a measurement that fails should stop, and say where"
 )]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "figures for people")]
+#![cfg_attr(
+    not(all(feature = "redb", feature = "fjall", feature = "lmdb", feature = "rocksdb", feature = "sled")),
+    allow(dead_code, reason = "what a peer needs that was left out")
+)]
 
 mod arguments;
 mod bench;

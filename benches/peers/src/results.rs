@@ -114,20 +114,30 @@ pub fn contestants<'a>(samples: &[&'a Sample], subject: &Subject) -> Vec<&'a str
     contestants
 }
 
+/// A contestant's values of a metric, by round.
+fn rounds(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str) -> BTreeMap<u32, f64> {
+    samples
+        .iter()
+        .filter(|sample| sample.subject == *subject && sample.contestant == contestant)
+        .filter_map(|sample| Some((sample.round, *sample.metrics.get(metric)?)))
+        .collect()
+}
+
+/// The median of the ratios, round by round, of one figure to another; each a subject, a contestant and a metric.
+pub fn ratio(
+    samples: &[&Sample],
+    over: (&Subject, &str, &str),
+    under: (&Subject, &str, &str),
+) -> Option<f64> {
+    let (over, under) = (rounds(samples, over.0, over.1, over.2), rounds(samples, under.0, under.1, under.2));
+    median(over.iter().filter_map(|(round, value)| Some(value / under.get(round)?)).collect())
+}
+
 /// One figure of one contestant.
 pub fn figure(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str) -> Option<Figure> {
-    let rounds = |contestant: &str| -> BTreeMap<u32, f64> {
-        let of_it = |sample: &&&Sample| sample.subject == *subject && sample.contestant == contestant;
-        samples
-            .iter()
-            .filter(of_it)
-            .filter_map(|sample| Some((sample.round, *sample.metrics.get(metric)?)))
-            .collect()
-    };
-    let (own, floors) = (rounds(contestant), rounds(FLOOR));
-    let ratios = own.iter().filter_map(|(round, value)| Some(value / floors.get(round)?));
-    let to_floor = median(ratios.collect());
-    Some(Figure { median: median(own.into_values().collect())?, to_floor })
+    let median = median(rounds(samples, subject, contestant, metric).into_values().collect())?;
+    let to_floor = ratio(samples, (subject, contestant, metric), (subject, FLOOR, metric));
+    Some(Figure { median, to_floor })
 }
 
 /// A figure of nanoseconds, bytes or operations, as people read it.
@@ -151,6 +161,20 @@ pub fn readable(metric: &str, value: f64) -> String {
     } else {
         format!("{value:.1}")
     }
+}
+
+/// A ratio with about two digits that say something.
+pub fn readable_ratio(ratio: f64) -> String {
+    let digits = if ratio >= 100.0 {
+        0
+    } else if ratio >= 10.0 {
+        1
+    } else if ratio >= 0.1 {
+        2
+    } else {
+        4
+    };
+    format!("{ratio:.digits$}")
 }
 
 /// The figures that are printed last, in this order; all others come before them.
@@ -178,7 +202,9 @@ pub fn print(samples: &[&Sample]) {
         for contestant in everybody {
             let cells = metrics.iter().map(|metric| {
                 figure(samples, &subject, contestant, metric).map_or(String::new(), |figure| {
-                    let ratio = figure.to_floor.map_or(String::new(), |ratio| format!(" ({ratio:>5.2})"));
+                    let ratio = figure
+                        .to_floor
+                        .map_or(String::new(), |ratio| format!(" ({:>5})", readable_ratio(ratio)));
                     format!("{}{ratio}", readable(metric, figure.median))
                 })
             });

@@ -3,6 +3,7 @@
 mod pictures;
 mod plot;
 mod table;
+mod targets;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -31,6 +32,9 @@ pub fn run(arguments: &Arguments) {
     let path = arguments.drawings.join("comparison.md");
     fs::write(&path, text).expect("the tables are written");
     println!("{} and {} plots", path.display(), drawn.len());
+    let targets = targets::markdown(&samples);
+    fs::write(arguments.drawings.join("targets.md"), &targets).expect("the targets are written");
+    println!("\n{targets}");
 }
 
 /// What it was measured on: one sentence, or several if not everything was measured on one day.

@@ -18,7 +18,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
     ("commit-latency", |samples, path| {
         let panels = panels(samples, "commit", &["record", "begin and complete"]);
-        spanned(samples, path, &panels, &["p50_ns", "p99_ns", "p999_ns"], "half, 99 of 100, 999 of 1,000")
+        spanned(samples, path, &panels, &["p50_ns", "p99_ns", "p999_ns"], "p50, p99, p99.9")
     }),
     ("buffered", |samples, path| {
         let panels = panels(samples, "buffered", &["record", "100 records durable together"]);
@@ -26,7 +26,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
     ("reclaim", |samples, path| {
         let panels = panels(samples, "reclaim", &["nothing expires", "nine in ten expire"]);
-        spanned(samples, path, &panels, &["p50_ns", "p99_ns", "worst_ns"], "half, 99 of 100, the longest")
+        spanned(samples, path, &panels, &["p50_ns", "p99_ns", "worst_ns"], "p50, p99, longest")
     }),
     ("replay", |samples, path| {
         let graphs = [
@@ -164,6 +164,10 @@ impl Graph {
         for subject in &subjects {
             for name in contestants(samples, subject) {
                 let Some(figure) = figure(samples, subject, name, self.metric) else { continue };
+                // There is no place for nothing on an axis of powers of ten.
+                if figure.median <= 0.0 {
+                    continue;
+                }
                 let point = (subject.keys, figure.median);
                 match series.iter_mut().find(|(other, _)| *other == name) {
                     Some((_, points)) => points.push(point),

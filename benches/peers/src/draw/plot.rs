@@ -14,7 +14,7 @@ const INK: RGBColor = RGBColor(40, 40, 40);
 const PALE: RGBColor = RGBColor(225, 225, 225);
 /// Where bars begin: to their left are the names.
 const NAMES_WIDTH: i32 = 120;
-const TITLE_HEIGHT: i32 = 34;
+const TITLE_HEIGHT: i32 = 40;
 const ROW_HEIGHT: i32 = 24;
 
 /// A value of somebody's, or nothing where nothing was measured.
@@ -83,7 +83,7 @@ pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
 
 /// A line from the lowest to the highest value of each, with a mark at every one, on an axis of powers of ten.
 pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
-    write(area, title, (8, TITLE_HEIGHT / 2 - 6), 15, HPos::Left);
+    write(area, title, (8, TITLE_HEIGHT / 2 - 7), 15, HPos::Left);
     let values = || rows.iter().flat_map(|row| row.values.iter().copied()).filter(|value| *value > 0.0);
     let lowest = values().fold(f64::INFINITY, f64::min).log10().floor();
     let highest = values().fold(0.0, f64::max).log10().ceil().max(lowest + 1.0);
@@ -114,6 +114,11 @@ pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     }
 }
 
+/// Whether it is a power of ten.
+fn is_round(value: f64) -> bool {
+    (value.log10() - value.log10().round()).abs() < 1e-3
+}
+
 /// Lines over the number of operations, both axes in powers of ten.
 pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], metric: &str) {
     let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
@@ -135,10 +140,11 @@ pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], m
         .expect("axes can be drawn");
     chart
         .configure_mesh()
-        .light_line_style(WHITE)
+        .max_light_lines(0)
         .bold_line_style(PALE)
-        .x_label_formatter(&|keys| grouped(keys.round() as u64))
+        .x_label_formatter(&|keys| if is_round(*keys) { grouped(keys.round() as u64) } else { String::new() })
         .y_label_formatter(&|value| readable(metric, *value))
+        .y_labels(6)
         .label_style(text(11))
         .draw()
         .expect("a mesh can be drawn");

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use crate::contestant::FLOOR;
-use crate::results::{Figure, Sample, Subject, contestants, figure, readable, subjects};
+use crate::results::{Figure, Sample, Subject, contestants, figure, readable, readable_ratio, subjects};
 
 /// What is put side by side: a measure, one of its cases, a figure of it, and what to say above.
 struct Section {
@@ -109,7 +109,7 @@ fn table(samples: &[&Sample], section: &Section) -> String {
                 let value = readable(section.metric, figure.median);
                 let value = if best[column] == Some(row) { format!("**{value}**") } else { value };
                 let ratio = figure.to_floor.filter(|_| *name != FLOOR);
-                ratio.map_or(value.clone(), |ratio| format!("{value} ({ratio:.2})"))
+                ratio.map_or(value.clone(), |ratio| format!("{value} ({})", readable_ratio(ratio)))
             });
             let _ = write!(text, " {shown} |");
         }

@@ -1,7 +1,5 @@
 //! Locks on keys, for stores in which a look and the write that depends on it are two steps.
 
-#![allow(dead_code, reason = "without features nobody needs them")]
-
 use std::hash::BuildHasher;
 
 use parking_lot::{Mutex, MutexGuard};

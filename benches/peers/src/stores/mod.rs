@@ -17,5 +17,4 @@ pub mod sqlite;
 
 /// What each peer with a cache of its own may keep of its data in memory. oncekey and LMDB use that of the operating
 /// system, which is as large as the machine's memory.
-#[allow(dead_code, reason = "without features nobody has a cache")]
 const CACHE_BYTES: u64 = 1 << 30;

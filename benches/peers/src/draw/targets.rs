@@ -1,0 +1,97 @@
+//! What oncekey is meant to reach, and what it reaches.
+
+use std::fmt::Write;
+
+use crate::contestant::{FLOOR, ONCEKEY};
+use crate::results::{Sample, Subject, contestants, figure, ratio, readable_ratio};
+
+/// One figure: of a subject, of somebody, of a kind.
+type Of<'a> = (&'a Subject, &'a str, &'a str);
+
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+}
+
+/// A Markdown table of the targets for which something was measured.
+pub fn markdown(samples: &[&Sample]) -> String {
+    let mut text = String::from("# Targets\n\n| what | target | figure | met |\n|---|---:|---:|---|\n");
+    for (what, bound, value) in targets(samples) {
+        let Some(value) = value else { continue };
+        let (target, met) = match bound {
+            Bound::AtLeast(least) => (format!("≥ {least}"), value >= least),
+            Bound::AtMost(most) => (format!("≤ {most}"), value <= most),
+        };
+        let met = if met { "yes" } else { "**no**" };
+        let _ = writeln!(text, "| {what} | {target} | {} | {met} |", readable_ratio(value));
+    }
+    text
+}
+
+fn targets(samples: &[&Sample]) -> Vec<(String, Bound, Option<f64>)> {
+    use Bound::{AtLeast, AtMost};
+    const RATE: &str = "operations_per_second";
+    const MILLION: u64 = 1_000_000;
+    let over = |one: Of<'_>, other: Of<'_>| ratio(samples, one, other);
+    let to_floor =
+        |subject: &Subject, metric: &str| over((subject, ONCEKEY, metric), (subject, FLOOR, metric));
+    let record = |threads| Subject::new("commit", "record", threads, 0);
+    let mut targets = vec![
+        ("durable record, 1 thread, of the floor".to_owned(), AtLeast(0.95), to_floor(&record(1), RATE)),
+        (
+            "begin and complete, 1 thread, of the floor".to_owned(),
+            AtLeast(0.95),
+            to_floor(&Subject::new("commit", "begin and complete", 1, 0), RATE),
+        ),
+    ];
+    for threads in [8, 64] {
+        let what = format!("durable record, {threads} threads, of the floor");
+        targets.push((what, AtLeast(0.85), to_floor(&record(threads), RATE)));
+    }
+    let crowd = record(64);
+    let against = |name: &str| over((&crowd, ONCEKEY, RATE), (&crowd, name, RATE));
+    let grouped = contestants(samples, &crowd).into_iter().filter(|name| name.contains("grouped"));
+    targets.push(("durable record, 64 threads, of RocksDB".to_owned(), AtLeast(4.0), against("RocksDB")));
+    targets.push((
+        "durable record, 64 threads, of the best with a group commit around it".to_owned(),
+        AtLeast(2.0),
+        grouped.filter_map(against).reduce(f64::min),
+    ));
+    targets.push(("p99, 64 threads, of the floor's".to_owned(), AtMost(1.5), to_floor(&crowd, "p99_ns")));
+
+    let looked_up = |case, threads| Subject::new("replay", case, threads, MILLION);
+    let (known, unknown, by_two) = (looked_up("known", 1), looked_up("unknown", 1), looked_up("known", 2));
+    let mean = "mean_ns";
+    targets.push(("replay at 1,000,000, of the map's time".to_owned(), AtMost(1.5), to_floor(&known, mean)));
+    let lmdb = over((&known, "LMDB", mean), (&known, ONCEKEY, mean));
+    targets.push(("replay at 1,000,000, LMDB's time of ours".to_owned(), AtLeast(2.0), lmdb));
+    let two = over((&by_two, ONCEKEY, RATE), (&known, ONCEKEY, RATE));
+    targets.push(("replays a second, two threads of one".to_owned(), AtLeast(1.7), two));
+    let absent = over((&unknown, ONCEKEY, mean), (&known, ONCEKEY, mean));
+    targets.push(("unknown key, of the time of a known one".to_owned(), AtMost(1.0), absent));
+
+    let buffered = Subject::new("buffered", "record", 1, 0);
+    targets.push(("buffered record, of the floor".to_owned(), AtLeast(0.8), to_floor(&buffered, RATE)));
+    let opened = Subject::new("open", "closed", 0, 10 * MILLION);
+    let what = "opening 10,000,000, of the time to read the footers".to_owned();
+    targets.push((what, AtMost(5.0), to_floor(&opened, "open_ns")));
+
+    let filled = Subject::new("memory", "filled", 0, 10 * MILLION);
+    let bytes = figure(samples, &filled, ONCEKEY, "anonymous_per_key_bytes").map(|figure| figure.median);
+    targets.push(("anonymous memory for each of 10,000,000 keys, bytes".to_owned(), AtMost(12.0), bytes));
+    let peak = over((&filled, ONCEKEY, "peak_anonymous_bytes"), (&filled, ONCEKEY, "anonymous_bytes"));
+    targets.push(("memory at its peak, of what stays".to_owned(), AtMost(1.2), peak));
+
+    let calm = Subject::new("reclaim", "nothing expires", 1, MILLION);
+    let busy = Subject::new("reclaim", "nine in ten expire", 1, MILLION);
+    let slower = over((&busy, ONCEKEY, "p99_ns"), (&calm, ONCEKEY, "p99_ns"));
+    targets.push(("p99 while reclaiming, of that without".to_owned(), AtMost(1.5), slower));
+    let worst = over((&busy, ONCEKEY, "worst_ns"), (&busy, ONCEKEY, "p50_ns"));
+    targets.push(("the longest while reclaiming, of the median".to_owned(), AtMost(20.0), worst));
+
+    let (few, many) =
+        (Subject::new("scale", "record", 1, 1_000), Subject::new("scale", "record", 1, 10 * MILLION));
+    let kept = over((&many, ONCEKEY, RATE), (&few, ONCEKEY, RATE));
+    targets.push(("durable records a second, 10,000,000 keys of 1,000".to_owned(), AtLeast(0.85), kept));
+    targets
+}
