@@ -1,5 +1,7 @@
-//! What must happen in a process of its own: memory is measured in a fresh one, and a crash ends one.
+//! What must happen in a process of its own: memory is measured in a fresh one, and one is
+//! killed to leave what a crash leaves.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,18 +21,19 @@ const CRASH: &str = "crash";
 const FILL: &str = "fill";
 const REOPEN: &str = "reopen";
 
-/// What a child writes before it crashes.
-const LAST_WORDS: u64 = 1_000;
+/// How many operations a child records before it is killed, and what it then says.
+const LAST_OPERATIONS: u64 = 1_000;
+const RECORDED: &str = "recorded";
 
-fn start(words: [&str; 4], directory: &Path) -> std::process::Output {
+fn command(words: [&str; 4], directory: &Path) -> Command {
     let program = std::env::current_exe().expect("a program knows where it is");
     let mut command = Command::new(program);
-    command.arg(COMMAND).args(words).arg(directory).stderr(Stdio::inherit());
-    command.output().expect("a child can be started")
+    command.arg(COMMAND).args(words).arg(directory).stdout(Stdio::piped()).stderr(Stdio::inherit());
+    command
 }
 
 fn metrics_of(words: [&str; 4], directory: &Path) -> Metrics {
-    let output = start(words, directory);
+    let output = command(words, directory).output().expect("a child can be started");
     assert!(output.status.success(), "the child failed: {}", output.status);
     serde_json::from_slice(&output.stdout).expect("a child prints its figures")
 }
@@ -45,11 +48,16 @@ pub fn memory_reopened(contestant: &str, keys: u64, directory: &Path) -> Metrics
     metrics_of([REOPEN, contestant, &keys.to_string(), "0"], directory)
 }
 
-/// Opens the store in a process that records something, durably, and ends without closing it.
+/// Opens the store in a process that records something, durably, and is killed before it closes it.
 pub fn crash(kind: &Kind, cell: u64, directory: &Path) {
-    let output = start([CRASH, kind.name, "0", &cell.to_string()], directory);
-    assert!(!output.status.success(), "the child was to crash");
-    assert!(output.status.code() != Some(101), "the child failed before it was to crash");
+    let words = [CRASH, kind.name, "0", &cell.to_string()];
+    let mut child = command(words, directory).spawn().expect("a child can be started");
+    let mut said = String::new();
+    let stdout = child.stdout.take().expect("it was asked for");
+    BufReader::new(stdout).read_line(&mut said).expect("a child can be listened to");
+    assert_eq!(said.trim(), RECORDED, "the child failed before it was killed");
+    child.kill().expect("a child can be killed");
+    child.wait().expect("a child that was killed is gone");
 }
 
 /// The work of a child.
@@ -61,10 +69,13 @@ pub fn run(words: &[String]) {
     let metrics = match (what.as_str(), kind) {
         (CRASH, Some(kind)) => {
             let contestant = (kind.open)(&directory, Durability::Synced);
-            for number in 0..LAST_WORDS {
+            for number in 0..LAST_OPERATIONS {
                 contestant.record(&key(Purpose::Written { cell, thread: 0 }, number));
             }
-            std::process::abort();
+            println!("{RECORDED}");
+            loop {
+                std::thread::park();
+            }
         }
         (FILL, Some(kind)) => filling(|| bench::fill_open(&kind, &directory, keys)),
         (FILL, None) if name == FLOOR => filling(|| ShardedMap::filled(keys)),

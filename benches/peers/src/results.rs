@@ -155,7 +155,7 @@ pub fn readable(metric: &str, value: f64) -> String {
     if metric.ends_with("_ns") {
         scaled(["ns", "µs", "ms", "s"], 1_000.0)
     } else if metric.ends_with("bytes") {
-        scaled(["B", "KiB", "MiB", "GiB"], 1_024.0)
+        scaled(["B", "kB", "MB", "GB"], 1_000.0)
     } else if metric.ends_with("_per_second") {
         scaled(["/s", "k/s", "M/s", "G/s"], 1_000.0)
     } else {
@@ -185,7 +185,7 @@ pub fn print(samples: &[&Sample]) {
     for subject in subjects(samples) {
         let mut title = format!("{}: {}", subject.measure, subject.case);
         if subject.threads > 0 {
-            title += &format!(", {} threads", subject.threads);
+            title += &format!(", {} thread{}", subject.threads, if subject.threads == 1 { "" } else { "s" });
         }
         if subject.keys > 0 {
             title += &format!(", {} keys", subject.keys);

@@ -14,6 +14,8 @@ pub mod rocksdb;
 pub mod sled;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(test)]
+mod tests;
 
 /// What each peer with a cache of its own may keep of its data in memory. oncekey and LMDB use that of the operating
 /// system, which is as large as the machine's memory.
