@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::operations::{Key, RESULT};
 
@@ -98,28 +98,31 @@ pub struct Group {
     gates: [Condvar; 2],
 }
 
+#[derive(Default)]
 struct Queue {
     gathering: Vec<u8>,
+    /// What those in the gathering batch wait for.
+    wants_write: bool,
+    wants_sync: bool,
     /// The buffer of the batch before, to be used again.
     spare: Vec<u8>,
-    /// The number of the batch that gathers.
+    /// The number of the batch that gathers, of the last that is written, and of the last that is on disk.
     number: u64,
-    /// The number of the last batch that is on disk.
+    written: u64,
     synced: u64,
     leading: bool,
     place: u64,
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    Written,
+    Synced,
+}
+
 impl Group {
     pub fn new(directory: &Path) -> Group {
-        let queue = Queue {
-            gathering: vec![1; FRAME_HEADER_BYTES],
-            spare: Vec::new(),
-            number: 1,
-            synced: 0,
-            leading: false,
-            place: 0,
-        };
+        let queue = Queue { gathering: vec![1; FRAME_HEADER_BYTES], number: 1, ..Queue::default() };
         Group { file: prepared(directory), queue: Mutex::new(queue), gates: Default::default() }
     }
 
@@ -127,51 +130,68 @@ impl Group {
         &self.gates[(number & 1) as usize]
     }
 
-    fn commit(&self, record: &[u8], wants_sync: bool) {
+    fn commit(&self, record: &[u8], until: Until) {
         let mut queue = self.queue.lock();
         queue.gathering.extend_from_slice(record);
+        queue.wants_write |= until == Until::Written;
+        queue.wants_sync |= until == Until::Synced;
         let own = queue.number;
-        if !wants_sync {
-            return;
-        }
-        while queue.synced < own {
+        while own > if until == Until::Written { queue.written } else { queue.synced } {
             if queue.leading {
                 self.gate(own).wait(&mut queue);
-                continue;
-            }
-            queue.leading = true;
-            let mut spare = std::mem::take(&mut queue.spare);
-            spare.resize(FRAME_HEADER_BYTES, 1);
-            let mut batch = std::mem::replace(&mut queue.gathering, spare);
-            queue.number += 1;
-            let here = advance(&mut queue.place, batch.len());
-            drop(queue);
-            self.file.write_all_at(&batch, here).expect("the floor writes");
-            self.file.sync_data().expect("the floor syncs");
-            batch.clear();
-            queue = self.queue.lock();
-            queue.leading = false;
-            queue.synced = own;
-            queue.spare = batch;
-            self.gate(own).notify_all();
-            if queue.gathering.len() > FRAME_HEADER_BYTES {
-                self.gate(own + 1).notify_one();
+            } else {
+                queue = self.lead(queue);
             }
         }
+    }
+
+    /// Takes the batch that gathers. It is that of the thread that is here: an earlier one would be done.
+    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        queue.leading = true;
+        let mut spare = std::mem::take(&mut queue.spare);
+        spare.resize(FRAME_HEADER_BYTES, 1);
+        let mut batch = std::mem::replace(&mut queue.gathering, spare);
+        let wants_write = std::mem::take(&mut queue.wants_write);
+        let wants_sync = std::mem::take(&mut queue.wants_sync);
+        let number = queue.number;
+        queue.number += 1;
+        let here = advance(&mut queue.place, batch.len());
+        drop(queue);
+        self.file.write_all_at(&batch, here).expect("the floor writes");
+        if wants_sync {
+            if wants_write {
+                self.queue.lock().written = number;
+                self.gate(number).notify_all();
+            }
+            self.file.sync_data().expect("the floor syncs");
+        }
+        batch.clear();
+        let mut queue = self.queue.lock();
+        queue.leading = false;
+        queue.written = number;
+        if wants_sync {
+            queue.synced = number;
+        }
+        queue.spare = batch;
+        self.gate(number).notify_all();
+        if queue.gathering.len() > FRAME_HEADER_BYTES {
+            self.gate(number + 1).notify_one();
+        }
+        queue
     }
 
     pub fn record(&self) {
-        self.commit(&FRAME[..RECORD_BYTES], true);
+        self.commit(&FRAME[..RECORD_BYTES], Until::Synced);
     }
 
     pub fn begin_and_complete(&self) {
-        self.commit(&BEGIN_FRAME[..BEGIN_BYTES], true);
+        self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Synced);
         self.record();
     }
 
-    /// The begin travels with whatever goes to disk next; the completion is waited for.
+    /// The begin is with the operating system before the act, and on disk with the completion.
     pub fn rerun(&self) {
-        self.commit(&BEGIN_FRAME[..BEGIN_BYTES], false);
+        self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Written);
         self.record();
     }
 }

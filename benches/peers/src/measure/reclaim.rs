@@ -4,7 +4,7 @@
 //! thread deletes for them, at the same pace: two operations for each that is recorded, a thousand in a commit.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
 use std::time::Duration;
 
 use oncekey::{Fingerprint, ManualClock, Options, Recorded, Store};
@@ -82,52 +82,42 @@ fn recording(store: &Store, cell: u64, thread: u32) -> impl FnMut() {
 fn swept(kind: &Kind, directory: &Path, keys: u64, expires: bool, load: Load, cell: u64) -> Metrics {
     bench::fill_open(kind, directory, keys).close();
     let contestant = (kind.open)(directory, Durability::Synced);
-    let (written, removed, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-    let mut metrics = std::thread::scope(|scope| {
-        if expires {
-            scope.spawn(|| sweep(&*contestant, keys, &written, &removed, &over));
-        }
+    let (paid, payments) = mpsc::channel();
+    let (mut metrics, removed) = std::thread::scope(|scope| {
+        let sweeper = scope.spawn(|| sweep(&*contestant, keys, payments));
         let outcome = load::run(load, |thread| {
-            let (contestant, written) = (&*contestant, &written);
+            let (contestant, paid) = (&*contestant, paid.clone());
             let mut number = 0;
             move || {
                 let key = key(Purpose::Written { cell, thread }, number);
                 number += 1;
                 assert!(contestant.record(&key), "every key is new");
-                written.fetch_add(1, Ordering::Relaxed);
+                if expires && number.is_multiple_of(SWEEP / 2) {
+                    // Nobody listens any more when everything is removed.
+                    let _ = paid.send(());
+                }
             }
         });
-        over.store(true, Ordering::Relaxed);
-        outcome.metrics()
+        drop(paid);
+        (outcome.metrics(), sweeper.join().expect("the sweeper does not panic"))
     });
     contestant.close();
-    metrics.insert("removed".to_owned(), removed.into_inner() as f64);
+    metrics.insert("removed".to_owned(), removed as f64);
     metrics
 }
 
-/// Deletes what has expired, two for each that was written.
-fn sweep(
-    contestant: &dyn Contestant,
-    keys: u64,
-    written: &AtomicU64,
-    removed: &AtomicU64,
-    over: &AtomicBool,
-) {
-    let mut expired = (0..keys).filter(|number| !number.is_multiple_of(KEPT));
-    while !over.load(Ordering::Relaxed) {
-        if removed.load(Ordering::Relaxed) + SWEEP > 2 * written.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(1));
-            continue;
+/// Deletes what has expired, a sweep for each payment. Says how many operations it deleted.
+fn sweep(contestant: &dyn Contestant, keys: u64, payments: mpsc::Receiver<()>) -> usize {
+    let expired = (0..keys).filter(|number| !number.is_multiple_of(KEPT));
+    let mut changes = expired.map(|number| Change::Remove(key(Purpose::Filled, number)));
+    let mut removed = 0;
+    for () in payments {
+        let sweep: Vec<Change> = changes.by_ref().take(SWEEP as usize).collect();
+        if sweep.is_empty() {
+            break;
         }
-        let changes: Vec<Change> = expired
-            .by_ref()
-            .take(SWEEP as usize)
-            .map(|number| Change::Remove(key(Purpose::Filled, number)))
-            .collect();
-        if changes.is_empty() {
-            return;
-        }
-        contestant.apply(&changes);
-        removed.fetch_add(changes.len() as u64, Ordering::Relaxed);
+        contestant.apply(&sweep);
+        removed += sweep.len();
     }
+    removed
 }
