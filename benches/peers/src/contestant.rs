@@ -109,19 +109,19 @@ pub fn all() -> Vec<Kind> {
         #[cfg(feature = "redb")]
         Some(Kind { name: "redb", is_grouped: false, open: stores::redb::open }),
         #[cfg(feature = "redb")]
-        Some(Kind { name: "redb, grouped", is_grouped: true, open: stores::redb::open_grouped }),
+        Some(Kind { name: "redb grouped", is_grouped: true, open: stores::redb::open_grouped }),
         #[cfg(feature = "fjall")]
         Some(Kind { name: "fjall", is_grouped: false, open: stores::fjall::open }),
         #[cfg(feature = "fjall")]
-        Some(Kind { name: "fjall, grouped", is_grouped: true, open: stores::fjall::open_grouped }),
+        Some(Kind { name: "fjall grouped", is_grouped: true, open: stores::fjall::open_grouped }),
         #[cfg(feature = "lmdb")]
         Some(Kind { name: "LMDB", is_grouped: false, open: stores::lmdb::open }),
         #[cfg(feature = "lmdb")]
-        Some(Kind { name: "LMDB, grouped", is_grouped: true, open: stores::lmdb::open_grouped }),
+        Some(Kind { name: "LMDB grouped", is_grouped: true, open: stores::lmdb::open_grouped }),
         #[cfg(feature = "sqlite")]
         Some(Kind { name: "SQLite", is_grouped: false, open: stores::sqlite::open }),
         #[cfg(feature = "sqlite")]
-        Some(Kind { name: "SQLite, grouped", is_grouped: true, open: stores::sqlite::open_grouped }),
+        Some(Kind { name: "SQLite grouped", is_grouped: true, open: stores::sqlite::open_grouped }),
         #[cfg(feature = "rocksdb")]
         Some(Kind { name: "RocksDB", is_grouped: false, open: stores::rocksdb::open }),
         #[cfg(feature = "sled")]

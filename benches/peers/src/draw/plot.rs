@@ -25,7 +25,7 @@ pub struct Row<'a> {
 
 /// What each is drawn in; the same everywhere.
 pub fn colour(name: &str) -> RGBColor {
-    let base = name.split(',').next().unwrap_or(name);
+    let base = name.split(' ').next().unwrap_or(name);
     match base {
         ONCEKEY => RGBColor(200, 30, 50),
         FLOOR => RGBColor(150, 150, 150),
