@@ -1,4 +1,4 @@
-//! Locks, condition variables, atomics and `yield_now`, from where the build wants them.
+//! Locks, condition variables, signals, atomics and `yield_now`, from where the build wants them.
 //!
 //! Normally these are parking_lot's and the standard library's own. Under `--cfg oncekey_shuttle` they are
 //! [shuttle](https://docs.rs/shuttle)'s, behind the same interface, so that the tests in `shuttle_tests` decide at
@@ -24,6 +24,92 @@ mod chosen {
 }
 
 pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, atomic, yield_now};
+pub(crate) use signal::Signal;
+
+/// A number that many threads wait for to change.
+///
+/// Whoever waits on a condition variable has to take its lock again, one after the other, each woken by the one before:
+/// among many threads that chain is what takes most of the time. Here one call wakes all of them at once, and none needs a
+/// lock to see what it was told.
+#[cfg(all(not(oncekey_shuttle), any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+mod signal {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Signal {
+        number: AtomicU32,
+        /// Threads that wait or are about to. Counted before they look at the number for the last time, so that whoever
+        /// changes it and sees nobody here needs no system call: they will see the change. Sequentially consistent,
+        /// both, because each side writes the one and reads the other.
+        waiting: AtomicU32,
+    }
+
+    impl Signal {
+        pub(crate) fn get(&self) -> u32 {
+            self.number.load(Ordering::SeqCst)
+        }
+
+        /// Waits until the number is another than `seen`.
+        pub(crate) fn wait_while(&self, seen: u32) {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+            while self.get() == seen {
+                atomic_wait::wait(&self.number, seen);
+            }
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+
+        /// Changes the number and wakes everybody.
+        pub(crate) fn tell_all(&self, number: u32) {
+            self.number.store(number, Ordering::SeqCst);
+            if self.waiting.load(Ordering::SeqCst) > 0 {
+                atomic_wait::wake_all(&self.number);
+            }
+        }
+
+        /// Changes the number and wakes one thread; the others see the change when they are woken for another reason.
+        pub(crate) fn tell_one(&self, number: u32) {
+            self.number.store(number, Ordering::SeqCst);
+            if self.waiting.load(Ordering::SeqCst) > 0 {
+                atomic_wait::wake_one(&self.number);
+            }
+        }
+    }
+}
+
+/// The same by a lock and a condition variable.
+#[cfg(any(oncekey_shuttle, not(any(target_os = "linux", target_os = "android", target_os = "freebsd"))))]
+mod signal {
+    use super::{Condvar, Mutex};
+
+    #[derive(Debug, Default)]
+    pub(crate) struct Signal {
+        number: Mutex<u32>,
+        changed: Condvar,
+    }
+
+    impl Signal {
+        pub(crate) fn get(&self) -> u32 {
+            *self.number.lock()
+        }
+
+        pub(crate) fn wait_while(&self, seen: u32) {
+            let mut number = self.number.lock();
+            while *number == seen {
+                self.changed.wait(&mut number);
+            }
+        }
+
+        pub(crate) fn tell_all(&self, number: u32) {
+            *self.number.lock() = number;
+            self.changed.notify_all();
+        }
+
+        pub(crate) fn tell_one(&self, number: u32) {
+            *self.number.lock() = number;
+            self.changed.notify_one();
+        }
+    }
+}
 
 /// Shuttle's primitives behind parking_lot's interface, as much of it as this crate uses.
 #[cfg(oncekey_shuttle)]
@@ -219,5 +305,42 @@ mod explored {
         pub(crate) fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
             self.0.try_read().ok()
         }
+    }
+}
+
+#[cfg(all(test, not(oncekey_shuttle)))]
+mod tests {
+    use super::*;
+
+    /// Two threads hand a number to and fro; one wake-up that is lost, and they wait for ever.
+    #[test]
+    fn nobody_who_waits_on_a_signal_misses_a_change() {
+        const TURNS: u32 = 20_000;
+        let (there, back) = (Signal::default(), Signal::default());
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for turn in 0..TURNS {
+                    there.wait_while(turn);
+                    back.tell_one(turn + 1);
+                }
+            });
+            for turn in 0..TURNS {
+                there.tell_all(turn + 1);
+                back.wait_while(turn);
+            }
+        });
+        assert_eq!((there.get(), back.get()), (TURNS, TURNS));
+    }
+
+    #[test]
+    fn everybody_who_waits_on_a_signal_is_woken_by_one_change() {
+        let signal = Signal::default();
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| signal.wait_while(0));
+            }
+            yield_now();
+            signal.tell_all(1);
+        });
     }
 }

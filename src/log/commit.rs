@@ -19,7 +19,7 @@ use crate::format::record::Record;
 use crate::planted::{Bug, planted};
 use crate::record::Weight;
 use crate::status::Version;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Mutex, MutexGuard, Signal};
 
 /// What the footer and the index need to know of one record of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -91,20 +91,37 @@ struct Gathering {
     gate: Arc<Gate>,
 }
 
-/// Where the waiters of one batch wait.
+/// What the waiters of one batch are told. Told without the queue's lock, and seen without it.
 #[derive(Debug, Default)]
 struct Gate {
-    changed: Condvar,
+    /// How far the batch is (the lowest bits), and how often somebody was asked to come and lead (the rest).
+    told: Signal,
     placement: OnceLock<Placement>,
 }
 
+/// The phase; 0 while the batch gathers or is on its way.
+const PHASE_BITS: u32 = 0b11;
+/// Its frame is with the operating system.
+const WRITTEN: u32 = 1;
+/// It is where all of its waiters want it.
+const DONE: u32 = 2;
+/// Something failed: what became of the batch is for the queue to say.
+const FAILED: u32 = 3;
+
 impl Gate {
-    fn tell_all(&self) {
+    fn tell_all(&self, phase: u32) {
         if planted(Bug::OneFollowerTold) {
-            self.changed.notify_one();
+            self.told.tell_one(phase);
         } else {
-            self.changed.notify_all();
+            self.told.tell_all(phase);
         }
+    }
+
+    /// Asks one waiter of a batch that still gathers to come and lead. The number must change, or a waiter that is about
+    /// to wait would not see that it was asked. Only called with the queue locked, as the batch is taken: the phase
+    /// stays.
+    fn ask_to_lead(&self) {
+        self.told.tell_one(self.told.get().wrapping_add(PHASE_BITS + 1));
     }
 }
 
@@ -116,6 +133,20 @@ pub(crate) struct Ticket {
     at: u64,
     until: Until,
     gate: Arc<Gate>,
+}
+
+impl Ticket {
+    /// Where the record went, if the gate says that it is there: the way of most followers, which needs no lock.
+    fn told(&self) -> Option<Placement> {
+        let phase = self.gate.told.get() & PHASE_BITS;
+        let reached = phase == DONE || (phase == WRITTEN && self.until == Until::Written);
+        reached.then(|| self.placement())
+    }
+
+    fn placement(&self) -> Placement {
+        let frame = self.gate.placement.get().copied().unwrap_or_default();
+        Placement { position: frame.position + self.at, offset: frame.offset + self.at }
+    }
 }
 
 #[derive(Debug)]
@@ -182,6 +213,9 @@ impl Commit {
 
     /// Waits until the record is where its ticket wants it, leading if nobody else does. Returns where it went.
     pub(crate) fn wait(&self, ticket: &Ticket, medium: &impl Medium) -> Result<Placement, Arc<io::Error>> {
+        if let Some(placement) = ticket.told() {
+            return Ok(placement);
+        }
         let mut queue = self.queue.lock();
         loop {
             let reached = match ticket.until {
@@ -189,22 +223,29 @@ impl Commit {
                 Until::Synced => queue.synced,
             };
             if reached >= ticket.number {
-                let frame = ticket.gate.placement.get().copied().unwrap_or_default();
-                return Ok(Placement {
-                    position: frame.position + ticket.at,
-                    offset: frame.offset + ticket.at,
-                });
+                return Ok(ticket.placement());
             }
             if let Some(poison) = &queue.poison {
                 return Err(Arc::clone(poison));
             }
             if queue.leading {
                 queue.count_waiting(ticket.number, 1);
-                ticket.gate.changed.wait(&mut queue);
+                // Read with the queue locked: whatever is told from here on makes it another.
+                let seen = ticket.gate.told.get();
+                drop(queue);
+                ticket.gate.told.wait_while(seen);
+                if let Some(placement) = ticket.told() {
+                    return Ok(placement);
+                }
+                queue = self.queue.lock();
                 queue.count_waiting(ticket.number, -1);
             } else {
                 // Whoever comes by leads the oldest batch, be it somebody else's: its own threads may be gone.
-                queue = self.lead(queue, medium);
+                self.lead(queue, medium);
+                if let Some(placement) = ticket.told() {
+                    return Ok(placement);
+                }
+                queue = self.queue.lock();
             }
         }
     }
@@ -245,8 +286,8 @@ impl Commit {
     }
 
     /// Takes the oldest batch, writes it, syncs it if anybody in it wants that, and tells everybody.
-    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, medium: &impl Medium) -> MutexGuard<'a, Queue> {
-        let Some(mut gathering) = queue.batches.pop_front() else { return queue };
+    fn lead(&self, mut queue: MutexGuard<'_, Queue>, medium: &impl Medium) {
+        let Some(mut gathering) = queue.batches.pop_front() else { return };
         queue.leading = true;
         drop(queue);
         let unwinding = Unwinding { commit: self, gate: &gathering.gate };
@@ -258,11 +299,11 @@ impl Commit {
             });
             if planted(Bug::AcknowledgedBeforeSync) && outcome.is_ok() && gathering.wants_sync {
                 self.queue.lock().synced = gathering.number;
-                gathering.gate.tell_all();
+                gathering.gate.tell_all(DONE);
             }
             if outcome.is_ok() && gathering.wants_sync && gathering.has_unsynced_waiters {
                 self.queue.lock().written = gathering.number;
-                gathering.gate.tell_all();
+                gathering.gate.tell_all(WRITTEN);
             }
         }
         if outcome.is_ok() && gathering.wants_sync {
@@ -286,19 +327,22 @@ impl Commit {
                     queue.synced = gathering.number;
                 }
                 queue.recycle(gathering.batch);
-                // One waiter is enough to lead the next batch; the others would only wake to wait again.
+                // One waiter is enough to lead the next batch; the others would only wake to wait again. Before this
+                // batch is told, so that the disk does not wait for a leader behind all who come from here.
                 if let Some(next) = queue.batches.iter().find(|batch| batch.waiting > 0)
                     && !planted(Bug::NextLeaderNotTold)
                 {
-                    next.gate.changed.notify_one();
+                    next.gate.ask_to_lead();
                 }
+                drop(queue);
+                gathering.gate.tell_all(DONE);
             }
             Err(error) => {
                 queue.poison(error);
+                drop(queue);
+                gathering.gate.tell_all(FAILED);
             }
         }
-        gathering.gate.tell_all();
-        queue
     }
 }
 
@@ -345,7 +389,7 @@ impl Queue {
     fn poison(&mut self, error: io::Error) -> Arc<io::Error> {
         let poison = self.poison.get_or_insert_with(|| Arc::new(error));
         for waiting in self.batches.iter().filter(|_| !planted(Bug::PoisonNotTold)) {
-            waiting.gate.tell_all();
+            waiting.gate.tell_all(FAILED);
         }
         Arc::clone(poison)
     }
@@ -362,7 +406,8 @@ impl Drop for Unwinding<'_> {
         let mut queue = self.commit.queue.lock();
         queue.leading = false;
         queue.poison(io::Error::other("a thread panicked while it wrote for the others"));
-        self.gate.tell_all();
+        drop(queue);
+        self.gate.tell_all(FAILED);
     }
 }
 

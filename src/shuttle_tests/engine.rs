@@ -169,7 +169,7 @@ fn finds_in_a_store_entered_regardless() {
 
 #[test]
 fn finds_in_a_store_move_without_flight() {
-    let expected = ["free slot", "the flight keeps the entry where it is", "Corrupt"];
+    let expected = ["free slot", "the flight keeps the entry where it is", "Corrupt", "is nobody's"];
     must_find_planted(Bug::MoveWithoutFlight, WHOLE_STORE, &expected, compact_and_change);
 }
 
