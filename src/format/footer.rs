@@ -113,6 +113,9 @@ impl Trailer {
         if footer_bytes(u64::from(trailer.entry_count)) > segment_bytes {
             return Err(Fault::Damaged("the footer is longer than its segment"));
         }
+        if trailer.record_bytes > segment_bytes {
+            return Err(Fault::Damaged("the footer counts more records than its segment holds"));
+        }
         if trailer.end / segment_bytes != sequence || trailer.successor != sequence + 1 {
             return Err(Fault::Damaged("the footer speaks of another segment"));
         }
@@ -232,5 +235,56 @@ mod tests {
         let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         assert!(Trailer::decode(trailer, 7, SEGMENT).is_err());
+    }
+
+    /// Writes into the trailer, and makes its checksum true again.
+    fn forge(bytes: &mut [u8], at: usize, field: &[u8]) {
+        let (body, trailer) = bytes.split_at_mut(bytes.len() - TRAILER);
+        put(trailer, at, field);
+        let checksum = checksum_of(trailer, body, SEED);
+        put(trailer, 8, &checksum.to_le_bytes());
+    }
+
+    /// What a forger makes true is still held to what a segment can be: sums are made of these numbers.
+    #[test]
+    fn a_trailer_is_believed_up_to_the_limits_of_a_segment_and_not_beyond() {
+        let whole = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let decode = |at, field: &[u8]| {
+            let mut bytes = whole.clone();
+            forge(&mut bytes, at, field);
+            Trailer::decode(parts(&bytes).1, 6, SEGMENT).map_err(Fault::reason)
+        };
+        let most = (SEGMENT - TRAILER_BYTES) / ENTRY_BYTES;
+        let count = |count: u64| decode(12, &u32::try_from(count).unwrap().to_le_bytes());
+        assert!(count(most).is_ok());
+        assert_eq!(count(most + 1), Err("the footer is longer than its segment"));
+        assert!(decode(40, &SEGMENT.to_le_bytes()).is_ok());
+        let more = Err("the footer counts more records than its segment holds");
+        assert_eq!(decode(40, &(SEGMENT + 1).to_le_bytes()), more);
+        assert_eq!(decode(40, &u64::MAX.to_le_bytes()), more);
+        let another = Err("the footer speaks of another segment");
+        assert_eq!(decode(32, &(7 * SEGMENT).to_le_bytes()), another);
+        assert_eq!(decode(24, &8_u64.to_le_bytes()), another);
+    }
+
+    #[test]
+    fn as_many_entries_as_are_there_must_be_named_and_none_in_part() {
+        let mut bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        forge(&mut bytes, 12, &2_u32.to_le_bytes());
+        assert_eq!(read(&bytes).err().map(Fault::reason), Some("the footer's length does not fit"));
+        forge(&mut bytes, 12, &3_u32.to_le_bytes());
+        assert!(read(&bytes).is_ok());
+        let mut longer = vec![0; 8];
+        longer.extend_from_slice(&bytes);
+        forge(&mut longer, 12, &3_u32.to_le_bytes());
+        assert_eq!(read(&longer).err().map(Fault::reason), Some("the footer's length does not fit"));
+    }
+
+    #[test]
+    fn a_trailer_fills_a_segment_that_holds_nothing_else() {
+        assert!(Trailer::decode(&[0; TRAILER], 6, SEGMENT).is_err());
+        let just = footer_bytes(3);
+        let bytes = encode(&entries(), 6, 6 * just + 8, 0, 0xAA, SEED);
+        assert!(Trailer::decode(parts(&bytes).1, 6, just).is_ok(), "entries and trailer, to the last byte");
     }
 }

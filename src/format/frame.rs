@@ -221,4 +221,41 @@ mod tests {
         mixed[second..].copy_from_slice(&other[second..]);
         assert!(Frame::decode(&mixed, 8_192, LIMIT, SEED).is_err());
     }
+
+    #[test]
+    fn a_frame_header_is_believed_up_to_its_limits_and_not_beyond() {
+        let whole = frame(&["a"], 8_192);
+        let length = whole.len() as u64;
+        let decode = |at, field: &[u8], limit| {
+            let mut bytes = whole.clone();
+            put(&mut bytes, at, field);
+            let checksum = SEED.checksum(&bytes[4..FRAME_HEADER_BYTES]);
+            put(&mut bytes, 0, &checksum.to_le_bytes());
+            FrameHeader::decode(&bytes, 8_192, limit, SEED).map_err(Fault::reason)
+        };
+        let of_length = |bytes: u32, limit| decode(4, &bytes.to_le_bytes(), limit);
+        let out_of_range = Err("the frame's length is out of range");
+        assert!(of_length(136, length).is_ok() && length == 136);
+        assert_eq!(of_length(136, length - 1), out_of_range);
+        assert!(of_length(48, length).is_ok(), "a frame without records");
+        assert_eq!(of_length(40, length), out_of_range);
+        assert_eq!(of_length(60, length), out_of_range, "not a multiple of eight");
+        let beyond = Err("the frame header is out of range");
+        assert!(decode(16, &8_192_u64.to_le_bytes(), LIMIT).is_ok(), "all before it was on disk");
+        assert_eq!(decode(16, &8_193_u64.to_le_bytes(), LIMIT), beyond, "it says that it is on disk itself");
+        assert!(decode(32, &MAX_OPEN_COUNT.to_le_bytes(), LIMIT).is_ok());
+        assert_eq!(decode(32, &(MAX_OPEN_COUNT + 1).to_le_bytes(), LIMIT), beyond);
+    }
+
+    #[test]
+    fn a_frame_may_end_where_what_holds_it_ends_and_not_later() {
+        let bytes = frame(&["a", "bb"], 8_192);
+        assert!(Frame::decode(&bytes, 8_192, LIMIT, SEED).is_ok());
+        for length in 0..bytes.len() {
+            assert!(Frame::decode(&bytes[..length], 8_192, LIMIT, SEED).is_err(), "{length} bytes of it");
+        }
+        let mut followed = bytes.clone();
+        followed.extend_from_slice(&[0xAA; 100]);
+        assert!(Frame::decode(&followed, 8_192, LIMIT, SEED).is_ok());
+    }
 }

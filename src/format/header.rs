@@ -312,4 +312,57 @@ mod tests {
         seal(&mut sector, Seed::NONE);
         assert!(decode_store_header(&sector).is_ok(), "unknown compatible features are ignored");
     }
+
+    #[test]
+    fn a_segment_header_is_believed_up_to_its_limits_and_not_beyond() {
+        let decode = |change: fn(&mut SegmentHeader)| {
+            let mut header = segment_header();
+            change(&mut header);
+            SegmentHeader::decode(&header.encode()).map(drop).map_err(Fault::reason)
+        };
+        let head = Err("the segment header's head is out of range");
+        assert_eq!(decode(|header| header.head = 0), head);
+        assert_eq!(decode(|header| header.head = 1), Ok(()));
+        assert_eq!(decode(|header| header.head = header.sequence), Ok(()));
+        assert_eq!(decode(|header| header.head = header.sequence + 1), head);
+        let sequence = Err("the segment header's sequence is out of range");
+        assert_eq!(decode(|header| (header.sequence, header.head) = (0, 0)), sequence);
+        assert_eq!(decode(|header| (header.sequence, header.head) = (1, 1)), Ok(()));
+        assert_eq!(decode(|header| header.sequence = u64::MAX), sequence);
+        assert_eq!(decode(|header| header.sequence = (1 << 44) - 3), Ok(()), "of segments of 2^20 bytes");
+        assert_eq!(decode(|header| header.sequence = (1 << 44) - 2), sequence, "its successor's end is 2^64");
+        assert_eq!(decode(|header| header.open_count = MAX_OPEN_COUNT), Ok(()));
+        let count = Err("the segment header's open count is out of range");
+        assert_eq!(decode(|header| header.open_count = MAX_OPEN_COUNT + 1), count);
+    }
+
+    #[test]
+    fn each_algorithm_and_the_segment_size_must_be_one_that_there_is() {
+        let decode = |at, field: &[u8]| {
+            let mut sector = encode_store_header(&parameters());
+            put(&mut sector, at, field);
+            seal(&mut sector, Seed::NONE);
+            decode_store_header(&sector)
+        };
+        for at in [64, 65, 66] {
+            assert!(matches!(decode(at, &[9]), Err(HeaderProblem::Unsupported(_))), "byte {at}");
+        }
+        let segments_of = |bytes: u32| decode(28, &bytes.to_le_bytes()).is_ok();
+        assert!(segments_of(64 << 10) && segments_of(1 << 30));
+        assert!(!segments_of(32 << 10) && !segments_of(1 << 31) && !segments_of((64 << 10) + 8));
+    }
+
+    #[test]
+    fn a_close_mark_is_one_only_with_its_own_magic_checksum_sequence_and_a_count_that_can_be() {
+        let seed = parameters().seed();
+        let mark =
+            CloseMark { end: (9 << 20) + 8_192, last_checksum: 5, open_count: MAX_OPEN_COUNT, time_ms: 77 };
+        let decode = |sector: &Sector| CloseMark::decode(sector, seed, 9, 1 << 20);
+        assert_eq!(decode(&mark.encode(seed)), Some(mark));
+        let late = CloseMark { open_count: MAX_OPEN_COUNT + 1, ..mark };
+        assert_eq!(decode(&late.encode(seed)), None);
+        let mut another = mark.encode(seed);
+        another[0] ^= 1;
+        assert_eq!(decode(&another), None, "sealed, and not a mark: the magic is not under the checksum");
+    }
 }

@@ -10,6 +10,7 @@ pub(crate) const RECORD_HEADER_BYTES: usize = 80;
 pub(crate) const MAX_BARE_RECORD_BYTES: u64 = (RECORD_HEADER_BYTES + 2 * MAX_KEY_BYTES) as u64;
 
 const _: () = assert!((RECORD_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
+const _: () = assert!(MAX_BARE_RECORD_BYTES == 80 + 1_024 + 1_024);
 
 const FLAG_SCOPE: u8 = 1;
 const FLAG_RESULT: u8 = 2;
@@ -278,5 +279,78 @@ mod tests {
             stamp(&mut bytes, POSITION);
             assert_eq!(Record::decode(&bytes, POSITION, SEED).ok().map(|record| record.kind), expected);
         }
+    }
+
+    #[test]
+    fn every_kind_comes_back_from_its_byte() {
+        for kind in [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Ignorable] {
+            assert_eq!(Kind::from_byte(kind.to_byte()), Some(kind));
+        }
+        assert_eq!(Kind::from_byte(0), None);
+    }
+
+    /// Changes bytes of a record and makes its checksum true again.
+    fn forged(record: &Record<'_>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        record.encode(&mut bytes, SEED);
+        change(&mut bytes);
+        let checksum = SEED.checksum(&bytes[4..]);
+        put(&mut bytes, 0, &checksum.to_le_bytes());
+        stamp(&mut bytes, POSITION);
+        bytes
+    }
+
+    #[test]
+    fn a_record_whose_parts_contradict_each_other_is_refused_though_its_checksum_fits() {
+        let refused = |change: fn(&mut Vec<u8>)| {
+            let bytes = forged(&sample(Key::new("key").scope("scope"), Some(b"result")), change);
+            Record::decode(&bytes, POSITION, SEED).map(drop).map_err(Fault::reason)
+        };
+        assert_eq!(refused(|_| {}), Ok(()));
+        let parts = Err("the record's parts do not add up to its length");
+        // 80 + 5 + 3 + 6 bytes are 94, padded to 96: two more belong to the padding, three do not exist.
+        assert_eq!(refused(|bytes| bytes[52] = 8), Ok(()));
+        assert_eq!(refused(|bytes| bytes[52] = 9), parts);
+        assert_eq!(refused(|bytes| bytes[52] = 1), Ok(()), "seven bytes of padding");
+        assert_eq!(refused(|bytes| bytes[52] = 0), parts, "eight would be none");
+        let unknown = Err("the record has unknown flags or an extension");
+        assert_eq!(refused(|bytes| bytes[9] |= 4), unknown);
+        assert_eq!(refused(|bytes| (bytes[12], bytes[14]) = (4, 1)), unknown);
+        let key = Err("the record's key is out of range");
+        assert_eq!(refused(|bytes| (bytes[10], bytes[52]) = (0, 8)), key, "no key");
+        assert_eq!(refused(|bytes| bytes[9] = FLAG_RESULT), key, "a scope, and none");
+        assert_eq!(
+            refused(|bytes| bytes[9] = FLAG_SCOPE),
+            Err("the record has a value and says that it has none")
+        );
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_may_be_passed_over_whatever_its_flags_and_extension() {
+        let bytes = forged(&sample(Key::new("key").scope("scope"), Some(b"result")), |bytes| {
+            bytes[8] = IGNORABLE;
+            bytes[9] = 0xFF;
+            (bytes[12], bytes[14]) = (4, 1);
+        });
+        assert_eq!(Record::decode(&bytes, POSITION, SEED).map(|record| record.kind), Ok(Kind::Ignorable));
+    }
+
+    #[test]
+    fn a_length_is_possible_from_a_bare_header_to_what_a_footer_can_say_in_steps_of_eight() {
+        let length = |bytes: u32| {
+            let mut header = [0; RECORD_HEADER_BYTES];
+            put(&mut header, 4, &bytes.to_le_bytes());
+            record_length(&header).map_err(Fault::reason)
+        };
+        let out_of_range = Err("the record's length is out of range");
+        assert_eq!(length(80), Ok(80));
+        assert_eq!(length(72), out_of_range);
+        assert_eq!(length(84), out_of_range);
+        assert_eq!(length(64 << 20), Ok(64 << 20));
+        assert_eq!(length((64 << 20) + 8), out_of_range);
+        assert_eq!(
+            record_length(&[0; RECORD_HEADER_BYTES - 1]).map_err(Fault::reason),
+            Err("the record is cut short")
+        );
     }
 }
