@@ -12,10 +12,10 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::key::ByHash;
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 use crate::sync::{Condvar, Mutex};
@@ -69,26 +69,7 @@ impl Flight {
     }
 }
 
-/// Keys of the map are keyed hashes already: hashing them once more would buy nothing.
-#[derive(Debug, Default)]
-struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half is as good as any other")]
-    fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
-    }
-}
-
-type Shard = HashMap<u128, Flight, BuildHasherDefault<AlreadyHashed>>;
+type Shard = HashMap<u128, Flight, ByHash>;
 
 const SHARDS: usize = 64;
 

@@ -1,9 +1,9 @@
 //! Keys, scopes, fingerprints and the keyed hash that identifies them.
 
 use std::fmt;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use siphasher::sip128::{Hasher128, SipHasher24};
-use std::hash::Hasher;
 
 /// The longest key and the longest scope, in bytes.
 pub const MAX_KEY_BYTES: usize = 1_024;
@@ -271,6 +271,28 @@ impl KeyHasher {
         let digest = Fingerprint(hasher.finish128().as_u128().to_le_bytes());
         // "No request" must stay telling: the one digest in 2^128 that looks like it is moved aside.
         if digest == Fingerprint::NONE { Fingerprint([0xFF; 16]) } else { digest }
+    }
+}
+
+/// For maps whose keys are keyed hashes already: hashing them once more would buy nothing.
+pub(crate) type ByHash = BuildHasherDefault<AlreadyHashed>;
+
+/// See [`ByHash`].
+#[derive(Debug, Default)]
+pub(crate) struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is as good as any other")]
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
     }
 }
 

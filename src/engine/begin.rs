@@ -59,15 +59,17 @@ impl Engine {
                 return self.replay(key, fingerprint, found, terms).map(Began::Completed);
             }
             let flight = self.flights.enter(hash);
-            let View { found, claim, status } = self.view(key, hash, &flight, now_ms, Want::Result)?;
-            if let Some(found) = found.as_ref().filter(|_| status != Status::Absent) {
+            let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
+            let View { claim, status, .. } = view;
+            let found = view.found.as_ref();
+            if let Some(found) = found.filter(|_| status != Status::Absent) {
                 self.check_fingerprint(key, fingerprint, found, terms.durability)?;
             }
-            let attempt = found.as_ref().map_or(0, |found| found.attempt);
+            let attempt = found.map_or(0, |found| found.attempt);
             match transition(status, Event::Begin) {
                 Err(Refused::Completed) => {
                     drop(flight);
-                    let Some(found) = found else { continue };
+                    let Some(found) = view.found else { continue };
                     return self.replay(key, fingerprint, found, terms).map(Began::Completed);
                 }
                 Err(_) => {
@@ -88,7 +90,7 @@ impl Engine {
                 continue;
             }
             if status == Status::InDoubt
-                && let Some(found) = &found
+                && let Some(found) = found
             {
                 self.settle(found, terms.durability)?;
                 if !takes_doubt {
@@ -105,7 +107,7 @@ impl Engine {
                     continue;
                 }
             };
-            if let Some(found) = found.as_ref().filter(|_| status == Status::InDoubt) {
+            if let Some(found) = found.filter(|_| status == Status::InDoubt) {
                 crate::events::in_doubt(key, attempt);
                 let number = self.doubts.fetch_add(1, Ordering::Relaxed);
                 let claim = Claim::Doubt { version: found.version, attempt, number };
@@ -114,8 +116,7 @@ impl Engine {
                 return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
             }
             let begin_promise = promise.split(costs[0]);
-            let grant =
-                self.write_begin(key, hash, fingerprint, terms, &flight, found.as_ref(), begin_promise)?;
+            let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin_promise)?;
             let (version, attempt, claim) = grant;
             return Ok(Began::Acquired(Grant { version, attempt, claim, promise }));
         }
@@ -135,16 +136,16 @@ impl Engine {
         fingerprint: Fingerprint,
         terms: &Terms,
         flight: &FlightGuard<'_>,
-        found: Option<&Found>,
+        view: &View,
         promise: Promise,
     ) -> Result<(Version, u32, Claim)> {
         let now_ms = self.clock.now_ms();
-        let attempt = found.map_or(0, |found| found.attempt).saturating_add(1);
+        let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let facts = Facts { fingerprint, attempt, result: None };
         // Before the record is written: a store that closes meanwhile must see that somebody is about to act.
         self.count_lease()?;
         let version = self
-            .write_now(key, hash, Kind::Begun, facts, terms, flight, found, promise)
+            .write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)
             .inspect_err(|_| self.discount_lease())?;
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| now_ms.saturating_add(lease_ms));
         let claim = Claim::Lease { version, attempt, deadline_ms };
@@ -163,13 +164,13 @@ impl Engine {
     ) -> Result<Grant> {
         let hash = self.admit(key)?;
         let flight = self.flights.enter(hash);
-        let View { found, .. } = self.view(key, hash, &flight, self.clock.now_ms(), Want::State)?;
-        self.check_holds(key, found.as_ref(), version)?;
-        let fingerprint = found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
+        let view = self.view(key, hash, &flight, self.clock.now_ms(), Want::State)?;
+        self.check_holds(key, view.found.as_ref(), version)?;
+        let fingerprint = view.found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
         let mut promise = promise.take();
         let begin_promise = promise.split(record_cost_bytes(encoded_bytes(key, 0)));
         let (version, attempt, claim) =
-            self.write_begin(key, hash, fingerprint, terms, &flight, found.as_ref(), begin_promise)?;
+            self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin_promise)?;
         Ok(Grant { version, attempt, claim, promise })
     }
 

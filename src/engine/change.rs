@@ -93,17 +93,18 @@ impl Engine {
         }
         let flight = self.flights.enter(hash);
         let now_ms = self.clock.now_ms();
-        let View { found, status, .. } = self.view(key, hash, &flight, now_ms, Want::State)?;
-        self.check_holds(key, found.as_ref(), version)?;
+        let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+        self.check_holds(key, view.found.as_ref(), version)?;
         let (event, kind, result) = match finish {
             Finish::Completed(result) => (Event::Complete, Kind::Completed, Some(result)),
             Finish::Released => (Event::Release, Kind::Released, None),
         };
         let fenced = || Error::Fenced { key: key.to_owned(), version };
-        let Some(found) = found.filter(|_| transition(status, event).is_ok()) else { return Err(fenced()) };
+        let allowed = transition(view.status, event).is_ok();
+        let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
         let facts = Facts { fingerprint: found.fingerprint, attempt: found.attempt, result };
         let all = promise.take();
-        let finished = self.write_now(key, hash, kind, facts, terms, &flight, Some(&found), all)?;
+        let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, all)?;
         flight.set_claim(None);
         Ok(finished)
     }
@@ -122,16 +123,18 @@ impl Engine {
         loop {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
-            let View { found, claim, status } = self.view(key, hash, &flight, now_ms, Want::Result)?;
-            if let Some(found) = found.as_ref().filter(|_| status != Status::Absent) {
+            let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
+            let View { claim, status, .. } = view;
+            let found = view.found.as_ref();
+            if let Some(found) = found.filter(|_| status != Status::Absent) {
                 self.check_fingerprint(key, fingerprint, found, terms.durability)?;
             }
-            let attempt = found.as_ref().map_or(0, |found| found.attempt);
-            match (transition(status, Event::Record), &found) {
+            let attempt = found.map_or(0, |found| found.attempt);
+            match (transition(status, Event::Record), found) {
                 (Ok(_), _) => {}
                 (Err(Refused::Completed), Some(_)) => {
                     drop(flight);
-                    let Some(found) = found else { continue };
+                    let Some(found) = view.found else { continue };
                     return self.replay(key, fingerprint, found, terms).map(Err);
                 }
                 (Err(Refused::InDoubt), Some(found)) => {
@@ -152,9 +155,7 @@ impl Engine {
                     let facts =
                         Facts { fingerprint, attempt: attempt.saturating_add(1), result: Some(result) };
                     let kind = Kind::Completed;
-                    return self
-                        .write_now(key, hash, kind, facts, terms, &flight, found.as_ref(), promise)
-                        .map(Ok);
+                    return self.write_now(key, hash, kind, facts, terms, &flight, &view, promise).map(Ok);
                 }
                 Err(reason) => {
                     drop(flight);
@@ -170,9 +171,9 @@ impl Engine {
         loop {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
-            let View { found, status, .. } = self.view(key, hash, &flight, now_ms, Want::State)?;
-            let attempt = found.as_ref().map_or(0, |found| found.attempt);
-            match transition(status, Event::Forget) {
+            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+            let attempt = view.found.as_ref().map_or(0, |found| found.attempt);
+            match transition(view.status, Event::Forget) {
                 Ok(_) => {}
                 Err(Refused::InProgress) => return Err(Error::InProgress { key: key.to_owned(), attempt }),
                 Err(_) => return Ok(false),
@@ -182,7 +183,7 @@ impl Engine {
                 Ok(promise) => {
                     let facts = Facts { fingerprint: Fingerprint::NONE, attempt, result: None };
                     let kind = Kind::Forgotten;
-                    self.write_now(key, hash, kind, facts, terms, &flight, found.as_ref(), promise)?;
+                    self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
                     return Ok(true);
                 }
@@ -209,23 +210,22 @@ impl Engine {
         loop {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
-            let View { found, status, .. } = self.view(key, hash, &flight, now_ms, Want::State)?;
-            if let Some(found) = &found {
+            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+            let (status, found) = (view.status, view.found.as_ref());
+            if let Some(found) = found {
                 self.settle(found, terms.durability)?;
             }
             let matches = match expected {
                 Expected::Absent => status == Status::Absent,
                 Expected::Present { status: wanted, version } => {
-                    status == wanted && found.as_ref().is_some_and(|found| found.version == version)
+                    status == wanted && found.is_some_and(|found| found.version == version)
                 }
             };
             if !matches {
                 return Ok(Swap::Differs);
             }
             let unfinished = matches!(status, Status::InProgress | Status::InDoubt);
-            if let (Some(fingerprint), Some(found)) =
-                (next.fingerprint(), found.as_ref().filter(|_| unfinished))
-            {
+            if let (Some(fingerprint), Some(found)) = (next.fingerprint(), found.filter(|_| unfinished)) {
                 self.check_fingerprint(key, fingerprint, found, terms.durability)?;
             }
             let Ok(change) = swap_of(status, &next) else {
@@ -243,13 +243,12 @@ impl Engine {
             let purpose = if next == Next::Absent { Purpose::Forget } else { Purpose::Begin };
             match self.log.promise(cost, purpose)? {
                 Ok(promise) => {
-                    let kept = found.as_ref().filter(|_| unfinished).map(|found| found.fingerprint);
+                    let kept = found.filter(|_| unfinished).map(|found| found.fingerprint);
                     let fingerprint = next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE);
-                    let begun = found.as_ref().map_or(0, |found| found.attempt);
+                    let begun = found.map_or(0, |found| found.attempt);
                     let attempt = if status == Status::Absent { begun.saturating_add(1) } else { begun };
                     let facts = Facts { fingerprint, attempt, result };
-                    let version =
-                        self.write_now(key, hash, kind, facts, terms, &flight, found.as_ref(), promise)?;
+                    let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Whoever held a lease finds out by the version; whoever waited looks again.
                     flight.set_claim(None);
                     return Ok(Swap::Done(version));
@@ -272,7 +271,7 @@ impl Engine {
         facts: Facts<'_>,
         terms: &Terms,
         flight: &FlightGuard<'_>,
-        found: Option<&Found>,
+        view: &View,
         promise: Promise,
     ) -> Result<Version> {
         let now_ms = self.clock.now_ms();
@@ -282,7 +281,7 @@ impl Engine {
             Kind::Begun | Kind::Forgotten | Kind::Ignorable => (NEVER_MS, NEVER_MS),
         };
         // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
-        let origin = match found {
+        let origin = match &view.found {
             Some(found) if found.life == Life::Begun => found.origin,
             _ => version,
         };
@@ -303,7 +302,7 @@ impl Engine {
             result_expires_ms,
             result,
         };
-        self.commit(flight, hash, &record, promise, until, found)?;
+        self.commit(flight, hash, &record, promise, until, view.entry)?;
         Ok(version)
     }
 }

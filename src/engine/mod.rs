@@ -33,6 +33,7 @@ pub(crate) use begin::{Began, Grant};
 pub use change::{Expected, Next};
 pub(crate) use change::{Finish, Swap};
 use reclaim::Reclaim;
+use view::Entry;
 pub(crate) use view::Found;
 
 /// When a call that changes something returns.
@@ -199,7 +200,7 @@ impl Engine {
     }
 
     /// Appends a record, waits for it, and makes the index say so. The caller holds the flight and decided by the
-    /// table; `old` is what it found.
+    /// table; `old` is the entry that it found.
     fn commit(
         &self,
         flight: &FlightGuard<'_>,
@@ -207,20 +208,19 @@ impl Engine {
         record: &Record<'_>,
         promise: Promise,
         until: Until,
-        old: Option<&Found>,
+        old: Option<Entry>,
     ) -> Result<()> {
         let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
         if planted(Bug::IndexBeforeDurability) {
             let ticket = self.log.append(record, hash, promise, Until::Written)?;
             let address = self.log.wait(&ticket)?;
-            self.apply(hash, record, length, address, old)?;
+            self.apply(hash, record, length, address, old);
             return if until == Until::Synced { self.log.sync() } else { Ok(()) };
         }
         let ticket = self.log.append(record, hash, promise, until)?;
         // Moved records ride along in the frame that this thread waits for anyway.
         let piece = self.reclaim_along(length);
-        let applied =
-            self.log.wait(&ticket).and_then(|address| self.apply(hash, record, length, address, old));
+        let applied = self.log.wait(&ticket).map(|address| self.apply(hash, record, length, address, old));
         flight.note_change();
         // Whatever became of the record itself: nobody else waits for these, and the segment must not be given up
         // under them. What goes wrong with the moving is not this change's failure; the next change will meet it.
@@ -231,14 +231,7 @@ impl Engine {
     }
 
     /// Makes the index say what a record says that has just become durable.
-    fn apply(
-        &self,
-        hash: u128,
-        record: &Record<'_>,
-        length: u64,
-        address: Address,
-        old: Option<&Found>,
-    ) -> Result<()> {
+    fn apply(&self, hash: u128, record: &Record<'_>, length: u64, address: Address, old: Option<Entry>) {
         match (old, record.kind) {
             (Some(old), Kind::Forgotten) => {
                 self.index.remove(hash, old.address);
@@ -248,32 +241,12 @@ impl Engine {
                 debug_assert!(replaced, "the flight keeps the entry where it is");
             }
             (None, Kind::Forgotten) => {}
-            (None, _) => self.insert(hash, record.key, address)?,
+            (None, _) => self.index.insert(hash, address),
         }
         if let Some(old) = old {
             self.log.ledger().bury(&old.weight);
         }
         self.log.ledger().add(&Weight::of(record, length));
-        Ok(())
-    }
-
-    /// Puts a key into the index that a lookup did not find there. An expired record may still be: it is superseded
-    /// now, and must not stay beside its successor.
-    fn insert(&self, hash: u128, key: Key<'_>, address: Address) -> Result<()> {
-        let expired = self.index.find(hash, |candidate| {
-            let confirm = self.log.reader().record(candidate, |place, record| {
-                (record.key == key).then(|| (candidate, Weight::of(record, place.length_bytes)))
-            });
-            confirm.transpose()
-        });
-        match expired.transpose()? {
-            Some((old, weight)) => {
-                self.log.ledger().bury(&weight);
-                self.index.replace(hash, old, address);
-            }
-            None => self.index.insert(hash, address),
-        }
-        Ok(())
     }
 
     pub(crate) fn sync(&self) -> Result<()> {

@@ -35,9 +35,19 @@ pub(crate) enum Want {
     State,
 }
 
+/// The index's entry of a key, and what the record weighs that it points to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Entry {
+    pub(super) address: Address,
+    pub(super) weight: Weight,
+}
+
 /// What a look at a key under its flight says to somebody who wants to act on it.
 pub(super) struct View {
     pub(super) found: Option<Found>,
+    /// What the key's next record takes the place of: there may be an entry though its record leaves nothing of the
+    /// key any more. The flight keeps it where it is.
+    pub(super) entry: Option<Entry>,
     pub(super) claim: Option<Claim>,
     pub(super) status: Status,
 }
@@ -46,14 +56,18 @@ impl Engine {
     /// The key's last record, if it leaves anything of it now. No flight is needed: the index says only what is as
     /// durable as it was asked to be.
     pub(super) fn lookup(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
-        let found = self.read(key, hash, |address, place, record| {
+        Ok(self.last_record(key, hash, now_ms, want)?.filter(|found| found.life != Life::Gone))
+    }
+
+    /// The same, though it may leave nothing of the key.
+    fn last_record(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
+        self.read(key, hash, |address, place, record| {
             let mut found = found_at(address, place, record, now_ms);
             if want == Want::Result && found.life == Life::Completed {
                 found.result = record.result.map(<[u8]>::to_vec);
             }
             found
-        })?;
-        Ok(found.filter(|found| found.life != Life::Gone))
+        })
     }
 
     /// Shows the key's last record to `read`, if the index knows one.
@@ -134,10 +148,12 @@ impl Engine {
         now_ms: u64,
         want: Want,
     ) -> Result<View> {
-        let found = self.lookup(key, hash, now_ms, want)?;
+        let last = self.last_record(key, hash, now_ms, want)?;
+        let entry = last.as_ref().map(|last| Entry { address: last.address, weight: last.weight });
+        let found = last.filter(|found| found.life != Life::Gone);
         let claim = flight.claim();
         let status = self.status(found.as_ref(), claim, now_ms);
-        Ok(View { found, claim, status })
+        Ok(View { found, entry, claim, status })
     }
 
     /// Where the key stands, for somebody who only looks.

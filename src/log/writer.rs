@@ -14,6 +14,7 @@ use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
+use crate::key::ByHash;
 use crate::planted::{Bug, one_late, planted};
 use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
 use crate::sync::Mutex;
@@ -40,7 +41,7 @@ pub(crate) struct Tail {
     pub(crate) time_ms: u64,
     pub(crate) record_bytes: u64,
     /// What the footer will say.
-    pub(crate) entries: HashMap<u128, FooterEntry>,
+    pub(crate) entries: HashMap<u128, FooterEntry, ByHash>,
 }
 
 /// How far the log reaches: with the operating system, and on disk. Positions.
