@@ -338,6 +338,13 @@ impl Filling<'_> {
         self.table.find(tag_of_hash(hash), confirm)
     }
 
+    /// Reads where a search for `hash` begins and does nothing with it. A search waits for memory, most of the time;
+    /// several of these in a row, which do not depend on each other, wait once, and the searches after them do not.
+    pub(crate) fn fetch(&self, hash: u128) -> u64 {
+        let home = Table::home(tag_of_hash(hash), self.table.capacity);
+        self.table.buckets.get(home).copied().unwrap_or(EMPTY)
+    }
+
     /// What [`Index::insert`] does.
     pub(crate) fn insert(&mut self, hash: u128, address: Address) {
         debug_assert_eq!(Index::shard_of(hash), self.shard);

@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{
     NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds, small,
 };
-use oncekey::{Durability, Error, ManualClock, Options, Status, Store};
+use oncekey::{Begin, Durability, Error, ManualClock, Options, Status, Store};
 
 fn refuse(path: &Path) -> Error {
     let before = std::fs::read(path).unwrap_or_default();
@@ -487,6 +487,52 @@ fn a_moved_record_whose_original_is_given_up_cannot_be_lost_unnoticed_even_as_th
         Error::Corrupt { reason, .. } => assert!(reason.contains("header"), "{reason}"),
         other => panic!("{other:?}"),
     }
+}
+
+/// Marks the footer entry of this version as one of a later format that may be passed over, in the segment in slot
+/// `slot`, and makes the footer's checksum true again.
+fn with_ignorable_footer_entry(bytes: &mut [u8], slot: usize, version: u64) {
+    let seed = crc32fast::hash(&bytes[32..48]);
+    let slot_end = 4_096 + (slot + 1) * usize::try_from(SEGMENT).unwrap();
+    let trailer_at = slot_end - 64;
+    assert_eq!(&bytes[trailer_at..trailer_at + 8], b"ONCEFOOT", "slot {slot} has a footer");
+    let count = u32::from_le_bytes(bytes[trailer_at + 12..trailer_at + 16].try_into().unwrap()) as usize;
+    let entries_at = trailer_at - count * 48;
+    let place = (0..count)
+        .map(|entry| entries_at + entry * 48)
+        .find(|at| bytes[at + 16..at + 24] == version.to_le_bytes())
+        .unwrap();
+    bytes[place + 47] = 0x80;
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    hasher.update(&bytes[trailer_at + 12..slot_end]);
+    hasher.update(&bytes[entries_at..trailer_at]);
+    bytes[trailer_at + 8..trailer_at + 12].copy_from_slice(&hasher.finalize().to_le_bytes());
+}
+
+#[test]
+fn an_entry_of_a_later_version_in_a_footer_does_not_hide_what_is_known_of_its_key() {
+    let place = Place::new();
+    let store = place.open();
+    abandon(&store, "k");
+    let fill = |from: u32| {
+        for n in from.. {
+            store.record(&format!("filler-{n}"), NONE, &[1; 1_000]).unwrap();
+            if u64::from(n - from) * 1_000 > SEGMENT {
+                break;
+            }
+        }
+    };
+    fill(0);
+    let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("no doubt") };
+    doubt.complete(b"done").unwrap();
+    let version = store.get("k").unwrap().version().unwrap().as_u64();
+    fill(1_000);
+    fill(2_000);
+    store.close().unwrap();
+    let mut bytes = place.bytes();
+    with_ignorable_footer_entry(&mut bytes, 1, version);
+    std::fs::write(&place.path, bytes).unwrap();
+    assert_eq!(place.open().get("k").unwrap().status(), Status::InDoubt, "what this version knows of it");
 }
 
 /// Longer than what one thread reads alone at open: the footers are read and the index is filled by several.

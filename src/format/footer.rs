@@ -132,8 +132,17 @@ pub(crate) fn is_or_was_of(trailer: &[u8; TRAILER], sequence: u64) -> bool {
 }
 
 /// Entries, decoded one by one: each may be of a kind that this version does not know.
-pub(crate) type Entries<'a> =
-    std::iter::Map<std::slice::Iter<'a, [u8; ENTRY]>, fn(&[u8; ENTRY]) -> Result<FooterEntry, Fault>>;
+#[derive(Debug, Clone)]
+pub(crate) struct Entries<'a>(std::slice::Iter<'a, [u8; ENTRY]>);
+
+impl Iterator for Entries<'_> {
+    type Item = Result<FooterEntry, Fault>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.0.next().map(entry)
+    }
+}
 
 /// The entries of a footer, if every byte of it checks.
 pub(crate) fn entries<'a>(
@@ -149,9 +158,10 @@ pub(crate) fn entries<'a>(
     if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
         return Err(Fault::Damaged("the footer's length does not fit"));
     }
-    Ok(entries.iter().map(entry as fn(&[u8; ENTRY]) -> _))
+    Ok(Entries(entries.iter()))
 }
 
+#[inline]
 fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, Fault> {
     let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
     Ok(FooterEntry {
