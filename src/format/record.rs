@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(refused(|bytes| bytes[52] = 0), parts, "eight would be none");
         let unknown = Err("the record has unknown flags or an extension");
         assert_eq!(refused(|bytes| bytes[9] |= 4), unknown);
-        assert_eq!(refused(|bytes| (bytes[12], bytes[14]) = (4, 1)), unknown);
+        assert_eq!(refused(|bytes| (bytes[12], bytes[14]) = (0, 5)), unknown);
         let key = Err("the record's key is out of range");
         assert_eq!(refused(|bytes| (bytes[10], bytes[52]) = (0, 8)), key, "no key");
         assert_eq!(refused(|bytes| bytes[9] = FLAG_RESULT), key, "a scope, and none");
