@@ -139,7 +139,6 @@ impl Engine {
         view: &View,
         promise: Promise,
     ) -> Result<(Version, u32, Claim)> {
-        let now_ms = self.clock.now_ms();
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let facts = Facts { fingerprint, attempt, result: None };
         // Before the record is written: a store that closes meanwhile must see that somebody is about to act.
@@ -147,7 +146,7 @@ impl Engine {
         let version = self
             .write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)
             .inspect_err(|_| self.discount_lease())?;
-        let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| now_ms.saturating_add(lease_ms));
+        let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
         let claim = Claim::Lease { version, attempt, deadline_ms };
         flight.set_claim(Some(claim));
         Ok((version, attempt, claim))

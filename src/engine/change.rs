@@ -274,7 +274,7 @@ impl Engine {
         view: &View,
         promise: Promise,
     ) -> Result<Version> {
-        let now_ms = self.clock.now_ms();
+        let now_ms = view.now_ms;
         let version = self.next_version()?;
         let (key_expires_ms, result_expires_ms) = match kind {
             Kind::Completed | Kind::Released => terms.retention.expiries(now_ms),

@@ -17,7 +17,7 @@ use crate::log::room::Purpose;
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
 use crate::record::{Retirement, Weight, retirement};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// How many bytes of the oldest segment an appended byte pays for. Two: the segments must be left behind faster
@@ -27,6 +27,8 @@ const VISITED_PER_BYTE: u64 = 2;
 const PIECE_BYTES: u64 = 64 << 10;
 /// The same for those who have nothing else to do.
 const LARGE_PIECE_BYTES: u64 = 1 << 20;
+/// How many bytes are owed before anybody looks whether there is something to retire: not every append has to ask.
+const LOOK_BYTES: u64 = 32 << 10;
 /// A pass is begun when more than one byte in this many is dead.
 const DEAD_SHARE: u64 = 4;
 
@@ -77,6 +79,8 @@ struct State {
 #[derive(Debug)]
 pub(super) struct Reclaim {
     state: Mutex<State>,
+    /// There was a pass when somebody last looked.
+    is_retiring: AtomicBool,
     owed_bytes: AtomicU64,
     moved_bytes: AtomicU64,
     /// Of the log, net of what was moved.
@@ -88,6 +92,7 @@ impl Reclaim {
     pub(super) fn new() -> Reclaim {
         Reclaim {
             state: Mutex::default(),
+            is_retiring: AtomicBool::new(false),
             owed_bytes: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
             freed_bytes: AtomicU64::new(0),
@@ -125,8 +130,13 @@ impl Engine {
     pub(super) fn reclaim_along(&self, appended_bytes: u64) -> Option<Piece<'_>> {
         let owes = appended_bytes * VISITED_PER_BYTE;
         let owed = self.reclaim.owed_bytes.fetch_add(owes, Ordering::Relaxed) + owes;
+        if owed < LOOK_BYTES && !self.reclaim.is_retiring.load(Ordering::Relaxed) {
+            return None;
+        }
         let mut state = self.reclaim.state.try_lock()?;
-        if state.pass.is_none() && !self.begin_pass_if_worth_it(&mut state) {
+        let is_retiring = state.pass.is_some() || self.begin_pass_if_worth_it(&mut state);
+        self.reclaim.is_retiring.store(is_retiring, Ordering::Relaxed);
+        if !is_retiring {
             // Nothing is owed for what was written while there was nothing to retire.
             self.reclaim.owed_bytes.store(0, Ordering::Relaxed);
             return None;

@@ -50,6 +50,8 @@ pub(super) struct View {
     pub(super) entry: Option<Entry>,
     pub(super) claim: Option<Claim>,
     pub(super) status: Status,
+    /// When it was looked at: what is decided now happens then.
+    pub(super) now_ms: u64,
 }
 
 impl Engine {
@@ -153,7 +155,7 @@ impl Engine {
         let found = last.filter(|found| found.life != Life::Gone);
         let claim = flight.claim();
         let status = self.status(found.as_ref(), claim, now_ms);
-        Ok(View { found, entry, claim, status })
+        Ok(View { found, entry, claim, status, now_ms })
     }
 
     /// Where the key stands, for somebody who only looks.

@@ -246,6 +246,13 @@ pub fn a_few_damages() -> Result<(), String> {
             }
             judge(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
         }
+        // The last frames closely: what attests which of them is where the bugs are.
+        let end = (sample.attesting_sector + 2 * SECTOR).min(sample.bytes.len());
+        for at in (end.saturating_sub(6 * SECTOR)..end).step_by(16) {
+            let mut damaged = sample.bytes.clone();
+            damaged[at] ^= 1 << random.below(8);
+            judge(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
+        }
     }
     Ok(())
 }
