@@ -47,17 +47,12 @@ impl Tally {
     pub(crate) fn add(&mut self, weight: &Weight) {
         self.total_bytes += weight.length_bytes;
         for (run, (due_ms, bytes)) in self.runs.iter_mut().zip(weight.shares()) {
-            if due_ms == NEVER_MS || bytes == 0 {
-                continue;
-            }
             let (bucket, gathered) = run;
             if bucket.checked_sub(due_ms).is_some_and(|early| early < FIRST_GRANULARITY_MS) {
                 *gathered += bytes;
                 continue;
             }
-            if *gathered > 0 {
-                *self.expiring.entry(*bucket).or_default() += *gathered;
-            }
+            *self.expiring.entry(*bucket).or_default() += *gathered;
             *run = (due_ms.checked_next_multiple_of(FIRST_GRANULARITY_MS).unwrap_or(NEVER_MS), bytes);
         }
     }
@@ -223,6 +218,12 @@ mod tests {
             tally.add(record);
         }
         at_once.absorb(tally);
+        let mut superseded = Tally::default();
+        superseded.add_dead(77);
+        superseded.add_dead(3);
+        let superseded_alone = Ledger::new();
+        superseded_alone.absorb(superseded);
+        assert_eq!(superseded_alone.balance(0), Balance { total_bytes: 80, dead_bytes: 80 });
         for now_ms in [0, 16, 57, 110, 400, 1_000, 7_000, 20_000] {
             assert_eq!(at_once.balance(now_ms), one_by_one.balance(now_ms), "at {now_ms}");
         }
