@@ -249,6 +249,19 @@ mod tests {
     }
 
     #[test]
+    fn what_expired_before_it_was_counted_is_dead_at_once_and_what_never_expires_is_not_expected() {
+        let ledger = Ledger::new();
+        ledger.add(&weight(Kind::Released, 100, 0, 1_000));
+        assert_eq!(ledger.balance(5_000).dead_bytes, 100);
+        ledger.add(&weight(Kind::Released, 30, 0, 990));
+        assert_eq!(ledger.balance(5_000).dead_bytes, 130);
+        ledger.add(&weight(Kind::Begun, 90, NEVER_MS, NEVER_MS));
+        ledger.add(&weight(Kind::Completed, 60, NEVER_MS, NEVER_MS));
+        assert!(ledger.state.lock().expiring.is_empty());
+        assert_eq!(ledger.balance(u64::MAX), Balance { total_bytes: 280, dead_bytes: 130 });
+    }
+
+    #[test]
     fn what_was_drained_at_a_finer_granularity_is_not_buried_again() {
         let ledger = Ledger::new();
         let early: Vec<_> = (1..100_u64).map(|n| weight(Kind::Released, 100, 0, n * 16)).collect();
