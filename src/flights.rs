@@ -97,7 +97,7 @@ impl Flights {
             let flight = shard.entry(hash).or_default();
             if !flight.changing || planted(Bug::EnteredRegardless) {
                 flight.changing = true;
-                return FlightGuard { flights: self, hash, changed: Cell::new(false) };
+                return FlightGuard { flights: self, hash, claim: flight.claim, changed: Cell::new(false) };
             }
             flight.waiting += 1;
             let free = Arc::clone(flight.free.get_or_insert_default());
@@ -116,23 +116,18 @@ impl Flights {
             return None;
         }
         flight.changing = true;
-        Some(FlightGuard { flights: self, hash, changed: Cell::new(false) })
+        Some(FlightGuard { flights: self, hash, claim: flight.claim, changed: Cell::new(false) })
     }
 
     /// Enters whether or not somebody else is there: what a planted bug does.
     pub(crate) fn barge_in(&self, hash: u128) -> Option<FlightGuard<'_>> {
         self.shard(hash).lock().entry(hash).or_default().changing = true;
-        Some(FlightGuard { flights: self, hash, changed: Cell::new(false) })
+        Some(FlightGuard { flights: self, hash, claim: None, changed: Cell::new(false) })
     }
 
     /// Whether somebody changes the key just now.
     pub(crate) fn is_changing(&self, hash: u128) -> bool {
         self.shard(hash).lock().get(&hash).is_some_and(|flight| flight.changing)
-    }
-
-    /// Who has a claim on the key.
-    pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
-        self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)
     }
 
     /// Ends a claim, if it is still the one on the key. Touches memory only and cannot fail: this is what dropping a lease
@@ -166,12 +161,15 @@ impl Flights {
 pub(crate) struct FlightGuard<'a> {
     flights: &'a Flights,
     hash: u128,
+    claim: Option<Claim>,
     changed: Cell<bool>,
 }
 
 impl FlightGuard<'_> {
+    /// The claim that there was when this was entered. It may have ended since, as claims do without the right to change;
+    /// nobody else can have made one.
     pub(crate) fn claim(&self) -> Option<Claim> {
-        self.flights.claim(self.hash)
+        self.claim
     }
 
     /// The index says something else of the key from now on.
@@ -278,7 +276,7 @@ mod tests {
         drop(guard);
         let other = Claim::Lease { version: Version::from_u64(2), attempt: 2, deadline_ms: u64::MAX };
         flights.end_claim(7, other);
-        assert_eq!(flights.claim(7), Some(LEASE));
+        assert_eq!(flights.enter(7).claim(), Some(LEASE));
         assert!(flights.try_enter(7).is_some(), "a claim does not keep a change out");
         flights.end_claim(7, LEASE);
         assert!(flights.is_empty());
