@@ -195,4 +195,24 @@ mod tests {
         assert!(room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
         assert!(!room.promise(USABLE, Purpose::Move), "it counts from then on");
     }
+
+    #[test]
+    fn it_is_scarce_when_less_than_a_segment_is_left_for_beginning() {
+        // What is kept for moving needs a full segment; without one, an empty tail and a slot are worth more than one.
+        let worth = USABLE - LIMIT;
+        let enough = room(Supply { tail_bytes: USABLE, free_slots: 0, full_segments: 0 });
+        assert!(!enough.is_scarce(), "just a segment");
+        assert!(enough.promise(8, Purpose::Begin));
+        assert!(enough.is_scarce(), "less");
+        enough.give_back(8);
+        assert!(!enough.is_scarce());
+        let kept = |free_slots| room(Supply { tail_bytes: 0, free_slots, full_segments: 5 });
+        assert!(kept(2).is_scarce() && !kept(3).is_scarce(), "two segments are kept for moving");
+        let promised = room(Supply { tail_bytes: 0, free_slots: 4, full_segments: 5 });
+        assert!(promised.promise(worth, Purpose::Begin));
+        assert!(!promised.is_scarce());
+        assert!(promised.promise(8, Purpose::Begin));
+        assert!(promised.is_scarce());
+        assert_eq!((promised.promised_bytes(), promised.usable_bytes()), (worth + 8, USABLE));
+    }
 }

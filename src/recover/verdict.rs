@@ -79,6 +79,7 @@ pub(super) fn judge_marks(marks: &[CloseMark], scan: &Scan, before_first: u32) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::Fault;
 
     const END: u64 = 10_000;
 
@@ -107,5 +108,52 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn mark(end: u64, last_checksum: u32) -> CloseMark {
+        CloseMark { end, last_checksum, open_count: 1, time_ms: 0 }
+    }
+
+    /// What a scan says of frames of 100 bytes from 1,000 on, the n-th with the checksum n.
+    fn frames(count: u32) -> Scan {
+        let frames: Vec<_> = (1..=count)
+            .map(|n| FrameSpan { position: 900 + u64::from(n) * 100, length: 100, checksum: n, synced_to: 0 })
+            .collect();
+        Scan {
+            frames,
+            entries: Vec::new(),
+            record_bytes: 0,
+            end: 1_000 + u64::from(count) * 100,
+            last_checksum: count,
+            open_count: 1,
+            time_ms: 0,
+            stop: Fault::Damaged("nothing more"),
+        }
+    }
+
+    #[test]
+    fn every_place_and_every_checksum_of_a_close_mark_is_judged_as_specified() {
+        const BEFORE: u32 = 77;
+        let judge = |mark, count| judge_marks(&[mark], &frames(count), BEFORE);
+        assert_eq!(judge_marks(&[], &frames(3), BEFORE), Mark::None);
+        assert_eq!(judge(mark(1_300, 3), 3), Mark::AtEnd);
+        assert_eq!(judge(mark(1_301, 3), 3), Mark::Beyond, "whatever its checksum");
+        assert_eq!(judge(mark(1_300, 2), 3), Mark::Contradicts, "another frame ends there");
+        assert_eq!(judge(mark(1_200, 2), 3), Mark::Earlier { attested: 1_200 });
+        assert_eq!(judge(mark(1_100, 1), 3), Mark::Earlier { attested: 1_100 });
+        assert_eq!(judge(mark(1_250, 2), 3), Mark::Contradicts, "no frame ends there");
+        // Before the first frame of the segment it is the last of the one before that counts.
+        assert_eq!(judge(mark(1_000, BEFORE), 3), Mark::Earlier { attested: 1_000 });
+        assert_eq!(judge(mark(1_000, 1), 3), Mark::Contradicts);
+        assert_eq!(judge(mark(1_000, BEFORE), 0), Mark::AtEnd, "closed before anything was written");
+        assert_eq!(judge(mark(1_000, 0), 0), Mark::Contradicts);
+        assert_eq!(judge(mark(900, BEFORE), 3), Mark::Contradicts, "before the segment's frames");
+    }
+
+    #[test]
+    fn of_two_close_marks_the_later_counts() {
+        let marks = [mark(1_100, 1), mark(1_300, 3)];
+        assert_eq!(judge_marks(&marks, &frames(3), 77), Mark::AtEnd);
+        assert_eq!(judge_marks(&[marks[1], marks[0]], &frames(3), 77), Mark::AtEnd);
     }
 }
