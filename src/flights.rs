@@ -147,6 +147,12 @@ impl Flights {
         }
     }
 
+    /// How many threads wait for this key.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self, hash: u128) -> u32 {
+        self.shard(hash).lock().get(&hash).map_or(0, |flight| flight.waiting)
+    }
+
     /// Whether no key has a flight.
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {

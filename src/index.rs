@@ -162,8 +162,19 @@ impl Table {
         true
     }
 
-    /// Takes `entry` out; `false` if it is not there.
+    /// Takes `entry` out, and makes the table smaller if few are left; `false` if it is not there.
     fn remove(&mut self, entry: u64) -> bool {
+        let removed = self.take(entry);
+        // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
+        // between one resize and the next.
+        if removed && self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
+            self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
+        }
+        removed
+    }
+
+    /// Takes `entry` out of a table that stays as large as it is; `false` if it is not there.
+    fn take(&mut self, entry: u64) -> bool {
         let Some(bucket) = self.bucket_of(entry) else { return false };
         // What probing pushed to the right moves back. Left where it is, it would have an empty bucket between
         // itself and its home, and a search would end there without seeing it.
@@ -177,12 +188,6 @@ impl Table {
         self.buckets.copy_within(bucket + 1..bucket + 1 + pushed, bucket);
         self.buckets[bucket + pushed] = EMPTY;
         self.len -= 1;
-
-        // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
-        // between one resize and the next.
-        if self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
-            self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
-        }
         true
     }
 
@@ -356,9 +361,9 @@ impl Filling<'_> {
         self.table.replace(tag_of_hash(hash), old, new)
     }
 
-    /// What [`Index::remove`] does.
+    /// What [`Index::remove`] does, without making the table smaller: more is to come, and [`Filling::trim`] at the end.
     pub(crate) fn remove(&mut self, hash: u128, address: Address) -> bool {
-        self.table.remove(entry_of(tag_of_hash(hash), address))
+        self.table.take(entry_of(tag_of_hash(hash), address))
     }
 
     /// Gives back what was made for entries that never came, once all of them have.

@@ -123,7 +123,8 @@ impl Store {
         Ok(Recorded::new(self.engine.record(key.into(), fingerprint, result, terms)?))
     }
 
-    /// Where `key` stands. The answer is durable: no crash takes it back.
+    /// Where `key` stands. The answer is as durable as a record of this store: under
+    /// [`Durability::Sync`](crate::Durability) no crash takes it back.
     ///
     /// # Errors
     ///
@@ -139,7 +140,8 @@ impl Store {
     /// None, with an empty buffer, if the operation is not completed. Nothing is begun, and nothing is allocated once the
     /// buffer is large enough: for a program that answers retries far more often than it acts.
     ///
-    /// The answer is durable: no crash takes it back.
+    /// The answer is as durable as a record of this store: under [`Durability::Sync`](crate::Durability) no crash takes it
+    /// back.
     ///
     /// ```
     /// use oncekey::{Fingerprint, Store};

@@ -59,6 +59,8 @@ impl Engine {
                 return self.replay(key, fingerprint, found, terms).map(Began::Completed);
             }
             let flight = self.flights.enter(hash);
+            // Once more: entering may have waited for somebody's write, and a lease begins when it is given.
+            let now_ms = self.clock.now_ms();
             let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
             let View { claim, status, .. } = view;
             let found = view.found.as_ref();
@@ -205,5 +207,35 @@ impl Engine {
         };
         flight.wait_for_change(claim, first);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ManualClock, Options};
+
+    #[test]
+    fn a_lease_begins_when_it_is_given_and_not_when_it_was_asked_for() {
+        let clock = ManualClock::new(1_700_000_000_000);
+        let engine = Arc::new(Options::new().manual_clock(clock.clone()).open_nowhere().unwrap());
+        let key = Key::new("k");
+        let hash = engine.log.hasher().key(key);
+        let terms = Terms { lease_ms: Some(100), ..engine.settings().terms };
+        let somebody = engine.flights.enter(hash);
+        let began = std::thread::scope(|scope| {
+            let beginning = scope.spawn(|| engine.begin(key, Fingerprint::NONE, &terms, true).unwrap());
+            while engine.flights.waiting(hash) == 0 {
+                std::thread::yield_now();
+            }
+            clock.advance(Duration::from_millis(150));
+            drop(somebody);
+            beginning.join().unwrap()
+        });
+        let Began::Acquired(grant) = began else { panic!("{began:?}") };
+        let Claim::Lease { deadline_ms, .. } = grant.claim else { panic!("{:?}", grant.claim) };
+        assert_eq!(deadline_ms, 1_700_000_000_250);
+        let second = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        assert!(matches!(second, Began::InProgress { .. }), "{second:?}");
     }
 }

@@ -141,7 +141,8 @@ impl Engine {
             self.reclaim.owed_bytes.store(0, Ordering::Relaxed);
             return None;
         }
-        let budget = owed.min(PIECE_BYTES);
+        // Looked at again under the lock, where alone it is lowered: another thread may have paid, or been let off.
+        let budget = self.reclaim.owed_bytes.load(Ordering::Relaxed).min(PIECE_BYTES);
         self.reclaim.owed_bytes.fetch_sub(budget, Ordering::Relaxed);
         // A segment that cannot be read is met again, and told, by whoever reads or compacts.
         let moves = self.visit(&mut state, budget).ok()?;

@@ -1,7 +1,7 @@
 //! Footers: what a full segment says of each key, so that opening reads these and not the records.
 
 use super::record::Kind;
-use super::{ALIGNMENT_BYTES, Fault, Seed, array, get_u32, get_u64, narrow, put};
+use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, Seed, array, get_u32, get_u64, put};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 
@@ -48,17 +48,19 @@ pub(crate) const fn footer_bytes(entry_count: u64) -> u64 {
     TRAILER_BYTES + entry_count * ENTRY_BYTES
 }
 
-/// The footer of a segment: entries, then the trailer, to be written so that it ends with the slot.
+/// The footer of a segment: entries in the order of the log, then the trailer, to be written so that it ends with the slot.
 pub(crate) fn encode(
-    entries: &[FooterEntry],
+    entries: impl IntoIterator<Item = FooterEntry>,
     sequence: u64,
     end: u64,
     record_bytes: u64,
     last_checksum: u32,
     seed: Seed,
 ) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(entries.len() * ENTRY + TRAILER);
+    let mut bytes = Vec::new();
+    let mut count = 0_u32;
     for entry in entries {
+        count += 1;
         let mut field = [0; ENTRY];
         put(&mut field, 0, &entry.hash.to_le_bytes());
         put(&mut field, 16, &entry.version.as_u64().to_le_bytes());
@@ -71,7 +73,7 @@ pub(crate) fn encode(
     }
     let mut trailer = [0; TRAILER];
     put(&mut trailer, 0, MAGIC);
-    put(&mut trailer, 12, &narrow(entries.len()).to_le_bytes());
+    put(&mut trailer, 12, &count.to_le_bytes());
     put(&mut trailer, 16, &sequence.to_le_bytes());
     put(&mut trailer, 24, &(sequence + 1).to_le_bytes());
     put(&mut trailer, 32, &end.to_le_bytes());
@@ -144,10 +146,11 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// The entries of a footer, if every byte of it checks.
+/// The entries of a footer, if every byte of it checks and every place lies in its segment.
 pub(crate) fn entries<'a>(
     bytes: &'a [u8],
     trailer_bytes: &[u8; TRAILER],
+    segment_bytes: u64,
     seed: Seed,
 ) -> Result<Entries<'a>, Fault> {
     if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked)
@@ -158,19 +161,36 @@ pub(crate) fn entries<'a>(
     if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
         return Err(Fault::Damaged("the footer's length does not fit"));
     }
+    // Each place once, in the order of the segment and within it: the index is made of these places, and what a segment
+    // that is given up still holds is found by them.
+    let mut from = FIRST_FRAME_OFFSET;
+    for field in entries {
+        let (offset, length) = place(field);
+        if offset < from || length == 0 || offset + length > segment_bytes {
+            return Err(Fault::Damaged("the footer names a place out of order or outside its segment"));
+        }
+        from = offset + length;
+    }
     Ok(Entries(entries.iter()))
+}
+
+/// Where a record is in its slot and how long, in bytes.
+#[inline]
+fn place(field: &[u8; ENTRY]) -> (u64, u64) {
+    let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
+    (u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES, u64::from(length_units) * ALIGNMENT_BYTES)
 }
 
 #[inline]
 fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, Fault> {
-    let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
+    let (offset, length) = place(field);
     Ok(FooterEntry {
         hash: u128::from_le_bytes(array(field, 0)),
         version: Version::from_u64(get_u64(field, 16)),
         key_expires_ms: get_u64(field, 24),
         result_expires_ms: get_u64(field, 32),
-        offset: u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES,
-        length: u64::from(length_units) * ALIGNMENT_BYTES,
+        offset,
+        length,
         kind: Kind::from_byte(field[47])
             .ok_or(Fault::Unknown("the footer names an unknown kind of record"))?,
     })
@@ -203,13 +223,13 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), Fault> {
         let (body, trailer) = parts(bytes);
-        let entries = super::entries(body, trailer, SEED)?.collect::<Result<_, _>>()?;
+        let entries = super::entries(body, trailer, SEGMENT, SEED)?.collect::<Result<_, _>>()?;
         Ok((Trailer::decode(trailer, 6, SEGMENT)?, entries))
     }
 
     #[test]
     fn a_footer_comes_back_as_it_was_written() {
-        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         assert_eq!(bytes.len() as u64, footer_bytes(3));
         let (trailer, read_entries) = read(&bytes).unwrap();
         assert_eq!(read_entries, entries());
@@ -219,7 +239,7 @@ mod tests {
 
     #[test]
     fn no_flipped_bit_of_a_footer_goes_unnoticed() {
-        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -229,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_damaged_trailer_is_still_known_for_one_and_an_earlier_one_is_not_taken_for_it() {
-        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         for byte in 0..TRAILER {
             let mut damaged = *trailer;
@@ -242,7 +262,7 @@ mod tests {
 
     #[test]
     fn a_footer_of_another_sequence_does_not_pass() {
-        let bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         assert!(Trailer::decode(trailer, 7, SEGMENT).is_err());
     }
@@ -258,7 +278,7 @@ mod tests {
     /// What a forger makes true is still held to what a segment can be: sums are made of these numbers.
     #[test]
     fn a_trailer_is_believed_up_to_the_limits_of_a_segment_and_not_beyond() {
-        let whole = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let whole = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let decode = |at, field: &[u8]| {
             let mut bytes = whole.clone();
             forge(&mut bytes, at, field);
@@ -279,7 +299,7 @@ mod tests {
 
     #[test]
     fn as_many_entries_as_are_there_must_be_named_and_none_in_part() {
-        let mut bytes = encode(&entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         forge(&mut bytes, 12, &2_u32.to_le_bytes());
         assert_eq!(read(&bytes).err().map(Fault::reason), Some("the footer's length does not fit"));
         forge(&mut bytes, 12, &3_u32.to_le_bytes());
@@ -291,10 +311,30 @@ mod tests {
     }
 
     #[test]
+    fn the_places_that_a_footer_names_are_in_order_apart_and_within_the_segment() {
+        let reason = |change: fn(&mut [FooterEntry])| {
+            let mut entries = entries();
+            change(&mut entries);
+            let bytes = encode(entries, 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+            read(&bytes).map(drop).map_err(Fault::reason)
+        };
+        let wrong = Err("the footer names a place out of order or outside its segment");
+        assert_eq!(reason(|_| {}), Ok(()));
+        assert_eq!(reason(|entries| entries.swap(0, 1)), wrong);
+        assert_eq!(reason(|entries| entries[1].offset = entries[0].offset), wrong, "one place twice");
+        assert_eq!(reason(|entries| entries[0].length = 88), wrong, "one reaches into the next");
+        assert_eq!(reason(|entries| entries[0].offset = 4_096), Ok(()), "the first place there is");
+        assert_eq!(reason(|entries| entries[0].offset = 4_088), wrong, "in the header");
+        assert_eq!(reason(|entries| entries[2].offset = SEGMENT - 80), Ok(()), "to the segment's last byte");
+        assert_eq!(reason(|entries| entries[2].offset = SEGMENT - 72), wrong);
+        assert_eq!(reason(|entries| entries[2].length = 0), wrong);
+    }
+
+    #[test]
     fn a_trailer_fills_a_segment_that_holds_nothing_else() {
         assert!(Trailer::decode(&[0; TRAILER], 6, SEGMENT).is_err());
         let just = footer_bytes(3);
-        let bytes = encode(&entries(), 6, 6 * just + 8, 0, 0xAA, SEED);
+        let bytes = encode(entries(), 6, 6 * just + 8, 0, 0xAA, SEED);
         assert!(Trailer::decode(parts(&bytes).1, 6, just).is_ok(), "entries and trailer, to the last byte");
     }
 }

@@ -74,7 +74,8 @@ pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64
         Trailer::decode(trailer_bytes, sequence, slot.len() as u64).map_err(|fault| fault.to_string())?;
     let length = usize::try_from(footer_bytes(u64::from(trailer.entry_count))).map_err(|_| "too long")?;
     let bytes = &slot[slot.len() - length..slot.len() - TRAILER];
-    let entries = entries(bytes, trailer_bytes, Seed::of_file(file_id)).map_err(|fault| fault.to_string())?;
+    let entries = entries(bytes, trailer_bytes, slot.len() as u64, Seed::of_file(file_id))
+        .map_err(|fault| fault.to_string())?;
     let place = |entry: Result<FooterEntry, Fault>| entry.map(|entry| (entry.offset, entry.length));
     entries.map(place).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
 }

@@ -34,33 +34,30 @@ pub(crate) struct Ledger {
 /// What some records weigh, counted apart and added at once: opening counts millions of them.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    total_bytes: u64,
-    dead_bytes: u64,
-    /// As in the ledger's own histogram, in buckets of the first granularity.
-    expiring: BTreeMap<u64, u64>,
-    /// The bucket that each of the two shares of the last record fell into, and what has fallen into it since. Records
+    state: State,
+    /// The bucket, of the first granularity, that each of the two shares of the last record fell into, and what has fallen into it since. Records
     /// that were written together expire together.
     runs: [(u64, u64); 2],
 }
 
 impl Tally {
     pub(crate) fn add(&mut self, weight: &Weight) {
-        self.total_bytes += weight.length_bytes;
+        self.state.total_bytes += weight.length_bytes;
         for (run, (due_ms, bytes)) in self.runs.iter_mut().zip(weight.shares()) {
             let (bucket, gathered) = run;
             if bucket.checked_sub(due_ms).is_some_and(|early| early < FIRST_GRANULARITY_MS) {
                 *gathered += bytes;
                 continue;
             }
-            *self.expiring.entry(*bucket).or_default() += *gathered;
+            self.state.expect(*bucket, *gathered);
             *run = (due_ms.checked_next_multiple_of(FIRST_GRANULARITY_MS).unwrap_or(NEVER_MS), bytes);
         }
     }
 
     /// Records that were superseded within their own segment, as the footer tells at open.
     pub(crate) fn add_dead(&mut self, bytes: u64) {
-        self.total_bytes += bytes;
-        self.dead_bytes += bytes;
+        self.state.total_bytes += bytes;
+        self.state.dead_bytes += bytes;
     }
 }
 
@@ -71,16 +68,21 @@ pub(crate) struct Balance {
     pub(crate) dead_bytes: u64,
 }
 
-impl Ledger {
-    pub(crate) fn new() -> Ledger {
-        let state = State {
+impl Default for State {
+    fn default() -> State {
+        State {
             total_bytes: 0,
             dead_bytes: 0,
             expiring: BTreeMap::new(),
             granularity_ms: FIRST_GRANULARITY_MS,
             drained_to_ms: 0,
-        };
-        Ledger { state: Mutex::new(state) }
+        }
+    }
+}
+
+impl Ledger {
+    pub(crate) fn new() -> Ledger {
+        Ledger { state: Mutex::default() }
     }
 
     /// A record was appended and is its key's last.
@@ -95,9 +97,13 @@ impl Ledger {
     /// All that was counted apart.
     pub(crate) fn absorb(&self, tally: Tally) {
         let mut state = self.state.lock();
-        state.total_bytes += tally.total_bytes;
-        state.dead_bytes += tally.dead_bytes;
-        for (due_ms, bytes) in tally.expiring.into_iter().chain(tally.runs) {
+        state.total_bytes += tally.state.total_bytes;
+        state.dead_bytes += tally.state.dead_bytes;
+        // Or `bury` would look for finer buckets than those that come in here.
+        while state.granularity_ms < tally.state.granularity_ms {
+            state.coarsen();
+        }
+        for (due_ms, bytes) in tally.state.expiring.into_iter().chain(tally.runs) {
             state.expect(due_ms, bytes);
         }
     }
@@ -231,6 +237,20 @@ mod tests {
             at_once.bury(record);
         }
         assert!(at_once.state.lock().expiring.is_empty(), "bury found every bucket");
+    }
+
+    #[test]
+    fn a_tally_of_many_times_stays_small_and_its_records_are_found_to_be_buried() {
+        let records: Vec<_> =
+            (0..30_000_u64).map(|n| weight(Kind::Released, 100, 0, 1_000 + n * 777)).collect();
+        let mut tally = Tally::default();
+        records.iter().for_each(|record| tally.add(record));
+        assert!(tally.state.expiring.len() <= MAX_BUCKETS);
+        let ledger = Ledger::new();
+        ledger.absorb(tally);
+        records.iter().for_each(|record| ledger.bury(record));
+        assert_eq!(ledger.balance(0), Balance { total_bytes: 3_000_000, dead_bytes: 3_000_000 });
+        assert!(ledger.state.lock().expiring.is_empty(), "bury found every bucket");
     }
 
     #[test]

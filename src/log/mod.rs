@@ -1,11 +1,12 @@
 //! The log: a queue of segments in the slots of one file, appended to by group commit.
 //!
 //! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `commit` gathers what is written
-//! together, `room` promises space, `ledger` counts what is dead. [`Log`] puts them together; it knows records and their
+//! together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is dead. [`Log`] puts them together; it knows records and their
 //! places, and nothing of keys' states.
 
 pub(crate) mod commit;
 pub(crate) mod ledger;
+pub(crate) mod listing;
 pub(crate) mod reader;
 pub(crate) mod room;
 pub(crate) mod scan;

@@ -231,5 +231,6 @@ pub(crate) fn read_footer<'b>(
     let length = usize::try_from(entries_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
     buffer.resize(length, 0);
     read_exact_at(storage, buffer, trailer_at - entries_bytes)?;
-    Ok(footer::entries(buffer, &trailer_bytes, parameters.seed()).map(|entries| (trailer, entries)))
+    let entries = footer::entries(buffer, &trailer_bytes, parameters.segment_bytes, parameters.seed());
+    Ok(entries.map(|entries| (trailer, entries)))
 }

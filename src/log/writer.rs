@@ -3,18 +3,18 @@
 //! One thread at a time is here, the commit leader or whoever publishes a head, grows or shrinks the file. Readers
 //! never wait for it.
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
 use super::commit::{Batch, Placement};
+use super::listing::Listing;
 use super::reader::Reader;
 use super::room::Supply;
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
-use crate::key::ByHash;
 use crate::planted::{Bug, one_late, planted};
 use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
 use crate::sync::Mutex;
@@ -41,7 +41,7 @@ pub(crate) struct Tail {
     pub(crate) time_ms: u64,
     pub(crate) record_bytes: u64,
     /// What the footer will say.
-    pub(crate) entries: HashMap<u128, FooterEntry, ByHash>,
+    pub(crate) entries: Listing,
 }
 
 /// How far the log reaches: with the operating system, and on disk. Positions.
@@ -229,7 +229,7 @@ impl Writer {
                 length: entry.weight.length_bytes,
                 kind: entry.weight.kind,
             };
-            self.tail.entries.insert(entry.hash, footer_entry);
+            self.tail.entries.push(footer_entry);
             self.tail.record_bytes += entry.weight.length_bytes;
         }
         self.tail.last_checksum = checksum;
@@ -270,7 +270,10 @@ impl Writer {
     /// Goes on in the next segment. The order of the four steps is what makes a footer without its successor, and
     /// a gap between head and tail, signs of damage and never of a crash.
     pub(crate) fn switch(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
-        self.sync()?;
+        // Most often the last batch was synced already, and everybody waits for this one.
+        if self.progress.durable() < self.progress.written() {
+            self.sync()?;
+        }
         let published = self.head;
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);
@@ -295,10 +298,8 @@ impl Writer {
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
         self.sync()?;
 
-        let mut entries: Vec<FooterEntry> = self.tail.entries.values().copied().collect();
-        entries.sort_unstable_by_key(|entry| entry.offset);
         let footer = footer::encode(
-            &entries,
+            self.tail.entries.iter(),
             self.tail.header.sequence,
             self.end(),
             self.tail.record_bytes,

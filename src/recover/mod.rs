@@ -152,7 +152,7 @@ impl Survey {
                 last_checksum: self.scan.last_checksum,
                 time_ms: self.high_water_ms(),
                 record_bytes: self.scan.record_bytes,
-                entries: self.scan.entries.iter().map(|entry| (entry.hash, *entry)).collect(),
+                entries: self.scan.entries.iter().copied().collect(),
             },
             free: (0..self.slot_count).filter(|slot| !used.contains(slot)).collect(),
             slot_count: self.slot_count,
