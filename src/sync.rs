@@ -66,9 +66,13 @@ mod signal {
             }
         }
 
-        /// Changes the number and wakes one thread; the others see the change when they are woken for another reason.
-        pub(crate) fn tell_one(&self, number: u32) {
+        /// Changes the number and wakes nobody yet.
+        pub(crate) fn change(&self, number: u32) {
             self.number.store(number, Ordering::SeqCst);
+        }
+
+        /// Wakes one thread; the others see a change when they are woken for another reason.
+        pub(crate) fn wake_one(&self) {
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 atomic_wait::wake_one(&self.number);
             }
@@ -104,8 +108,11 @@ mod signal {
             self.changed.notify_all();
         }
 
-        pub(crate) fn tell_one(&self, number: u32) {
+        pub(crate) fn change(&self, number: u32) {
             *self.number.lock() = number;
+        }
+
+        pub(crate) fn wake_one(&self) {
             self.changed.notify_one();
         }
     }
@@ -321,7 +328,8 @@ mod tests {
             scope.spawn(|| {
                 for turn in 0..TURNS {
                     there.wait_while(turn);
-                    back.tell_one(turn + 1);
+                    back.change(turn + 1);
+                    back.wake_one();
                 }
             });
             for turn in 0..TURNS {

@@ -111,17 +111,18 @@ const FAILED: u32 = 3;
 impl Gate {
     fn tell_all(&self, phase: u32) {
         if planted(Bug::OneFollowerTold) {
-            self.told.tell_one(phase);
+            self.told.change(phase);
+            self.told.wake_one();
         } else {
             self.told.tell_all(phase);
         }
     }
 
-    /// Asks one waiter of a batch that still gathers to come and lead. The number must change, or a waiter that is about
-    /// to wait would not see that it was asked. Only called with the queue locked, as the batch is taken: the phase
-    /// stays.
+    /// Lets the waiters of a batch that still gathers see that one of them is to come and lead: the number must change,
+    /// or one who is about to wait would sleep through being woken. Only called with the queue locked, as the batch is
+    /// taken: the phase stays.
     fn ask_to_lead(&self) {
-        self.told.tell_one(self.told.get().wrapping_add(PHASE_BITS + 1));
+        self.told.change(self.told.get().wrapping_add(PHASE_BITS + 1));
     }
 }
 
@@ -329,12 +330,16 @@ impl Commit {
                 queue.recycle(gathering.batch);
                 // One waiter is enough to lead the next batch; the others would only wake to wait again. Before this
                 // batch is told, so that the disk does not wait for a leader behind all who come from here.
-                if let Some(next) = queue.batches.iter().find(|batch| batch.waiting > 0)
-                    && !planted(Bug::NextLeaderNotTold)
-                {
-                    next.gate.ask_to_lead();
-                }
+                let next = queue.batches.iter().find(|batch| batch.waiting > 0);
+                let next = next.filter(|_| !planted(Bug::NextLeaderNotTold)).map(|batch| {
+                    batch.gate.ask_to_lead();
+                    Arc::clone(&batch.gate)
+                });
                 drop(queue);
+                // Without the lock, which is the first thing that whoever wakes up wants.
+                if let Some(next) = next {
+                    next.told.wake_one();
+                }
                 gathering.gate.tell_all(DONE);
             }
             Err(error) => {

@@ -114,9 +114,9 @@ pub(super) fn fill(
             full.push(segment);
             sorted.push(steps);
         }
-        // If what is to come is like what has come; and never more than twice that, for the rest may be large results.
+        // If what is to come is like what has come; and never more than four times that: the rest may be large results.
         // Shards that turn out too small grow as they always do.
-        let expected = (lasting * survey.links.len() / full.len()).min(2 * lasting) / SHARD_COUNT;
+        let expected = (lasting * survey.links.len() / full.len()).min(4 * lasting) / SHARD_COUNT;
         filler.apply(&index, &ledger, &sorted, expected)?;
     }
 
