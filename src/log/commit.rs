@@ -514,9 +514,46 @@ mod tests {
         let (commit, medium) = (commit(), Counting::default());
         let tickets: Vec<_> =
             (0..10).map(|_| commit.append(&record("k"), 1, 0, Until::Synced).unwrap()).collect();
-        let places: Vec<_> = tickets.iter().map(|t| commit.wait(t, &medium).unwrap().position).collect();
+        let places: Vec<_> = tickets.iter().map(|t| commit.wait(t, &medium).unwrap()).collect();
         assert_eq!((medium.writes.into_inner(), medium.syncs.into_inner()), (1, 1));
-        assert!(places.windows(2).all(|pair| pair[0] < pair[1]));
+        let length = crate::format::record::encoded_bytes(Key::new("k"), 0);
+        for (place, number) in places.iter().zip(0..) {
+            let at = FRAME_HEADER_BYTES as u64 + number * length;
+            assert_eq!((place.position, place.offset), (at, at));
+        }
+    }
+
+    /// Syncs only when somebody has said that it goes on.
+    struct Patient {
+        goes_on: Mutex<std::sync::mpsc::Receiver<()>>,
+    }
+
+    impl Medium for Patient {
+        fn write(&self, _batch: &mut Batch) -> io::Result<Placement> {
+            Ok(Placement::default())
+        }
+        fn sync(&self) -> io::Result<()> {
+            // Long enough for any machine; only a wait that never ends gets there.
+            self.goes_on.lock().recv_timeout(std::time::Duration::from_secs(60)).map_err(io::Error::other)
+        }
+    }
+
+    #[test]
+    fn who_wants_its_record_written_does_not_wait_for_the_sync_of_those_it_travels_with() {
+        let (going_on, goes_on) = std::sync::mpsc::channel();
+        let medium = Patient { goes_on: Mutex::new(goes_on) };
+        let commit = commit();
+        let synced = commit.append(&record("synced"), 1, 0, Until::Synced).unwrap();
+        let written = commit.append(&record("written"), 2, 0, Until::Written).unwrap();
+        std::thread::scope(|scope| {
+            let leading = scope.spawn(|| commit.wait(&synced, &medium).map(drop));
+            while !commit.queue.lock().leading {
+                std::thread::yield_now();
+            }
+            commit.wait(&written, &medium).unwrap();
+            going_on.send(()).unwrap();
+            leading.join().unwrap().unwrap();
+        });
     }
 
     #[test]
