@@ -1,8 +1,8 @@
 //! The log: a queue of segments in the slots of one file, appended to by group commit.
 //!
 //! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `commit` gathers what is written
-//! together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is dead. [`Log`] puts them together; it knows records and their
-//! places, and nothing of keys' states.
+//! together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is dead. [`Log`] puts
+//! them together; it knows records and their places, and nothing of keys' states.
 
 pub(crate) mod commit;
 pub(crate) mod ledger;

@@ -76,7 +76,7 @@ struct Filler<'a> {
 }
 
 /// How many threads read a log of `log_bytes`.
-pub(super) fn threads_for(log_bytes: u64) -> usize {
+fn threads_for(log_bytes: u64) -> usize {
     // Shuttle explores the threads that it started itself, and knows of no others.
     if log_bytes < PARALLEL_FROM_BYTES || cfg!(oncekey_shuttle) {
         return 1;
@@ -84,15 +84,10 @@ pub(super) fn threads_for(log_bytes: u64) -> usize {
     thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
 }
 
-/// Fills an index with each key's last record, by so many threads.
-pub(super) fn fill(
-    medium: &Medium<'_>,
-    survey: &Survey,
-    reader: &Reader,
-    now_ms: u64,
-    threads: usize,
-) -> Result<Filled> {
+/// Fills an index with each key's last record.
+pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms: u64) -> Result<Filled> {
     let hasher = KeyHasher::new(survey.parameters.secret);
+    let threads = threads_for((survey.links.len() as u64 + 1) * survey.parameters.segment_bytes);
     let filler = Filler { medium, survey, reader, hasher, now_ms, threads };
     let (index, ledger) = (Index::new(), Ledger::new());
     // All of them first: to tell two keys apart, a record of any earlier segment may have to be read.

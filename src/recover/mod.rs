@@ -70,9 +70,7 @@ pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> R
     }
 
     let reader = Arc::new(Reader::new(Arc::clone(&storage), path.to_owned(), &parameters));
-    let log_bytes = (survey.links.len() as u64 + 1) * parameters.segment_bytes;
-    let threads = fill::threads_for(log_bytes);
-    let Filled { index, ledger, full } = fill::fill(&medium, &survey, &reader, clock.now_ms(), threads)?;
+    let Filled { index, ledger, full } = fill::fill(&medium, &survey, &reader, clock.now_ms())?;
     let was_closed = survey.verdict == Verdict::Closed;
     survey.mend(&medium)?;
     crate::events::opened(path, index.len(), was_closed);
