@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStderr, Command, Stdio};
 use std::time::Duration;
 
-use common::random::Random;
+use common::random::{Random, number_from, seed};
 use common::small;
 use oncekey::{
     Begin, Doubt, Durability, Error, Expected, Fingerprint, Lease, Next, Operation, Recorded, Snapshot,
@@ -695,13 +695,9 @@ impl Drop for Scene {
     }
 }
 
-fn number_from(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok().map(|number| number.parse().unwrap())
-}
-
 #[test]
 fn what_was_acknowledged_before_a_kill_is_there_after_it() {
-    let seed = number_from(SEED).unwrap_or(1);
+    let seed = seed();
     let rounds = usize::try_from(number_from(ROUNDS).unwrap_or(30)).unwrap();
     let directory = Some(tempfile::tempdir().unwrap());
     let scene = Scene { directory, seed, rounds };

@@ -21,7 +21,12 @@ impl Random {
     }
 }
 
+/// The number in a variable of the environment, if it is set.
+pub fn number_from(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|number| number.parse().unwrap())
+}
+
 /// `ONCEKEY_SEED`, or 1.
 pub fn seed() -> u64 {
-    std::env::var("ONCEKEY_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+    number_from("ONCEKEY_SEED").unwrap_or(1)
 }

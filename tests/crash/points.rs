@@ -6,7 +6,7 @@ use oncekey::simulation::SimulatedDisk;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 
-use crate::common::random::{Random, seed};
+use crate::common::random::{Random, number_from, seed};
 use crate::world::{Act, World, exercise, options, power_loss_at};
 
 /// Scripts, each named by what it covers. Results of 12,000 bytes fill a segment with five records.
@@ -285,7 +285,7 @@ pub fn crash_everywhere(script: &[Act], seed: u64, effort: &Effort, counts: &Cou
 }
 
 pub fn factor() -> u32 {
-    std::env::var("ONCEKEY_EFFORT").ok().and_then(|factor| factor.parse().ok()).unwrap_or(1)
+    number_from("ONCEKEY_EFFORT").map_or(1, |factor| u32::try_from(factor).unwrap())
 }
 
 #[test]
