@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
 use crate::format::record::Kind;
 use crate::format::{Fault, STORE_HEADER_BYTES};
-use crate::index::{Address, Filling, Index, SHARD_COUNT};
+use crate::index::{Address, Filling, Index, SHARD_COUNT, shard_of};
 use crate::key::KeyHasher;
 use crate::log::ledger::{Ledger, Tally};
 use crate::log::reader::Reader;
@@ -22,9 +22,12 @@ use crate::log::scan;
 use crate::log::writer::FullSegment;
 use crate::record::Weight;
 
-/// What one window is read from, at most, in bytes of log: enough that each shard takes many entries at once while its
-/// table is in the processor's cache, few enough that a window takes little memory beside the index.
-const WINDOW_BYTES: u64 = 64 << 20;
+/// A window is this share of the log, so that each shard takes many entries while its table is in the processor's cache,
+/// and what is kept of a window stays small beside the index.
+const WINDOWS: usize = 8;
+
+/// Segments that each thread reads in a window, at least, or starting the threads would take longer.
+const SEGMENTS_FOR_A_THREAD: usize = 4;
 
 /// Logs shorter than this are read by one thread: starting others would take longer.
 const PARALLEL_FROM_BYTES: u64 = 16 << 20;
@@ -48,6 +51,16 @@ struct Step {
     offset: u64,
 }
 
+impl Step {
+    fn hash(&self) -> u128 {
+        u128::from_le_bytes(self.hash)
+    }
+
+    fn shard(&self) -> u8 {
+        shard_of(self.hash())
+    }
+}
+
 /// A segment's entries by shard, each shard's in `steps[starts[shard]..starts[shard + 1]]`.
 struct Sorted {
     steps: Vec<Step>,
@@ -63,7 +76,7 @@ impl Sorted {
 }
 
 /// How many places in the index are fetched from memory together, instead of one after the other.
-const FETCHED_TOGETHER: usize = 16;
+const FETCHED_TOGETHER: usize = 32;
 
 /// Everything that filling needs to know.
 struct Filler<'a> {
@@ -98,9 +111,9 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
 
     let mut full = Vec::with_capacity(survey.links.len());
     let mut lasting = 0;
-    let window = usize::try_from(WINDOW_BYTES / survey.parameters.segment_bytes).unwrap_or(1).max(threads);
+    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads);
     for links in survey.links.chunks(window) {
-        let read = spread(threads, links.len(), |at, buffer| filler.read(&links[at], buffer));
+        let read = spread(threads, links.len(), |at, room| filler.read(&links[at], room));
         let mut sorted = Vec::with_capacity(links.len());
         for outcome in read {
             let (segment, steps, tally) = outcome?;
@@ -117,7 +130,7 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
 
     let tail =
         FullSegment { slot: survey.tail_slot, end: survey.scan.end, record_bytes: survey.scan.record_bytes };
-    let (steps, tally) = filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok))?;
+    let (steps, tally) = filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok), &mut Vec::new())?;
     ledger.absorb(tally);
     filler.apply(&index, &ledger, &[steps], 0)?;
     for shard in 0..=u8::MAX {
@@ -128,11 +141,11 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
 
 impl Filler<'_> {
     /// What a full segment says, by its footer or, where that is damaged, by its frames.
-    fn read(&self, link: &Link, buffer: &mut Vec<u8>) -> Result<(FullSegment, Sorted, Tally)> {
+    fn read(&self, link: &Link, room: &mut Room) -> Result<(FullSegment, Sorted, Tally)> {
         let Survey { parameters, .. } = self.survey;
         let (medium, sequence) = (self.medium, link.sequence);
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
-        let footer = scan::read_footer(medium.storage, offset, sequence, parameters, buffer);
+        let footer = scan::read_footer(medium.storage, offset, sequence, parameters, &mut room.footer);
         if let Ok((trailer, entries)) = medium.io("read a footer", footer)? {
             if trailer.end != link.end || trailer.last_checksum != link.checksum {
                 return medium.corrupt(offset, "the footer and the next segment's header do not agree");
@@ -140,7 +153,7 @@ impl Filler<'_> {
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
             // A kind that this version does not know is told of by the frame that holds it.
-            if let Ok((sorted, tally)) = self.sort(&segment, entries) {
+            if let Ok((sorted, tally)) = self.sort(&segment, entries, &mut room.steps) {
                 return Ok((segment, sorted, tally));
             }
         }
@@ -157,23 +170,23 @@ impl Filler<'_> {
             );
         }
         let segment = FullSegment { slot: link.slot, end: scan.end, record_bytes: scan.record_bytes };
-        let (sorted, tally) = self.sort(&segment, scan.entries.into_iter().map(Ok))?;
+        let (sorted, tally) = self.sort(&segment, scan.entries.into_iter().map(Ok), &mut room.steps)?;
         Ok((segment, sorted, tally))
     }
 
-    /// Sorts a segment's entries by shard, and counts what they weigh.
+    /// Sorts a segment's entries by shard, and counts what they weigh. `steps` is room that is used again.
     fn sort(
         &self,
         segment: &FullSegment,
-        entries: impl Iterator<Item = Result<FooterEntry, Fault>> + Clone,
+        entries: impl Iterator<Item = Result<FooterEntry, Fault>>,
+        steps: &mut Vec<Step>,
     ) -> Result<(Sorted, Tally)> {
         let slot_offset = self.reader.slot_offset(segment.slot);
-        let shard_of = |hash| usize::from(Index::shard_of(hash));
         let mut tally = Tally::default();
         let mut starts = vec![0_u32; SHARD_COUNT + 1];
         let (mut listed_bytes, mut lasting) = (0, 0);
-        // First only counted: a second walk costs less than keeping every entry until its place is known.
-        for entry in entries.clone() {
+        steps.clear();
+        for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
             listed_bytes += entry.length;
             tally.add(&Weight {
@@ -182,10 +195,23 @@ impl Filler<'_> {
                 key_expires_ms: entry.key_expires_ms,
                 result_expires_ms: entry.result_expires_ms,
             });
-            // It says nothing of its key that this version could pass on, and must not hide what does.
-            if entry.kind != Kind::Ignorable {
-                starts[shard_of(entry.hash) + 1] += 1;
+            let offset = slot_offset + entry.offset;
+            if Address::new(offset).is_none() {
+                return Err(self.corrupt(offset, "the footer's address is out of range"));
             }
+            let leaves_something = match entry.kind {
+                // It says nothing of its key that this version could pass on, and must not hide what does.
+                Kind::Ignorable => continue,
+                Kind::Forgotten => false,
+                Kind::Completed | Kind::Released => self.now_ms < entry.key_expires_ms,
+                Kind::Begun => true,
+            };
+            lasting += usize::from(leaves_something);
+            starts[usize::from(shard_of(entry.hash)) + 1] += 1;
+            steps.push(Step {
+                hash: entry.hash.to_le_bytes(),
+                offset: if leaves_something { offset } else { 0 },
+            });
         }
         tally.add_dead(segment.record_bytes.saturating_sub(listed_bytes));
         for shard in 0..SHARD_COUNT {
@@ -193,34 +219,21 @@ impl Filler<'_> {
         }
 
         let mut next = starts.clone();
-        let mut steps = vec![Step { hash: [0; 16], offset: 0 }; starts[SHARD_COUNT] as usize];
-        for entry in entries {
-            let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
-            let offset = slot_offset + entry.offset;
-            if Address::new(offset).is_none() {
-                return Err(self.corrupt(offset, "the footer's address is out of range"));
-            }
-            let leaves_something = match entry.kind {
-                Kind::Ignorable => continue,
-                Kind::Forgotten => false,
-                Kind::Completed | Kind::Released => self.now_ms < entry.key_expires_ms,
-                Kind::Begun => true,
-            };
-            lasting += usize::from(leaves_something);
-            let place = &mut next[shard_of(entry.hash)];
-            steps[*place as usize] =
-                Step { hash: entry.hash.to_le_bytes(), offset: if leaves_something { offset } else { 0 } };
+        let mut sorted = vec![Step { hash: [0; 16], offset: 0 }; steps.len()];
+        for step in steps {
+            let place = &mut next[usize::from(step.shard())];
+            sorted[*place as usize] = *step;
             *place += 1;
         }
-        Ok((Sorted { steps, starts, lasting }, tally))
+        Ok((Sorted { steps: sorted, starts, lasting }, tally))
     }
 
     /// Applies what some segments say, oldest first, as if it had just been written.
     fn apply(&self, index: &Index, ledger: &Ledger, segments: &[Sorted], expected: usize) -> Result<()> {
-        let applied = spread(self.threads, SHARD_COUNT, |shard, _| {
+        let applied = spread(self.threads, SHARD_COUNT, |shard, (): &mut ()| {
             let mut filling = index.fill(u8::try_from(shard).unwrap_or(u8::MAX), expected);
             for steps in segments.iter().flat_map(|sorted| sorted.of_shard(shard).chunks(FETCHED_TOGETHER)) {
-                let fetched = steps.iter().map(|step| filling.fetch(u128::from_le_bytes(step.hash)));
+                let fetched = steps.iter().map(|step| filling.fetch(step.hash()));
                 std::hint::black_box(fetched.fold(0, u64::wrapping_add));
                 for step in steps {
                     self.replay(&mut filling, ledger, step)?;
@@ -232,25 +245,30 @@ impl Filler<'_> {
     }
 
     fn replay(&self, shard: &mut Filling<'_>, ledger: &Ledger, step: &Step) -> Result<()> {
-        let hash = u128::from_le_bytes(step.hash);
-        let earlier = shard.find(hash, |candidate| {
-            let confirm = self.reader.record(candidate, |place, record| {
+        let (hash, address) = (step.hash(), Address::new(step.offset));
+        // Left outside of what the search returns, which is then small: most steps are of keys that come once.
+        let mut earlier = None;
+        let found = shard.find(hash, |candidate| {
+            let confirmed = self.reader.record(candidate, |place, record| {
                 (self.hasher.key(record.key) == hash)
                     .then(|| (candidate, Weight::of(record, place.length_bytes)))
             });
-            confirm.transpose()
+            earlier = confirmed.transpose();
+            earlier.is_some().then_some(())
         });
-        match (earlier.transpose()?, Address::new(step.offset)) {
-            (Some((old, weight)), address) => {
-                ledger.bury(&weight);
-                if let Some(address) = address {
-                    shard.replace(hash, old, address);
-                } else {
-                    shard.remove(hash, old);
+        match (found, address) {
+            (Ok(()), address) => {
+                if let Some((old, weight)) = earlier.transpose()? {
+                    ledger.bury(&weight);
+                    if let Some(address) = address {
+                        shard.replace(hash, old, address);
+                    } else {
+                        shard.remove(hash, old);
+                    }
                 }
             }
-            (None, Some(address)) => shard.insert(hash, address),
-            (None, None) => {}
+            (Err(vacancy), Some(address)) => shard.insert(vacancy, hash, address),
+            (Err(_), None) => {}
         }
         Ok(())
     }
@@ -260,19 +278,30 @@ impl Filler<'_> {
     }
 }
 
+/// What a thread reads segments with, kept from one to the next.
+#[derive(Default)]
+struct Room {
+    footer: Vec<u8>,
+    steps: Vec<Step>,
+}
+
 /// Does `work` for every number below `count`, on so many threads or as many as can be had, and gives the answers in
-/// order. Every thread has a buffer that it uses again.
-fn spread<T: Send>(threads: usize, count: usize, work: impl Fn(usize, &mut Vec<u8>) -> T + Sync) -> Vec<T> {
+/// order. Every thread has a room that it uses again.
+fn spread<T: Send, Room: Default>(
+    threads: usize,
+    count: usize,
+    work: impl Fn(usize, &mut Room) -> T + Sync,
+) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let take = || {
-        let mut buffer = Vec::new();
+        let mut room = Room::default();
         let mut done = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= count {
                 return done;
             }
-            done.push((number, work(number, &mut buffer)));
+            done.push((number, work(number, &mut room)));
         }
     };
     let mut done = thread::scope(|scope| {
@@ -301,7 +330,7 @@ mod tests {
     fn work_that_is_spread_is_done_once_and_answered_in_order() {
         for (threads, count) in [(1, 0), (1, 10), (3, 2), (4, 1_000)] {
             let done = AtomicUsize::new(0);
-            let answers = spread(threads, count, |number, _| {
+            let answers = spread(threads, count, |number, (): &mut ()| {
                 done.fetch_add(1, Ordering::Relaxed);
                 number * 2
             });

@@ -10,228 +10,19 @@
 //! reading the log. Shards grow one by one and by amounts that differ a little from shard to shard: there is never
 //! a moment at which the whole index exists twice, nor one at which all shards grow at once.
 
+mod entry;
+mod filling;
+mod table;
+
 use std::fmt;
 
-use crate::sync::{RwLock, RwLockWriteGuard};
+pub(crate) use entry::{Address, SHARD_COUNT, shard_of};
+pub(crate) use filling::Filling;
 
-/// How many shards there are: one for each value of the top 8 bits of a hash.
-pub(crate) const SHARD_COUNT: usize = 256;
+use entry::{entry_of, tag_of_hash};
+use table::Table;
 
-/// Bits of an entry that hold the tag.
-const TAG_BITS: u32 = 24;
-
-/// Bits of an entry that hold the address, in units of [`ADDRESS_UNIT_BYTES`].
-const ADDRESS_BITS: u32 = 40;
-
-/// What addresses are multiples of, in bytes: the alignment of records in the log.
-const ADDRESS_UNIT_BYTES: u64 = 8;
-
-/// A bucket without an entry. No entry is zero, because no address is.
-const EMPTY: u64 = 0;
-
-/// The fewest buckets of a table that has been used.
-const MIN_CAPACITY: usize = 8;
-
-/// Where a record lies in the file: a byte offset that is a multiple of 8, above zero and below 2^43.
-#[derive(Copy, Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Address(u64);
-
-impl Address {
-    /// The address of `offset_bytes`; `None` if that is zero, not a multiple of 8, or 2^43 (8 TiB) or more.
-    pub(crate) fn new(offset_bytes: u64) -> Option<Address> {
-        let fits = offset_bytes != 0
-            && offset_bytes.is_multiple_of(ADDRESS_UNIT_BYTES)
-            && offset_bytes < ADDRESS_UNIT_BYTES << ADDRESS_BITS;
-        fits.then_some(Address(offset_bytes))
-    }
-
-    /// The offset in the file, in bytes.
-    pub(crate) fn offset(self) -> u64 {
-        self.0
-    }
-}
-
-/// The tag of a hash: the bits that entries keep and tables are sorted by.
-fn tag_of_hash(hash: u128) -> u64 {
-    // The eight bits above these chose the shard and are the same for the whole table.
-    let tag = (hash >> 96) & ((1 << TAG_BITS) - 1);
-    tag as u64
-}
-
-/// The tag of an entry.
-fn tag_of_entry(entry: u64) -> u64 {
-    entry >> ADDRESS_BITS
-}
-
-/// The entry for `address` under `tag`. The tag is on top, so entries compare by it first.
-fn entry_of(tag: u64, address: Address) -> u64 {
-    tag << ADDRESS_BITS | (address.0 / ADDRESS_UNIT_BYTES)
-}
-
-/// The address in an entry.
-fn address_of_entry(entry: u64) -> Address {
-    Address((entry & ((1 << ADDRESS_BITS) - 1)) * ADDRESS_UNIT_BYTES)
-}
-
-/// One shard's entries, by open addressing with linear probing to the right.
-///
-/// Three things always hold. The tags of the entries never decrease from left to right. An entry lies at its home
-/// bucket or to the right of it. Between its home and itself no bucket is empty.
-#[derive(Default)]
-struct Table {
-    /// `capacity` buckets, and behind them the slack: room for entries that probing pushes past the last bucket.
-    /// Wrapping around instead would break the order.
-    buckets: Box<[u64]>,
-    /// How many buckets are the home of some tag. Zero until the first insertion.
-    capacity: usize,
-    /// How many entries there are.
-    len: usize,
-}
-
-impl Table {
-    /// The bucket at which probing for `tag` starts, in a table of `capacity` buckets. It grows with the tag, which
-    /// is what lets order and probing agree.
-    fn home(tag: u64, capacity: usize) -> usize {
-        ((tag * capacity as u64) >> TAG_BITS) as usize
-    }
-
-    /// The first bucket from the home of `tag` on that is empty or holds this tag or a greater one; one past the
-    /// slack if there is none.
-    fn start_of(&self, tag: u64) -> usize {
-        let home = Table::home(tag, self.capacity);
-        let smaller = |entry: &&u64| **entry != EMPTY && tag_of_entry(**entry) < tag;
-        home + self.buckets[home..].iter().take_while(smaller).count()
-    }
-
-    /// The entries with `tag`, if `start` is what [`start_of`](Table::start_of) says of it.
-    fn entries_from(&self, start: usize, tag: u64) -> impl Iterator<Item = u64> {
-        let same = move |entry: &u64| *entry != EMPTY && tag_of_entry(*entry) == tag;
-        self.buckets[start..].iter().copied().take_while(same)
-    }
-
-    /// The bucket that holds exactly `entry`.
-    fn bucket_of(&self, entry: u64) -> Option<usize> {
-        let tag = tag_of_entry(entry);
-        let start = self.start_of(tag);
-        Some(start + self.entries_from(start, tag).position(|other| other == entry)?)
-    }
-
-    /// Offers the addresses under `tag` to `confirm`, one by one, until it answers `Some`; returns that answer.
-    fn find<R>(&self, tag: u64, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
-        self.entries_from(self.start_of(tag), tag).map(address_of_entry).find_map(confirm)
-    }
-
-    /// Swaps the address of the entry for `tag` and `old`; `false` if there is none.
-    fn replace(&mut self, tag: u64, old: Address, new: Address) -> bool {
-        let Some(bucket) = self.bucket_of(entry_of(tag, old)) else { return false };
-        self.buckets[bucket] = entry_of(tag, new);
-        true
-    }
-
-    /// Adds `entry`. `shard` is the number of the shard and decides by how much the table grows, if it must; it then
-    /// makes room for `expected` entries at once, if that is more.
-    fn insert(&mut self, entry: u64, shard: u8, expected: usize) {
-        if (self.len + 1) * 10 > self.capacity * 9 {
-            self.resize(Table::grown(self.capacity, shard).max(Table::capacity_for(expected, shard)));
-        }
-        if !self.place(entry) {
-            // Capacity follows the number of keys alone. Were it to grow here, keys that share a tag, which no
-            // capacity tells apart, would make it grow without bound.
-            self.resize(self.capacity);
-            let placed = self.place(entry);
-            assert!(placed, "a table has room in its slack after it was resized");
-        }
-        self.len += 1;
-    }
-
-    /// Puts `entry` behind those with the same or a smaller tag; `false`, with nothing changed, if the slack is
-    /// used up.
-    fn place(&mut self, entry: u64) -> bool {
-        let tag = tag_of_entry(entry);
-        let start = self.start_of(tag);
-        let mut bucket = start;
-        for other in self.entries_from(start, tag) {
-            debug_assert_ne!(other, entry, "an address is the place of one record, so it is inserted once");
-            bucket += 1;
-        }
-        let Some(pushed) = self.buckets[bucket..].iter().position(|other| *other == EMPTY) else {
-            return false;
-        };
-        self.buckets.copy_within(bucket..bucket + pushed, bucket + 1);
-        self.buckets[bucket] = entry;
-        true
-    }
-
-    /// Takes `entry` out, and makes the table smaller if few are left; `false` if it is not there.
-    fn remove(&mut self, entry: u64) -> bool {
-        let removed = self.take(entry);
-        // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
-        // between one resize and the next.
-        if removed && self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
-            self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
-        }
-        removed
-    }
-
-    /// Takes `entry` out of a table that stays as large as it is; `false` if it is not there.
-    fn take(&mut self, entry: u64) -> bool {
-        let Some(bucket) = self.bucket_of(entry) else { return false };
-        // What probing pushed to the right moves back. Left where it is, it would have an empty bucket between
-        // itself and its home, and a search would end there without seeing it.
-        let pushed = self.buckets[bucket + 1..]
-            .iter()
-            .zip(bucket + 1..)
-            .take_while(|(other, at)| {
-                **other != EMPTY && Table::home(tag_of_entry(**other), self.capacity) < *at
-            })
-            .count();
-        self.buckets.copy_within(bucket + 1..bucket + 1 + pushed, bucket);
-        self.buckets[bucket + pushed] = EMPTY;
-        self.len -= 1;
-        true
-    }
-
-    /// The capacity to grow to. Shards hold about equally many keys; were they all to grow by the same factor, they
-    /// would do so at about the same moment, and between those moments all of them would be emptiest together. The
-    /// factor goes from 1.2 in the first shard to 1.3 in the last.
-    fn grown(capacity: usize, shard: u8) -> usize {
-        (capacity + capacity / 5 + capacity / 10 * usize::from(shard) / SHARD_COUNT).max(MIN_CAPACITY)
-    }
-
-    /// The capacity for so many entries: as full as a table that grew to hold them is on average, and like such tables not
-    /// equally full in all shards.
-    fn capacity_for(expected: usize, shard: u8) -> usize {
-        (expected + expected / 4 * usize::from(shard) / SHARD_COUNT) * 10 / 9
-    }
-
-    /// How many buckets of slack stay free behind the last entry when a table of `capacity` buckets is made, of
-    /// which `overflow` entries lie in the slack already. At nine tenths full a handful of uniformly random tags
-    /// overflow; the share of `overflow` is for tags that are not random, so that many more of them do not mean
-    /// many more resizes.
-    fn spare(capacity: usize, overflow: usize) -> usize {
-        2 + (capacity / 64).min(32) + overflow / 4
-    }
-
-    /// Moves the entries into new buckets, `capacity` of them and the slack.
-    fn resize(&mut self, capacity: usize) {
-        let entries = || self.buckets.iter().copied().filter(|entry| *entry != EMPTY);
-        // In sorted order each entry lands on its home or right behind its predecessor.
-        let landing = |entry: u64, free: usize| Table::home(tag_of_entry(entry), capacity).max(free);
-
-        let end = entries().fold(0, |free, entry| landing(entry, free) + 1);
-        let overflow = end.saturating_sub(capacity);
-        let size = capacity + overflow + Table::spare(capacity, overflow);
-        let mut buckets = vec![EMPTY; size].into_boxed_slice();
-        let mut free = 0;
-        for entry in entries() {
-            let bucket = landing(entry, free);
-            buckets[bucket] = entry;
-            free = bucket + 1;
-        }
-        self.buckets = buckets;
-        self.capacity = capacity;
-    }
-}
+use crate::sync::RwLock;
 
 /// A table under its lock, on a cache line of its own: readers of neighbouring shards would otherwise slow each
 /// other down by writing to the same line when they take their locks.
@@ -258,14 +49,9 @@ impl Index {
         Index { shards: Box::new(std::array::from_fn(|_| Shard::default())) }
     }
 
-    /// The number of the shard for `hash`.
-    pub(crate) fn shard_of(hash: u128) -> u8 {
-        hash.to_be_bytes()[0]
-    }
-
     /// The table for `hash`, under its lock.
     fn table(&self, hash: u128) -> &RwLock<Table> {
-        &self.shards[usize::from(Index::shard_of(hash))].table
+        &self.shards[usize::from(shard_of(hash))].table
     }
 
     /// Offers the candidates for `hash` to `confirm`, one by one, until it answers `Some`; returns that answer.
@@ -273,7 +59,7 @@ impl Index {
     /// `confirm` runs under the shard's read lock, so that what it reads at the address is not recycled meanwhile.
     /// It must not call the index: the same shard's lock, taken twice, can wait for itself.
     pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
-        self.table(hash).read().find(tag_of_hash(hash), confirm)
+        self.table(hash).read().search(tag_of_hash(hash), confirm).ok()
     }
 
     /// Whether there is an entry with the tag of `hash` and with `address`.
@@ -284,7 +70,7 @@ impl Index {
     /// Puts in an entry for a key that, as the caller knows, has none.
     pub(crate) fn insert(&self, hash: u128, address: Address) {
         let entry = entry_of(tag_of_hash(hash), address);
-        self.table(hash).write().insert(entry, Index::shard_of(hash), 0);
+        self.table(hash).write().insert(entry, shard_of(hash), 0, None);
     }
 
     /// Swaps the address of one entry in one step, so that a reader finds the old one or the new one; `false`, with
@@ -313,66 +99,6 @@ impl Index {
         let tables: usize = self.shards.iter().map(|shard| size_of_val(&*shard.table.read().buckets)).sum();
         size_of_val(&*self.shards) + tables
     }
-
-    /// Shows every address to `visit`, shard by shard, each under its read lock: for statistics and checks.
-    ///
-    /// As in [`find`](Index::find), `visit` must not call the index. What others insert, replace or remove in the
-    /// meantime is seen or not.
-    #[cfg(test)]
-    fn for_each(&self, mut visit: impl FnMut(Address)) {
-        for shard in self.shards.iter() {
-            let table = shard.table.read();
-            for entry in table.buckets.iter().filter(|entry| **entry != EMPTY) {
-                visit(address_of_entry(*entry));
-            }
-        }
-    }
-}
-
-/// A shard under its lock, while opening puts in what footers say. All hashes given to it must be the shard's own.
-pub(crate) struct Filling<'a> {
-    table: RwLockWriteGuard<'a, Table>,
-    shard: u8,
-    expected: usize,
-}
-
-impl Filling<'_> {
-    /// What [`Index::find`] does.
-    pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
-        debug_assert_eq!(Index::shard_of(hash), self.shard);
-        self.table.find(tag_of_hash(hash), confirm)
-    }
-
-    /// Reads where a search for `hash` begins and does nothing with it. A search waits for memory, most of the time;
-    /// several of these in a row, which do not depend on each other, wait once, and the searches after them do not.
-    pub(crate) fn fetch(&self, hash: u128) -> u64 {
-        let home = Table::home(tag_of_hash(hash), self.table.capacity);
-        self.table.buckets.get(home).copied().unwrap_or(EMPTY)
-    }
-
-    /// What [`Index::insert`] does.
-    pub(crate) fn insert(&mut self, hash: u128, address: Address) {
-        debug_assert_eq!(Index::shard_of(hash), self.shard);
-        self.table.insert(entry_of(tag_of_hash(hash), address), self.shard, self.expected);
-    }
-
-    /// What [`Index::replace`] does.
-    pub(crate) fn replace(&mut self, hash: u128, old: Address, new: Address) -> bool {
-        self.table.replace(tag_of_hash(hash), old, new)
-    }
-
-    /// What [`Index::remove`] does, without making the table smaller: more is to come, and [`Filling::trim`] at the end.
-    pub(crate) fn remove(&mut self, hash: u128, address: Address) -> bool {
-        self.table.take(entry_of(tag_of_hash(hash), address))
-    }
-
-    /// Gives back what was made for entries that never came, once all of them have.
-    pub(crate) fn trim(&mut self) {
-        let fitting = Table::capacity_for(self.table.len, self.shard).max(MIN_CAPACITY);
-        if self.table.capacity > fitting + fitting / 4 {
-            self.table.resize(fitting);
-        }
-    }
 }
 
 impl fmt::Debug for Index {
@@ -388,7 +114,24 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::entry::{ADDRESS_UNIT_BYTES, EMPTY, TAG_BITS, address_of_entry, tag_of_entry};
+    use super::table::MIN_CAPACITY;
     use super::*;
+
+    impl Index {
+        /// Shows every address to `visit`, shard by shard, each under its read lock: for statistics and checks.
+        ///
+        /// As in [`find`](Index::find), `visit` must not call the index. What others insert, replace or remove in the
+        /// meantime is seen or not.
+        fn for_each(&self, mut visit: impl FnMut(Address)) {
+            for shard in self.shards.iter() {
+                let table = shard.table.read();
+                for entry in table.buckets.iter().filter(|entry| **entry != EMPTY) {
+                    visit(address_of_entry(*entry));
+                }
+            }
+        }
+    }
 
     const LAST_TAG: u64 = (1 << TAG_BITS) - 1;
 
@@ -752,7 +495,8 @@ mod tests {
             for number in 1..=300 {
                 let hash = random_hash(number + u64::from(shard) * 300) & (u128::MAX >> 8)
                     | u128::from(shard) << 120;
-                filling.insert(hash, address(number));
+                let vacancy = filling.find(hash, |_| None::<()>).unwrap_err();
+                filling.insert(vacancy, hash, address(number));
                 grown.insert(hash, address(number));
             }
             filling.trim();
