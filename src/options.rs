@@ -8,6 +8,7 @@ use crate::clock::{ManualClock, SystemTimeSource, TimeSource};
 use crate::engine::{Durability, Engine, Settings, Terms, largest_result_bytes};
 use crate::error::{Error, Result};
 use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
+use crate::log::writer::NewSlot;
 use crate::record::Retention;
 use crate::recover::{self, Config};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
@@ -132,6 +133,10 @@ impl Options {
     }
 
     /// When a change returns. Default: [`Durability::Sync`].
+    ///
+    /// Under [`Durability::Buffered`] the file grows by room that the operating system reserves, where it can (Linux and
+    /// Android), and is not filled with zeroes first. That halves what is written while the file grows, and a sync of what
+    /// is written to new room takes longer.
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
         self
@@ -192,6 +197,10 @@ impl Options {
             create: self.create,
             segment_bytes: self.segment_bytes,
             max_bytes: self.max_bytes.unwrap_or(u64::MAX),
+            new_slot: match self.durability {
+                Durability::Sync => NewSlot::Zeroed,
+                Durability::Buffered => NewSlot::Reserved,
+            },
             accept_clock_jump: self.accept_clock_jump,
             time_source,
         };

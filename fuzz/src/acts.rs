@@ -27,6 +27,7 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         16 => Act::Reopen,
         17 => Act::Drop,
         18 => Act::ReopenBack(MIN_BACK_MS + u32::from(size)),
+        20 => Act::DropToBuffered,
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -47,6 +48,7 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Reopen => (16, 0, 0),
         Act::Drop => (17, 0, 0),
         Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
+        Act::DropToBuffered => (20, 0, 0),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

@@ -32,7 +32,7 @@ use ledger::Ledger;
 use reader::Reader;
 use room::{Purpose, Room, Supply};
 use scan::Chain;
-use writer::{FullSegment, Progress, Start, Writer};
+use writer::{FullSegment, Growing, Progress, Start, Writer};
 
 /// The most that a batch may take of a segment, footer entries included.
 pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {
@@ -105,7 +105,7 @@ impl Log {
         storage: Arc<dyn Storage>,
         reader: Arc<Reader>,
         parameters: Parameters,
-        max_slots: u64,
+        growing: Growing,
         ledger: Ledger,
         start: Start,
     ) -> Log {
@@ -117,7 +117,7 @@ impl Log {
             Arc::clone(&reader),
             Arc::clone(&progress),
             parameters,
-            max_slots,
+            growing,
             start,
         );
         let room = Room::new(parameters.segment_bytes, limit);

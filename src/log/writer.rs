@@ -16,7 +16,7 @@ use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
-use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
+use crate::storage::{Storage, reserve, set_len, sync_data, write_all_at, write_zeroes_at};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -96,6 +96,23 @@ struct Growth {
     owed_bytes: u64,
 }
 
+/// How a slot at the end of the file comes by its room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NewSlot {
+    /// Zeroes are written to it, so that a sync of a record in it finds no metadata of the file system to write.
+    Zeroed,
+    /// Room is reserved and not written to: half of what is written to a file that grows, where hardly anything is synced
+    /// by itself. A file system that cannot do it gets zeroes.
+    Reserved,
+}
+
+/// How far a file may grow, and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Growing {
+    pub(crate) max_slots: u64,
+    pub(crate) new_slot: NewSlot,
+}
+
 /// How many zeroes an appended byte pays for: the next slot is ready well before this one is full.
 const ZEROES_PER_BYTE: u64 = 4;
 /// Zeroes written at once: few system calls, and little for the next sync to carry.
@@ -120,7 +137,7 @@ pub(crate) struct Writer {
     free: BTreeSet<u64>,
     /// Slots at full length and synced.
     slot_count: u64,
-    max_slots: u64,
+    growing: Growing,
     growth: Growth,
 }
 
@@ -141,7 +158,7 @@ impl Writer {
         reader: Arc<Reader>,
         progress: Arc<Progress>,
         parameters: Parameters,
-        max_slots: u64,
+        growing: Growing,
         start: Start,
     ) -> Writer {
         let Start { open_count, head, full, tail, free, slot_count } = start;
@@ -159,7 +176,7 @@ impl Writer {
             tail,
             free,
             slot_count,
-            max_slots,
+            growing,
             growth,
         };
         writer.progress.set_written(writer.end());
@@ -362,7 +379,7 @@ impl Writer {
             return true;
         }
         self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
-        if self.growth.owed_bytes < PIECE_BYTES || self.slot_count >= self.max_slots {
+        if self.growth.owed_bytes < PIECE_BYTES || self.slot_count >= self.growing.max_slots {
             return false;
         }
         self.growth.owed_bytes = 0;
@@ -378,8 +395,12 @@ impl Writer {
 
     fn fill(&mut self, bytes: u64) -> io::Result<()> {
         let left = self.parameters.segment_bytes - self.growth.filled_bytes;
-        let bytes = bytes.min(left);
         let at = self.reader.slot_offset(self.slot_count) + self.growth.filled_bytes;
+        if self.growing.new_slot == NewSlot::Reserved && reserve(&*self.storage, at, left)? {
+            self.growth.filled_bytes += left;
+            return Ok(());
+        }
+        let bytes = bytes.min(left);
         write_zeroes_at(&*self.storage, at, bytes)?;
         self.growth.filled_bytes += bytes;
         Ok(())
@@ -397,7 +418,7 @@ impl Writer {
     /// Makes the next slot at once. The outer error is one that leaves unknown what is on disk; the inner one says
     /// why the file cannot grow.
     pub(crate) fn try_grow(&mut self) -> io::Result<Result<(), String>> {
-        if self.slot_count >= self.max_slots {
+        if self.slot_count >= self.growing.max_slots {
             let now_bytes = STORE_HEADER_BYTES + self.slot_count * self.parameters.segment_bytes;
             return Ok(Err(format!(
                 "another segment of {} bytes would take the file, now {now_bytes} bytes, over Options::max_size",

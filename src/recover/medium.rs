@@ -11,6 +11,7 @@ use crate::format::header::{
 };
 use crate::format::{Fault, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::log::scan;
+use crate::log::writer::NewSlot;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
 
 /// How to open.
@@ -20,6 +21,7 @@ pub(crate) struct Config {
     /// Of a new file; an existing one keeps its own.
     pub(crate) segment_bytes: u64,
     pub(crate) max_bytes: u64,
+    pub(crate) new_slot: NewSlot,
     pub(crate) accept_clock_jump: bool,
     pub(crate) time_source: Arc<dyn TimeSource>,
 }

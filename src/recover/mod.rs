@@ -21,7 +21,7 @@ use crate::format::header::encode_store_header;
 use crate::index::Index;
 use crate::log::Log;
 use crate::log::reader::Reader;
-use crate::log::writer::{FullSegment, Start, Tail};
+use crate::log::writer::{FullSegment, Growing, Start, Tail};
 use crate::planted::{Bug, planted};
 use crate::status::MAX_OPEN_COUNT;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
@@ -77,7 +77,8 @@ pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> R
 
     let max_slots =
         config.max_bytes.min(MAX_FILE_BYTES).saturating_sub(STORE_HEADER_BYTES) / parameters.segment_bytes;
-    let log = Log::new(storage, reader, parameters, max_slots, ledger, survey.start(open_count, full));
+    let growing = Growing { max_slots, new_slot: config.new_slot };
+    let log = Log::new(storage, reader, parameters, growing, ledger, survey.start(open_count, full));
     log.begin_opening(clock.now_ms())?;
     Ok(Recovered { log: Arc::new(log), index, clock, open_count })
 }

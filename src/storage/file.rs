@@ -113,6 +113,18 @@ impl Storage for FileStorage {
         self.file.write_at(bytes, offset)
     }
 
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        match fallocate(&self.file, FallocateFlags::empty(), offset, length) {
+            Ok(()) => Ok(true),
+            Err(error @ (Errno::INTR | Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
+            // The file system, or a sandbox, knows no such call; or else whoever writes there hears what is wrong.
+            Err(_) => Ok(false),
+        }
+    }
+
     // On Apple systems std syncs with F_FULLFSYNC, here and below; a plain fsync would stop at the drive's
     // cache.
     fn sync_data(&self) -> io::Result<()> {
@@ -290,6 +302,28 @@ mod tests {
         let hard = directory.path().join("hard");
         fs::hard_link(&path, &hard).unwrap();
         assert!(matches!(FileStorage::open(&hard, true, true), Err(OpenError::Locked)));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_reserved_has_its_room_reads_as_zero_and_leaves_what_is_before_it_alone() {
+        use super::super::reserve;
+        use std::os::unix::fs::MetadataExt;
+        const LENGTH: u64 = 1 << 20;
+        let (_directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        write_all_at(&storage, &[7; 4_096], 0).unwrap();
+        if !reserve(&storage, 4_096, LENGTH).unwrap() {
+            assert_eq!(storage.len().unwrap(), 4_096, "a file system that cannot do it changes nothing");
+            return;
+        }
+        assert_eq!(storage.len().unwrap(), 4_096 + LENGTH);
+        let metadata = fs::metadata(&path).unwrap();
+        assert!(metadata.blocks() * 512 >= 4_096 + LENGTH, "{} blocks", metadata.blocks());
+        let mut bytes = vec![1; 4_096 + 1_048_576];
+        read_exact_at(&storage, &mut bytes, 0).unwrap();
+        assert!(bytes[..4_096].iter().all(|byte| *byte == 7));
+        assert!(bytes[4_096..].iter().all(|byte| *byte == 0));
     }
 
     #[cfg(target_os = "linux")]

@@ -49,6 +49,13 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// before `offset` reads as zero. See [`write_all_at`].
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
+    /// Makes room on the medium for `length` bytes at `offset`, where the storage ends, without writing them: it then
+    /// ends behind them, they read as zero, and writing them finds no disk full. `false`, with nothing changed, if this
+    /// storage cannot promise that. See [`reserve`].
+    fn reserve(&self, _offset: u64, _length: u64) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Makes the data durable, and whatever metadata is needed to read it back (fdatasync).
     ///
     /// After any failure but an interruption it is unknown what is durable, and a second call may report a
@@ -135,6 +142,11 @@ pub(crate) fn sync_all(storage: &dyn Storage) -> io::Result<()> {
 /// Changes the length; only an interruption is tried again.
 pub(crate) fn set_len(storage: &dyn Storage, length: u64) -> io::Result<()> {
     uninterrupted(|| storage.set_len(length))
+}
+
+/// Makes room at the end without writing it, if the storage can; only an interruption is tried again.
+pub(crate) fn reserve(storage: &dyn Storage, offset: u64, length: u64) -> io::Result<bool> {
+    uninterrupted(|| storage.reserve(offset, length))
 }
 
 /// Repeats `call` for as long as a signal interrupts it before it did anything.

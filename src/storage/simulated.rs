@@ -313,6 +313,11 @@ impl Storage for SimulatedDisk {
         }
     }
 
+    // For a crash, a change of length like any other; the full disk is met here and not by the writes into it.
+    fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
+        self.set_len(offset + length).map(|()| true)
+    }
+
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut disk = self.disk.lock();
         let fault = disk.step(Sort::Read)?;

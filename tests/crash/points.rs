@@ -101,6 +101,17 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
     }
     growth.push(Reopen);
     scripts.push(("segment switch and growth", growth));
+    let mut buffered = vec![DropToBuffered];
+    for key in 0..16 {
+        buffered.extend([Begin(key), Complete(key, 12_000)]);
+        match key {
+            5 => buffered.push(Sync),
+            9 => buffered.extend([Record(20, 10), Forget(0), Begin(21), Abandon(21), Set(22, 600)]),
+            13 => buffered.extend([DropToBuffered, Resolve(21, 0)]),
+            _ => {}
+        }
+    }
+    scripts.push(("a buffered store that grows", buffered));
     // Begun early and ended while their segment is being retired.
     let mut reclaiming = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22)];
     reclaiming.extend((11..19).map(Begin));
@@ -327,6 +338,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => Just(Act::Compact),
         1 => Just(Act::Reopen),
         1 => Just(Act::Drop),
+        1 => Just(Act::DropToBuffered),
         1 => prop_oneof![Just(20_000_u32), Just(70_000)].prop_map(Act::ReopenBack),
         2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
     ]

@@ -34,6 +34,8 @@ pub enum Act {
     Reopen,
     /// Handles are dropped without a close, and the store is opened again.
     Drop,
+    /// The same, and until it is opened again nothing is synced that does not ask for it.
+    DropToBuffered,
     Advance(u32),
     /// A clean close, the wall clock is set back by so much (more than the small steps that are followed), and an
     /// opening.
@@ -90,6 +92,8 @@ pub struct World {
     pub oracle: Oracle,
     /// What store time must be: it does not follow a wall clock that is set back.
     pub time_ms: u64,
+    /// Whether what does not say how durable it is wanted is only written.
+    buffered: bool,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
 }
@@ -127,6 +131,7 @@ impl World {
             clock,
             oracle: Oracle::new(),
             time_ms: START_MS,
+            buffered: false,
             store: Some(store),
             leases: BTreeMap::new(),
         })
@@ -158,7 +163,7 @@ impl World {
         let status = |model: &Model, key: u8| model.get(&key).map_or(Status::Absent, |known| known.status);
         let attempt = |model: &Model, key: u8| model.get(&key).map_or(0, |known| known.attempt);
         let held = |leases: &BTreeMap<u8, Lease>, key: u8| leases.contains_key(&key);
-        let mut durable = true;
+        let mut durable = !self.buffered;
         match act {
             Act::Begin(key) => {
                 let before = (status(&next, key), held(&self.leases, key));
@@ -349,13 +354,13 @@ impl World {
                 }
                 return Ok(());
             }
-            Act::Reopen | Act::Drop | Act::ReopenBack(_) => {
+            Act::Reopen | Act::Drop | Act::DropToBuffered | Act::ReopenBack(_) => {
                 self.leases.clear();
                 let store = self.store.take().unwrap();
                 if let Act::ReopenBack(by_ms) = act {
                     self.clock.jump_wall(self.clock.now_ms() - u64::from(by_ms));
                 }
-                if act != Act::Drop {
+                if !matches!(act, Act::Drop | Act::DropToBuffered) {
                     if let Err(error) = store.close() {
                         return self.failed(act, error);
                     }
@@ -363,7 +368,9 @@ impl World {
                 } else {
                     drop(store);
                 }
-                match options(&self.clock).open_simulated(&self.disk) {
+                self.buffered = act == Act::DropToBuffered;
+                let durability = if self.buffered { Durability::Buffered } else { Durability::Sync };
+                match options(&self.clock).durability(durability).open_simulated(&self.disk) {
                     Ok(store) => {
                         assert_eq!(
                             store.stats().store_time_ms,
