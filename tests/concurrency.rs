@@ -216,25 +216,6 @@ fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
     assert_eq!(closed + acquired, 150);
 }
 
-#[test]
-fn many_threads_share_syncs() {
-    let place = Place::new();
-    let store = place.open();
-    let before = store.stats().syncs;
-    std::thread::scope(|scope| {
-        for thread in 0..16 {
-            let store = &store;
-            scope.spawn(move || {
-                for n in 0..100 {
-                    perform(store, &format!("{thread}-{n}"), &[1; 100]);
-                }
-            });
-        }
-    });
-    let syncs = store.stats().syncs - before;
-    assert!(syncs < 3_200 / 2, "{syncs} syncs for 3,200 records");
-}
-
 /// Everything at once, with reclaiming under way, against what each thread knows of its own keys.
 #[test]
 fn readers_writers_reclaiming_and_compaction_agree_about_every_key() {

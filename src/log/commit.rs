@@ -526,6 +526,14 @@ mod tests {
     /// Syncs only when somebody has said that it goes on.
     struct Patient {
         goes_on: Mutex<std::sync::mpsc::Receiver<()>>,
+        syncs: AtomicU64,
+    }
+
+    impl Patient {
+        fn new() -> (std::sync::mpsc::Sender<()>, Patient) {
+            let (going_on, goes_on) = std::sync::mpsc::channel();
+            (going_on, Patient { goes_on: Mutex::new(goes_on), syncs: AtomicU64::new(0) })
+        }
     }
 
     impl Medium for Patient {
@@ -533,6 +541,7 @@ mod tests {
             Ok(Placement::default())
         }
         fn sync(&self) -> io::Result<()> {
+            self.syncs.fetch_add(1, Ordering::SeqCst);
             // Long enough for any machine; only a wait that never ends gets there.
             self.goes_on.lock().recv_timeout(std::time::Duration::from_secs(60)).map_err(io::Error::other)
         }
@@ -540,8 +549,7 @@ mod tests {
 
     #[test]
     fn who_wants_its_record_written_does_not_wait_for_the_sync_of_those_it_travels_with() {
-        let (going_on, goes_on) = std::sync::mpsc::channel();
-        let medium = Patient { goes_on: Mutex::new(goes_on) };
+        let (going_on, medium) = Patient::new();
         let commit = commit();
         let synced = commit.append(&record("synced"), 1, 0, Until::Synced).unwrap();
         let written = commit.append(&record("written"), 2, 0, Until::Written).unwrap();
@@ -554,6 +562,35 @@ mod tests {
             going_on.send(()).unwrap();
             leading.join().unwrap().unwrap();
         });
+    }
+
+    #[test]
+    fn all_who_come_while_a_sync_is_under_way_share_the_next_one() {
+        let (going_on, medium) = Patient::new();
+        let commit = commit();
+        std::thread::scope(|scope| {
+            let wait = |ticket| commit.wait(&ticket, &medium).map(drop);
+            let append = |number| commit.append(&record("k"), number, 0, Until::Synced).unwrap();
+            let first = append(0);
+            let mut threads = vec![scope.spawn(move || wait(first))];
+            while !commit.queue.lock().leading {
+                std::thread::yield_now();
+            }
+            for number in 1..=15 {
+                let ticket = append(number);
+                threads.push(scope.spawn(move || wait(ticket)));
+            }
+            while commit.queue.lock().batches.front().is_none_or(|batch| batch.waiting < 15) {
+                std::thread::yield_now();
+            }
+            for _ in 0..2 {
+                going_on.send(()).unwrap();
+            }
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
+        });
+        assert_eq!(medium.syncs.into_inner(), 2, "one of the first, one of the fifteen");
     }
 
     #[test]
