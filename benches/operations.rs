@@ -5,15 +5,18 @@
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::cast_possible_truncation,
     reason = "a benchmark that fails should stop"
 )]
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
+use std::time::Duration;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use oncekey::{Begin, Durability, Fingerprint, Options, Store};
+use oncekey::{Attempt, Begin, Durability, Failure, Fingerprint, Options, Store};
 
 const RESULT: [u8; 256] = [7; 256];
 /// What a record of these keys and results takes in a frame of its own.
@@ -64,6 +67,15 @@ fn durable(criterion: &mut Criterion) {
             }
         });
     });
+    let store = Store::open(directory.path().join("rerun.once")).unwrap();
+    group.bench_function("a rerunnable operation: two writes, one sync", |bencher| {
+        bencher.iter(|| {
+            number += 1;
+            let key = key(number);
+            let act = |_: &Attempt<'_>| Ok::<_, Failure<Infallible>>(RESULT.to_vec());
+            store.operation(&key).rerun().run(act).unwrap()
+        });
+    });
     let store = Store::open(directory.path().join("begin.once")).unwrap();
     group.bench_function("begin and complete", |bencher| {
         bencher.iter(|| {
@@ -100,17 +112,80 @@ fn buffered(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn replay(criterion: &mut Criterion) {
-    const KEYS: u64 = 100_000;
-    let mut group = criterion.benchmark_group("replay, 100,000 keys");
+/// Records that become durable together, and what goes on in the background of them: slots that are used again.
+fn batched(criterion: &mut Criterion) {
+    const BATCH: u64 = 100;
+    let mut group = criterion.benchmark_group("100 records made durable together");
     let directory = tempfile::tempdir_in(".").unwrap();
-    let store =
-        Options::new().durability(Durability::Buffered).open(directory.path().join("replay.once")).unwrap();
-    let keys: Vec<String> = (0..KEYS).map(key).collect();
+    let file = prepared(&directory);
+    let frame = vec![1; FRAME_BYTES * BATCH as usize];
+    let mut turn = 0;
+    group.bench_function("floor: one write, one sync", |bencher| {
+        bencher.iter(|| {
+            turn += BATCH;
+            file.write_all_at(&frame, place(turn)).unwrap();
+            file.sync_data().unwrap();
+        });
+    });
+    let mut number = 0;
+    for (name, retention) in [("kept", 3_600), ("kept for a second, and reclaimed", 1)] {
+        let path = directory.path().join(format!("batched-{retention}.once"));
+        let options =
+            Options::new().durability(Durability::Buffered).retention(Duration::from_secs(retention));
+        let store = options.open(path).unwrap();
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                for _ in 0..BATCH {
+                    number += 1;
+                    store.record(&key(number), Fingerprint::NONE, &RESULT).unwrap();
+                }
+                store.sync().unwrap();
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A store of so many finished operations, and their keys.
+fn filled(directory: &tempfile::TempDir, count: u64) -> (std::path::PathBuf, Store, Vec<String>) {
+    let path = directory.path().join("filled.once");
+    let store = Options::new().durability(Durability::Buffered).open(&path).unwrap();
+    let keys: Vec<String> = (0..count).map(key).collect();
     for key in &keys {
         store.record(key, Fingerprint::NONE, &RESULT).unwrap();
     }
     store.sync().unwrap();
+    (path, store, keys)
+}
+
+fn open(criterion: &mut Criterion) {
+    const KEYS: u64 = 200_000;
+    /// What a footer has for each record.
+    const ENTRY_BYTES: usize = 48;
+    let mut group = criterion.benchmark_group("open, 200,000 keys");
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let (path, store, _) = filled(&directory, KEYS);
+    store.close().unwrap();
+    let file = File::open(&path).unwrap();
+    let mut bytes = vec![0; ENTRY_BYTES * KEYS as usize];
+    group.bench_function("floor: as many bytes as the footers have, read and summed", |bencher| {
+        bencher.iter(|| {
+            file.read_exact_at(&mut bytes, 0).unwrap();
+            let (words, _) = bytes.as_chunks::<8>();
+            black_box(words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word))))
+        });
+    });
+    group.bench_function("open and close", |bencher| {
+        bencher.iter(|| Store::open(&path).unwrap().close().unwrap());
+    });
+    group.finish();
+}
+
+fn replay(criterion: &mut Criterion) {
+    const KEYS: u64 = 100_000;
+    let mut group = criterion.benchmark_group("replay, 100,000 keys");
+    let directory = tempfile::tempdir_in(".").unwrap();
+    let (_, store, keys) = filled(&directory, KEYS);
     let map: std::collections::HashMap<&str, [u8; 256]> =
         keys.iter().map(|key| (key.as_str(), RESULT)).collect();
     let mut turn = 0;
@@ -125,6 +200,10 @@ fn replay(criterion: &mut Criterion) {
     group.bench_function("a known key", |bencher| {
         bencher.iter(|| store.begin(&keys[next()], Fingerprint::NONE).unwrap());
     });
+    let mut answer = Vec::new();
+    group.bench_function("a known key, into a buffer", |bencher| {
+        bencher.iter(|| store.replay_into(&keys[next()], Fingerprint::NONE, &mut answer).unwrap());
+    });
     let unknown: Vec<String> = (KEYS..2 * KEYS).map(key).collect();
     group.bench_function("an unknown key", |bencher| {
         bencher.iter(|| store.get(&unknown[next()]).unwrap());
@@ -132,5 +211,5 @@ fn replay(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, durable, buffered, replay);
+criterion_group!(benches, durable, buffered, batched, replay, open);
 criterion_main!(benches);
