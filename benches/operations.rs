@@ -1,5 +1,5 @@
-//! One thread's work on the real file, each beside the floor: a bare loop that writes and syncs as many bytes at the same
-//! place in a file made ready in the same way. `cargo bench` prints both; quote their ratio, never the times.
+//! One thread's work on the real file, each beside the floor: a bare loop that writes and syncs as many bytes in a file of
+//! zeroes that are on disk. `cargo bench` prints both; quote their ratio, never the times.
 
 #![allow(
     missing_docs,
@@ -13,7 +13,7 @@ use std::convert::Infallible;
 use std::fs::File;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use oncekey::{Attempt, Begin, Durability, Failure, Fingerprint, Options, Store};
@@ -67,6 +67,15 @@ fn durable(criterion: &mut Criterion) {
             }
         });
     });
+    group.bench_function("floor: two writes, one sync", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..2 {
+                turn += 1;
+                file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+            }
+            file.sync_data().unwrap();
+        });
+    });
     let store = Store::open(directory.path().join("rerun.once")).unwrap();
     group.bench_function("a rerunnable operation: two writes, one sync", |bencher| {
         bencher.iter(|| {
@@ -112,7 +121,7 @@ fn buffered(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Records that become durable together, and what goes on in the background of them: slots that are used again.
+/// Records that become durable together: in a file that grows, and in slots that are used again and again.
 fn batched(criterion: &mut Criterion) {
     const BATCH: u64 = 100;
     let mut group = criterion.benchmark_group("100 records made durable together");
@@ -120,6 +129,15 @@ fn batched(criterion: &mut Criterion) {
     let file = prepared(&directory);
     let frame = vec![1; FRAME_BYTES * BATCH as usize];
     let mut turn = 0;
+    group.bench_function("floor: 100 writes, one sync", |bencher| {
+        bencher.iter(|| {
+            for _ in 0..BATCH {
+                turn += 1;
+                file.write_all_at(&frame[..FRAME_BYTES], place(turn)).unwrap();
+            }
+            file.sync_data().unwrap();
+        });
+    });
     group.bench_function("floor: one write, one sync", |bencher| {
         bencher.iter(|| {
             turn += BATCH;
@@ -168,15 +186,30 @@ fn open(criterion: &mut Criterion) {
     store.close().unwrap();
     let file = File::open(&path).unwrap();
     let mut bytes = vec![0; ENTRY_BYTES * KEYS as usize];
-    group.bench_function("floor: as many bytes as the footers have, read and summed", |bencher| {
-        bencher.iter(|| {
-            file.read_exact_at(&mut bytes, 0).unwrap();
-            let (words, _) = bytes.as_chunks::<8>();
-            black_box(words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word))))
+    let written = prepared(&directory);
+    group.bench_function(
+        "floor: as many bytes as the footers have, read and summed; one write, one sync",
+        |bencher| {
+            bencher.iter(|| {
+                written.write_all_at(&[1; 48], 0).unwrap();
+                written.sync_data().unwrap();
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                let (words, _) = bytes.as_chunks::<8>();
+                black_box(words.iter().fold(0_u64, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word))))
+            });
+        },
+    );
+    group.bench_function("open", |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut spent = Duration::ZERO;
+            for _ in 0..rounds {
+                let begun = Instant::now();
+                let store = Store::open(&path).unwrap();
+                spent += begun.elapsed();
+                store.close().unwrap();
+            }
+            spent
         });
-    });
-    group.bench_function("open and close", |bencher| {
-        bencher.iter(|| Store::open(&path).unwrap().close().unwrap());
     });
     group.finish();
 }

@@ -181,6 +181,9 @@ fn only_begin_and_record_say_full_and_everything_that_began_can_be_completed() {
     let store = options.open(&place.path).unwrap();
     let (leases, begun) = fill(&store);
     assert!(begun > 20, "{begun}");
+    let reserved_bytes = store.stats().reserved_bytes;
+    let least_bytes = leases.len() as u64 * 4_000;
+    assert!((least_bytes..2 * least_bytes).contains(&reserved_bytes), "{reserved_bytes} for {begun} results");
     assert!(matches!(store.record("one more", NONE, &[0; 4_000]), Err(Error::Full { .. })));
     assert!(store.get("one more").unwrap().is_absent());
     for (n, mut lease) in leases.into_iter().enumerate() {

@@ -1,5 +1,7 @@
 //! One shard's entries: a hash table that is sorted.
 
+use std::convert::Infallible;
+
 use super::entry::{
     ADDRESS_BITS, Address, EMPTY, SHARD_COUNT, TAG_BITS, address_of_entry, entry_of, tag_of_entry,
 };
@@ -33,7 +35,7 @@ impl Table {
     /// slack if there is none.
     fn start_of(&self, tag: u64) -> usize {
         let home = Table::home(tag, self.capacity);
-        // An empty bucket, less one, is greater than everything. No entry is as small as its tag alone.
+        // Both less one, so that an empty bucket is greater than everything; for tag 0, nothing is smaller.
         let smallest = (tag << ADDRESS_BITS).saturating_sub(1);
         let smaller = |entry: &&u64| entry.wrapping_sub(1) < smallest;
         home + self.buckets[home..].iter().take_while(smaller).count()
@@ -54,8 +56,10 @@ impl Table {
 
     /// The bucket behind the entries with `tag`, where another one belongs.
     fn behind(&self, tag: u64) -> usize {
-        let start = self.start_of(tag);
-        start + self.entries_from(start, tag).count()
+        match self.search(tag, |_| None::<Infallible>) {
+            Ok(never) => match never {},
+            Err(bucket) => bucket,
+        }
     }
 
     /// Offers the addresses under `tag` to `confirm`, one by one, until it answers `Some`; returns that answer, or
@@ -104,7 +108,9 @@ impl Table {
             self.bucket_of(entry).is_none(),
             "an address is the place of one record: it comes once"
         );
-        let bucket = bucket.unwrap_or_else(|| self.behind(tag_of_entry(entry)));
+        let behind = || self.behind(tag_of_entry(entry));
+        debug_assert!(bucket.is_none_or(|bucket| bucket == behind()), "the table changed since the search");
+        let bucket = bucket.unwrap_or_else(behind);
         self.place(entry, bucket);
         self.len += 1;
     }
@@ -161,7 +167,7 @@ impl Table {
     /// The capacity for so many entries: as full as a table that grew to hold them is on average, and like such tables not
     /// equally full in all shards.
     pub(super) fn capacity_for(expected: usize, shard: u8) -> usize {
-        (expected + expected / 4 * usize::from(shard) / SHARD_COUNT) * 10 / 9
+        ((expected + expected / 4 * usize::from(shard) / SHARD_COUNT) * 10).div_ceil(9)
     }
 
     /// How many buckets of slack stay free behind the last entry when a table of `capacity` buckets is made, of

@@ -523,6 +523,15 @@ mod tests {
         }
     }
 
+    /// Waits until it is so, on any machine; what never comes to be so fails, and does not hang.
+    fn until(is_so: impl Fn() -> bool) {
+        let begun = std::time::Instant::now();
+        while !is_so() {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(60), "it never came to be so");
+            std::thread::yield_now();
+        }
+    }
+
     /// Syncs only when somebody has said that it goes on.
     struct Patient {
         goes_on: Mutex<std::sync::mpsc::Receiver<()>>,
@@ -555,9 +564,7 @@ mod tests {
         let written = commit.append(&record("written"), 2, 0, Until::Written).unwrap();
         std::thread::scope(|scope| {
             let leading = scope.spawn(|| commit.wait(&synced, &medium).map(drop));
-            while !commit.queue.lock().leading {
-                std::thread::yield_now();
-            }
+            until(|| commit.queue.lock().leading);
             commit.wait(&written, &medium).unwrap();
             going_on.send(()).unwrap();
             leading.join().unwrap().unwrap();
@@ -573,16 +580,12 @@ mod tests {
             let append = |number| commit.append(&record("k"), number, 0, Until::Synced).unwrap();
             let first = append(0);
             let mut threads = vec![scope.spawn(move || wait(first))];
-            while !commit.queue.lock().leading {
-                std::thread::yield_now();
-            }
+            until(|| commit.queue.lock().leading);
             for number in 1..=15 {
                 let ticket = append(number);
                 threads.push(scope.spawn(move || wait(ticket)));
             }
-            while commit.queue.lock().batches.front().is_none_or(|batch| batch.waiting < 15) {
-                std::thread::yield_now();
-            }
+            until(|| commit.queue.lock().batches.front().is_some_and(|batch| batch.waiting == 15));
             for _ in 0..2 {
                 going_on.send(()).unwrap();
             }

@@ -16,7 +16,7 @@ use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
-use crate::storage::{Storage, reserve, set_len, sync_data, write_all_at, write_zeroes_at};
+use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -90,9 +90,9 @@ impl Progress {
 /// A slot that is being made at the end of the file.
 #[derive(Debug, Default)]
 struct Growth {
-    /// Zeroes written so far.
+    /// Zeroes written, or room reserved, so far.
     filled_bytes: u64,
-    /// Zeroes that appended bytes have paid for and that were not written yet.
+    /// What appended bytes have paid for and is not there yet.
     owed_bytes: u64,
 }
 
@@ -370,7 +370,8 @@ impl Writer {
         }
     }
 
-    /// Pays for the next slot what `appended_bytes` owe it. True when it is filled and waits for a sync.
+    /// Pays for the next slot what `appended_bytes` owe it: a piece of zeroes at a time, or all of it at once where room
+    /// is reserved. True when it is filled and waits for a sync.
     ///
     /// A disk that is full, or any other reason not to grow, is met here where it harms nobody; whoever needs the slot meets
     /// it again in [`Writer::grow_now`].
@@ -395,8 +396,11 @@ impl Writer {
 
     fn fill(&mut self, bytes: u64) -> io::Result<()> {
         let left = self.parameters.segment_bytes - self.growth.filled_bytes;
+        if left == 0 {
+            return Ok(());
+        }
         let at = self.reader.slot_offset(self.slot_count) + self.growth.filled_bytes;
-        if self.growing.new_slot == NewSlot::Reserved && reserve(&*self.storage, at, left)? {
+        if self.growing.new_slot == NewSlot::Reserved && self.storage.reserve(at, left)? {
             self.growth.filled_bytes += left;
             return Ok(());
         }

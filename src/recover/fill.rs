@@ -22,12 +22,16 @@ use crate::log::scan;
 use crate::log::writer::FullSegment;
 use crate::record::Weight;
 
-/// A window is this share of the log, so that each shard takes many entries while its table is in the processor's cache,
-/// and what is kept of a window stays small beside the index.
+/// A window is this share of the log, so that each shard takes many entries while its table is in the processor's cache.
+/// What is kept of a window, 24 bytes an entry, is then 3 bytes for each entry of the log, beside the index's 10.
 const WINDOWS: usize = 8;
 
 /// Segments that each thread reads in a window, at least, or starting the threads would take longer.
 const SEGMENTS_FOR_A_THREAD: usize = 4;
+
+/// No window is longer, unless that is less than a segment for each thread: of a log in which all has expired, what is
+/// kept of the window is all that opening takes.
+const MAX_WINDOW_BYTES: u64 = 512 << 20;
 
 /// Logs shorter than this are read by one thread: starting others would take longer.
 const PARALLEL_FROM_BYTES: u64 = 16 << 20;
@@ -111,9 +115,10 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
 
     let mut full = Vec::with_capacity(survey.links.len());
     let mut lasting = 0;
-    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads);
+    let most = usize::try_from(MAX_WINDOW_BYTES / survey.parameters.segment_bytes).unwrap_or(1);
+    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads).min(most).max(threads);
     for links in survey.links.chunks(window) {
-        let read = spread(threads, links.len(), |at, room| filler.read(&links[at], room));
+        let read = spread(threads, links.len(), |at, buffers| filler.read(&links[at], buffers));
         let mut sorted = Vec::with_capacity(links.len());
         for outcome in read {
             let (segment, steps, tally) = outcome?;
@@ -141,11 +146,11 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
 
 impl Filler<'_> {
     /// What a full segment says, by its footer or, where that is damaged, by its frames.
-    fn read(&self, link: &Link, room: &mut Room) -> Result<(FullSegment, Sorted, Tally)> {
+    fn read(&self, link: &Link, buffers: &mut Buffers) -> Result<(FullSegment, Sorted, Tally)> {
         let Survey { parameters, .. } = self.survey;
         let (medium, sequence) = (self.medium, link.sequence);
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
-        let footer = scan::read_footer(medium.storage, offset, sequence, parameters, &mut room.footer);
+        let footer = scan::read_footer(medium.storage, offset, sequence, parameters, &mut buffers.footer);
         if let Ok((trailer, entries)) = medium.io("read a footer", footer)? {
             if trailer.end != link.end || trailer.last_checksum != link.checksum {
                 return medium.corrupt(offset, "the footer and the next segment's header do not agree");
@@ -153,7 +158,7 @@ impl Filler<'_> {
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
             // A kind that this version does not know is told of by the frame that holds it.
-            if let Ok((sorted, tally)) = self.sort(&segment, entries, &mut room.steps) {
+            if let Ok((sorted, tally)) = self.sort(&segment, entries, &mut buffers.steps) {
                 return Ok((segment, sorted, tally));
             }
         }
@@ -170,7 +175,7 @@ impl Filler<'_> {
             );
         }
         let segment = FullSegment { slot: link.slot, end: scan.end, record_bytes: scan.record_bytes };
-        let (sorted, tally) = self.sort(&segment, scan.entries.into_iter().map(Ok), &mut room.steps)?;
+        let (sorted, tally) = self.sort(&segment, scan.entries.into_iter().map(Ok), &mut buffers.steps)?;
         Ok((segment, sorted, tally))
     }
 
@@ -280,28 +285,29 @@ impl Filler<'_> {
 
 /// What a thread reads segments with, kept from one to the next.
 #[derive(Default)]
-struct Room {
+struct Buffers {
     footer: Vec<u8>,
     steps: Vec<Step>,
 }
 
 /// Does `work` for every number below `count`, on so many threads or as many as can be had, and gives the answers in
-/// order. Every thread has a room that it uses again.
-fn spread<T: Send, Room: Default>(
+/// order. What a thread keeps from one number to the next begins as the
+/// default.
+fn spread<T: Send, Kept: Default>(
     threads: usize,
     count: usize,
-    work: impl Fn(usize, &mut Room) -> T + Sync,
+    work: impl Fn(usize, &mut Kept) -> T + Sync,
 ) -> Vec<T> {
     let next = AtomicUsize::new(0);
     let take = || {
-        let mut room = Room::default();
+        let mut kept = Kept::default();
         let mut done = Vec::new();
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= count {
                 return done;
             }
-            done.push((number, work(number, &mut room)));
+            done.push((number, work(number, &mut kept)));
         }
     };
     let mut done = thread::scope(|scope| {

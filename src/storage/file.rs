@@ -119,8 +119,9 @@ impl Storage for FileStorage {
         use rustix::io::Errno;
         match fallocate(&self.file, FallocateFlags::empty(), offset, length) {
             Ok(()) => Ok(true),
-            Err(error @ (Errno::INTR | Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
-            // The file system, or a sandbox, knows no such call; or else whoever writes there hears what is wrong.
+            Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
+            // The file system, or a sandbox, knows no such call; or something is wrong, and whoever writes the zeroes hears
+            // of it. Interrupted, it may have undone what it did: tried again, it need never come to an end.
             Err(_) => Ok(false),
         }
     }
@@ -307,19 +308,19 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn what_is_reserved_has_its_room_reads_as_zero_and_leaves_what_is_before_it_alone() {
-        use super::super::reserve;
         use std::os::unix::fs::MetadataExt;
         const LENGTH: u64 = 1 << 20;
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         write_all_at(&storage, &[7; 4_096], 0).unwrap();
-        if !reserve(&storage, 4_096, LENGTH).unwrap() {
+        if !storage.reserve(4_096, LENGTH).unwrap() {
             assert_eq!(storage.len().unwrap(), 4_096, "a file system that cannot do it changes nothing");
             return;
         }
         assert_eq!(storage.len().unwrap(), 4_096 + LENGTH);
-        let metadata = fs::metadata(&path).unwrap();
-        assert!(metadata.blocks() * 512 >= 4_096 + LENGTH, "{} blocks", metadata.blocks());
+        // A file system that copies what it writes may say yes and set nothing aside.
+        let blocks = fs::metadata(&path).unwrap().blocks();
+        assert!(blocks < 16 || blocks * 512 >= 4_096 + LENGTH, "{blocks} blocks");
         let mut bytes = vec![1; 4_096 + 1_048_576];
         read_exact_at(&storage, &mut bytes, 0).unwrap();
         assert!(bytes[..4_096].iter().all(|byte| *byte == 7));

@@ -39,7 +39,7 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// Cuts off what lies beyond `length`, or extends with bytes that read as zero.
     ///
     /// Extending reserves no room on the medium: a later write into it may still find the disk full. Room is
-    /// reserved by [`write_zeroes_at`].
+    /// set aside by [`Storage::reserve`] and [`write_zeroes_at`].
     fn set_len(&self, length: u64) -> io::Result<()>;
 
     /// Reads at `offset`, perhaps less than asked for; 0 is the end of the file. See [`read_exact_at`].
@@ -49,9 +49,12 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// before `offset` reads as zero. See [`write_all_at`].
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes room on the medium for `length` bytes at `offset`, where the storage ends, without writing them: it then
-    /// ends behind them, they read as zero, and writing them finds no disk full. `false`, with nothing changed, if this
-    /// storage cannot promise that. See [`reserve`].
+    /// Makes room on the medium for `length` bytes at `offset`, without writing them: the storage then ends behind them or
+    /// later, and writing them finds no disk full. What was there stays, what was not reads as zero. `false` if this
+    /// storage cannot do that; after that, and after an error, it may be longer than before.
+    ///
+    /// A file system that never writes in place may promise it and be full all the same, as it may be for bytes that were
+    /// written before.
     fn reserve(&self, _offset: u64, _length: u64) -> io::Result<bool> {
         Ok(false)
     }
@@ -142,11 +145,6 @@ pub(crate) fn sync_all(storage: &dyn Storage) -> io::Result<()> {
 /// Changes the length; only an interruption is tried again.
 pub(crate) fn set_len(storage: &dyn Storage, length: u64) -> io::Result<()> {
     uninterrupted(|| storage.set_len(length))
-}
-
-/// Makes room at the end without writing it, if the storage can; only an interruption is tried again.
-pub(crate) fn reserve(storage: &dyn Storage, offset: u64, length: u64) -> io::Result<bool> {
-    uninterrupted(|| storage.reserve(offset, length))
 }
 
 /// Repeats `call` for as long as a signal interrupts it before it did anything.

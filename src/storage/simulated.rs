@@ -71,6 +71,7 @@ struct Disk {
     failing: Vec<Sort>,
     has_power: bool,
     capacity_bytes: Option<usize>,
+    cannot_reserve: bool,
     syncs: u64,
 }
 
@@ -123,6 +124,11 @@ impl SimulatedDisk {
     /// The file cannot become longer than this; None: it can.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.disk.lock().capacity_bytes = bytes;
+    }
+
+    /// Whether room can be reserved without writing, as some file systems cannot. They can to begin with.
+    pub fn set_reserves(&self, reserves: bool) {
+        self.disk.lock().cannot_reserve = !reserves;
     }
 
     /// How many writes, syncs and changes of length there were.
@@ -315,7 +321,14 @@ impl Storage for SimulatedDisk {
 
     // For a crash, a change of length like any other; the full disk is met here and not by the writes into it.
     fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
-        self.set_len(offset + length).map(|()| true)
+        if self.disk.lock().cannot_reserve {
+            return Ok(false);
+        }
+        let longest = self.len()?.max(offset + length);
+        match self.set_len(longest) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            outcome => outcome.map(|()| true),
+        }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {

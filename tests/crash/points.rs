@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use oncekey::Durability;
 use oncekey::simulation::SimulatedDisk;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 
 use crate::common::random::{Random, number_from, seed};
-use crate::world::{Act, World, exercise, options, power_loss_at};
+use crate::world::{Act, World, exercise, grow, options, power_loss_at};
 
 /// Scripts, each named by what it covers. Results of 12,000 bytes fill a segment with five records.
 pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
@@ -235,10 +236,41 @@ fn check_image(
     world.check(&store)?;
     exercise(world, &store)?;
     store.close().map_err(|error| format!("it does not close: {error}"))?;
-    let store =
-        options(&world.clock).open_simulated(image).map_err(|error| format!("opened again: {error}"))?;
+    let store = options(&world.clock)
+        .durability(Durability::Buffered)
+        .open_simulated(image)
+        .map_err(|error| format!("opened again: {error}"))?;
     world.check(&store).map_err(|why| format!("opened again: {why}"))?;
-    Ok(())
+    grow(&store)
+}
+
+#[test]
+fn a_buffered_store_reserves_what_another_fills_with_zeroes() {
+    let writes = |durability, reserves| {
+        let disk = SimulatedDisk::new();
+        disk.set_reserves(reserves);
+        let clock = oncekey::ManualClock::new(crate::world::START_MS);
+        // Zeroes are written 64 KiB at a time.
+        let options = options(&clock).segment_size(1 << 20).durability(durability);
+        let store = options.open_simulated(&disk).unwrap();
+        for number in 0..100 {
+            let key = format!("{number}");
+            store.operation(&key).durability(Durability::Buffered).record(&[7; 12_000]).unwrap();
+        }
+        (store.stats().file_bytes >> 20, disk.steps())
+    };
+    let (slots, least) = writes(Durability::Buffered, true);
+    assert!(slots >= 3, "{slots}");
+    let zeroed = [(Durability::Sync, true), (Durability::Sync, false), (Durability::Buffered, false)];
+    for (durability, reserves) in zeroed {
+        let (as_many, more) = writes(durability, reserves);
+        assert_eq!(as_many, slots);
+        // One slot is there from the beginning.
+        assert!(
+            more >= least + (slots - 1) * 12,
+            "{durability:?}, {reserves}: {more} steps, and not {least}"
+        );
+    }
 }
 
 /// How hard a history is tried.

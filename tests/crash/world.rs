@@ -94,6 +94,8 @@ pub struct World {
     pub time_ms: u64,
     /// Whether what does not say how durable it is wanted is only written.
     buffered: bool,
+    /// Whether the disk can reserve room.
+    reserves: bool,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
 }
@@ -132,6 +134,7 @@ impl World {
             oracle: Oracle::new(),
             time_ms: START_MS,
             buffered: false,
+            reserves: false,
             store: Some(store),
             leases: BTreeMap::new(),
         })
@@ -369,6 +372,11 @@ impl World {
                     drop(store);
                 }
                 self.buffered = act == Act::DropToBuffered;
+                if self.buffered {
+                    // Every other time the store has to make room by writing zeroes all the same.
+                    self.reserves = !self.reserves;
+                    self.disk.set_reserves(self.reserves);
+                }
                 let durability = if self.buffered { Durability::Buffered } else { Durability::Sync };
                 match options(&self.clock).durability(durability).open_simulated(&self.disk) {
                     Ok(store) => {
@@ -378,6 +386,8 @@ impl World {
                             "{act:?}: time goes on where it was"
                         );
                         self.store = Some(store);
+                        // An opening decides nothing on what a crash could still take away.
+                        self.oracle.durable = self.oracle.history.len() - 1;
                     }
                     Err(error) => return self.failed(act, error),
                 }
@@ -566,6 +576,21 @@ pub fn exercise(world: &World, store: &Store) -> Result<(), String> {
     }
     if store.get("after the crash").map_err(told)?.result() != Some(b"works") {
         return Err("the probe is not there".into());
+    }
+    Ok(())
+}
+
+/// A store that goes on buffered makes room behind whatever the crash left at the end of the file.
+pub fn grow(store: &Store) -> Result<(), String> {
+    let told = |error: Error| format!("it does not grow: {error}");
+    let value = |number: u8| [number; 12_000];
+    for number in 0..8 {
+        store.record(&format!("growing-{number}"), NONE, &value(number)).map_err(told)?;
+    }
+    for number in 0..8 {
+        if store.get(&format!("growing-{number}")).map_err(told)?.result() != Some(&value(number)[..]) {
+            return Err(format!("what was recorded while it grew, {number}, is not there"));
+        }
     }
     Ok(())
 }
