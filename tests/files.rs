@@ -332,6 +332,31 @@ fn a_clock_that_steps_while_the_store_is_open_is_not_followed_and_is_reported() 
 }
 
 #[test]
+fn what_the_log_holds_is_counted_the_same_after_an_opening() {
+    for segments in [0, 3] {
+        let place = Place::new();
+        let store = small().open(&place.path).unwrap();
+        let mut number = 0;
+        while store.stats().segments <= segments || number < 20 {
+            number += 1;
+            perform(&store, &format!("{number}"), &[7; 1_000]);
+        }
+        for number in 1..=10 {
+            store.forget(&format!("{number}")).unwrap();
+        }
+        let counted = |store: &Store| {
+            let stats = store.stats();
+            (stats.keys, stats.segments, stats.record_bytes, stats.dead_bytes)
+        };
+        let before = counted(&store);
+        assert!(before.2 > 20_000 && before.3 > 10_000, "{before:?}");
+        assert_eq!(counted(&copy_of_open(&place.path).open()), before, "after a crash");
+        store.close().unwrap();
+        assert_eq!(counted(&place.open()), before, "after a close");
+    }
+}
+
+#[test]
 fn buffered_records_survive_the_process_and_sync_makes_them_survive_more() {
     let place = Place::new();
     let store = small().durability(Durability::Buffered).open(&place.path).unwrap();

@@ -376,3 +376,19 @@ fn the_high_water_mark_of_time_does_not_fall_when_old_records_are_moved() {
     }
     assert!(refused == 60 && store.stats().moved_bytes > 0, "the test means to see records moved");
 }
+
+/// Making room is paid for by appends, and stops when there is enough of it.
+#[test]
+fn a_file_is_no_longer_than_its_segments_and_what_the_next_ones_need() {
+    for durability in [Durability::Sync, Durability::Buffered] {
+        let place = Place::new();
+        let store = small().durability(durability).open(&place.path).unwrap();
+        for number in 0..400 {
+            perform(&store, &format!("{number}"), &[7; 1_000]);
+            let segments = store.stats().segments;
+            let slots = (place.length() - 4_096) / SEGMENT;
+            assert!(slots <= segments + 4, "{durability:?}: {slots} slots for {segments} segments");
+        }
+        assert!(store.stats().segments > 8);
+    }
+}

@@ -158,3 +158,35 @@ impl Survey {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::format::SECTOR_BYTES;
+    use crate::format::header::SegmentHeader;
+    use crate::log::writer::NewSlot;
+    use crate::storage::{MemoryStorage, read_exact_at};
+
+    #[test]
+    fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_it() {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let config = Config {
+            create: true,
+            segment_bytes: 64 << 10,
+            max_bytes: u64::MAX,
+            new_slot: NewSlot::Zeroed,
+            accept_clock_jump: false,
+            time_source: Arc::new(ManualClock::new(1_000)),
+        };
+        let open = || open(Arc::clone(&storage), Path::new("store"), &config).map(|opened| opened.open_count);
+        assert_eq!(open().unwrap(), 1);
+        let mut sector = [0; SECTOR_BYTES];
+        read_exact_at(&*storage, &mut sector, STORE_HEADER_BYTES).unwrap();
+        let header =
+            SegmentHeader { open_count: MAX_OPEN_COUNT - 1, ..SegmentHeader::decode(&sector).unwrap() };
+        write_all_at(&*storage, &header.encode(), STORE_HEADER_BYTES).unwrap();
+        assert_eq!(open().unwrap(), MAX_OPEN_COUNT);
+        assert!(matches!(open(), Err(Error::VersionsExhausted { .. })));
+    }
+}

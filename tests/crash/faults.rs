@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use oncekey::simulation::{Fault, SimulatedDisk};
-use oncekey::{Error, Fingerprint};
+use oncekey::{Begin, Error, Fingerprint};
 
 use crate::common::random::{Random, seed};
 use crate::points::{images, scripts};
@@ -145,6 +145,38 @@ fn every_read_may_fail_or_be_short_or_interrupted() {
         Ok(())
     });
     println!("faults of reads: {}", faults.into_inner());
+}
+
+/// Compaction gives slots back to the file system, and none that an operation in progress was promised.
+#[test]
+fn what_a_compaction_leaves_of_the_file_holds_every_result_that_was_promised_room() {
+    for begun in [1, 5, 20, 60] {
+        let disk = SimulatedDisk::new();
+        let clock = oncekey::ManualClock::new(crate::world::START_MS);
+        let store = options(&clock).max_result(12_000).open_simulated(&disk).unwrap();
+        for number in 0..100 {
+            store.record(&format!("dead-{number}"), Fingerprint::NONE, &[1; 12_000]).unwrap();
+        }
+        let mut leases = Vec::new();
+        for number in 0..begun {
+            match store.begin(&format!("{number}"), Fingerprint::NONE).unwrap() {
+                Begin::Acquired(lease) => leases.push(lease),
+                other => panic!("{number}: {other:?}"),
+            }
+        }
+        for number in 0..100 {
+            store.forget(&format!("dead-{number}")).unwrap();
+        }
+        let before = disk.bytes().len();
+        store.compact().unwrap();
+        let length = disk.bytes().len();
+        assert!(length < before, "{begun}: {length} bytes, from {before}");
+        disk.set_capacity(Some(length));
+        for mut lease in leases {
+            lease.complete(&[2; 12_000]).unwrap();
+        }
+        assert_eq!(store.stats().reserved_bytes, 0);
+    }
 }
 
 #[test]
