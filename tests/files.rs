@@ -608,3 +608,16 @@ fn a_long_log_opens_to_just_what_it_was_whatever_became_of_its_keys() {
     assert_eq!(stats.keys, live, "nothing that expired, nothing twice");
     assert!(stats.index_bytes < live * 12 + (64 << 10), "no larger than an index that grew: {stats:?}");
 }
+
+/// What was not written since must not let time go back: an opening alone is in the log.
+#[test]
+fn the_time_of_an_opening_in_which_nothing_was_written_is_kept() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    drop(clocked(&clock).open(&place.path).unwrap());
+    clock.jump_wall(START_MS + 3_600_000);
+    let _store = clocked(&clock).open(&place.path).unwrap();
+    let crashed = copy_of_open(&place.path);
+    let store = clocked(&ManualClock::new(START_MS)).open(&crashed.path).unwrap();
+    assert_eq!(store.stats().store_time_ms, START_MS + 3_600_000);
+}
