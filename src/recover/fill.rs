@@ -23,8 +23,9 @@ use crate::log::writer::FullSegment;
 use crate::record::Weight;
 
 /// A window is this share of the log, so that each shard takes many entries while its table is in the processor's cache.
-/// What is kept of a window, 24 bytes an entry, is then 3 bytes for each entry of the log, beside the index's 10.
-const WINDOWS: usize = 8;
+/// What is kept of a window, 24 bytes an entry, is then little more than a byte for each entry of the log, beside the
+/// index's 10.
+const WINDOWS: usize = 20;
 
 /// Segments that each thread reads in a window, at least, or starting the threads would take longer.
 const SEGMENTS_FOR_A_THREAD: usize = 4;
