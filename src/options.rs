@@ -134,9 +134,9 @@ impl Options {
 
     /// When a change returns. Default: [`Durability::Sync`].
     ///
-    /// Under [`Durability::Buffered`], as the store's own and not as that of a single operation, the file grows by room that the operating system reserves, where it can (Linux and
-    /// Android), and is not filled with zeroes first. That halves what is written while the file grows, and a sync of what
-    /// is written to new room takes longer.
+    /// Under [`Durability::Buffered`], as the store's own and not as that of a single operation, the file grows by room
+    /// that the operating system reserves, where it can (Linux and Android), and is not filled with zeroes first. That
+    /// halves what is written while the file grows, and a sync of what is written to new room takes longer.
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
         self

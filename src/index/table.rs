@@ -70,11 +70,10 @@ impl Table {
         tag: u64,
         mut confirm: impl FnMut(Address) -> Option<R>,
     ) -> Result<R, usize> {
-        let mut bucket = self.start_of(tag);
-        while let Some(entry) =
-            self.buckets.get(bucket).filter(|entry| tag_of_entry(**entry) == tag && **entry != EMPTY)
-        {
-            if let Some(answer) = confirm(address_of_entry(*entry)) {
+        let start = self.start_of(tag);
+        let mut bucket = start;
+        for entry in self.entries_from(start, tag) {
+            if let Some(answer) = confirm(address_of_entry(entry)) {
                 return Ok(answer);
             }
             bucket += 1;

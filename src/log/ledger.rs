@@ -35,8 +35,8 @@ pub(crate) struct Ledger {
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     state: State,
-    /// The bucket, of the first granularity, that each of the two shares of the last record fell into, and what has fallen into it since. Records
-    /// that were written together expire together.
+    /// The bucket, of the first granularity, that each of the two shares of the last record fell into, and what has
+    /// fallen into it since. Records that were written together expire together.
     runs: [(u64, u64); 2],
 }
 

@@ -7,7 +7,7 @@ use oncekey::simulation::{Fault, SimulatedDisk};
 use oncekey::{Begin, Error, Fingerprint};
 
 use crate::common::random::{Random, seed};
-use crate::points::{images, scripts};
+use crate::points::{begin_anew, images, scripts};
 use crate::world::{Act, World, exercise, live_agrees, options};
 
 /// Runs a script until something fails, and says at which act.
@@ -59,19 +59,6 @@ fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Resul
     Ok(())
 }
 
-/// After a creation that failed the next process begins again, and what it then acknowledges is not lost with what the
-/// failed one left: pages that look clean and are not on the medium.
-fn begin_anew(clock: &oncekey::ManualClock, disk: &SimulatedDisk, random: &mut Random) -> Result<(), Error> {
-    let store = options(clock).open_simulated(disk)?;
-    store.record("k", Fingerprint::NONE, b"r")?;
-    drop(store);
-    for image in images(disk, random, 3) {
-        let store = options(clock).open_simulated(&image)?;
-        assert_eq!(store.get("k")?.result(), Some(&b"r"[..]), "lost with the power");
-    }
-    Ok(())
-}
-
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
 /// One fault, at one call of one script.
@@ -83,9 +70,8 @@ pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
     let told = |why: String| format!("{fault:?} at step {step}, seed {}: {why}", seed());
     let Some((world, failed)) = run(script, &disk) else {
         disk.heal();
-        let clock = oncekey::ManualClock::new(crate::world::START_MS);
-        return begin_anew(&clock, &disk, &mut random)
-            .map_err(|error| told(format!("a creation that failed is in the way: {error}")));
+        return begin_anew(&disk, &mut random)
+            .map_err(|why| told(format!("after a creation that failed: {why}")));
     };
     if let (Fault::Short | Fault::Interrupted, Some((at, error))) = (fault, &failed) {
         return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));

@@ -201,6 +201,23 @@ pub fn images(disk: &SimulatedDisk, random: &mut Random, how_many: usize) -> Vec
     images
 }
 
+/// After a creation that failed or was cut short the next process begins again, and what it then acknowledges is not lost
+/// with what the first one left: pages that look clean and are not on the medium.
+pub fn begin_anew(disk: &SimulatedDisk, random: &mut Random) -> Result<(), String> {
+    let clock = oncekey::ManualClock::new(crate::world::START_MS);
+    let open = |disk: &SimulatedDisk| options(&clock).open_simulated(disk).map_err(|error| error.to_string());
+    let store = open(disk)?;
+    store.record("k", oncekey::Fingerprint::NONE, b"r").map_err(|error| error.to_string())?;
+    drop(store);
+    for image in images(disk, random, 3) {
+        let seen = open(&image)?.get("k").map_err(|error| error.to_string())?;
+        if seen.result() != Some(b"r") {
+            return Err(format!("lost with the power: {seen:?}"));
+        }
+    }
+    Ok(())
+}
+
 /// Opens an image and checks it; crashes the opening itself at every `stride`-th of its steps, `depth` deep.
 fn check_image(
     world: &World,
@@ -300,11 +317,8 @@ fn crash_at(script: &[Act], step: u64, seed: u64, effort: &Effort, counts: &Coun
     let Ok(mut world) = World::new(disk.clone()) else {
         // During the creation: there is nothing to lose, but it must be possible to begin again.
         for image in images(&disk, &mut random, effort.images) {
-            let clock = oncekey::ManualClock::new(crate::world::START_MS);
-            let store = options(&clock).open_simulated(&image).map_err(|error| {
-                format!("a creation that was cut short at step {step} is in the way: {error}")
-            })?;
-            store.record("k", oncekey::Fingerprint::NONE, b"r").map_err(|error| error.to_string())?;
+            begin_anew(&image, &mut random)
+                .map_err(|why| format!("after a creation that was cut short at step {step}: {why}"))?;
         }
         return Ok(());
     };
