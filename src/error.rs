@@ -93,7 +93,8 @@ pub enum Error {
         /// The largest size allowed, in bytes.
         limit_bytes: usize,
     },
-    /// There is no room to begin another operation: the disk is full or the file has reached `Options::max_size`.
+    /// There is no room to begin another operation, or for [`Options::min_size`](crate::Options::min_size) at an opening:
+    /// the disk is full or the file has reached [`Options::max_size`](crate::Options::max_size).
     /// Operations that already began can still be completed, and the store goes on when there is room again.
     Full {
         /// The store's file.

@@ -34,6 +34,7 @@ use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
 pub struct Options {
     create: bool,
     segment_bytes: u64,
+    min_bytes: u64,
     max_bytes: Option<u64>,
     max_result_bytes: Option<usize>,
     retention: Duration,
@@ -67,6 +68,7 @@ impl Options {
         Options {
             create: true,
             segment_bytes: DEFAULT_SEGMENT_BYTES,
+            min_bytes: 0,
             max_bytes: None,
             max_result_bytes: None,
             retention: DEFAULT_RETENTION,
@@ -91,6 +93,17 @@ impl Options {
     /// A segment is what the file grows by and what reclaiming frees; a result is at most about a quarter of one.
     pub fn segment_size(mut self, bytes: u64) -> Options {
         self.segment_bytes = bytes;
+        self
+    }
+
+    /// The least size of the file, in bytes. An opening makes it that long, rounded up to whole segments, and
+    /// [`compact`](crate::Store::compact) never makes it shorter. Default: 0, it is as long as what was written needs.
+    ///
+    /// A file that grows is written to twice, once with zeroes; what lies within this size is filled with them when the
+    /// store is opened, which takes as long as it takes to write that much, once. A disk that has no room for it is
+    /// [`Error::Full`] at that opening, and not in the middle of the work.
+    pub fn min_size(mut self, bytes: u64) -> Options {
+        self.min_bytes = bytes;
         self
     }
 
@@ -196,6 +209,7 @@ impl Options {
         let config = Config {
             create: self.create,
             segment_bytes: self.segment_bytes,
+            min_bytes: self.min_bytes,
             max_bytes: self.max_bytes.unwrap_or(u64::MAX),
             new_slot: match self.durability {
                 Durability::Sync => NewSlot::Zeroed,
@@ -223,6 +237,12 @@ impl Options {
             );
         }
         self.check_max_size(self.segment_bytes)?;
+        if let Some(max_bytes) = self.max_bytes.filter(|max_bytes| *max_bytes < self.min_bytes) {
+            return refuse(
+                "min_size",
+                format!("{} bytes; max_size allows no more than {max_bytes}", self.min_bytes),
+            );
+        }
         let retention = check_retention(self.retention, self.result_retention)?;
         let lease_ms = self.lease.map(|lease| check_lease(lease, retention)).transpose()?;
         let terms =

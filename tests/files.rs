@@ -403,11 +403,12 @@ fn the_number_of_syncs_is_two_an_operation_and_one_with_rerun_or_record() {
 #[test]
 fn options_that_make_no_sense_are_refused_at_open_and_no_file_is_made() {
     let place = Place::new();
-    let cases: [(&str, Options); 7] = [
+    let cases: [(&str, Options); 8] = [
         ("segment_size", Options::new().segment_size(1_000)),
         ("segment_size", Options::new().segment_size(32 << 10)),
         ("segment_size", Options::new().segment_size(3 << 20)),
         ("max_size", small().max_size(3 * SEGMENT)),
+        ("min_size", small().max_size(10 * SEGMENT).min_size(10 * SEGMENT + 1)),
         ("max_result", small().max_result(20_000)),
         ("result_retention", small().retention(seconds(10)).result_retention(seconds(11))),
         ("lease", small().retention(seconds(10)).lease(seconds(11))),

@@ -94,6 +94,40 @@ fn compact_gives_everything_back_when_nothing_is_live() {
 }
 
 #[test]
+fn a_file_is_as_long_as_it_is_to_be_at_least_from_the_first_opening_on_and_after_a_compaction() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = || clocked(&clock).retention(seconds(10));
+    let store = options().min_size(9 * SEGMENT).open(&place.path).unwrap();
+    let length = 4_096 + 9 * SEGMENT;
+    assert_eq!(place.length(), length, "rounded up to whole segments behind the header");
+    for n in 0..500 {
+        store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();
+    }
+    assert_eq!(place.length(), length, "there is room enough in it");
+    clock.advance(seconds(10));
+    store.record("live", NONE, b"r").unwrap();
+    store.compact().unwrap();
+    assert_eq!((place.length(), store.stats().keys), (length, 1));
+    assert!(store.stats().moved_bytes < 200, "moved out of what is dead, and not to the front for nothing");
+    for n in 0..3_000 {
+        store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();
+    }
+    assert!(place.length() > length, "it grows as ever");
+    clock.advance(seconds(10));
+    store.compact().unwrap();
+    assert_eq!(place.length(), length);
+    store.close().unwrap();
+    // What a file is to have at least is no property of the file: the next opening may want less, or cannot have more.
+    let store = options().min_size(100 * SEGMENT).max_size(100 * SEGMENT).open(&place.path).unwrap();
+    assert_eq!(place.length(), 4_096 + 99 * SEGMENT, "not over the largest size");
+    store.close().unwrap();
+    let store = options().open(&place.path).unwrap();
+    store.compact().unwrap();
+    assert_eq!(place.length(), 4_096 + SEGMENT);
+}
+
+#[test]
 fn compact_ends_when_everything_is_live_and_keeps_everything() {
     let place = Place::new();
     let store = place.open();

@@ -12,7 +12,7 @@ const MIN_BACK_MS: u32 = 20_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 21 {
+    match what % 22 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -28,6 +28,7 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         17 => Act::Drop,
         18 => Act::ReopenBack(MIN_BACK_MS + u32::from(size)),
         20 => Act::DropToBuffered,
+        21 => Act::DropToLonger,
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -49,6 +50,7 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Drop => (17, 0, 0),
         Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
         Act::DropToBuffered => (20, 0, 0),
+        Act::DropToLonger => (21, 0, 0),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

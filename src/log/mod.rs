@@ -247,6 +247,28 @@ impl Log {
         Ok(())
     }
 
+    /// Makes the slots that the file is to have at least, all or none.
+    pub(crate) fn make_min_slots(&self) -> Result<()> {
+        let mut writer = self.writer.lock();
+        let before = writer.slot_count();
+        let mut make = || -> io::Result<std::result::Result<(), String>> {
+            while writer.slot_count() < writer.min_slots() {
+                if let Err(reason) = writer.try_grow()? {
+                    // Nothing of it is used yet, and whoever else needs the disk should not find it full for nothing.
+                    while writer.slot_count() > before {
+                        writer.drop_last_slot();
+                    }
+                    writer.cut()?;
+                    return Ok(Err(format!("there is no room for Options::min_size: {reason}")));
+                }
+            }
+            Ok(Ok(()))
+        };
+        let made = make().map_err(|error| self.reader.io("make the file as long as it is to be", error))?;
+        self.room.update(writer.supply(), 0);
+        made.map_err(|reason| Error::Full { path: self.path().to_owned(), reason })
+    }
+
     /// Sequences of the oldest segment that is still needed and of the one being written.
     pub(crate) fn span(&self) -> (u64, u64) {
         // From the position of the end and not from the writer: this is asked at every commit.
@@ -341,13 +363,15 @@ impl Log {
     pub(crate) fn shorter_by_moving(&self) -> Option<u64> {
         let writer = self.writer.lock();
         let lowest_free = writer.lowest_free_slot()?;
-        (lowest_free < writer.highest_used_slot()).then(|| writer.sequence_in_highest_slot())
+        let highest_used = writer.highest_used_slot();
+        (lowest_free < highest_used && highest_used >= writer.min_slots())
+            .then(|| writer.sequence_in_highest_slot())
     }
 
     /// Cuts off free slots at the end of the file that no promise needs.
     pub(crate) fn shrink(&self) -> Result<()> {
         self.with_writer(|writer| {
-            while writer.last_slot_is_free() {
+            while writer.last_slot_is_free() && writer.slot_count() > writer.min_slots() {
                 let supply = writer.supply();
                 if !self.room.lower(Supply { free_slots: supply.free_slots.saturating_sub(1), ..supply }) {
                     break;

@@ -106,17 +106,21 @@ pub(crate) enum NewSlot {
     Reserved,
 }
 
-/// How far a file may grow, and how.
+/// How far a file is to grow at least and may grow at most, and how.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Growing {
+    pub(crate) min_slots: u64,
     pub(crate) max_slots: u64,
     pub(crate) new_slot: NewSlot,
 }
 
 /// How many zeroes an appended byte pays for: the next slot is ready well before this one is full.
 const ZEROES_PER_BYTE: u64 = 4;
-/// Zeroes written at once: few system calls, and little for the next sync to carry.
-const PIECE_BYTES: u64 = 64 << 10;
+/// Zeroes written at once, as a share of a segment and at most. Every piece has the next sync write the file's new
+/// length and extents too, which costs as much as a quarter of a MiB: smaller pieces would pay that more often, larger ones
+/// would make more threads wait longer for the one sync that carries them.
+const PIECES_PER_SEGMENT: u64 = 16;
+const MAX_PIECE_BYTES: u64 = 256 << 10;
 
 /// The end of the log and the slots of the file.
 #[derive(Debug)]
@@ -379,15 +383,14 @@ impl Writer {
         if self.growth_is_filled() {
             return true;
         }
+        let piece_bytes = (self.parameters.segment_bytes / PIECES_PER_SEGMENT).min(MAX_PIECE_BYTES);
         self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
-        if self.growth.owed_bytes < PIECE_BYTES || self.slot_count >= self.growing.max_slots {
+        if self.growth.owed_bytes < piece_bytes || self.slot_count >= self.growing.max_slots {
             return false;
         }
-        self.growth.owed_bytes = 0;
-        if self.fill(PIECE_BYTES).is_err() {
-            return false;
-        }
-        self.growth_is_filled()
+        // All that is owed, which after a large frame is more than a piece, or large frames would outrun the zeroes.
+        let owed_bytes = std::mem::take(&mut self.growth.owed_bytes);
+        self.fill(owed_bytes).is_ok() && self.growth_is_filled()
     }
 
     fn growth_is_filled(&self) -> bool {
@@ -439,6 +442,11 @@ impl Writer {
 
     fn grow_now(&mut self) -> io::Result<()> {
         self.try_grow()?.map_err(|reason| io::Error::new(io::ErrorKind::StorageFull, reason))
+    }
+
+    /// How many slots there are to be at least.
+    pub(crate) fn min_slots(&self) -> u64 {
+        self.growing.min_slots
     }
 
     pub(crate) fn last_slot_is_free(&self) -> bool {

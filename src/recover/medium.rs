@@ -20,6 +20,7 @@ pub(crate) struct Config {
     pub(crate) create: bool,
     /// Of a new file; an existing one keeps its own.
     pub(crate) segment_bytes: u64,
+    pub(crate) min_bytes: u64,
     pub(crate) max_bytes: u64,
     pub(crate) new_slot: NewSlot,
     pub(crate) accept_clock_jump: bool,

@@ -77,9 +77,11 @@ pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> R
 
     let max_slots =
         config.max_bytes.min(MAX_FILE_BYTES).saturating_sub(STORE_HEADER_BYTES) / parameters.segment_bytes;
-    let growing = Growing { max_slots, new_slot: config.new_slot };
+    let min_slots = config.min_bytes.saturating_sub(STORE_HEADER_BYTES).div_ceil(parameters.segment_bytes);
+    let growing = Growing { min_slots: min_slots.min(max_slots), max_slots, new_slot: config.new_slot };
     let log = Log::new(storage, reader, parameters, growing, ledger, survey.start(open_count, full));
     log.begin_opening(clock.now_ms())?;
+    log.make_min_slots()?;
     Ok(Recovered { log: Arc::new(log), index, clock, open_count })
 }
 
@@ -177,6 +179,7 @@ mod tests {
         Config {
             create: true,
             segment_bytes: 64 << 10,
+            min_bytes: 0,
             max_bytes: STORE_HEADER_BYTES + max_slots * (64 << 10),
             new_slot: NewSlot::Zeroed,
             accept_clock_jump: false,

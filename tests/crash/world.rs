@@ -36,6 +36,8 @@ pub enum Act {
     Drop,
     /// The same, and until it is opened again nothing is synced that does not ask for it.
     DropToBuffered,
+    /// The same, and the opening makes the file longer.
+    DropToLonger,
     Advance(u32),
     /// A clean close, the wall clock is set back by so much (more than the small steps that are followed), and an
     /// opening.
@@ -103,9 +105,11 @@ pub struct World {
 const RETENTION_MS: u64 = 100_000;
 const RESULT_RETENTION_MS: u64 = 60_000;
 
+const SEGMENT_BYTES: usize = 64 << 10;
+
 pub fn options(clock: &ManualClock) -> Options {
     Options::new()
-        .segment_size(64 << 10)
+        .segment_size(SEGMENT_BYTES as u64)
         .retention(Duration::from_millis(RETENTION_MS))
         .result_retention(Duration::from_millis(RESULT_RETENTION_MS))
         .manual_clock(clock.clone())
@@ -357,13 +361,13 @@ impl World {
                 }
                 return Ok(());
             }
-            Act::Reopen | Act::Drop | Act::DropToBuffered | Act::ReopenBack(_) => {
+            Act::Reopen | Act::Drop | Act::DropToBuffered | Act::DropToLonger | Act::ReopenBack(_) => {
                 self.leases.clear();
                 let store = self.store.take().unwrap();
                 if let Act::ReopenBack(by_ms) = act {
                     self.clock.jump_wall(self.clock.now_ms() - u64::from(by_ms));
                 }
-                if !matches!(act, Act::Drop | Act::DropToBuffered) {
+                if matches!(act, Act::Reopen | Act::ReopenBack(_)) {
                     if let Err(error) = store.close() {
                         return self.failed(act, error);
                     }
@@ -378,7 +382,21 @@ impl World {
                     self.disk.set_reserves(self.reserves);
                 }
                 let durability = if self.buffered { Durability::Buffered } else { Durability::Sync };
-                match options(&self.clock).durability(durability).open_simulated(&self.disk) {
+                let options = options(&self.clock).durability(durability);
+                let before = self.disk.bytes().len();
+                let longer = (before + 2 * SEGMENT_BYTES).min(12 * SEGMENT_BYTES).max(before);
+                let mut opened = match act {
+                    Act::DropToLonger => options.clone().min_size(longer as u64).open_simulated(&self.disk),
+                    _ => options.open_simulated(&self.disk),
+                };
+                if let (Act::DropToLonger, Err(Error::Full { .. })) = (act, &opened) {
+                    let length = self.disk.bytes().len();
+                    assert!(length <= before, "what was refused leaves {length} bytes of {before}");
+                    opened = options.open_simulated(&self.disk);
+                } else if act == Act::DropToLonger && opened.is_ok() {
+                    assert!(self.disk.bytes().len() >= longer, "{act:?}: it is as long as was asked for");
+                }
+                match opened {
                     Ok(store) => {
                         assert_eq!(
                             store.stats().store_time_ms,
