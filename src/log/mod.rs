@@ -167,7 +167,9 @@ impl Log {
             }
             self.check_poison()?;
             match writer.try_grow() {
-                Ok(Ok(())) => self.room.update(writer.supply(), 0),
+                Ok(Ok(())) => {
+                    self.room.update(writer.supply(), 0);
+                }
                 Ok(Err(reason)) => return Ok(Err(reason)),
                 Err(error) => return Err(self.poison_with(error)),
             }
@@ -415,10 +417,11 @@ impl Medium for Log {
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
         let placement = writer.write(batch, head)?;
-        if self.room.is_scarce() && writer.grow_ahead(batch.frame.len() as u64) {
+        // A slot that is made ahead counts as supply only when it is synced.
+        let is_scarce = self.room.update(writer.supply(), batch.promised_bytes);
+        if is_scarce && writer.grow_ahead(batch.frame.len() as u64) {
             self.slot_awaits_sync.store(true, Ordering::Release);
         }
-        self.room.update(writer.supply(), batch.promised_bytes);
         Ok(placement)
     }
 

@@ -88,19 +88,15 @@ impl Room {
 
     /// Takes note of what the log has now; `kept_bytes` of promises were just kept by writing their records. One step,
     /// so that nobody is promised room that is used and not yet accounted for, or refused room that is free.
-    pub(crate) fn update(&self, supply: Supply, kept_bytes: u64) {
+    ///
+    /// True if another slot should be made ready: less than a segment's worth is left for beginning.
+    pub(crate) fn update(&self, supply: Supply, kept_bytes: u64) -> bool {
         let mut state = self.state.lock();
         state.supply = supply;
         debug_assert!(state.promised_bytes >= kept_bytes, "more was written than was promised");
         state.promised_bytes = state.promised_bytes.saturating_sub(kept_bytes);
-    }
-
-    /// Whether another slot should be made ready: less than a segment's worth is left for beginning.
-    pub(crate) fn is_scarce(&self) -> bool {
-        let state = self.state.lock();
         let kept = self.kept_for_moving(&state.supply, state.promised_bytes, Purpose::Begin);
-        let wanted = state.promised_bytes + kept + self.worth();
-        self.guaranteed(&state.supply) < wanted
+        self.guaranteed(&state.supply) < state.promised_bytes + kept + self.worth()
     }
 
     /// Takes note that the log is about to have less, unless a promise would then be uncovered. Before it has, so that no
@@ -200,19 +196,23 @@ mod tests {
     fn it_is_scarce_when_less_than_a_segment_is_left_for_beginning() {
         // What is kept for moving needs a full segment; without one, an empty tail and a slot are worth more than one.
         let worth = USABLE - LIMIT;
+        let is_scarce = |room: &Room| {
+            let supply = room.state.lock().supply;
+            room.update(supply, 0)
+        };
         let enough = room(Supply { tail_bytes: USABLE, free_slots: 0, full_segments: 0 });
-        assert!(!enough.is_scarce(), "just a segment");
+        assert!(!is_scarce(&enough), "just a segment");
         assert!(enough.promise(8, Purpose::Begin));
-        assert!(enough.is_scarce(), "less");
+        assert!(is_scarce(&enough), "less");
         enough.give_back(8);
-        assert!(!enough.is_scarce());
+        assert!(!is_scarce(&enough));
         let kept = |free_slots| room(Supply { tail_bytes: 0, free_slots, full_segments: 5 });
-        assert!(kept(2).is_scarce() && !kept(3).is_scarce(), "two segments are kept for moving");
+        assert!(is_scarce(&kept(2)) && !is_scarce(&kept(3)), "two segments are kept for moving");
         let promised = room(Supply { tail_bytes: 0, free_slots: 4, full_segments: 5 });
         assert!(promised.promise(worth, Purpose::Begin));
-        assert!(!promised.is_scarce());
+        assert!(!is_scarce(&promised));
         assert!(promised.promise(8, Purpose::Begin));
-        assert!(promised.is_scarce());
+        assert!(is_scarce(&promised));
         assert_eq!((promised.promised_bytes(), promised.usable_bytes()), (worth + 8, USABLE));
     }
 }

@@ -343,6 +343,8 @@ impl Writer {
         self.tail.entries.clear();
         self.progress.set_written(self.end());
         self.progress.set_durable(self.end());
+        // The sync of the header began after whatever was filled. A store that is not synced by anybody comes by no other.
+        self.settle_growth();
         self.free_below(head);
         Ok(())
     }

@@ -100,9 +100,9 @@ impl Bench {
         directory
     }
 
-    /// The stores whose reading and size are of interest: a group commit around one changes neither.
-    pub fn ungrouped(&self) -> impl Iterator<Item = &Kind> {
-        self.arguments.kinds.iter().filter(|kind| !kind.is_grouped)
+    /// The stores, each set up in one way.
+    pub fn as_they_come(&self) -> impl Iterator<Item = &Kind> {
+        self.arguments.kinds.iter().filter(|kind| !kind.is_variant)
     }
 
     /// Takes what one contestant did in one round.

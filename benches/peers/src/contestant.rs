@@ -91,8 +91,9 @@ pub fn effects(changes: &[Change], mut is_present: impl FnMut(&Key) -> bool) -> 
 #[derive(Clone, Copy)]
 pub struct Kind {
     pub name: &'static str,
-    /// The group commit around it is ours and not its own.
-    pub is_grouped: bool,
+    /// The same store in another setting that matters to durable operations alone: with a group commit of ours around it,
+    /// or in a file that is long enough from the beginning.
+    pub is_variant: bool,
     /// In a directory that is there.
     pub open: fn(&Path, Durability) -> Box<dyn Contestant>,
 }
@@ -101,31 +102,34 @@ pub struct Kind {
 pub const FLOOR: &str = "floor";
 /// The name of the store that this is about.
 pub const ONCEKEY: &str = "oncekey";
+/// The same with [`Options::min_size`](oncekey::Options::min_size).
+pub const ONCEKEY_SIZED: &str = "oncekey sized";
 
 /// Everybody, the store that this is about first.
 pub fn all() -> Vec<Kind> {
     let kinds = [
-        Some(Kind { name: ONCEKEY, is_grouped: false, open: stores::oncekey::open }),
+        Some(Kind { name: ONCEKEY, is_variant: false, open: stores::oncekey::open }),
+        Some(Kind { name: ONCEKEY_SIZED, is_variant: true, open: stores::oncekey::open_sized }),
         #[cfg(feature = "redb")]
-        Some(Kind { name: "redb", is_grouped: false, open: stores::redb::open }),
+        Some(Kind { name: "redb", is_variant: false, open: stores::redb::open }),
         #[cfg(feature = "redb")]
-        Some(Kind { name: "redb grouped", is_grouped: true, open: stores::redb::open_grouped }),
+        Some(Kind { name: "redb grouped", is_variant: true, open: stores::redb::open_grouped }),
         #[cfg(feature = "fjall")]
-        Some(Kind { name: "fjall", is_grouped: false, open: stores::fjall::open }),
+        Some(Kind { name: "fjall", is_variant: false, open: stores::fjall::open }),
         #[cfg(feature = "fjall")]
-        Some(Kind { name: "fjall grouped", is_grouped: true, open: stores::fjall::open_grouped }),
+        Some(Kind { name: "fjall grouped", is_variant: true, open: stores::fjall::open_grouped }),
         #[cfg(feature = "lmdb")]
-        Some(Kind { name: "LMDB", is_grouped: false, open: stores::lmdb::open }),
+        Some(Kind { name: "LMDB", is_variant: false, open: stores::lmdb::open }),
         #[cfg(feature = "lmdb")]
-        Some(Kind { name: "LMDB grouped", is_grouped: true, open: stores::lmdb::open_grouped }),
+        Some(Kind { name: "LMDB grouped", is_variant: true, open: stores::lmdb::open_grouped }),
         #[cfg(feature = "sqlite")]
-        Some(Kind { name: "SQLite", is_grouped: false, open: stores::sqlite::open }),
+        Some(Kind { name: "SQLite", is_variant: false, open: stores::sqlite::open }),
         #[cfg(feature = "sqlite")]
-        Some(Kind { name: "SQLite grouped", is_grouped: true, open: stores::sqlite::open_grouped }),
+        Some(Kind { name: "SQLite grouped", is_variant: true, open: stores::sqlite::open_grouped }),
         #[cfg(feature = "rocksdb")]
-        Some(Kind { name: "RocksDB", is_grouped: false, open: stores::rocksdb::open }),
+        Some(Kind { name: "RocksDB", is_variant: false, open: stores::rocksdb::open }),
         #[cfg(feature = "sled")]
-        Some(Kind { name: "sled", is_grouped: false, open: stores::sled::open }),
+        Some(Kind { name: "sled", is_variant: false, open: stores::sled::open }),
     ];
     kinds.into_iter().flatten().collect()
 }

@@ -69,7 +69,7 @@ pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
         let (middle, value) = (top + ROW_HEIGHT / 2, row.values[0]);
         let length = (room * value / highest) as i32;
         write(area, row.name, (NAMES_WIDTH - 6, middle), 12, HPos::Right);
-        let style = if row.name.contains("grouped") {
+        let style = if row.name.contains(' ') {
             colour(row.name).mix(0.55).filled()
         } else {
             colour(row.name).filled()

@@ -23,7 +23,7 @@ pub fn run(bench: &Bench) {
         let bare = Bare::new(&place);
         bench.note(&single, FLOOR, round, stretches(bench, |_| bare.record_buffered()));
         bare.sync();
-        for kind in bench.ungrouped() {
+        for kind in bench.as_they_come() {
             let place = bench.place();
             let contestant = (kind.open)(&place, Durability::Buffered);
             let metrics = stretches(bench, |key| assert!(contestant.record(key), "every key is new"));
@@ -41,7 +41,7 @@ pub fn run(bench: &Bench) {
             }
         });
         bench.note(&batched, FLOOR, round, of_batches(outcome.metrics()));
-        for kind in bench.ungrouped() {
+        for kind in bench.as_they_come() {
             let place = bench.place();
             let contestant = (kind.open)(&place, Durability::Synced);
             let metrics = batches(&*contestant, load, bench.next_cell());

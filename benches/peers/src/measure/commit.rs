@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::bench::Bench;
-use crate::contestant::{Contestant, Durability, FLOOR, Kind, ONCEKEY};
+use crate::contestant::{Contestant, Durability, FLOOR, Kind, ONCEKEY, ONCEKEY_SIZED};
 use crate::floor::{Bare, Group};
 use crate::load::{self, Load};
 use crate::operations::{Purpose, key};
@@ -35,7 +35,8 @@ pub fn run(bench: &Bench) {
             for round in 0..bench.arguments.rounds {
                 bench.note(&subject, FLOOR, round, floor(case, load, &bench.place()));
                 // To the others an operation that may be performed again is one that is recorded.
-                let takes_part = |kind: &&Kind| case != Case::Rerun || kind.name == ONCEKEY;
+                let takes_part =
+                    |kind: &&Kind| case != Case::Rerun || [ONCEKEY, ONCEKEY_SIZED].contains(&kind.name);
                 for kind in bench.arguments.kinds.iter().filter(takes_part) {
                     let place = bench.place();
                     let contestant = (kind.open)(&place, Durability::Synced);

@@ -13,7 +13,7 @@ pub fn run(bench: &Bench) {
             // The floor is a map in memory, of the keys and their results.
             let metrics = child::memory_filling(FLOOR, keys, &bench.place());
             bench.note(&subject, FLOOR, round, per_key(metrics, keys));
-            for kind in bench.ungrouped() {
+            for kind in bench.as_they_come() {
                 let place = bench.place();
                 let mut metrics = child::memory_filling(kind.name, keys, &place);
                 metrics.extend(child::memory_reopened(kind.name, keys, &place));

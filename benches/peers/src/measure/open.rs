@@ -15,13 +15,13 @@ use crate::{child, stores};
 
 pub fn run(bench: &Bench) {
     for keys in bench.arguments.keys() {
-        for kind in bench.ungrouped() {
+        for kind in bench.as_they_come() {
             bench.filled(kind, keys);
         }
         let closed = Subject::new("open", "closed", 0, keys);
         let crashed = Subject::new("open", "after a crash", 0, keys);
         for round in 0..bench.arguments.rounds {
-            for kind in bench.ungrouped() {
+            for kind in bench.as_they_come() {
                 let directory = bench.filled(kind, keys);
                 machine::warm(&directory);
                 // The floor reads the very file that is opened next.

@@ -31,7 +31,7 @@ pub fn run(bench: &Bench) {
                 let subject = Subject::new("reclaim", case, 1, keys);
                 let metrics = commit::floor(Case::Record, load, &bench.place());
                 bench.note(&subject, FLOOR, round, metrics);
-                for kind in bench.ungrouped() {
+                for kind in bench.as_they_come() {
                     let place = bench.place();
                     let metrics = if kind.name == ONCEKEY {
                         expiring(&place, keys, expires, load, bench.next_cell())

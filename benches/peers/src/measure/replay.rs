@@ -64,14 +64,14 @@ pub fn run(bench: &Bench) {
             known: chosen(count, keys).map(|number| key(Purpose::Filled, number)).collect(),
             unknown: (0..count).map(|number| key(Purpose::Unknown, number)).collect(),
         };
-        for kind in bench.ungrouped() {
+        for kind in bench.as_they_come() {
             bench.filled(kind, keys);
         }
         for round in 0..bench.arguments.rounds {
             let map = ShardedMap::filled(keys);
             turn(bench, &lookups, keys, round, FLOOR, &|| Box::new(&map));
             drop(map);
-            for kind in bench.ungrouped() {
+            for kind in bench.as_they_come() {
                 let directory = bench.filled(kind, keys);
                 machine::warm(&directory);
                 let contestant = (kind.open)(&directory, Durability::Synced);

@@ -18,7 +18,7 @@ pub fn run(bench: &Bench) {
             let subject = Subject::new("scale", "record", 1, keys);
             let metrics = commit::floor(Case::Record, load, &bench.place());
             bench.note(&subject, FLOOR, round, metrics);
-            for kind in bench.ungrouped() {
+            for kind in bench.as_they_come() {
                 let place;
                 let directory = if keys < KEPT_FROM {
                     place = bench.place();

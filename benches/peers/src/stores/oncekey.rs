@@ -1,4 +1,4 @@
-//! oncekey, with its defaults.
+//! oncekey, with its defaults; and in a file that need not grow, as the floor's need not.
 
 use std::path::Path;
 
@@ -16,12 +16,23 @@ pub fn file(directory: &Path) -> std::path::PathBuf {
     directory.join("operations.once")
 }
 
+/// More than is written to one file in a turn of `commit`.
+const SIZED_BYTES: u64 = 512 << 20;
+
 pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
+    open_with(Options::new(), directory, durability)
+}
+
+pub fn open_sized(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
+    open_with(Options::new().min_size(SIZED_BYTES), directory, durability)
+}
+
+fn open_with(options: Options, directory: &Path, durability: Durability) -> Box<dyn Contestant> {
     let own = match durability {
         Durability::Synced => oncekey::Durability::Sync,
         Durability::Buffered => oncekey::Durability::Buffered,
     };
-    let store = Options::new().durability(own).open(file(directory)).expect("oncekey opens");
+    let store = options.durability(own).open(file(directory)).expect("oncekey opens");
     Box::new(Oncekey { store, durability })
 }
 
