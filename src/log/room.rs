@@ -89,14 +89,16 @@ impl Room {
     /// Takes note of what the log has now; `kept_bytes` of promises were just kept by writing their records. One step,
     /// so that nobody is promised room that is used and not yet accounted for, or refused room that is free.
     ///
-    /// True if another slot should be made ready: less than a segment's worth is left for beginning.
+    /// True if another slot should be made ready: no more than a segment's worth is left for beginning. Just so much is
+    /// left while the last quarter of a segment is written, which promises do not count on; a slot that is made then is
+    /// settled by the step to the next segment, and nobody has to wait for it.
     pub(crate) fn update(&self, supply: Supply, kept_bytes: u64) -> bool {
         let mut state = self.state.lock();
         state.supply = supply;
         debug_assert!(state.promised_bytes >= kept_bytes, "more was written than was promised");
         state.promised_bytes = state.promised_bytes.saturating_sub(kept_bytes);
         let kept = self.kept_for_moving(&state.supply, state.promised_bytes, Purpose::Begin);
-        self.guaranteed(&state.supply) < state.promised_bytes + kept + self.worth()
+        self.guaranteed(&state.supply) <= state.promised_bytes + kept + self.worth()
     }
 
     /// Takes note that the log is about to have less, unless a promise would then be uncovered. Before it has, so that no
@@ -193,22 +195,22 @@ mod tests {
     }
 
     #[test]
-    fn it_is_scarce_when_less_than_a_segment_is_left_for_beginning() {
+    fn it_is_scarce_when_no_more_than_a_segment_is_left_for_beginning() {
         // What is kept for moving needs a full segment; without one, an empty tail and a slot are worth more than one.
         let worth = USABLE - LIMIT;
         let is_scarce = |room: &Room| {
             let supply = room.state.lock().supply;
             room.update(supply, 0)
         };
-        let enough = room(Supply { tail_bytes: USABLE, free_slots: 0, full_segments: 0 });
-        assert!(!is_scarce(&enough), "just a segment");
+        let enough = room(Supply { tail_bytes: USABLE + 8, free_slots: 0, full_segments: 0 });
+        assert!(!is_scarce(&enough), "more than a segment");
         assert!(enough.promise(8, Purpose::Begin));
-        assert!(is_scarce(&enough), "less");
+        assert!(is_scarce(&enough), "just a segment");
         enough.give_back(8);
         assert!(!is_scarce(&enough));
         let kept = |free_slots| room(Supply { tail_bytes: 0, free_slots, full_segments: 5 });
-        assert!(is_scarce(&kept(2)) && !is_scarce(&kept(3)), "two segments are kept for moving");
-        let promised = room(Supply { tail_bytes: 0, free_slots: 4, full_segments: 5 });
+        assert!(is_scarce(&kept(3)) && !is_scarce(&kept(4)), "two segments are kept for moving");
+        let promised = room(Supply { tail_bytes: LIMIT + 8, free_slots: 4, full_segments: 5 });
         assert!(promised.promise(worth, Purpose::Begin));
         assert!(!is_scarce(&promised));
         assert!(promised.promise(8, Purpose::Begin));
