@@ -56,7 +56,8 @@ impl Engine {
             if let Some(found) = self.lookup(key, hash, now_ms, Want::Result)?
                 && matches!(found.life, Life::Completed | Life::CompletedWithoutResult)
             {
-                return self.replay(key, fingerprint, found, terms).map(Began::Completed);
+                self.check_replay(key, fingerprint, &found, terms)?;
+                return Ok(Began::Completed(found));
             }
             let flight = self.flights.enter(hash);
             // Once more: entering may have waited for somebody's write, and a lease begins when it is given.
@@ -72,7 +73,8 @@ impl Engine {
                 Err(Refused::Completed) => {
                     drop(flight);
                     let Some(found) = view.found else { continue };
-                    return self.replay(key, fingerprint, found, terms).map(Began::Completed);
+                    self.check_replay(key, fingerprint, &found, terms)?;
+                    return Ok(Began::Completed(found));
                 }
                 Err(_) => {
                     if !self.wait_for_other(flight, claim, until, now_ms) {

@@ -135,7 +135,8 @@ impl Engine {
                 (Err(Refused::Completed), Some(_)) => {
                     drop(flight);
                     let Some(found) = view.found else { continue };
-                    return self.replay(key, fingerprint, found, terms).map(Err);
+                    self.check_replay(key, fingerprint, &found, terms)?;
+                    return Ok(Err(found));
                 }
                 (Err(Refused::InDoubt), Some(found)) => {
                     self.settle(found, terms.durability)?;

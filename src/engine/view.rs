@@ -112,7 +112,8 @@ impl Engine {
                 if found.life == Life::Begun {
                     return Ok(None);
                 }
-                self.replay(key, fingerprint, found, terms).map(|found| Some(found.version))
+                self.check_replay(key, fingerprint, &found, terms)?;
+                Ok(Some(found.version))
             }
             _ => Ok(None),
         }
@@ -179,20 +180,22 @@ impl Engine {
         Ok((status, found))
     }
 
-    pub(super) fn replay(
+    /// Returns when what was found may be given to somebody who asks for the same again. It is only looked at: handed
+    /// through, it would be copied twice.
+    pub(super) fn check_replay(
         &self,
         key: Key<'_>,
         fingerprint: Fingerprint,
-        found: Found,
+        found: &Found,
         terms: &Terms,
-    ) -> Result<Found> {
-        self.check_fingerprint(key, fingerprint, &found, terms.durability)?;
-        self.settle(&found, terms.durability)?;
+    ) -> Result<()> {
+        self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+        self.settle(found, terms.durability)?;
         if found.life == Life::CompletedWithoutResult {
             return Err(Error::ResultExpired { key: key.to_owned() });
         }
         crate::events::replayed(key);
-        Ok(found)
+        Ok(())
     }
 
     pub(super) fn check_fingerprint(

@@ -1,7 +1,9 @@
 //! Frames: what one commit writes, torn whole or there whole.
 
 use super::record::{Record, record_length, stamp};
-use super::{ALIGNMENT_BYTES, Fault, Seed, get_u32, get_u64, narrow, put};
+use super::{
+    ALIGNMENT_BYTES, Fault, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, get_u32, get_u64, narrow, put,
+};
 use crate::status::MAX_OPEN_COUNT;
 
 /// The fixed part of a frame.
@@ -31,6 +33,24 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
+    /// Whether `bytes` starts like the header of a frame at this place of a slot, of whatever store. By chance, fewer than one
+    /// in 2<sup>50</sup> places do.
+    pub(crate) fn resembles(bytes: &[u8], within: u64) -> bool {
+        /// Further than anybody has written, and later than anybody has lived.
+        const FAR: u64 = 1 << 53;
+        let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return false };
+        let (length, position) = (u64::from(get_u32(bytes, 4)), get_u64(bytes, 8));
+        let is_here = position % MIN_SEGMENT_BYTES == within % MIN_SEGMENT_BYTES;
+        let lengths = FRAME_HEADER_BYTES as u64..MAX_SEGMENT_BYTES;
+        is_here
+            && (MIN_SEGMENT_BYTES..FAR).contains(&position)
+            && get_u64(bytes, 16) <= position
+            && lengths.contains(&length)
+            && length.is_multiple_of(ALIGNMENT_BYTES)
+            && (1..=MAX_OPEN_COUNT).contains(&get_u32(bytes, 32))
+            && get_u64(bytes, 40) < FAR
+    }
+
     /// The header that `bytes` starts with, if it belongs at `position` and its frame can fit `limit` bytes.
     pub(crate) fn decode(bytes: &[u8], position: u64, limit: u64, seed: Seed) -> Result<FrameHeader, Fault> {
         if bytes.len() < FRAME_HEADER_BYTES {

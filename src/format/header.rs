@@ -215,6 +215,11 @@ impl CloseMark {
         sector
     }
 
+    /// Whether `bytes` starts like a mark, of whatever store.
+    pub(crate) fn resembles(bytes: &[u8]) -> bool {
+        bytes.starts_with(MARK_MAGIC)
+    }
+
     /// The mark in `sector`, if it is one and speaks of `sequence`.
     pub(crate) fn decode(
         sector: &Sector,

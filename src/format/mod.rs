@@ -32,7 +32,7 @@
 //!
 //! The **store header** is the parameter block in the file's first sector (512 bytes), zeroes up to 4,096. It is
 //! written last when the file is created and never again: a file that is empty, or whose first sector is zero and
-//! which holds no frame, is one whose creation was cut short.
+//! which holds nothing that looks like a frame or a close mark, is one whose creation was cut short.
 //!
 //! # Slot
 //!
@@ -166,6 +166,9 @@
 //! follows was acknowledged to nobody, except for the last frame that was: nothing has been written behind it. Whether that frame was
 //! torn by a crash or damaged after it cannot be told, nor can it of the frame before, if the sector that is damaged is
 //! the one in which the last frame's header stands. A close mark at the end of the log takes this window away.
+//!
+//! That there is a last segment is said by its own header and frames, and by the footer of the one before it. Where both
+//! are lost, in two places of the file, nothing is left that speaks of it, and the log ends before it.
 //!
 //! # Checksums
 //!

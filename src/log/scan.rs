@@ -194,22 +194,18 @@ pub(crate) fn was_finished(slot: &[u8], sequence: u64) -> bool {
     slot.last_chunk::<TRAILER>().is_some_and(|trailer| footer::is_or_was_of(trailer, sequence))
 }
 
-/// Whether the slot holds a frame of `sequence` at its first place.
-pub(crate) fn first_frame(
-    storage: &dyn Storage,
-    slot_offset: u64,
-    parameters: &Parameters,
-) -> io::Result<Option<u64>> {
-    let mut bytes = [0; FRAME_HEADER_BYTES];
-    read_exact_at(storage, &mut bytes, slot_offset + FIRST_FRAME_OFFSET)?;
-    let position = get_u64(&bytes, 8);
-    let sequence = position / parameters.segment_bytes;
-    if position % parameters.segment_bytes != FIRST_FRAME_OFFSET {
-        return Ok(None);
-    }
-    let header =
-        FrameHeader::decode(&bytes, position, frame_limit(parameters, FIRST_FRAME_OFFSET), parameters.seed());
-    Ok(header.is_ok().then_some(sequence))
+/// Whether the slot, which may be cut short, holds what looks like a frame or a close mark of a store whose parameters are
+/// lost, so that no checksum can be asked.
+pub(crate) fn resembles_used_slot(slot: &[u8]) -> bool {
+    let marked = CLOSE_MARK_OFFSETS.iter().any(|offset| {
+        usize::try_from(*offset).ok().and_then(|at| slot.get(at..)).is_some_and(CloseMark::resembles)
+    });
+    let mut places = (FIRST_FRAME_OFFSET..slot.len() as u64).step_by(8);
+    marked
+        || places.any(|within| {
+            let bytes = usize::try_from(within).ok().and_then(|at| slot.get(at..));
+            bytes.is_some_and(|bytes| FrameHeader::resembles(bytes, within))
+        })
 }
 
 /// The footer of a full segment, if there is one that checks. `buffer` is what it is read into.

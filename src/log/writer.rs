@@ -299,10 +299,7 @@ impl Writer {
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);
         }
-        if self.free.is_empty() {
-            // Promises are covered by slots; only what needs none, an opening or a compaction, can come here.
-            self.grow_now()?;
-        }
+        // Every promise is covered by slots, and nothing is written without one: there always is a free slot here.
         let Some(slot) = self.free.pop_first() else {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no slot for the next segment"));
         };
@@ -380,7 +377,7 @@ impl Writer {
     /// is reserved. True when it is filled and waits for a sync.
     ///
     /// A disk that is full, or any other reason not to grow, is met here where it harms nobody; whoever needs the slot meets
-    /// it again in [`Writer::grow_now`].
+    /// it again in [`Writer::try_grow`].
     pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> bool {
         if self.growth_is_filled() {
             return true;
@@ -440,10 +437,6 @@ impl Writer {
         self.sync()?;
         self.settle_growth();
         Ok(Ok(()))
-    }
-
-    fn grow_now(&mut self) -> io::Result<()> {
-        self.try_grow()?.map_err(|reason| io::Error::new(io::ErrorKind::StorageFull, reason))
     }
 
     /// How many slots there are to be at least.

@@ -110,20 +110,27 @@ impl Medium<'_> {
         let Ok(header) = SegmentHeader::decode(&self.sector(STORE_HEADER_BYTES)?) else {
             let longest = STORE_HEADER_BYTES + config.segment_bytes;
             // A creation with larger segments may have been cut short too, but then it wrote nothing but zeroes.
-            let is_new = length <= longest || self.is_zero(length)?;
-            return if is_new { Ok(()) } else { lost("the file is longer than a new one") };
+            if length > longest && !self.is_zero(length)? {
+                return lost("the file is longer than a new one");
+            }
+            // Both headers may be what was lost.
+            let resembles = length <= longest && scan::resembles_used_slot(&self.first_slot(length)?);
+            return if resembles { lost("there is what looks like a log") } else { Ok(()) };
         };
         let parameters = header.parameters;
         if header.sequence != 1 || length > STORE_HEADER_BYTES + parameters.segment_bytes {
             return lost("there is a log");
         }
-        if length == STORE_HEADER_BYTES + parameters.segment_bytes {
-            let frame = scan::first_frame(self.storage, STORE_HEADER_BYTES, &parameters);
-            if self.io("read the first frame", frame)?.is_some() {
-                return lost("there is a log");
-            }
+        match scan::latest_trace(&self.first_slot(length)?, &parameters) {
+            Some(_) => lost("there is a log"),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// What there is of the only slot of a file.
+    fn first_slot(&self, length: u64) -> Result<Vec<u8>> {
+        let slot = scan::read_slot(self.storage, STORE_HEADER_BYTES, length - STORE_HEADER_BYTES);
+        self.io("read the first segment", slot)
     }
 
     fn is_zero(&self, length: u64) -> Result<bool> {

@@ -9,6 +9,8 @@ mod medium;
 mod verdict;
 mod survey;
 mod fill;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
@@ -158,77 +160,5 @@ impl Survey {
             free: (0..self.slot_count).filter(|slot| !used.contains(slot)).collect(),
             slot_count: self.slot_count,
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::clock::ManualClock;
-    use crate::format::SECTOR_BYTES;
-    use crate::format::header::SegmentHeader;
-    use crate::format::record::{Kind, Record, encoded_bytes};
-    use crate::key::{Fingerprint, Key};
-    use crate::log::commit::{Until, record_cost_bytes};
-    use crate::log::room::Purpose;
-    use crate::log::writer::NewSlot;
-    use crate::status::Version;
-    use crate::storage::{MemoryStorage, read_exact_at};
-
-    fn config(max_slots: u64) -> Config {
-        Config {
-            create: true,
-            segment_bytes: 64 << 10,
-            min_bytes: 0,
-            max_bytes: STORE_HEADER_BYTES + max_slots * (64 << 10),
-            new_slot: NewSlot::Zeroed,
-            accept_clock_jump: false,
-            time_source: Arc::new(ManualClock::new(1_000)),
-        }
-    }
-
-    #[test]
-    fn openings_of_a_store_without_room_for_a_frame_are_counted_all_the_same() {
-        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let open = || open(Arc::clone(&storage), Path::new("store"), &config(4)).unwrap();
-        let opened = open();
-        let result = [7; 4_000];
-        let record = Record {
-            kind: Kind::Completed,
-            key: Key::new("k"),
-            version: Version::from_u64(1),
-            origin: Version::from_u64(1),
-            fingerprint: Fingerprint::NONE,
-            attempt: 1,
-            time_ms: 1_000,
-            key_expires_ms: 2_000,
-            result_expires_ms: 2_000,
-            result: Some(&result),
-        };
-        let cost = record_cost_bytes(encoded_bytes(record.key, result.len()));
-        while let Ok(promise) = opened.log.promise(cost, Purpose::Move).unwrap() {
-            let ticket = opened.log.append(&record, 1, promise, Until::Synced).unwrap();
-            opened.log.wait(&ticket).unwrap();
-        }
-        assert!(opened.log.promise(48, Purpose::Begin).unwrap().is_err(), "an opening finds no room");
-        drop(opened);
-        for count in 2..=4 {
-            assert_eq!(open().open_count, count);
-        }
-    }
-
-    #[test]
-    fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_it() {
-        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-        let open =
-            || open(Arc::clone(&storage), Path::new("store"), &config(8)).map(|opened| opened.open_count);
-        assert_eq!(open().unwrap(), 1);
-        let mut sector = [0; SECTOR_BYTES];
-        read_exact_at(&*storage, &mut sector, STORE_HEADER_BYTES).unwrap();
-        let header =
-            SegmentHeader { open_count: MAX_OPEN_COUNT - 1, ..SegmentHeader::decode(&sector).unwrap() };
-        write_all_at(&*storage, &header.encode(), STORE_HEADER_BYTES).unwrap();
-        assert_eq!(open().unwrap(), MAX_OPEN_COUNT);
-        assert!(matches!(open(), Err(Error::VersionsExhausted { .. })));
     }
 }

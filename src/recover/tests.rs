@@ -1,0 +1,493 @@
+//! What an opening makes of a file that is not what was written: a refusal that names the place and changes nothing, or
+//! a store that has lost nothing.
+
+use std::ops::Range;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::format::footer::{self, Trailer};
+use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
+use crate::format::header::{CLOSE_MARK_OFFSETS, SegmentHeader};
+use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, put};
+use crate::key::{Fingerprint, Key};
+use crate::log::commit::{Until, record_cost_bytes};
+use crate::log::room::Purpose;
+use crate::log::scan;
+use crate::log::writer::NewSlot;
+use crate::status::Version;
+use crate::storage::{MemoryStorage, read_exact_at};
+
+use Edit::{Blank, Cut, Damage, DamageFooter, Footer, Header, NewerKind};
+use Outcome::{Corrupt, New, NotAStore, Records, Unsupported};
+
+const SEGMENT: u64 = 64 << 10;
+const HEADER: u64 = SECTOR_BYTES as u64;
+const NOW_MS: u64 = 1_000;
+const EXPIRY_MS: u64 = 2_000;
+const RESULT: [u8; 4_000] = [7; 4_000];
+/// What a record with such a result takes, in a frame of its own.
+const FRAME: u64 = 48 + 4_088;
+const FRAMES_IN_SEGMENT: u64 = 14;
+/// Segment n is in slot n - 1; the last one is not full.
+const SLOTS: u64 = 5;
+const TAIL: u64 = SLOTS - 1;
+const FRAMES_IN_TAIL: u64 = 5;
+const RECORDS: u64 = TAIL * FRAMES_IN_SEGMENT + FRAMES_IN_TAIL;
+/// Where frames end, from the start of the slot; not in the first, which has the frame of the opening too.
+const FULL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_SEGMENT * FRAME;
+const TAIL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_TAIL * FRAME;
+
+fn open_at(storage: &Arc<dyn Storage>, now_ms: u64, max_slots: u64) -> Result<Recovered> {
+    let config = Config {
+        create: true,
+        segment_bytes: SEGMENT,
+        min_bytes: 0,
+        max_bytes: slot(max_slots),
+        new_slot: NewSlot::Zeroed,
+        accept_clock_jump: false,
+        time_source: Arc::new(ManualClock::new(now_ms)),
+    };
+    open(Arc::clone(storage), Path::new("store"), &config)
+}
+
+fn slot(number: u64) -> u64 {
+    STORE_HEADER_BYTES + number * SEGMENT
+}
+
+fn frame(slot_number: u64, number: u64) -> u64 {
+    slot(slot_number) + FIRST_FRAME_OFFSET + number * FRAME
+}
+
+fn index(offset: u64) -> usize {
+    usize::try_from(offset).unwrap()
+}
+
+fn key_name(number: u64) -> String {
+    format!("k{number:02}")
+}
+
+/// False if there is no room.
+fn append(opened: &Recovered, name: &str) -> bool {
+    let key = Key::new(name);
+    let record = Record {
+        kind: Kind::Completed,
+        key,
+        version: Version::from_u64(1),
+        origin: Version::from_u64(1),
+        fingerprint: Fingerprint::NONE,
+        attempt: 1,
+        time_ms: NOW_MS,
+        key_expires_ms: EXPIRY_MS,
+        result_expires_ms: EXPIRY_MS,
+        result: Some(&RESULT),
+    };
+    let cost = record_cost_bytes(encoded_bytes(key, RESULT.len()));
+    let Ok(promise) = opened.log.promise(cost, Purpose::Move).unwrap() else { return false };
+    let hash = opened.log.hasher().key(key);
+    let ticket = opened.log.append(&record, hash, promise, Until::Synced).unwrap();
+    opened.log.wait(&ticket).unwrap();
+    true
+}
+
+fn holds(opened: &Recovered, name: &str) -> bool {
+    let key = Key::new(name);
+    let is_it = |record: &Record<'_>| record.key == key && record.result == Some(&RESULT);
+    let read = |address| opened.log.reader().record(address, |_, record| is_it(record)).unwrap();
+    opened.index.find(opened.log.hasher().key(key), |address| read(address).then_some(())).is_some()
+}
+
+/// The bytes of a file.
+#[derive(Clone, PartialEq)]
+struct Image(Vec<u8>);
+
+impl Image {
+    fn of(storage: &dyn Storage) -> Image {
+        let mut bytes = vec![0; index(storage.len().unwrap())];
+        read_exact_at(storage, &mut bytes, 0).unwrap();
+        Image(bytes)
+    }
+
+    /// A store that nobody closed, every frame of it synced, in as many slots as it needs.
+    fn whole() -> Image {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let opened = open_at(&storage, NOW_MS, 16).unwrap();
+        for number in 0..RECORDS {
+            assert!(append(&opened, &key_name(number)));
+        }
+        let mut image = Image::of(&*storage);
+        image.0.truncate(index(slot(SLOTS)));
+        for number in 0..SLOTS {
+            assert_eq!(image.header(number).sequence, number + 1);
+        }
+        assert!(image.range(frame(TAIL, FRAMES_IN_TAIL - 1), 8).iter().any(|byte| *byte != 0));
+        assert!(image.range(slot(TAIL) + TAIL_END, 8).iter().all(|byte| *byte == 0));
+        image
+    }
+
+    fn storage(&self) -> Arc<dyn Storage> {
+        let storage = MemoryStorage::new();
+        write_all_at(&storage, &self.0, 0).unwrap();
+        Arc::new(storage)
+    }
+
+    fn range(&mut self, offset: u64, length: u64) -> &mut [u8] {
+        &mut self.0[index(offset)..index(offset + length)]
+    }
+
+    /// Neither blank nor anything that was ever written.
+    fn damage(&mut self, offset: u64, length: u64) {
+        self.range(offset, length).fill(0xEE);
+    }
+
+    fn header(&self, slot_number: u64) -> SegmentHeader {
+        SegmentHeader::decode(self.0[index(slot(slot_number))..].first_chunk().unwrap()).unwrap()
+    }
+
+    fn put_header(&mut self, slot_number: u64, header: &SegmentHeader) {
+        put(&mut self.0, index(slot(slot_number)), &header.encode());
+    }
+
+    /// Damage that a checksum does not tell of.
+    fn change_header(&mut self, slot_number: u64, change: impl FnOnce(&mut SegmentHeader)) {
+        let mut header = self.header(slot_number);
+        change(&mut header);
+        self.put_header(slot_number, &header);
+    }
+
+    fn change_footer(&mut self, slot_number: u64, change: impl FnOnce(&mut Trailer)) {
+        let SegmentHeader { parameters, sequence, .. } = self.header(slot_number);
+        let (storage, offset, mut buffer) = (self.storage(), slot(slot_number), Vec::new());
+        let read = scan::read_footer(&*storage, offset, sequence, &parameters, &mut buffer);
+        let (mut trailer, entries) = read.unwrap().unwrap();
+        change(&mut trailer);
+        let Trailer { end, record_bytes, last_checksum, .. } = trailer;
+        let (entries, seed) = (entries.map(Result::unwrap), parameters.seed());
+        let bytes = footer::encode(entries, sequence, end, record_bytes, last_checksum, seed);
+        put(&mut self.0, index(slot(slot_number + 1)) - bytes.len(), &bytes);
+    }
+
+    /// Makes a record one of a kind that there is not, as a later version would have written it.
+    fn change_kind(&mut self, slot_number: u64, number: u64) {
+        let header = self.header(slot_number);
+        let position = header.sequence * SEGMENT + FIRST_FRAME_OFFSET + number * FRAME;
+        let seed = header.parameters.seed();
+        let bytes = self.range(frame(slot_number, number), FRAME);
+        let stamp = FrameHeader::decode(bytes, position, FRAME, seed).unwrap().stamp;
+        let record = &mut bytes[FRAME_HEADER_BYTES..];
+        record[8] = 5;
+        let checksum = seed.checksum(&record[4..]);
+        put(record, 0, &checksum.to_le_bytes());
+        frame::seal(bytes, &stamp, seed);
+    }
+}
+
+/// What happens to a file.
+#[derive(Debug, Clone, Copy)]
+enum Edit {
+    Cut(u64),
+    Blank(u64, u64),
+    Damage(u64, u64),
+    Header(u64, fn(&mut SegmentHeader)),
+    Footer(u64, fn(&mut Trailer)),
+    DamageFooter(u64),
+    /// A record that a newer version wrote: the slot, and which of its frames it is in.
+    NewerKind(u64, u64),
+}
+
+/// What comes of an opening.
+#[derive(Debug)]
+enum Outcome {
+    /// A store that was just created.
+    New,
+    /// These records, and no others.
+    Records(Range<u64>),
+    NotAStore,
+    /// What a newer version wrote is at this offset.
+    Unsupported(u64),
+    /// Where, and what the reason says among other things.
+    Corrupt(u64, &'static str),
+}
+
+impl Image {
+    /// The file after those edits, opened, is as expected, and a refusal has changed nothing of it.
+    #[track_caller]
+    fn check(&self, edits: &[Edit], expected: Outcome) {
+        let mut image = self.clone();
+        for edit in edits {
+            match *edit {
+                Cut(length) => image.0.truncate(index(length)),
+                Blank(offset, length) => image.range(offset, length).fill(0),
+                Damage(offset, length) => image.damage(offset, length),
+                Header(number, change) => image.change_header(number, change),
+                Footer(number, change) => image.change_footer(number, change),
+                DamageFooter(number) => image.damage(slot(number + 1) - 40, 8),
+                NewerKind(number, frame) => image.change_kind(number, frame),
+            }
+        }
+        let storage = image.storage();
+        let opened = open_at(&storage, NOW_MS, 16);
+        if opened.is_err() {
+            assert!(Image::of(&*storage) == image, "the refusal changed the file");
+        }
+        match (opened, expected) {
+            (Ok(opened), New) => {
+                let length = storage.len().unwrap();
+                assert_eq!((opened.index.len(), opened.open_count, length), (0, 1, slot(1)));
+            }
+            (Ok(opened), Records(range)) => {
+                let there: Vec<_> =
+                    (0..RECORDS).filter(|number| holds(&opened, &key_name(*number))).collect();
+                assert_eq!(there, range.collect::<Vec<_>>());
+            }
+            (Err(Error::NotAStore { .. }), NotAStore) => {}
+            (Err(Error::Unsupported { reason, .. }), Unsupported(offset)) => {
+                assert!(reason.starts_with(&format!("at offset {offset}: ")), "{reason}");
+            }
+            (Err(Error::Corrupt { offset, reason, .. }), Corrupt(at, says)) => {
+                assert!(offset == at && reason.contains(says), "at {offset}, not {at}: {reason}");
+            }
+            (opened, expected) => panic!("{:?}, not {expected:?}", opened.map(|opened| opened.index.len())),
+        }
+    }
+}
+
+#[test]
+fn a_file_shorter_than_a_store_header_is_new_if_it_is_blank_and_damaged_if_it_begins_like_one() {
+    let whole = Image::whole();
+    for length in [0, 1, 6, 7, 511, 512, 4_095] {
+        Image(vec![0; index(length)]).check(&[], New);
+        let outcome = match length {
+            0 => New,
+            // Too little to tell what it is the beginning of.
+            1..=6 => NotAStore,
+            _ => Corrupt(length, "cut short within its header"),
+        };
+        whole.check(&[Cut(length)], outcome);
+        Image(vec![b'x'; index(length)]).check(&[], if length == 0 { New } else { NotAStore });
+    }
+}
+
+#[test]
+fn under_a_blank_store_header_there_is_a_new_store_only_where_a_creation_could_have_left_it() {
+    const ONE: u64 = STORE_HEADER_BYTES + SEGMENT;
+    const TWO: u64 = ONE + SEGMENT;
+    let longer = "longer than a new one";
+    let zeroes = |length| Image(vec![0; index(length)]);
+    for length in [4_096, 4_607, 4_608, ONE, ONE + 1, TWO, TWO + 1] {
+        zeroes(length).check(&[], New);
+    }
+    for (length, offset) in [(4_607, 4_096), (4_608, 4_607), (ONE, 4_096), (ONE, ONE - 1)] {
+        zeroes(length).check(&[Damage(offset, 1)], New);
+    }
+    for (length, offset) in [(ONE + 1, 4_096), (ONE + 1, ONE), (TWO, 4_096), (TWO, TWO - 1)] {
+        zeroes(length).check(&[Damage(offset, 1)], Corrupt(0, longer));
+    }
+    // Where the pieces meet in which the file is looked through.
+    for offset in [SEGMENT - 1, SEGMENT, 2 * SEGMENT - 1, 2 * SEGMENT] {
+        zeroes(TWO).check(&[Damage(offset, 1)], Corrupt(0, longer));
+    }
+
+    let first = Image::whole().header(0);
+    let begun = |length, sequence| {
+        let mut image = zeroes(length);
+        image.put_header(0, &SegmentHeader { sequence, ..first });
+        image
+    };
+    for length in [4_608, ONE - 1, ONE] {
+        begun(length, 1).check(&[], New);
+        begun(length, 2).check(&[], Corrupt(0, "there is a log"));
+    }
+    begun(ONE, 1).check(&[Damage(ONE - 1, 1)], New);
+    for length in [ONE + 1, TWO] {
+        begun(length, 1).check(&[], Corrupt(0, "there is a log"));
+    }
+}
+
+#[test]
+fn the_one_segment_of_a_small_store_is_no_new_one_whatever_else_is_lost_with_the_store_header() {
+    const ONE: u64 = STORE_HEADER_BYTES + SEGMENT;
+    let used = Image::whole();
+    let (log, like_one) = ("there is a log", "there is what looks like a log");
+    let lost = |further: &[Edit], says| {
+        let first = [Cut(ONE), Blank(0, STORE_HEADER_BYTES)];
+        used.check(&[&first, further].concat(), Corrupt(0, says));
+    };
+    lost(&[], log);
+    lost(&[Cut(ONE - 1)], log);
+    lost(&[Damage(frame(0, 0), 48)], log);
+    lost(&[Blank(frame(0, 0), FULL_END - FIRST_FRAME_OFFSET - FRAME)], log);
+    lost(&[Damage(slot(0), 1)], like_one);
+    lost(&[Blank(slot(0), HEADER)], like_one);
+    lost(&[Blank(slot(0), FULL_END - FRAME)], like_one);
+    lost(&[Blank(slot(0), HEADER), Cut(frame(0, 0) + 48)], like_one);
+    let storage = used.storage();
+    open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(NOW_MS).unwrap();
+    let marked = Image(Image::of(&*storage).0[index(slot(TAIL))..index(slot(SLOTS))].to_vec());
+    for mark in CLOSE_MARK_OFFSETS {
+        let mut image = Image(vec![0; index(ONE)]);
+        let mark = index(mark);
+        put(&mut image.0, index(slot(0)) + mark, &marked.0[mark..mark + SECTOR_BYTES]);
+        image.check(&[], Corrupt(0, like_one));
+    }
+}
+
+#[test]
+fn every_segment_of_the_log_must_be_there_once_and_whole_and_belong_to_the_store() {
+    let whole = Image::whole();
+    whole.check(&[], Records(0..RECORDS));
+    whole.check(&[Cut(slot(0))], Corrupt(slot(0), "no segment has a header that checks"));
+
+    let missing = |says| Corrupt(slot(SLOTS), says);
+    whole.check(&[Blank(slot(2), SEGMENT)], missing("segment 3 of the log's 1 to 5 is missing"));
+    whole.check(&[Blank(slot(0), SEGMENT)], missing("segment 1 of the log's 1 to 5 is missing"));
+    let third_is_head = Header(TAIL, |header| header.head = 3);
+    let third = missing("segment 3 of the log's 3 to 5 is missing");
+    whole.check(&[third_is_head, Blank(slot(2), SEGMENT)], third);
+    whole.check(&[third_is_head, Blank(slot(1), SEGMENT)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
+
+    let elsewhere = Header(2, |header| header.previous_end -= SEGMENT);
+    whole.check(&[elsewhere], Corrupt(slot(2), "does not say where the one before it ends"));
+    let twice = Header(3, |header| (header.sequence, header.head) = (2, 1));
+    whole.check(&[twice], Corrupt(slot(3), "segment 2 is in slots 1 and 3"));
+    let of_another = |number| Corrupt(slot(number), "parameters are not those of the store header");
+    whole.check(&[Header(2, |header| header.parameters.secret[0] ^= 1)], of_another(2));
+    whole.check(&[Header(TAIL, |header| header.parameters.file_id[15] ^= 1)], of_another(TAIL));
+
+    for length in [512, 4_096, SEGMENT - 1] {
+        whole.check(&[Cut(slot(TAIL) + length)], Corrupt(slot(TAIL), "segment 5 is cut short"));
+    }
+    // Without its header nothing is left that names it, but the one before it was finished.
+    for length in [0, 511] {
+        let end = slot(TAIL - 1) + FULL_END;
+        whole.check(&[Cut(slot(TAIL) + length)], Corrupt(end, "finished and the one after it is missing"));
+    }
+}
+
+#[test]
+fn a_slot_whose_header_does_not_check_must_hold_nothing_of_the_log() {
+    let whole = Image::whole();
+    let part = |number, says| Corrupt(slot(number), says);
+    let first_frame = |number| Damage(frame(number, 0), 64);
+    whole.check(&[Damage(slot(1), HEADER), first_frame(1)], part(1, "a part of segment 2"));
+    // The last frame alone.
+    whole.check(&[Damage(slot(1), FULL_END - FRAME)], part(1, "a part of segment 2"));
+    whole.check(&[Blank(slot(0), HEADER)], part(0, "a part of segment 1"));
+    whole.check(&[Blank(slot(1), HEADER)], part(1, "a part of segment 2"));
+    // Slots that were never used are blank, there may be many, and so no more than this is read of them.
+    let missing = Corrupt(slot(SLOTS), "segment 2 of the log's 1 to 5 is missing");
+    whole.check(&[Blank(slot(1), HEADER), first_frame(1)], missing);
+
+    // The file ends within the slot.
+    let cut = Cut(frame(TAIL, 2) + 100);
+    whole.check(&[Damage(slot(TAIL), HEADER), first_frame(TAIL), cut], part(TAIL, "a part of segment 5"));
+    let cut = Cut(frame(TAIL, 0) + 48);
+    whole.check(&[Blank(slot(TAIL), HEADER), cut], part(TAIL, "a part of segment 5"));
+
+    // What is left over of a segment before the head is nothing of the log.
+    let third_is_head = Header(TAIL, |header| header.head = 3);
+    whole.check(&[third_is_head, Damage(slot(1), HEADER)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
+    whole.check(&[third_is_head, Damage(slot(2), HEADER)], part(2, "a part of segment 3"));
+}
+
+#[test]
+fn damage_in_the_last_segment_is_told_of_by_what_was_written_after_it() {
+    let whole = Image::whole();
+    whole.check(&[Damage(frame(TAIL, 1) + 500, 1)], Corrupt(frame(TAIL, 1), "a later frame"));
+    let last = frame(TAIL, FRAMES_IN_TAIL - 1);
+    let on_disk = Header(TAIL, |header| header.synced_to = SLOTS * SEGMENT + TAIL_END);
+    whole.check(&[on_disk, Blank(last, FRAME)], Corrupt(last, "or the segment's header"));
+    let before_it = Header(TAIL, |header| header.synced_to = SLOTS * SEGMENT + TAIL_END - FRAME);
+    whole.check(&[before_it, Blank(last, FRAME)], Records(0..RECORDS - 1));
+    for number in [1, FRAMES_IN_TAIL - 1] {
+        whole.check(&[NewerKind(TAIL, number)], Unsupported(frame(TAIL, number)));
+    }
+}
+
+#[test]
+fn a_full_segment_must_be_what_the_next_one_says_of_it_by_its_footer_or_by_its_frames() {
+    let whole = Image::whole();
+    let other_checksum = Header(2, |header| header.previous_checksum ^= 1);
+    let other_end = Header(2, |header| header.previous_end -= 8);
+    let disagrees = || Corrupt(slot(1), "the footer and the next segment's header do not agree");
+    whole.check(&[Footer(1, |_| {})], Records(0..RECORDS));
+    whole.check(&[Footer(1, |trailer| trailer.end += 8)], disagrees());
+    whole.check(&[Footer(1, |trailer| trailer.last_checksum ^= 1)], disagrees());
+    whole.check(&[other_checksum], disagrees());
+    whole.check(&[other_end], disagrees());
+
+    let ends = |offset| Corrupt(offset, "segment 2 was whole on disk and now ends here");
+    whole.check(&[DamageFooter(1)], Records(0..RECORDS));
+    whole.check(&[0, 1, 2, 3].map(DamageFooter), Records(0..RECORDS));
+    whole.check(&[DamageFooter(1), other_checksum], ends(slot(1) + FULL_END));
+    whole.check(&[DamageFooter(1), other_end], ends(slot(1) + FULL_END));
+    whole.check(&[DamageFooter(1), Damage(frame(1, 3) + 200, 1)], ends(frame(1, 3)));
+    whole.check(&[DamageFooter(1), NewerKind(1, 3)], Unsupported(frame(1, 3)));
+}
+
+#[test]
+fn a_key_is_there_and_its_record_not_dead_up_to_its_expiry() {
+    let whole = Image::whole();
+    let at = |now_ms| {
+        let opened = open_at(&whole.storage(), now_ms, 16).unwrap();
+        (opened.index.len() as u64, opened.log.ledger().balance(now_ms).dead_bytes > 0)
+    };
+    assert_eq!((at(EXPIRY_MS - 1), at(EXPIRY_MS)), ((RECORDS, false), (0, true)));
+}
+
+#[test]
+fn behind_the_end_of_the_log_nothing_is_written_if_the_store_was_closed_there_and_zeroes_if_not() {
+    let storage = Image::whole().storage();
+    let opened = open_at(&storage, NOW_MS, 16).unwrap();
+    opened.log.mark_closed(NOW_MS).unwrap();
+    drop(opened);
+    let mut closed = Image::of(&*storage);
+    let left_over = slot(TAIL) + SEGMENT - 200;
+    closed.damage(left_over, 8);
+    let is_kept = |image: &Image| {
+        let storage = image.storage();
+        assert_eq!(open_at(&storage, NOW_MS, 16).unwrap().index.len() as u64, RECORDS);
+        assert_eq!(storage.len().unwrap(), slot(SLOTS));
+        Image::of(&*storage).range(left_over, 1) == [0xEE]
+    };
+    // Whatever its header says of what was on disk before the end.
+    for synced_to in [0, TAIL_END - 8, TAIL_END].map(|within| SLOTS * SEGMENT + within) {
+        closed.change_header(TAIL, |header| header.synced_to = synced_to);
+        assert!(is_kept(&closed), "{synced_to}");
+    }
+    let mut crashed = closed;
+    for offset in CLOSE_MARK_OFFSETS {
+        crashed.range(slot(TAIL) + offset, HEADER).fill(0);
+    }
+    assert!(!is_kept(&crashed));
+}
+
+#[test]
+fn openings_of_a_store_without_room_for_a_frame_are_counted_and_their_time_kept_all_the_same() {
+    const HOUR_MS: u64 = 3_600_000;
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let opened = open_at(&storage, NOW_MS, 4).unwrap();
+    while append(&opened, "k") {}
+    assert!(opened.log.promise(48, Purpose::Begin).unwrap().is_err(), "an opening finds no room");
+    drop(opened);
+    for (count, wall_ms, store_ms) in [
+        (2, NOW_MS, NOW_MS),
+        (3, NOW_MS + HOUR_MS, NOW_MS + HOUR_MS),
+        (4, NOW_MS + HOUR_MS / 2, NOW_MS + HOUR_MS),
+    ] {
+        let opened = open_at(&storage, wall_ms, 4).unwrap();
+        assert_eq!((opened.open_count, opened.clock.now_ms()), (count, store_ms));
+    }
+}
+
+#[test]
+fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_it() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let open = || open_at(&storage, NOW_MS, 8).map(|opened| opened.open_count);
+    assert_eq!(open().unwrap(), 1);
+    let mut image = Image::of(&*storage);
+    image.change_header(0, |header| header.open_count = MAX_OPEN_COUNT - 1);
+    write_all_at(&*storage, &image.0, 0).unwrap();
+    assert_eq!(open().unwrap(), MAX_OPEN_COUNT);
+    assert!(matches!(open(), Err(Error::VersionsExhausted { .. })));
+}
