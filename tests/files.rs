@@ -164,9 +164,9 @@ fn a_creation_that_was_cut_short_is_finished_and_a_lost_header_is_not_taken_for_
     drop(place.open());
     let mut bytes = place.bytes();
     bytes[..4_096].fill(0);
-    let first_frame = 4_096 + 4_096;
+    let behind_its_header = 4_096 + 512;
     let mut early = bytes.clone();
-    early[first_frame..].fill(0);
+    early[behind_its_header..].fill(0);
     std::fs::write(&place.path, early).unwrap();
     perform(&place.open(), "k", b"r");
     // The same, and there had been a frame: the header was lost later.
