@@ -93,9 +93,10 @@ pub enum Error {
         /// The largest size allowed, in bytes.
         limit_bytes: usize,
     },
-    /// There is no room to begin another operation, or for [`Options::min_size`](crate::Options::min_size) at an opening:
-    /// the disk is full or the file has reached [`Options::max_size`](crate::Options::max_size).
-    /// Operations that already began can still be completed, and the store goes on when there is room again.
+    /// There is no room to begin another operation: the disk is full or the file has reached
+    /// [`Options::max_size`](crate::Options::max_size). Operations that already began can still be completed, and the store
+    /// goes on when there is room again. Or, at an opening, for [`Options::min_size`](crate::Options::min_size): the file is
+    /// as long as it was, and can be opened with less.
     Full {
         /// The store's file.
         path: PathBuf,
@@ -306,11 +307,7 @@ impl fmt::Display for Error {
                 "{key}: a result of {length_bytes} bytes is over the limit of {limit_bytes} (Options::max_result); \
                  the lease is still usable"
             ),
-            Error::Full { path, reason } => write!(
-                out,
-                "{}: no room to begin another operation: {reason}; operations that began can still be completed",
-                path.display()
-            ),
+            Error::Full { path, reason } => write!(out, "{}: there is no room: {reason}", path.display()),
             Error::Poisoned { path, source } => write!(
                 out,
                 "{}: an earlier write or sync failed ({source}), nothing can be written until the store is opened again",

@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
 use crate::log::writer::NewSlot;
 use crate::record::Retention;
-use crate::recover::{self, Config};
+use crate::recover::{self, Config, MAX_FILE_BYTES};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
 
 /// How a store is opened: a builder that ends in [`open`](Options::open) or
@@ -96,12 +96,14 @@ impl Options {
         self
     }
 
-    /// The least size of the file, in bytes. An opening makes it that long, rounded up to whole segments, and
-    /// [`compact`](crate::Store::compact) never makes it shorter. Default: 0, it is as long as what was written needs.
+    /// The least size of the file, in bytes: this opening makes it that long, and [`compact`](crate::Store::compact) makes
+    /// it no shorter. Rounded up to whole segments, or down where [`max_size`](Options::max_size) allows no more. It is not
+    /// kept in the file, and a store in memory has none. Default: 0: the file is as long as what is written needs.
     ///
-    /// A file that grows is written to twice, once with zeroes; what lies within this size is filled with them when the
-    /// store is opened, which takes as long as it takes to write that much, once. A disk that has no room for it is
-    /// [`Error::Full`] at that opening, and not in the middle of the work.
+    /// New room is filled with zeroes before it is used, so that a file that grows is written twice. The room up to this
+    /// size is filled at the opening instead, which takes as long as writing it; a disk that has less makes the opening
+    /// fail with [`Error::Full`] and leaves the file as it was. Under [`Durability::Buffered`] room is only reserved, as
+    /// [`durability`](Options::durability) says, and stays so when the file is opened otherwise later.
     pub fn min_size(mut self, bytes: u64) -> Options {
         self.min_bytes = bytes;
         self
@@ -198,7 +200,9 @@ impl Options {
     /// The works of a store in memory.
     pub(crate) fn open_nowhere(&self) -> Result<Engine> {
         let settings = self.check()?;
-        self.open_storage(Arc::new(MemoryStorage::new()), Path::new(":memory:"), settings)
+        // Zeroes in memory are room that is taken and not room that is made.
+        let options = Options { min_bytes: 0, ..self.clone() };
+        options.open_storage(Arc::new(MemoryStorage::new()), Path::new(":memory:"), settings)
     }
 
     fn open_storage(&self, storage: Arc<dyn Storage>, path: &Path, settings: Settings) -> Result<Engine> {
@@ -222,6 +226,8 @@ impl Options {
         // The file's own segment size holds, which only now is known.
         self.check_max_size(recovered.log.segment_bytes())?;
         let settings = self.settings_for(recovered.log.segment_bytes(), settings)?;
+        // Only when nothing can be said against the options any more: it may take long, and a refusal would leave it.
+        recovered.log.make_min_slots()?;
         Ok(Engine::new(recovered, settings))
     }
 
@@ -241,6 +247,12 @@ impl Options {
             return refuse(
                 "min_size",
                 format!("{} bytes; max_size allows no more than {max_bytes}", self.min_bytes),
+            );
+        }
+        if self.min_bytes > MAX_FILE_BYTES {
+            return refuse(
+                "min_size",
+                format!("{} bytes; no file is longer than {MAX_FILE_BYTES}", self.min_bytes),
             );
         }
         let retention = check_retention(self.retention, self.result_retention)?;

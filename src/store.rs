@@ -231,8 +231,9 @@ impl Store {
         self.engine.sync()
     }
 
-    /// Gives all space back at once: moves what is alive together and cuts off the rest of the file. Reclaiming does
-    /// this by itself, bit by bit, only without shortening the file. Readers and writers go on meanwhile.
+    /// Gives all space back at once: moves what is alive together and cuts off the rest of the file, down to
+    /// [`Options::min_size`](crate::Options::min_size). Reclaiming does this by itself, bit by bit, only without shortening
+    /// the file. Readers and writers go on meanwhile.
     ///
     /// # Errors
     ///

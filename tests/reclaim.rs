@@ -128,6 +128,17 @@ fn a_file_is_as_long_as_it_is_to_be_at_least_from_the_first_opening_on_and_after
 }
 
 #[test]
+fn a_file_is_not_made_longer_by_an_opening_that_is_refused() {
+    let place = Place::new();
+    place.open().close().unwrap();
+    let length = place.length();
+    // What the file's own segments do not allow is only known when it has been opened.
+    let refused = oncekey::Options::new().max_result(100_000).min_size(100 * SEGMENT).open(&place.path);
+    assert!(matches!(refused, Err(Error::Option { option: "max_result", .. })), "{refused:?}");
+    assert_eq!(place.length(), length);
+}
+
+#[test]
 fn compact_ends_when_everything_is_live_and_keeps_everything() {
     let place = Place::new();
     let store = place.open();

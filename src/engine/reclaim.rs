@@ -396,7 +396,10 @@ impl Engine {
     /// Retires segments until something is free, because somebody needs a slot and the file cannot grow. The caller
     /// holds no flight. `reason` says why it cannot grow.
     pub(super) fn make_room(&self, reason: String) -> Result<()> {
-        let full = |reason| Err(Error::Full { path: self.path().to_owned(), reason });
+        let full = |reason| {
+            let reason = format!("{reason}; operations that began can still be completed");
+            Err(Error::Full { path: self.path().to_owned(), reason })
+        };
         let mut state = self.reclaim.state.lock();
         // What has been retired bit by bit waits for the next segment to come free. It need not.
         if self.log.publish_head()? {

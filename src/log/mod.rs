@@ -60,7 +60,8 @@ pub(crate) struct Log {
     ledger: Ledger,
     /// The oldest sequence that is still needed: everything that was live below it has been moved and written.
     needed_from: AtomicU64,
-    /// A slot was filled and waits for a sync that begins after that.
+    /// A slot was filled and waits for a sync that begins after that; or the step to the next segment has settled it since,
+    /// and the next sync asks in vain.
     slot_awaits_sync: AtomicBool,
     syncs: AtomicU64,
 }
@@ -252,21 +253,8 @@ impl Log {
     /// Makes the slots that the file is to have at least, all or none.
     pub(crate) fn make_min_slots(&self) -> Result<()> {
         let mut writer = self.writer.lock();
-        let before = writer.slot_count();
-        let mut make = || -> io::Result<std::result::Result<(), String>> {
-            while writer.slot_count() < writer.min_slots() {
-                if let Err(reason) = writer.try_grow()? {
-                    // Nothing of it is used yet, and whoever else needs the disk should not find it full for nothing.
-                    while writer.slot_count() > before {
-                        writer.drop_last_slot();
-                    }
-                    writer.cut()?;
-                    return Ok(Err(format!("there is no room for Options::min_size: {reason}")));
-                }
-            }
-            Ok(Ok(()))
-        };
-        let made = make().map_err(|error| self.reader.io("make the file as long as it is to be", error))?;
+        let made = writer.make_min_slots();
+        let made = made.map_err(|error| self.reader.io("make the file as long as it is to be", error))?;
         self.room.update(writer.supply(), 0);
         made.map_err(|reason| Error::Full { path: self.path().to_owned(), reason })
     }

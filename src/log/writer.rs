@@ -114,13 +114,14 @@ pub(crate) struct Growing {
     pub(crate) new_slot: NewSlot,
 }
 
-/// How many zeroes an appended byte pays for: the next slot is ready well before this one is full.
-const ZEROES_PER_BYTE: u64 = 4;
-/// Zeroes written at once, as a share of a segment and at most. Every piece has the next sync write the file's new
-/// length and extents too, which costs as much as a quarter of a MiB: smaller pieces would pay that more often, larger ones
-/// would make more threads wait longer for the one sync that carries them.
+/// How many zeroes an appended byte pays for. A slot is asked for when a batch's limit is left of this one, a quarter of a
+/// segment at most, and is ready before that is full: the step to the next segment then settles it.
+const ZEROES_PER_BYTE: u64 = 8;
+/// How many zeroes are worth writing at once: this share of a segment, or as many bytes if that is less. Every piece has the
+/// next sync write the file's new length and extents too, which costs as much as a quarter of a MiB: smaller pieces would pay
+/// that more often, larger ones would make more threads wait longer for the one sync that carries them.
 const PIECES_PER_SEGMENT: u64 = 16;
-const MAX_PIECE_BYTES: u64 = 256 << 10;
+const ENOUGH_BYTES: u64 = 256 << 10;
 
 /// The end of the log and the slots of the file.
 #[derive(Debug)]
@@ -299,7 +300,7 @@ impl Writer {
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);
         }
-        // Every promise is covered by slots, and nothing is written without one: there always is a free slot here.
+        // There is one: a batch that does not fit the tail was promised room in a slot, and `Log::rotate` makes sure of one.
         let Some(slot) = self.free.pop_first() else {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no slot for the next segment"));
         };
@@ -340,7 +341,7 @@ impl Writer {
         self.tail.entries.clear();
         self.progress.set_written(self.end());
         self.progress.set_durable(self.end());
-        // The sync of the header began after whatever was filled. A store that is not synced by anybody comes by no other.
+        // The sync of the header began after whatever was filled. A store that nobody syncs has no other.
         self.settle_growth();
         self.free_below(head);
         Ok(())
@@ -382,7 +383,7 @@ impl Writer {
         if self.growth_is_filled() {
             return true;
         }
-        let piece_bytes = (self.parameters.segment_bytes / PIECES_PER_SEGMENT).min(MAX_PIECE_BYTES);
+        let piece_bytes = (self.parameters.segment_bytes / PIECES_PER_SEGMENT).min(ENOUGH_BYTES);
         self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
         if self.growth.owed_bytes < piece_bytes || self.slot_count >= self.growing.max_slots {
             return false;
@@ -410,6 +411,33 @@ impl Writer {
         write_zeroes_at(&*self.storage, at, bytes)?;
         self.growth.filled_bytes += bytes;
         Ok(())
+    }
+
+    /// Makes all the slots that there are to be at least, with one sync; or none. The outer error is one that leaves unknown
+    /// what is on disk; the inner one says why the file cannot be that long.
+    pub(crate) fn make_min_slots(&mut self) -> io::Result<Result<(), String>> {
+        let (from, to) = (self.slot_count, self.growing.min_slots);
+        if from >= to {
+            return Ok(Ok(()));
+        }
+        let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
+        // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full.
+        let made = self.storage.reserve(at, end - at).and_then(|is_reserved| match self.growing.new_slot {
+            NewSlot::Reserved if is_reserved => Ok(()),
+            _ => write_zeroes_at(&*self.storage, at, end - at),
+        });
+        if let Err(error) = made {
+            // Whoever else needs the disk should not find it full for nothing.
+            self.cut()?;
+            return Ok(Err(format!(
+                "Options::min_size asks for a file of {end} bytes, and it cannot grow beyond its {at} ({error}); free \
+                 disk space, or ask for less"
+            )));
+        }
+        self.sync()?;
+        self.free.extend(from..to);
+        self.slot_count = to;
+        Ok(Ok(()))
     }
 
     /// The filled slot is usable: a sync that began after it was filled has succeeded.

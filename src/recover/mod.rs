@@ -35,7 +35,7 @@ use survey::Survey;
 use verdict::Verdict;
 
 /// No file is longer: what an address in the index can say.
-const MAX_FILE_BYTES: u64 = 1 << 43;
+pub(crate) const MAX_FILE_BYTES: u64 = 1 << 43;
 
 /// An open store.
 #[derive(Debug)]
@@ -83,7 +83,6 @@ pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> R
     let growing = Growing { min_slots: min_slots.min(max_slots), max_slots, new_slot: config.new_slot };
     let log = Log::new(storage, reader, parameters, growing, ledger, survey.start(open_count, full));
     log.begin_opening(clock.now_ms())?;
-    log.make_min_slots()?;
     Ok(Recovered { log: Arc::new(log), index, clock, open_count })
 }
 

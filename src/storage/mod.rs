@@ -75,8 +75,7 @@ pub(crate) trait Storage: Send + Sync + Debug {
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>>;
 }
 
-/// How many zeroes [`write_zeroes_at`] writes at once: few enough that a commit which comes in between does
-/// not wait long behind them on the medium.
+/// How many zeroes [`write_zeroes_at`] writes at once: few system calls, and little memory.
 const ZEROES_BYTES: usize = 64 * 1024;
 
 /// What [`write_zeroes_at`] writes; read-only, so it costs no memory until it is used.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use oncekey::simulation::{Fault, SimulatedDisk};
-use oncekey::{Begin, Error, Fingerprint};
+use oncekey::{Begin, Durability, Error, Fingerprint};
 
 use crate::common::random::{Random, seed};
 use crate::points::{begin_anew, images, scripts};
@@ -173,6 +173,42 @@ fn what_a_compaction_leaves_of_the_file_holds_every_result_that_was_promised_roo
             lease.complete(&[2; 12_000]).unwrap();
         }
         assert_eq!(store.stats().reserved_bytes, 0);
+    }
+}
+
+#[test]
+fn a_disk_without_room_for_the_least_size_says_so_at_the_opening_and_keeps_what_it_has() {
+    for (durability, reserves) in
+        [(Durability::Sync, true), (Durability::Sync, false), (Durability::Buffered, true)]
+    {
+        let disk = SimulatedDisk::new();
+        disk.set_reserves(reserves);
+        let clock = oncekey::ManualClock::new(crate::world::START_MS);
+        let options = || options(&clock).durability(durability);
+        let store = options().open_simulated(&disk).unwrap();
+        store.record("k", Fingerprint::NONE, b"r").unwrap();
+        drop(store);
+        let length = disk.bytes().len();
+        disk.set_capacity(Some(1 << 20));
+        let steps = disk.steps();
+        match options().min_size(2 << 20).open_simulated(&disk) {
+            Err(error @ Error::Full { .. }) => {
+                let said = error.to_string();
+                for part in
+                    ["there is no room", "2101248 bytes", &format!("beyond its {length}"), "ask for less"]
+                {
+                    assert!(said.contains(part), "{part}: {said}");
+                }
+            }
+            other => panic!("{durability:?}: {other:?}"),
+        }
+        assert_eq!(disk.bytes().len(), length);
+        assert!(!reserves || disk.steps() < steps + 16, "the disk was not filled first");
+        let store = options().min_size(1 << 19).open_simulated(&disk).unwrap();
+        assert_eq!(store.get("k").unwrap().result(), Some(&b"r"[..]));
+        assert_eq!(store.stats().file_bytes, 4_096 + 8 * (64 << 10));
+        disk.set_capacity(Some(disk.bytes().len()));
+        store.record("l", Fingerprint::NONE, &[1; 12_000]).unwrap();
     }
 }
 

@@ -298,23 +298,32 @@ fn a_buffered_store_reserves_what_another_fills_with_zeroes() {
 #[test]
 fn slots_are_ready_before_they_are_needed_be_the_records_small_or_large() {
     use Durability::{Buffered, Sync};
-    let cases = [100, 1_000, 12_000].map(|result_bytes| [(Sync, result_bytes), (Buffered, result_bytes)]);
-    for (durability, result_bytes) in cases.into_iter().flatten() {
+    let kinds = [
+        (Sync, Sync, false),
+        (Sync, Buffered, false),
+        (Buffered, Buffered, false),
+        (Buffered, Buffered, true),
+    ];
+    let cases = [100, 1_000, 12_000].map(|result_bytes| kinds.map(|kind| (kind, result_bytes)));
+    for ((durability, records_durability, reserves), result_bytes) in cases.into_iter().flatten() {
         let disk = SimulatedDisk::new();
+        disk.set_reserves(reserves);
         let clock = oncekey::ManualClock::new(crate::world::START_MS);
         let store = options(&clock).durability(durability).open_simulated(&disk).unwrap();
         let (slots_before, syncs_before) = (store.stats().file_bytes >> 16, disk.syncs());
         let mut records = 0;
         while store.stats().file_bytes >> 16 < slots_before + 20 {
-            store.record(&format!("{records}"), Fingerprint::NONE, &vec![7; result_bytes]).unwrap();
+            let key = format!("{records}");
+            store.operation(&key).durability(records_durability).record(&vec![7; result_bytes]).unwrap();
             records += 1;
         }
-        // The header of a segment has one; before it, so has what nobody has synced yet.
-        let (of_records, of_a_segment) = if durability == Sync { (records, 1) } else { (0, 2) };
+        // The header of a segment has one, and one before it is for what nobody has synced yet.
+        let (of_records, of_a_segment) = if records_durability == Sync { (records, 1) } else { (0, 2) };
         let further = disk.syncs() - syncs_before - of_records;
         assert!(
             further <= 22 * of_a_segment,
-            "{durability:?}: {further} further syncs for 20 segments of results of {result_bytes} bytes"
+            "{durability:?}, {records_durability:?}, {reserves}: {further} further syncs for 20 segments of results of \
+             {result_bytes} bytes"
         );
     }
 }
