@@ -255,6 +255,53 @@ fn only_begin_and_record_say_full_and_everything_that_began_can_be_completed() {
     assert!(store.get("room again").unwrap().is_completed());
 }
 
+/// The smaller the operations, the larger the share of a segment that its footer takes.
+#[test]
+fn a_store_that_is_full_of_the_smallest_operations_has_room_to_complete_every_one() {
+    let place = Place::new();
+    let store = small().max_size(4_096 + 8 * SEGMENT).max_result(1).open(&place.path).unwrap();
+    let mut leases = Vec::new();
+    loop {
+        match store.begin(&leases.len().to_string(), NONE) {
+            Ok(Begin::Acquired(lease)) => leases.push(lease),
+            Err(Error::Full { .. }) => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(leases.len() > 500, "{}", leases.len());
+    for lease in &mut leases {
+        lease.complete(b"r").unwrap();
+    }
+    assert_eq!(store.stats().reserved_bytes, 0);
+}
+
+#[test]
+fn a_segment_whose_footer_is_damaged_is_reclaimed_by_its_frames() {
+    let place = Place::new();
+    let store = place.open();
+    for n in 0..1_000 {
+        store.record(&format!("k{n}"), NONE, &[7; 200]).unwrap();
+    }
+    for n in (0..1_000).filter(|n| n % 10 != 0) {
+        store.forget(&format!("k{n}")).unwrap();
+    }
+    store.close().unwrap();
+    let mut bytes = place.bytes();
+    let slots = bytes.len() / SEGMENT as usize;
+    for slot in 0..slots - 1 {
+        let trailer = 4_096 + (slot + 1) * SEGMENT as usize - 64;
+        bytes[trailer..trailer + 8].fill(0xEE);
+    }
+    std::fs::write(&place.path, bytes).unwrap();
+    let store = place.open();
+    store.compact().unwrap();
+    assert!(store.stats().segments_retired >= 4, "{:?}", store.stats());
+    assert!(place.length() < (slots as u64 - 2) * SEGMENT);
+    for n in 0..1_000 {
+        assert_eq!(store.get(&format!("k{n}")).unwrap().is_completed(), n % 10 == 0, "{n}");
+    }
+}
+
 #[test]
 fn a_full_store_opens_and_its_doubts_can_be_resolved() {
     let place = Place::new();

@@ -215,7 +215,32 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::record::Record;
+    use crate::log::commit::Until;
     use crate::{ManualClock, Options};
+
+    #[test]
+    fn room_that_was_promised_to_a_record_is_kept_until_the_record_is_written() {
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let key = Key::new("k");
+        let record = Record {
+            kind: Kind::Forgotten,
+            key,
+            version: Version::from_u64(1),
+            origin: Version::from_u64(1),
+            fingerprint: Fingerprint::NONE,
+            attempt: 1,
+            time_ms: 1,
+            key_expires_ms: 2,
+            result_expires_ms: 2,
+            result: None,
+        };
+        let promise = engine.log.promise(1_000, Purpose::Begin).unwrap().unwrap();
+        let ticket = engine.log.append(&record, 1, promise, Until::Synced).unwrap();
+        assert_eq!(engine.log.promised_bytes(), 1_000, "others may not have it while the record gathers");
+        engine.log.wait(&ticket).unwrap();
+        assert_eq!(engine.log.promised_bytes(), 0);
+    }
 
     #[test]
     fn a_lease_begins_when_it_is_given_and_not_when_it_was_asked_for() {
