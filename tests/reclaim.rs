@@ -287,9 +287,10 @@ fn a_segment_whose_footer_is_damaged_is_reclaimed_by_its_frames() {
     }
     store.close().unwrap();
     let mut bytes = place.bytes();
-    let slots = bytes.len() / SEGMENT as usize;
+    let segment = usize::try_from(SEGMENT).unwrap();
+    let slots = bytes.len() / segment;
     for slot in 0..slots - 1 {
-        let trailer = 4_096 + (slot + 1) * SEGMENT as usize - 64;
+        let trailer = 4_096 + (slot + 1) * segment - 64;
         bytes[trailer..trailer + 8].fill(0xEE);
     }
     std::fs::write(&place.path, bytes).unwrap();

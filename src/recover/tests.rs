@@ -384,6 +384,12 @@ fn a_slot_whose_header_does_not_check_must_hold_nothing_of_the_log() {
     let cut = Cut(frame(TAIL, 0) + 48);
     whole.check(&[Blank(slot(TAIL), HEADER), cut], part(TAIL, "a part of segment 5"));
 
+    // The close mark alone.
+    let storage = whole.storage();
+    open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(NOW_MS).unwrap();
+    let frames = Blank(frame(TAIL, 0), SEGMENT - FIRST_FRAME_OFFSET);
+    Image::of(&*storage).check(&[Damage(slot(TAIL), HEADER), frames], part(TAIL, "a part of segment 5"));
+
     // What is left over of a segment before the head is nothing of the log.
     let third_is_head = Header(TAIL, |header| header.head = 3);
     whole.check(&[third_is_head, Damage(slot(1), HEADER)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
