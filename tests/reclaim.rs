@@ -125,6 +125,8 @@ fn a_file_is_as_long_as_it_is_to_be_at_least_from_the_first_opening_on_and_after
     let store = options().open(&place.path).unwrap();
     store.compact().unwrap();
     assert_eq!(place.length(), 4_096 + SEGMENT);
+    let nowhere = options().min_size(100 * SEGMENT).segment_size(SEGMENT).open_in_memory().unwrap();
+    assert!(nowhere.stats().file_bytes < 10 * SEGMENT, "memory is not taken ahead");
 }
 
 #[test]
