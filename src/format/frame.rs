@@ -202,6 +202,34 @@ mod tests {
     }
 
     #[test]
+    fn what_resembles_a_frame_header_is_at_its_place_and_has_every_number_in_its_range() {
+        const POSITION: u64 = 7 * MIN_SEGMENT_BYTES + 8_192;
+        let like = frame(&["a"], POSITION);
+        assert!(
+            FrameHeader::resembles(&like, 8_192) && FrameHeader::resembles(&like, MIN_SEGMENT_BYTES + 8_192)
+        );
+        assert!(!FrameHeader::resembles(&like, 8_200), "of another place");
+        assert!(!FrameHeader::resembles(&like[..FRAME_HEADER_BYTES - 1], 8_192), "cut short");
+        let far = 1_u64 << 53;
+        let edits: [(usize, &[u8]); 9] = [
+            (4, &40_u32.to_le_bytes()),
+            (4, &52_u32.to_le_bytes()),
+            (4, &(1_u32 << 30).to_le_bytes()),
+            (8, &8_192_u64.to_le_bytes()),
+            (8, &(far + 8_192).to_le_bytes()),
+            (16, &(POSITION + 8).to_le_bytes()),
+            (32, &0_u32.to_le_bytes()),
+            (32, &(MAX_OPEN_COUNT + 1).to_le_bytes()),
+            (40, &far.to_le_bytes()),
+        ];
+        for (at, number) in edits {
+            let mut unlike = like.clone();
+            put(&mut unlike, at, number);
+            assert!(!FrameHeader::resembles(&unlike, 8_192), "{number:?} at {at}");
+        }
+    }
+
+    #[test]
     fn a_frame_gives_its_records_and_their_positions() {
         let bytes = frame(&["a", "bb", "ccc"], 8_192);
         let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
