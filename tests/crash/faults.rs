@@ -178,9 +178,12 @@ fn what_a_compaction_leaves_of_the_file_holds_every_result_that_was_promised_roo
 
 #[test]
 fn a_disk_without_room_for_the_least_size_says_so_at_the_opening_and_keeps_what_it_has() {
-    for (durability, reserves) in
-        [(Durability::Sync, true), (Durability::Sync, false), (Durability::Buffered, true)]
-    {
+    for (durability, reserves) in [
+        (Durability::Sync, true),
+        (Durability::Sync, false),
+        (Durability::Buffered, true),
+        (Durability::Buffered, false),
+    ] {
         let disk = SimulatedDisk::new();
         disk.set_reserves(reserves);
         let clock = oncekey::ManualClock::new(crate::world::START_MS);
