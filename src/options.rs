@@ -161,6 +161,9 @@ impl Options {
     ///
     /// With maps, a medium error under a record that is read, or a file that another program cuts, ends the process
     /// with SIGBUS. Without them both are errors, and a lookup costs a system call.
+    ///
+    /// Maps take addresses of the process and no memory of their own: of 64 segments, and for a longer file of at most
+    /// twice its length and 64 segments. Where there are not so many addresses, records are read without maps.
     pub fn mmap(mut self, mmap: bool) -> Options {
         self.mmap = mmap;
         self
