@@ -10,7 +10,7 @@
 
 #[cfg(not(oncekey_shuttle))]
 mod chosen {
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard};
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::atomic;
     pub(crate) use std::thread::yield_now;
 }
@@ -23,7 +23,7 @@ mod chosen {
     pub(crate) use shuttle::thread::yield_now;
 }
 
-pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, RwLockWriteGuard, atomic, yield_now};
+pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, yield_now};
 pub(crate) use signal::Signal;
 
 /// A number that many threads wait for to change.

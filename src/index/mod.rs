@@ -17,7 +17,7 @@ mod table;
 use std::fmt;
 
 pub(crate) use entry::{Address, SHARD_COUNT, shard_of};
-pub(crate) use filling::Filling;
+pub(crate) use filling::{Gathered, Packing, Step};
 
 use entry::{entry_of, tag_of_hash};
 use table::Table;
@@ -70,7 +70,7 @@ impl Index {
     /// Puts in an entry for a key that, as the caller knows, has none.
     pub(crate) fn insert(&self, hash: u128, address: Address) {
         let entry = entry_of(tag_of_hash(hash), address);
-        self.table(hash).write().insert(entry, shard_of(hash), 0, None);
+        self.table(hash).write().insert(entry, shard_of(hash));
     }
 
     /// Swaps the address of one entry in one step, so that a reader finds the old one or the new one; `false`, with
@@ -84,9 +84,24 @@ impl Index {
         self.table(hash).write().remove(entry_of(tag_of_hash(hash), address))
     }
 
-    /// One shard, held for many changes in a row. `expected` is how many entries it will have, if that is known.
-    pub(crate) fn fill(&self, shard: u8, expected: usize) -> Filling<'_> {
-        Filling { table: self.shards[usize::from(shard)].table.write(), shard, expected }
+    /// Fills one shard, of which nothing is known yet, with what is left after the steps that were `gathered`, and that are
+    /// packed as `packing` says. `look` gives the hash of the key of the record at an address, and something else about it;
+    /// where a step takes the place of an earlier one of its key, `bury` is given what `look` said about that. `spare` is
+    /// memory to work in.
+    pub(crate) fn fill<W, E>(
+        &self,
+        packing: Packing,
+        shard: u8,
+        gathered: Gathered,
+        spare: &mut Vec<u64>,
+        look: impl FnMut(Address) -> Result<(u128, W), E>,
+        bury: impl FnMut(&W),
+    ) -> Result<(), E> {
+        let filled = gathered.into_table(packing, shard, spare, look, bury)?;
+        let mut table = self.shards[usize::from(shard)].table.write();
+        debug_assert_eq!(table.len, 0, "it is filled before anything is put in");
+        *table = filled;
+        Ok(())
     }
 
     /// How many entries there are. While others insert and remove, a figure from about now.
@@ -172,18 +187,6 @@ mod tests {
     }
 
     fn check_invariants(index: &Index) {
-        check_tables(index);
-        for (number, shard) in index.shards.iter().enumerate() {
-            let table = shard.table.read();
-            // The least that a table shrinks to, and what trimming thinks not worth it.
-            let is_small = table.capacity <= MIN_CAPACITY * 5 / 4;
-            let fewest = if is_small { 0 } else { table.capacity * 4 / 10 };
-            assert!(table.len >= fewest, "shard {number} is empty: {} in {}", table.len, table.capacity);
-        }
-    }
-
-    /// What holds even while a shard is being filled.
-    fn check_tables(index: &Index) {
         for (number, shard) in index.shards.iter().enumerate() {
             let table = shard.table.read();
             let mut last_tag = 0;
@@ -204,6 +207,8 @@ mod tests {
             }
             assert_eq!(table.len, len, "shard {number} counts its entries");
             assert!(len * 10 <= table.capacity * 9, "shard {number}: {len} in {}", table.capacity);
+            let fewest = if table.capacity <= MIN_CAPACITY { 0 } else { table.capacity * 4 / 10 };
+            assert!(table.len >= fewest, "shard {number} is empty: {} in {}", table.len, table.capacity);
         }
     }
 
@@ -250,26 +255,8 @@ mod tests {
 
         #[test]
         fn any_sequence_of_changes_leaves_what_a_sorted_multimap_would_hold(
-            // As operations change it; or as opening fills it, with room made for so many entries.
-            expecting in prop::option::of(0..200_usize),
             steps in prop::collection::vec(step(), 1..400)
         ) {
-            let insert = |index: &Index, hash, at| match expecting {
-                None => index.insert(hash, at),
-                Some(expected) => {
-                    let mut filling = index.fill(shard_of(hash), expected);
-                    let vacancy = filling.find(hash, |_| None::<()>).unwrap_err();
-                    filling.insert(vacancy, hash, at);
-                }
-            };
-            let replace = |index: &Index, hash, old, new| match expecting {
-                None => index.replace(hash, old, new),
-                Some(expected) => index.fill(shard_of(hash), expected).replace(hash, old, new),
-            };
-            let remove = |index: &Index, hash, at| match expecting {
-                None => index.remove(hash, at),
-                Some(expected) => index.fill(shard_of(hash), expected).remove(hash, at),
-            };
             let index = Index::new();
             // From the offset to the hash: several entries may share a hash, none shares an address.
             let mut model: BTreeMap<u64, u128> = BTreeMap::new();
@@ -280,55 +267,48 @@ mod tests {
                     (Address::new(*offset).unwrap(), *hash)
                 })
             };
-            let check = if expecting.is_some() { check_tables } else { check_invariants };
             for step in steps {
                 match step {
                     Step::Insert { hash } => {
                         let at = fresh.next().unwrap();
                         prop_assert!(!index.holds(hash, at));
-                        insert(&index, hash, at);
+                        index.insert(hash, at);
                         model.insert(at.offset(), hash);
                         prop_assert!(index.holds(hash, at));
                     }
                     Step::Replace { pick } => if let Some((old, hash)) = entry_at(&model, &pick) {
                         let new = fresh.next().unwrap();
-                        prop_assert!(replace(&index, hash, old, new));
+                        prop_assert!(index.replace(hash, old, new));
                         model.remove(&old.offset());
                         model.insert(new.offset(), hash);
                         prop_assert!(index.holds(hash, new) && !index.holds(hash, old));
                     },
                     Step::ReplaceOther { hash } => {
                         let (unused, new) = (fresh.next().unwrap(), fresh.next().unwrap());
-                        prop_assert!(!replace(&index, hash, unused, new));
+                        prop_assert!(!index.replace(hash, unused, new));
                         prop_assert!(!index.holds(hash, new));
                     }
                     Step::Remove { pick } => if let Some((at, hash)) = entry_at(&model, &pick) {
-                        prop_assert!(remove(&index, hash, at));
+                        prop_assert!(index.remove(hash, at));
                         model.remove(&at.offset());
                         prop_assert!(!index.holds(hash, at));
-                        prop_assert!(!remove(&index, hash, at));
+                        prop_assert!(!index.remove(hash, at));
                     },
-                    Step::RemoveOther { hash } => prop_assert!(!remove(&index, hash, fresh.next().unwrap())),
+                    Step::RemoveOther { hash } => prop_assert!(!index.remove(hash, fresh.next().unwrap())),
                     Step::RemoveMany { pick } => if !model.is_empty() {
                         for _ in 0..pick.index(model.len()) {
                             let (at, hash) = entry_at(&model, &pick).unwrap();
-                            prop_assert!(remove(&index, hash, at));
+                            prop_assert!(index.remove(hash, at));
                             model.remove(&at.offset());
-                            check(&index);
+                            check_invariants(&index);
                         }
                     },
                     Step::Find { hash } => {
                         prop_assert_eq!(candidates(&index, hash), expected(&model, hash));
                     }
                 }
-                check(&index);
-                prop_assert_eq!(index.len(), model.len());
-            }
-            if let Some(expected) = expecting {
-                for shard in 0..=u8::MAX {
-                    index.fill(shard, expected).trim();
-                }
                 check_invariants(&index);
+                prop_assert_eq!(index.len(), model.len());
             }
             for hash in model.values() {
                 prop_assert_eq!(candidates(&index, *hash), expected(&model, *hash));
@@ -518,30 +498,6 @@ mod tests {
         let table = index.shards[0].table.read();
         assert_eq!(table.capacity, MIN_CAPACITY);
         assert!(table.buckets.len() >= MIN_CAPACITY + 6);
-    }
-
-    #[test]
-    fn a_shard_that_was_made_for_more_than_came_is_no_larger_afterwards_than_one_that_grew() {
-        let (filled, grown) = (Index::new(), Index::new());
-        for shard in 0..=u8::MAX {
-            let mut filling = filled.fill(shard, 10_000);
-            for number in 1..=300 {
-                let hash = random_hash(number + u64::from(shard) * 300) & (u128::MAX >> 8)
-                    | u128::from(shard) << 120;
-                let vacancy = filling.find(hash, |_| None::<()>).unwrap_err();
-                filling.insert(vacancy, hash, address(number));
-                grown.insert(hash, address(number));
-            }
-            filling.trim();
-            drop(filling);
-            for number in 1..=300 {
-                let hash = random_hash(number + u64::from(shard) * 300) & (u128::MAX >> 8)
-                    | u128::from(shard) << 120;
-                assert!(filled.holds(hash, address(number)));
-            }
-        }
-        assert_eq!(filled.len(), grown.len());
-        assert!(filled.allocated_bytes() < grown.allocated_bytes() * 11 / 10);
     }
 
     #[test]

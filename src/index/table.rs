@@ -88,34 +88,25 @@ impl Table {
         true
     }
 
-    /// Adds `entry`. `shard` is the number of the shard and decides by how much the table grows, if it must; it then
-    /// makes room for `expected` entries at once, if that is more. `bucket` is where a search for it ended, if there was
-    /// one and the table is still as it was then.
-    #[inline]
-    pub(super) fn insert(&mut self, entry: u64, shard: u8, expected: usize, mut bucket: Option<usize>) {
+    /// Adds `entry`. `shard` is the number of the shard and decides by how much the table grows, if it must.
+    pub(super) fn insert(&mut self, entry: u64, shard: u8) {
         if (self.len + 1) * 10 > self.capacity * 9 {
-            self.resize(Table::grown(self.capacity, shard).max(Table::capacity_for(expected, shard)));
-            bucket = None;
+            self.resize(Table::grown(self.capacity, shard));
         }
         if self.buckets.last() != Some(&EMPTY) {
             // Capacity follows the number of keys alone. Were it to grow here, keys that share a tag, which no
             // capacity tells apart, would make it grow without bound.
             self.resize(self.capacity);
-            bucket = None;
         }
         debug_assert!(
             self.bucket_of(entry).is_none(),
             "an address is the place of one record: it comes once"
         );
-        let behind = || self.behind(tag_of_entry(entry));
-        debug_assert!(bucket.is_none_or(|bucket| bucket == behind()), "the table changed since the search");
-        let bucket = bucket.unwrap_or_else(behind);
-        self.place(entry, bucket);
+        self.place(entry, self.behind(tag_of_entry(entry)));
         self.len += 1;
     }
 
     /// Puts `entry` into `bucket` and pushes what is there to the right, up to the next empty bucket.
-    #[inline]
     fn place(&mut self, entry: u64, bucket: usize) {
         let mut pushed = entry;
         for bucket in &mut self.buckets[bucket..] {
@@ -177,23 +168,48 @@ impl Table {
         2 + (capacity / 64).min(32) + overflow / 4
     }
 
+    /// How many buckets a table has that is made for so many entries.
+    pub(super) fn room_for(expected: usize, shard: u8) -> usize {
+        let capacity = Table::capacity_for(expected, shard).max(MIN_CAPACITY);
+        capacity + Table::spare(capacity, 0)
+    }
+
     /// Moves the entries into new buckets, `capacity` of them and the slack.
-    pub(super) fn resize(&mut self, capacity: usize) {
-        let entries = || self.buckets.iter().copied().filter(|entry| *entry != EMPTY);
+    fn resize(&mut self, capacity: usize) {
+        let entries = self.buckets.iter().copied().filter(|entry| *entry != EMPTY);
+        *self = Table::lay_out(entries, capacity, Vec::new());
+    }
+
+    /// The table of entries that come in sorted order, with `capacity` buckets and the slack. Its memory is that of `room`,
+    /// if that has enough.
+    pub(super) fn lay_out(
+        entries: impl Iterator<Item = u64> + Clone,
+        capacity: usize,
+        mut room: Vec<u64>,
+    ) -> Table {
         // In sorted order each entry lands on its home or right behind its predecessor.
         let landing = |entry: u64, free: usize| Table::home(tag_of_entry(entry), capacity).max(free);
 
-        let end = entries().fold(0, |free, entry| landing(entry, free) + 1);
-        let overflow = end.saturating_sub(capacity);
+        let (mut free, mut len) = (0, 0);
+        for entry in entries.clone() {
+            free = landing(entry, free) + 1;
+            len += 1;
+        }
+        let overflow = free.saturating_sub(capacity);
         let size = capacity + overflow + Table::spare(capacity, overflow);
-        let mut buckets = vec![EMPTY; size].into_boxed_slice();
-        let mut free = 0;
-        for entry in entries() {
+        if room.capacity() < size {
+            drop(room);
+            room = vec![EMPTY; size];
+        } else {
+            room.clear();
+            room.resize(size, EMPTY);
+        }
+        free = 0;
+        for entry in entries {
             let bucket = landing(entry, free);
-            buckets[bucket] = entry;
+            room[bucket] = entry;
             free = bucket + 1;
         }
-        self.buckets = buckets;
-        self.capacity = capacity;
+        Table { buckets: room.into_boxed_slice(), capacity, len }
     }
 }

@@ -208,6 +208,17 @@ pub(crate) fn resembles_used_slot(slot: &[u8]) -> bool {
         })
 }
 
+/// The last bytes of a slot, which are the trailer of a full segment.
+pub(crate) fn read_trailer(
+    storage: &dyn Storage,
+    slot_offset: u64,
+    parameters: &Parameters,
+) -> io::Result<[u8; TRAILER]> {
+    let mut trailer = [0; TRAILER];
+    read_exact_at(storage, &mut trailer, slot_offset + parameters.segment_bytes - TRAILER_BYTES)?;
+    Ok(trailer)
+}
+
 /// The footer of a full segment, if there is one that checks. `buffer` is what it is read into.
 pub(crate) fn read_footer<'b>(
     storage: &dyn Storage,
@@ -217,8 +228,7 @@ pub(crate) fn read_footer<'b>(
     buffer: &'b mut Vec<u8>,
 ) -> io::Result<Result<(Trailer, Entries<'b>), Fault>> {
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
-    let mut trailer_bytes = [0; TRAILER];
-    read_exact_at(storage, &mut trailer_bytes, trailer_at)?;
+    let trailer_bytes = read_trailer(storage, slot_offset, parameters)?;
     let trailer = match Trailer::decode(&trailer_bytes, sequence, parameters.segment_bytes) {
         Ok(trailer) => trailer,
         Err(fault) => return Ok(Err(fault)),

@@ -2,8 +2,9 @@
 //!
 //! A footer says little of each key, but there is an entry for every operation that the store remembers, so this is
 //! what opening takes its time for. It goes in windows of some segments: first their footers are read and checked,
-//! several at a time, and their entries sorted by the shard of the index that they belong to; then the shards take
-//! theirs, several at a time, each in the order of the log. Nothing is kept of a window when the next one begins.
+//! several at a time, and what they say sorted by the shard of the index that it belongs to; then the shards gather
+//! theirs, several at a time, each in the order of the log. When all of the log was read, the shards become tables, in the
+//! memory in which they were gathered.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -11,28 +12,27 @@ use std::thread;
 use super::medium::Medium;
 use super::survey::{Link, Survey};
 use crate::error::{Error, Result};
-use crate::format::footer::FooterEntry;
+use crate::format::footer::{FooterEntry, Trailer};
 use crate::format::record::Kind;
 use crate::format::{Fault, STORE_HEADER_BYTES};
-use crate::index::{Address, Filling, Index, SHARD_COUNT, shard_of};
+use crate::index::{Address, Gathered, Index, Packing, SHARD_COUNT, Step, shard_of};
 use crate::key::KeyHasher;
 use crate::log::ledger::{Ledger, Tally};
 use crate::log::reader::Reader;
 use crate::log::scan;
 use crate::log::writer::FullSegment;
 use crate::record::Weight;
+use crate::sync::Mutex;
 
-/// A window is this share of the log, so that each shard takes many entries while its table is in the processor's cache.
-/// What is kept of a window, 24 bytes an entry, is then little more than a byte for each entry of the log, beside the
-/// index's 10.
-const WINDOWS: usize = 20;
+/// A window is this share of the log. What is kept of a window, 16 bytes an entry, is then little beside the 8 bytes for
+/// each entry of the log that the shards gather, and the 10 of the index that these become.
+const WINDOWS: usize = 32;
+
+/// Of how many segments it is asked how many entries they have, before they are read.
+const TRAILERS_ASKED: usize = 256;
 
 /// Segments that each thread reads in a window, at least, or starting the threads would take longer.
 const SEGMENTS_FOR_A_THREAD: usize = 4;
-
-/// No window is longer, unless that is less than a segment for each thread: of a log in which all has expired, what is
-/// kept of the window is all that opening takes.
-const MAX_WINDOW_BYTES: u64 = 512 << 20;
 
 /// Logs shorter than this are read by one thread: starting others would take longer.
 const PARALLEL_FROM_BYTES: u64 = 16 << 20;
@@ -47,41 +47,11 @@ pub(super) struct Filled {
     pub(super) full: Vec<FullSegment>,
 }
 
-/// One key's last record in a segment: what becomes of the key's entry in the index.
-#[derive(Debug, Clone, Copy)]
-struct Step {
-    /// As bytes, because 128 bits at once would be aligned to 16 bytes and make a step a third larger.
-    hash: [u8; 16],
-    /// Where the record is; 0, which is no address: nothing is left of the key.
-    offset: u64,
-}
-
-impl Step {
-    fn hash(&self) -> u128 {
-        u128::from_le_bytes(self.hash)
-    }
-
-    fn shard(&self) -> u8 {
-        shard_of(self.hash())
-    }
-}
-
-/// A segment's entries by shard, each shard's in `steps[starts[shard]..starts[shard + 1]]`.
+/// A segment's steps by shard, each shard's from `starts[shard]` to `starts[shard + 1]`.
 struct Sorted {
     steps: Vec<Step>,
-    starts: Vec<u32>,
-    /// How many of them leave something.
-    lasting: usize,
+    starts: Vec<usize>,
 }
-
-impl Sorted {
-    fn of_shard(&self, shard: usize) -> &[Step] {
-        &self.steps[self.starts[shard] as usize..self.starts[shard + 1] as usize]
-    }
-}
-
-/// How many places in the index are fetched from memory together, instead of one after the other.
-const FETCHED_TOGETHER: usize = 32;
 
 /// Everything that filling needs to know.
 struct Filler<'a> {
@@ -89,6 +59,7 @@ struct Filler<'a> {
     survey: &'a Survey,
     reader: &'a Reader,
     hasher: KeyHasher,
+    packing: Packing,
     now_ms: u64,
     threads: usize,
 }
@@ -106,7 +77,9 @@ fn threads_for(log_bytes: u64) -> usize {
 pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms: u64) -> Result<Filled> {
     let hasher = KeyHasher::new(survey.parameters.secret);
     let threads = threads_for((survey.links.len() as u64 + 1) * survey.parameters.segment_bytes);
-    let filler = Filler { medium, survey, reader, hasher, now_ms, threads };
+    let last_slot = survey.links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
+    let packing = Packing::for_addresses_below(reader.slot_offset(last_slot + 1));
+    let filler = Filler { medium, survey, reader, hasher, packing, now_ms, threads };
     let (index, ledger) = (Index::new(), Ledger::new());
     // All of them first: to tell two keys apart, a record of any earlier segment may have to be read.
     for link in &survey.links {
@@ -115,37 +88,50 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     reader.set_sequence(survey.tail_slot, survey.tail_header.sequence);
 
     let mut full = Vec::with_capacity(survey.links.len());
-    let mut lasting = 0;
-    let most = usize::try_from(MAX_WINDOW_BYTES / survey.parameters.segment_bytes).unwrap_or(1);
-    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads).min(most).max(threads);
+    let expected = filler.expected_steps()?.div_ceil(SHARD_COUNT);
+    let shards: Vec<_> =
+        (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
+    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads);
     for links in survey.links.chunks(window) {
         let read = spread(threads, links.len(), |at, buffers| filler.read(&links[at], buffers));
         let mut sorted = Vec::with_capacity(links.len());
         for outcome in read {
             let (segment, steps, tally) = outcome?;
             ledger.absorb(tally);
-            lasting += steps.lasting;
             full.push(segment);
             sorted.push(steps);
         }
-        // If what is to come is like what has come; and never more than four times that: the rest may be large results.
-        // Shards that turn out too small grow as they always do.
-        let expected = (lasting * survey.links.len() / full.len()).min(4 * lasting) / SHARD_COUNT;
-        filler.apply(&index, &ledger, &sorted, expected)?;
+        filler.gather(&shards, &sorted);
     }
 
     let tail =
         FullSegment { slot: survey.tail_slot, end: survey.scan.end, record_bytes: survey.scan.record_bytes };
     let (steps, tally) = filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok), &mut Vec::new())?;
     ledger.absorb(tally);
-    filler.apply(&index, &ledger, &[steps], 0)?;
-    for shard in 0..=u8::MAX {
-        index.fill(shard, 0).trim();
-    }
+    filler.gather(&shards, &[steps]);
+    filler.index(&index, &ledger, &shards)?;
     Ok(Filled { index, ledger, full })
 }
 
 impl Filler<'_> {
+    /// About how many steps there are: as many as the trailers of some segments say, spread over the log. They are not
+    /// checked, and only decide how much room is made beforehand.
+    fn expected_steps(&self) -> Result<usize> {
+        let Survey { parameters, links, .. } = self.survey;
+        let (mut asked, mut listed) = (0, 0);
+        for link in links.iter().step_by(links.len().div_ceil(TRAILERS_ASKED).max(1)) {
+            let offset = self.reader.slot_offset(link.slot);
+            let trailer = scan::read_trailer(self.medium.storage, offset, parameters);
+            let trailer = self.medium.io("read a footer", trailer)?;
+            if let Ok(trailer) = Trailer::decode(&trailer, link.sequence, parameters.segment_bytes) {
+                asked += 1;
+                listed += trailer.entry_count as usize;
+            }
+        }
+        let in_full_segments = listed * links.len() / asked.max(1);
+        Ok(in_full_segments + self.survey.scan.entries.len())
+    }
+
     /// What a full segment says, by its footer or, where that is damaged, by its frames.
     fn read(&self, link: &Link, buffers: &mut Buffers) -> Result<(FullSegment, Sorted, Tally)> {
         let Survey { parameters, .. } = self.survey;
@@ -185,12 +171,12 @@ impl Filler<'_> {
         &self,
         segment: &FullSegment,
         entries: impl Iterator<Item = Result<FooterEntry, Fault>>,
-        steps: &mut Vec<Step>,
+        steps: &mut Vec<(u8, Step)>,
     ) -> Result<(Sorted, Tally)> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut tally = Tally::default();
-        let mut starts = vec![0_u32; SHARD_COUNT + 1];
-        let (mut listed_bytes, mut lasting) = (0, 0);
+        let mut starts = vec![0; SHARD_COUNT + 1];
+        let mut listed_bytes = 0;
         steps.clear();
         for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
@@ -202,9 +188,9 @@ impl Filler<'_> {
                 result_expires_ms: entry.result_expires_ms,
             });
             let offset = slot_offset + entry.offset;
-            if Address::new(offset).is_none() {
+            let Some(address) = Address::new(offset) else {
                 return Err(self.corrupt(offset, "the footer's address is out of range"));
-            }
+            };
             let leaves_something = match entry.kind {
                 // It says nothing of its key that this version could pass on, and must not hide what does.
                 Kind::Ignorable => continue,
@@ -212,12 +198,9 @@ impl Filler<'_> {
                 Kind::Completed | Kind::Released => self.now_ms < entry.key_expires_ms,
                 Kind::Begun => true,
             };
-            lasting += usize::from(leaves_something);
-            starts[usize::from(shard_of(entry.hash)) + 1] += 1;
-            steps.push(Step {
-                hash: entry.hash.to_le_bytes(),
-                offset: if leaves_something { offset } else { 0 },
-            });
+            let shard = shard_of(entry.hash);
+            starts[usize::from(shard) + 1] += 1;
+            steps.push((shard, Step::new(self.packing, entry.hash, address, leaves_something)));
         }
         tally.add_dead(segment.record_bytes.saturating_sub(listed_bytes));
         for shard in 0..SHARD_COUNT {
@@ -225,58 +208,38 @@ impl Filler<'_> {
         }
 
         let mut next = starts.clone();
-        let mut sorted = vec![Step { hash: [0; 16], offset: 0 }; steps.len()];
-        for step in steps {
-            let place = &mut next[usize::from(step.shard())];
-            sorted[*place as usize] = *step;
+        let mut sorted = vec![Step::default(); steps.len()];
+        for (shard, step) in steps {
+            let place = &mut next[usize::from(*shard)];
+            sorted[*place] = *step;
             *place += 1;
         }
-        Ok((Sorted { steps: sorted, starts, lasting }, tally))
+        Ok((Sorted { steps: sorted, starts }, tally))
     }
 
-    /// Applies what some segments say, oldest first, as if it had just been written.
-    fn apply(&self, index: &Index, ledger: &Ledger, segments: &[Sorted], expected: usize) -> Result<()> {
-        let applied = spread(self.threads, SHARD_COUNT, |shard, (): &mut ()| {
-            let mut filling = index.fill(u8::try_from(shard).unwrap_or(u8::MAX), expected);
-            for steps in segments.iter().flat_map(|sorted| sorted.of_shard(shard).chunks(FETCHED_TOGETHER)) {
-                let fetched = steps.iter().map(|step| filling.fetch(step.hash()));
-                std::hint::black_box(fetched.fold(0, u64::wrapping_add));
-                for step in steps {
-                    self.replay(&mut filling, ledger, step)?;
-                }
+    /// Gives each shard what some segments say of it, oldest first.
+    fn gather(&self, shards: &[Mutex<Gathered>], segments: &[Sorted]) {
+        spread(self.threads, SHARD_COUNT, |shard, (): &mut ()| {
+            let mut gathered = shards[shard].lock();
+            for Sorted { steps, starts } in segments {
+                gathered.append(&steps[starts[shard]..starts[shard + 1]]);
             }
-            Ok(())
         });
-        applied.into_iter().collect()
     }
 
-    fn replay(&self, shard: &mut Filling<'_>, ledger: &Ledger, step: &Step) -> Result<()> {
-        let (hash, address) = (step.hash(), Address::new(step.offset));
-        // Left outside of what the search returns, which is then small: most steps are of keys that come once.
-        let mut earlier = None;
-        let found = shard.find(hash, |candidate| {
-            let confirmed = self.reader.record(candidate, |place, record| {
-                (self.hasher.key(record.key) == hash)
-                    .then(|| (candidate, Weight::of(record, place.length_bytes)))
-            });
-            earlier = confirmed.transpose();
-            earlier.is_some().then_some(())
+    /// Makes an index of what the shards have gathered.
+    fn index(&self, index: &Index, ledger: &Ledger, shards: &[Mutex<Gathered>]) -> Result<()> {
+        let filled = spread(self.threads, SHARD_COUNT, |shard, spare: &mut Vec<u64>| {
+            let gathered = std::mem::take(&mut *shards[shard].lock());
+            let look = |address| {
+                self.reader.record(address, |place, record| {
+                    (self.hasher.key(record.key), Weight::of(record, place.length_bytes))
+                })
+            };
+            let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
+            index.fill(self.packing, shard, gathered, spare, look, |weight| ledger.bury(weight))
         });
-        match (found, address) {
-            (Ok(()), address) => {
-                if let Some((old, weight)) = earlier.transpose()? {
-                    ledger.bury(&weight);
-                    if let Some(address) = address {
-                        shard.replace(hash, old, address);
-                    } else {
-                        shard.remove(hash, old);
-                    }
-                }
-            }
-            (Err(vacancy), Some(address)) => shard.insert(vacancy, hash, address),
-            (Err(_), None) => {}
-        }
-        Ok(())
+        filled.into_iter().collect()
     }
 
     fn corrupt(&self, offset: u64, reason: &'static str) -> Error {
@@ -288,12 +251,11 @@ impl Filler<'_> {
 #[derive(Default)]
 struct Buffers {
     footer: Vec<u8>,
-    steps: Vec<Step>,
+    steps: Vec<(u8, Step)>,
 }
 
 /// Does `work` for every number below `count`, on so many threads or as many as can be had, and gives the answers in
-/// order. What a thread keeps from one number to the next begins as the
-/// default.
+/// order. What a thread keeps from one number to the next begins as the default.
 fn spread<T: Send, Kept: Default>(
     threads: usize,
     count: usize,
