@@ -18,7 +18,6 @@ mod chosen {
 #[cfg(oncekey_shuttle)]
 mod chosen {
     pub(crate) use super::explored::{Condvar, Mutex, MutexGuard, RwLock};
-    pub(crate) use shuttle::sync::RwLockWriteGuard;
     pub(crate) use shuttle::sync::atomic;
     pub(crate) use shuttle::thread::yield_now;
 }

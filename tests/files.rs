@@ -610,6 +610,54 @@ fn a_long_log_opens_to_just_what_it_was_whatever_became_of_its_keys() {
     assert!(stats.index_bytes < live * 12 + (64 << 10), "no larger than an index that grew: {stats:?}");
 }
 
+/// Opening looks at the records of a key that has several, to tell them from those of other keys. One that cannot be read
+/// any more is the trouble of whoever asks for that key, and of nobody else.
+#[test]
+fn a_damaged_record_is_no_reason_to_refuse_the_others_though_its_key_has_earlier_ones() {
+    let place = Place::new();
+    let store = place.open();
+    let mut leases: Vec<_> = (0..10).map(|n| acquire(&store, &format!("twice-{n}"))).collect();
+    let perform_many =
+        |from| (from..from + 600).for_each(|n| perform(&store, &format!("once-{n}"), &[7; 300]));
+    perform_many(0);
+    for lease in &mut leases {
+        lease.complete(b"done").unwrap();
+    }
+    perform_many(600);
+    drop(leases);
+    store.close().unwrap();
+    let whole = std::fs::read(&place.path).unwrap();
+    let counts = |store: &Store| (store.stats().keys, store.stats().record_bytes, store.stats().dead_bytes);
+    let store = place.open();
+    let expected = counts(&store);
+    assert_eq!(expected.0, 1_210);
+    store.close().unwrap();
+    let records: Vec<usize> =
+        whole.windows(7).enumerate().filter(|(_, at)| at == b"twice-3").map(|(at, _)| at).collect();
+    assert_eq!(records.len(), 2, "the begin and the completion");
+    assert!((records[1] - records[0]) as u64 > 2 * SEGMENT, "in segments of their own");
+
+    for damaged in [&records[..1], &records[1..], &records[..]] {
+        let mut bytes = whole.clone();
+        for at in damaged {
+            bytes[*at] ^= 1;
+        }
+        std::fs::write(&place.path, bytes).unwrap();
+        let store = place.open();
+        assert_eq!(counts(&store), expected, "nothing twice");
+        match store.get("twice-3") {
+            Ok(seen) => assert_eq!((seen.result(), damaged), (Some(&b"done"[..]), &records[..1])),
+            Err(error) => {
+                assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+                assert_eq!(damaged.last(), records.last());
+            }
+        }
+        for n in (0..10).filter(|n| *n != 3) {
+            assert_eq!(store.get(&format!("twice-{n}")).unwrap().result(), Some(&b"done"[..]));
+        }
+    }
+}
+
 /// What was not written since must not let time go back: an opening alone is in the log.
 #[test]
 fn the_time_of_an_opening_in_which_nothing_was_written_is_kept() {

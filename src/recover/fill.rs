@@ -34,6 +34,9 @@ const TRAILERS_ASKED: usize = 256;
 /// Segments that each thread reads in a window, at least, or starting the threads would take longer.
 const SEGMENTS_FOR_A_THREAD: usize = 4;
 
+/// No window is longer, unless that is less than a segment for each thread.
+const MAX_WINDOW_BYTES: u64 = 512 << 20;
+
 /// Logs shorter than this are read by one thread: starting others would take longer.
 const PARALLEL_FROM_BYTES: u64 = 16 << 20;
 
@@ -50,7 +53,7 @@ pub(super) struct Filled {
 /// A segment's steps by shard, each shard's from `starts[shard]` to `starts[shard + 1]`.
 struct Sorted {
     steps: Vec<Step>,
-    starts: Vec<usize>,
+    starts: Vec<u32>,
 }
 
 /// Everything that filling needs to know.
@@ -91,7 +94,8 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     let expected = filler.expected_steps()?.div_ceil(SHARD_COUNT);
     let shards: Vec<_> =
         (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
-    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads);
+    let most = usize::try_from(MAX_WINDOW_BYTES / survey.parameters.segment_bytes).unwrap_or(1);
+    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads).min(most).max(threads);
     for links in survey.links.chunks(window) {
         let read = spread(threads, links.len(), |at, buffers| filler.read(&links[at], buffers));
         let mut sorted = Vec::with_capacity(links.len());
@@ -175,18 +179,13 @@ impl Filler<'_> {
     ) -> Result<(Sorted, Tally)> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut tally = Tally::default();
-        let mut starts = vec![0; SHARD_COUNT + 1];
+        let mut starts = vec![0_u32; SHARD_COUNT + 1];
         let mut listed_bytes = 0;
         steps.clear();
         for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
             listed_bytes += entry.length;
-            tally.add(&Weight {
-                kind: entry.kind,
-                length_bytes: entry.length,
-                key_expires_ms: entry.key_expires_ms,
-                result_expires_ms: entry.result_expires_ms,
-            });
+            tally.add(&weight_of(&entry));
             let offset = slot_offset + entry.offset;
             let Some(address) = Address::new(offset) else {
                 return Err(self.corrupt(offset, "the footer's address is out of range"));
@@ -211,7 +210,7 @@ impl Filler<'_> {
         let mut sorted = vec![Step::default(); steps.len()];
         for (shard, step) in steps {
             let place = &mut next[usize::from(*shard)];
-            sorted[*place] = *step;
+            sorted[*place as usize] = *step;
             *place += 1;
         }
         Ok((Sorted { steps: sorted, starts }, tally))
@@ -222,7 +221,7 @@ impl Filler<'_> {
         spread(self.threads, SHARD_COUNT, |shard, (): &mut ()| {
             let mut gathered = shards[shard].lock();
             for Sorted { steps, starts } in segments {
-                gathered.append(&steps[starts[shard]..starts[shard + 1]]);
+                gathered.append(&steps[starts[shard] as usize..starts[shard + 1] as usize]);
             }
         });
     }
@@ -231,19 +230,48 @@ impl Filler<'_> {
     fn index(&self, index: &Index, ledger: &Ledger, shards: &[Mutex<Gathered>]) -> Result<()> {
         let filled = spread(self.threads, SHARD_COUNT, |shard, spare: &mut Vec<u64>| {
             let gathered = std::mem::take(&mut *shards[shard].lock());
-            let look = |address| {
-                self.reader.record(address, |place, record| {
-                    (self.hasher.key(record.key), Weight::of(record, place.length_bytes))
-                })
-            };
             let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
+            let look = |address| self.look(address);
             index.fill(self.packing, shard, gathered, spare, look, |weight| ledger.bury(weight))
         });
         filled.into_iter().collect()
     }
 
+    /// Whose record is at `address`, and what it weighs.
+    fn look(&self, address: Address) -> Result<(u128, Weight)> {
+        let read = self.reader.record(address, |place, record| {
+            (self.hasher.key(record.key), Weight::of(record, place.length_bytes))
+        });
+        // One record that cannot be read, or any more, is no reason to refuse all of the others: its segment's footer says
+        // whose it was, and whoever asks for that key is told.
+        read.or_else(|error| self.listed(address)?.ok_or(error))
+    }
+
+    /// The same by the footer of the segment, if it has one.
+    fn listed(&self, address: Address) -> Result<Option<(u128, Weight)>> {
+        let Survey { parameters, links, .. } = self.survey;
+        let slot = (address.offset() - STORE_HEADER_BYTES) / parameters.segment_bytes;
+        let Some(link) = links.iter().find(|link| link.slot == slot) else { return Ok(None) };
+        let offset = self.reader.slot_offset(slot);
+        let mut buffer = Vec::new();
+        let footer = scan::read_footer(self.medium.storage, offset, link.sequence, parameters, &mut buffer);
+        let Ok((_, mut entries)) = self.medium.io("read a footer", footer)? else { return Ok(None) };
+        let entry =
+            entries.find_map(|entry| entry.ok().filter(|entry| offset + entry.offset == address.offset()));
+        Ok(entry.map(|entry| (entry.hash, weight_of(&entry))))
+    }
+
     fn corrupt(&self, offset: u64, reason: &'static str) -> Error {
         Error::corrupt(self.reader.path(), offset, reason)
+    }
+}
+
+fn weight_of(entry: &FooterEntry) -> Weight {
+    Weight {
+        kind: entry.kind,
+        length_bytes: entry.length,
+        key_expires_ms: entry.key_expires_ms,
+        result_expires_ms: entry.result_expires_ms,
     }
 }
 
