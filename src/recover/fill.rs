@@ -122,18 +122,16 @@ impl Filler<'_> {
     /// checked, and only decide how much room is made beforehand.
     fn expected_steps(&self) -> Result<usize> {
         let Survey { parameters, links, .. } = self.survey;
-        let (mut asked, mut listed) = (0, 0);
+        let mut asked = Vec::new();
         for link in links.iter().step_by(links.len().div_ceil(TRAILERS_ASKED).max(1)) {
             let offset = self.reader.slot_offset(link.slot);
             let trailer = scan::read_trailer(self.medium.storage, offset, parameters);
             let trailer = self.medium.io("read a footer", trailer)?;
             if let Ok(trailer) = Trailer::decode(&trailer, link.sequence, parameters.segment_bytes) {
-                asked += 1;
-                listed += trailer.entry_count as usize;
+                asked.push(trailer.entry_count as usize);
             }
         }
-        let in_full_segments = listed * links.len() / asked.max(1);
-        Ok(in_full_segments + self.survey.scan.entries.len())
+        Ok(extrapolate(&asked, links.len()) + self.survey.scan.entries.len())
     }
 
     /// What a full segment says, by its footer or, where that is damaged, by its frames.
@@ -266,6 +264,11 @@ impl Filler<'_> {
     }
 }
 
+/// How much `count` of them are together, if they are like those of `sample`.
+fn extrapolate(sample: &[usize], count: usize) -> usize {
+    sample.iter().sum::<usize>() * count / sample.len().max(1)
+}
+
 fn weight_of(entry: &FooterEntry) -> Weight {
     Weight {
         kind: entry.kind,
@@ -322,6 +325,13 @@ fn spread<T: Send, Kept: Default>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_are_taken_to_be_like_the_sample() {
+        assert_eq!(extrapolate(&[10, 20, 60], 100), 3_000);
+        assert_eq!(extrapolate(&[7], 1), 7);
+        assert_eq!(extrapolate(&[], 5), 0);
+    }
 
     #[test]
     fn work_that_is_spread_is_done_once_and_answered_in_order() {
