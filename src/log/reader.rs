@@ -156,7 +156,8 @@ impl Reader {
         Error::corrupt(&self.path, address.offset(), fault.reason())
     }
 
-    fn split(&self, address: Address) -> (u64, u64) {
+    /// The slot that `address` is in, and how far into it.
+    pub(crate) fn split(&self, address: Address) -> (u64, u64) {
         let offset = address.offset() - STORE_HEADER_BYTES;
         (offset / self.segment_bytes, offset % self.segment_bytes)
     }

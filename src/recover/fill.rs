@@ -248,14 +248,13 @@ impl Filler<'_> {
     /// The same by the footer of the segment, if it has one.
     fn listed(&self, address: Address) -> Result<Option<(u128, Weight)>> {
         let Survey { parameters, links, .. } = self.survey;
-        let slot = (address.offset() - STORE_HEADER_BYTES) / parameters.segment_bytes;
+        let (slot, within) = self.reader.split(address);
         let Some(link) = links.iter().find(|link| link.slot == slot) else { return Ok(None) };
         let offset = self.reader.slot_offset(slot);
         let mut buffer = Vec::new();
         let footer = scan::read_footer(self.medium.storage, offset, link.sequence, parameters, &mut buffer);
         let Ok((_, mut entries)) = self.medium.io("read a footer", footer)? else { return Ok(None) };
-        let entry =
-            entries.find_map(|entry| entry.ok().filter(|entry| offset + entry.offset == address.offset()));
+        let entry = entries.find_map(|entry| entry.ok().filter(|entry| entry.offset == within));
         Ok(entry.map(|entry| (entry.hash, weight_of(&entry))))
     }
 
