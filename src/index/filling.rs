@@ -7,7 +7,7 @@
 use std::mem;
 
 use super::entry::{ADDRESS_BITS, ADDRESS_UNIT_BYTES, Address, TAG_BITS, address_of_entry, tag_of_entry};
-use super::table::{MIN_CAPACITY, Table};
+use super::table::Table;
 
 /// How a word holds what a record says: the address takes as many bits as the longest needs, and the hash behind the
 /// shard's number all of the others. That is the tag, and more of the hash than an entry has, unless the file is as long as
@@ -112,7 +112,7 @@ impl Gathered {
         if entries.is_empty() {
             return Ok(Table::default());
         }
-        let capacity = Table::capacity_for(entries.len(), shard).max(MIN_CAPACITY);
+        let capacity = Table::capacity_for(entries.len(), shard);
         Ok(Table::lay_out(entries.iter().copied(), capacity, room))
     }
 }
@@ -200,10 +200,12 @@ fn last_of_each_key<W, E>(
         seen: Option<(u128, W)>,
     }
     let mut look_once = |last: &mut Last<W>| -> Result<u128, E> {
-        if last.seen.is_none() {
-            last.seen = Some(look(address_of_entry(packing.entry(last.word)))?);
+        if let Some((hash, _)) = &last.seen {
+            return Ok(*hash);
         }
-        Ok(last.seen.as_ref().map_or(0, |(hash, _)| *hash))
+        let (hash, about) = look(address_of_entry(packing.entry(last.word)))?;
+        last.seen = Some((hash, about));
+        Ok(hash)
     };
     let mut lasts: Vec<Last<W>> = Vec::new();
     for Step { word, ends } in steps {

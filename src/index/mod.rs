@@ -59,7 +59,7 @@ impl Index {
     /// `confirm` runs under the shard's read lock, so that what it reads at the address is not recycled meanwhile.
     /// It must not call the index: the same shard's lock, taken twice, can wait for itself.
     pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
-        self.table(hash).read().search(tag_of_hash(hash), confirm).ok()
+        self.table(hash).read().search(tag_of_hash(hash), confirm)
     }
 
     /// Whether there is an entry with the tag of `hash` and with `address`.

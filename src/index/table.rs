@@ -1,7 +1,5 @@
 //! One shard's entries: a hash table that is sorted.
 
-use std::convert::Infallible;
-
 use super::entry::{
     ADDRESS_BITS, Address, EMPTY, SHARD_COUNT, TAG_BITS, address_of_entry, entry_of, tag_of_entry,
 };
@@ -56,29 +54,14 @@ impl Table {
 
     /// The bucket behind the entries with `tag`, where another one belongs.
     fn behind(&self, tag: u64) -> usize {
-        match self.search(tag, |_| None::<Infallible>) {
-            Ok(never) => match never {},
-            Err(bucket) => bucket,
-        }
+        let start = self.start_of(tag);
+        start + self.entries_from(start, tag).count()
     }
 
-    /// Offers the addresses under `tag` to `confirm`, one by one, until it answers `Some`; returns that answer, or
-    /// else what [`behind`](Table::behind) says.
+    /// Offers the addresses under `tag` to `confirm`, one by one, until it answers `Some`; returns that answer.
     #[inline]
-    pub(super) fn search<R>(
-        &self,
-        tag: u64,
-        mut confirm: impl FnMut(Address) -> Option<R>,
-    ) -> Result<R, usize> {
-        let start = self.start_of(tag);
-        let mut bucket = start;
-        for entry in self.entries_from(start, tag) {
-            if let Some(answer) = confirm(address_of_entry(entry)) {
-                return Ok(answer);
-            }
-            bucket += 1;
-        }
-        Err(bucket)
+    pub(super) fn search<R>(&self, tag: u64, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
+        self.entries_from(self.start_of(tag), tag).map(address_of_entry).find_map(confirm)
     }
 
     /// Swaps the address of the entry for `tag` and `old`; `false` if there is none.
@@ -120,17 +103,6 @@ impl Table {
 
     /// Takes `entry` out, and makes the table smaller if few are left; `false` if it is not there.
     pub(super) fn remove(&mut self, entry: u64) -> bool {
-        let removed = self.take(entry);
-        // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
-        // between one resize and the next.
-        if removed && self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
-            self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
-        }
-        removed
-    }
-
-    /// Takes `entry` out of a table that stays as large as it is; `false` if it is not there.
-    pub(super) fn take(&mut self, entry: u64) -> bool {
         let Some(bucket) = self.bucket_of(entry) else { return false };
         // What probing pushed to the right moves back. Left where it is, it would have an empty bucket between
         // itself and its home, and a search would end there without seeing it.
@@ -144,6 +116,11 @@ impl Table {
         self.buckets.copy_within(bucket + 1..bucket + 1 + pushed, bucket);
         self.buckets[bucket + pushed] = EMPTY;
         self.len -= 1;
+        // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
+        // between one resize and the next.
+        if self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
+            self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
+        }
         true
     }
 
@@ -157,7 +134,8 @@ impl Table {
     /// The capacity for so many entries: as full as a table that grew to hold them is on average, and like such tables not
     /// equally full in all shards.
     pub(super) fn capacity_for(expected: usize, shard: u8) -> usize {
-        ((expected + expected / 4 * usize::from(shard) / SHARD_COUNT) * 10).div_ceil(9)
+        let fitting = ((expected + expected / 4 * usize::from(shard) / SHARD_COUNT) * 10).div_ceil(9);
+        fitting.max(MIN_CAPACITY)
     }
 
     /// How many buckets of slack stay free behind the last entry when a table of `capacity` buckets is made, of
@@ -170,7 +148,7 @@ impl Table {
 
     /// How many buckets a table has that is made for so many entries.
     pub(super) fn room_for(expected: usize, shard: u8) -> usize {
-        let capacity = Table::capacity_for(expected, shard).max(MIN_CAPACITY);
+        let capacity = Table::capacity_for(expected, shard);
         capacity + Table::spare(capacity, 0)
     }
 
