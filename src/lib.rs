@@ -12,6 +12,7 @@ mod clock;
 mod codec;
 mod format;
 mod record;
+mod map;
 mod storage;
 mod index;
 mod log;

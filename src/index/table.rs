@@ -1,5 +1,7 @@
 //! One shard's entries: a hash table that is sorted.
 
+use crate::map::Words;
+
 use super::entry::{
     ADDRESS_BITS, Address, EMPTY, SHARD_COUNT, TAG_BITS, address_of_entry, entry_of, tag_of_entry,
 };
@@ -15,7 +17,7 @@ pub(super) const MIN_CAPACITY: usize = 8;
 pub(super) struct Table {
     /// `capacity` buckets, and behind them the slack: room for entries that probing pushes past the last bucket.
     /// Wrapping around instead would break the order.
-    pub(super) buckets: Box<[u64]>,
+    pub(super) buckets: Words,
     /// How many buckets are the home of some tag. Zero until the first insertion.
     pub(super) capacity: usize,
     /// How many entries there are.
@@ -175,19 +177,21 @@ impl Table {
         }
         let overflow = free.saturating_sub(capacity);
         let size = capacity + overflow + Table::spare(capacity, overflow);
-        if room.capacity() < size {
+        const { assert!(EMPTY == 0, "new words are empty buckets") };
+        let mut buckets = if room.capacity() < size {
             drop(room);
-            room = vec![EMPTY; size];
+            Words::zeroed(size)
         } else {
             room.clear();
             room.resize(size, EMPTY);
-        }
+            Words::from(room)
+        };
         free = 0;
         for entry in entries {
             let bucket = landing(entry, free);
-            room[bucket] = entry;
+            buckets[bucket] = entry;
             free = bucket + 1;
         }
-        Table { buckets: room.into_boxed_slice(), capacity, len }
+        Table { buckets, capacity, len }
     }
 }

@@ -11,7 +11,8 @@ use crate::format::header::Parameters;
 use crate::format::record::{RECORD_HEADER_BYTES, Record, record_length};
 use crate::format::{Fault, STORE_HEADER_BYTES, Seed};
 use crate::index::Address;
-use crate::storage::{Map, Storage, read_exact_at};
+use crate::map::Map;
+use crate::storage::{Storage, read_exact_at};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Slots that lie behind one another in the file.

@@ -532,7 +532,8 @@ const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::{Map, MemoryStorage};
+    use crate::map::Map;
+    use crate::storage::MemoryStorage;
     use std::sync::atomic::AtomicBool;
 
     /// Fails one sync, as Linux tells a failed writeback to one caller only.

@@ -6,7 +6,8 @@ compile_error!(
      file lock that belongs to the open file"
 );
 
-use super::{Map, Storage};
+use super::Storage;
+use crate::map::Map;
 use std::fs::{self, File, FileType, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;

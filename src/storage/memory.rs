@@ -1,6 +1,7 @@
 //! A storage that forgets everything when it is dropped.
 
-use super::{Map, Storage};
+use super::Storage;
+use crate::map::Map;
 use crate::sync::RwLock;
 use std::fmt;
 use std::io;

@@ -13,17 +13,17 @@
 //! - anything else that was not synced may be lost, kept or garbage, in any order.
 
 mod file;
-mod map;
 mod memory;
 #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
 pub(crate) use file::{FileStorage, OpenError};
-pub(crate) use map::Map;
 pub(crate) use memory::MemoryStorage;
 
 use std::fmt::Debug;
 use std::io;
+
+use crate::map::Map;
 
 /// A run of bytes that can be read, written, resized and made durable: the file, or what stands in for it.
 ///

@@ -24,8 +24,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Map, Storage};
+use super::Storage;
 use crate::format::SECTOR_BYTES;
+use crate::map::Map;
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

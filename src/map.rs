@@ -1,11 +1,12 @@
-//! A read-only view of a range of the file, and the only unsafe code of the crate.
+//! Mapped memory, and the only unsafe code of the crate: a read-only view of a range of the file, and words of no file.
 
 #![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer; nothing else does")]
 
-use memmap2::{Advice, MmapOptions, MmapRaw};
+use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::{Deref, DerefMut};
 use std::slice;
 
 /// A shared, read-only mapping of a range of the file, looked at in short slices.
@@ -114,6 +115,91 @@ impl fmt::Debug for Map {
     }
 }
 
+/// From how many bytes on [`Words`] are a mapping of their own: a page, which is the least that a mapping takes.
+fn least_mapped_bytes() -> usize {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return rustix::param::page_size();
+    // As large as pages are anywhere else.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return 16 * 1024;
+}
+
+/// Words of memory, all zero at first.
+///
+/// Many of them are a mapping of their own and go back to the operating system, to the page, as soon as they are dropped.
+/// On the heap, tables that grow one after another leave holes that the next one, being larger, does not fit into. They were
+/// a seventh of the memory of an index of ten million keys; and as much as the index of a million itself as long as tables of
+/// up to 32 KiB came from the heap.
+#[derive(Debug)]
+pub(crate) struct Words(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    Heap(Box<[u64]>),
+    Mapped(MmapMut),
+}
+
+impl Words {
+    /// So many words.
+    ///
+    /// Where the operating system makes no mapping, they come from the heap.
+    pub(crate) fn zeroed(count: usize) -> Words {
+        let bytes = count.saturating_mul(size_of::<u64>());
+        let mapped = (bytes >= least_mapped_bytes()).then(|| MmapMut::map_anon(bytes).ok()).flatten();
+        Words(mapped.map_or_else(|| Memory::Heap(vec![0; count].into()), Memory::Mapped))
+    }
+}
+
+impl Default for Words {
+    fn default() -> Words {
+        Words::from(Vec::new())
+    }
+}
+
+impl From<Vec<u64>> for Words {
+    /// These words, in the memory in which they are.
+    fn from(words: Vec<u64>) -> Words {
+        Words(Memory::Heap(words.into_boxed_slice()))
+    }
+}
+
+impl Deref for Words {
+    type Target = [u64];
+
+    #[inline]
+    fn deref(&self) -> &[u64] {
+        match &self.0 {
+            Memory::Heap(words) => words,
+            Memory::Mapped(memory) => {
+                let count = memory.len() / size_of::<u64>();
+                // SAFETY:
+                // - In bounds and alive: `memory` is one mapping of `memory.len()` bytes, which are at least those of
+                //   `count` words; it is removed only when it is dropped, which the borrow of `self` forbids.
+                // - Aligned: a mapping begins at a page.
+                // - Initialised: the kernel fills pages of no file with zeroes, and every pattern of bits is a `u64`.
+                // - Not written meanwhile: the mapping is private to this process and its pointer does not leave this
+                //   module but in a borrow of `self`, of which a mutable one is the only one.
+                unsafe { slice::from_raw_parts(memory.as_ptr().cast(), count) }
+            }
+        }
+    }
+}
+
+impl DerefMut for Words {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u64] {
+        match &mut self.0 {
+            Memory::Heap(words) => words,
+            Memory::Mapped(memory) => {
+                let count = memory.len() / size_of::<u64>();
+                // SAFETY: as in `deref`; the mapping can be written to, and nobody else looks at it while `self` is borrowed
+                // mutably.
+                unsafe { slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), count) }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
@@ -211,5 +297,27 @@ mod tests {
         let map = Map::new(&file, 0, LENGTH).unwrap();
         drop(file);
         assert_eq!(map.read(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
+    }
+
+    #[test]
+    fn words_are_zero_and_keep_what_is_written_whether_they_are_few_or_a_mapping() {
+        let least_mapped = least_mapped_bytes() / size_of::<u64>();
+        for count in [0, 1, least_mapped - 1, least_mapped, least_mapped + 1, 3 * least_mapped + 5] {
+            let mut words = Words::zeroed(count);
+            assert_eq!(matches!(words.0, Memory::Mapped(_)), count >= least_mapped);
+            assert_eq!(*words, vec![0; count]);
+            for (number, word) in (1..).zip(words.iter_mut()) {
+                *word = number;
+            }
+            assert_eq!(*words, (1..=count as u64).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn words_of_a_vector_are_in_its_memory() {
+        let vector = vec![7; 100_000];
+        let before = vector.as_ptr();
+        let words = Words::from(vector);
+        assert_eq!((words.as_ptr(), &*words), (before, &[7; 100_000][..]));
     }
 }
