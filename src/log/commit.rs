@@ -79,6 +79,34 @@ pub(crate) enum Until {
     Synced,
 }
 
+impl Until {
+    /// Who is asked first to lead: those who have to wait for a sync anyway.
+    const IN_ORDER_OF_LEADING: [Until; 2] = [Until::Synced, Until::Written];
+}
+
+/// Something for each of the two.
+#[derive(Debug, Default)]
+struct ByUntil<T> {
+    written: T,
+    synced: T,
+}
+
+impl<T> ByUntil<T> {
+    fn of(&self, until: Until) -> &T {
+        match until {
+            Until::Written => &self.written,
+            Until::Synced => &self.synced,
+        }
+    }
+
+    fn of_mut(&mut self, until: Until) -> &mut T {
+        match until {
+            Until::Written => &mut self.written,
+            Until::Synced => &mut self.synced,
+        }
+    }
+}
+
 /// A batch that still gathers, or waits for its turn.
 #[derive(Debug)]
 struct Gathering {
@@ -87,42 +115,48 @@ struct Gathering {
     wants_sync: bool,
     has_unsynced_waiters: bool,
     /// Threads that wait at the gate for the batch to be taken.
-    waiting: u32,
+    waiting: ByUntil<u32>,
     gate: Arc<Gate>,
 }
 
 /// What the waiters of one batch are told. Told without the queue's lock, and seen without it.
 #[derive(Debug, Default)]
 struct Gate {
-    /// How far the batch is (the lowest bits), and how often somebody was asked to come and lead (the rest).
-    told: Signal,
+    /// Whether the batch is where these want it (the lowest bits), and how often one of them was asked to come and lead (the
+    /// rest). Two, so that who waits for the sync sleeps on when the others are told of the write.
+    told: ByUntil<Signal>,
     placement: OnceLock<Placement>,
 }
 
 /// The phase; 0 while the batch gathers or is on its way.
 const PHASE_BITS: u32 = 0b11;
-/// Its frame is with the operating system.
-const WRITTEN: u32 = 1;
-/// It is where all of its waiters want it.
-const DONE: u32 = 2;
+/// It is where they want it.
+const DONE: u32 = 1;
 /// Something failed: what became of the batch is for the queue to say.
-const FAILED: u32 = 3;
+const FAILED: u32 = 2;
 
 impl Gate {
-    fn tell_all(&self, phase: u32) {
+    fn tell(&self, until: Until, phase: u32) {
+        let told = self.told.of(until);
         if planted(Bug::OneFollowerTold) {
-            self.told.change(phase);
-            self.told.wake_one();
+            told.change(phase);
+            told.wake_one();
         } else {
-            self.told.tell_all(phase);
+            told.tell_all(phase);
         }
+    }
+
+    fn tell_all(&self, phase: u32) {
+        self.tell(Until::Synced, phase);
+        self.tell(Until::Written, phase);
     }
 
     /// Lets the waiters of a batch that still gathers see that one of them is to come and lead: the number must change,
     /// or one who is about to wait would sleep through being woken. Only called with the queue locked, as the batch is
     /// taken: the phase stays.
-    fn ask_to_lead(&self) {
-        self.told.change(self.told.get().wrapping_add(PHASE_BITS + 1));
+    fn ask_to_lead(&self, until: Until) {
+        let told = self.told.of(until);
+        told.change(told.get().wrapping_add(PHASE_BITS + 1));
     }
 }
 
@@ -139,9 +173,11 @@ pub(crate) struct Ticket {
 impl Ticket {
     /// Where the record went, if the gate says that it is there: the way of most followers, which needs no lock.
     fn told(&self) -> Option<Placement> {
-        let phase = self.gate.told.get() & PHASE_BITS;
-        let reached = phase == DONE || (phase == WRITTEN && self.until == Until::Written);
-        reached.then(|| self.placement())
+        (self.signal().get() & PHASE_BITS == DONE).then(|| self.placement())
+    }
+
+    fn signal(&self) -> &Signal {
+        self.gate.told.of(self.until)
     }
 
     fn placement(&self) -> Placement {
@@ -230,16 +266,16 @@ impl Commit {
                 return Err(Arc::clone(poison));
             }
             if queue.leading {
-                queue.count_waiting(ticket.number, 1);
+                queue.count_waiting(ticket, 1);
                 // Read with the queue locked: whatever is told from here on makes it another.
-                let seen = ticket.gate.told.get();
+                let seen = ticket.signal().get();
                 drop(queue);
-                ticket.gate.told.wait_while(seen);
+                ticket.signal().wait_while(seen);
                 if let Some(placement) = ticket.told() {
                     return Ok(placement);
                 }
                 queue = self.queue.lock();
-                queue.count_waiting(ticket.number, -1);
+                queue.count_waiting(ticket, -1);
             } else {
                 // Whoever comes by leads the oldest batch, be it somebody else's: its own threads may be gone.
                 self.lead(queue, medium);
@@ -304,7 +340,7 @@ impl Commit {
             }
             if outcome.is_ok() && gathering.wants_sync && gathering.has_unsynced_waiters {
                 self.queue.lock().written = gathering.number;
-                gathering.gate.tell_all(WRITTEN);
+                gathering.gate.tell(Until::Written, DONE);
             }
         }
         if outcome.is_ok() && gathering.wants_sync {
@@ -330,15 +366,15 @@ impl Commit {
                 queue.recycle(gathering.batch);
                 // One waiter is enough to lead the next batch; the others would only wake to wait again. Before this
                 // batch is told, so that the disk does not wait for a leader behind all who come from here.
-                let next = queue.batches.iter().find(|batch| batch.waiting > 0);
-                let next = next.filter(|_| !planted(Bug::NextLeaderNotTold)).map(|batch| {
-                    batch.gate.ask_to_lead();
-                    Arc::clone(&batch.gate)
+                let next = queue.batches.iter().find_map(|batch| Some((batch, batch.next_leader()?)));
+                let next = next.filter(|_| !planted(Bug::NextLeaderNotTold)).map(|(batch, until)| {
+                    batch.gate.ask_to_lead(until);
+                    (Arc::clone(&batch.gate), until)
                 });
                 drop(queue);
                 // Without the lock, which is the first thing that whoever wakes up wants.
-                if let Some(next) = next {
-                    next.told.wake_one();
+                if let Some((gate, until)) = next {
+                    gate.told.of(until).wake_one();
                 }
                 gathering.gate.tell_all(DONE);
             }
@@ -348,6 +384,13 @@ impl Commit {
                 gathering.gate.tell_all(FAILED);
             }
         }
+    }
+}
+
+impl Gathering {
+    /// Which of those who wait is asked to lead.
+    fn next_leader(&self) -> Option<Until> {
+        Until::IN_ORDER_OF_LEADING.into_iter().find(|until| *self.waiting.of(*until) > 0)
     }
 }
 
@@ -365,7 +408,7 @@ impl Queue {
                 batch,
                 wants_sync: false,
                 has_unsynced_waiters: false,
-                waiting: 0,
+                waiting: ByUntil::default(),
                 gate: Arc::default(),
             });
         }
@@ -374,9 +417,10 @@ impl Queue {
     }
 
     /// Counts a thread in or out of the gate of a batch that has not been taken yet.
-    fn count_waiting(&mut self, number: u64, change: i32) {
-        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == number) {
-            batch.waiting = batch.waiting.saturating_add_signed(change);
+    fn count_waiting(&mut self, ticket: &Ticket, change: i32) {
+        if let Some(batch) = self.batches.iter_mut().find(|batch| batch.number == ticket.number) {
+            let waiting = batch.waiting.of_mut(ticket.until);
+            *waiting = waiting.saturating_add_signed(change);
         }
     }
 
@@ -557,7 +601,7 @@ mod tests {
     }
 
     #[test]
-    fn who_wants_its_record_written_does_not_wait_for_the_sync_of_those_it_travels_with() {
+    fn who_wants_its_record_written_does_not_wait_for_the_sync_and_wakes_none_of_those_who_do() {
         let (going_on, medium) = Patient::new();
         let commit = commit();
         let synced = commit.append(&record("synced"), 1, 0, Until::Synced).unwrap();
@@ -566,6 +610,7 @@ mod tests {
             let leading = scope.spawn(|| commit.wait(&synced, &medium).map(drop));
             until(|| commit.queue.lock().leading);
             commit.wait(&written, &medium).unwrap();
+            assert_eq!(synced.signal().get(), 0);
             going_on.send(()).unwrap();
             leading.join().unwrap().unwrap();
         });
@@ -585,7 +630,7 @@ mod tests {
                 let ticket = append(number);
                 threads.push(scope.spawn(move || wait(ticket)));
             }
-            until(|| commit.queue.lock().batches.front().is_some_and(|batch| batch.waiting == 15));
+            until(|| commit.queue.lock().batches.front().is_some_and(|batch| batch.waiting.synced == 15));
             for _ in 0..2 {
                 going_on.send(()).unwrap();
             }
@@ -594,6 +639,34 @@ mod tests {
             }
         });
         assert_eq!(medium.syncs.into_inner(), 2, "one of the first, one of the fifteen");
+    }
+
+    #[test]
+    fn who_waits_for_the_sync_anyway_is_asked_to_lead_before_who_does_not() {
+        let (going_on, medium) = Patient::new();
+        let (commit, medium) = (commit(), &medium);
+        std::thread::scope(|scope| {
+            let append = |wanted| commit.append(&record("k"), 1, 0, wanted).unwrap();
+            let waiting_for =
+                |wanted| commit.queue.lock().batches.front().map(|batch| *batch.waiting.of(wanted));
+            let spawn = |ticket| {
+                let commit = &commit;
+                scope.spawn(move || commit.wait(&ticket, medium).map(drop))
+            };
+            let mut threads = vec![spawn(append(Until::Synced))];
+            until(|| commit.queue.lock().leading);
+            for wanted in [Until::Written, Until::Synced] {
+                threads.push(spawn(append(wanted)));
+                until(|| waiting_for(wanted) == Some(1));
+                assert_eq!(commit.queue.lock().batches[0].next_leader(), Some(wanted));
+            }
+            for _ in 0..2 {
+                going_on.send(()).unwrap();
+            }
+            for thread in threads {
+                thread.join().unwrap().unwrap();
+            }
+        });
     }
 
     #[test]
