@@ -26,7 +26,7 @@ use crate::index::Address;
 use crate::key::KeyHasher;
 use crate::storage::Storage;
 use crate::sync::Mutex;
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
 use reader::Reader;
@@ -60,9 +60,9 @@ pub(crate) struct Log {
     ledger: Ledger,
     /// The oldest sequence that is still needed: everything that was live below it has been moved and written.
     needed_from: AtomicU64,
-    /// A slot was filled and waits for a sync that begins after that; or the step to the next segment has settled it since,
-    /// and the next sync asks in vain.
-    slot_awaits_sync: AtomicBool,
+    /// The number of a slot that was filled and waits for a sync that begins after that, plus one; or the step to the next
+    /// segment has settled it since, and the next sync asks in vain. 0 for none.
+    slot_awaits_sync: AtomicU64,
     syncs: AtomicU64,
 }
 
@@ -134,7 +134,7 @@ impl Log {
             room,
             ledger,
             needed_from,
-            slot_awaits_sync: AtomicBool::new(false),
+            slot_awaits_sync: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
         }
     }
@@ -407,19 +407,19 @@ impl Medium for Log {
         let placement = writer.write(batch, head)?;
         // A slot that is made ahead counts as supply only when it is synced.
         let is_scarce = self.room.update(writer.supply(), batch.promised_bytes);
-        if is_scarce && writer.grow_ahead(batch.frame.len() as u64) {
-            self.slot_awaits_sync.store(true, Ordering::Release);
+        if is_scarce && let Some(number) = writer.grow_ahead(batch.frame.len() as u64) {
+            self.slot_awaits_sync.store(number + 1, Ordering::Release);
         }
         Ok(placement)
     }
 
     fn sync(&self) -> io::Result<()> {
-        let slot_is_filled = self.slot_awaits_sync.swap(false, Ordering::AcqRel);
+        let filled_slot = self.slot_awaits_sync.swap(0, Ordering::AcqRel).checked_sub(1);
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.progress.sync(&*self.storage)?;
-        if slot_is_filled {
+        if let Some(number) = filled_slot {
             let mut writer = self.writer.lock();
-            writer.settle_growth();
+            writer.settle_growth_of(number);
             self.room.update(writer.supply(), 0);
         }
         Ok(())

@@ -90,6 +90,8 @@ impl Progress {
 /// A slot that is being made at the end of the file.
 #[derive(Debug, Default)]
 struct Growth {
+    /// Which one it is of all that this writer makes.
+    number: u64,
     /// Zeroes written, or room reserved, so far.
     filled_bytes: u64,
     /// What appended bytes have paid for and is not there yet.
@@ -375,22 +377,23 @@ impl Writer {
     }
 
     /// Pays for the next slot what `appended_bytes` owe it: a piece of zeroes at a time, or all of it at once where room
-    /// is reserved. True when it is filled and waits for a sync.
+    /// is reserved. Its number when it is filled and waits for a sync.
     ///
     /// A disk that is full, or any other reason not to grow, is met here where it harms nobody; whoever needs the slot meets
     /// it again in [`Writer::try_grow`].
-    pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> bool {
+    pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> Option<u64> {
         if self.growth_is_filled() {
-            return true;
+            return Some(self.growth.number);
         }
         let piece_bytes = (self.parameters.segment_bytes / PIECES_PER_SEGMENT).min(ENOUGH_BYTES);
         self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
         if self.growth.owed_bytes < piece_bytes || self.slot_count >= self.growing.max_slots {
-            return false;
+            return None;
         }
         // All that is owed, which after a large frame is more than a piece, or large frames would outrun the zeroes.
         let owed_bytes = std::mem::take(&mut self.growth.owed_bytes);
-        self.fill(owed_bytes).is_ok() && self.growth_is_filled()
+        self.fill(owed_bytes).ok()?;
+        self.growth_is_filled().then_some(self.growth.number)
     }
 
     fn growth_is_filled(&self) -> bool {
@@ -445,8 +448,20 @@ impl Writer {
         if self.growth_is_filled() {
             self.free.insert(self.slot_count);
             self.slot_count += 1;
-            self.growth = Growth::default();
+            self.begin_growth();
         }
+    }
+
+    /// The same if it is that slot. While somebody synced, another may have settled it and filled the next, which that sync
+    /// began too early for.
+    pub(crate) fn settle_growth_of(&mut self, number: u64) {
+        if self.growth.number == number {
+            self.settle_growth();
+        }
+    }
+
+    fn begin_growth(&mut self) {
+        self.growth = Growth { number: self.growth.number + 1, ..Growth::default() };
     }
 
     /// Makes the next slot at once. The outer error is one that leaves unknown what is on disk; the inner one says
@@ -485,7 +500,7 @@ impl Writer {
 
     /// Cuts the file behind its last slot.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
-        self.growth = Growth::default();
+        self.begin_growth();
         let length = self.reader.slot_offset(self.slot_count);
         if self.storage.len()? > length {
             set_len(&*self.storage, length)?;
@@ -534,7 +549,70 @@ mod tests {
     use super::*;
     use crate::map::Map;
     use crate::storage::MemoryStorage;
+    use std::path::PathBuf;
     use std::sync::atomic::AtomicBool;
+
+    const SEGMENT_BYTES: u64 = 1 << 16;
+
+    /// Of a log in memory whose one segment is empty.
+    fn writer() -> Writer {
+        let parameters = Parameters { segment_bytes: SEGMENT_BYTES, file_id: [0; 16], secret: [0; 16] };
+        let header = SegmentHeader {
+            parameters,
+            sequence: 1,
+            head: 1,
+            previous_end: 0,
+            previous_checksum: 0,
+            open_count: 1,
+            time_ms: 0,
+            synced_to: 0,
+        };
+        let tail = Tail {
+            slot: 0,
+            header,
+            offset: FIRST_FRAME_OFFSET,
+            last_checksum: 0,
+            time_ms: 0,
+            record_bytes: 0,
+            entries: Listing::default(),
+        };
+        let start = Start {
+            open_count: 1,
+            head: 1,
+            full: VecDeque::new(),
+            tail,
+            free: BTreeSet::new(),
+            slot_count: 1,
+        };
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let reader = Arc::new(Reader::new(Arc::clone(&storage), PathBuf::new(), &parameters));
+        let growing = Growing { min_slots: 0, max_slots: 10, new_slot: NewSlot::Zeroed };
+        Writer::new(storage, reader, Arc::default(), parameters, growing, start)
+    }
+
+    #[test]
+    fn a_slot_that_is_filled_after_a_sync_began_is_not_settled_by_it() {
+        let mut writer = writer();
+        let first = writer.grow_ahead(SEGMENT_BYTES).unwrap();
+        // While another thread syncs that, the step to the next segment settles it, and what is written there fills the next.
+        writer.settle_growth();
+        assert_eq!(writer.slot_count(), 2);
+        let second = writer.grow_ahead(SEGMENT_BYTES).unwrap();
+        assert_eq!(writer.grow_ahead(0), Some(second));
+        writer.settle_growth_of(first);
+        assert_eq!((writer.slot_count(), writer.supply().free_slots), (2, 1));
+        writer.settle_growth_of(second);
+        assert_eq!((writer.slot_count(), writer.supply().free_slots), (3, 2));
+
+        // Or a compaction cuts it off again.
+        let third = writer.grow_ahead(SEGMENT_BYTES).unwrap();
+        writer.cut().unwrap();
+        let fourth = writer.grow_ahead(SEGMENT_BYTES).unwrap();
+        writer.settle_growth_of(third);
+        assert_eq!(writer.slot_count(), 3);
+        writer.settle_growth_of(fourth);
+        assert_eq!(writer.slot_count(), 4);
+    }
 
     /// Fails one sync, as Linux tells a failed writeback to one caller only.
     #[derive(Debug)]

@@ -1,0 +1,476 @@
+//! Group commit: leader and followers. Knows no files; what it writes to is a [`Medium`].
+//!
+//! Appenders put their records into the gathering batch under a short lock and then wait for it. The first waiter
+//! that finds nobody leading takes the oldest batch, writes it as one frame and syncs it once, outside every lock
+//! that an appender or a reader needs, while the next batch gathers. There is no timer and no thread: a batch is as
+//! large as what came while the one before it was on its way.
+//!
+//! To write and to sync are two duties, and who wants a record only written waits for no sync: it writes the next batch
+//! while another thread syncs what was written before. Were it to wait, an operation that spares a sync would take as long
+//! as one that does not, and a store that syncs now and then would stand still meanwhile. Who wants a sync does not write
+//! during another one: its record shares the next sync in any case, and a batch is the larger the later it is written.
+//!
+//! A write or a sync that fails, or a leader that unwinds, poisons the queue for good: nobody in that batch or a later one is
+//! acknowledged, because nobody can know any more what is on disk.
+
+mod gate;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+pub(crate) use gate::{Placement, Ticket, Until};
+
+use gate::{Asked, DONE, FAILED, Gate};
+
+use crate::format::Seed;
+use crate::format::footer::ENTRY_BYTES;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::Record;
+use crate::planted::{Bug, planted};
+use crate::record::Weight;
+use crate::status::Version;
+use crate::sync::atomic::Ordering;
+use crate::sync::{Mutex, MutexGuard};
+
+/// What the footer and the index need to know of one record of a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) hash: u128,
+    pub(crate) version: Version,
+    pub(crate) weight: Weight,
+    /// From the start of the frame, in bytes.
+    pub(crate) at: u64,
+}
+
+/// Records on their way to become one frame.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    /// Room for the frame header, then the encoded records.
+    pub(crate) frame: Vec<u8>,
+    pub(crate) entries: Vec<Entry>,
+    /// The room that was promised to these records; free again for others when they are written.
+    pub(crate) promised_bytes: u64,
+    /// The latest store time of its records.
+    pub(crate) time_ms: u64,
+}
+
+impl Batch {
+    /// What the batch takes of a segment: its frame and its footer entries.
+    fn cost_bytes(&self) -> u64 {
+        self.frame.len() as u64 + self.entries.len() as u64 * ENTRY_BYTES
+    }
+}
+
+/// What one record takes of a segment at most: itself, a footer entry, and a frame header if it is alone.
+pub(crate) const fn record_cost_bytes(encoded_bytes: u64) -> u64 {
+    encoded_bytes + ENTRY_BYTES + FRAME_HEADER_BYTES as u64
+}
+
+/// What batches are written to.
+pub(crate) trait Medium {
+    /// Writes the batch as one frame.
+    fn write(&self, batch: &mut Batch) -> io::Result<Placement>;
+    /// Makes everything written so far survive power loss.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// A batch that still gathers, or waits for its turn.
+#[derive(Debug)]
+struct Gathering {
+    number: u64,
+    batch: Batch,
+    wants_sync: bool,
+    has_unsynced_waiters: bool,
+    gate: Arc<Gate>,
+}
+
+/// A batch that is written and wants to be synced.
+#[derive(Debug)]
+struct Unsynced {
+    number: u64,
+    gate: Arc<Gate>,
+}
+
+/// What a thread does for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Duty {
+    /// It writes the oldest batch.
+    writes: bool,
+    /// It syncs what is written, of which that batch then is the last.
+    syncs: bool,
+}
+
+#[derive(Debug)]
+struct Queue {
+    batches: VecDeque<Gathering>,
+    /// Written, and neither synced nor given up. What is being synced is among them.
+    unsynced: VecDeque<Unsynced>,
+    next_number: u64,
+    writing: bool,
+    syncing: bool,
+    /// The number of the last batch of which somebody wanted no more than that it is written.
+    last_only_written: Option<u64>,
+    /// Numbers of the last batch written and of the last batch synced.
+    written: u64,
+    synced: u64,
+    poison: Option<Arc<io::Error>>,
+    /// Buffers of batches that are done, so that the steady state allocates nothing of a frame's size.
+    spare: Vec<Batch>,
+}
+
+/// The queue of batches.
+#[derive(Debug)]
+pub(crate) struct Commit {
+    queue: Mutex<Queue>,
+    seed: Seed,
+    /// The most that a batch may take of a segment.
+    limit_bytes: u64,
+}
+
+impl Commit {
+    pub(crate) fn new(seed: Seed, limit_bytes: u64) -> Commit {
+        let queue = Queue {
+            batches: VecDeque::new(),
+            unsynced: VecDeque::new(),
+            next_number: 1,
+            writing: false,
+            syncing: false,
+            last_only_written: None,
+            written: 0,
+            synced: 0,
+            poison: None,
+            spare: Vec::new(),
+        };
+        Commit { queue: Mutex::new(queue), seed, limit_bytes }
+    }
+
+    /// Puts a record into the gathering batch. `promised_bytes` is room that was set aside for it.
+    pub(crate) fn append(
+        &self,
+        record: &Record<'_>,
+        hash: u128,
+        promised_bytes: u64,
+        until: Until,
+    ) -> Result<Ticket, Arc<io::Error>> {
+        let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
+        let mut queue = self.queue.lock();
+        if let Some(poison) = &queue.poison {
+            return Err(Arc::clone(poison));
+        }
+        let gathering =
+            queue.gathering(|batch| batch.cost_bytes() + length + ENTRY_BYTES <= self.limit_bytes);
+        let at = gathering.batch.frame.len() as u64;
+        record.encode(&mut gathering.batch.frame, self.seed);
+        let weight = Weight::of(record, length);
+        gathering.batch.entries.push(Entry { hash, version: record.version, weight, at });
+        gathering.batch.promised_bytes += promised_bytes;
+        gathering.batch.time_ms = gathering.batch.time_ms.max(record.time_ms);
+        gathering.wants_sync |= until == Until::Synced;
+        gathering.has_unsynced_waiters |= until == Until::Written;
+        let ticket = Ticket { number: gathering.number, at, until, gate: Arc::clone(&gathering.gate) };
+        if until == Until::Written {
+            queue.last_only_written = Some(ticket.number);
+        }
+        Ok(ticket)
+    }
+
+    /// Waits until the record is where its ticket wants it, leading if nobody else does. Returns where it went.
+    pub(crate) fn wait(&self, ticket: &Ticket, medium: &impl Medium) -> Result<Placement, Arc<io::Error>> {
+        if let Some(placement) = ticket.told() {
+            return Ok(placement);
+        }
+        let mut queue = self.queue.lock();
+        loop {
+            let reached = match ticket.until {
+                Until::Written => queue.written,
+                Until::Synced => queue.synced,
+            };
+            if reached >= ticket.number {
+                return Ok(ticket.placement());
+            }
+            if let Some(poison) = &queue.poison {
+                return Err(Arc::clone(poison));
+            }
+            if let Some(duty) = queue.duty(ticket) {
+                // Whoever comes by leads the oldest batch, be it somebody else's: its own threads may be gone.
+                self.lead(queue, duty, medium);
+                if let Some(placement) = ticket.told() {
+                    return Ok(placement);
+                }
+                queue = self.queue.lock();
+            } else {
+                ticket.waiting().fetch_add(1, Ordering::Relaxed);
+                // Read with the queue locked: whatever is told from here on makes it another.
+                let seen = ticket.signal().get();
+                drop(queue);
+                ticket.signal().wait_while(seen);
+                if let Some(placement) = ticket.told() {
+                    return Ok(placement);
+                }
+                queue = self.queue.lock();
+                ticket.waiting().fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Makes everything that was written before this call survive power loss.
+    pub(crate) fn sync(&self, medium: &impl Medium) -> Result<(), Arc<io::Error>> {
+        let ticket = {
+            let mut queue = self.queue.lock();
+            if let Some(poison) = &queue.poison {
+                return Err(Arc::clone(poison));
+            }
+            let is_idle = queue.batches.is_empty() && !queue.writing && !queue.syncing;
+            if is_idle && queue.synced == queue.written {
+                return Ok(());
+            }
+            // An empty batch of its own if none gathers: a sync that is under way may have begun before the
+            // caller's records were written.
+            let gathering = queue.gathering(|_| true);
+            gathering.wants_sync = true;
+            Ticket {
+                number: gathering.number,
+                at: 0,
+                until: Until::Synced,
+                gate: Arc::clone(&gathering.gate),
+            }
+        };
+        self.wait(&ticket, medium).map(|_| ())
+    }
+
+    /// What poisoned the queue, if anything did.
+    pub(crate) fn poison(&self) -> Option<Arc<io::Error>> {
+        self.queue.lock().poison.clone()
+    }
+
+    /// Poisons the queue from outside: a failed write of a header or a mark is as bad as one of a frame.
+    pub(crate) fn poison_with(&self, error: io::Error) -> Arc<io::Error> {
+        let mut queue = self.queue.lock();
+        queue.poison(error)
+    }
+
+    /// Does for all what is to be done, and tells everybody.
+    fn lead(&self, mut queue: MutexGuard<'_, Queue>, duty: Duty, medium: &impl Medium) {
+        queue.syncing |= duty.syncs;
+        let taken = if duty.writes { queue.batches.pop_front() } else { None };
+        let Some(mut taken) = taken else {
+            let written = queue.written;
+            drop(queue);
+            return self.sync_up_to(written, None, medium);
+        };
+        queue.writing = true;
+        let others_write = !duty.syncs || queue.somebody_only_writes(taken.number);
+        drop(queue);
+
+        let unwinding = Unwinding { commit: self, duty, gate: Some(&taken.gate) };
+        let mut outcome = Ok(());
+        if !taken.batch.entries.is_empty() {
+            outcome = medium.write(&mut taken.batch).map(|placement| {
+                let _ = taken.gate.placement.set(placement);
+            });
+        }
+        std::mem::forget(unwinding);
+        if planted(Bug::AcknowledgedBeforeSync) && outcome.is_ok() && duty.syncs {
+            self.queue.lock().synced = taken.number;
+            taken.gate.tell(Until::Synced, DONE);
+        }
+
+        if outcome.is_ok() && !others_write {
+            return self.sync_up_to(taken.number, Some(taken), medium);
+        }
+        let mut queue = self.queue.lock();
+        if let Err(error) = outcome.and_then(|()| queue.check_poison()) {
+            return queue.fail(duty, error, Some(taken));
+        }
+        let (number, gate) = (taken.number, Arc::clone(&taken.gate));
+        let is_waited_for = taken.has_unsynced_waiters;
+        queue.note_written(taken);
+        let asked = queue.ask_leaders();
+        drop(queue);
+        wake(asked);
+        if is_waited_for {
+            gate.tell(Until::Written, DONE);
+        }
+        if duty.syncs {
+            self.sync_up_to(number, None, medium);
+        }
+    }
+
+    /// Syncs what is written, which is everything up to batch `written` at least, and tells those who wait for that.
+    /// `unnoted` is that batch, if nobody knows yet that it is written.
+    fn sync_up_to(&self, written: u64, unnoted: Option<Gathering>, medium: &impl Medium) {
+        let duty = Duty { writes: unnoted.is_some(), syncs: true };
+        let unwinding = Unwinding { commit: self, duty, gate: unnoted.as_ref().map(|batch| &*batch.gate) };
+        let mut outcome = medium.sync();
+        std::mem::forget(unwinding);
+
+        let mut queue = self.queue.lock();
+        if planted(Bug::PoisonIgnored) {
+            outcome = Ok(());
+        }
+        if let Err(error) = outcome.and_then(|()| queue.check_poison()) {
+            return queue.fail(duty, error, unnoted);
+        }
+        if let Some(batch) = unnoted {
+            queue.note_written(batch);
+        }
+        queue.syncing = false;
+        queue.synced = queue.synced.max(written);
+        let count = queue.unsynced.iter().take_while(|batch| batch.number <= written).count();
+        let synced: Vec<Unsynced> = queue.unsynced.drain(..count).collect();
+        let asked = queue.ask_leaders();
+        drop(queue);
+        wake(asked);
+        for batch in synced {
+            batch.gate.tell(Until::Synced, DONE);
+        }
+    }
+}
+
+/// Without the lock, which is the first thing that whoever wakes up wants; and before a batch is told, so that the disk does
+/// not wait for a leader behind all who come from there.
+fn wake(asked: [Option<Asked>; 2]) {
+    asked.into_iter().flatten().for_each(Asked::wake);
+}
+
+/// For how many batches it is remembered that somebody wanted a record only written.
+const REMEMBERED_BATCHES: u64 = 64;
+
+impl Queue {
+    /// Whether somebody may want to write while batch `number` is synced. To let them costs its leader the lock once more,
+    /// which is not worth it where everybody wants everything synced; who is the first after a while waits for one sync.
+    fn somebody_only_writes(&self, number: u64) -> bool {
+        self.last_only_written.is_some_and(|last| number.saturating_sub(last) <= REMEMBERED_BATCHES)
+    }
+
+    /// The batch that was taken is written.
+    fn note_written(&mut self, taken: Gathering) {
+        self.writing = false;
+        self.written = taken.number;
+        if taken.wants_sync {
+            self.unsynced.push_back(Unsynced { number: taken.number, gate: taken.gate });
+        }
+        self.recycle(taken.batch);
+    }
+
+    /// A duty ends for good, and what was taken with it is nobody's any more.
+    fn fail(&mut self, duty: Duty, error: io::Error, taken: Option<Gathering>) {
+        self.writing &= !duty.writes;
+        self.syncing &= !duty.syncs;
+        self.poison(error);
+        if let Some(taken) = taken {
+            taken.gate.tell_all(FAILED);
+        }
+    }
+
+    /// What somebody can do for all whose ticket is not where it is to be. None if there is nothing but to wait.
+    fn duty(&self, ticket: &Ticket) -> Option<Duty> {
+        let duty = match ticket.until {
+            Until::Written => Duty { writes: !self.writing, syncs: false },
+            Until::Synced if self.written < ticket.number => {
+                let is_idle = !self.writing && !self.syncing;
+                Duty { writes: is_idle, syncs: is_idle }
+            }
+            // Whatever is being written: who waits for a sync would otherwise wait for all who only write.
+            Until::Synced => Duty { writes: !self.syncing && self.syncer_writes(), syncs: !self.syncing },
+        };
+        (duty.writes || duty.syncs).then_some(duty)
+    }
+
+    /// Whether who syncs next writes the next batch before, so that the sync is for that too.
+    fn syncer_writes(&self) -> bool {
+        !self.writing && self.batches.front().is_some_and(|next| next.wants_sync)
+    }
+
+    /// Asks one waiter for each duty that nobody has: all of them would only wake to wait again.
+    fn ask_leaders(&self) -> [Option<Asked>; 2] {
+        if planted(Bug::NextLeaderNotTold) {
+            return [None, None];
+        }
+        let mut gathering = self.batches.iter().map(|batch| &batch.gate);
+        let mut syncer = None;
+        let mut is_written = self.writing;
+        if !self.syncing {
+            syncer = self.unsynced.iter().find_map(|batch| batch.gate.ask(Until::Synced));
+            is_written |= syncer.is_some() && self.syncer_writes();
+            if syncer.is_none() && !self.writing {
+                syncer = gathering.clone().find_map(|gate| gate.ask(Until::Synced));
+                is_written |= syncer.is_some();
+            }
+        }
+        let writer = if is_written { None } else { gathering.find_map(|gate| gate.ask(Until::Written)) };
+        [syncer, writer]
+    }
+
+    /// The batch that gathers, or a new one if there is none or `has_room` says no.
+    fn gathering(&mut self, has_room: impl FnOnce(&Batch) -> bool) -> &mut Gathering {
+        let fits = self.batches.back().is_some_and(|last| has_room(&last.batch));
+        if !fits {
+            let mut batch = self.spare.pop().unwrap_or_default();
+            batch.frame.resize(FRAME_HEADER_BYTES, 0);
+            let number = self.next_number;
+            self.next_number += 1;
+            self.batches.push_back(Gathering {
+                number,
+                batch,
+                wants_sync: false,
+                has_unsynced_waiters: false,
+                gate: Arc::default(),
+            });
+        }
+        let last = self.batches.len() - 1;
+        &mut self.batches[last]
+    }
+
+    fn recycle(&mut self, mut batch: Batch) {
+        /// A large result must not keep its buffer for ever.
+        const KEEP_BYTES: usize = 256 << 10;
+        if self.spare.len() < 2 && batch.frame.capacity() <= KEEP_BYTES {
+            batch.frame.clear();
+            batch.entries.clear();
+            (batch.promised_bytes, batch.time_ms) = (0, 0);
+            self.spare.push(batch);
+        }
+    }
+
+    /// Refuses what went well while it went wrong for another thread.
+    fn check_poison(&self) -> io::Result<()> {
+        match self.poison {
+            Some(_) => Err(io::Error::other("another thread's write or sync failed meanwhile")),
+            None => Ok(()),
+        }
+    }
+
+    fn poison(&mut self, error: io::Error) -> Arc<io::Error> {
+        let poison = self.poison.get_or_insert_with(|| Arc::new(error));
+        if !planted(Bug::PoisonNotTold) {
+            let unsynced = self.unsynced.drain(..).map(|batch| batch.gate);
+            for gate in self.batches.iter().map(|batch| Arc::clone(&batch.gate)).chain(unsynced) {
+                gate.tell_all(FAILED);
+            }
+        }
+        Arc::clone(poison)
+    }
+}
+
+/// Stands guard while a leader is outside the lock: if it unwinds, its followers must not wait for ever.
+struct Unwinding<'a> {
+    commit: &'a Commit,
+    duty: Duty,
+    gate: Option<&'a Gate>,
+}
+
+impl Drop for Unwinding<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.commit.queue.lock();
+        queue.fail(self.duty, io::Error::other("a thread panicked while it wrote for the others"), None);
+        drop(queue);
+        if let Some(gate) = self.gate {
+            gate.tell_all(FAILED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
