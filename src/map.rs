@@ -145,7 +145,9 @@ impl Words {
     /// Where the operating system makes no mapping, they come from the heap.
     pub(crate) fn zeroed(count: usize) -> Words {
         let bytes = count.saturating_mul(size_of::<u64>());
-        let mapped = (bytes >= least_mapped_bytes()).then(|| MmapMut::map_anon(bytes).ok()).flatten();
+        // What is unsafe below rests on the upper bound too.
+        let is_mappable = bytes >= least_mapped_bytes() && isize::try_from(bytes).is_ok();
+        let mapped = is_mappable.then(|| MmapMut::map_anon(bytes).ok()).flatten();
         Words(mapped.map_or_else(|| Memory::Heap(vec![0; count].into()), Memory::Mapped))
     }
 }
@@ -157,7 +159,7 @@ impl Default for Words {
 }
 
 impl From<Vec<u64>> for Words {
-    /// These words, in the memory in which they are.
+    /// These words, in the memory in which they are; what it had room for beside them is given back.
     fn from(words: Vec<u64>) -> Words {
         Words(Memory::Heap(words.into_boxed_slice()))
     }
@@ -173,8 +175,8 @@ impl Deref for Words {
             Memory::Mapped(memory) => {
                 let count = memory.len() / size_of::<u64>();
                 // SAFETY:
-                // - In bounds and alive: `memory` is one mapping of `memory.len()` bytes, which are at least those of
-                //   `count` words; it is removed only when it is dropped, which the borrow of `self` forbids.
+                // - In bounds and alive: `memory` is one mapping of `memory.len()` bytes, at most `isize::MAX`, which are at
+                //   least those of `count` words; it is removed only when it is dropped, which the borrow of `self` forbids.
                 // - Aligned: a mapping begins at a page.
                 // - Initialised: the kernel fills pages of no file with zeroes, and every pattern of bits is a `u64`.
                 // - Not written meanwhile: the mapping is private to this process and its pointer does not leave this

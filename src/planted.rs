@@ -37,9 +37,11 @@ pub enum Bug {
     PoisonIgnored,
     /// A batch that is to be synced is acknowledged when it is written.
     AcknowledgedBeforeSync,
+    /// A sync counts for what was written while it was under way.
+    SyncCoversTooMuch,
     /// Of those who wait for a batch, one is told that it is done.
     OneFollowerTold,
-    /// Nobody of the next batch is told that nobody leads any more.
+    /// Nobody is asked to lead when somebody ends who did.
     NextLeaderNotTold,
     /// Those who wait for a later batch are not told that there will be none.
     PoisonNotTold,

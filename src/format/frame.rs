@@ -11,7 +11,7 @@ pub(crate) const FRAME_HEADER_BYTES: usize = 48;
 
 const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 
-/// What the leader knows of a frame when it takes it.
+/// What its writer knows of a frame when it takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) position: u64,

@@ -163,10 +163,11 @@
 //!
 //! A frame header that checks says by its `synced_to` that everything before that position was on disk. So a place
 //! that does not check, with such a header behind it, is damage; without one it is the end of the log, and what
-//! follows was acknowledged to nobody, except for what came to be on disk after the last frame was written: that frame, and
-//! what was being synced if it was written during a sync. Whether this was torn by a crash or damaged after it cannot be
-//! told, nor can it of the frame before, if the sector that is damaged is the one in which the last frame's header stands. A
-//! close mark at the end of the log takes this window away.
+//! follows was acknowledged to nobody, except for what was not on disk when the last frame was written and came to be so
+//! after that: that frame, what was being synced then, and what had been written since that sync began or, if there was
+//! none, since the last one. Whether this was torn by a crash or damaged after it cannot be told, nor can it of the frame
+//! before, if the sector that is damaged is the one in which the last frame's header stands. A close mark at the end of the
+//! log takes this window away.
 //!
 //! That there is a last segment is said by its own header and frames, and by the footer of the one before it. Where both
 //! are lost, in two places of the file, nothing is left that speaks of it, and the log ends before it.

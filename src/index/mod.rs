@@ -109,7 +109,7 @@ impl Index {
         self.shards.iter().map(|shard| shard.table.read().len).sum()
     }
 
-    /// How much memory the index has allocated, in bytes.
+    /// How much memory the index has allocated, in bytes; not counted is what a table leaves unused of its last page.
     pub(crate) fn allocated_bytes(&self) -> usize {
         let tables: usize = self.shards.iter().map(|shard| size_of_val(&*shard.table.read().buckets)).sum();
         size_of_val(&*self.shards) + tables

@@ -401,6 +401,16 @@ fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
 
 impl Medium for Log {
     fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+        self.write_frame(batch).inspect_err(|error| crate::events::poisoned(self.path(), error))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.sync_written().inspect_err(|error| crate::events::poisoned(self.path(), error))
+    }
+}
+
+impl Log {
+    fn write_frame(&self, batch: &mut Batch) -> io::Result<Placement> {
         // Read before the writer is entered: what was moved to make it so has been written.
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
@@ -413,14 +423,20 @@ impl Medium for Log {
         Ok(placement)
     }
 
-    fn sync(&self) -> io::Result<()> {
+    fn sync_written(&self) -> io::Result<()> {
         let filled_slot = self.slot_awaits_sync.swap(0, Ordering::AcqRel).checked_sub(1);
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.progress.sync(&*self.storage)?;
         if let Some(number) = filled_slot {
-            let mut writer = self.writer.lock();
-            writer.settle_growth_of(number);
-            self.room.update(writer.supply(), 0);
+            // Who has the writer may sync three times for the step to the next segment, and all who wait for this sync would
+            // wait for those. The step settles the slot too, or the next sync does.
+            if let Some(mut writer) = self.writer.try_lock() {
+                writer.settle_growth_of(number);
+                self.room.update(writer.supply(), 0);
+            } else {
+                let awaits = &self.slot_awaits_sync;
+                let _ = awaits.compare_exchange(0, number + 1, Ordering::AcqRel, Ordering::Relaxed);
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The end of the log: where the next frame goes, and the slots that it will go to later.
 //!
-//! One thread at a time is here, the commit leader or whoever publishes a head, grows or shrinks the file. Readers
-//! never wait for it.
+//! One thread at a time is here, who writes a batch, publishes a head, grows or shrinks the file. Readers never wait for it,
+//! nor does who syncs.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -17,8 +17,8 @@ use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHe
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
 use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, MutexGuard};
 
 /// A segment of the log that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +73,23 @@ impl Progress {
 
     /// Makes everything written so far durable. After one failure it never succeeds again, for anybody.
     pub(crate) fn sync(&self, storage: &dyn Storage) -> io::Result<()> {
-        let mut failed = self.sync_failed.lock();
+        self.sync_locked(self.sync_failed.lock(), storage)
+    }
+
+    /// Makes everything before `position` durable, if it is not.
+    fn sync_to(&self, position: u64, storage: &dyn Storage) -> io::Result<()> {
+        let failed = self.sync_failed.lock();
+        // By the sync that was under way until now.
+        if self.durable() >= position { Ok(()) } else { self.sync_locked(failed, storage) }
+    }
+
+    fn sync_locked(&self, mut failed: MutexGuard<'_, bool>, storage: &dyn Storage) -> io::Result<()> {
         if *failed {
             return Err(io::Error::other("an earlier sync failed"));
         }
         let written = self.written();
         let outcome = if planted(Bug::SyncSkipped) { Ok(()) } else { sync_data(storage) };
+        let written = if planted(Bug::SyncCoversTooMuch) { self.written() } else { written };
         match outcome {
             Ok(()) => self.set_durable(written),
             Err(_) => *failed = true,
@@ -295,9 +306,7 @@ impl Writer {
     /// a gap between head and tail, signs of damage and never of a crash.
     pub(crate) fn switch(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
         // Most often the last batch was synced already, and everybody waits for this one.
-        if self.progress.durable() < self.progress.written() {
-            self.sync()?;
-        }
+        self.progress.sync_to(self.end(), &*self.storage)?;
         let published = self.head;
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);

@@ -32,6 +32,8 @@ enum Failing {
     Sync(usize),
     /// The write of this number, by a panic of whoever leads.
     Leader(usize),
+    /// The sync of this number, by a panic.
+    Syncer(usize),
 }
 
 /// What is written and what of it is synced.
@@ -109,20 +111,25 @@ impl Medium for Disk {
 
     fn sync(&self) -> io::Result<()> {
         // Only what was written when it began is sure to be on disk when it ends.
-        let (number, reached) = {
+        let (number, reached, had_failed) = {
             let mut contents = self.contents.lock();
             assert!(!contents.is_being_synced, "two sync at once");
             contents.is_being_synced = true;
             let number = contents.syncs;
             contents.syncs += 1;
-            (number, contents.written.len())
+            (number, contents.written.len(), contents.has_failed)
         };
         yield_now();
         let mut contents = self.contents.lock();
         contents.is_being_synced = false;
-        if self.failing == Failing::Sync(number) || contents.has_failed {
+        if self.failing == Failing::Sync(number) || had_failed {
             contents.has_failed = true;
             return Err(io::Error::other("planted"));
+        }
+        if self.failing == Failing::Syncer(number) {
+            contents.has_failed = true;
+            drop(contents);
+            std::panic::resume_unwind(Box::new("planted"));
         }
         contents.synced = contents.synced.max(reached);
         Ok(())
@@ -231,7 +238,7 @@ fn failing_medium(limit_bytes: u64, failing: Failing) {
                         assert!(!bench.append_and_wait(2 * number + 2, until), "a refusal is for good");
                     }
                 };
-                if !matches!(failing, Failing::Leader(_)) {
+                if !matches!(failing, Failing::Leader(_) | Failing::Syncer(_)) {
                     work();
                     return false;
                 }
@@ -241,7 +248,8 @@ fn failing_medium(limit_bytes: u64, failing: Failing) {
         })
         .collect();
     let panicked = join(threads).into_iter().filter(|panicked| *panicked).count();
-    let expected = usize::from(matches!(failing, Failing::Leader(_)) && bench.disk.has_failed());
+    let unwinds = matches!(failing, Failing::Leader(_) | Failing::Syncer(_));
+    let expected = usize::from(unwinds && bench.disk.has_failed());
     assert_eq!(panicked, expected, "nobody but the leader unwinds");
     assert_eq!(bench.commit.poison().is_some(), bench.disk.has_failed());
 }
@@ -303,8 +311,10 @@ fn nobody_is_acknowledged_after_a_failure_and_nobody_waits_for_ever() {
 #[test]
 fn a_leader_that_unwinds_leaves_nobody_waiting() {
     for limit_bytes in [ONE_RECORD_BYTES, MANY_RECORDS_BYTES] {
-        let name = format!("commit, a leader unwinds, batches of up to {limit_bytes} bytes");
-        explore(&name, THOROUGH, move || failing_medium(limit_bytes, Failing::Leader(0)));
+        for failing in [Failing::Leader(0), Failing::Syncer(0)] {
+            let name = format!("commit, {failing:?} unwinds, batches of up to {limit_bytes} bytes");
+            explore(&name, THOROUGH, move || failing_medium(limit_bytes, failing));
+        }
     }
 }
 

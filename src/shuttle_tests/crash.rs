@@ -168,6 +168,42 @@ fn changes_and_power_loss() {
     }
 }
 
+/// One thread writes without syncing while another syncs what it writes. Somewhere in it power is lost.
+fn writes_during_syncs_and_power_loss() {
+    const KEYS: [&str; 3] = ["1", "2", "3"];
+    let disk = SimulatedDisk::new();
+    let store = open(&disk);
+    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS), Fault::PowerLoss);
+    let writing = thread::spawn({
+        let store = store.clone();
+        move || {
+            for key in ["a", "b", "c"] {
+                let _ = store.operation(key).durability(Durability::Buffered).record(b"written");
+            }
+        }
+    });
+    let told = KEYS.map(|key| store.record(key, Fingerprint::NONE, b"synced").is_ok());
+    writing.join().unwrap();
+    drop(store);
+    for image in 0..IMAGES {
+        let image = disk.crash(|of| match image {
+            0 => 0,
+            1 => of - 1,
+            _ => thread_rng().gen_range(0..of),
+        });
+        let store = open(&image);
+        for (key, told) in KEYS.iter().zip(told) {
+            let snapshot = store.get(*key).unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert!(!told || snapshot.result() == Some(b"synced"), "{key} is {snapshot:?} after a crash");
+        }
+    }
+}
+
+#[test]
+fn a_crash_takes_nothing_that_was_synced_while_another_thread_wrote() {
+    explore("store, writes during syncs, power loss", EFFORT, writes_during_syncs_and_power_loss);
+}
+
 #[test]
 fn a_crash_among_threads_takes_nothing_from_any_of_them() {
     explore("store, power loss among threads", EFFORT, changes_and_power_loss);
@@ -179,6 +215,12 @@ const LOST: [&str; 4] = ["after a crash", "after it", "and then Absent", "lost"]
 #[test]
 fn finds_in_a_crash_acknowledged_before_sync() {
     must_find_planted(Bug::AcknowledgedBeforeSync, EFFORT, &LOST, changes_and_power_loss);
+}
+
+#[test]
+fn finds_in_a_crash_a_sync_that_covers_too_much() {
+    let expected = [&LOST[..], &["unreadable"]].concat();
+    must_find_planted(Bug::SyncCoversTooMuch, EFFORT, &expected, writes_during_syncs_and_power_loss);
 }
 
 #[test]

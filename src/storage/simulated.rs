@@ -6,7 +6,8 @@
 //! The disk keeps two images: what the operating system shows (the cache) and what a crash cannot take away (the
 //! medium).
 //!
-//! - **A sync that reports success** brings everything that was written before it to the medium, and the length.
+//! - **A sync that reports success** brings everything that was written before it began to the medium, and the length. What
+//!   others write while it is under way stays open.
 //! - **A crash** ([`SimulatedDisk::crash`]) decides for every sector (512 bytes) that was written since the last sync,
 //!   independently of all others and in no order: it holds one of the contents that it was given since, or what was
 //!   there before. If it never held synced bytes it may also hold garbage. A sector that did is written whole or not
@@ -27,6 +28,7 @@ use parking_lot::Mutex;
 use super::Storage;
 use crate::format::SECTOR_BYTES;
 use crate::map::Map;
+use crate::sync::yield_now;
 
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,16 +54,23 @@ enum Sort {
     Sync,
 }
 
+/// What something became, and when.
+#[derive(Debug, Clone)]
+struct Change<T> {
+    number: u64,
+    became: T,
+}
+
 #[derive(Debug, Clone, Default)]
 struct Disk {
     cache: Vec<u8>,
     medium: Vec<u8>,
+    /// How many contents and lengths there were: each has the number of the last before it.
+    changes: u64,
     /// Contents that sectors were given since the last sync, oldest first.
-    unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+    unsynced: BTreeMap<usize, Vec<Change<Vec<u8>>>>,
     /// Lengths that the file had since the last sync.
-    lengths: Vec<usize>,
-    /// The shortest of them: what lay beyond is gone, even if the file grew again.
-    shortest: Option<usize>,
+    lengths: Vec<Change<usize>>,
     /// Sectors of the medium that hold synced bytes.
     synced: Vec<bool>,
     /// Calls so far, reads not counted.
@@ -172,7 +181,8 @@ impl SimulatedDisk {
         let mut length = disk.medium.len();
         if !disk.lengths.is_empty() {
             let decided = decide(disk.lengths.len() + 1);
-            length = decided.checked_sub(1).and_then(|at| disk.lengths.get(at)).copied().unwrap_or(length);
+            let decided = decided.checked_sub(1).and_then(|at| disk.lengths.get(at));
+            length = decided.map_or(length, |change| change.became);
         }
         let mut bytes = disk.medium.clone();
         bytes.resize(length, 0);
@@ -182,7 +192,7 @@ impl SimulatedDisk {
             let garbage = || (0..SECTOR_BYTES).map(|at| garbage_byte(*sector, at)).collect::<Vec<u8>>();
             let content = match decided.checked_sub(1) {
                 None => continue,
-                Some(at) => contents.get(at).cloned().unwrap_or_else(garbage),
+                Some(at) => contents.get(at).map_or_else(garbage, |change| change.became.clone()),
             };
             let start = sector * SECTOR_BYTES;
             if let Some(place) = bytes.get_mut(start..) {
@@ -245,8 +255,8 @@ impl Disk {
             self.note(length / SECTOR_BYTES);
         }
         self.cache.resize(length, 0);
-        self.shortest = Some(self.shortest.map_or(length, |shortest| shortest.min(length)));
-        self.lengths.push(length);
+        let change = self.change(length);
+        self.lengths.push(change);
     }
 
     fn put(&mut self, bytes: &[u8], offset: usize) {
@@ -264,33 +274,42 @@ impl Disk {
     fn note(&mut self, sector: usize) {
         let start = sector * SECTOR_BYTES;
         let end = (start + SECTOR_BYTES).min(self.cache.len());
-        let content = self.cache[start..end].to_vec();
+        let content = self.change(self.cache[start..end].to_vec());
         self.unsynced.entry(sector).or_default().push(content);
     }
 
-    /// Everything written so far is on the medium.
-    fn bring_to_medium(&mut self) {
-        if let Some(shortest) = self.shortest.take() {
-            self.medium.truncate(shortest);
-        }
-        self.medium.resize(self.cache.len(), 0);
-        self.synced.resize(self.cache.len().div_ceil(SECTOR_BYTES), false);
-        if !self.lengths.is_empty() {
+    fn change<T>(&mut self, became: T) -> Change<T> {
+        self.changes += 1;
+        Change { number: self.changes, became }
+    }
+
+    /// Everything up to the change of this number is on the medium.
+    fn bring_to_medium(&mut self, up_to: u64) {
+        let is_later = |number: u64| number > up_to;
+        let lengths = self.lengths.iter().take_while(|change| !is_later(change.number));
+        let lengths: Vec<usize> = lengths.map(|change| change.became).collect();
+        if let Some(length) = lengths.last() {
+            // What lay beyond the shortest is gone, even if the file grew again.
+            self.medium.truncate(lengths.iter().copied().min().unwrap_or_default());
+            self.medium.resize(*length, 0);
             // A sync that makes a length durable makes what it uncovers durable too: zeroes, where nothing was written.
-            self.synced.fill(true);
+            self.synced.clear();
+            self.synced.resize(length.div_ceil(SECTOR_BYTES), true);
+            self.lengths.drain(..lengths.len());
         }
-        for (sector, contents) in std::mem::take(&mut self.unsynced) {
-            let Some(latest) = contents.last() else { continue };
+        for (sector, contents) in &mut self.unsynced {
+            let count = contents.iter().take_while(|change| !is_later(change.number)).count();
+            let Some(latest) = contents.drain(..count).next_back() else { continue };
             let start = sector * SECTOR_BYTES;
             if let Some(place) = self.medium.get_mut(start..) {
-                let fits = place.len().min(latest.len());
-                place[..fits].copy_from_slice(&latest[..fits]);
+                let fits = place.len().min(latest.became.len());
+                place[..fits].copy_from_slice(&latest.became[..fits]);
             }
-            if let Some(synced) = self.synced.get_mut(sector) {
+            if let Some(synced) = self.synced.get_mut(*sector) {
                 *synced = true;
             }
         }
-        self.lengths.clear();
+        self.unsynced.retain(|_, contents| !contents.is_empty());
     }
 }
 
@@ -385,7 +404,14 @@ impl Storage for SimulatedDisk {
             // Some of it may have reached the medium, which is what a crash decides anyway.
             Some(Fault::PowerLoss) => Err(power_is_gone()),
             _ => {
-                disk.bring_to_medium();
+                let begun = disk.changes;
+                drop(disk);
+                yield_now();
+                let mut disk = self.disk.lock();
+                if !disk.has_power {
+                    return Err(power_is_gone());
+                }
+                disk.bring_to_medium(begun);
                 disk.syncs += 1;
                 Ok(())
             }
@@ -430,6 +456,22 @@ mod tests {
         assert_eq!(image.len(), 512);
         assert!(image != [1; 512] && image != [0; 512]);
         assert_eq!(disk.crash(|_| 0).bytes(), [0; 0], "the length is lost on its own");
+    }
+
+    #[test]
+    fn what_is_written_while_a_sync_is_under_way_stays_open() {
+        let disk = SimulatedDisk::new();
+        disk.write_at(&[1; 1_024], 0).unwrap();
+        let begun = disk.disk.lock().changes;
+        disk.write_at(&[2; 1_024], 512).unwrap();
+        disk.disk.lock().bring_to_medium(begun);
+        assert_eq!(disk.undecided(), 3, "two sectors, and the length");
+        assert_eq!(disk.crash(|_| 0).bytes(), [1; 1_024]);
+        let latest = [[1; 512], [2; 512], [2; 512]].concat();
+        let kept = disk.crash(|choices| choices.min(2) - 1).bytes();
+        assert_eq!(kept, latest);
+        disk.sync_data().unwrap();
+        assert_eq!((disk.undecided(), disk.crash(|_| 0).bytes()), (0, latest));
     }
 
     #[test]

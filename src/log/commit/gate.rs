@@ -38,7 +38,7 @@ pub(crate) struct Placement {
     pub(crate) offset: u64,
 }
 
-/// What the waiters of one batch are told. Told without the queue's lock, and seen without it.
+/// What the waiters of one batch are told: that it is done without the queue's lock, and seen without it.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     /// Whether the batch is where these want it (the lowest bits), and how often one of them was asked to come and lead (the
@@ -73,8 +73,8 @@ impl Gate {
     }
 
     /// Lets those who wait see that one of them is to come and lead, if any of them does: the number must change, or one who is
-    /// about to wait would sleep through being woken. Only called with the queue locked, and while they are told nothing
-    /// else: the phase stays.
+    /// about to wait would sleep through being woken. The phase stays, because they are told nothing else meanwhile: of gates
+    /// in the queue those are asked who are told later, when their batch has been taken from it, or now, with the queue locked.
     pub(super) fn ask(self: &Arc<Gate>, until: Until) -> Option<Asked> {
         if self.waiting.of(until).load(Ordering::Relaxed) == 0 {
             return None;

@@ -5,13 +5,16 @@
 //! that an appender or a reader needs, while the next batch gathers. There is no timer and no thread: a batch is as
 //! large as what came while the one before it was on its way.
 //!
-//! To write and to sync are two duties, and who wants a record only written waits for no sync: it writes the next batch
-//! while another thread syncs what was written before. Were it to wait, an operation that spares a sync would take as long
-//! as one that does not, and a store that syncs now and then would stand still meanwhile. Who wants a sync does not write
-//! during another one: its record shares the next sync in any case, and a batch is the larger the later it is written.
+//! To write and to sync are two duties, each of one thread at a time, and who wants a record only written does not wait for
+//! the sync of those who want more: it writes the next batch while another thread syncs what was written before. Were it to
+//! wait, an operation that spares a sync would take as long as one that does not, and a store that syncs now and then would
+//! stand still meanwhile. Who wants a sync does not write during another one: its record shares the next sync in any case,
+//! and a batch is the larger the later it is written. So nobody who waits sleeps unasked while the duty that it could do is
+//! nobody's.
 //!
-//! A write or a sync that fails, or a leader that unwinds, poisons the queue for good: nobody in that batch or a later one is
-//! acknowledged, because nobody can know any more what is on disk.
+//! A write or a sync that fails, or a leader that unwinds, poisons the queue for good, because nobody can know any more what
+//! is on disk. From the moment at which the queue knows of it nobody who waits is acknowledged, of earlier batches neither;
+//! until then a record may be acknowledged as written, which it is.
 
 mod gate;
 
@@ -67,7 +70,8 @@ pub(crate) const fn record_cost_bytes(encoded_bytes: u64) -> u64 {
     encoded_bytes + ENTRY_BYTES + FRAME_HEADER_BYTES as u64
 }
 
-/// What batches are written to.
+/// What batches are written to. One thread may write and another one sync at the same time; a sync owes nothing to a write that
+/// had not returned when it was called.
 pub(crate) trait Medium {
     /// Writes the batch as one frame.
     fn write(&self, batch: &mut Batch) -> io::Result<Placement>;
@@ -81,7 +85,7 @@ struct Gathering {
     number: u64,
     batch: Batch,
     wants_sync: bool,
-    has_unsynced_waiters: bool,
+    wants_write: bool,
     gate: Arc<Gate>,
 }
 
@@ -110,7 +114,7 @@ struct Queue {
     writing: bool,
     syncing: bool,
     /// The number of the last batch of which somebody wanted no more than that it is written.
-    last_only_written: Option<u64>,
+    last_wants_write: Option<u64>,
     /// Numbers of the last batch written and of the last batch synced.
     written: u64,
     synced: u64,
@@ -136,7 +140,7 @@ impl Commit {
             next_number: 1,
             writing: false,
             syncing: false,
-            last_only_written: None,
+            last_wants_write: None,
             written: 0,
             synced: 0,
             poison: None,
@@ -167,10 +171,10 @@ impl Commit {
         gathering.batch.promised_bytes += promised_bytes;
         gathering.batch.time_ms = gathering.batch.time_ms.max(record.time_ms);
         gathering.wants_sync |= until == Until::Synced;
-        gathering.has_unsynced_waiters |= until == Until::Written;
+        gathering.wants_write |= until == Until::Written;
         let ticket = Ticket { number: gathering.number, at, until, gate: Arc::clone(&gathering.gate) };
         if until == Until::Written {
-            queue.last_only_written = Some(ticket.number);
+            queue.last_wants_write = Some(ticket.number);
         }
         Ok(ticket)
     }
@@ -255,12 +259,16 @@ impl Commit {
         queue.syncing |= duty.syncs;
         let taken = if duty.writes { queue.batches.pop_front() } else { None };
         let Some(mut taken) = taken else {
+            debug_assert!(duty.syncs, "who is to write is asked for a batch");
             let written = queue.written;
+            // They may have been told that who syncs would write for them.
+            let asked = queue.ask_leaders();
             drop(queue);
+            wake(asked);
             return self.sync_up_to(written, None, medium);
         };
         queue.writing = true;
-        let others_write = !duty.syncs || queue.somebody_only_writes(taken.number);
+        let others_write = !duty.syncs || taken.wants_write || queue.somebody_only_writes(taken.number);
         drop(queue);
 
         let unwinding = Unwinding { commit: self, duty, gate: Some(&taken.gate) };
@@ -284,7 +292,7 @@ impl Commit {
             return queue.fail(duty, error, Some(taken));
         }
         let (number, gate) = (taken.number, Arc::clone(&taken.gate));
-        let is_waited_for = taken.has_unsynced_waiters;
+        let is_waited_for = taken.wants_write;
         queue.note_written(taken);
         let asked = queue.ask_leaders();
         drop(queue);
@@ -341,7 +349,7 @@ impl Queue {
     /// Whether somebody may want to write while batch `number` is synced. To let them costs its leader the lock once more,
     /// which is not worth it where everybody wants everything synced; who is the first after a while waits for one sync.
     fn somebody_only_writes(&self, number: u64) -> bool {
-        self.last_only_written.is_some_and(|last| number.saturating_sub(last) <= REMEMBERED_BATCHES)
+        self.last_wants_write.is_some_and(|last| number.saturating_sub(last) <= REMEMBERED_BATCHES)
     }
 
     /// The batch that was taken is written.
@@ -370,7 +378,8 @@ impl Queue {
             Until::Written => Duty { writes: !self.writing, syncs: false },
             Until::Synced if self.written < ticket.number => {
                 let is_idle = !self.writing && !self.syncing;
-                Duty { writes: is_idle, syncs: is_idle }
+                // A batch that went full before its own is perhaps of those who want no more than that it is written.
+                Duty { writes: is_idle, syncs: is_idle && self.syncer_writes() }
             }
             // Whatever is being written: who waits for a sync would otherwise wait for all who only write.
             Until::Synced => Duty { writes: !self.syncing && self.syncer_writes(), syncs: !self.syncing },
@@ -415,7 +424,7 @@ impl Queue {
                 number,
                 batch,
                 wants_sync: false,
-                has_unsynced_waiters: false,
+                wants_write: false,
                 gate: Arc::default(),
             });
         }
@@ -464,7 +473,11 @@ struct Unwinding<'a> {
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
         let mut queue = self.commit.queue.lock();
-        queue.fail(self.duty, io::Error::other("a thread panicked while it wrote for the others"), None);
+        queue.fail(
+            self.duty,
+            io::Error::other("a thread panicked while it wrote or synced for the others"),
+            None,
+        );
         drop(queue);
         if let Some(gate) = self.gate {
             gate.tell_all(FAILED);

@@ -237,7 +237,7 @@ fn it_is_remembered_for_some_batches_that_somebody_wanted_no_more_than_a_write()
     let commit = commit();
     let mut queue = commit.queue.lock();
     assert!(!queue.somebody_only_writes(1));
-    queue.last_only_written = Some(5);
+    queue.last_wants_write = Some(5);
     // A batch that is taken after a later one was begun is earlier than that.
     for (number, expected) in [(4, true), (5, true), (69, true), (70, false)] {
         assert_eq!(queue.somebody_only_writes(number), expected, "{number}");
@@ -285,6 +285,33 @@ fn who_waits_for_a_sync_waits_for_nobody_who_writes_something_later() {
             thread.join().unwrap();
         }
     });
+}
+
+#[test]
+fn who_begins_a_sync_leaves_nobody_asleep_who_could_write_meanwhile() {
+    with_patience(|bench, going_on| {
+        let synced = bench.append(Until::Synced);
+        bench.commit.lead(bench.commit.queue.lock(), Duty { writes: true, syncs: false }, bench.medium);
+        bench.commit.queue.lock().writing = true;
+        let writing = bench.sleep(bench.append(Until::Written));
+        bench.commit.queue.lock().writing = false;
+        let syncing = bench.wait(synced);
+        writing.join().unwrap();
+        assert!(!syncing.is_finished());
+        going_on.syncs.send(()).unwrap();
+        syncing.join().unwrap();
+    });
+}
+
+#[test]
+fn a_batch_that_nobody_wants_synced_is_not_synced_for_who_waits_behind_it() {
+    let (commit, medium) = (Commit::new(Seed::NONE, 300), Counting::default());
+    // Each in a batch of its own: the limit has room for one.
+    let written = commit.append(&record("a"), 1, 0, Until::Written).unwrap();
+    let synced = commit.append(&record("b"), 2, 0, Until::Synced).unwrap();
+    commit.wait(&synced, &medium).unwrap();
+    commit.wait(&written, &medium).unwrap();
+    assert_eq!((medium.writes.into_inner(), medium.syncs.into_inner()), (2, 1));
 }
 
 #[test]
