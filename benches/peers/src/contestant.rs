@@ -100,6 +100,8 @@ pub struct Kind {
 
 /// The name of what everything is compared with.
 pub const FLOOR: &str = "floor";
+/// The same in a file that grows meanwhile. The others are not compared with it; it shows what growing costs.
+pub const FLOOR_THAT_GROWS: &str = "floor that grows";
 /// The name of the store that this is about.
 pub const ONCEKEY: &str = "oncekey";
 /// The same with [`Options::min_size`](oncekey::Options::min_size).

@@ -4,7 +4,6 @@
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -23,48 +22,77 @@ const BEGIN_FRAME: [u8; FRAME_HEADER_BYTES + BEGIN_BYTES] = [1; FRAME_HEADER_BYT
 /// How much of the file is written before it is begun anew. As large as what a run writes, or nearly.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// A file of zeroes that are on disk, as oncekey's slots are before they are written to.
-fn prepared(directory: &Path) -> File {
-    let file = File::create_new(directory.join("floor")).expect("the file of the floor is new");
-    let zeroes = vec![0; 1 << 20];
-    for place in (0..FILE_BYTES).step_by(zeroes.len()) {
-        file.write_all_at(&zeroes, place).expect("zeroes are written");
-    }
-    file.sync_all().expect("zeroes are synced");
-    file
+/// Where the room comes from that is written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// A file of zeroes that are on disk, as oncekey's slots are before they are written to, and that is begun anew when it is
+    /// full.
+    There,
+    /// Zeroes that are written a little ahead, as many at a time as oncekey writes, and synced with what is written to them.
+    Grown,
 }
 
-/// Where to write next.
-fn advance(place: &mut u64, length: usize) -> u64 {
-    if *place + length as u64 > FILE_BYTES {
-        *place = 0;
+/// So many zeroes oncekey writes at a time, once it has to.
+const GROWN_BYTES: usize = 256 << 10;
+
+/// The file, and where to write next.
+struct Tail {
+    file: File,
+    room: Room,
+    place: u64,
+    end: u64,
+}
+
+impl Tail {
+    fn new(directory: &Path, room: Room) -> Tail {
+        let file = File::create_new(directory.join("floor")).expect("the file of the floor is new");
+        let mut tail = Tail { file, room, place: 0, end: 0 };
+        if room == Room::There {
+            while tail.end < FILE_BYTES {
+                tail.grow(1 << 20);
+            }
+            tail.file.sync_all().expect("zeroes are synced");
+        }
+        tail
     }
-    let here = *place;
-    *place += length as u64;
-    here
+
+    fn grow(&mut self, bytes: usize) {
+        self.file.write_all_at(&vec![0; bytes], self.end).expect("zeroes are written");
+        self.end += bytes as u64;
+    }
+
+    fn advance(&mut self, length: usize) -> u64 {
+        if self.place + length as u64 > self.end {
+            match self.room {
+                Room::There => self.place = 0,
+                Room::Grown => self.grow(GROWN_BYTES),
+            }
+        }
+        let here = self.place;
+        self.place += length as u64;
+        here
+    }
 }
 
 /// The floor of one thread: a positional write, and a sync where one is asked for.
 pub struct Bare {
-    file: File,
-    /// Only one thread writes; that it is atomic costs nothing beside the write.
-    place: AtomicU64,
+    /// Only one thread writes; a lock that nobody waits for costs nothing beside the write.
+    tail: Mutex<Tail>,
 }
 
 impl Bare {
-    pub fn new(directory: &Path) -> Bare {
-        Bare { file: prepared(directory), place: AtomicU64::new(0) }
+    pub fn new(directory: &Path, room: Room) -> Bare {
+        Bare { tail: Mutex::new(Tail::new(directory, room)) }
     }
 
     pub fn write(&self, bytes: &[u8]) {
-        let mut place = self.place.load(Ordering::Relaxed);
-        let here = advance(&mut place, bytes.len());
-        self.place.store(place, Ordering::Relaxed);
-        self.file.write_all_at(bytes, here).expect("the floor writes");
+        let mut tail = self.tail.lock();
+        let here = tail.advance(bytes.len());
+        tail.file.write_all_at(bytes, here).expect("the floor writes");
     }
 
     pub fn sync(&self) {
-        self.file.sync_data().expect("the floor syncs");
+        self.tail.lock().file.sync_data().expect("the floor syncs");
     }
 
     pub fn record_buffered(&self) {
@@ -91,7 +119,8 @@ impl Bare {
 /// The floor of several threads: a bare group commit. Who finds nobody leading writes and syncs what has gathered, for
 /// all, outside the lock under which the next batch gathers.
 pub struct Group {
-    file: File,
+    /// Only who leads is here.
+    tail: Mutex<Tail>,
     queue: Mutex<Queue>,
     /// Where the threads of the batches with even and odd numbers wait. Two are enough: while one batch is on its way, one
     /// gathers.
@@ -111,7 +140,6 @@ struct Queue {
     written: u64,
     synced: u64,
     leading: bool,
-    place: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,9 +149,10 @@ enum Until {
 }
 
 impl Group {
-    pub fn new(directory: &Path) -> Group {
+    pub fn new(directory: &Path, room: Room) -> Group {
         let queue = Queue { gathering: vec![1; FRAME_HEADER_BYTES], number: 1, ..Queue::default() };
-        Group { file: prepared(directory), queue: Mutex::new(queue), gates: Default::default() }
+        let tail = Mutex::new(Tail::new(directory, room));
+        Group { tail, queue: Mutex::new(queue), gates: Default::default() }
     }
 
     fn gate(&self, number: u64) -> &Condvar {
@@ -155,16 +184,18 @@ impl Group {
         let wants_sync = std::mem::take(&mut queue.wants_sync);
         let number = queue.number;
         queue.number += 1;
-        let here = advance(&mut queue.place, batch.len());
         drop(queue);
-        self.file.write_all_at(&batch, here).expect("the floor writes");
+        let mut tail = self.tail.lock();
+        let here = tail.advance(batch.len());
+        tail.file.write_all_at(&batch, here).expect("the floor writes");
         if wants_sync {
             if wants_write {
                 self.queue.lock().written = number;
                 self.gate(number).notify_all();
             }
-            self.file.sync_data().expect("the floor syncs");
+            tail.file.sync_data().expect("the floor syncs");
         }
+        drop(tail);
         batch.clear();
         let mut queue = self.queue.lock();
         queue.leading = false;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
 use crate::contestant::{Contestant, Durability, FLOOR};
-use crate::floor::{Bare, FRAME_HEADER_BYTES, RECORD_BYTES};
+use crate::floor::{Bare, FRAME_HEADER_BYTES, RECORD_BYTES, Room};
 use crate::load::{self, Load};
 use crate::operations::{Change, Key, Purpose, RESULT, key};
 use crate::results::{Metrics, Subject};
@@ -20,7 +20,7 @@ pub fn run(bench: &Bench) {
     let batched = Subject::new("buffered", "100 records durable together", 1, 0);
     for round in 0..bench.arguments.rounds {
         let place = bench.place();
-        let bare = Bare::new(&place);
+        let bare = Bare::new(&place, Room::There);
         bench.note(&single, FLOOR, round, stretches(bench, |_| bare.record_buffered()));
         bare.sync();
         for kind in bench.as_they_come() {

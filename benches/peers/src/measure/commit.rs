@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use crate::bench::Bench;
-use crate::contestant::{Contestant, Durability, FLOOR, Kind, ONCEKEY, ONCEKEY_SIZED};
-use crate::floor::{Bare, Group};
+use crate::contestant::{Contestant, Durability, FLOOR, FLOOR_THAT_GROWS, Kind, ONCEKEY, ONCEKEY_SIZED};
+use crate::floor::{Bare, Group, Room};
 use crate::load::{self, Load};
 use crate::operations::{Purpose, key};
 use crate::results::{Metrics, Subject};
@@ -33,7 +33,9 @@ pub fn run(bench: &Bench) {
             let subject = Subject::new("commit", case.name(), threads, 0);
             let load = Load { threads, duration: bench.arguments.duration };
             for round in 0..bench.arguments.rounds {
-                bench.note(&subject, FLOOR, round, floor(case, load, &bench.place()));
+                bench.note(&subject, FLOOR, round, floor(case, load, &bench.place(), Room::There));
+                let grown = floor(case, load, &bench.place(), Room::Grown);
+                bench.note(&subject, FLOOR_THAT_GROWS, round, grown);
                 // To the others an operation that may be performed again is one that is recorded.
                 let takes_part =
                     |kind: &&Kind| case != Case::Rerun || [ONCEKEY, ONCEKEY_SIZED].contains(&kind.name);
@@ -49,9 +51,9 @@ pub fn run(bench: &Bench) {
     }
 }
 
-pub fn floor(case: Case, load: Load, directory: &Path) -> Metrics {
+pub fn floor(case: Case, load: Load, directory: &Path, room: Room) -> Metrics {
     if load.threads == 1 {
-        let bare = Bare::new(directory);
+        let bare = Bare::new(directory, room);
         let operation: fn(&Bare) = match case {
             Case::Record => Bare::record,
             Case::BeginAndComplete => Bare::begin_and_complete,
@@ -59,7 +61,7 @@ pub fn floor(case: Case, load: Load, directory: &Path) -> Metrics {
         };
         load::run(load, |_| || operation(&bare)).metrics()
     } else {
-        let group = Group::new(directory);
+        let group = Group::new(directory, room);
         let operation: fn(&Group) = match case {
             Case::Record => Group::record,
             Case::BeginAndComplete => Group::begin_and_complete,

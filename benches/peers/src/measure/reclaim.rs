@@ -12,6 +12,7 @@ use oncekey::{Fingerprint, ManualClock, Options, Recorded, Store};
 use super::commit::{self, Case};
 use crate::bench::{self, Bench};
 use crate::contestant::{Contestant, Durability, FLOOR, Kind, ONCEKEY};
+use crate::floor::Room;
 use crate::load::{self, Load};
 use crate::operations::{Change, Purpose, RESULT, key};
 use crate::results::{Metrics, Subject};
@@ -29,7 +30,7 @@ pub fn run(bench: &Bench) {
         for round in 0..bench.arguments.rounds {
             for (case, expires) in [("nothing expires", false), ("nine in ten expire", true)] {
                 let subject = Subject::new("reclaim", case, 1, keys);
-                let metrics = commit::floor(Case::Record, load, &bench.place());
+                let metrics = commit::floor(Case::Record, load, &bench.place(), Room::There);
                 bench.note(&subject, FLOOR, round, metrics);
                 for kind in bench.as_they_come() {
                     let place = bench.place();

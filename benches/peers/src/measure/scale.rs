@@ -4,6 +4,7 @@
 use super::commit::{self, Case};
 use crate::bench::{self, Bench};
 use crate::contestant::{Durability, FLOOR};
+use crate::floor::Room;
 use crate::load::Load;
 use crate::results::Subject;
 
@@ -16,7 +17,7 @@ pub fn run(bench: &Bench) {
     for round in 0..bench.arguments.rounds {
         for keys in bench.arguments.keys() {
             let subject = Subject::new("scale", "record", 1, keys);
-            let metrics = commit::floor(Case::Record, load, &bench.place());
+            let metrics = commit::floor(Case::Record, load, &bench.place(), Room::There);
             bench.note(&subject, FLOOR, round, metrics);
             for kind in bench.as_they_come() {
                 let place;
