@@ -24,6 +24,18 @@ fn open(disk: &SimulatedDisk) -> Store {
     options.open_simulated(disk).unwrap_or_else(|error| panic!("a crash made it unreadable: {error}"))
 }
 
+/// A store over each of some images that a crash may have left: all that is open lost, all of it kept, and some.
+fn after_a_crash(disk: &SimulatedDisk) -> impl Iterator<Item = Store> {
+    (0..IMAGES).map(|image| {
+        let image = disk.crash(|of| match image {
+            0 => 0,
+            1 => of - 1,
+            _ => thread_rng().gen_range(0..of),
+        });
+        open(&image)
+    })
+}
+
 /// How a key may stand after a crash: each state that its one thread brought about, in order, from the last one
 /// that it was told of to the last one that it asked for.
 #[derive(Debug, Clone, Default)]
@@ -152,13 +164,7 @@ fn changes_and_power_loss() {
     drop(store);
 
     let contested = contested.lock().clone();
-    for image in 0..IMAGES {
-        let image = disk.crash(|of| match image {
-            0 => 0,
-            1 => of - 1,
-            _ => thread_rng().gen_range(0..of),
-        });
-        let store = open(&image);
+    for store in after_a_crash(&disk) {
         let look = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert_eq!(look("kept").result(), Some(&b"kept"[..]), "lost");
         contested.check(&look("contested"));
@@ -185,13 +191,7 @@ fn writes_during_syncs_and_power_loss() {
     let told = KEYS.map(|key| store.record(key, Fingerprint::NONE, b"synced").is_ok());
     writing.join().unwrap();
     drop(store);
-    for image in 0..IMAGES {
-        let image = disk.crash(|of| match image {
-            0 => 0,
-            1 => of - 1,
-            _ => thread_rng().gen_range(0..of),
-        });
-        let store = open(&image);
+    for store in after_a_crash(&disk) {
         for (key, told) in KEYS.iter().zip(told) {
             let snapshot = store.get(*key).unwrap_or_else(|error| panic!("{key}: {error}"));
             assert!(!told || snapshot.result() == Some(b"synced"), "{key} is {snapshot:?} after a crash");
