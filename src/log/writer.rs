@@ -16,7 +16,7 @@ use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
-use crate::storage::{Storage, set_len, sync_data, write_all_at, write_zeroes_at};
+use crate::storage::{Storage, ZEROES_BYTES, set_len, sync_data, write_all_at, write_zeroes_at};
 use crate::sync::atomic::{AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -134,7 +134,7 @@ const ZEROES_PER_BYTE: u64 = 8;
 /// next sync write the file's new length and extents too, which costs as much as a quarter of a MiB: smaller pieces would pay
 /// that more often, larger ones would make more threads wait longer for the one sync that carries them.
 const PIECES_PER_SEGMENT: u64 = 16;
-const ENOUGH_BYTES: u64 = 256 << 10;
+const ENOUGH_BYTES: u64 = ZEROES_BYTES as u64;
 
 /// The end of the log and the slots of the file.
 #[derive(Debug)]
@@ -419,7 +419,10 @@ impl Writer {
             self.growth.filled_bytes += left;
             return Ok(());
         }
-        let bytes = bytes.min(left);
+        // What is large goes on to where the next piece can be cached as one.
+        let up_to_piece =
+            if bytes < ENOUGH_BYTES { bytes } else { (at + bytes).next_multiple_of(ENOUGH_BYTES) - at };
+        let bytes = up_to_piece.min(left);
         write_zeroes_at(&*self.storage, at, bytes)?;
         self.growth.filled_bytes += bytes;
         Ok(())
@@ -563,9 +566,13 @@ mod tests {
 
     const SEGMENT_BYTES: u64 = 1 << 16;
 
+    fn parameters() -> Parameters {
+        Parameters { segment_bytes: SEGMENT_BYTES, file_id: [0; 16], secret: [0; 16] }
+    }
+
     /// Of a log in memory whose one segment is empty.
     fn writer() -> Writer {
-        let parameters = Parameters { segment_bytes: SEGMENT_BYTES, file_id: [0; 16], secret: [0; 16] };
+        let parameters = parameters();
         let header = SegmentHeader {
             parameters,
             sequence: 1,
@@ -621,6 +628,20 @@ mod tests {
         assert_eq!(writer.slot_count(), 3);
         writer.settle_growth_of(fourth);
         assert_eq!(writer.slot_count(), 4);
+    }
+
+    #[test]
+    fn what_is_filled_ends_where_the_next_piece_can_be_cached_as_one_unless_it_is_small() {
+        let ends = |segment_bytes, asked: u64| {
+            let mut writer = Writer { parameters: Parameters { segment_bytes, ..parameters() }, ..writer() };
+            writer.fill(asked).unwrap();
+            writer.storage.len().unwrap()
+        };
+        let slot = STORE_HEADER_BYTES + SEGMENT_BYTES;
+        assert_eq!(ends(4 << 20, 100), slot + 100);
+        assert_eq!(ends(4 << 20, 256 << 10), 512 << 10);
+        assert_eq!(ends(4 << 20, 600 << 10), 768 << 10);
+        assert_eq!(ends(300 << 10, 256 << 10), slot + (300 << 10), "no further than the slot");
     }
 
     /// Fails one sync, as Linux tells a failed writeback to one caller only.
