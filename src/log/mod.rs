@@ -1,12 +1,13 @@
 //! The log: a queue of segments in the slots of one file, appended to by group commit.
 //!
-//! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `commit` gathers what is written
-//! together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is dead. [`Log`] puts
-//! them together; it knows records and their places, and nothing of keys' states.
+//! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `progress` how far it is on disk, `commit`
+//! gathers what is written together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is
+//! dead. [`Log`] puts them together; it knows records and their places, and nothing of keys' states.
 
 pub(crate) mod commit;
 pub(crate) mod ledger;
 pub(crate) mod listing;
+pub(crate) mod progress;
 pub(crate) mod reader;
 pub(crate) mod room;
 pub(crate) mod scan;
@@ -29,10 +30,11 @@ use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
+use progress::Progress;
 use reader::Reader;
 use room::{Purpose, Room, Supply};
 use scan::Chain;
-use writer::{FullSegment, Growing, Progress, Start, Writer};
+use writer::{FullSegment, Growing, Start, Writer};
 
 /// The most that a batch may take of a segment, footer entries included.
 pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {

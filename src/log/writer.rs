@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::commit::{Batch, Placement};
 use super::listing::Listing;
+use super::progress::Progress;
 use super::reader::Reader;
 use super::room::Supply;
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
@@ -16,9 +17,7 @@ use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
-use crate::storage::{Storage, ZEROES_BYTES, set_len, sync_data, write_all_at, write_zeroes_at};
-use crate::sync::atomic::{AtomicU64, Ordering};
-use crate::sync::{Mutex, MutexGuard};
+use crate::storage::{Storage, ZEROES_BYTES, set_len, write_all_at, write_zeroes_at};
 
 /// A segment of the log that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,60 +41,6 @@ pub(crate) struct Tail {
     pub(crate) record_bytes: u64,
     /// What the footer will say.
     pub(crate) entries: Listing,
-}
-
-/// How far the log reaches: with the operating system, and on disk. Positions.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    written: AtomicU64,
-    durable: AtomicU64,
-    /// A sync has failed. Locked while one is under way: the operating system tells a failure to one caller only, and
-    /// another that syncs at the same moment would take its own success for true.
-    sync_failed: Mutex<bool>,
-}
-
-impl Progress {
-    pub(crate) fn written(&self) -> u64 {
-        self.written.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn set_written(&self, position: u64) {
-        self.written.store(position, Ordering::Release);
-    }
-
-    fn set_durable(&self, position: u64) {
-        self.durable.fetch_max(position, Ordering::AcqRel);
-    }
-
-    /// Makes everything written so far durable. After one failure it never succeeds again, for anybody.
-    pub(crate) fn sync(&self, storage: &dyn Storage) -> io::Result<()> {
-        self.sync_locked(self.sync_failed.lock(), storage)
-    }
-
-    /// Makes everything before `position` durable, if it is not.
-    fn sync_to(&self, position: u64, storage: &dyn Storage) -> io::Result<()> {
-        let failed = self.sync_failed.lock();
-        // By the sync that was under way until now.
-        if self.durable() >= position { Ok(()) } else { self.sync_locked(failed, storage) }
-    }
-
-    fn sync_locked(&self, mut failed: MutexGuard<'_, bool>, storage: &dyn Storage) -> io::Result<()> {
-        if *failed {
-            return Err(io::Error::other("an earlier sync failed"));
-        }
-        let written = self.written();
-        let outcome = if planted(Bug::SyncSkipped) { Ok(()) } else { sync_data(storage) };
-        let written = if planted(Bug::SyncCoversTooMuch) { self.written() } else { written };
-        match outcome {
-            Ok(()) => self.set_durable(written),
-            Err(_) => *failed = true,
-        }
-        outcome
-    }
 }
 
 /// A slot that is being made at the end of the file.
@@ -559,10 +504,8 @@ const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::map::Map;
     use crate::storage::MemoryStorage;
     use std::path::PathBuf;
-    use std::sync::atomic::AtomicBool;
 
     const SEGMENT_BYTES: u64 = 1 << 16;
 
@@ -642,46 +585,5 @@ mod tests {
         assert_eq!(ends(4 << 20, 256 << 10), 512 << 10);
         assert_eq!(ends(4 << 20, 600 << 10), 768 << 10);
         assert_eq!(ends(300 << 10, 256 << 10), slot + (300 << 10), "no further than the slot");
-    }
-
-    /// Fails one sync, as Linux tells a failed writeback to one caller only.
-    #[derive(Debug)]
-    struct FailsOnce {
-        memory: MemoryStorage,
-        failed: AtomicBool,
-    }
-
-    impl Storage for FailsOnce {
-        fn len(&self) -> io::Result<u64> {
-            self.memory.len()
-        }
-        fn set_len(&self, length: u64) -> io::Result<()> {
-            self.memory.set_len(length)
-        }
-        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-            self.memory.read_at(buffer, offset)
-        }
-        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-            self.memory.write_at(bytes, offset)
-        }
-        fn sync_data(&self) -> io::Result<()> {
-            if self.failed.swap(true, Ordering::SeqCst) { Ok(()) } else { Err(io::Error::other("planted")) }
-        }
-        fn sync_all(&self) -> io::Result<()> {
-            self.sync_data()
-        }
-        fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {
-            Ok(None)
-        }
-    }
-
-    #[test]
-    fn a_sync_that_failed_for_one_caller_succeeds_for_no_other() {
-        let storage = FailsOnce { memory: MemoryStorage::new(), failed: AtomicBool::new(false) };
-        let progress = Progress::default();
-        progress.set_written(100);
-        assert!(progress.sync(&storage).is_err());
-        assert!(progress.sync(&storage).is_err(), "the operating system would have said yes");
-        assert_eq!(progress.durable(), 0);
     }
 }

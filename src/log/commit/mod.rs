@@ -89,6 +89,17 @@ struct Gathering {
     gate: Arc<Gate>,
 }
 
+impl Gathering {
+    /// A place in the batch, for somebody who wants this of it.
+    fn ticket(&mut self, at: u64, until: Until) -> Ticket {
+        match until {
+            Until::Written => self.wants_write = true,
+            Until::Synced => self.wants_sync = true,
+        }
+        Ticket { number: self.number, at, until, gate: Arc::clone(&self.gate) }
+    }
+}
+
 /// A batch that is written and wants to be synced.
 #[derive(Debug)]
 struct Unsynced {
@@ -170,9 +181,7 @@ impl Commit {
         gathering.batch.entries.push(Entry { hash, version: record.version, weight, at });
         gathering.batch.promised_bytes += promised_bytes;
         gathering.batch.time_ms = gathering.batch.time_ms.max(record.time_ms);
-        gathering.wants_sync |= until == Until::Synced;
-        gathering.wants_write |= until == Until::Written;
-        let ticket = Ticket { number: gathering.number, at, until, gate: Arc::clone(&gathering.gate) };
+        let ticket = gathering.ticket(at, until);
         if until == Until::Written {
             queue.last_wants_write = Some(ticket.number);
         }
@@ -231,14 +240,7 @@ impl Commit {
             }
             // An empty batch of its own if none gathers: a sync that is under way may have begun before the
             // caller's records were written.
-            let gathering = queue.gathering(|_| true);
-            gathering.wants_sync = true;
-            Ticket {
-                number: gathering.number,
-                at: 0,
-                until: Until::Synced,
-                gate: Arc::clone(&gathering.gate),
-            }
+            queue.gathering(|_| true).ticket(0, Until::Synced)
         };
         self.wait(&ticket, medium).map(|_| ())
     }
@@ -289,7 +291,7 @@ impl Commit {
         }
         let mut queue = self.queue.lock();
         if let Err(error) = outcome.and_then(|()| queue.check_poison()) {
-            return queue.fail(duty, error, Some(taken));
+            return queue.fail(duty, error, Some(&taken.gate));
         }
         let (number, gate) = (taken.number, Arc::clone(&taken.gate));
         let is_waited_for = taken.wants_write;
@@ -318,7 +320,7 @@ impl Commit {
             outcome = Ok(());
         }
         if let Err(error) = outcome.and_then(|()| queue.check_poison()) {
-            return queue.fail(duty, error, unnoted);
+            return queue.fail(duty, error, unnoted.as_ref().map(|batch| &*batch.gate));
         }
         if let Some(batch) = unnoted {
             queue.note_written(batch);
@@ -362,13 +364,13 @@ impl Queue {
         self.recycle(taken.batch);
     }
 
-    /// A duty ends for good, and what was taken with it is nobody's any more.
-    fn fail(&mut self, duty: Duty, error: io::Error, taken: Option<Gathering>) {
+    /// A duty ends for good. `taken` is the gate of the batch that was taken with it, which is in no list.
+    fn fail(&mut self, duty: Duty, error: io::Error, taken: Option<&Gate>) {
         self.writing &= !duty.writes;
         self.syncing &= !duty.syncs;
         self.poison(error);
-        if let Some(taken) = taken {
-            taken.gate.tell_all(FAILED);
+        if let Some(gate) = taken {
+            gate.tell_all(FAILED);
         }
     }
 
@@ -472,16 +474,8 @@ struct Unwinding<'a> {
 
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
-        let mut queue = self.commit.queue.lock();
-        queue.fail(
-            self.duty,
-            io::Error::other("a thread panicked while it wrote or synced for the others"),
-            None,
-        );
-        drop(queue);
-        if let Some(gate) = self.gate {
-            gate.tell_all(FAILED);
-        }
+        let error = io::Error::other("a thread panicked while it wrote or synced for the others");
+        self.commit.queue.lock().fail(self.duty, error, self.gate);
     }
 }
 
