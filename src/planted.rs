@@ -57,6 +57,8 @@ pub enum Bug {
     EndOfClaimNotTold,
     /// Who stopped waiting is counted as waiting for ever.
     TimeoutStillCounted,
+    /// A thread that was let in before the writer failed half-way goes on writing with it.
+    HalfDoneWriterUsed,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

@@ -4,7 +4,7 @@ use std::io;
 
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, sync_data};
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
 /// How far the log reaches: with the operating system, and on disk. Positions.
@@ -12,9 +12,11 @@ use crate::sync::{Mutex, MutexGuard};
 pub(crate) struct Progress {
     written: AtomicU64,
     durable: AtomicU64,
-    /// A sync has failed. Locked while one is under way: the operating system tells a failure to one caller only, and
-    /// another that syncs at the same moment would take its own success for true.
-    sync_failed: Mutex<bool>,
+    /// Locked while a sync is under way: the operating system reports a failure to one caller only, and another that syncs
+    /// at the same moment would take its own success for true.
+    syncing: Mutex<()>,
+    /// A sync has failed. Set with `syncing` locked, read without.
+    sync_failed: AtomicBool,
 }
 
 impl Progress {
@@ -34,20 +36,25 @@ impl Progress {
         self.durable.fetch_max(position, Ordering::AcqRel);
     }
 
+    /// Whether a sync has failed, so that none will succeed again.
+    pub(crate) fn sync_has_failed(&self) -> bool {
+        self.sync_failed.load(Ordering::Acquire)
+    }
+
     /// Makes everything written so far durable. After one failure it never succeeds again, for anybody.
     pub(crate) fn sync(&self, storage: &dyn Storage) -> io::Result<()> {
-        self.sync_locked(self.sync_failed.lock(), storage)
+        self.sync_locked(&self.syncing.lock(), storage)
     }
 
     /// Makes everything before `position` durable, if it is not.
     pub(crate) fn sync_to(&self, position: u64, storage: &dyn Storage) -> io::Result<()> {
-        let failed = self.sync_failed.lock();
+        let syncing = self.syncing.lock();
         // By the sync that was under way until now.
-        if self.durable() >= position { Ok(()) } else { self.sync_locked(failed, storage) }
+        if self.durable() >= position { Ok(()) } else { self.sync_locked(&syncing, storage) }
     }
 
-    fn sync_locked(&self, mut failed: MutexGuard<'_, bool>, storage: &dyn Storage) -> io::Result<()> {
-        if *failed {
+    fn sync_locked(&self, _syncing: &MutexGuard<'_, ()>, storage: &dyn Storage) -> io::Result<()> {
+        if self.sync_has_failed() {
             return Err(io::Error::other("an earlier sync failed"));
         }
         let written = self.written();
@@ -55,7 +62,7 @@ impl Progress {
         let written = if planted(Bug::SyncCoversTooMuch) { self.written() } else { written };
         match outcome {
             Ok(()) => self.set_durable(written),
-            Err(_) => *failed = true,
+            Err(_) => self.sync_failed.store(true, Ordering::Release),
         }
         outcome
     }
@@ -66,7 +73,6 @@ mod tests {
     use super::*;
     use crate::map::Map;
     use crate::storage::MemoryStorage;
-    use std::sync::atomic::AtomicBool;
 
     /// Fails one sync, as Linux tells a failed writeback to one caller only.
     #[derive(Debug)]

@@ -2,6 +2,12 @@
 //!
 //! One thread at a time is here, who writes a batch, publishes a head, grows or shrinks the file. Readers never wait for it,
 //! nor does who syncs.
+//!
+//! A writer whose change of the file failed is never used again. What is on disk then is not what is in memory: after a failed
+//! segment switch the new header may state an end of the old segment, and a frame behind that end, or a second switch, would
+//! make a file that no opening accepts. The commit queue is poisoned too, but only after the failing thread has left the
+//! writer, and threads that passed the queue's check before may already wait for it. So the writer refuses them itself:
+//! every method that changes the file goes through [`Writer::change`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -102,6 +108,8 @@ pub(crate) struct Writer {
     slot_count: u64,
     growing: Growing,
     growth: Growth,
+    /// A change of the file is under way, or one has failed or unwound: file and memory may differ.
+    is_half_done: bool,
 }
 
 /// Where a [`Writer`] begins.
@@ -141,6 +149,7 @@ impl Writer {
             slot_count,
             growing,
             growth,
+            is_half_done: false,
         };
         writer.progress.set_written(writer.end());
         writer.progress.set_durable(writer.end());
@@ -180,11 +189,28 @@ impl Writer {
         self.tail.offset + batch.frame.len() as u64 + footer_bytes(entries) <= self.parameters.segment_bytes
     }
 
+    /// Changes the file by `change`. After a change that failed or unwound, and after a failed sync of any thread, every
+    /// further one is refused.
+    fn change<R>(&mut self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> io::Result<R> {
+        let refused = self.is_half_done || self.progress.sync_has_failed();
+        if refused && !planted(Bug::HalfDoneWriterUsed) {
+            return Err(io::Error::other("an earlier write, sync or change of length failed half-way"));
+        }
+        self.is_half_done = true;
+        let changed = change(self)?;
+        self.is_half_done = false;
+        Ok(changed)
+    }
+
     /// Writes the batch as one frame, in the next segment if it does not fit this one. `head` is the oldest
     /// sequence that is still needed; what was moved away from below it was written before this call.
     pub(crate) fn write(&mut self, batch: &mut Batch, head: u64) -> io::Result<Placement> {
+        self.change(|writer| writer.write_frame(batch, head))
+    }
+
+    fn write_frame(&mut self, batch: &mut Batch, head: u64) -> io::Result<Placement> {
         if !self.fits(batch) {
-            self.switch(head, batch.time_ms)?;
+            self.go_to_next_segment(head, batch.time_ms)?;
         }
         let position = self.end();
         self.tail.time_ms = self.tail.time_ms.max(batch.time_ms);
@@ -234,22 +260,30 @@ impl Writer {
     pub(crate) fn begin_opening(&mut self, time_ms: u64, head: u64) -> io::Result<()> {
         let mut batch = Batch { time_ms, ..Batch::default() };
         batch.frame.resize(FRAME_HEADER_BYTES, 0);
-        self.write(&mut batch, head)?;
-        self.sync()
+        self.change(|writer| {
+            writer.write_frame(&mut batch, head)?;
+            writer.sync()
+        })
     }
 
     /// The same where there is no room for a frame: in the header of the last segment, written again in place.
     pub(crate) fn note_opening(&mut self, time_ms: u64) -> io::Result<()> {
         let time_ms = time_ms.max(self.tail.time_ms);
         let header = SegmentHeader { open_count: self.open_count, time_ms, ..self.tail.header };
-        write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(self.tail.slot))?;
-        self.tail.header = header;
-        self.sync()
+        self.change(|writer| {
+            write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
+            writer.tail.header = header;
+            writer.sync()
+        })
     }
 
     /// Goes on in the next segment. The order of the four steps is what makes a footer without its successor, and
     /// a gap between head and tail, signs of damage and never of a crash.
     pub(crate) fn switch(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
+        self.change(|writer| writer.go_to_next_segment(head, time_ms))
+    }
+
+    fn go_to_next_segment(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
         // Most often the last batch was synced already, and everybody waits for this one.
         self.progress.sync_to(self.end(), &*self.storage)?;
         let published = self.head;
@@ -310,15 +344,17 @@ impl Writer {
         if head <= self.head {
             return Ok(false);
         }
-        self.sync()?;
-        // What was moved lies here now and nowhere else: from this header on, a log that ends before it is damaged.
-        let header =
-            SegmentHeader { head, synced_to: self.progress.durable().min(self.end()), ..self.tail.header };
-        write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(self.tail.slot))?;
-        self.sync()?;
-        self.tail.header = header;
-        self.free_below(head);
-        Ok(true)
+        self.change(|writer| {
+            writer.sync()?;
+            // What was moved lies here now and nowhere else: from this header on, a log that ends before it is damaged.
+            let synced_to = writer.progress.durable().min(writer.end());
+            let header = SegmentHeader { head, synced_to, ..writer.tail.header };
+            write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
+            writer.sync()?;
+            writer.tail.header = header;
+            writer.free_below(head);
+            Ok(true)
+        })
     }
 
     fn free_below(&mut self, head: u64) {
@@ -380,6 +416,10 @@ impl Writer {
         if from >= to {
             return Ok(Ok(()));
         }
+        self.change(|writer| writer.make_slots(from, to))
+    }
+
+    fn make_slots(&mut self, from: u64, to: u64) -> io::Result<Result<(), String>> {
         let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
         // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full.
         let made = self.storage.reserve(at, end - at).and_then(|is_reserved| match self.growing.new_slot {
@@ -388,7 +428,7 @@ impl Writer {
         });
         if let Err(error) = made {
             // Whoever else needs the disk should not find it full for nothing.
-            self.cut()?;
+            self.cut_behind_last_slot()?;
             return Ok(Err(format!(
                 "Options::min_size asks for a file of {end} bytes, and it cannot grow beyond its {at} ({error}); free \
                  disk space, or ask for less"
@@ -431,12 +471,15 @@ impl Writer {
                 self.parameters.segment_bytes
             )));
         }
-        if let Err(error) = self.fill(self.parameters.segment_bytes) {
-            return Ok(Err(format!("the file cannot grow ({error})")));
-        }
-        self.sync()?;
-        self.settle_growth();
-        Ok(Ok(()))
+        self.change(|writer| {
+            // Nothing is in a slot that is being made, so a write to it that fails leaves nothing half done.
+            if let Err(error) = writer.fill(writer.parameters.segment_bytes) {
+                return Ok(Err(format!("the file cannot grow ({error})")));
+            }
+            writer.sync()?;
+            writer.settle_growth();
+            Ok(Ok(()))
+        })
     }
 
     /// How many slots there are to be at least.
@@ -457,6 +500,10 @@ impl Writer {
 
     /// Cuts the file behind its last slot.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
+        self.change(Writer::cut_behind_last_slot)
+    }
+
+    fn cut_behind_last_slot(&mut self) -> io::Result<()> {
         self.begin_growth();
         let length = self.reader.slot_offset(self.slot_count);
         if self.storage.len()? > length {
@@ -484,6 +531,10 @@ impl Writer {
 
     /// Writes down where the log ends, twice, so that one damaged sector does not take the knowledge away.
     pub(crate) fn mark_closed(&mut self, time_ms: u64) -> io::Result<()> {
+        self.change(|writer| writer.write_close_marks(time_ms))
+    }
+
+    fn write_close_marks(&mut self, time_ms: u64) -> io::Result<()> {
         self.sync()?;
         let mark = CloseMark {
             end: self.end(),
@@ -504,8 +555,10 @@ const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::map::Map;
     use crate::storage::MemoryStorage;
     use std::path::PathBuf;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     const SEGMENT_BYTES: u64 = 1 << 16;
 
@@ -515,6 +568,10 @@ mod tests {
 
     /// Of a log in memory whose one segment is empty.
     fn writer() -> Writer {
+        writer_on(Arc::new(MemoryStorage::new()))
+    }
+
+    fn writer_on(storage: Arc<dyn Storage>) -> Writer {
         let parameters = parameters();
         let header = SegmentHeader {
             parameters,
@@ -543,10 +600,121 @@ mod tests {
             free: BTreeSet::new(),
             slot_count: 1,
         };
-        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let reader = Arc::new(Reader::new(Arc::clone(&storage), PathBuf::new(), &parameters));
         let growing = Growing { min_slots: 0, max_slots: 10, new_slot: NewSlot::Zeroed };
         Writer::new(storage, reader, Arc::default(), parameters, growing, start)
+    }
+
+    /// Memory of which one call fails, once, and which counts the calls that change it.
+    #[derive(Debug, Default)]
+    struct FailsAt {
+        memory: MemoryStorage,
+        calls: AtomicU64,
+        /// The number of the call that fails, counted from 1.
+        failing: AtomicU64,
+    }
+
+    impl FailsAt {
+        fn call(&self) -> io::Result<()> {
+            let number = self.calls.fetch_add(1, Ordering::SeqCst) + 1;
+            if number == self.failing.load(Ordering::SeqCst) {
+                Err(io::Error::other("planted"))
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    impl Storage for FailsAt {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.call().and_then(|()| self.memory.set_len(length))
+        }
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.memory.read_at(buffer, offset)
+        }
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+            self.call().and_then(|()| self.memory.write_at(bytes, offset))
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            self.call()
+        }
+        fn sync_all(&self) -> io::Result<()> {
+            self.call()
+        }
+        fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {
+            Ok(None)
+        }
+    }
+
+    type Change = (&'static str, fn(&mut Writer) -> io::Result<()>);
+
+    /// All that changes the file, in an order in which each has something to do.
+    const CHANGES: [Change; 8] = [
+        ("make_min_slots", |writer| writer.make_min_slots().map(drop)),
+        ("begin_opening", |writer| writer.begin_opening(1, 1)),
+        ("note_opening", |writer| writer.note_opening(1)),
+        ("write", |writer| {
+            let mut batch = Batch::default();
+            batch.frame.resize(FRAME_HEADER_BYTES, 0);
+            writer.write(&mut batch, 1).map(drop)
+        }),
+        ("switch", |writer| writer.switch(1, 1)),
+        ("publish_head", |writer| writer.publish_head(2).map(drop)),
+        ("cut", |writer| {
+            while writer.last_slot_is_free() {
+                writer.drop_last_slot();
+            }
+            writer.cut()
+        }),
+        ("mark_closed", |writer| writer.mark_closed(1)),
+    ];
+
+    #[test]
+    fn after_a_call_of_the_disk_that_failed_in_any_change_no_change_touches_the_file() {
+        let storage_that_fails_at = |failing: u64| {
+            let storage = Arc::new(FailsAt::default());
+            storage.failing.store(failing, Ordering::SeqCst);
+            let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
+            writer.growing.min_slots = 3;
+            (storage, writer)
+        };
+        let (storage, mut writer) = storage_that_fails_at(0);
+        for (name, change) in CHANGES {
+            let before = storage.calls.load(Ordering::SeqCst);
+            change(&mut writer).unwrap();
+            assert!(storage.calls.load(Ordering::SeqCst) > before, "{name} has something to do");
+        }
+        let calls = storage.calls.load(Ordering::SeqCst);
+
+        for failing in 1..=calls {
+            let (storage, mut writer) = storage_that_fails_at(failing);
+            let failed = CHANGES.iter().position(|(_, change)| change(&mut writer).is_err());
+            // Room that cannot be made is reported, and leaves the file as it was.
+            let Some(failed) = failed else { continue };
+            let calls = storage.calls.load(Ordering::SeqCst);
+            for (name, change) in CHANGES.iter().filter(|(name, _)| *name != "make_min_slots") {
+                let refused = name == &"publish_head" && writer.head >= 2;
+                assert!(refused || change(&mut writer).is_err(), "{name} after {}", CHANGES[failed].0);
+            }
+            assert!(writer.make_min_slots().is_err() || failed > 0);
+            assert!(writer.try_grow().is_err());
+            assert_eq!(storage.calls.load(Ordering::SeqCst), calls, "touched after {}", CHANGES[failed].0);
+        }
+    }
+
+    #[test]
+    fn a_sync_of_another_thread_that_failed_stops_the_writer_too() {
+        let storage = Arc::new(FailsAt::default());
+        let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
+        storage.failing.store(1, Ordering::SeqCst);
+        let progress = Arc::clone(&writer.progress);
+        assert!(progress.sync(&*storage).is_err());
+        let (_, write) = CHANGES[3];
+        assert!(write(&mut writer).is_err());
+        assert_eq!(storage.calls.load(Ordering::SeqCst), 1);
     }
 
     #[test]

@@ -36,6 +36,9 @@ fn after_a_crash(disk: &SimulatedDisk) -> impl Iterator<Item = Store> {
     })
 }
 
+/// The same for histories in which one call fails: they go on, and compact twice.
+const STEPS_OF_FAILURES: u64 = 40;
+
 /// How a key may stand after a crash: each state that its one thread brought about, in order, from the last one
 /// that it was told of to the last one that it asked for.
 #[derive(Debug, Clone, Default)]
@@ -199,6 +202,67 @@ fn writes_during_syncs_and_power_loss() {
     }
 }
 
+/// One call of the disk fails, once, while other threads are inside: two record, one of them without syncing, and a third
+/// moves everything from segment to segment and closes segments on the way. What any of them was told must be there when the
+/// file is opened again, by the next process or after a power loss, and it must open.
+fn changes_and_one_failure() {
+    let disk = SimulatedDisk::new();
+    let store = open(&disk);
+    store.record("kept", Fingerprint::NONE, b"kept").unwrap();
+    store.record("dead", Fingerprint::NONE, &[1; 500]).unwrap();
+    store.forget("dead").unwrap();
+    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS_OF_FAILURES), Fault::Error);
+
+    let recording = |key: &'static str, durability: Durability| {
+        let store = store.clone();
+        thread::spawn(move || {
+            let mut own = Course::default();
+            let record = |result| store.operation(key).durability(durability).record(result).map(drop);
+            let _ = own.go(Some(b"1"), || record(b"1"))
+                && own.go(None, || store.forget(key).map(drop))
+                && own.go(Some(b"2"), || record(b"2"));
+            own
+        })
+    };
+    let synced = recording("synced", Durability::Sync);
+    let buffered = recording("buffered", Durability::Buffered);
+    let compacting = thread::spawn({
+        let store = store.clone();
+        move || drop(store.compact().and_then(|()| store.compact()))
+    });
+    let (synced, buffered) = (synced.join().unwrap(), buffered.join().unwrap());
+    compacting.join().unwrap();
+    drop(store);
+
+    let check = |store: &Store, buffered: &Course| {
+        let look = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(look("kept").result(), Some(&b"kept"[..]), "lost");
+        assert!(look("dead").is_absent(), "forgotten, and after a crash it is back");
+        synced.check("synced", &look("synced"));
+        buffered.check("buffered", &look("buffered"));
+    };
+    // A power loss may take what was only written; a forget of the same key syncs what is before it.
+    let lost = Course { told: if buffered.told >= 2 { 2 } else { 0 }, ..buffered.clone() };
+    for store in after_a_crash(&disk) {
+        check(&store, &lost);
+    }
+    disk.heal();
+    let next = open(&disk);
+    check(&next, &buffered);
+    next.record("after", Fingerprint::NONE, b"after")
+        .unwrap_or_else(|error| panic!("it does not go on: {error}"));
+    drop(next);
+    for store in after_a_crash(&disk) {
+        check(&store, &buffered);
+        assert_eq!(store.get("after").unwrap().result(), Some(&b"after"[..]), "lost");
+    }
+}
+
+#[test]
+fn a_call_that_fails_while_others_are_inside_leaves_a_file_that_opens_with_all_that_was_acknowledged() {
+    explore("store, one failure among threads", EFFORT, changes_and_one_failure);
+}
+
 #[test]
 fn a_crash_takes_nothing_that_was_synced_while_another_thread_wrote() {
     explore("store, writes during syncs, power loss", EFFORT, writes_during_syncs_and_power_loss);
@@ -221,6 +285,12 @@ fn finds_in_a_crash_acknowledged_before_sync() {
 fn finds_in_a_crash_a_sync_that_covers_too_much() {
     let expected = [&LOST[..], &["unreadable"]].concat();
     must_find_planted(Bug::SyncCoversTooMuch, EFFORT, &expected, writes_during_syncs_and_power_loss);
+}
+
+#[test]
+fn finds_in_a_failure_a_half_done_writer_that_is_used() {
+    let expected = ["unreadable", "free slot", "lost"];
+    must_find_planted(Bug::HalfDoneWriterUsed, EFFORT, &expected, changes_and_one_failure);
 }
 
 #[test]

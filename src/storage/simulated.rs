@@ -14,8 +14,9 @@
 //!   at all: this is the one assumption about the medium (powersafe overwrite).
 //! - **The length** is decided on its own: the old one, the new one, or any that it had in between.
 //! - **A write that fails** may have reached the cache in part. **A sync that fails** leaves the cache as it is and marks
-//!   it clean, as Linux does: what it should have brought to the medium gets there only if it is written once more, and a
-//!   later sync that succeeds says nothing about it.
+//!   clean what was written before it began, as Linux does: what it should have brought to the medium gets there only if it
+//!   is written once more, and a later sync that succeeds says nothing about it.
+//! - **Every write and sync takes time**, also one that fails: under shuttle, other threads go on while it is under way.
 //! - **A full disk** refuses writes that would make the file longer, after writing what fits.
 //! - Reads and writes may be short or interrupted at any time.
 
@@ -283,6 +284,15 @@ impl Disk {
         Change { number: self.changes, became }
     }
 
+    /// Everything up to the change of this number is clean and not on the medium: the cache shows what a crash will take away.
+    fn mark_clean(&mut self, up_to: u64) {
+        self.lengths.retain(|change| change.number > up_to);
+        self.unsynced.retain(|_, contents| {
+            contents.retain(|change| change.number > up_to);
+            !contents.is_empty()
+        });
+    }
+
     /// Everything up to the change of this number is on the medium.
     fn bring_to_medium(&mut self, up_to: u64) {
         let is_later = |number: u64| number > up_to;
@@ -325,6 +335,7 @@ impl Storage for SimulatedDisk {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         let length = place(length)?;
+        yield_now();
         let mut disk = self.disk.lock();
         match disk.step(Sort::Write)? {
             Some(Fault::Error) => Err(planted()),
@@ -368,6 +379,8 @@ impl Storage for SimulatedDisk {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let offset = place(offset)?;
+        // Other threads go on while a write is under way, whatever becomes of it.
+        yield_now();
         let mut disk = self.disk.lock();
         let fault = disk.step(Sort::Write)?;
         let mut length = match fault {
@@ -394,28 +407,26 @@ impl Storage for SimulatedDisk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        match disk.step(Sort::Sync)? {
-            Some(Fault::Error) => {
-                // Clean from now on, and not on the medium: the cache shows what a crash will take away.
-                disk.unsynced.clear();
-                disk.lengths.clear();
-                Err(planted())
-            }
+        let fault = disk.step(Sort::Sync)?;
+        if fault == Some(Fault::PowerLoss) {
             // Some of it may have reached the medium, which is what a crash decides anyway.
-            Some(Fault::PowerLoss) => Err(power_is_gone()),
-            _ => {
-                let begun = disk.changes;
-                drop(disk);
-                yield_now();
-                let mut disk = self.disk.lock();
-                if !disk.has_power {
-                    return Err(power_is_gone());
-                }
-                disk.bring_to_medium(begun);
-                disk.syncs += 1;
-                Ok(())
-            }
+            return Err(power_is_gone());
         }
+        let begun = disk.changes;
+        drop(disk);
+        // A sync takes its time, also one that fails in the end, and other threads write meanwhile.
+        yield_now();
+        let mut disk = self.disk.lock();
+        if !disk.has_power {
+            return Err(power_is_gone());
+        }
+        if fault == Some(Fault::Error) {
+            disk.mark_clean(begun);
+            return Err(planted());
+        }
+        disk.bring_to_medium(begun);
+        disk.syncs += 1;
+        Ok(())
     }
 
     fn sync_all(&self) -> io::Result<()> {

@@ -1,8 +1,8 @@
 //! The harness that tries to make the store lose what it acknowledged.
 //!
 //! `world` drives a store on a simulated disk and keeps, beside it, an oracle: a model of what was acknowledged, what
-//! was not, and what may go either way. `points` crashes it at every step, `faults` lets every call fail, `damage`
-//! flips, cuts and replaces bytes. The fault model of the disk is written down where it is made
+//! was not, and what may go either way. `points` crashes it at every step, `faults` lets every call fail, `threads`
+//! lets one fail while others are inside, `damage` flips, cuts and replaces bytes. The fault model of the disk is written down where it is made
 //! (`src/storage/simulated.rs`).
 #![allow(
     clippy::unwrap_used,
@@ -19,4 +19,5 @@ mod common;
 mod damage;
 mod faults;
 mod points;
+mod threads;
 mod world;
