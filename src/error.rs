@@ -142,15 +142,21 @@ pub enum Error {
         /// Which check failed.
         reason: String,
     },
-    /// The wall clock jumped since the store was last written, so retention cannot be trusted. Correct the clock,
-    /// or accept it with [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing was expired.
+    /// Since the store was last written the machine was booted again, and the wall clock went back by more than a day, or
+    /// forward by more than [`Options::max_downtime`](crate::Options::max_downtime): nothing says how much time passed.
+    /// Correct the clock, or say what is true with
+    /// [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing was expired, and the file was left as it
+    /// is.
+    #[non_exhaustive]
     Clock {
         /// The store's file.
         path: PathBuf,
         /// What the wall clock says, in ms since the Unix epoch.
         wall_ms: u64,
-        /// The latest time that the store has seen, in ms since the Unix epoch.
-        high_water_ms: u64,
+        /// What the wall clock said when the store was last written, in ms since the Unix epoch.
+        last_wall_ms: u64,
+        /// Store time at that moment, in ms since the Unix epoch.
+        store_time_ms: u64,
     },
     /// The stored result does not decode as the type that the caller asked for. The operation is done and is not
     /// performed again; read the bytes with [`Store::get`](crate::Store::get).
@@ -329,12 +335,19 @@ impl fmt::Display for Error {
                 "{}: corrupt at offset {offset}: {reason}; nothing was changed, keep a copy of the file",
                 path.display()
             ),
-            Error::Clock { path, wall_ms, high_water_ms } => write!(
-                out,
-                "{}: the wall clock says {wall_ms} ms, the store has seen {high_water_ms} ms; correct the clock or \
-                 accept the jump (Options::accept_clock_jump)",
-                path.display()
-            ),
+            Error::Clock { path, wall_ms, last_wall_ms, store_time_ms } => {
+                let seconds = wall_ms.abs_diff(*last_wall_ms) / 1_000;
+                let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
+                let direction = if wall_ms < last_wall_ms { "behind" } else { "ahead of" };
+                write!(
+                    out,
+                    "{}: the wall clock ({wall_ms} ms) is {days} days and {hours} hours {direction} the {last_wall_ms} ms \
+                     that it showed in an earlier boot, when store time was {store_time_ms} ms; correct the clock, or \
+                     accept it (Options::accept_clock_jump): ClockJump::Elapsed if that time has passed, \
+                     ClockJump::NotElapsed if the clock was or is wrong",
+                    path.display()
+                )
+            }
             Error::Decode { key, source } => write!(
                 out,
                 "{key}: the stored result does not decode as the type asked for ({source}); it is not performed again"

@@ -8,6 +8,7 @@
 use std::io;
 use std::path::Path;
 
+use crate::clock::ClockJump;
 use crate::key::Key;
 
 /// Where all events of this crate come from.
@@ -44,7 +45,9 @@ pub(crate) fn poisoned(path: &Path, error: &io::Error) {
     tracing::error!(target: TARGET, path = %path.display(), %error, "poisoned: nothing is written any more");
 }
 
-pub(crate) fn clock_jumped(path: &Path, wall_ms: u64, high_water_ms: u64) {
+pub(crate) fn clock_jumped(path: &Path, wall_ms: u64, last_wall_ms: u64, jump: ClockJump) {
     #[cfg(feature = "tracing")]
-    tracing::warn!(target: TARGET, path = %path.display(), wall_ms, high_water_ms, "the wall clock jumped; accepted");
+    tracing::warn!(
+        target: TARGET, path = %path.display(), wall_ms, last_wall_ms, accepted = ?jump, "the wall clock jumped; accepted"
+    );
 }

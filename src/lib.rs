@@ -7,8 +7,8 @@ mod sync;
 mod key;
 mod status;
 mod error;
-mod events;
 mod clock;
+mod events;
 mod codec;
 mod format;
 mod record;
@@ -40,7 +40,7 @@ pub mod simulation {
     pub use crate::storage::simulated::{Fault, SimulatedDisk};
 }
 
-pub use clock::ManualClock;
+pub use clock::{ClockJump, ManualClock};
 #[cfg(feature = "bincode")]
 pub use codec::Bincode;
 #[cfg(feature = "json")]

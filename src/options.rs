@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{ManualClock, SystemTimeSource, TimeSource};
+use crate::clock::{
+    ClockJump, DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules, SystemTimeSource, TimeSource,
+};
 use crate::engine::{Durability, Engine, Settings, Terms, largest_result_bytes};
 use crate::error::{Error, Result};
 use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
@@ -42,7 +44,7 @@ pub struct Options {
     lease: Option<Duration>,
     durability: Durability,
     mmap: bool,
-    accept_clock_jump: bool,
+    clock_rules: OpeningRules,
     manual_clock: Option<ManualClock>,
 }
 
@@ -76,7 +78,7 @@ impl Options {
             lease: None,
             durability: Durability::Sync,
             mmap: true,
-            accept_clock_jump: false,
+            clock_rules: OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None },
             manual_clock: None,
         }
     }
@@ -169,13 +171,51 @@ impl Options {
         self
     }
 
-    /// Whether to open although the wall clock is more than a day behind, or more than 366 days ahead of, the latest
-    /// time that the store has seen. Default: no, it is [`Error::Clock`].
+    /// The longest time that may have passed, by the wall clock, between the last write to the store and an opening in
+    /// another boot of the machine; in whole milliseconds. Default: 366 days.
     ///
-    /// A clock that is behind is then treated as standing at that latest time. One that is ahead is believed, and
-    /// what has expired by it is gone.
-    pub fn accept_clock_jump(mut self, accept: bool) -> Options {
-        self.accept_clock_jump = accept;
+    /// Within one boot time goes by the boot-time clock, which cannot be set and counts suspend, and this does not matter
+    /// (on Linux and Android; elsewhere every opening counts as one in another boot). Across a reboot there is only the
+    /// wall clock. Further ahead than this it is more likely wrong than right: the opening is [`Error::Clock`], and nothing
+    /// expires. Where a machine is never down for longer than a week, say so: a clock that came up a month ahead then
+    /// cannot make the store forget.
+    pub fn max_downtime(mut self, longest: Duration) -> Options {
+        self.clock_rules.max_downtime_ms = whole_ms(longest);
+        self
+    }
+
+    /// What is true if this opening finds that the wall clock jumped, which otherwise is [`Error::Clock`]: in another boot
+    /// of the machine it is more than a day behind where the store saw it last, or further ahead than
+    /// [`max_downtime`](Options::max_downtime). Default: not said.
+    ///
+    /// The opening writes down where the clock is now, so that the next one needs no answer. Where nothing jumped the
+    /// option does nothing: a machine whose clock always comes up wrong, before a time service corrects it, may always say
+    /// [`ClockJump::NotElapsed`].
+    ///
+    /// ```
+    /// use oncekey::{ClockJump, Error, Fingerprint, ManualClock, Options};
+    /// use std::time::Duration;
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("payments.once");
+    /// let clock = ManualClock::new(0); // no battery: January 1970
+    /// let options = Options::new().manual_clock(clock.clone());
+    /// let store = options.clone().open(&path)?;
+    /// store.record("a", Fingerprint::NONE, b"result")?;
+    /// store.close()?;
+    ///
+    /// clock.reboot(Duration::from_secs(60));
+    /// clock.jump_wall(1_700_000_000_000); // November 2023, from a time service
+    /// assert!(matches!(options.clone().open(&path), Err(Error::Clock { .. })));
+    ///
+    /// let store = options.clone().accept_clock_jump(ClockJump::NotElapsed).open(&path)?;
+    /// assert!(store.get("a")?.is_completed(), "those 53 years have not passed");
+    /// store.close()?;
+    /// options.open(&path)?; // the new mark is in the file
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn accept_clock_jump(mut self, jump: ClockJump) -> Options {
+        self.clock_rules.accept = Some(jump);
         self
     }
 
@@ -222,16 +262,14 @@ impl Options {
                 Durability::Sync => NewSlot::Zeroed,
                 Durability::Buffered => NewSlot::Reserved,
             },
-            accept_clock_jump: self.accept_clock_jump,
+            clock_rules: self.clock_rules,
             time_source,
         };
-        let recovered = recover::open(storage, path, &config)?;
-        // The file's own segment size holds, which only now is known.
-        self.check_max_size(recovered.log.segment_bytes())?;
-        let settings = self.settings_for(recovered.log.segment_bytes(), settings)?;
-        // Only when nothing can be said against the options any more: it may take long, and a refusal would leave it.
-        recovered.log.make_min_slots()?;
-        Ok(Engine::new(recovered, settings))
+        let surveyed = recover::survey(storage, path, &config)?;
+        // The file's own segment size holds, which only now is known. Nothing has been written yet.
+        self.check_max_size(surveyed.segment_bytes())?;
+        let settings = self.settings_for(surveyed.segment_bytes(), settings)?;
+        Ok(Engine::new(surveyed.fill()?.begin()?, settings))
     }
 
     /// What can be said against the options before anything is opened.

@@ -59,6 +59,20 @@ pub enum Bug {
     TimeoutStillCounted,
     /// A thread that was let in before the writer failed half-way goes on writing with it.
     HalfDoneWriterUsed,
+    /// An opening in the same boot goes by the wall clock.
+    WallClockInSameBoot,
+    /// The mark of an opening says what the wall clock was before.
+    MarkKeepsOldWall,
+    /// An opening writes no mark of its boot, only its store time and wall clock.
+    MarkKeepsOldBoot,
+    /// A small step of the wall clock is followed at once.
+    StepFollowedWhole,
+    /// An opening after a clean close keeps the open count and counts its changes from zero.
+    CounterRestarted,
+    /// A close mark is gone on from although an opening was noted in the header after it.
+    NotedOpeningIgnored,
+    /// Versions are given out before the opening's frame is synced.
+    OpeningNotSynced,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

@@ -56,8 +56,9 @@ impl fmt::Display for Status {
 /// Which change of its key a record is: the fencing token.
 ///
 /// Versions are unique and grow for ever within one file, across restarts, power loss, deletion and compaction;
-/// moving a record does not change its version. The upper 24 bits count the openings of the file, the lower 40 the
-/// changes in one opening. Hand it to the outside world with the act, and let that refuse an older one.
+/// moving a record does not change its version. The upper 24 bits count the openings of the file that did not follow a
+/// clean close, the lower 40 the changes since: after a clean close both go on where they were. Hand it to the outside
+/// world with the act, and let that refuse an older one.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store, Begin};
@@ -76,17 +77,24 @@ const COUNTER_BITS: u32 = 40;
 /// The highest count of openings that a version can hold.
 pub(crate) const MAX_OPEN_COUNT: u32 = (1 << (64 - COUNTER_BITS)) - 1;
 const _: () = assert!(MAX_OPEN_COUNT == 0x00FF_FFFF);
+/// The highest count of changes that a version can hold.
+pub(crate) const MAX_COUNTER: u64 = (1 << COUNTER_BITS) - 1;
 
 impl Version {
     /// The version number `counter` of opening `open_count`; None when either is beyond its bits.
     pub(crate) fn compose(open_count: u32, counter: u64) -> Option<Version> {
-        let fits = open_count <= MAX_OPEN_COUNT && counter < (1 << COUNTER_BITS);
+        let fits = open_count <= MAX_OPEN_COUNT && counter <= MAX_COUNTER;
         fits.then(|| Version(u64::from(open_count) << COUNTER_BITS | counter))
     }
 
-    /// Which opening of the file it comes from.
+    /// Which of the counted openings of the file it comes from.
     pub(crate) fn open_count(self) -> u32 {
         u32::try_from(self.0 >> COUNTER_BITS).unwrap_or(MAX_OPEN_COUNT)
+    }
+
+    /// Which change it is under that open count.
+    pub(crate) fn counter(self) -> u64 {
+        self.0 & MAX_COUNTER
     }
 
     /// The version as a number: for logs, for headers, for a fencing check outside.
@@ -104,7 +112,7 @@ impl Version {
 
 impl fmt::Display for Version {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}.{}", self.open_count(), self.0 & ((1 << COUNTER_BITS) - 1))
+        write!(out, "{}.{}", self.open_count(), self.counter())
     }
 }
 

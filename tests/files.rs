@@ -9,7 +9,7 @@ use std::path::Path;
 use common::{
     NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds, small,
 };
-use oncekey::{Begin, Durability, Error, ManualClock, Options, Status, Store};
+use oncekey::{Begin, ClockJump, Durability, Error, ManualClock, Options, Status, Store};
 
 fn refuse(path: &Path) -> Error {
     let before = std::fs::read(path).unwrap_or_default();
@@ -299,22 +299,23 @@ fn a_wall_clock_that_jumped_is_refused_before_anything_expires() {
         let bytes = place.bytes();
         let jumped = ManualClock::new(jumped_ms);
         match clocked(&jumped).open(&place.path) {
-            Err(Error::Clock { wall_ms, high_water_ms, .. }) => {
-                assert_eq!((wall_ms, high_water_ms), (jumped_ms, START_MS));
+            Err(Error::Clock { wall_ms, last_wall_ms, store_time_ms, .. }) => {
+                assert_eq!((wall_ms, last_wall_ms, store_time_ms), (jumped_ms, START_MS, START_MS));
             }
             other => panic!("{other:?}"),
         }
         assert_eq!(place.bytes(), bytes, "nothing was changed");
     }
-    // A clock that is a little behind stands still at the high-water mark; one far behind does so if accepted.
-    for (wall_ms, accept) in [(START_MS - day_ms, false), (START_MS - 10 * day_ms, true)] {
-        let behind = ManualClock::new(wall_ms);
-        let store = clocked(&behind).accept_clock_jump(accept).open(&place.path).unwrap();
+    // By a clock that is a little behind, store time stands; by one far behind too, if that is accepted.
+    for days in [1, 10] {
+        let behind = ManualClock::new(START_MS - days * day_ms);
+        let options = clocked(&behind).accept_clock_jump(ClockJump::NotElapsed);
+        let store = options.open(&place.path).unwrap();
         assert_eq!(store.stats().store_time_ms, START_MS);
         assert!(store.get("k").unwrap().is_completed());
     }
     let ahead = ManualClock::new(START_MS + 400 * day_ms);
-    let store = clocked(&ahead).accept_clock_jump(true).open(&place.path).unwrap();
+    let store = clocked(&ahead).accept_clock_jump(ClockJump::Elapsed).open(&place.path).unwrap();
     assert!(store.get("k").unwrap().is_absent(), "accepted, the clock is believed");
 }
 
@@ -447,7 +448,7 @@ fn a_store_in_memory_ends_with_its_last_handle_and_two_are_two() {
 /// Rewrites the last record as if a later version of the library had written it.
 fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
     let record = bytes.windows(key.len()).rposition(|window| window == key).unwrap() - 80;
-    let frame = record - 48;
+    let frame = record - 56;
     let seed = crc32fast::hash(&bytes[32..48]);
     let checksum = |bytes: &[u8]| {
         let mut hasher = crc32fast::Hasher::new_with_initial(seed);
@@ -455,7 +456,7 @@ fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
         hasher.finalize()
     };
     let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
-    let position = u64::from_le_bytes(bytes[frame + 8..frame + 16].try_into().unwrap()) + 48;
+    let position = u64::from_le_bytes(bytes[frame + 8..frame + 16].try_into().unwrap()) + 56;
     let length = usize::try_from(word(record + 4)).unwrap();
     bytes[record + 8] = kind;
     let place = u32::try_from(position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).unwrap();
@@ -463,7 +464,7 @@ fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
     bytes[record..record + 4].copy_from_slice(&sum.to_le_bytes());
     let records = checksum(&sum.to_le_bytes());
     bytes[frame + 28..frame + 32].copy_from_slice(&records.to_le_bytes());
-    let header = checksum(&bytes[frame + 4..frame + 48]);
+    let header = checksum(&bytes[frame + 4..frame + 56]);
     bytes[frame..frame + 4].copy_from_slice(&header.to_le_bytes());
 }
 

@@ -148,6 +148,9 @@ fn what_is_written_today_is_what_the_specification_says() {
     let mut previous_end = 0;
     let mut sequence = 1_u64;
     let mut closed_at = None;
+    // The clock stands still throughout.
+    let boot = bytes[4_096 + 120..4_096 + 136].to_vec();
+    assert!(boot.iter().any(|byte| *byte != 0));
     loop {
         // Nothing was recycled here, so segments lie in order.
         let slot = 4_096 + (sequence as usize - 1) * segment;
@@ -156,19 +159,28 @@ fn what_is_written_today_is_what_the_specification_says() {
         assert_eq!(bytes[slot + 12..slot + 68], bytes[12..68], "the parameters are repeated");
         assert_eq!((spec.u64(slot + 72), spec.u64(slot + 80)), (sequence, 1));
         assert_eq!((spec.u64(slot + 88), spec.u32(slot + 96)), (previous_end, previous));
+        assert_eq!((spec.u64(slot + 104), spec.u64(slot + 112)), (START_MS, START_MS), "store time, wall clock");
+        assert_eq!((&bytes[slot + 120..slot + 136], spec.u64(slot + 136)), (&boot[..], 0), "boot and its clock");
 
         let (mut at, mut entries, mut record_bytes) = (slot + 4_096, Vec::new(), 0_u64);
         let position = |at: usize| sequence * SEGMENT + (at - slot) as u64;
         while spec.u64(at + 8) == position(at) {
             let length = spec.u32(at + 4) as usize;
             assert!(length <= segment / 4 && length.is_multiple_of(8));
-            assert_eq!(spec.u32(at), spec.crc(at + 4, at + 48), "frame checksum");
+            assert_eq!(spec.u32(at), spec.crc(at + 4, at + 56), "frame checksum");
             assert!(spec.u64(at + 16) <= position(at), "synced_to");
             assert_eq!(spec.u32(at + 24), previous, "chain");
             assert_eq!(spec.u32(at + 32), 1, "open count");
-            assert!(spec.u64(at + 40) >= START_MS);
+            assert_eq!((spec.u64(at + 40), spec.u64(at + 48)), (START_MS, START_MS), "store time, wall clock");
             previous = spec.u32(at);
-            let (mut record, mut count) = (at + 48, 0);
+            if spec.u32(at + 36) == 0 {
+                assert_eq!((length, spec.u32(at + 28)), (80, spec.crc(at + 56, at + 80)), "an opening");
+                assert_eq!(bytes[at + 56..at + 72], boot, "boot");
+                assert_eq!(spec.u64(at + 72), 0, "boot-time clock");
+                at += length;
+                continue;
+            }
+            let (mut record, mut count) = (at + 56, 0);
             let mut checksums = crc32fast::Hasher::new_with_initial(spec.seed);
             while record < at + length {
                 let length = spec.u32(record + 4) as usize;
@@ -213,6 +225,9 @@ fn what_is_written_today_is_what_the_specification_says() {
                 assert_eq!(&bytes[mark..mark + 8], b"ONCEMARK");
                 assert_eq!(spec.u32(mark + 8), spec.crc(mark + 12, mark + 512));
                 assert_eq!((spec.u32(mark + 12), spec.u32(mark + 24)), (previous, 1));
+                assert_eq!((spec.u64(mark + 32), spec.u64(mark + 40)), (START_MS, START_MS));
+                assert_eq!((&bytes[mark + 48..mark + 64], spec.u64(mark + 64)), (&boot[..], 0));
+                assert_eq!(spec.u64(mark + 72), last_version & 0xFF_FFFF_FFFF, "counter");
                 closed_at = Some(spec.u64(mark + 16));
             }
             break;

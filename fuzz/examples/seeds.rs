@@ -118,20 +118,21 @@ fn main() {
         let bytes = &frames[at..at + length];
         let place = (position + at as u64) << 1;
         write("frames", &format!("frame-{number}"), &[&[133], &place.to_le_bytes()[..], bytes].concat());
-        if length > 48 {
-            let place = (position + at as u64 + 48) << 1;
+        // The first starts the opening and has no record.
+        if number > 0 {
+            let place = (position + at as u64 + 56) << 1;
             write(
                 "frames",
                 &format!("record-{number}"),
-                &[&[132], &place.to_le_bytes()[..], &bytes[48..]].concat(),
+                &[&[132], &place.to_le_bytes()[..], &bytes[56..]].concat(),
             );
         }
         at += length;
     }
     let sequence = (1_u64 << 20).to_le_bytes();
     write("frames", "store-header", &[&[129], &sequence[..], &small.bytes[..72]].concat());
-    write("frames", "segment-header", &[&[130], &sequence[..], &slot[..112]].concat());
-    write("frames", "close-mark", &[&[131], &sequence[..], &slot[512..552]].concat());
+    write("frames", "segment-header", &[&[130], &sequence[..], &slot[..152]].concat());
+    write("frames", "close-mark", &[&[131], &sequence[..], &slot[512..592]].concat());
     let slots = several.bytes[HEADER_BYTES..].chunks_exact(SEGMENT_BYTES);
     for (number, slot) in slots.clone().enumerate() {
         let trailer = &slot[SEGMENT_BYTES - 64..];

@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
     let clock = oncekey::ManualClock::new(START_MS);
     let options = Options::new()
         .segment_size(SEGMENT_BYTES as u64)
-        .accept_clock_jump(true)
+        .accept_clock_jump(oncekey::ClockJump::Elapsed)
         .create(mode & 16 == 0)
         .manual_clock(clock.clone());
     let before = disk.bytes();

@@ -5,7 +5,8 @@
 use crate::FIRST_FRAME;
 
 const SECTOR: usize = 512;
-const FRAME_HEADER: usize = 48;
+const FRAME_HEADER: usize = 56;
+const OPENING_FRAME: usize = 80;
 const RECORD_HEADER: usize = 80;
 const TRAILER: usize = 64;
 const ENTRY: usize = 48;
@@ -95,7 +96,12 @@ pub fn frame(
         count += 1;
         at += record;
     }
-    put(bytes, 28, &hasher.finalize().to_le_bytes());
+    // Without a record it is what starts an opening.
+    let sum = match count == 0 && length == OPENING_FRAME {
+        true => checksum(seed, &bytes[FRAME_HEADER..OPENING_FRAME]),
+        false => hasher.finalize(),
+    };
+    put(bytes, 28, &sum.to_le_bytes());
     put(bytes, 36, &count.to_le_bytes());
     let sum = checksum(seed, &bytes[4..FRAME_HEADER]);
     put(bytes, 0, &sum.to_le_bytes());

@@ -102,8 +102,9 @@ pub(crate) struct Engine {
     log: Arc<Log>,
     index: Index,
     flights: Flights,
-    clock: StoreClock,
+    clock: Arc<StoreClock>,
     open_count: u32,
+    /// The counter of the last version that was given out.
     changes: AtomicU64,
     doubts: AtomicU64,
     settings: Settings,
@@ -115,14 +116,14 @@ pub(crate) struct Engine {
 
 impl Engine {
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
-        let Recovered { log, index, clock, open_count } = recovered;
+        let Recovered { log, index, clock, open_count, counter } = recovered;
         Engine {
             log,
             index,
             flights: Flights::new(),
             clock,
             open_count,
-            changes: AtomicU64::new(0),
+            changes: AtomicU64::new(counter),
             doubts: AtomicU64::new(0),
             settings,
             leases: AtomicUsize::new(0),
@@ -267,7 +268,11 @@ impl Engine {
         }
         self.phase.store(CLOSED, Ordering::SeqCst);
         self.log.sync()?;
-        self.log.mark_closed(self.clock.now_ms())
+        self.mark_closed()
+    }
+
+    fn mark_closed(&self) -> Result<()> {
+        self.log.mark_closed(self.changes.load(Ordering::SeqCst))
     }
 }
 
@@ -276,7 +281,7 @@ impl Drop for Engine {
         // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
         // writes the end of the log again.
         if self.phase.swap(CLOSED, Ordering::SeqCst) != CLOSED && self.log.check_poison().is_ok() {
-            let _ = self.log.sync().and_then(|()| self.log.mark_closed(self.clock.now_ms()));
+            let _ = self.log.sync().and_then(|()| self.mark_closed());
         }
     }
 }

@@ -444,7 +444,7 @@ impl Engine {
     fn move_together(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
         let balance = self.log.ledger().balance(self.clock.now_ms());
         if balance.dead_bytes * NOTHING_TO_GAIN_SHARE > balance.total_bytes {
-            self.log.rotate(self.clock.now_ms(), Rotate::IfWritten)?;
+            self.log.rotate(Rotate::IfWritten)?;
             if self.begin_pass(state) {
                 self.retire_all(state)?;
             }
@@ -455,7 +455,7 @@ impl Engine {
         for _ in 0..2 {
             let Some(last) = self.log.shorter_by_moving() else { break };
             if last == self.log.span().1 {
-                self.log.rotate(self.clock.now_ms(), Rotate::Always)?;
+                self.log.rotate(Rotate::Always)?;
             }
             state.pass = Some(self.pass_to(last));
             self.retire_all(state)?;

@@ -2,14 +2,29 @@
 
 use super::record::{Record, record_length, stamp};
 use super::{
-    ALIGNMENT_BYTES, Fault, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, get_u32, get_u64, narrow, put,
+    ALIGNMENT_BYTES, Fault, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, array, get_u32, get_u64, narrow, put,
 };
+use crate::clock::{BootId, TimeMark};
 use crate::status::MAX_OPEN_COUNT;
 
 /// The fixed part of a frame.
-pub(crate) const FRAME_HEADER_BYTES: usize = 48;
+pub(crate) const FRAME_HEADER_BYTES: usize = 56;
+
+/// The frame that starts an opening, which has no records: behind the fixed part the boot and its boot-time clock.
+pub(crate) const OPENING_FRAME_BYTES: usize = BOOT_CLOCK_AT + 8;
+const BOOT_AT: usize = FRAME_HEADER_BYTES;
+const BOOT_CLOCK_AT: usize = BOOT_AT + 16;
 
 const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
+const _: () = assert!((OPENING_FRAME_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
+
+/// Whether `bytes` may be what is left of a frame that was to stand at `position`, and to follow the frame of this
+/// checksum: the one or the other is there.
+pub(crate) fn may_be_torn_frame(bytes: &[u8], position: u64, previous_checksum: u32) -> bool {
+    bytes.len() >= FRAME_HEADER_BYTES
+        && (get_u64(bytes, 8) == position
+            || (previous_checksum != 0 && get_u32(bytes, 24) == previous_checksum))
+}
 
 /// What its writer knows of a frame when it takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +34,10 @@ pub(crate) struct Stamp {
     pub(crate) synced_to: u64,
     pub(crate) previous_checksum: u32,
     pub(crate) open_count: u32,
+    /// Store time.
     pub(crate) time_ms: u64,
+    /// The wall clock at that time.
+    pub(crate) wall_ms: u64,
 }
 
 /// The fixed part of a frame, checked on its own.
@@ -49,6 +67,7 @@ impl FrameHeader {
             && length.is_multiple_of(ALIGNMENT_BYTES)
             && (1..=MAX_OPEN_COUNT).contains(&get_u32(bytes, 32))
             && get_u64(bytes, 40) < FAR
+            && get_u64(bytes, 48) < FAR
     }
 
     /// The header that `bytes` starts with, if it belongs at `position` and its frame can fit `limit` bytes.
@@ -78,12 +97,24 @@ impl FrameHeader {
             previous_checksum: get_u32(bytes, 24),
             open_count: get_u32(bytes, 32),
             time_ms: get_u64(bytes, 40),
+            wall_ms: get_u64(bytes, 48),
         };
         if stamp.synced_to > position || stamp.open_count > MAX_OPEN_COUNT {
             return Err(Fault::Damaged("the frame header is out of range"));
         }
         let (records_checksum, record_count) = (get_u32(bytes, 28), get_u32(bytes, 36));
         Ok(FrameHeader { checksum, length, stamp, records_checksum, record_count })
+    }
+
+    /// The mark of the opening that the frame starts, if it does; `bytes` is all of it, and was checked.
+    pub(crate) fn mark(&self, bytes: &[u8]) -> Option<TimeMark> {
+        let Stamp { time_ms, wall_ms, .. } = self.stamp;
+        (self.record_count == 0 && bytes.len() >= OPENING_FRAME_BYTES).then(|| TimeMark {
+            store_ms: time_ms,
+            wall_ms,
+            boot: BootId(array(bytes, BOOT_AT)),
+            boot_ms: get_u64(bytes, BOOT_CLOCK_AT),
+        })
     }
 }
 
@@ -103,6 +134,14 @@ impl<'a> Frame<'a> {
             return Err(Fault::Damaged("the frame is longer than what holds it"));
         }
         let frame = Frame { header, bytes: &bytes[..header.length], seed };
+        if header.record_count == 0 {
+            return match header.length == OPENING_FRAME_BYTES
+                && seed.checksum(&frame.bytes[BOOT_AT..]) == header.records_checksum
+            {
+                true => Ok(frame),
+                false => Err(Fault::Damaged("the frame of an opening is not what was written")),
+            };
+        }
         let mut checksums = seed.hasher();
         let mut count: u32 = 0;
         let mut at = FRAME_HEADER_BYTES;
@@ -125,7 +164,7 @@ impl<'a> Frame<'a> {
     /// The records with their positions and lengths.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u64, u64, Record<'a>)> + use<'a> {
         let Frame { header, bytes, seed } = *self;
-        let mut at = FRAME_HEADER_BYTES;
+        let mut at = if header.record_count == 0 { header.length } else { FRAME_HEADER_BYTES };
         std::iter::from_fn(move || {
             let length = record_length(bytes.get(at..)?).ok()?;
             let position = header.stamp.position + at as u64;
@@ -150,16 +189,35 @@ pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 
         count += 1;
         at += length;
     }
+    write_header(bytes, stamp_of_frame, count, checksums.finalize(), seed)
+}
+
+/// Makes of `bytes`, which is as long as such a frame, the frame that starts an opening; returns its checksum.
+pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_ms: u64, seed: Seed) -> u32 {
+    put(bytes, BOOT_AT, &boot.0);
+    put(bytes, BOOT_CLOCK_AT, &boot_ms.to_le_bytes());
+    let checksum = seed.checksum(&bytes[BOOT_AT..OPENING_FRAME_BYTES]);
+    write_header(bytes, stamp, 0, checksum, seed)
+}
+
+fn write_header(
+    bytes: &mut [u8],
+    stamp_of_frame: &Stamp,
+    count: u32,
+    records_checksum: u32,
+    seed: Seed,
+) -> u32 {
     let length = narrow(bytes.len());
     let header = &mut bytes[..FRAME_HEADER_BYTES];
     put(header, 4, &length.to_le_bytes());
     put(header, 8, &stamp_of_frame.position.to_le_bytes());
     put(header, 16, &stamp_of_frame.synced_to.to_le_bytes());
     put(header, 24, &stamp_of_frame.previous_checksum.to_le_bytes());
-    put(header, 28, &checksums.finalize().to_le_bytes());
+    put(header, 28, &records_checksum.to_le_bytes());
     put(header, 32, &stamp_of_frame.open_count.to_le_bytes());
     put(header, 36, &count.to_le_bytes());
     put(header, 40, &stamp_of_frame.time_ms.to_le_bytes());
+    put(header, 48, &stamp_of_frame.wall_ms.to_le_bytes());
     let checksum = seed.checksum(&header[4..]);
     put(header, 0, &checksum.to_le_bytes());
     checksum
@@ -177,7 +235,9 @@ mod tests {
     const LIMIT: u64 = 16 << 10;
 
     fn stamp_at(position: u64) -> Stamp {
-        Stamp { position, synced_to: position - 8, previous_checksum: 99, open_count: 4, time_ms: 1_000 }
+        let (previous_checksum, open_count) = (99, 4);
+        let (time_ms, wall_ms) = (1_000, 2_000);
+        Stamp { position, synced_to: position - 8, previous_checksum, open_count, time_ms, wall_ms }
     }
 
     fn frame(keys: &[&str], position: u64) -> Vec<u8> {
@@ -201,6 +261,12 @@ mod tests {
         bytes
     }
 
+    fn opening(position: u64) -> Vec<u8> {
+        let mut bytes = vec![0; OPENING_FRAME_BYTES];
+        seal_opening(&mut bytes, &stamp_at(position), BootId([6; 16]), 3_000, SEED);
+        bytes
+    }
+
     #[test]
     fn what_resembles_a_frame_header_is_at_its_place_and_has_every_number_in_its_range() {
         const POSITION: u64 = 7 * MIN_SEGMENT_BYTES + 8_192;
@@ -211,9 +277,9 @@ mod tests {
         assert!(!FrameHeader::resembles(&like, 8_200), "of another place");
         assert!(!FrameHeader::resembles(&like[..FRAME_HEADER_BYTES - 1], 8_192), "cut short");
         let far = 1_u64 << 53;
-        let edits: [(usize, &[u8]); 9] = [
-            (4, &40_u32.to_le_bytes()),
-            (4, &52_u32.to_le_bytes()),
+        let edits: [(usize, &[u8]); 10] = [
+            (4, &48_u32.to_le_bytes()),
+            (4, &60_u32.to_le_bytes()),
             (4, &(1_u32 << 30).to_le_bytes()),
             (8, &8_192_u64.to_le_bytes()),
             (8, &(far + 8_192).to_le_bytes()),
@@ -221,6 +287,7 @@ mod tests {
             (32, &0_u32.to_le_bytes()),
             (32, &(MAX_OPEN_COUNT + 1).to_le_bytes()),
             (40, &far.to_le_bytes()),
+            (48, &far.to_le_bytes()),
         ];
         for (at, number) in edits {
             let mut unlike = like.clone();
@@ -234,15 +301,34 @@ mod tests {
         let bytes = frame(&["a", "bb", "ccc"], 8_192);
         let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
         assert_eq!(decoded.header.stamp, stamp_at(8_192));
+        assert_eq!(decoded.header.mark(&bytes), None);
         let keys: Vec<_> =
             decoded.records().map(|(at, _, record)| (at, record.key.name().to_vec())).collect();
-        assert_eq!(keys, [(8_240, b"a".to_vec()), (8_328, b"bb".to_vec()), (8_416, b"ccc".to_vec())]);
+        assert_eq!(keys, [(8_248, b"a".to_vec()), (8_336, b"bb".to_vec()), (8_424, b"ccc".to_vec())]);
     }
 
     #[test]
-    fn a_frame_without_records_is_whole() {
-        let bytes = frame(&[], 8_192);
-        assert_eq!(Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap().records().count(), 0);
+    fn a_frame_without_records_is_that_of_an_opening_and_has_its_mark() {
+        let bytes = opening(8_192);
+        let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
+        assert_eq!((decoded.records().count(), decoded.header.stamp), (0, stamp_at(8_192)));
+        let mark = TimeMark { store_ms: 1_000, wall_ms: 2_000, boot: BootId([6; 16]), boot_ms: 3_000 };
+        assert_eq!(decoded.header.mark(&bytes), Some(mark));
+        assert!(Frame::decode(&frame(&[], 8_192), 8_192, LIMIT, SEED).is_err(), "no records and no mark");
+    }
+
+    #[test]
+    fn no_flipped_bit_of_the_frame_of_an_opening_goes_unnoticed() {
+        let bytes = opening(8_192);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(Frame::decode(&damaged, 8_192, LIMIT, SEED).is_err(), "bit {bit}");
+            assert!(may_be_torn_frame(&damaged, 8_192, 99), "bit {bit}: what is left tells what it was");
+        }
+        assert!(!may_be_torn_frame(&bytes, 8_200, 98), "a left-over of another place and another chain");
+        assert!(!may_be_torn_frame(&[0; OPENING_FRAME_BYTES], 8_192, 0), "blank");
+        assert!(!may_be_torn_frame(&bytes[..FRAME_HEADER_BYTES - 1], 8_192, 99));
     }
 
     #[test]
@@ -283,10 +369,10 @@ mod tests {
         };
         let of_length = |bytes: u32, limit| decode(4, &bytes.to_le_bytes(), limit);
         let out_of_range = Err("the frame's length is out of range");
-        assert!(of_length(136, length).is_ok() && length == 136);
-        assert_eq!(of_length(136, length - 1), out_of_range);
-        assert!(of_length(48, length).is_ok(), "a frame without records");
-        assert_eq!(of_length(40, length), out_of_range);
+        assert!(of_length(144, length).is_ok() && length == 144);
+        assert_eq!(of_length(144, length - 1), out_of_range);
+        assert!(of_length(56, length).is_ok(), "no more than its header");
+        assert_eq!(of_length(48, length), out_of_range);
         assert_eq!(of_length(60, length), out_of_range, "not a multiple of eight");
         let beyond = Err("the frame header is out of range");
         assert!(decode(16, &8_192_u64.to_le_bytes(), LIMIT).is_ok(), "all before it was on disk");

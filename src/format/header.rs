@@ -4,7 +4,8 @@ use super::{
     FORMAT_VERSION, Fault, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed, array, get_u32, get_u64,
     put,
 };
-use crate::status::MAX_OPEN_COUNT;
+use crate::clock::{BootId, TimeMark};
+use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 
 const STORE_MAGIC: &[u8; 8] = b"ONCEKEY\x1a";
 const SEGMENT_MAGIC: &[u8; 8] = b"ONCESEGM";
@@ -130,6 +131,25 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
     }
 }
 
+/// How many bytes a mark of time takes.
+const MARK_BYTES: usize = 40;
+
+fn put_mark(sector: &mut Sector, at: usize, mark: &TimeMark) {
+    put(sector, at, &mark.store_ms.to_le_bytes());
+    put(sector, at + 8, &mark.wall_ms.to_le_bytes());
+    put(sector, at + 16, &mark.boot.0);
+    put(sector, at + 32, &mark.boot_ms.to_le_bytes());
+}
+
+fn get_mark(sector: &Sector, at: usize) -> TimeMark {
+    TimeMark {
+        store_ms: get_u64(sector, at),
+        wall_ms: get_u64(sector, at + 8),
+        boot: BootId(array(sector, at + 16)),
+        boot_ms: get_u64(sector, at + 32),
+    }
+}
+
 /// What stands at the start of a slot that is or was in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
@@ -139,7 +159,7 @@ pub(crate) struct SegmentHeader {
     pub(crate) previous_end: u64,
     pub(crate) previous_checksum: u32,
     pub(crate) open_count: u32,
-    pub(crate) time_ms: u64,
+    pub(crate) mark: TimeMark,
     /// A position in this segment; everything before it was on disk when the header was written.
     pub(crate) synced_to: u64,
 }
@@ -152,8 +172,8 @@ impl SegmentHeader {
         put(&mut sector, 88, &self.previous_end.to_le_bytes());
         put(&mut sector, 96, &self.previous_checksum.to_le_bytes());
         put(&mut sector, 100, &self.open_count.to_le_bytes());
-        put(&mut sector, 104, &self.time_ms.to_le_bytes());
-        put(&mut sector, 112, &self.synced_to.to_le_bytes());
+        put_mark(&mut sector, 104, &self.mark);
+        put(&mut sector, 144, &self.synced_to.to_le_bytes());
         seal(&mut sector, Seed::NONE);
         sector
     }
@@ -175,8 +195,8 @@ impl SegmentHeader {
             previous_end: get_u64(sector, 88),
             previous_checksum: get_u32(sector, 96),
             open_count: get_u32(sector, 100),
-            time_ms: get_u64(sector, 104),
-            synced_to: get_u64(sector, 112),
+            mark: get_mark(sector, 104),
+            synced_to: get_u64(sector, 144),
         };
         // Positions are sequence x segment size: a sequence near 2^64 / segment size cannot have come from us.
         let sequence_fits =
@@ -200,7 +220,9 @@ pub(crate) struct CloseMark {
     pub(crate) end: u64,
     pub(crate) last_checksum: u32,
     pub(crate) open_count: u32,
-    pub(crate) time_ms: u64,
+    pub(crate) mark: TimeMark,
+    /// Of the last version that was given out under this open count.
+    pub(crate) counter: u64,
 }
 
 impl CloseMark {
@@ -210,7 +232,8 @@ impl CloseMark {
         put(&mut sector, 12, &self.last_checksum.to_le_bytes());
         put(&mut sector, 16, &self.end.to_le_bytes());
         put(&mut sector, 24, &self.open_count.to_le_bytes());
-        put(&mut sector, 32, &self.time_ms.to_le_bytes());
+        put_mark(&mut sector, 32, &self.mark);
+        put(&mut sector, 32 + MARK_BYTES, &self.counter.to_le_bytes());
         seal(&mut sector, seed);
         sector
     }
@@ -234,9 +257,11 @@ impl CloseMark {
             last_checksum: get_u32(sector, 12),
             end: get_u64(sector, 16),
             open_count: get_u32(sector, 24),
-            time_ms: get_u64(sector, 32),
+            mark: get_mark(sector, 32),
+            counter: get_u64(sector, 32 + MARK_BYTES),
         };
-        (mark.end / segment_bytes == sequence && mark.open_count <= MAX_OPEN_COUNT).then_some(mark)
+        let is_of_here = mark.end / segment_bytes == sequence;
+        (is_of_here && mark.open_count <= MAX_OPEN_COUNT && mark.counter <= MAX_COUNTER).then_some(mark)
     }
 }
 
@@ -248,6 +273,16 @@ mod tests {
         Parameters { segment_bytes: 1 << 20, file_id: *b"file-id-16-bytes", secret: *b"secret-16-bytes!" }
     }
 
+    fn time_mark() -> TimeMark {
+        let (store_ms, wall_ms) = (1_700_000_000_000, 1_700_000_000_123);
+        TimeMark { store_ms, wall_ms, boot: BootId(*b"boot-id-16-bytes"), boot_ms: 77 }
+    }
+
+    fn close_mark() -> CloseMark {
+        let end = (9 << 20) + 8_192;
+        CloseMark { end, last_checksum: 5, open_count: 2, mark: time_mark(), counter: 1_000 }
+    }
+
     fn segment_header() -> SegmentHeader {
         SegmentHeader {
             parameters: parameters(),
@@ -256,7 +291,7 @@ mod tests {
             previous_end: 8 << 20 | 4_096,
             previous_checksum: 0xABCD,
             open_count: 3,
-            time_ms: 1_700_000_000_000,
+            mark: time_mark(),
             synced_to: 9 << 20 | 4_096,
         }
     }
@@ -265,7 +300,7 @@ mod tests {
     fn headers_and_marks_come_back_as_they_were_written() {
         assert_eq!(decode_store_header(&encode_store_header(&parameters())), Ok(parameters()));
         assert_eq!(SegmentHeader::decode(&segment_header().encode()), Ok(segment_header()));
-        let mark = CloseMark { end: (9 << 20) + 8_192, last_checksum: 5, open_count: 2, time_ms: 77 };
+        let mark = close_mark();
         let seed = parameters().seed();
         assert_eq!(CloseMark::decode(&mark.encode(seed), seed, 9, 1 << 20), Some(mark));
         assert_eq!(
@@ -360,11 +395,12 @@ mod tests {
     #[test]
     fn a_close_mark_is_one_only_with_its_own_magic_checksum_sequence_and_a_count_that_can_be() {
         let seed = parameters().seed();
-        let mark =
-            CloseMark { end: (9 << 20) + 8_192, last_checksum: 5, open_count: MAX_OPEN_COUNT, time_ms: 77 };
+        let mark = CloseMark { open_count: MAX_OPEN_COUNT, counter: MAX_COUNTER, ..close_mark() };
         let decode = |sector: &Sector| CloseMark::decode(sector, seed, 9, 1 << 20);
         assert_eq!(decode(&mark.encode(seed)), Some(mark));
         let late = CloseMark { open_count: MAX_OPEN_COUNT + 1, ..mark };
+        assert_eq!(decode(&late.encode(seed)), None);
+        let late = CloseMark { counter: MAX_COUNTER + 1, ..mark };
         assert_eq!(decode(&late.encode(seed)), None);
         let mut another = mark.encode(seed);
         another[0] ^= 1;

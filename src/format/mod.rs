@@ -61,12 +61,13 @@
 //! | 88 | 8 | position at which the frames of the segment before end; 0 in sequence 1 |
 //! | 96 | 4 | checksum of the last frame before this segment; 0 if there is none |
 //! | 100 | 4 | open count |
-//! | 104 | 8 | store time high-water mark, ms since the Unix epoch |
-//! | 112 | 8 | `synced_to`: everything before this position of the segment was on disk when the header was written; 0 = not said |
+//! | 104 | 40 | mark of time (see [Time](#time)) |
+//! | 144 | 8 | `synced_to`: everything before this position of the segment was on disk when the header was written; 0 = not said |
 //!
 //! The header of sequence N+1 is written when everything in N is on disk, and synced before footer N is written. It
 //! may be rewritten in place with a higher head, and then says by `synced_to` how far the moved records are on disk
-//! whose originals the head gives up; or with the open count of an opening for whose frame there was no room.
+//! whose originals the head gives up; or with the open count and the mark of an opening for whose frame there was no
+//! room. The first header of a file is that of its creation: open count 0, and the first mark of time.
 //!
 //! ## Close mark
 //!
@@ -78,19 +79,20 @@
 //! | 16 | 8 | position at which the log ends |
 //! | 24 | 4 | open count |
 //! | 28 | 4 | zero |
-//! | 32 | 8 | store time high-water mark |
+//! | 32 | 40 | mark of time |
+//! | 72 | 8 | counter: of the last version that was given out under this open count |
 //!
 //! Written into the last segment when the store is closed: everything below the position is on disk. A mark whose
 //! position lies in another sequence than its slot's is a left-over and means nothing.
 //!
 //! ## Frame
 //!
-//! What one commit writes: a header of 48 bytes and the records of everybody who waited for it. It never spans
+//! What one commit writes: a header of 56 bytes and the records of everybody who waited for it. It never spans
 //! segments and is at most a quarter of one.
 //!
 //! | offset | bytes | field |
 //! |---|---|---|
-//! | 0 | 4 | checksum of bytes 4..48, seeded |
+//! | 0 | 4 | checksum of bytes 4..56, seeded |
 //! | 4 | 4 | length in bytes, this header included |
 //! | 8 | 8 | position of this frame |
 //! | 16 | 8 | `synced_to`: everything before this position was on disk when the frame was written |
@@ -99,6 +101,15 @@
 //! | 32 | 4 | open count |
 //! | 36 | 4 | number of records; 0 in the frame that starts an opening |
 //! | 40 | 8 | store time, ms since the Unix epoch |
+//! | 48 | 8 | wall clock at that time, ms since the Unix epoch |
+//!
+//! The **frame that starts an opening** is 80 bytes long and has no records. The checksum at 28 is that of its bytes
+//! 56..80, seeded, and they complete its store time and wall clock to a mark of time:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 56 | 16 | boot |
+//! | 72 | 8 | boot-time clock in ms |
 //!
 //! A stale frame in a recycled slot cannot pass: its position is wrong.
 //!
@@ -171,6 +182,40 @@
 //!
 //! That there is a last segment is said by its own header and frames, and by the footer of the one before it. Where both
 //! are lost, in two places of the file, nothing is left that speaks of it, and the log ends before it.
+//!
+//! # Time
+//!
+//! A **mark of time** is what all clocks say at one moment:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 8 | store time, ms since the Unix epoch |
+//! | 8 | 8 | wall clock, ms since the Unix epoch |
+//! | 16 | 16 | boot: what the operating system calls it (on Linux the UUID, as it is printed); 0 = unknown, which no other equals |
+//! | 32 | 8 | boot-time clock in ms, which starts at some moment of that boot, runs while the machine is suspended and cannot be set |
+//!
+//! Segment headers, frames that start an opening and close marks hold whole ones. Every other frame holds store time and
+//! wall clock, so that a step of the wall clock during a session is known after a crash. Its boot is that of the latest
+//! mark before it, and the boot-time clock follows: that of the mark, plus the store time that passed since, less at most
+//! a 1,800th of that, which may have been followed of the wall clock.
+//!
+//! The latest mark is found in the last segment, in this order: its header, frame by frame, and the close mark if the log
+//! ends there. The header comes before the first frame whose open count is not lower than its own, so behind all of them
+//! if it was written again for an opening without a frame; and behind a close mark with a lower open count.
+//!
+//! Each mark is written whole or not at all: in one sector that held synced bytes before (a header written in place, a
+//! close mark), or under a frame's checksum. A crash at any moment of an opening therefore leaves the mark before it or its
+//! own, and never one of both: either the next opening finds that this one happened, or it is as if it had not, and
+//! bridges the time since the mark before by the same rules. Nothing was acknowledged by then.
+//!
+//! # Versions
+//!
+//! A version is 24 bits of open count and 40 bits of counter. An opening goes on with open count and counter of the close
+//! mark, if the log ends at that mark, no higher open count is anywhere, what follows it does not look like a torn frame
+//! (the position or the checksum of the frame before, where a frame would have them), there is room for the opening's
+//! frame, and less than half of the counter is used up. Otherwise it takes the next open count and counts from zero. Its
+//! frame, or header, is on disk before the first version is given out: from then on the log no longer ends at the mark,
+//! or a higher open count is there.
 //!
 //! # Checksums
 //!

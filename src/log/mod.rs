@@ -19,12 +19,14 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
-use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::frame::OPENING_FRAME_BYTES;
 use crate::format::header::Parameters;
 use crate::format::record::Record;
 use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
 use crate::index::Address;
 use crate::key::KeyHasher;
+use crate::planted::{Bug, planted};
+use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::Storage;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +48,27 @@ pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {
 pub(crate) enum Rotate {
     IfWritten,
     Always,
+}
+
+/// Where the versions of a log go on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct VersionsBefore {
+    /// The highest open count anywhere in the log.
+    pub(crate) open_count: u32,
+    /// The counter of the last version under it, if the log was closed and not opened since.
+    pub(crate) closed_at: Option<u64>,
+}
+
+impl VersionsBefore {
+    /// Open count and counter that an opening goes on from; None if there are no more.
+    pub(crate) fn next(self, can_go_on: bool) -> Option<(u32, u64)> {
+        // Half of the counter is left for the changes of one opening: more than any can make.
+        match self.closed_at.filter(|counter| can_go_on && *counter <= MAX_COUNTER / 2) {
+            Some(_) if planted(Bug::CounterRestarted) => Some((self.open_count, 0)),
+            Some(counter) => Some((self.open_count, counter)),
+            None => (self.open_count < MAX_OPEN_COUNT).then_some((self.open_count + 1, 0)),
+        }
+    }
 }
 
 /// The log of one store.
@@ -239,17 +262,25 @@ impl Log {
         self.poisoned(poison)
     }
 
-    /// Makes the count of this opening durable before any of its versions is given out.
-    pub(crate) fn begin_opening(&self, time_ms: u64) -> Result<()> {
+    /// Makes open count and mark of this opening durable before any of its versions is given out. Returns the open count,
+    /// and the counter that its versions go on from.
+    pub(crate) fn begin_opening(&self, before: VersionsBefore) -> Result<(u32, u64)> {
         // A frame for each opening must not eat up what is kept for moving: a full store would be full for ever.
-        let frame_bytes = FRAME_HEADER_BYTES as u64;
+        let frame_bytes = OPENING_FRAME_BYTES as u64;
         let has_room = self.room.promise(frame_bytes, Purpose::Begin);
+        // Noted in a header, an opening leaves a close mark where it is, and only its own open count outdates that.
+        let Some((open_count, counter)) = before.next(has_room) else {
+            return Err(Error::VersionsExhausted { path: self.path().to_owned() });
+        };
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
-        let begun = if has_room { writer.begin_opening(time_ms, head) } else { writer.note_opening(time_ms) };
+        let begun = match has_room {
+            true => writer.begin_opening(open_count, head),
+            false => writer.note_opening(open_count),
+        };
         begun.map_err(|error| self.reader.io("begin this opening", error))?;
         self.room.update(writer.supply(), if has_room { frame_bytes } else { 0 });
-        Ok(())
+        Ok((open_count, counter))
     }
 
     /// Makes the slots that the file is to have at least, all or none.
@@ -325,7 +356,7 @@ impl Log {
     }
 
     /// Closes the tail, so that everything written so far lies in full segments.
-    pub(crate) fn rotate(&self, time_ms: u64, rotate: Rotate) -> Result<()> {
+    pub(crate) fn rotate(&self, rotate: Rotate) -> Result<()> {
         let head = self.needed_from.load(Ordering::Acquire);
         let full = |reason| Err(Error::Full { path: self.path().to_owned(), reason });
         self.with_writer(|writer| {
@@ -341,7 +372,7 @@ impl Log {
                     full_segments: supply.full_segments + 1,
                 };
                 if supply.free_slots > 0 && self.room.lower(after) {
-                    return writer.switch(head, time_ms).map(Ok);
+                    return writer.switch(head).map(Ok);
                 }
                 if let Err(reason) = writer.try_grow()? {
                     return Ok(full(reason));
@@ -374,9 +405,10 @@ impl Log {
         })
     }
 
-    /// Writes down that the log ends here.
-    pub(crate) fn mark_closed(&self, time_ms: u64) -> Result<()> {
-        self.with_writer(|writer| writer.mark_closed(time_ms))
+    /// Writes down that the log ends here, and that versions have come to `counter`. No version may be given out
+    /// afterwards: the next opening goes on from there.
+    pub(crate) fn mark_closed(&self, counter: u64) -> Result<()> {
+        self.with_writer(|writer| writer.mark_closed(counter))
     }
 
     fn with_writer<R>(&self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> Result<R> {
@@ -398,7 +430,7 @@ fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
         max_frame_bytes(parameters.segment_bytes),
         parameters.seed(),
     );
-    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum), time_ms: 0 }
+    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum) }
 }
 
 impl Medium for Log {

@@ -32,7 +32,6 @@ pub(crate) struct Scan {
     pub(crate) end: u64,
     pub(crate) last_checksum: u32,
     pub(crate) open_count: u32,
-    pub(crate) time_ms: u64,
     /// Why it ended there.
     pub(crate) stop: Fault,
 }
@@ -41,7 +40,6 @@ pub(crate) struct Scan {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain {
     pub(crate) checksum: u32,
-    pub(crate) time_ms: u64,
 }
 
 /// The whole of a slot.
@@ -76,7 +74,6 @@ pub(crate) fn scan(
         end: base + within,
         last_checksum: chain.checksum,
         open_count: 0,
-        time_ms: chain.time_ms,
         stop: Fault::Damaged("the segment is full"),
     };
     loop {
@@ -130,7 +127,6 @@ pub(crate) fn scan(
             synced_to: stamp.synced_to,
         });
         (scan.last_checksum, scan.open_count) = (frame.header.checksum, stamp.open_count);
-        scan.time_ms = scan.time_ms.max(stamp.time_ms);
         within += frame.header.length as u64;
         scan.end = sequence * parameters.segment_bytes + within;
     }

@@ -18,11 +18,13 @@ use super::listing::Listing;
 use super::progress::Progress;
 use super::reader::Reader;
 use super::room::Supply;
+use crate::clock::{StoreClock, TimeMark};
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
-use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
+use crate::format::frame::{self, OPENING_FRAME_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
 use crate::planted::{Bug, one_late, planted};
+use crate::status::MAX_COUNTER;
 use crate::storage::{Storage, ZEROES_BYTES, set_len, write_all_at, write_zeroes_at};
 
 /// A segment of the log that is full.
@@ -42,8 +44,6 @@ pub(crate) struct Tail {
     /// Where the next frame goes, from the start of the slot.
     pub(crate) offset: u64,
     pub(crate) last_checksum: u32,
-    /// The latest store time of anything in the log. A batch of moved records has only old ones.
-    pub(crate) time_ms: u64,
     pub(crate) record_bytes: u64,
     /// What the footer will say.
     pub(crate) entries: Listing,
@@ -93,6 +93,8 @@ pub(crate) struct Writer {
     storage: Arc<dyn Storage>,
     reader: Arc<Reader>,
     progress: Arc<Progress>,
+    /// What frames, headers and marks say of time is read when they are written: records may be older, moved ones by far.
+    clock: Arc<StoreClock>,
     parameters: Parameters,
     seed: Seed,
     open_count: u32,
@@ -115,7 +117,7 @@ pub(crate) struct Writer {
 /// Where a [`Writer`] begins.
 #[derive(Debug)]
 pub(crate) struct Start {
-    pub(crate) open_count: u32,
+    pub(crate) clock: Arc<StoreClock>,
     pub(crate) head: u64,
     pub(crate) full: VecDeque<FullSegment>,
     pub(crate) tail: Tail,
@@ -132,16 +134,18 @@ impl Writer {
         growing: Growing,
         start: Start,
     ) -> Writer {
-        let Start { open_count, head, full, tail, free, slot_count } = start;
+        let Start { clock, head, full, tail, free, slot_count } = start;
         let seed = parameters.seed();
         let growth = Growth::default();
         let writer = Writer {
             storage,
             reader,
             progress,
+            clock,
             parameters,
             seed,
-            open_count,
+            // Until this opening is given one.
+            open_count: tail.header.open_count,
             head,
             full,
             tail,
@@ -210,18 +214,28 @@ impl Writer {
 
     fn write_frame(&mut self, batch: &mut Batch, head: u64) -> io::Result<Placement> {
         if !self.fits(batch) {
-            self.go_to_next_segment(head, batch.time_ms)?;
+            self.go_to_next_segment(head)?;
         }
+        let stamp = self.stamp(batch, &self.clock.mark());
+        let checksum = frame::seal(&mut batch.frame, &stamp, self.seed);
+        self.append(batch, checksum)
+    }
+
+    fn stamp(&self, batch: &Batch, mark: &TimeMark) -> Stamp {
         let position = self.end();
-        self.tail.time_ms = self.tail.time_ms.max(batch.time_ms);
-        let stamp = Stamp {
+        Stamp {
             position,
             synced_to: self.synced_to(position, batch),
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            time_ms: self.tail.time_ms,
-        };
-        let checksum = frame::seal(&mut batch.frame, &stamp, self.seed);
+            time_ms: mark.store_ms,
+            wall_ms: mark.wall_ms,
+        }
+    }
+
+    /// Writes the sealed frame behind the others.
+    fn append(&mut self, batch: &Batch, checksum: u32) -> io::Result<Placement> {
+        let position = self.end();
         let placement =
             Placement { position, offset: self.reader.slot_offset(self.tail.slot) + self.tail.offset };
         write_all_at(&*self.storage, &batch.frame, placement.offset)?;
@@ -256,20 +270,44 @@ impl Writer {
         self.progress.sync(&*self.storage)
     }
 
-    /// Makes the count of this opening durable before any of its versions is given out, by a frame without records.
-    pub(crate) fn begin_opening(&mut self, time_ms: u64, head: u64) -> io::Result<()> {
-        let mut batch = Batch { time_ms, ..Batch::default() };
-        batch.frame.resize(FRAME_HEADER_BYTES, 0);
+    /// Makes the open count and the mark of this opening durable before any of its versions is given out, by a frame
+    /// without records.
+    pub(crate) fn begin_opening(&mut self, open_count: u32, head: u64) -> io::Result<()> {
+        self.open_count = open_count;
+        let mut batch = Batch::default();
+        batch.frame.resize(OPENING_FRAME_BYTES, 0);
         self.change(|writer| {
-            writer.write_frame(&mut batch, head)?;
+            if !writer.fits(&batch) {
+                writer.go_to_next_segment(head)?;
+            }
+            let mark = writer.opening_mark();
+            let stamp = writer.stamp(&batch, &mark);
+            let checksum =
+                frame::seal_opening(&mut batch.frame, &stamp, mark.boot, mark.boot_ms, writer.seed);
+            writer.append(&batch, checksum)?;
+            if planted(Bug::OpeningNotSynced) {
+                return Ok(());
+            }
             writer.sync()
         })
     }
 
-    /// The same where there is no room for a frame: in the header of the last segment, written again in place.
-    pub(crate) fn note_opening(&mut self, time_ms: u64) -> io::Result<()> {
-        let time_ms = time_ms.max(self.tail.time_ms);
-        let header = SegmentHeader { open_count: self.open_count, time_ms, ..self.tail.header };
+    fn opening_mark(&self) -> TimeMark {
+        let (mark, earlier) = (self.clock.mark(), self.tail.header.mark);
+        if planted(Bug::MarkKeepsOldWall) {
+            return TimeMark { wall_ms: earlier.wall_ms, ..mark };
+        }
+        if planted(Bug::MarkKeepsOldBoot) {
+            return TimeMark { boot: earlier.boot, boot_ms: earlier.boot_ms, ..mark };
+        }
+        mark
+    }
+
+    /// The same where there is no room for a frame: in the header of the last segment, written again in place. The open
+    /// count must be higher than any before: it is all that says that a close mark at the end of the log is outdated.
+    pub(crate) fn note_opening(&mut self, open_count: u32) -> io::Result<()> {
+        self.open_count = open_count;
+        let header = SegmentHeader { open_count, mark: self.opening_mark(), ..self.tail.header };
         self.change(|writer| {
             write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
             writer.tail.header = header;
@@ -279,11 +317,11 @@ impl Writer {
 
     /// Goes on in the next segment. The order of the four steps is what makes a footer without its successor, and
     /// a gap between head and tail, signs of damage and never of a crash.
-    pub(crate) fn switch(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
-        self.change(|writer| writer.go_to_next_segment(head, time_ms))
+    pub(crate) fn switch(&mut self, head: u64) -> io::Result<()> {
+        self.change(|writer| writer.go_to_next_segment(head))
     }
 
-    fn go_to_next_segment(&mut self, head: u64, time_ms: u64) -> io::Result<()> {
+    fn go_to_next_segment(&mut self, head: u64) -> io::Result<()> {
         // Most often the last batch was synced already, and everybody waits for this one.
         self.progress.sync_to(self.end(), &*self.storage)?;
         let published = self.head;
@@ -301,7 +339,7 @@ impl Writer {
             previous_end: self.end(),
             previous_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            time_ms: time_ms.max(self.tail.time_ms),
+            mark: self.clock.mark(),
             synced_to: 0,
         };
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
@@ -421,14 +459,21 @@ impl Writer {
 
     fn make_slots(&mut self, from: u64, to: u64) -> io::Result<Result<(), String>> {
         let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
-        // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full.
+        let length = self.storage.len()?;
+        // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full. What an
+        // earlier growth left behind the last slot is overwritten last: until then a refusal can leave it as it was.
         let made = self.storage.reserve(at, end - at).and_then(|is_reserved| match self.growing.new_slot {
             NewSlot::Reserved if is_reserved => Ok(()),
-            _ => write_zeroes_at(&*self.storage, at, end - at),
+            _ => write_zeroes_at(&*self.storage, length, end.saturating_sub(length)),
         });
+        let left_over = length.min(end).saturating_sub(at);
+        let made = made.and_then(|()| write_zeroes_at(&*self.storage, at, left_over));
         if let Err(error) = made {
             // Whoever else needs the disk should not find it full for nothing.
-            self.cut_behind_last_slot()?;
+            if self.storage.len()? > length {
+                set_len(&*self.storage, length)?;
+                self.sync()?;
+            }
             return Ok(Err(format!(
                 "Options::min_size asks for a file of {end} bytes, and it cannot grow beyond its {at} ({error}); free \
                  disk space, or ask for less"
@@ -530,17 +575,19 @@ impl Writer {
     }
 
     /// Writes down where the log ends, twice, so that one damaged sector does not take the knowledge away.
-    pub(crate) fn mark_closed(&mut self, time_ms: u64) -> io::Result<()> {
-        self.change(|writer| writer.write_close_marks(time_ms))
+    /// `counter` is that of the last version that was given out: the next opening goes on from there.
+    pub(crate) fn mark_closed(&mut self, counter: u64) -> io::Result<()> {
+        self.change(|writer| writer.write_close_marks(counter))
     }
 
-    fn write_close_marks(&mut self, time_ms: u64) -> io::Result<()> {
+    fn write_close_marks(&mut self, counter: u64) -> io::Result<()> {
         self.sync()?;
         let mark = CloseMark {
             end: self.end(),
             last_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            time_ms: time_ms.max(self.tail.time_ms),
+            mark: self.clock.mark(),
+            counter: counter.min(MAX_COUNTER),
         };
         let sector = mark.encode(self.seed);
         for offset in CLOSE_MARK_OFFSETS {
@@ -555,6 +602,8 @@ const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{ManualClock, TimeSource};
+    use crate::format::frame::FRAME_HEADER_BYTES;
     use crate::map::Map;
     use crate::storage::MemoryStorage;
     use std::path::PathBuf;
@@ -573,6 +622,8 @@ mod tests {
 
     fn writer_on(storage: Arc<dyn Storage>) -> Writer {
         let parameters = parameters();
+        let source = ManualClock::new(0);
+        let now = source.read();
         let header = SegmentHeader {
             parameters,
             sequence: 1,
@@ -580,7 +631,7 @@ mod tests {
             previous_end: 0,
             previous_checksum: 0,
             open_count: 1,
-            time_ms: 0,
+            mark: TimeMark::first(now),
             synced_to: 0,
         };
         let tail = Tail {
@@ -588,12 +639,11 @@ mod tests {
             header,
             offset: FIRST_FRAME_OFFSET,
             last_checksum: 0,
-            time_ms: 0,
             record_bytes: 0,
             entries: Listing::default(),
         };
         let start = Start {
-            open_count: 1,
+            clock: Arc::new(StoreClock::start(Arc::new(source), now, 0)),
             head: 1,
             full: VecDeque::new(),
             tail,
@@ -655,13 +705,13 @@ mod tests {
     const CHANGES: [Change; 8] = [
         ("make_min_slots", |writer| writer.make_min_slots().map(drop)),
         ("begin_opening", |writer| writer.begin_opening(1, 1)),
-        ("note_opening", |writer| writer.note_opening(1)),
+        ("note_opening", |writer| writer.note_opening(2)),
         ("write", |writer| {
             let mut batch = Batch::default();
             batch.frame.resize(FRAME_HEADER_BYTES, 0);
             writer.write(&mut batch, 1).map(drop)
         }),
-        ("switch", |writer| writer.switch(1, 1)),
+        ("switch", |writer| writer.switch(1)),
         ("publish_head", |writer| writer.publish_head(2).map(drop)),
         ("cut", |writer| {
             while writer.last_slot_is_free() {

@@ -4,7 +4,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::clock::TimeSource;
+use crate::clock::{OpeningRules, TimeMark, TimeSource};
 use crate::error::{Error, Result};
 use crate::format::header::{
     HeaderProblem, Parameters, Sector, SegmentHeader, decode_store_header, encode_store_header,
@@ -23,7 +23,7 @@ pub(crate) struct Config {
     pub(crate) min_bytes: u64,
     pub(crate) max_bytes: u64,
     pub(crate) new_slot: NewSlot,
-    pub(crate) accept_clock_jump: bool,
+    pub(crate) clock_rules: OpeningRules,
     pub(crate) time_source: Arc<dyn TimeSource>,
 }
 
@@ -161,7 +161,7 @@ impl Medium<'_> {
             previous_end: 0,
             previous_checksum: 0,
             open_count: 0,
-            time_ms: config.time_source.wall_ms(),
+            mark: TimeMark::first(config.time_source.read()),
             synced_to: 0,
         };
         let create = || {

@@ -1,9 +1,12 @@
-//! Opening: scan, decide, and only then change anything.
+//! Opening: survey, decide, and only then change anything.
 //!
-//! The survey reads headers and the last segment. [`decide`](verdict::decide) is a table over what it found and says
-//! whether the log ends where it was closed, in a tail that nobody was told about, or in a hole where there had been
-//! synced data. Then the index is filled from the footers. Until all that stands, and the clock has been judged, not a
-//! byte is written.
+//! An opening is two halves. [`survey`] and [`Surveyed::fill`] read and return values. The survey reads headers and the
+//! last segment; [`decide`](verdict::decide) is a table over what it found and says whether the log ends where it was
+//! closed, in a tail that was never acknowledged, or in a hole where there had been synced data; and the clock is judged.
+//! Then the index is filled from the footers. Until all that stands, and the caller has checked its options against what
+//! was found, not a byte of an existing file is written. [`Filled::begin`] is the other half: it makes the file as long
+//! as it is to be at least, or refuses and leaves it as it was; writes the end of the log again; and begins the opening
+//! on disk.
 
 mod medium;
 mod verdict;
@@ -16,19 +19,17 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::clock::{OpeningTime, StoreClock, judge_opening};
+use crate::clock::{Jumped, OpeningTime, StoreClock, judge_opening};
 use crate::error::{Error, Result};
 use crate::format::STORE_HEADER_BYTES;
 use crate::format::header::encode_store_header;
 use crate::index::Index;
-use crate::log::Log;
 use crate::log::reader::Reader;
 use crate::log::writer::{FullSegment, Growing, Start, Tail};
+use crate::log::{Log, VersionsBefore};
 use crate::planted::{Bug, planted};
-use crate::status::MAX_OPEN_COUNT;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
-use fill::Filled;
 pub(crate) use medium::Config;
 use medium::Medium;
 use survey::Survey;
@@ -42,15 +43,52 @@ pub(crate) const MAX_FILE_BYTES: u64 = 1 << 43;
 pub(crate) struct Recovered {
     pub(crate) log: Arc<Log>,
     pub(crate) index: Index,
-    pub(crate) clock: StoreClock,
+    pub(crate) clock: Arc<StoreClock>,
     pub(crate) open_count: u32,
+    /// The counter that the versions of this opening go on from.
+    pub(crate) counter: u64,
 }
 
-/// Opens what is on `storage`, or creates it there.
-pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> Result<Recovered> {
-    let medium = Medium { storage: &*storage, path };
+/// What is read on the way to an open store, and what it is read with.
+struct Opening<'a> {
+    storage: Arc<dyn Storage>,
+    path: &'a Path,
+    config: &'a Config,
+}
+
+impl Opening<'_> {
+    fn medium(&self) -> Medium<'_> {
+        Medium { storage: &*self.storage, path: self.path }
+    }
+}
+
+/// A store whose end and clock were found good. Nothing has been written.
+pub(crate) struct Surveyed<'a> {
+    opening: Opening<'a>,
+    survey: Survey,
+    versions: VersionsBefore,
+    clock: Arc<StoreClock>,
+    time: OpeningTime,
+}
+
+/// A store whose index is filled. Nothing has been written.
+pub(crate) struct Filled<'a> {
+    surveyed: Surveyed<'a>,
+    reader: Arc<Reader>,
+    filled: fill::Filled,
+}
+
+/// Reads how the log on `storage` lies and ends, and judges the clock. What is not there yet is created first, if it may
+/// be; the options for that must have been checked.
+pub(crate) fn survey<'a>(
+    storage: Arc<dyn Storage>,
+    path: &'a Path,
+    config: &'a Config,
+) -> Result<Surveyed<'a>> {
+    let opening = Opening { storage, path, config };
+    let medium = opening.medium();
     // First of all: nothing may be decided on data that a crash could still take away.
-    medium.io("sync the file and its directory", sync_all(&*storage))?;
+    medium.io("sync the file and its directory", sync_all(medium.storage))?;
     let parameters = match medium.parameters(config)? {
         Some(parameters) => parameters,
         None if config.create => medium.create(config)?,
@@ -65,40 +103,68 @@ pub(crate) fn open(storage: Arc<dyn Storage>, path: &Path, config: &Config) -> R
         }
     };
     let survey = Survey::take(&medium, parameters)?;
-    let clock = judge_clock(config, path, survey.high_water_ms())?;
-    let open_count = survey.highest_open_count() + 1;
-    if open_count > MAX_OPEN_COUNT {
+    let (clock, time) = judge_clock(config, path, &survey)?;
+    let versions = survey.versions();
+    if versions.next(true).is_none() {
         return Err(Error::VersionsExhausted { path: path.to_owned() });
     }
-
-    let reader = Arc::new(Reader::new(Arc::clone(&storage), path.to_owned(), &parameters));
-    let Filled { index, ledger, full } = fill::fill(&medium, &survey, &reader, clock.now_ms())?;
-    let was_closed = survey.verdict == Verdict::Closed;
-    survey.mend(&medium)?;
-    crate::events::opened(path, index.len(), was_closed);
-
-    let max_slots =
-        config.max_bytes.min(MAX_FILE_BYTES).saturating_sub(STORE_HEADER_BYTES) / parameters.segment_bytes;
-    let min_slots = config.min_bytes.saturating_sub(STORE_HEADER_BYTES).div_ceil(parameters.segment_bytes);
-    let growing = Growing { min_slots: min_slots.min(max_slots), max_slots, new_slot: config.new_slot };
-    let log = Log::new(storage, reader, parameters, growing, ledger, survey.start(open_count, full));
-    log.begin_opening(clock.now_ms())?;
-    Ok(Recovered { log: Arc::new(log), index, clock, open_count })
+    Ok(Surveyed { opening, survey, versions, clock: Arc::new(clock), time })
 }
 
-fn judge_clock(config: &Config, path: &Path, high_water_ms: u64) -> Result<StoreClock> {
-    let wall_ms = config.time_source.wall_ms();
-    match judge_opening(wall_ms, high_water_ms) {
-        OpeningTime::Accepted => {}
-        OpeningTime::Behind { .. } | OpeningTime::Ahead { .. } if config.accept_clock_jump => {
-            crate::events::clock_jumped(path, wall_ms, high_water_ms);
-        }
-        OpeningTime::Behind { .. } | OpeningTime::Ahead { .. } => {
-            return Err(Error::Clock { path: path.to_owned(), wall_ms, high_water_ms });
-        }
+fn judge_clock(config: &Config, path: &Path, survey: &Survey) -> Result<(StoreClock, OpeningTime)> {
+    let (seen, now) = (survey.latest_time(), config.time_source.read());
+    let mut time = judge_opening(&seen, &now, &config.clock_rules).map_err(|Jumped| Error::Clock {
+        path: path.to_owned(),
+        wall_ms: now.wall_ms,
+        last_wall_ms: seen.wall_ms(),
+        store_time_ms: seen.store_ms(),
+    })?;
+    if planted(Bug::ClockNotClamped) {
+        time.store_ms = now.wall_ms;
     }
-    let from_ms = if planted(Bug::ClockNotClamped) { 0 } else { high_water_ms };
-    Ok(StoreClock::start(Arc::clone(&config.time_source), from_ms))
+    if let Some(jump) = time.accepted_jump {
+        crate::events::clock_jumped(path, now.wall_ms, seen.wall_ms(), jump);
+    }
+    Ok((StoreClock::start(Arc::clone(&config.time_source), now, time.store_ms), time))
+}
+
+impl<'a> Surveyed<'a> {
+    /// The file's own, which holds whatever the options say.
+    pub(crate) fn segment_bytes(&self) -> u64 {
+        self.survey.parameters.segment_bytes
+    }
+
+    /// Fills the index.
+    pub(crate) fn fill(self) -> Result<Filled<'a>> {
+        let Opening { storage, path, .. } = &self.opening;
+        let reader = Reader::new(Arc::clone(storage), path.to_path_buf(), &self.survey.parameters);
+        let reader = Arc::new(reader);
+        let filled = fill::fill(&self.opening.medium(), &self.survey, &reader, self.time.store_ms)?;
+        Ok(Filled { surveyed: self, reader, filled })
+    }
+}
+
+impl Filled<'_> {
+    /// Begins the opening on disk. If the file cannot be made as long as it is to be at least, that is all that is tried.
+    pub(crate) fn begin(self) -> Result<Recovered> {
+        let Filled { surveyed, reader, filled } = self;
+        let Surveyed { opening, survey, versions, clock, .. } = surveyed;
+        let fill::Filled { index, ledger, full } = filled;
+        let Opening { storage, path, config } = &opening;
+        let segment_bytes = survey.parameters.segment_bytes;
+        let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
+        let max_slots = slots(config.max_bytes.min(MAX_FILE_BYTES)) / segment_bytes;
+        let min_slots = slots(config.min_bytes).div_ceil(segment_bytes).min(max_slots);
+        let growing = Growing { min_slots, max_slots, new_slot: config.new_slot };
+
+        let start = survey.start(Arc::clone(&clock), full);
+        let log = Log::new(Arc::clone(storage), reader, survey.parameters, growing, ledger, start);
+        log.make_min_slots()?;
+        survey.mend(&opening.medium())?;
+        let (open_count, counter) = log.begin_opening(versions)?;
+        crate::events::opened(path, index.len(), survey.verdict == Verdict::Closed);
+        Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter })
+    }
 }
 
 impl Survey {
@@ -141,10 +207,10 @@ impl Survey {
         frames.max(marks).max(self.tail_header.synced_to)
     }
 
-    fn start(self, open_count: u32, full: Vec<FullSegment>) -> Start {
+    fn start(&self, clock: Arc<StoreClock>, full: Vec<FullSegment>) -> Start {
         let used: BTreeSet<u64> = full.iter().map(|segment| segment.slot).chain([self.tail_slot]).collect();
         Start {
-            open_count,
+            clock,
             head: self.head,
             full: VecDeque::from(full),
             tail: Tail {
@@ -152,7 +218,6 @@ impl Survey {
                 header: self.tail_header,
                 offset: self.scan.end % self.parameters.segment_bytes,
                 last_checksum: self.scan.last_checksum,
-                time_ms: self.high_water_ms(),
                 record_bytes: self.scan.record_bytes,
                 entries: self.scan.entries.iter().copied().collect(),
             },

@@ -3,12 +3,16 @@
 use std::collections::HashMap;
 
 use super::medium::Medium;
-use super::verdict::{Evidence, Verdict, decide, judge_marks};
+use super::verdict::{Evidence, Verdict, decide, judge_marks, latest};
+use crate::clock::HighWater;
 use crate::error::Result;
+use crate::format::frame::{FrameHeader, may_be_torn_frame};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
-use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES, max_frame_bytes};
 use crate::key::KeyHasher;
+use crate::log::VersionsBefore;
 use crate::log::scan::{self, Chain, Scan};
+use crate::planted::{Bug, planted};
 
 /// A full segment, as its own header and that of the next one say.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +79,7 @@ impl Survey {
             links.push(Link {
                 sequence,
                 slot: *slot,
-                chain: Chain { checksum: header.previous_checksum, time_ms: header.time_ms },
+                chain: Chain { checksum: header.previous_checksum },
                 end: next.previous_end,
                 checksum: next.previous_checksum,
             });
@@ -87,7 +91,7 @@ impl Survey {
         let offset = slot_offset(tail_slot);
         let tail_bytes =
             medium.io("read the last segment", scan::read_slot(medium.storage, offset, segment_bytes))?;
-        let chain = Chain { checksum: tail_header.previous_checksum, time_ms: tail_header.time_ms };
+        let chain = Chain { checksum: tail_header.previous_checksum };
         let hasher = KeyHasher::new(parameters.secret);
         let scan = scan::scan(&tail_bytes, tail_sequence, chain, &parameters, &hasher);
         let marks = Survey::marks(&tail_bytes, tail_sequence, &parameters);
@@ -99,6 +103,11 @@ impl Survey {
             mark: judge_marks(&marks, &scan, tail_header.previous_checksum),
             later: later.map(|(synced_to, _)| synced_to).max(attested_by_header),
             has_footer: scan::was_finished(&tail_bytes, tail_sequence),
+            may_be_torn: may_be_torn_frame(
+                rest_from(&tail_bytes, scan.end, segment_bytes),
+                scan.end,
+                scan.last_checksum,
+            ),
         };
         let verdict = decide(&evidence);
         if let Verdict::Corrupt(reason) = verdict {
@@ -186,13 +195,61 @@ impl Survey {
             .collect()
     }
 
-    pub(super) fn high_water_ms(&self) -> u64 {
-        let marked = self.marks.iter().map(|mark| mark.time_ms).max().unwrap_or(0);
-        self.scan.time_ms.max(marked)
+    /// The close mark at the end of the log, if that is where it was closed last and nothing came after it.
+    fn close_mark(&self) -> Option<&CloseMark> {
+        let mark = latest(&self.marks).filter(|mark| mark.end == self.scan.end)?;
+        let noted = self.tail_header.open_count.max(self.scan.open_count);
+        (mark.open_count >= noted || planted(Bug::NotedOpeningIgnored)).then_some(mark)
     }
 
+    /// The latest that the log says of time: its last segment's header, frames and close mark in their order. A header that
+    /// was written again for an opening comes behind the frames of earlier ones.
+    pub(super) fn latest_time(&self) -> HighWater {
+        let Parameters { segment_bytes, .. } = self.parameters;
+        let mut seen = HighWater::at(self.tail_header.mark);
+        for frame in &self.scan.frames {
+            let bytes = rest_from(&self.tail_bytes, frame.position, segment_bytes);
+            let limit = max_frame_bytes(segment_bytes);
+            let header = FrameHeader::decode(bytes, frame.position, limit, self.parameters.seed());
+            let Ok(header) = header else { continue };
+            if header.stamp.open_count < self.tail_header.open_count {
+                continue;
+            }
+            match header.mark(bytes) {
+                Some(mark) => seen.replace(mark),
+                None => seen.note(header.stamp.time_ms, header.stamp.wall_ms),
+            }
+        }
+        if let Some(mark) = self.close_mark() {
+            seen.replace(mark.mark);
+        }
+        seen
+    }
+
+    /// Where versions go on.
+    pub(super) fn versions(&self) -> VersionsBefore {
+        let open_count = self.highest_open_count();
+        let mark = self.close_mark().filter(|_| self.verdict == Verdict::Closed);
+        // No opening has the count 0; and what is there has its version from somewhere.
+        let counts = |mark: &&CloseMark| {
+            let entries = self.scan.entries.iter().map(|entry| entry.version);
+            let mut same = entries.filter(|version| version.open_count() == mark.open_count);
+            mark.open_count > 0 && same.all(|version| version.counter() <= mark.counter)
+        };
+        match mark.filter(counts) {
+            Some(mark) => VersionsBefore { open_count: mark.open_count, closed_at: Some(mark.counter) },
+            None => VersionsBefore { open_count, closed_at: None },
+        }
+    }
+
+    /// The highest open count of any frame, header or mark.
     pub(super) fn highest_open_count(&self) -> u32 {
         let marked = self.marks.iter().map(|mark| mark.open_count).max().unwrap_or(0);
         self.scan.open_count.max(self.tail_header.open_count).max(marked)
     }
+}
+
+/// The bytes of the segment from this position on.
+fn rest_from(segment: &[u8], position: u64, segment_bytes: u64) -> &[u8] {
+    usize::try_from(position % segment_bytes).ok().and_then(|at| segment.get(at..)).unwrap_or_default()
 }

@@ -4,7 +4,8 @@
 use std::ops::Range;
 
 use super::*;
-use crate::clock::ManualClock;
+use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
+use crate::clock::{DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules};
 use crate::format::footer::{self, Trailer};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, SegmentHeader};
@@ -27,7 +28,7 @@ const NOW_MS: u64 = 1_000;
 const EXPIRY_MS: u64 = 2_000;
 const RESULT: [u8; 4_000] = [7; 4_000];
 /// What a record with such a result takes, in a frame of its own.
-const FRAME: u64 = 48 + 4_088;
+const FRAME: u64 = 56 + 4_088;
 const FRAMES_IN_SEGMENT: u64 = 14;
 /// Segment n is in slot n - 1; the last one is not full.
 const SLOTS: u64 = 5;
@@ -39,16 +40,20 @@ const FULL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_SEGMENT * FRAME;
 const TAIL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_TAIL * FRAME;
 
 fn open_at(storage: &Arc<dyn Storage>, now_ms: u64, max_slots: u64) -> Result<Recovered> {
+    open_by(storage, &ManualClock::new(now_ms), max_slots)
+}
+
+fn open_by(storage: &Arc<dyn Storage>, clock: &ManualClock, max_slots: u64) -> Result<Recovered> {
     let config = Config {
         create: true,
         segment_bytes: SEGMENT,
         min_bytes: 0,
         max_bytes: slot(max_slots),
         new_slot: NewSlot::Zeroed,
-        accept_clock_jump: false,
-        time_source: Arc::new(ManualClock::new(now_ms)),
+        clock_rules: OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None },
+        time_source: Arc::new(clock.clone()),
     };
-    open(Arc::clone(storage), Path::new("store"), &config)
+    survey(Arc::clone(storage), Path::new("store"), &config)?.fill()?.begin()
 }
 
 fn slot(number: u64) -> u64 {
@@ -315,14 +320,14 @@ fn the_one_segment_of_a_small_store_is_no_new_one_whatever_else_is_lost_with_the
     };
     lost(&[], log);
     lost(&[Cut(ONE - 1)], log);
-    lost(&[Damage(frame(0, 0), 48)], log);
+    lost(&[Damage(frame(0, 0), 56)], log);
     lost(&[Blank(frame(0, 0), FULL_END - FIRST_FRAME_OFFSET - FRAME)], log);
     lost(&[Damage(slot(0), 1)], like_one);
     lost(&[Blank(slot(0), HEADER)], like_one);
     lost(&[Blank(slot(0), FULL_END - FRAME)], like_one);
-    lost(&[Blank(slot(0), HEADER), Cut(frame(0, 0) + 48)], like_one);
+    lost(&[Blank(slot(0), HEADER), Cut(frame(0, 0) + 56)], like_one);
     let storage = used.storage();
-    open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(NOW_MS).unwrap();
+    open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(1).unwrap();
     let marked = Image(Image::of(&*storage).0[index(slot(TAIL))..index(slot(SLOTS))].to_vec());
     for mark in CLOSE_MARK_OFFSETS {
         let mut image = Image(vec![0; index(ONE)]);
@@ -381,12 +386,12 @@ fn a_slot_whose_header_does_not_check_must_hold_nothing_of_the_log() {
     // The file ends within the slot.
     let cut = Cut(frame(TAIL, 2) + 100);
     whole.check(&[Damage(slot(TAIL), HEADER), first_frame(TAIL), cut], part(TAIL, "a part of segment 5"));
-    let cut = Cut(frame(TAIL, 0) + 48);
+    let cut = Cut(frame(TAIL, 0) + 56);
     whole.check(&[Blank(slot(TAIL), HEADER), cut], part(TAIL, "a part of segment 5"));
 
     // The close mark alone.
     let storage = whole.storage();
-    open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(NOW_MS).unwrap();
+    open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(1).unwrap();
     let frames = Blank(frame(TAIL, 0), SEGMENT - FIRST_FRAME_OFFSET);
     Image::of(&*storage).check(&[Damage(slot(TAIL), HEADER), frames], part(TAIL, "a part of segment 5"));
 
@@ -445,7 +450,7 @@ fn a_key_is_there_and_its_record_not_dead_up_to_its_expiry() {
 fn behind_the_end_of_the_log_nothing_is_written_if_the_store_was_closed_there_and_zeroes_if_not() {
     let storage = Image::whole().storage();
     let opened = open_at(&storage, NOW_MS, 16).unwrap();
-    opened.log.mark_closed(NOW_MS).unwrap();
+    opened.log.mark_closed(1).unwrap();
     drop(opened);
     let mut closed = Image::of(&*storage);
     let left_over = slot(TAIL) + SEGMENT - 200;
@@ -474,7 +479,7 @@ fn openings_of_a_store_without_room_for_a_frame_are_counted_and_their_time_kept_
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let opened = open_at(&storage, NOW_MS, 4).unwrap();
     while append(&opened, "k") {}
-    assert!(opened.log.promise(48, Purpose::Begin).unwrap().is_err(), "an opening finds no room");
+    assert!(opened.log.promise(80, Purpose::Begin).unwrap().is_err(), "an opening finds no room");
     drop(opened);
     for (count, wall_ms, store_ms) in [
         (2, NOW_MS, NOW_MS),
@@ -489,11 +494,112 @@ fn openings_of_a_store_without_room_for_a_frame_are_counted_and_their_time_kept_
 #[test]
 fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_it() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let open = || open_at(&storage, NOW_MS, 8).map(|opened| opened.open_count);
-    assert_eq!(open().unwrap(), 1);
+    let open = || open_at(&storage, NOW_MS, 8);
+    assert_eq!(open().unwrap().open_count, 1);
     let mut image = Image::of(&*storage);
     image.change_header(0, |header| header.open_count = MAX_OPEN_COUNT - 1);
     write_all_at(&*storage, &image.0, 0).unwrap();
-    assert_eq!(open().unwrap(), MAX_OPEN_COUNT);
+    let opened = open().unwrap();
+    assert_eq!(opened.open_count, MAX_OPEN_COUNT);
+    let image = Image::of(&*storage);
     assert!(matches!(open(), Err(Error::VersionsExhausted { .. })));
+    assert!(Image::of(&*storage) == image, "the refusal changed the file");
+    // Closed, it can still be opened as often as one likes.
+    opened.log.mark_closed(17).unwrap();
+    for _ in 0..3 {
+        let opened = open().unwrap();
+        assert_eq!((opened.open_count, opened.counter), (MAX_OPEN_COUNT, 17));
+        opened.log.mark_closed(opened.counter).unwrap();
+    }
+}
+
+/// Closes with this counter, and says what the next opening goes on from.
+fn close_and_open(storage: &Arc<dyn Storage>, opened: &Recovered, counter: u64) -> (u32, u64) {
+    opened.log.mark_closed(counter).unwrap();
+    let next = open_at(storage, NOW_MS, 8).unwrap();
+    (next.open_count, next.counter)
+}
+
+#[test]
+fn versions_go_on_after_a_clean_close_and_begin_a_new_count_after_anything_else() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let first = open_at(&storage, NOW_MS, 8).unwrap();
+    assert_eq!((first.open_count, first.counter), (1, 0));
+    assert_eq!(close_and_open(&storage, &first, 5), (1, 5));
+    let crashed = open_at(&storage, NOW_MS, 8).unwrap();
+    assert_eq!((crashed.open_count, crashed.counter), (2, 0), "the opening before was not closed");
+    let half = MAX_COUNTER / 2;
+    for (counter, next) in
+        [(0, (3, 0)), (half, (3, half)), (half + 1, (4, 0)), (MAX_COUNTER, (4, 0)), (u64::MAX, (4, 0))]
+    {
+        let storage = Image::of(&*storage).storage();
+        let opened = open_at(&storage, NOW_MS, 8).unwrap();
+        assert_eq!((opened.open_count, opened.counter), (3, 0));
+        assert_eq!(close_and_open(&storage, &opened, counter), next, "{counter}");
+    }
+}
+
+#[test]
+fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_what_is_there_is_not_gone_on_from() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let opened = open_at(&storage, NOW_MS, 8).unwrap();
+    opened.log.mark_closed(5).unwrap();
+    let closed = Image::of(&*storage);
+    drop(open_at(&storage, NOW_MS, 8).unwrap());
+    let opened_again = Image::of(&*storage);
+    let from = slot(0) + FIRST_FRAME_OFFSET + 80;
+    let next = |image: &Image| {
+        let opened = open_at(&image.storage(), NOW_MS, 8).unwrap();
+        (opened.open_count, opened.counter)
+    };
+    assert_eq!(next(&closed), (1, 5));
+    assert_eq!(next(&opened_again), (2, 0));
+    let frame = opened_again.0[index(from)..index(from + 80)].to_vec();
+    for bit in 0..frame.len() * 8 {
+        let mut torn = opened_again.clone();
+        torn.range(from, 80)[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(next(&torn), (2, 0), "bit {bit}");
+    }
+    let mut left_over = closed.clone();
+    left_over.damage(from, 80);
+    assert_eq!(next(&left_over), (1, 5), "of another life of the slot");
+
+    // The records of `append` have the version 0.1.
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let opened = open_at(&storage, NOW_MS, 8).unwrap();
+    assert!(append(&opened, "k"));
+    opened.log.mark_closed(0).unwrap();
+    assert_eq!(next(&Image::of(&*storage)), (1, 0), "of another count");
+}
+
+#[test]
+fn an_opening_that_is_noted_in_the_header_has_an_open_count_and_a_mark_of_its_own() {
+    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+    let clock = ManualClock::new(NOW_MS);
+    let opened = open_by(&storage, &clock, 4).unwrap();
+    while append(&opened, "k") {}
+    let mut last = (opened.open_count, 77);
+    opened.log.mark_closed(77).unwrap();
+    for turn in 0..4_u32 {
+        // The header says so as soon as it is open, and as long as nothing is written: a crash, and the mark of the close
+        // before still stands at the end of the log.
+        clock.reboot(std::time::Duration::from_secs(5));
+        clock.advance(std::time::Duration::from_secs(1));
+        let opened = open_by(&storage, &clock, 4).unwrap();
+        assert_eq!((opened.open_count, opened.counter), (last.0 + 1, 0), "turn {turn}");
+        assert_eq!(opened.clock.now_ms(), clock.now_ms());
+        // In the same boot, although the wall clock has jumped since.
+        let wall_ms = clock.now_ms();
+        clock.jump_wall(wall_ms + 9_999_999_999_999);
+        let crashed = open_by(&storage, &clock, 4).unwrap();
+        assert_eq!((crashed.open_count, crashed.clock.now_ms()), (last.0 + 2, wall_ms));
+        clock.jump_wall(wall_ms);
+        drop(open_by(&storage, &clock, 4).unwrap());
+        last = (last.0 + 3, 0);
+        if turn == 2 {
+            let opened = open_by(&storage, &clock, 4).unwrap();
+            last = (opened.open_count, 9);
+            opened.log.mark_closed(9).unwrap();
+        }
+    }
 }

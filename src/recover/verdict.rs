@@ -29,6 +29,8 @@ pub(super) struct Evidence {
     pub(super) later: Option<u64>,
     /// The footer of the last segment is there, so there was a segment after it.
     pub(super) has_footer: bool,
+    /// What stands at the end may be what is left of a frame.
+    pub(super) may_be_torn: bool,
 }
 
 /// How the log ended.
@@ -44,7 +46,7 @@ pub(super) enum Verdict {
 
 /// The table of recovery.
 pub(super) fn decide(evidence: &Evidence) -> Verdict {
-    let Evidence { end, mark, later, has_footer } = *evidence;
+    let Evidence { end, mark, later, has_footer, may_be_torn } = *evidence;
     match (has_footer, mark, later) {
         (true, _, _) => Verdict::Corrupt("the segment was finished and the one after it is missing"),
         (_, Mark::Beyond, _) => Verdict::Corrupt("the store was closed beyond this place"),
@@ -52,15 +54,20 @@ pub(super) fn decide(evidence: &Evidence) -> Verdict {
         (_, _, Some(synced_to)) if synced_to > end => {
             Verdict::Corrupt("a later frame, or the segment's header, says that this place was on disk")
         }
-        (_, Mark::AtEnd, None) => Verdict::Closed,
+        (_, Mark::AtEnd, None) if !may_be_torn => Verdict::Closed,
         // A left-over behind the mark: the opening after the close got no further than that.
-        (_, Mark::AtEnd, Some(_)) => Verdict::CutOff,
+        (_, Mark::AtEnd, _) => Verdict::CutOff,
         (_, Mark::None | Mark::Earlier { .. }, _) => Verdict::CutOff,
     }
 }
 
+/// Of several close marks the one that was written last.
+pub(super) fn latest(marks: &[CloseMark]) -> Option<&CloseMark> {
+    marks.iter().max_by_key(|mark| (mark.end, mark.open_count, mark.mark.store_ms))
+}
+
 pub(super) fn judge_marks(marks: &[CloseMark], scan: &Scan, before_first: u32) -> Mark {
-    let Some(mark) = marks.iter().max_by_key(|mark| mark.end) else { return Mark::None };
+    let Some(mark) = latest(marks) else { return Mark::None };
     if mark.end > scan.end {
         return Mark::Beyond;
     }
@@ -79,6 +86,7 @@ pub(super) fn judge_marks(marks: &[CloseMark], scan: &Scan, before_first: u32) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{BootId, TimeMark};
     use crate::format::Fault;
 
     const END: u64 = 10_000;
@@ -91,12 +99,13 @@ mod tests {
         let laters = [None, Some(END), Some(END + 8)];
         for mark in marks {
             for later in laters {
-                for has_footer in [false, true] {
-                    let verdict = decide(&Evidence { end: END, mark, later, has_footer });
+                for (has_footer, may_be_torn) in [(false, false), (false, true), (true, false), (true, true)]
+                {
+                    let verdict = decide(&Evidence { end: END, mark, later, has_footer, may_be_torn });
                     let corrupt = has_footer
                         || matches!(mark, Mark::Beyond | Mark::Contradicts)
                         || later == Some(END + 8);
-                    let closed = !corrupt && mark == Mark::AtEnd && later.is_none();
+                    let closed = !corrupt && mark == Mark::AtEnd && later.is_none() && !may_be_torn;
                     match verdict {
                         Verdict::Corrupt(reason) => {
                             assert!(corrupt, "{mark:?} {later:?} {has_footer}");
@@ -111,7 +120,8 @@ mod tests {
     }
 
     fn mark(end: u64, last_checksum: u32) -> CloseMark {
-        CloseMark { end, last_checksum, open_count: 1, time_ms: 0 }
+        let time = TimeMark { store_ms: 0, wall_ms: 0, boot: BootId::UNKNOWN, boot_ms: 0 };
+        CloseMark { end, last_checksum, open_count: 1, mark: time, counter: 0 }
     }
 
     /// What a scan says of frames of 100 bytes from 1,000 on, the n-th with the checksum n.
@@ -126,7 +136,6 @@ mod tests {
             end: 1_000 + u64::from(count) * 100,
             last_checksum: count,
             open_count: 1,
-            time_ms: 0,
             stop: Fault::Damaged("nothing more"),
         }
     }
@@ -155,5 +164,10 @@ mod tests {
         let marks = [mark(1_100, 1), mark(1_300, 3)];
         assert_eq!(judge_marks(&marks, &frames(3), 77), Mark::AtEnd);
         assert_eq!(judge_marks(&[marks[1], marks[0]], &frames(3), 77), Mark::AtEnd);
+        // Closed at the same place by an opening that was noted in the header.
+        let noted = CloseMark { open_count: 2, ..marks[1] };
+        assert_eq!(latest(&[noted, marks[1]]), Some(&noted));
+        assert_eq!(latest(&[marks[1], noted]), Some(&noted));
+        assert_eq!(latest(&[noted, CloseMark { end: 1_301, ..marks[1] }]).map(|mark| mark.end), Some(1_301));
     }
 }

@@ -20,7 +20,7 @@ fn options(clock: &ManualClock) -> Options {
         .segment_size(64 << 10)
         .retention(Duration::from_secs(1_000))
         .manual_clock(clock.clone())
-        .accept_clock_jump(true)
+        .accept_clock_jump(oncekey::ClockJump::Elapsed)
 }
 
 /// A store of some hundred records over several segments, recycled ones among them.
@@ -75,8 +75,8 @@ fn sample(closed: bool) -> Sample {
         unattested.extend(keys().into_iter().rev().take(2));
         disk.crash(|_| 0).bytes()
     };
-    // 80 bytes of the record and 48 of the frame stand before the key.
-    let last = bytes.windows(7).rposition(|window| window == b"key-419").unwrap() - 128;
+    // 80 bytes of the record and 56 of the frame stand before the key.
+    let last = bytes.windows(7).rposition(|window| window == b"key-419").unwrap() - 136;
     let attesting_sector = last / SECTOR * SECTOR;
     Sample { clock, bytes, before, answers, unattested, attesting_sector }
 }

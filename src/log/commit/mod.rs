@@ -54,8 +54,6 @@ pub(crate) struct Batch {
     pub(crate) entries: Vec<Entry>,
     /// The room that was promised to these records; free again for others when they are written.
     pub(crate) promised_bytes: u64,
-    /// The latest store time of its records.
-    pub(crate) time_ms: u64,
 }
 
 impl Batch {
@@ -180,7 +178,6 @@ impl Commit {
         let weight = Weight::of(record, length);
         gathering.batch.entries.push(Entry { hash, version: record.version, weight, at });
         gathering.batch.promised_bytes += promised_bytes;
-        gathering.batch.time_ms = gathering.batch.time_ms.max(record.time_ms);
         let ticket = gathering.ticket(at, until);
         if until == Until::Written {
             queue.last_wants_write = Some(ticket.number);
@@ -440,7 +437,7 @@ impl Queue {
         if self.spare.len() < 2 && batch.frame.capacity() <= KEEP_BYTES {
             batch.frame.clear();
             batch.entries.clear();
-            (batch.promised_bytes, batch.time_ms) = (0, 0);
+            batch.promised_bytes = 0;
             self.spare.push(batch);
         }
     }

@@ -59,15 +59,14 @@ fn what_a_batch_takes_of_a_segment_is_never_more_than_its_records_were_promised(
     let key = "a key of 24 bytes, or so";
     let length = crate::format::record::encoded_bytes(Key::new(key), 0);
     let promised = record_cost_bytes(length);
-    assert_eq!(promised, length + 48 + 48, "a frame header and an entry, should it be alone");
+    assert_eq!(promised, length + 48 + 56, "a frame header and an entry, should it be alone");
     for records in 1..=5 {
         let _ = commit.append(&record(key), 1, promised, Until::Written).unwrap();
         let queue = commit.queue.lock();
         let batch = &queue.batches[0].batch;
-        assert_eq!(batch.cost_bytes(), 48 + records * (length + 48));
+        assert_eq!(batch.cost_bytes(), 56 + records * (length + 48));
         assert!(batch.cost_bytes() <= batch.promised_bytes, "covered by what was promised");
         assert_eq!(batch.promised_bytes, records * promised);
-        assert_eq!(batch.time_ms, 5);
     }
 }
 
@@ -76,7 +75,6 @@ fn buffers_are_used_again_but_few_and_none_that_a_large_result_made_large() {
     let commit = commit();
     let batch = |capacity: usize| Batch {
         frame: Vec::with_capacity(capacity),
-        time_ms: 9,
         promised_bytes: 9,
         ..Batch::default()
     };
@@ -89,7 +87,7 @@ fn buffers_are_used_again_but_few_and_none_that_a_large_result_made_large() {
     }
     let spare = queue.spare.pop().unwrap();
     assert!(spare.frame.capacity() >= 256 << 10 && spare.frame.is_empty() && spare.entries.is_empty());
-    assert_eq!((spare.promised_bytes, spare.time_ms), (0, 0));
+    assert_eq!(spare.promised_bytes, 0);
 }
 
 #[test]

@@ -1,0 +1,254 @@
+//! What the log keeps of time, and what an opening makes of it.
+
+use super::{BootId, DAY_MS, FOLLOW_DIVISOR, Reading};
+use crate::planted::{Bug, planted};
+
+/// How far behind the mark a wall clock may be at an opening, in ms. A day covers a clock that was wrong by a time
+/// zone; store time stands at the mark, and what the clock was behind is remembered longer.
+const BEHIND_LIMIT_MS: u64 = DAY_MS;
+
+/// The default of [`Options::max_downtime`](crate::Options::max_downtime), in ms.
+pub(crate) const DEFAULT_MAX_DOWNTIME_MS: u64 = 366 * DAY_MS;
+
+/// What is true where the wall clock jumped while nothing else counted the time: an answer to
+/// [`Error::Clock`](crate::Error::Clock), for [`Options::accept_clock_jump`](crate::Options::accept_clock_jump).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClockJump {
+    /// The wall clock is right and that time has passed: store time advances by it, and what has expired by then is
+    /// gone. Of a clock that went back no time has passed, and this is the same as `NotElapsed`.
+    Elapsed,
+    /// The wall clock was wrong before, or is wrong now: store time goes on from where it stood, and nothing expires.
+    NotElapsed,
+}
+
+/// Store time and the clocks behind it at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TimeMark {
+    pub(crate) store_ms: u64,
+    pub(crate) wall_ms: u64,
+    pub(crate) boot: BootId,
+    pub(crate) boot_ms: u64,
+}
+
+impl TimeMark {
+    /// The first mark of a store: its time begins as the wall clock says.
+    pub(crate) fn first(now: Reading) -> TimeMark {
+        TimeMark { store_ms: now.wall_ms, wall_ms: now.wall_ms, boot: now.boot, boot_ms: now.boot_ms }
+    }
+}
+
+/// The latest that a log says of time: a whole mark, and store time and wall clock of the last frame after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct HighWater {
+    mark: TimeMark,
+    store_ms: u64,
+    wall_ms: u64,
+}
+
+impl HighWater {
+    pub(crate) fn at(mark: TimeMark) -> HighWater {
+        HighWater { mark, store_ms: mark.store_ms, wall_ms: mark.wall_ms }
+    }
+
+    /// A later frame of the same boot.
+    pub(crate) fn note(&mut self, store_ms: u64, wall_ms: u64) {
+        (self.store_ms, self.wall_ms) = (self.store_ms.max(store_ms), wall_ms);
+    }
+
+    /// A later mark.
+    pub(crate) fn replace(&mut self, mark: TimeMark) {
+        *self = HighWater { store_ms: self.store_ms.max(mark.store_ms), ..HighWater::at(mark) };
+    }
+
+    pub(crate) fn store_ms(&self) -> u64 {
+        self.store_ms
+    }
+
+    pub(crate) fn wall_ms(&self) -> u64 {
+        self.wall_ms
+    }
+
+    /// Store time by the boot-time clock; None in another boot.
+    ///
+    /// A boot-time clock that is behind what the log has seen of it belongs to another boot, whatever its name: to
+    /// another time namespace, or to a machine that was set back to an earlier image. What it stood at when the last
+    /// frame was written follows from the store time that passed since the mark, but for what was followed of the wall
+    /// clock meanwhile.
+    fn by_boot_time(&self, now: &Reading) -> Option<u64> {
+        if !self.mark.boot.is_same(now.boot) || planted(Bug::WallClockInSameBoot) {
+            return None;
+        }
+        let since_ms = self.store_ms.saturating_sub(self.mark.store_ms);
+        let followed_ms = since_ms / FOLLOW_DIVISOR + 1;
+        let seen_ms = self.mark.boot_ms.saturating_add(since_ms.saturating_sub(followed_ms));
+        let passed_ms = now.boot_ms.checked_sub(self.mark.boot_ms).filter(|_| now.boot_ms >= seen_ms)?;
+        Some(self.mark.store_ms.saturating_add(passed_ms).max(self.store_ms))
+    }
+}
+
+/// What an opening accepts of a wall clock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OpeningRules {
+    pub(crate) max_downtime_ms: u64,
+    pub(crate) accept: Option<ClockJump>,
+}
+
+/// At what time a store is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OpeningTime {
+    pub(crate) store_ms: u64,
+    /// The wall clock jumped, and that was accepted.
+    pub(crate) accepted_jump: Option<ClockJump>,
+}
+
+/// The wall clock is too far from where the log has seen it, and nothing else says how much time passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Jumped;
+
+/// Where store time goes on at an opening.
+///
+/// | case | store time | why |
+/// |---|---|---|
+/// | the same boot | advances by the boot-time clock | nobody can set that clock, and it counts what the machine was suspended |
+/// | another boot, wall clock ahead by `max_downtime` at most | advances by the wall clock | nothing else ran meanwhile |
+/// | further ahead | refused, or as accepted | believed, a wrong clock would expire everything |
+/// | behind by a day at most | stands at the mark | things are remembered longer, which is the safe direction |
+/// | further behind | refused, or stands at the mark | the clock is wrong now or was wrong then, and retention with it |
+pub(crate) fn judge_opening(
+    seen: &HighWater,
+    now: &Reading,
+    rules: &OpeningRules,
+) -> Result<OpeningTime, Jumped> {
+    let at = |store_ms| OpeningTime { store_ms, accepted_jump: None };
+    if let Some(store_ms) = seen.by_boot_time(now) {
+        return Ok(at(store_ms));
+    }
+    let (ahead_ms, behind_ms) =
+        (now.wall_ms.saturating_sub(seen.wall_ms), seen.wall_ms.saturating_sub(now.wall_ms));
+    let advanced_ms = seen.store_ms.saturating_add(ahead_ms);
+    if ahead_ms <= rules.max_downtime_ms && behind_ms <= BEHIND_LIMIT_MS {
+        return Ok(at(advanced_ms));
+    }
+    let store_ms = match rules.accept.ok_or(Jumped)? {
+        ClockJump::Elapsed => advanced_ms,
+        ClockJump::NotElapsed => seen.store_ms,
+    };
+    Ok(OpeningTime { store_ms, accepted_jump: rules.accept })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ClockJump::{Elapsed, NotElapsed};
+
+    const START_MS: u64 = 1_700_000_000_000;
+    const BOOT: BootId = BootId([7; 16]);
+    const OTHER: BootId = BootId([8; 16]);
+    /// Store time is an hour behind the wall clock, which is all the same.
+    const STORE_MS: u64 = START_MS - 3_600_000;
+    const SEEN: TimeMark = TimeMark { store_ms: STORE_MS, wall_ms: START_MS, boot: BOOT, boot_ms: 50_000 };
+    const RULES: OpeningRules = OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None };
+
+    fn judge(seen: TimeMark, wall_ms: u64, boot: BootId, boot_ms: u64) -> Option<u64> {
+        let now = Reading { wall_ms, boot, boot_ms };
+        judge_opening(&HighWater::at(seen), &now, &RULES).ok().map(|time| time.store_ms)
+    }
+
+    #[test]
+    fn in_the_same_boot_store_time_goes_by_the_boot_time_clock_whatever_the_wall_clock_says() {
+        for wall_ms in [0, START_MS - 300 * DAY_MS, START_MS, START_MS + 9_999 * DAY_MS, u64::MAX] {
+            assert_eq!(judge(SEEN, wall_ms, BOOT, 50_000), Some(STORE_MS));
+            assert_eq!(judge(SEEN, wall_ms, BOOT, 61_000), Some(STORE_MS + 11_000));
+        }
+        assert_eq!(judge(SEEN, START_MS, BOOT, u64::MAX), Some(u64::MAX));
+    }
+
+    #[test]
+    fn in_another_boot_it_goes_by_what_the_wall_clock_advanced_and_never_back() {
+        for boot in [OTHER, BootId::UNKNOWN] {
+            assert_eq!(judge(SEEN, START_MS + 5, boot, 999_999), Some(STORE_MS + 5));
+            assert_eq!(judge(SEEN, START_MS - 5, boot, 0), Some(STORE_MS));
+        }
+        let unknown = TimeMark { boot: BootId::UNKNOWN, ..SEEN };
+        assert_eq!(judge(unknown, START_MS + 5, BootId::UNKNOWN, 51_000), Some(STORE_MS + 5));
+    }
+
+    #[test]
+    fn a_boot_time_clock_behind_the_mark_is_of_another_boot() {
+        assert_eq!(judge(SEEN, START_MS + 7_000, BOOT, 49_999), Some(STORE_MS + 7_000));
+        assert_eq!(judge(SEEN, START_MS + 400 * DAY_MS, BOOT, 49_999), None);
+    }
+
+    #[test]
+    fn after_the_last_frame_of_a_crash_the_boot_time_clock_is_known_up_to_what_was_followed() {
+        let mut seen = HighWater::at(SEEN);
+        // An hour later, with two seconds followed: the boot-time clock stood between 3,648,000 and 3,652,000.
+        seen.note(STORE_MS + 3_600_000, START_MS + 77_000);
+        let at = |boot_ms| {
+            let now = Reading { wall_ms: START_MS + 80_000, boot: BOOT, boot_ms };
+            judge_opening(&seen, &now, &RULES).unwrap().store_ms
+        };
+        let end_ms = STORE_MS + 3_600_000;
+        assert_eq!(at(3_647_998), end_ms + 3_000, "another boot: by the wall clock");
+        assert_eq!(at(3_648_000), end_ms, "never back");
+        assert_eq!(at(3_650_000), end_ms);
+        assert_eq!(at(3_651_000), end_ms + 1_000, "by the boot-time clock");
+    }
+
+    #[test]
+    fn a_later_mark_takes_the_place_of_all_before_it_and_store_time_never_goes_back() {
+        let mut seen = HighWater::at(SEEN);
+        seen.note(STORE_MS + 500, START_MS + 600);
+        let later = TimeMark { store_ms: STORE_MS + 400, wall_ms: 9, boot: OTHER, boot_ms: 3 };
+        seen.replace(later);
+        assert_eq!((seen.store_ms(), seen.wall_ms()), (STORE_MS + 500, 9));
+        seen.note(STORE_MS + 450, 10);
+        assert_eq!((seen.store_ms(), seen.wall_ms()), (STORE_MS + 500, 10));
+        let now = Reading { wall_ms: 0, boot: OTHER, boot_ms: 203 };
+        assert_eq!(judge_opening(&seen, &now, &RULES).unwrap().store_ms, STORE_MS + 600);
+    }
+
+    #[test]
+    fn a_day_behind_and_the_longest_downtime_ahead_are_accepted_and_a_millisecond_more_is_not() {
+        let rules = OpeningRules { max_downtime_ms: 10_000, accept: None };
+        let judge = |wall_ms, rules: &OpeningRules| {
+            judge_opening(&HighWater::at(SEEN), &Reading { wall_ms, boot: OTHER, boot_ms: 0 }, rules)
+        };
+        let accepted = |store_ms| Ok(OpeningTime { store_ms, accepted_jump: None });
+        assert_eq!(judge(START_MS - DAY_MS, &rules), accepted(STORE_MS));
+        assert_eq!(judge(START_MS - DAY_MS - 1, &rules), Err(Jumped));
+        assert_eq!(judge(START_MS + 10_000, &rules), accepted(STORE_MS + 10_000));
+        assert_eq!(judge(START_MS + 10_001, &rules), Err(Jumped));
+        assert_eq!(judge(START_MS + 366 * DAY_MS, &RULES), accepted(STORE_MS + 366 * DAY_MS));
+        assert_eq!(judge(START_MS + 366 * DAY_MS + 1, &RULES), Err(Jumped));
+        assert_eq!((judge(0, &RULES), judge(u64::MAX, &RULES)), (Err(Jumped), Err(Jumped)));
+    }
+
+    #[test]
+    fn what_is_accepted_decides_where_it_is_needed_and_nowhere_else() {
+        let judge = |wall_ms, accept| {
+            let rules = OpeningRules { accept: Some(accept), ..RULES };
+            let now = Reading { wall_ms, boot: OTHER, boot_ms: 0 };
+            let time = judge_opening(&HighWater::at(SEEN), &now, &rules).unwrap();
+            (time.store_ms, time.accepted_jump)
+        };
+        let far_ms = 400 * DAY_MS;
+        assert_eq!(judge(START_MS + far_ms, Elapsed), (STORE_MS + far_ms, Some(Elapsed)));
+        assert_eq!(judge(START_MS + far_ms, NotElapsed), (STORE_MS, Some(NotElapsed)));
+        for accept in [Elapsed, NotElapsed] {
+            assert_eq!(judge(START_MS - far_ms, accept), (STORE_MS, Some(accept)));
+            assert_eq!(judge(START_MS + 5, accept), (STORE_MS + 5, None), "nothing is to be accepted");
+        }
+        assert_eq!(judge(u64::MAX, Elapsed).0, STORE_MS + (u64::MAX - START_MS));
+    }
+
+    #[test]
+    fn a_mark_of_zero_is_a_mark_like_any_other() {
+        let never = TimeMark { store_ms: 0, wall_ms: 0, boot: BootId::UNKNOWN, boot_ms: 0 };
+        assert_eq!(judge(never, 0, OTHER, 5), Some(0));
+        assert_eq!(judge(never, 366 * DAY_MS, OTHER, 5), Some(366 * DAY_MS));
+        assert_eq!(judge(never, START_MS, OTHER, 5), None);
+        assert_eq!(judge(TimeMark { boot: OTHER, ..never }, START_MS, OTHER, 5), Some(5));
+    }
+}

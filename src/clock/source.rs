@@ -1,0 +1,292 @@
+//! Where time comes from: the clocks of the operating system, or one that a test moves by hand.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::whole_ms;
+
+/// Which boot of which machine a boot-time clock belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BootId(pub(crate) [u8; 16]);
+
+impl BootId {
+    /// A boot that the operating system does not name.
+    pub(crate) const UNKNOWN: BootId = BootId([0; 16]);
+
+    /// Whether both are the same boot for certain. An unknown boot is not even the same as itself.
+    pub(crate) fn is_same(self, other: BootId) -> bool {
+        self != BootId::UNKNOWN && self == other
+    }
+
+    /// The 32 hexadecimal digits of a UUID, hyphens ignored; unknown if `text` is anything else.
+    #[cfg(any(target_os = "linux", target_os = "android", test))]
+    fn parse(text: &str) -> BootId {
+        let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
+        let is_uuid = digits.len() == 32 && digits.chars().all(|c| c.is_ascii_hexdigit());
+        match u128::from_str_radix(&digits, 16) {
+            Ok(number) if is_uuid => BootId(number.to_be_bytes()),
+            _ => BootId::UNKNOWN,
+        }
+    }
+}
+
+/// All clocks at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) wall_ms: u64,
+    pub(crate) boot: BootId,
+    pub(crate) boot_ms: u64,
+}
+
+/// A wall clock and a boot-time clock.
+pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
+    /// The wall clock, in ms since the Unix epoch. May go back.
+    fn wall_ms(&self) -> u64;
+
+    /// The boot-time clock, in ms since some moment that is fixed for this boot. Never goes back within a boot, and
+    /// runs on while the machine is suspended, where the operating system has such a clock.
+    fn boot_ms(&self) -> u64;
+
+    /// Which boot it is.
+    fn boot(&self) -> BootId;
+
+    fn read(&self) -> Reading {
+        Reading { boot_ms: self.boot_ms(), wall_ms: self.wall_ms(), boot: self.boot() }
+    }
+}
+
+/// The clocks of the operating system.
+#[derive(Debug)]
+pub(crate) struct SystemTimeSource {
+    boot: BootId,
+    /// The moment that time is counted from where there is no boot-time clock.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    created: std::time::Instant,
+}
+
+impl SystemTimeSource {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    pub(crate) fn new() -> SystemTimeSource {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+        SystemTimeSource { boot: boot.map_or(BootId::UNKNOWN, |text| BootId::parse(&text)) }
+    }
+
+    /// Elsewhere the boot has no name: an opening then goes by the wall clock, as after a reboot.
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    pub(crate) fn new() -> SystemTimeSource {
+        SystemTimeSource { boot: BootId::UNKNOWN, created: std::time::Instant::now() }
+    }
+}
+
+impl TimeSource for SystemTimeSource {
+    fn wall_ms(&self) -> u64 {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, whole_ms)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn boot_ms(&self) -> u64 {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let seconds_ms = u64::try_from(now.tv_sec).unwrap_or(0).saturating_mul(1_000);
+        seconds_ms.saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0) / 1_000_000)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    fn boot_ms(&self) -> u64 {
+        whole_ms(self.created.elapsed())
+    }
+
+    fn boot(&self) -> BootId {
+        self.boot
+    }
+}
+
+/// A clock that stands still until it is moved by hand: for tests of what happens when time passes.
+///
+/// Clones are the same clock, so a test keeps one and gives the store another. It is a machine's clock: a wall clock,
+/// which can be set to any time, and a boot-time clock, which only runs, from zero at every boot. Each new
+/// `ManualClock` is another machine.
+///
+/// | call | wall clock | boot-time clock | boot |
+/// |---|---|---|---|
+/// | [`advance`](ManualClock::advance): time passes, suspended or not | runs | runs | the same |
+/// | [`jump_wall`](ManualClock::jump_wall): an administrator or a time service sets the clock | is set | stands | the same |
+/// | [`reboot`](ManualClock::reboot): the machine is down for a while | runs | begins anew at zero | another |
+///
+/// ```
+/// use oncekey::{Error, Fingerprint, ManualClock, Options};
+/// use std::time::Duration;
+///
+/// let directory = tempfile::tempdir()?;
+/// let path = directory.path().join("payments.once");
+/// let day = Duration::from_secs(24 * 3_600);
+/// let clock = ManualClock::new(1_700_000_000_000); // November 2023
+/// let options = Options::new().retention(day * 7).manual_clock(clock.clone());
+///
+/// let store = options.clone().open(&path)?;
+/// store.record("a", Fingerprint::NONE, b"result")?;
+/// store.close()?;
+///
+/// // The wall clock is set eight days ahead. In the same boot the boot-time clock says that no time passed.
+/// clock.jump_wall(clock.now_ms() + 8 * 24 * 3_600_000);
+/// let store = options.clone().open(&path)?;
+/// assert!(store.get("a")?.is_completed());
+/// store.close()?;
+///
+/// // Across a reboot only the wall clock says how long the machine was down.
+/// clock.reboot(day * 8);
+/// let store = options.open(&path)?;
+/// assert!(store.get("a")?.is_absent(), "its retention has passed");
+/// # store.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ManualClock {
+    /// All of it under one lock, so that no thread sees one moved and the other not yet.
+    hands: Arc<Mutex<Reading>>,
+}
+
+impl ManualClock {
+    /// A machine that boots now, at `wall_ms` milliseconds since the Unix epoch by its wall clock.
+    #[must_use]
+    pub fn new(wall_ms: u64) -> Self {
+        ManualClock { hands: Arc::new(Mutex::new(Reading { wall_ms, boot: any_boot(), boot_ms: 0 })) }
+    }
+
+    /// Lets the time `by` pass, in whole milliseconds, whether the machine runs or is suspended. At the end of time
+    /// (`u64::MAX`) each clock stops.
+    pub fn advance(&self, by: Duration) {
+        let mut hands = self.hands.lock();
+        hands.wall_ms = hands.wall_ms.saturating_add(whole_ms(by));
+        hands.boot_ms = hands.boot_ms.saturating_add(whole_ms(by));
+    }
+
+    /// Sets the wall clock, forward or back, to `to_ms` milliseconds since the Unix epoch, while no time passes.
+    ///
+    /// A store that is open follows a difference of up to ten seconds slowly, by two seconds an hour, and reports a
+    /// larger step in [`Stats::clock_steps_not_followed`](crate::Stats::clock_steps_not_followed).
+    pub fn jump_wall(&self, to_ms: u64) {
+        self.hands.lock().wall_ms = to_ms;
+    }
+
+    /// Reboots the machine, which is down for `down_for`: its wall clock runs on meanwhile, its boot-time clock begins
+    /// at zero. A wall clock that does not run while the power is off is set by [`jump_wall`](ManualClock::jump_wall)
+    /// afterwards.
+    ///
+    /// A reboot ends every process. For a store that is open all the same, time stands still from here on.
+    pub fn reboot(&self, down_for: Duration) {
+        let mut hands = self.hands.lock();
+        hands.wall_ms = hands.wall_ms.saturating_add(whole_ms(down_for));
+        (hands.boot, hands.boot_ms) = (any_boot(), 0);
+    }
+
+    /// The wall time, in milliseconds since the Unix epoch.
+    #[must_use]
+    pub fn now_ms(&self) -> u64 {
+        self.hands.lock().wall_ms
+    }
+
+    /// The boot-time clock, in milliseconds since the last boot.
+    #[must_use]
+    pub fn boot_time_ms(&self) -> u64 {
+        self.hands.lock().boot_ms
+    }
+}
+
+impl TimeSource for ManualClock {
+    fn wall_ms(&self) -> u64 {
+        self.now_ms()
+    }
+
+    fn boot_ms(&self) -> u64 {
+        self.boot_time_ms()
+    }
+
+    fn boot(&self) -> BootId {
+        self.hands.lock().boot
+    }
+
+    fn read(&self) -> Reading {
+        *self.hands.lock()
+    }
+}
+
+/// A boot that is no other, of this process or any.
+fn any_boot() -> BootId {
+    let state = RandomState::new();
+    let mut bytes = [0; 16];
+    for (counter, half) in bytes.chunks_exact_mut(8).enumerate() {
+        half.copy_from_slice(&state.hash_one(("boot", counter)).to_le_bytes());
+    }
+    BootId(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_system_clocks_agree_with_the_standard_library() {
+        let source = SystemTimeSource::new();
+        let wall_ms = whole_ms(SystemTime::now().duration_since(UNIX_EPOCH).unwrap());
+        assert!(source.wall_ms().abs_diff(wall_ms) < 60_000);
+        let before_ms = source.boot_ms();
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(source.boot_ms() >= before_ms + 5);
+        assert_eq!(source.read().boot, source.boot());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn on_linux_the_boot_has_a_name_that_stays_and_its_clock_is_not_of_this_process() {
+        let (one, other) = (SystemTimeSource::new(), SystemTimeSource::new());
+        assert!(one.boot().is_same(other.boot()));
+        let up_ms = std::fs::read_to_string("/proc/uptime").unwrap();
+        let up_ms = up_ms.split('.').next().unwrap().parse::<u64>().unwrap() * 1_000;
+        assert!(one.boot_ms().abs_diff(up_ms) < 60_000, "{} and {up_ms}", one.boot_ms());
+    }
+
+    #[test]
+    fn a_boot_is_named_by_a_uuid_and_what_is_none_is_no_boot_that_could_be_met_again() {
+        let boot = BootId::parse("4d9d0f6c-9f2e-4c53-a8c5-0123456789ab\n");
+        assert_eq!(boot.0[..3], [0x4d, 0x9d, 0x0f]);
+        assert!(boot.is_same(boot) && !boot.is_same(any_boot()));
+        let zero = "00000000-0000-0000-0000-000000000000";
+        for text in ["", "no", "4d9d0f6c", "+d9d0f6c9f2e4c53a8c50123456789ab", zero, "g"] {
+            assert_eq!(BootId::parse(text), BootId::UNKNOWN, "{text}");
+        }
+        assert!(!BootId::UNKNOWN.is_same(BootId::UNKNOWN));
+    }
+
+    #[test]
+    fn clones_of_a_manual_clock_are_one_clock() {
+        let manual = ManualClock::new(1_000);
+        let clone = manual.clone();
+        clone.advance(Duration::from_micros(2_500));
+        assert_eq!((manual.now_ms(), manual.boot_time_ms()), (1_002, 2));
+        manual.jump_wall(7);
+        assert_eq!((clone.now_ms(), clone.boot_time_ms()), (7, 2), "a jump leaves boot time alone");
+    }
+
+    #[test]
+    fn a_reboot_of_a_manual_clock_is_another_boot_from_zero_and_the_wall_clock_runs_on() {
+        let manual = ManualClock::new(1_000);
+        manual.advance(Duration::from_secs(5));
+        let before = manual.boot();
+        manual.reboot(Duration::from_secs(60));
+        assert_eq!((manual.now_ms(), manual.boot_time_ms()), (66_000, 0));
+        assert!(!manual.boot().is_same(before) && manual.boot().is_same(manual.clone().boot()));
+        assert!(!manual.boot().is_same(ManualClock::new(0).boot()), "another machine");
+    }
+
+    #[test]
+    fn a_manual_clock_stops_at_the_end_of_time() {
+        let manual = ManualClock::new(u64::MAX - 1);
+        manual.advance(Duration::MAX);
+        manual.advance(Duration::from_secs(1));
+        assert_eq!((manual.now_ms(), manual.boot_time_ms()), (u64::MAX, u64::MAX));
+    }
+}
