@@ -159,8 +159,16 @@ fn what_is_written_today_is_what_the_specification_says() {
         assert_eq!(bytes[slot + 12..slot + 68], bytes[12..68], "the parameters are repeated");
         assert_eq!((spec.u64(slot + 72), spec.u64(slot + 80)), (sequence, 1));
         assert_eq!((spec.u64(slot + 88), spec.u32(slot + 96)), (previous_end, previous));
-        assert_eq!((spec.u64(slot + 104), spec.u64(slot + 112)), (START_MS, START_MS), "store time, wall clock");
-        assert_eq!((&bytes[slot + 120..slot + 136], spec.u64(slot + 136)), (&boot[..], 0), "boot and its clock");
+        assert_eq!(
+            (spec.u64(slot + 104), spec.u64(slot + 112)),
+            (START_MS, START_MS),
+            "store time, wall clock"
+        );
+        assert_eq!(
+            (&bytes[slot + 120..slot + 136], spec.u64(slot + 136)),
+            (&boot[..], 0),
+            "boot and its clock"
+        );
 
         let (mut at, mut entries, mut record_bytes) = (slot + 4_096, Vec::new(), 0_u64);
         let position = |at: usize| sequence * SEGMENT + (at - slot) as u64;
@@ -171,7 +179,11 @@ fn what_is_written_today_is_what_the_specification_says() {
             assert!(spec.u64(at + 16) <= position(at), "synced_to");
             assert_eq!(spec.u32(at + 24), previous, "chain");
             assert_eq!(spec.u32(at + 32), 1, "open count");
-            assert_eq!((spec.u64(at + 40), spec.u64(at + 48)), (START_MS, START_MS), "store time, wall clock");
+            assert_eq!(
+                (spec.u64(at + 40), spec.u64(at + 48)),
+                (START_MS, START_MS),
+                "store time, wall clock"
+            );
             previous = spec.u32(at);
             if spec.u32(at + 36) == 0 {
                 assert_eq!((length, spec.u32(at + 28)), (80, spec.crc(at + 56, at + 80)), "an opening");

@@ -115,6 +115,7 @@ impl TimeSource for SystemTimeSource {
 /// | [`advance`](ManualClock::advance): time passes, suspended or not | runs | runs | the same |
 /// | [`jump_wall`](ManualClock::jump_wall): an administrator or a time service sets the clock | is set | stands | the same |
 /// | [`reboot`](ManualClock::reboot): the machine is down for a while | runs | begins anew at zero | another |
+/// | [`snapshot`](ManualClock::snapshot): the machine is restored later | stands where it stood | stands where it stood | the same |
 ///
 /// ```
 /// use oncekey::{Error, Fingerprint, ManualClock, Options};
@@ -181,6 +182,13 @@ impl ManualClock {
         let mut hands = self.hands.lock();
         hands.wall_ms = hands.wall_ms.saturating_add(whole_ms(down_for));
         (hands.boot, hands.boot_ms) = (any_boot(), 0);
+    }
+
+    /// Another clock that stands where this one stands now, in the same boot: that of a machine which is later restored
+    /// from a snapshot of this moment. From here on each is moved by itself.
+    #[must_use]
+    pub fn snapshot(&self) -> ManualClock {
+        ManualClock { hands: Arc::new(Mutex::new(*self.hands.lock())) }
     }
 
     /// The wall time, in milliseconds since the Unix epoch.
@@ -280,6 +288,19 @@ mod tests {
         assert_eq!((manual.now_ms(), manual.boot_time_ms()), (66_000, 0));
         assert!(!manual.boot().is_same(before) && manual.boot().is_same(manual.clone().boot()));
         assert!(!manual.boot().is_same(ManualClock::new(0).boot()), "another machine");
+    }
+
+    #[test]
+    fn a_snapshot_of_a_manual_clock_is_of_the_same_boot_and_stays_behind() {
+        let manual = ManualClock::new(1_000);
+        manual.advance(Duration::from_secs(5));
+        let snapshot = manual.snapshot();
+        manual.advance(Duration::from_secs(5));
+        assert!(snapshot.boot().is_same(manual.boot()));
+        assert_eq!(
+            (snapshot.now_ms(), snapshot.boot_time_ms(), manual.boot_time_ms()),
+            (6_000, 5_000, 10_000)
+        );
     }
 
     #[test]

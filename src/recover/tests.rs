@@ -4,7 +4,6 @@
 use std::ops::Range;
 
 use super::*;
-use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::clock::{DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules};
 use crate::format::footer::{self, Trailer};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
@@ -17,6 +16,7 @@ use crate::log::room::Purpose;
 use crate::log::scan;
 use crate::log::writer::NewSlot;
 use crate::status::Version;
+use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::{MemoryStorage, read_exact_at};
 
 use Edit::{Blank, Cut, Damage, DamageFooter, Footer, Header, NewerKind};
@@ -540,7 +540,8 @@ fn versions_go_on_after_a_clean_close_and_begin_a_new_count_after_anything_else(
 }
 
 #[test]
-fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_what_is_there_is_not_gone_on_from() {
+fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_what_is_there_is_not_gone_on_from()
+ {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let opened = open_at(&storage, NOW_MS, 8).unwrap();
     opened.log.mark_closed(5).unwrap();

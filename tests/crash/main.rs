@@ -18,6 +18,7 @@ mod bugs;
 mod common;
 mod damage;
 mod faults;
+mod openings;
 mod points;
 mod threads;
 mod world;

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
 
 use crate::common::random::{Random, number_from, seed};
+use crate::openings::check_after_reboot;
 use crate::world::{Act, World, exercise, grow, options, power_loss_at};
 
 /// Scripts, each named by what it covers. Results of 12,000 bytes fill a segment with five records.
@@ -251,6 +252,7 @@ fn check_image(
             step += stride;
         }
     }
+    check_after_reboot(world, image)?;
     let store = options(&world.clock)
         .open_simulated(image)
         .map_err(|error| format!("a crash made it unreadable: {error}"))?;
@@ -425,6 +427,8 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => Just(Act::DropToBuffered),
         1 => Just(Act::DropToLonger),
         1 => prop_oneof![Just(20_000_u32), Just(70_000)].prop_map(Act::ReopenBack),
+        1 => prop_oneof![Just(20_000_i64), Just(-70_000), Just(8 * 86_400_000)].prop_map(Act::Step),
+        1 => prop_oneof![Just(1_u32), Just(30_000)].prop_map(Act::Reboot),
         2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
     ]
 }

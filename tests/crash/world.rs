@@ -42,6 +42,10 @@ pub enum Act {
     /// A clean close, the wall clock is set back by so much (more than the small steps that are followed), and an
     /// opening.
     ReopenBack(u32),
+    /// The wall clock is set forward or back by so much (more than the small steps that are followed).
+    Step(i64),
+    /// A clean close, a reboot for which the machine is down so long, and an opening.
+    Reboot(u32),
 }
 
 /// What the oracle knows of one key. Absent keys without remembered attempts are not listed.
@@ -92,8 +96,10 @@ pub struct World {
     pub disk: SimulatedDisk,
     pub clock: ManualClock,
     pub oracle: Oracle,
-    /// What store time must be: it does not follow a wall clock that is set back.
+    /// What store time must be: it does not follow a wall clock that is set.
     pub time_ms: u64,
+    /// How far the wall clock was ahead of store time, each with the length of the history from which on it was so.
+    offsets_ms: Vec<(usize, i64)>,
     /// Whether what does not say how durable it is wanted is only written.
     buffered: bool,
     /// Whether the disk can reserve room.
@@ -137,6 +143,7 @@ impl World {
             clock,
             oracle: Oracle::new(),
             time_ms: START_MS,
+            offsets_ms: vec![(0, 0)],
             buffered: false,
             reserves: false,
             store: Some(store),
@@ -361,19 +368,28 @@ impl World {
                 }
                 return Ok(());
             }
-            Act::Reopen | Act::Drop | Act::DropToBuffered | Act::DropToLonger | Act::ReopenBack(_) => {
+            Act::Reopen
+            | Act::Drop
+            | Act::DropToBuffered
+            | Act::DropToLonger
+            | Act::ReopenBack(_)
+            | Act::Reboot(_) => {
                 self.leases.clear();
                 let store = self.store.take().unwrap();
                 if let Act::ReopenBack(by_ms) = act {
-                    self.clock.jump_wall(self.clock.now_ms() - u64::from(by_ms));
+                    self.step(-i64::from(by_ms));
                 }
-                if matches!(act, Act::Reopen | Act::ReopenBack(_)) {
+                if matches!(act, Act::Reopen | Act::ReopenBack(_) | Act::Reboot(_)) {
                     if let Err(error) = store.close() {
                         return self.failed(act, error);
                     }
                     self.oracle.durable = self.oracle.history.len() - 1;
                 } else {
                     drop(store);
+                }
+                if let Act::Reboot(down_ms) = act {
+                    self.clock.reboot(Duration::from_millis(u64::from(down_ms)));
+                    self.time_ms += u64::from(down_ms);
                 }
                 self.buffered = act == Act::DropToBuffered;
                 if self.buffered {
@@ -411,6 +427,10 @@ impl World {
                 }
                 return Ok(());
             }
+            Act::Step(by_ms) => {
+                self.step(by_ms);
+                return Ok(());
+            }
             Act::Advance(by_ms) => {
                 self.clock.advance(Duration::from_millis(u64::from(by_ms)));
                 self.time_ms += u64::from(by_ms);
@@ -438,6 +458,18 @@ impl World {
         }
     }
 
+    fn step(&mut self, by_ms: i64) {
+        self.clock.jump_wall(self.clock.now_ms().saturating_add_signed(by_ms));
+        let (_, offset_ms) = self.offsets_ms[self.offsets_ms.len() - 1];
+        self.offsets_ms.push((self.oracle.history.len(), offset_ms + by_ms));
+    }
+
+    /// How far the wall clock was ahead of store time at any time since what is certainly on disk.
+    pub fn offsets_since_durable(&self) -> impl Iterator<Item = i64> {
+        let before = self.offsets_ms.iter().take_while(|(from, _)| *from <= self.oracle.durable).count();
+        self.offsets_ms.iter().skip(before.saturating_sub(1)).map(|(_, offset_ms)| *offset_ms)
+    }
+
     /// The store, unless an opening failed.
     pub fn open_store(&self) -> Option<&Store> {
         self.store.as_ref()
@@ -463,7 +495,12 @@ impl World {
 
     /// Checks a store that was opened after a crash. Returns where in the history it is.
     pub fn check(&self, store: &Store) -> Result<usize, String> {
-        check(&self.oracle, store)
+        let at = check(&self.oracle, store)?;
+        // In the boot in which it crashed nothing of the time is lost, whatever else is.
+        match store.stats().store_time_ms {
+            time_ms if time_ms == self.time_ms => Ok(at),
+            time_ms => Err(format!("store time is {time_ms} ms and not {} ms", self.time_ms)),
+        }
     }
 }
 

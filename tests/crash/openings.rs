@@ -1,0 +1,454 @@
+//! Openings: every pair of clocks before and after, each opening crashed at each of its steps; refusals, which write nothing;
+//! and versions, which no crash gives out twice.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use oncekey::simulation::{Bug, SimulatedDisk, plant};
+use oncekey::{
+    ClockJump, Durability, Error, Expected, Fingerprint, ManualClock, Next, Options, Store, Swapped, Version,
+};
+
+use crate::common::random::{Random, number_from, seed};
+use crate::points::{Counts, Effort, crash_everywhere, images};
+use crate::world::{Act, START_MS, World, options, power_loss_at};
+
+const SECOND_MS: i64 = 1_000;
+const DAY_MS: i64 = 24 * 3_600 * SECOND_MS;
+const NONE: Fingerprint = Fingerprint::NONE;
+
+/// What the last thing on disk says of time, and what a machine's clocks say: the oracle's own arithmetic.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    store_ms: i64,
+    wall_ms: i64,
+    boot: u32,
+    boot_ms: i64,
+}
+
+/// A machine whose clocks the oracle follows by itself.
+struct Machine {
+    clock: ManualClock,
+    boot: u32,
+}
+
+impl Machine {
+    fn new() -> Machine {
+        Machine { clock: ManualClock::new(START_MS), boot: 1 }
+    }
+
+    fn snapshot(&self) -> Machine {
+        Machine { clock: self.clock.snapshot(), ..*self }
+    }
+
+    fn moment(&self, store_ms: i64) -> Moment {
+        let ms = |clock: u64| i64::try_from(clock).unwrap();
+        Moment {
+            store_ms,
+            wall_ms: ms(self.clock.now_ms()),
+            boot: self.boot,
+            boot_ms: ms(self.clock.boot_time_ms()),
+        }
+    }
+
+    fn step(&self, by_ms: i64) {
+        self.clock.jump_wall(self.clock.now_ms().saturating_add_signed(by_ms));
+    }
+
+    fn go(&mut self, between: Between) {
+        let passes = Duration::from_millis(u64::try_from(between.passes_ms).unwrap());
+        if between.reboots {
+            self.boot += 1;
+            self.clock.reboot(passes);
+        } else {
+            self.clock.advance(passes);
+        }
+        self.step(between.step_ms);
+    }
+}
+
+/// What happens to a machine's clocks between two openings.
+#[derive(Debug, Clone, Copy)]
+struct Between {
+    reboots: bool,
+    passes_ms: i64,
+    step_ms: i64,
+}
+
+/// Store time of an opening at `now`, if all that is known is `mark`; None if it is refused.
+fn expected(mark: &Moment, now: &Moment, accept: Option<ClockJump>) -> Option<i64> {
+    if mark.boot == now.boot && now.boot_ms >= mark.boot_ms {
+        return Some(mark.store_ms + now.boot_ms - mark.boot_ms);
+    }
+    let advanced_ms = now.wall_ms - mark.wall_ms;
+    if (-DAY_MS..=366 * DAY_MS).contains(&advanced_ms) || accept == Some(ClockJump::Elapsed) {
+        return Some(mark.store_ms + advanced_ms.max(0));
+    }
+    accept.map(|_| mark.store_ms)
+}
+
+fn opened(disk: &SimulatedDisk, machine: &Machine, accept: Option<ClockJump>) -> Result<Store, Error> {
+    let options = options(&machine.clock);
+    accept.iter().fold(options, |options, jump| options.accept_clock_jump(*jump)).open_simulated(disk)
+}
+
+/// Opens and says the store time, None if the clock is refused; which must leave the disk as it is.
+fn store_ms(
+    disk: &SimulatedDisk,
+    machine: &Machine,
+    accept: Option<ClockJump>,
+) -> Result<Option<i64>, String> {
+    let bytes = disk.bytes();
+    match opened(disk, machine, accept) {
+        Ok(store) => Ok(Some(i64::try_from(store.stats().store_time_ms).unwrap())),
+        Err(Error::Clock { .. }) if disk.bytes() == bytes => Ok(None),
+        Err(Error::Clock { .. }) => Err("refused, and changed".into()),
+        Err(error) => Err(format!("a crash made it unreadable: {error}")),
+    }
+}
+
+/// One pair: a step of the wall clock during the first session, how that ended, and what came before the second one.
+fn pair(step_ms: i64, crashed: bool, between: Between, accept: Option<ClockJump>) -> Result<(), String> {
+    let mut random = Random(seed());
+    let (disk, mut machine) = (SimulatedDisk::new(), Machine::new());
+    let store = opened(&disk, &machine, None).map_err(|error| error.to_string())?;
+    let record = |key: &str| store.record(key, NONE, b"r").map_err(|error| error.to_string());
+    record("a")?;
+    machine.step(step_ms);
+    // Less than a second, so that nothing of the step is followed.
+    machine.clock.advance(Duration::from_millis(500));
+    record("b")?;
+    let mark = machine.moment(i64::try_from(START_MS).unwrap() + 500);
+    let image = match crashed {
+        true => disk.crash(|of| random.below(of)).bytes(),
+        false => {
+            store.close().map_err(|error| error.to_string())?;
+            disk.bytes()
+        }
+    };
+    machine.go(between);
+    let second = machine.moment(0);
+    let wanted = expected(&mark, &second, accept);
+
+    let trial = SimulatedDisk::holding(image.clone());
+    let found = store_ms(&trial, &machine, accept)?;
+    if found != wanted {
+        return Err(format!("opened at {found:?}, expected {wanted:?}"));
+    }
+    // What comes after it: the same boot, which may have been set right or wrong, or another one.
+    let afters = [(false, 0), (false, 20 * DAY_MS), (true, 0), (true, -9 * SECOND_MS)];
+    let afters = afters.map(|(reboots, step_ms)| Between { reboots, passes_ms: 7 * SECOND_MS, step_ms });
+    for step in 0..trial.steps() {
+        let trial = SimulatedDisk::holding(image.clone());
+        power_loss_at(&trial, step);
+        drop(opened(&trial, &machine, accept));
+        for again in images(&trial, &mut random, 2) {
+            for after in afters {
+                let mut machine = machine.snapshot();
+                machine.go(after);
+                let third = machine.moment(0);
+                let found = store_ms(&SimulatedDisk::holding(again.bytes()), &machine, None)?;
+                let from_second = wanted.map(|store_ms| Moment { store_ms, ..second });
+                let from_second = from_second.and_then(|mark| expected(&mark, &third, None));
+                let from_first = expected(&mark, &third, None);
+                if found != from_first && (found != from_second || from_second.is_none()) {
+                    return Err(format!(
+                        "crashed at step {step} of the opening, then {after:?}: opened at {found:?}, expected {from_second:?} \
+                         or, if that opening left nothing, {from_first:?}"
+                    ));
+                }
+            }
+        }
+    }
+    // An opening that went well has left its mark: whatever it accepted, the next one needs no answer.
+    if let Some(store_ms) = wanted {
+        let trial = SimulatedDisk::holding(image);
+        let store = opened(&trial, &machine, accept).map_err(|error| error.to_string())?;
+        let crashed = trial.crash(|_| 0).bytes();
+        store.close().map_err(|error| error.to_string())?;
+        for image in [crashed, trial.bytes()] {
+            for after in afters {
+                let mut machine = machine.snapshot();
+                machine.go(after);
+                let wanted = expected(&Moment { store_ms, ..second }, &machine.moment(0), None);
+                let found = self::store_ms(&SimulatedDisk::holding(image.clone()), &machine, None)?;
+                if found != wanted {
+                    return Err(format!("then {after:?}: opened at {found:?}, expected {wanted:?}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every pair, or every so many of them.
+fn pairs(stride: usize) -> Result<usize, String> {
+    let steps = [0, 9 * SECOND_MS, -9 * SECOND_MS, 8 * DAY_MS, -8 * DAY_MS, 400 * DAY_MS, -400 * DAY_MS];
+    let passes = [0, 5 * SECOND_MS, 3 * DAY_MS, 400 * DAY_MS];
+    let accepts = [None, Some(ClockJump::Elapsed), Some(ClockJump::NotElapsed)];
+    let mut all = Vec::new();
+    for step_ms in steps {
+        for crashed in [false, true] {
+            for reboots in [false, true] {
+                for passes_ms in passes {
+                    for then_ms in steps {
+                        let between = Between { reboots, passes_ms, step_ms: then_ms };
+                        all.extend(accepts.map(|accept| (step_ms, crashed, between, accept)));
+                    }
+                }
+            }
+        }
+    }
+    let chosen: Vec<_> = all.into_iter().step_by(stride).collect();
+    for (step_ms, crashed, between, accept) in &chosen {
+        pair(*step_ms, *crashed, *between, *accept).map_err(|why| {
+            format!(
+                "a step of {step_ms} ms, crashed: {crashed}, then {between:?}, accepted {accept:?}: {why}"
+            )
+        })?;
+    }
+    Ok(chosen.len())
+}
+
+fn stride() -> usize {
+    number_from("ONCEKEY_EFFORT").map_or(11, |_| 1)
+}
+
+#[test]
+fn every_pair_of_clocks_before_and_after_is_opened_at_the_right_time_wherever_the_opening_crashes() {
+    let pairs = pairs(stride()).unwrap_or_else(|why| panic!("seed {}: {why}", seed()));
+    println!("{pairs} pairs of clocks");
+}
+
+/// What a crash may leave of the time: opened in another boot, store time is that of some moment since what was durable, by
+/// what the wall clock said then.
+pub fn check_after_reboot(world: &World, image: &SimulatedDisk) -> Result<(), String> {
+    let clock = world.clock.snapshot();
+    clock.reboot(Duration::from_secs(5));
+    let options =
+        options(&clock).max_downtime(Duration::from_secs(3_600)).accept_clock_jump(ClockJump::NotElapsed);
+    let store = options
+        .open_simulated(&SimulatedDisk::holding(image.bytes()))
+        .map_err(|error| format!("after a reboot: {error}"))?;
+    let store_ms = i128::from(store.stats().store_time_ms);
+    let least_ms = i128::from(world.oracle.times_ms[world.oracle.durable]);
+    // Stands somewhere from there on, or went on by what the wall clock was off at some time since.
+    let stands = (least_ms..=i128::from(world.time_ms)).contains(&store_ms);
+    let wall_ms = i128::from(clock.now_ms());
+    if stands || world.offsets_since_durable().any(|offset_ms| wall_ms - i128::from(offset_ms) == store_ms) {
+        return Ok(());
+    }
+    Err(format!(
+        "after a reboot: store time is {store_ms} ms, {} ms after the crash",
+        store_ms - i128::from(world.time_ms)
+    ))
+}
+
+/// Steps of the wall clock as often as it is looked at.
+fn slowly_followed() -> Result<(), String> {
+    let (disk, machine) = (SimulatedDisk::new(), Machine::new());
+    let store = opened(&disk, &machine, None).map_err(|error| error.to_string())?;
+    for by_ms in [9_999, -9_999, 500, -30] {
+        let before_ms = store.stats().store_time_ms;
+        for _ in 0..360 {
+            machine.step(by_ms);
+            machine.clock.advance(Duration::from_secs(1));
+            let _ = store.stats();
+        }
+        let off_ms = (store.stats().store_time_ms - before_ms).abs_diff(360_000);
+        if off_ms > 200 {
+            return Err(format!("steps of {by_ms} ms: off by {off_ms} ms after six minutes"));
+        }
+    }
+    Ok(())
+}
+
+/// Histories that open and close more than anything else.
+fn scripts_of_openings() -> Vec<(&'static str, Vec<Act>)> {
+    use Act::*;
+    let buffered_after_close = (0..6).flat_map(|key| {
+        let last = if key % 3 == 2 { Drop } else { Reopen };
+        [RecordBuffered(key, 10), last, RecordBuffered(key + 6, 10), Begin(key + 12)]
+    });
+    let clocks = [
+        Record(0, 10),
+        Step(8 * 86_400_000),
+        Record(1, 10),
+        Reboot(5_000),
+        RecordBuffered(2, 10),
+        Step(-8 * 86_400_000),
+        Reopen,
+        Record(3, 10),
+        Advance(20_000),
+        Reboot(1),
+        Reboot(2),
+        Step(300 * 86_400_000),
+        Begin(4),
+        Advance(500),
+        Drop,
+        RecordBuffered(5, 12_000),
+        Reboot(90_000),
+        Record(6, 12_000),
+        Step(-299 * 86_400_000),
+        RecordBuffered(7, 12_000),
+        Record(8, 12_000),
+        Record(9, 12_000),
+        Record(10, 12_000),
+        Reopen,
+    ];
+    vec![("closed, opened and buffered", buffered_after_close.collect()), ("clocks", clocks.to_vec())]
+}
+
+fn openings_crashed(effort: &Effort) -> Result<(), String> {
+    for (name, script) in scripts_of_openings() {
+        crash_everywhere(&script, seed(), effort, &Counts::default())
+            .map_err(|why| format!("{name}: {why}"))?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_crash_at_any_step_of_histories_full_of_openings_gives_no_version_twice_and_keeps_the_time() {
+    openings_crashed(&Effort { images: 6, again_every: 5 }).unwrap();
+}
+
+/// In a full store an opening has no room for its frame, and a close mark stays where it is.
+fn full_store() -> Result<(), String> {
+    let told = |error: Error| error.to_string();
+    let clock = ManualClock::new(START_MS);
+    let full = Some(4_096 + 4 * (64 << 10));
+    let open = |disk: &SimulatedDisk| {
+        disk.set_capacity(full);
+        options(&clock).durability(Durability::Buffered).open_simulated(disk).map_err(told)
+    };
+    let mut disk = SimulatedDisk::new();
+    let store = open(&disk)?;
+    for (size, name) in [(12_000, "large"), (0, "small")] {
+        for n in 0..1_000 {
+            match store.record(&format!("{name}-{n}"), NONE, &vec![1; size]) {
+                Ok(_) => {}
+                Err(Error::Full { .. }) => break,
+                Err(error) => return Err(told(error)),
+            }
+        }
+    }
+    store.close().map_err(told)?;
+    let mut highest = Version::from_u64(0);
+    for turn in 0..12 {
+        let store = open(&disk)?;
+        if !matches!(store.record("none", NONE, &[]), Err(Error::Full { .. })) {
+            return Err("the store is not full".into());
+        }
+        // There is room to give something up. Not synced, a power loss takes that back, and not what was told of it.
+        let key = format!("large-{}", turn / 4);
+        let seen = store.get(&key).map_err(told)?;
+        let version = seen.version().ok_or_else(|| format!("turn {turn}: {key} is not there"))?;
+        let expected = Expected::Present { status: seen.status(), version };
+        let swapped = store.compare_and_set(&key, expected, Next::Absent).map_err(told)?;
+        match swapped {
+            Swapped::Done(version) if version > highest => highest = version,
+            other => return Err(format!("turn {turn}: {other:?} after {highest}")),
+        }
+        if turn % 4 == 3 {
+            store.close().map_err(told)?;
+        } else {
+            disk = disk.crash(|_| 0);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn an_opening_of_a_full_store_gives_no_version_twice() {
+    full_store().unwrap();
+}
+
+/// Every kind of refusal, a thousand times, on a closed store and on the images of a crash.
+#[test]
+fn a_thousand_refused_openings_of_each_kind_leave_every_byte_as_it_was() {
+    let clock = ManualClock::new(START_MS);
+    let small = || options(&clock);
+    let kinds: [(&str, Options); 5] = [
+        ("max_size", small().segment_size(64 << 10).max_size(300_000)),
+        ("max_result", Options::new().manual_clock(clock.clone()).max_result(500_000)),
+        ("a clock that is behind", small().manual_clock(ManualClock::new(START_MS / 2))),
+        ("a clock that is ahead", small().manual_clock(ManualClock::new(START_MS * 2))),
+        ("min_size", small().min_size(8 << 20)),
+    ];
+    for segment_bytes in [64 << 10, 128 << 10] {
+        let disk = SimulatedDisk::new();
+        let store = small().segment_size(segment_bytes).open_simulated(&disk).unwrap();
+        for n in 0..40 {
+            let key = format!("{n}");
+            store.operation(&key).durability(Durability::Buffered).record(&[n; 5_000]).unwrap();
+        }
+        store.sync().unwrap();
+        for n in 40..44 {
+            let key = format!("{n}");
+            store.operation(&key).durability(Durability::Buffered).record(&[n; 700]).unwrap();
+        }
+        let mut random = Random(seed());
+        let mut bytes: Vec<_> = images(&disk, &mut random, 3).iter().map(SimulatedDisk::bytes).collect();
+        store.close().unwrap();
+        bytes.push(disk.bytes());
+        for (at, bytes) in bytes.into_iter().enumerate() {
+            for (kind, options) in &kinds {
+                // In segments of 64 KiB four need less than that.
+                if *kind == "max_size" && segment_bytes == 64 << 10 {
+                    continue;
+                }
+                for reserves in [true, false] {
+                    let disk = SimulatedDisk::holding(bytes.clone());
+                    disk.set_capacity(Some(2 << 20));
+                    disk.set_reserves(reserves);
+                    let turns = if *kind == "min_size" && !reserves { 20 } else { 1_000 };
+                    for _ in 0..turns / 2 {
+                        match options.open_simulated(&disk) {
+                            Err(Error::Option { .. } | Error::Clock { .. } | Error::Full { .. }) => {}
+                            other => panic!("{kind}, image {at}: {other:?}"),
+                        }
+                    }
+                    assert!(disk.bytes() == bytes, "{kind}, image {at}: it was written to");
+                    assert!(kind == &"min_size" || disk.undecided() == 0);
+                }
+            }
+        }
+    }
+}
+
+/// How the hunt found the bug; None if it did not.
+fn found(bug: Bug) -> Option<String> {
+    let hunt = || {
+        slowly_followed()?;
+        full_store()?;
+        openings_crashed(&Effort { images: 3, again_every: 30 })?;
+        pairs(7).map(drop)
+    };
+    plant(Some(bug));
+    let outcome = catch_unwind(AssertUnwindSafe(hunt));
+    plant(None);
+    match outcome {
+        Ok(outcome) => outcome.err(),
+        Err(panic) => panic.downcast_ref::<String>().cloned().or(Some("a panic".into())),
+    }
+}
+
+macro_rules! finds {
+    ($($name:ident: $bug:ident,)*) => {$(
+        #[test]
+        fn $name() {
+            let how = found(Bug::$bug).expect("the harness did not see it");
+            println!("{:?}: {}", Bug::$bug, how.chars().take(300).collect::<String>());
+        }
+    )*};
+}
+
+finds! {
+    a_wall_clock_that_counts_in_the_same_boot_is_found: WallClockInSameBoot,
+    a_mark_that_keeps_the_old_wall_clock_is_found: MarkKeepsOldWall,
+    a_mark_that_keeps_the_old_boot_is_found: MarkKeepsOldBoot,
+    a_step_that_is_followed_whole_is_found: StepFollowedWhole,
+    a_counter_that_is_not_gone_on_from_is_found: CounterRestarted,
+    a_noted_opening_that_is_ignored_is_found: NotedOpeningIgnored,
+    an_opening_that_is_not_synced_is_found: OpeningNotSynced,
+}
