@@ -187,7 +187,8 @@ pub enum Error {
     },
     /// The store was closed through another of its handles.
     Closed,
-    /// The versions are used up: 2^24 openings of one file, or 2^40 changes in one opening. Open the store again;
+    /// The versions are used up: 2^24 openings of one file that did not follow a clean close, or 2^39 changes in one
+    /// opening. Open the store again;
     /// if that does not help, move to a new file.
     VersionsExhausted {
         /// The store's file.

@@ -41,9 +41,11 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// Segments that reclaiming retired since the store was opened.
     pub segments_retired: u64,
-    /// Steps of the wall clock that were too large to be followed since the store was opened.
+    /// How often since the store was opened the wall clock was found more than ten seconds from where it was expected.
+    /// Store time does not follow such a step.
     pub clock_steps_not_followed: u64,
-    /// Store time, in ms since the Unix epoch.
+    /// Store time, in ms since the Unix epoch: what retention and leases count in. It begins as the wall clock says when
+    /// the file is created, and where that was or is wrong the two differ.
     pub store_time_ms: u64,
 }
 

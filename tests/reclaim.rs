@@ -462,8 +462,8 @@ fn the_high_water_mark_of_time_does_not_fall_when_old_records_are_moved() {
         store.operation(&format!("later{n}")).retain(seconds(10)).record(&[1; 9_000]).unwrap();
         let behind = ManualClock::new(clock.now_ms() - 90_000_000);
         match clocked(&behind).open(&copy_of_open(&place.path).path) {
-            Err(Error::Clock { high_water_ms, .. }) => {
-                assert_eq!(high_water_ms, clock.now_ms());
+            Err(Error::Clock { last_wall_ms, store_time_ms, .. }) => {
+                assert_eq!((last_wall_ms, store_time_ms), (clock.now_ms(), clock.now_ms()));
                 refused += 1;
             }
             other => panic!("round {n}: a clock that is 25 hours behind was accepted: {other:?}"),

@@ -71,8 +71,8 @@ impl HighWater {
 
     /// Store time by the boot-time clock; None in another boot.
     ///
-    /// A boot-time clock that is behind what the log has seen of it belongs to another boot, whatever its name: to
-    /// another time namespace, or to a machine that was set back to an earlier image. What it stood at when the last
+    /// A boot-time clock that is behind what the log has seen of it belongs to another boot, whatever its name: to a
+    /// machine that was set back to an earlier image. What it stood at when the last
     /// frame was written follows from the store time that passed since the mark, but for what was followed of the wall
     /// clock meanwhile.
     fn by_boot_time(&self, now: &Reading) -> Option<u64> {

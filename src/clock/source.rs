@@ -22,6 +22,20 @@ impl BootId {
         self != BootId::UNKNOWN && self == other
     }
 
+    /// This boot as it is seen in a time namespace, whose boot-time clock is shifted: another boot, unless the shift is
+    /// zero. `offsets` is the text of `timens_offsets`.
+    #[cfg(any(target_os = "linux", target_os = "android", test))]
+    fn in_namespace(self, offsets: &str) -> BootId {
+        let mut words = offsets.split_whitespace().skip_while(|word| *word != "boottime").skip(1);
+        let mut next = || words.next().and_then(|word| word.parse::<i64>().ok()).unwrap_or(0);
+        let shift = [next().to_le_bytes(), next().to_le_bytes()];
+        let mut bytes = self.0;
+        for (byte, shift) in bytes.iter_mut().zip(shift.as_flattened()) {
+            *byte ^= shift;
+        }
+        if self == BootId::UNKNOWN { self } else { BootId(bytes) }
+    }
+
     /// The 32 hexadecimal digits of a UUID, hyphens ignored; unknown if `text` is anything else.
     #[cfg(any(target_os = "linux", target_os = "android", test))]
     fn parse(text: &str) -> BootId {
@@ -54,8 +68,11 @@ pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
     /// Which boot it is.
     fn boot(&self) -> BootId;
 
+    /// The wall clock is read first. Should the thread stand still after that, store time that is then counted from the
+    /// wall clock loses the pause, and does not count it twice.
     fn read(&self) -> Reading {
-        Reading { boot_ms: self.boot_ms(), wall_ms: self.wall_ms(), boot: self.boot() }
+        let wall_ms = self.wall_ms();
+        Reading { wall_ms, boot: self.boot(), boot_ms: self.boot_ms() }
     }
 }
 
@@ -71,8 +88,9 @@ pub(crate) struct SystemTimeSource {
 impl SystemTimeSource {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     pub(crate) fn new() -> SystemTimeSource {
-        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-        SystemTimeSource { boot: boot.map_or(BootId::UNKNOWN, |text| BootId::parse(&text)) }
+        let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+        let boot = BootId::parse(&read("/proc/sys/kernel/random/boot_id"));
+        SystemTimeSource { boot: boot.in_namespace(&read("/proc/self/timens_offsets")) }
     }
 
     /// Elsewhere the boot has no name: an opening then goes by the wall clock, as after a reboot.
@@ -267,6 +285,19 @@ mod tests {
             assert_eq!(BootId::parse(text), BootId::UNKNOWN, "{text}");
         }
         assert!(!BootId::UNKNOWN.is_same(BootId::UNKNOWN));
+    }
+
+    #[test]
+    fn in_a_time_namespace_whose_boot_time_clock_is_shifted_it_is_another_boot() {
+        let boot = BootId::parse("4d9d0f6c-9f2e-4c53-a8c5-0123456789ab");
+        let seen = |boottime| boot.in_namespace(&format!("monotonic      5      0\nboottime  {boottime}\n"));
+        assert_eq!((seen("0 0"), boot.in_namespace("")), (boot, boot));
+        let shifted = [seen("31536000 0"), seen("-31536000 0"), seen("0 1"), seen("1 1")];
+        for (at, one) in shifted.iter().enumerate() {
+            assert!(!one.is_same(boot));
+            assert!(shifted.iter().enumerate().all(|(other, of)| one.is_same(*of) == (at == other)));
+        }
+        assert_eq!(BootId::UNKNOWN.in_namespace("boottime 7 0"), BootId::UNKNOWN);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::clock::{Jumped, OpeningTime, StoreClock, judge_opening};
+use crate::clock::{Jumped, OpeningTime, Reading, StoreClock, judge_opening};
 use crate::error::{Error, Result};
 use crate::format::STORE_HEADER_BYTES;
 use crate::format::header::encode_store_header;
@@ -69,6 +69,7 @@ pub(crate) struct Surveyed<'a> {
     versions: VersionsBefore,
     clock: Arc<StoreClock>,
     time: OpeningTime,
+    wall_ms: u64,
 }
 
 /// A store whose index is filled. Nothing has been written.
@@ -103,17 +104,19 @@ pub(crate) fn survey<'a>(
         }
     };
     let survey = Survey::take(&medium, parameters)?;
-    let (clock, time) = judge_clock(config, path, &survey)?;
+    let now = config.time_source.read();
+    let time = judge_clock(config, path, &survey, &now)?;
+    let clock = StoreClock::start(Arc::clone(&config.time_source), now, time.store_ms);
     let versions = survey.versions();
     if versions.next(true).is_none() {
         return Err(Error::VersionsExhausted { path: path.to_owned() });
     }
-    Ok(Surveyed { opening, survey, versions, clock: Arc::new(clock), time })
+    Ok(Surveyed { opening, survey, versions, clock: Arc::new(clock), time, wall_ms: now.wall_ms })
 }
 
-fn judge_clock(config: &Config, path: &Path, survey: &Survey) -> Result<(StoreClock, OpeningTime)> {
-    let (seen, now) = (survey.latest_time(), config.time_source.read());
-    let mut time = judge_opening(&seen, &now, &config.clock_rules).map_err(|Jumped| Error::Clock {
+fn judge_clock(config: &Config, path: &Path, survey: &Survey, now: &Reading) -> Result<OpeningTime> {
+    let seen = survey.latest_time();
+    let mut time = judge_opening(&seen, now, &config.clock_rules).map_err(|Jumped| Error::Clock {
         path: path.to_owned(),
         wall_ms: now.wall_ms,
         last_wall_ms: seen.wall_ms(),
@@ -122,10 +125,7 @@ fn judge_clock(config: &Config, path: &Path, survey: &Survey) -> Result<(StoreCl
     if planted(Bug::ClockNotClamped) {
         time.store_ms = now.wall_ms;
     }
-    if let Some(jump) = time.accepted_jump {
-        crate::events::clock_jumped(path, now.wall_ms, seen.wall_ms(), jump);
-    }
-    Ok((StoreClock::start(Arc::clone(&config.time_source), now, time.store_ms), time))
+    Ok(time)
 }
 
 impl<'a> Surveyed<'a> {
@@ -148,7 +148,7 @@ impl Filled<'_> {
     /// Begins the opening on disk. If the file cannot be made as long as it is to be at least, that is all that is tried.
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
-        let Surveyed { opening, survey, versions, clock, .. } = surveyed;
+        let Surveyed { opening, survey, versions, clock, time, wall_ms } = surveyed;
         let fill::Filled { index, ledger, full } = filled;
         let Opening { storage, path, config } = &opening;
         let segment_bytes = survey.parameters.segment_bytes;
@@ -162,6 +162,9 @@ impl Filled<'_> {
         log.make_min_slots()?;
         survey.mend(&opening.medium())?;
         let (open_count, counter) = log.begin_opening(versions)?;
+        if let Some(jump) = time.accepted_jump {
+            crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
+        }
         crate::events::opened(path, index.len(), survey.verdict == Verdict::Closed);
         Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter })
     }

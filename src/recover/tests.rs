@@ -74,12 +74,16 @@ fn key_name(number: u64) -> String {
 
 /// False if there is no room.
 fn append(opened: &Recovered, name: &str) -> bool {
+    append_version(opened, name, Version::from_u64(1))
+}
+
+fn append_version(opened: &Recovered, name: &str, version: Version) -> bool {
     let key = Key::new(name);
     let record = Record {
         kind: Kind::Completed,
         key,
-        version: Version::from_u64(1),
-        origin: Version::from_u64(1),
+        version,
+        origin: version,
         fingerprint: Fingerprint::NONE,
         attempt: 1,
         time_ms: NOW_MS,
@@ -565,12 +569,14 @@ fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_
     left_over.damage(from, 80);
     assert_eq!(next(&left_over), (1, 5), "of another life of the slot");
 
-    // The records of `append` have the version 0.1.
-    let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
-    let opened = open_at(&storage, NOW_MS, 8).unwrap();
-    assert!(append(&opened, "k"));
-    opened.log.mark_closed(0).unwrap();
-    assert_eq!(next(&Image::of(&*storage)), (1, 0), "of another count");
+    for (counter, expected) in [(9, (1, 9)), (10, (1, 10)), (8, (2, 0)), (0, (2, 0))] {
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let opened = open_at(&storage, NOW_MS, 8).unwrap();
+        assert!(append_version(&opened, "k", Version::compose(1, 9).unwrap()));
+        assert!(append(&opened, "of another count"));
+        opened.log.mark_closed(counter).unwrap();
+        assert_eq!(next(&Image::of(&*storage)), expected, "{counter}");
+    }
 }
 
 #[test]
