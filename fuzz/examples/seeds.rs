@@ -53,7 +53,10 @@ fn histories() -> Vec<(&'static str, Vec<Act>)> {
         ),
         ("expiry", vec![Record(0, 10), Advance(60_000), Begin(0), Advance(40_000), Begin(0), Complete(0, 3)]),
         ("growth", growth),
-        ("longer", vec![Record(20, 900), DropToLonger, Record(0, 12_000), DropToBuffered, DropToLonger, Compact]),
+        (
+            "longer",
+            vec![Record(20, 900), DropToLonger, Record(0, 12_000), DropToBuffered, DropToLonger, Compact],
+        ),
         ("reclaiming", reclaiming),
         ("specimen", script()),
     ]

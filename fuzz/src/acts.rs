@@ -6,13 +6,16 @@ use crate::world::{Act, KEYS};
 /// Results are no longer than this: five of them fill a segment.
 pub const MAX_RESULT: u16 = 12_000;
 
-/// The oracle knows of a wall clock that is set back, not of the small steps that store time follows (10 seconds).
+/// The oracle knows of a wall clock that is set, not of the small steps that store time follows (10 seconds).
 const MIN_BACK_MS: u32 = 20_000;
+/// A step is so much, and so much more for each of its units: up to a week.
+const MIN_STEP_MS: i64 = 20_000;
+const STEP_UNIT_MS: i64 = 10_000;
 
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 22 {
+    match what % 24 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -29,6 +32,11 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         18 => Act::ReopenBack(MIN_BACK_MS + u32::from(size)),
         20 => Act::DropToBuffered,
         21 => Act::DropToLonger,
+        22 => {
+            let by_ms = MIN_STEP_MS + i64::from(size) * STEP_UNIT_MS;
+            Act::Step(if key % 2 == 0 { by_ms } else { -by_ms })
+        }
+        23 => Act::Reboot(u32::from(size)),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -51,6 +59,11 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
         Act::DropToBuffered => (20, 0, 0),
         Act::DropToLonger => (21, 0, 0),
+        Act::Step(by_ms) => {
+            let units = (by_ms.abs() - MIN_STEP_MS) / STEP_UNIT_MS;
+            (22, u8::from(by_ms < 0), u16::try_from(units).unwrap())
+        }
+        Act::Reboot(down_ms) => (23, 0, u16::try_from(down_ms).unwrap()),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();
