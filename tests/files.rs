@@ -665,7 +665,7 @@ fn the_time_of_an_opening_in_which_nothing_was_written_is_kept() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     drop(clocked(&clock).open(&place.path).unwrap());
-    clock.jump_wall(START_MS + 3_600_000);
+    clock.advance(seconds(3_600));
     let _store = clocked(&clock).open(&place.path).unwrap();
     let crashed = copy_of_open(&place.path);
     let store = clocked(&ManualClock::new(START_MS)).open(&crashed.path).unwrap();
