@@ -111,8 +111,9 @@ pub enum Error {
         /// What failed first.
         source: Arc<io::Error>,
     },
-    /// The file is open already, in this process or another. The lock lives until the last `Store` and the last
-    /// lease of the other one are gone.
+    /// The file is open already, in this process or another. The lock lives until the other one is closed, or its last
+    /// `Store` and its last lease are gone. If its process was killed and had forked, its children keep the lock until
+    /// they end or run another program.
     Locked {
         /// The store's file.
         path: PathBuf,
@@ -185,8 +186,23 @@ pub enum Error {
         /// How many there are.
         count: usize,
     },
-    /// The store was closed through another of its handles.
+    /// The store was closed, by this handle or another one.
     Closed,
+    /// This process was forked from the one that opened the store, which goes on using it. Nothing was done. Open the
+    /// store in the child, after the parent has closed it, or open another one there.
+    Forked,
+    /// The path leads to another file than the one that is open, or to none: it was removed, renamed or replaced, and
+    /// another process that opens the path works with another file. Nothing can begin any more. What had begun before is
+    /// ended in the open file all the same, durably, and the call that ends it returns this; reads go on.
+    ///
+    /// Close the store. Find out which of the two files is the right one and put it in place, and what happened by the
+    /// other one since.
+    ///
+    /// A process that changes its root directory must open its stores afterwards, because their paths lead nowhere then.
+    Replaced {
+        /// The path by which the store was opened.
+        path: PathBuf,
+    },
     /// The versions are used up: 2^24 openings of one file that did not follow a clean close, or 2^39 changes in one
     /// opening. Open the store again;
     /// if that does not help, move to a new file.
@@ -243,7 +259,8 @@ impl Error {
             | Error::Encode { .. }
             | Error::Option { .. }
             | Error::LeasesAlive { .. }
-            | Error::Closed => ErrorKind::Caller,
+            | Error::Closed
+            | Error::Forked => ErrorKind::Caller,
             Error::Full { .. }
             | Error::Poisoned { .. }
             | Error::Locked { .. }
@@ -251,6 +268,7 @@ impl Error {
             | Error::Unsupported { .. }
             | Error::Corrupt { .. }
             | Error::Clock { .. }
+            | Error::Replaced { .. }
             | Error::VersionsExhausted { .. }
             | Error::Io { .. } => ErrorKind::World,
         }
@@ -361,7 +379,16 @@ impl fmt::Display for Error {
                     "{count} leases are alive; complete, release or drop them before closing the store"
                 )
             }
-            Error::Closed => write!(out, "the store was closed through another of its handles"),
+            Error::Closed => write!(out, "the store was closed, by this handle or another one"),
+            Error::Forked => write!(
+                out,
+                "this process was forked from the one that opened the store; open a store in this process"
+            ),
+            Error::Replaced { path } => write!(
+                out,
+                "{}: the path was removed, renamed or replaced while the store was open; nothing begins any more,                  close the store and find out which file is the right one",
+                path.display()
+            ),
             Error::VersionsExhausted { path } => {
                 write!(
                     out,

@@ -45,6 +45,11 @@ pub(crate) fn poisoned(path: &Path, error: &io::Error) {
     tracing::error!(target: TARGET, path = %path.display(), %error, "poisoned: nothing is written any more");
 }
 
+pub(crate) fn replaced(path: &Path) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, path = %path.display(), "replaced: the path leads to another file than the open one, or to none");
+}
+
 pub(crate) fn clock_jumped(path: &Path, wall_ms: u64, last_wall_ms: u64, jump: ClockJump) {
     #[cfg(feature = "tracing")]
     tracing::warn!(

@@ -18,6 +18,7 @@ use std::time::Instant;
 use crate::key::ByHash;
 use crate::planted::{Bug, planted};
 use crate::status::Version;
+use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex};
 
 /// The right to act on a key.
@@ -77,11 +78,29 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
+    /// How many flights have a claim. Counted here and not by the handles of claims: a handle may outlive its claim, and
+    /// one that leaked never ends.
+    claims: AtomicUsize,
 }
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights { shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
+        Flights { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), claims: AtomicUsize::new(0) }
+    }
+
+    /// How many claims are alive. Touches no lock.
+    pub(crate) fn claims(&self) -> usize {
+        self.claims.load(Ordering::SeqCst)
+    }
+
+    /// Replaces the claim of a flight, whose shard is locked.
+    fn set_claim(&self, flight: &mut Flight, claim: Option<Claim>) {
+        match (flight.claim.is_some(), claim.is_some()) {
+            (false, true) => self.claims.fetch_add(1, Ordering::SeqCst),
+            (true, false) => self.claims.fetch_sub(1, Ordering::SeqCst),
+            (false, false) | (true, true) => 0,
+        };
+        flight.claim = claim;
     }
 
     fn shard(&self, hash: u128) -> &Mutex<Shard> {
@@ -138,7 +157,7 @@ impl Flights {
         if flight.claim != Some(claim) {
             return;
         }
-        flight.claim = None;
+        self.set_claim(flight, None);
         if !planted(Bug::EndOfClaimNotTold) {
             flight.tell_changed();
         }
@@ -186,7 +205,7 @@ impl FlightGuard<'_> {
     pub(crate) fn set_claim(&self, claim: Option<Claim>) {
         self.note_change();
         if let Some(flight) = self.flights.shard(self.hash).lock().get_mut(&self.hash) {
-            flight.claim = claim;
+            self.flights.set_claim(flight, claim);
         }
     }
 
@@ -250,7 +269,7 @@ impl Drop for FlightGuard<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::AtomicBool;
     use std::time::Duration;
 
     const LEASE: Claim = Claim::Lease { version: Version::from_u64(1), attempt: 1, deadline_ms: u64::MAX };

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::{Began, Engine, Finish, Found, Grant, Terms};
+use crate::engine::{Began, Engine, Finish, Found, Grant, Handle, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::status::Version;
@@ -46,7 +46,10 @@ pub enum Begin {
 
 impl Begin {
     pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, began: Began) -> Begin {
-        let claim = |grant| Claimed { engine: Arc::clone(engine), key: key.to_owned(), terms: *terms, grant };
+        let claim = |grant| {
+            let engine = Handle::new(Arc::clone(engine));
+            Claimed { engine, key: key.to_owned(), terms: *terms, grant }
+        };
         match began {
             Began::Acquired(grant) => Begin::Acquired(Lease { claimed: claim(grant), completed: None }),
             Began::InDoubt(grant) => Begin::InDoubt(Doubt { claimed: claim(grant) }),
@@ -58,7 +61,7 @@ impl Begin {
 
 /// A grant and all that is needed to end it. Dropping it ends the claim, in memory only.
 struct Claimed {
-    engine: Arc<Engine>,
+    engine: Handle,
     key: OwnedKey,
     terms: Terms,
     grant: Grant,
@@ -73,6 +76,11 @@ impl Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
+        if self.engine.has_forked() {
+            // Neither the claim nor the room that it has is this process's to give up.
+            self.grant.promise.take().spend();
+            return;
+        }
         self.engine.abandon(self.key.as_key(), self.grant.claim);
     }
 }
@@ -135,17 +143,18 @@ impl Lease {
     /// - [`Error::Poisoned`]: the disk failed, now or before. Whether the result was recorded shows when the store is
     ///   opened again.
     pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
+        self.claimed.engine.check_process()?;
         let digest = self.claimed.engine.fingerprint(result);
         if let Some((version, first)) = self.completed {
             return if digest == first {
-                Ok(version)
+                self.claimed.engine.check_in_place().map(|()| version)
             } else {
                 Err(Error::Conflict { key: self.claimed.key.clone() })
             };
         }
         let version = self.claimed.finish(Finish::Completed(result))?;
         self.completed = Some((version, digest));
-        Ok(version)
+        self.claimed.engine.check_in_place().map(|()| version)
     }
 
     /// Records that the act certainly did not happen: the key is absent again, only the count of attempts stays.
@@ -155,10 +164,12 @@ impl Lease {
     /// [`Error::Fenced`] and [`Error::Poisoned`] as for [`complete`](Lease::complete). [`Error::Conflict`] if the
     /// lease was completed.
     pub fn release(mut self) -> Result<()> {
+        self.claimed.engine.check_process()?;
         if self.completed.is_some() {
             return Err(Error::Conflict { key: self.claimed.key.clone() });
         }
-        self.claimed.finish(Finish::Released).map(|_| ())
+        self.claimed.finish(Finish::Released)?;
+        self.claimed.engine.check_in_place()
     }
 }
 
@@ -217,7 +228,8 @@ impl Doubt {
     ///
     /// As [`Lease::complete`]. [`Error::Fenced`] also when the one who performed the attempt completed it meanwhile.
     pub fn complete(mut self, result: &[u8]) -> Result<Version> {
-        self.claimed.finish(Finish::Completed(result))
+        let version = self.claimed.finish(Finish::Completed(result))?;
+        self.claimed.engine.check_in_place().map(|()| version)
     }
 
     /// The act certainly did not happen, and shall not be tried now.
@@ -226,7 +238,8 @@ impl Doubt {
     ///
     /// As [`Lease::release`].
     pub fn release(mut self) -> Result<()> {
-        self.claimed.finish(Finish::Released).map(|_| ())
+        self.claimed.finish(Finish::Released)?;
+        self.claimed.engine.check_in_place()
     }
 
     /// The act certainly did not happen, or may happen again: the next attempt is the caller's.
@@ -237,7 +250,7 @@ impl Doubt {
     pub fn begin_again(mut self) -> Result<Lease> {
         let Claimed { engine, key, terms, grant } = &mut self.claimed;
         let grant = engine.begin_again(key.as_key(), grant.version, terms, &mut grant.promise)?;
-        let claimed = Claimed { engine: Arc::clone(engine), key: key.clone(), terms: *terms, grant };
+        let claimed = Claimed { engine: engine.clone(), key: key.clone(), terms: *terms, grant };
         Ok(Lease { claimed, completed: None })
     }
 }

@@ -1,4 +1,5 @@
-//! Mapped memory, and the only unsafe code of the crate: a read-only view of a range of the file, and words of no file.
+//! Mapped memory, and the only unsafe code of the crate: a read-only view of a range of the file, words of no file, and a
+//! page that a forked child finds empty.
 
 #![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer; nothing else does")]
 
@@ -8,6 +9,8 @@ use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::slice;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+use std::sync::atomic::{AtomicU32, Ordering};
 
 /// A shared, read-only mapping of a range of the file, looked at in short slices.
 ///
@@ -202,6 +205,67 @@ impl DerefMut for Words {
     }
 }
 
+/// Tells the process that made it from one that was forked from it.
+///
+/// On Linux it is a page that the kernel hands empty to a child: to look at it costs a load. Elsewhere, and where the
+/// kernel is older than 4.14 or refuses, it is the process id: a system call at every look.
+#[derive(Debug)]
+pub(crate) struct ForkMark(Mark);
+
+#[derive(Debug)]
+enum Mark {
+    /// The first word is 1, and 0 in a child.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Page(MmapRaw),
+    Process(u32),
+}
+
+impl ForkMark {
+    /// A mark of this process.
+    pub(crate) fn new() -> ForkMark {
+        #[cfg(any(target_os = "linux", target_os = "android"))]
+        if let Some(page) = page_wiped_on_fork() {
+            return ForkMark(Mark::Page(page));
+        }
+        ForkMark(Mark::Process(std::process::id()))
+    }
+
+    /// Whether this is another process than the one that made the mark.
+    #[inline]
+    pub(crate) fn has_forked(&self) -> bool {
+        match &self.0 {
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Mark::Page(page) => {
+                // SAFETY:
+                // - In bounds and alive: the mapping is a page, larger than a word, and is removed only when `page` is
+                //   dropped, which the borrow of `self` forbids. The reference does not outlast this expression.
+                // - Aligned and initialised: a mapping begins at a page, and every pattern of bits is a `u32`.
+                // - Written by nobody else in this process: the only write was made before the mark existed, and is
+                //   atomic as this is. The kernel empties the child's copy before the child runs.
+                let word = unsafe { AtomicU32::from_ptr(page.as_mut_ptr().cast()) };
+                word.load(Ordering::Relaxed) == 0
+            }
+            Mark::Process(id) => *id != std::process::id(),
+        }
+    }
+}
+
+/// A page whose first word is 1 and that the kernel hands empty to a child; None where it does not do that.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn page_wiped_on_fork() -> Option<MmapRaw> {
+    let page = MmapRaw::from(MmapMut::map_anon(rustix::param::page_size()).ok()?);
+    // SAFETY: the range is exactly the mapping that was made just now, of which there is no reference; the advice changes
+    // nothing in this process.
+    let advised = unsafe {
+        rustix::mm::madvise(page.as_mut_ptr().cast(), page.len(), rustix::mm::Advice::LinuxWipeOnFork)
+    };
+    advised.ok()?;
+    // SAFETY: in bounds, aligned and initialised as in `has_forked`; the mapping can be written to, and nobody else knows of it.
+    let word = unsafe { AtomicU32::from_ptr(page.as_mut_ptr().cast()) };
+    word.store(1, Ordering::Relaxed);
+    Some(page)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
@@ -313,6 +377,21 @@ mod tests {
             }
             assert_eq!(*words, (1..=count as u64).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_mark_of_this_process_is_its_own_and_one_by_its_id_tells_another() {
+        assert!(!ForkMark::new().has_forked());
+        assert!(!ForkMark(Mark::Process(std::process::id())).has_forked());
+        assert!(ForkMark(Mark::Process(std::os::unix::process::parent_id())).has_forked());
+    }
+
+    /// That a child finds it empty is shown by `tests/forks`, which can fork.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    #[test]
+    fn an_empty_page_is_that_of_a_child() {
+        let page = MmapRaw::from(MmapMut::map_anon(rustix::param::page_size()).unwrap());
+        assert!(ForkMark(Mark::Page(page)).has_forked());
     }
 
     #[test]

@@ -176,6 +176,7 @@ impl<'a, C, D> Operation<'a, C, D> {
     ///
     /// As [`Store::begin`](crate::Store::begin), and [`Error::Option`].
     pub fn begin(self) -> Result<Begin> {
+        self.engine.check_process()?;
         let terms = self.terms(false)?;
         let began = self.engine.begin(self.key, self.fingerprint?, &terms, true)?;
         Ok(Begin::new(self.engine, self.key, &terms, began))
@@ -187,6 +188,7 @@ impl<'a, C, D> Operation<'a, C, D> {
     ///
     /// As [`Store::record`](crate::Store::record), and [`Error::Option`].
     pub fn record(self, result: &[u8]) -> Result<Recorded> {
+        self.engine.check_process()?;
         let terms = self.terms(false)?;
         Ok(Recorded::new(self.engine.record(self.key, self.fingerprint?, result, &terms)?))
     }
@@ -249,6 +251,7 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
         D: DoubtPolicy<T>,
         F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
     {
+        self.engine.check_process()?;
         let terms = self.terms(D::RERUNS)?;
         let fingerprint = self.fingerprint.clone()?;
         loop {

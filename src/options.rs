@@ -237,6 +237,7 @@ impl Options {
     #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
     pub(crate) fn open_simulation(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Engine> {
         let settings = self.check()?;
+        disk.lock();
         self.open_storage(Arc::new(disk.clone()), Path::new(":simulation:"), settings)
     }
 

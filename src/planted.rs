@@ -73,6 +73,18 @@ pub enum Bug {
     NotedOpeningIgnored,
     /// Versions are given out before the opening's frame is synced.
     OpeningNotSynced,
+    /// A close does not wait for the calls inside, which then write behind the close mark.
+    CallsInsideIgnored,
+    /// A close counts claims before it blocks new calls and not again afterwards.
+    ClaimsCountedOnce,
+    /// The calls that a close blocked are not woken when it is over.
+    BlockedNotWoken,
+    /// A close lets go of the file while reads are under way.
+    ReadersNotWaitedFor,
+    /// The two ends of the log are read in the order in which the first may overtake the second.
+    SpanReadBackwards,
+    /// Whether the path still leads to the open file is not compared.
+    PathNotCompared,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

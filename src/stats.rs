@@ -8,6 +8,9 @@ use crate::status::{Status, Version};
 /// Figures of one store at one moment, for a dashboard. They are gathered one after the other, so that under load they
 /// need not add up.
 ///
+/// In a process that was forked from the one that opened the store, no lock can be taken. `keys`, `index_bytes`, `file_bytes`,
+/// `record_bytes`, `dead_bytes` and `reserved_bytes` are 0 there and `poisoned` is false; the rest is as it was at the fork.
+///
 /// ```
 /// use oncekey::{Fingerprint, Store};
 ///
@@ -33,7 +36,7 @@ pub struct Stats {
     pub dead_bytes: u64,
     /// Room that is set aside for operations in progress, in bytes.
     pub reserved_bytes: u64,
-    /// Leases and doubts that are alive.
+    /// Leases and doubts that are alive: those that keep [`Store::close`](crate::Store::close) from closing.
     pub leases: usize,
     /// Syncs of the commit path since the store was opened.
     pub syncs: u64,
@@ -47,30 +50,47 @@ pub struct Stats {
     /// Store time, in ms since the Unix epoch: what retention and leases count in. It begins as the wall clock says when
     /// the file is created, and where that was or is wrong the two differ.
     pub store_time_ms: u64,
+    /// Whether a write or a sync failed: every change is [`Error::Poisoned`](crate::Error::Poisoned) until the store is
+    /// opened again.
+    pub poisoned: bool,
+    /// Whether the path was seen to lead to another file, or to none: nothing begins any more, it is
+    /// [`Error::Replaced`](crate::Error::Replaced).
+    pub replaced: bool,
 }
 
 impl Stats {
     pub(crate) fn of(engine: &Engine) -> Stats {
         let log = engine.log();
-        let store_time_ms = engine.clock().now_ms();
-        let balance = log.ledger().balance(store_time_ms);
         let (head, tail) = log.span();
         let (moved_bytes, segments_retired) = engine.reclaimed();
-        Stats {
-            keys: engine.index().len(),
-            index_bytes: engine.index().allocated_bytes(),
+        let mut stats = Stats {
+            keys: 0,
+            index_bytes: 0,
             segments: tail - head + 1,
-            file_bytes: log.file_bytes(),
-            record_bytes: balance.total_bytes,
-            dead_bytes: balance.dead_bytes,
-            reserved_bytes: log.promised_bytes(),
-            leases: engine.lease_count(),
+            file_bytes: 0,
+            record_bytes: 0,
+            dead_bytes: 0,
+            reserved_bytes: 0,
+            leases: engine.claim_count(),
             syncs: log.syncs(),
             moved_bytes,
             segments_retired,
             clock_steps_not_followed: engine.clock().steps_not_followed(),
-            store_time_ms,
+            store_time_ms: engine.clock().latest_ms(),
+            poisoned: false,
+            replaced: engine.is_replaced(),
+        };
+        // Everything above reads atomic numbers only. The rest takes locks, which nobody may ever release in a forked child.
+        if !engine.has_forked() {
+            stats.store_time_ms = engine.clock().now_ms();
+            let balance = log.ledger().balance(stats.store_time_ms);
+            (stats.record_bytes, stats.dead_bytes) = (balance.total_bytes, balance.dead_bytes);
+            (stats.keys, stats.index_bytes) = (engine.index().len(), engine.index().allocated_bytes());
+            stats.file_bytes = log.file_bytes();
+            stats.reserved_bytes = log.promised_bytes();
+            stats.poisoned = log.check_poison().is_err();
         }
+        stats
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::codec::DefaultCodec;
-use crate::engine::{Engine, Expected, Next, Swap};
+use crate::engine::{Engine, Expected, Handle, Next, Swap};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
 use crate::lease::{Begin, Recorded};
@@ -17,8 +17,11 @@ use crate::status::Version;
 /// An idempotency store: one file, or memory, that remembers what has been done.
 ///
 /// A `Store` is a handle: clones are cheap, share everything, and can be used from any thread. The file stays locked
-/// until the last handle and the last [`Lease`](crate::Lease) are gone; the last one to go also marks the file as
-/// closed, as well as it can. [`close`](Store::close) does so and tells.
+/// until [`close`](Store::close), or until the last handle and the last [`Lease`](crate::Lease) are gone; the last one to
+/// go also marks the file as closed, as well as it can.
+///
+/// A store belongs to the process that opened it. In a child that was forked from it, every call that returns a
+/// `Result` is [`Error::Forked`](crate::Error::Forked) and does nothing, and drops do nothing.
 ///
 /// [`operation`](Store::operation) is the typed face. What stands beside it here is the same on bytes.
 ///
@@ -40,7 +43,7 @@ use crate::status::Version;
 /// ```
 #[derive(Clone)]
 pub struct Store {
-    engine: Arc<Engine>,
+    engine: Handle,
 }
 
 const _: () = {
@@ -54,7 +57,7 @@ const _: () = {
 
 impl Store {
     pub(crate) fn new(engine: Engine) -> Store {
-        Store { engine: Arc::new(engine) }
+        Store { engine: Handle::new(Arc::new(engine)) }
     }
 
     /// Opens the store at `path`, creating it if it is not there, with the defaults of [`Options`].
@@ -98,6 +101,9 @@ impl Store {
     /// - [`Error::Mismatch`](crate::Error::Mismatch): the key was used with another fingerprint.
     /// - [`Error::ResultExpired`](crate::Error::ResultExpired): done, and the result is no longer kept.
     /// - [`Error::Full`](crate::Error::Full): no room for another operation.
+    /// - [`Error::Replaced`](crate::Error::Replaced): the path leads to another file than the open one.
+    /// - [`Error::Closed`](crate::Error::Closed), [`Error::Forked`](crate::Error::Forked): the store cannot be used any
+    ///   more, or not in this process. So does every other call that returns a `Result`.
     /// - [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
     ///   [`Error::Io`](crate::Error::Io): the disk.
     pub fn begin<'a>(&self, key: impl Into<Key<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
@@ -217,7 +223,8 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::InProgress`](crate::Error::InProgress) while a lease on it is alive;
-    /// [`Error::Key`](crate::Error::Key), [`Error::Poisoned`](crate::Error::Poisoned).
+    /// [`Error::Key`](crate::Error::Key), [`Error::Poisoned`](crate::Error::Poisoned),
+    /// [`Error::Replaced`](crate::Error::Replaced).
     pub fn forget<'a>(&self, key: impl Into<Key<'a>>) -> Result<bool> {
         self.engine.forget(key.into(), &self.engine.settings().terms)
     }
@@ -226,7 +233,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`](crate::Error::Poisoned).
+    /// [`Error::Poisoned`](crate::Error::Poisoned). [`Error::Replaced`](crate::Error::Replaced): everything was made durable,
+    /// in a file that the path does not lead to.
     pub fn sync(&self) -> Result<()> {
         self.engine.sync()
     }
@@ -238,7 +246,9 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
-    /// [`Error::Io`](crate::Error::Io); [`Error::Full`](crate::Error::Full) if there is no room to begin with it.
+    /// [`Error::Io`](crate::Error::Io); [`Error::Full`](crate::Error::Full) if there is no room to begin with it;
+    /// [`Error::Replaced`](crate::Error::Replaced); [`Error::Closed`](crate::Error::Closed) also if the store is closed
+    /// meanwhile.
     pub fn compact(&self) -> Result<()> {
         self.engine.compact()
     }
@@ -255,14 +265,34 @@ impl Store {
         self.engine.path()
     }
 
-    /// Closes the store for all its handles: everything is made durable and the file is marked as whole.
+    /// Closes the store for all its handles: everything is made durable, the file is marked as whole, and its lock is
+    /// given up, whatever clones and leases still live. A [`Lease`](crate::Lease) keeps a store open only while its
+    /// operation is in progress.
+    ///
+    /// Calls under way are waited for, and calls that come meanwhile wait; they fail once the store is closed. A call
+    /// from the closure of an operation is `LeasesAlive`, and does not wait for itself.
+    ///
+    /// ```
+    /// use oncekey::{Error, Fingerprint, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let lease = store.begin("ship:7", Fingerprint::NONE)?;
+    /// assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+    /// drop(lease);
+    /// store.close()?;
+    /// assert!(matches!(store.get("ship:7"), Err(Error::Closed)));
+    /// # Ok::<(), Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::LeasesAlive`](crate::Error::LeasesAlive) while there are leases; the store is then still open for its other handles.
-    /// [`Error::Closed`](crate::Error::Closed) if another handle was quicker;
-    /// [`Error::Poisoned`](crate::Error::Poisoned).
-    pub fn close(self) -> Result<()> {
+    /// - [`Error::LeasesAlive`](crate::Error::LeasesAlive): there are leases or doubts. Nothing has changed.
+    /// - [`Error::Poisoned`](crate::Error::Poisoned): the disk failed, now or before. The store is closed and the file
+    ///   is unlocked; opening it again finds out what is on disk.
+    /// - [`Error::Replaced`](crate::Error::Replaced): the store is closed, and the path leads to another file.
+    /// - [`Error::Closed`](crate::Error::Closed): it was closed before, and well; if not, the same error again.
+    /// - [`Error::Forked`](crate::Error::Forked).
+    pub fn close(&self) -> Result<()> {
         self.engine.close()
     }
 }

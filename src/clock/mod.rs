@@ -145,6 +145,11 @@ impl StoreClock {
         self.last_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
     }
 
+    /// The latest store time that any caller was told, in ms since the Unix epoch. Touches no lock.
+    pub(crate) fn latest_ms(&self) -> u64 {
+        self.last_ms.load(Ordering::Relaxed)
+    }
+
     /// How many steps of the wall clock were too large to be followed since the store was opened, each counted once.
     pub(crate) fn steps_not_followed(&self) -> u64 {
         self.steps_not_followed.load(Ordering::Relaxed)

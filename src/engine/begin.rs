@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::change::Facts;
+use super::lifecycle::Admitted;
 use super::view::{Found, View, Want};
 use super::{Engine, Terms};
 use crate::error::{Error, Result};
@@ -52,6 +53,7 @@ impl Engine {
         let until = terms.wait.map(|wait| Instant::now().checked_add(wait));
         loop {
             let now_ms = self.clock.now_ms();
+            self.path_check.look_if_due(now_ms)?;
             // Most calls of a program that retries are for what is done: answered without entering the flight.
             if let Some(found) = self.lookup(key, hash, now_ms, Want::Result)?
                 && matches!(found.life, Life::Completed | Life::CompletedWithoutResult)
@@ -59,6 +61,7 @@ impl Engine {
                 self.check_replay(key, fingerprint, &found, terms)?;
                 return Ok(Began::Completed(found));
             }
+            let inside = self.admission.enter()?;
             let flight = self.flights.enter(hash);
             // Once more: entering may have waited for somebody's write, and a lease begins when it is given.
             let now_ms = self.clock.now_ms();
@@ -77,7 +80,7 @@ impl Engine {
                     return Ok(Began::Completed(found));
                 }
                 Err(_) => {
-                    if !self.wait_for_other(flight, claim, until, now_ms) {
+                    if !self.wait_for_other(inside, flight, claim, until, now_ms) {
                         return Ok(Began::InProgress { attempt });
                     }
                     continue;
@@ -88,7 +91,7 @@ impl Engine {
             if status == Status::InDoubt
                 && let Some(Claim::Doubt { attempt, .. }) = claim
             {
-                if !self.wait_for_other(flight, claim, until, now_ms) {
+                if !self.wait_for_other(inside, flight, claim, until, now_ms) {
                     return Ok(Began::InProgress { attempt });
                 }
                 continue;
@@ -115,7 +118,6 @@ impl Engine {
                 crate::events::in_doubt(key, attempt);
                 let number = self.doubts.fetch_add(1, Ordering::Relaxed);
                 let claim = Claim::Doubt { version: found.version, attempt, number };
-                self.count_lease()?;
                 flight.set_claim(Some(claim));
                 return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
             }
@@ -145,11 +147,7 @@ impl Engine {
     ) -> Result<(Version, u32, Claim)> {
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let facts = Facts { fingerprint, attempt, result: None };
-        // Before the record is written: a store that closes meanwhile must see that somebody is about to act.
-        self.count_lease()?;
-        let version = self
-            .write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)
-            .inspect_err(|_| self.discount_lease())?;
+        let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)?;
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
         let claim = Claim::Lease { version, attempt, deadline_ms };
         flight.set_claim(Some(claim));
@@ -166,8 +164,11 @@ impl Engine {
         promise: &mut Promise,
     ) -> Result<Grant> {
         let hash = self.admit(key)?;
+        let _inside = self.admission.enter()?;
         let flight = self.flights.enter(hash);
-        let view = self.view(key, hash, &flight, self.clock.now_ms(), Want::State)?;
+        let now_ms = self.clock.now_ms();
+        self.path_check.look_if_due(now_ms)?;
+        let view = self.view(key, hash, &flight, now_ms, Want::State)?;
         self.check_holds(key, view.found.as_ref(), version)?;
         let fingerprint = view.found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
         let mut promise = promise.take();
@@ -181,12 +182,13 @@ impl Engine {
     /// memory only and cannot fail, because it happens in drops.
     pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
         self.flights.end_claim(self.log.hasher().key(key), claim);
-        self.discount_lease();
     }
 
-    /// Waits until somebody else's claim may have ended. False if the caller does not wait any longer.
+    /// Waits until another caller's claim may have ended, outside of the store: the call is admitted again as a new one.
+    /// False if the caller does not wait any longer.
     pub(super) fn wait_for_other(
         &self,
+        inside: Admitted<'_>,
         flight: FlightGuard<'_>,
         claim: Option<Claim>,
         until: Option<Option<Instant>>,
@@ -207,6 +209,7 @@ impl Engine {
             (Some(until), Some(deadline)) => Some(until.min(deadline)),
             (until, deadline) => until.or(deadline),
         };
+        drop(inside);
         flight.wait_for_change(claim, first);
         true
     }

@@ -91,6 +91,7 @@ impl Engine {
         if let Finish::Completed(result) = finish {
             self.check_result(key, result)?;
         }
+        let _inside = self.admission.enter()?;
         let flight = self.flights.enter(hash);
         let now_ms = self.clock.now_ms();
         let view = self.view(key, hash, &flight, now_ms, Want::State)?;
@@ -106,6 +107,8 @@ impl Engine {
         let all = promise.take();
         let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, all)?;
         flight.set_claim(None);
+        // What began is ended in the open file, wherever its path leads. The caller of the lease is told by the handle.
+        let _ = self.path_check.look_if_due(now_ms);
         Ok(finished)
     }
 
@@ -121,8 +124,10 @@ impl Engine {
         self.check_result(key, result)?;
         let until = terms.wait.map(|wait| Instant::now().checked_add(wait));
         loop {
+            let inside = self.admission.enter()?;
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
+            self.path_check.look_if_due(now_ms)?;
             let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
             let View { claim, status, .. } = view;
             let found = view.found.as_ref();
@@ -144,7 +149,7 @@ impl Engine {
                     return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
                 }
                 (Err(_), _) => {
-                    if self.wait_for_other(flight, claim, until, now_ms) {
+                    if self.wait_for_other(inside, flight, claim, until, now_ms) {
                         continue;
                     }
                     return Err(Error::InProgress { key: key.to_owned(), attempt });
@@ -170,8 +175,10 @@ impl Engine {
     pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
         let hash = self.admit(key)?;
         loop {
+            let _inside = self.admission.enter()?;
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
+            self.path_check.look_if_due(now_ms)?;
             let view = self.view(key, hash, &flight, now_ms, Want::State)?;
             let attempt = view.found.as_ref().map_or(0, |found| found.attempt);
             match transition(view.status, Event::Forget) {
@@ -209,8 +216,10 @@ impl Engine {
             self.check_result(key, result)?;
         }
         loop {
+            let _inside = self.admission.enter()?;
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
+            self.path_check.look_if_due(now_ms)?;
             let view = self.view(key, hash, &flight, now_ms, Want::State)?;
             let (status, found) = (view.status, view.found.as_ref());
             if let Some(found) = found {

@@ -2,10 +2,13 @@
 //!
 //! Everything that changes a key goes the same way: take the flight, look the key up, let
 //! [`status::transition`](crate::status::transition) decide, append a record, wait until it is as durable as was
-//! asked for, say so in the index, leave the flight. `view` looks, `begin` and `change` hold the verbs, `reclaim` gives space back.
+//! asked for, say so in the index, leave the flight. `lifecycle` admits the calls that do so and closes the store, `view`
+//! looks, `begin` and `change` hold the verbs, `reclaim` gives space back, `path_check` watches where the file is.
 
 mod begin;
 mod change;
+mod lifecycle;
+mod path_check;
 mod reclaim;
 mod view;
 
@@ -27,11 +30,14 @@ use crate::planted::{Bug, planted};
 use crate::record::{Retention, Weight};
 use crate::recover::Recovered;
 use crate::status::Version;
-use crate::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use crate::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use begin::{Began, Grant};
 pub use change::{Expected, Next};
 pub(crate) use change::{Finish, Swap};
+use lifecycle::Admission;
+pub(crate) use lifecycle::Handle;
+use path_check::PathCheck;
 use reclaim::Reclaim;
 use view::Entry;
 pub(crate) use view::Found;
@@ -92,10 +98,6 @@ pub(crate) fn largest_result_bytes(segment_bytes: u64) -> u64 {
     batch_limit_bytes(segment_bytes) - FRAME_HEADER_BYTES as u64 - ENTRY_BYTES - MAX_BARE_RECORD_BYTES - 8
 }
 
-const OPEN: u8 = 0;
-const CLOSING: u8 = 1;
-const CLOSED: u8 = 2;
-
 /// A store's works.
 #[derive(Debug)]
 pub(crate) struct Engine {
@@ -108,15 +110,16 @@ pub(crate) struct Engine {
     changes: AtomicU64,
     doubts: AtomicU64,
     settings: Settings,
-    leases: AtomicUsize,
-    /// OPEN, CLOSING or CLOSED.
-    phase: AtomicU8,
+    admission: Admission,
+    path_check: PathCheck,
     reclaim: Reclaim,
 }
 
 impl Engine {
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
         let Recovered { log, index, clock, open_count, counter } = recovered;
+        let (storage, path) = (Arc::clone(log.storage()), log.path().to_owned());
+        let path_check = PathCheck::new(storage, path, clock.now_ms(), log.span().1);
         Engine {
             log,
             index,
@@ -126,8 +129,8 @@ impl Engine {
             changes: AtomicU64::new(counter),
             doubts: AtomicU64::new(0),
             settings,
-            leases: AtomicUsize::new(0),
-            phase: AtomicU8::new(OPEN),
+            admission: Admission::new(),
+            path_check,
             reclaim: Reclaim::new(),
         }
     }
@@ -152,44 +155,39 @@ impl Engine {
         &self.clock
     }
 
-    pub(crate) fn lease_count(&self) -> usize {
-        self.leases.load(Ordering::Acquire)
+    /// Leases and doubts that are alive. Touches no lock.
+    pub(crate) fn claim_count(&self) -> usize {
+        self.flights.claims()
+    }
+
+    /// Whether this process was forked from the one that opened the store. Touches no lock.
+    pub(crate) fn has_forked(&self) -> bool {
+        self.admission.has_forked()
+    }
+
+    pub(crate) fn check_process(&self) -> Result<()> {
+        self.admission.check_process()
+    }
+
+    /// Whether the path was seen to lead to another file than the open one, or to none.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.path_check.is_replaced()
+    }
+
+    /// [`Error::Replaced`] if it was.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        self.path_check.check()
     }
 
     pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
         self.log.hasher().fingerprint(request)
     }
 
-    /// Checks the key and that the store is open; the key's identity.
+    /// Checks the process, the key, and that the store is open; the key's identity.
     fn admit(&self, key: Key<'_>) -> Result<u128> {
+        self.admission.check_open()?;
         key.check()?;
-        self.check_open()?;
         Ok(self.log.hasher().key(key))
-    }
-
-    fn check_open(&self) -> Result<()> {
-        if self.phase.load(Ordering::SeqCst) == CLOSED { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    /// Counts a claim that is about to be given, unless the store is closed. Counted first and then looked: either this
-    /// sees that the store is closing, or the one who closes it sees the claim.
-    fn count_lease(&self) -> Result<()> {
-        self.leases.fetch_add(1, Ordering::SeqCst);
-        loop {
-            match self.phase.load(Ordering::SeqCst) {
-                OPEN => return Ok(()),
-                CLOSED => {
-                    self.discount_lease();
-                    return Err(Error::Closed);
-                }
-                // Decided in a few instructions: it looks at the count and goes one way or the other.
-                _ => crate::sync::yield_now(),
-            }
-        }
-    }
-
-    fn discount_lease(&self) {
-        self.leases.fetch_sub(1, Ordering::SeqCst);
     }
 
     /// The next version. Only ever called with the key's flight held, so that the versions of one key grow in the
@@ -223,6 +221,7 @@ impl Engine {
         let piece = self.reclaim_along(length);
         let applied = self.log.wait(&ticket).map(|address| self.apply(hash, record, length, address, old));
         flight.note_change();
+        self.path_check.look_if_new(self.log.span().1);
         // Whatever became of the record itself: nobody else waits for these, and the segment must not be given up
         // under them. What goes wrong with the moving is not this change's failure; the next change will meet it.
         if let Some(piece) = piece {
@@ -251,37 +250,14 @@ impl Engine {
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
-        self.check_open()?;
-        self.log.sync()
-    }
-
-    /// Marks the log as closed. Nothing is accepted afterwards.
-    pub(crate) fn close(&self) -> Result<()> {
-        let closing = self.phase.compare_exchange(OPEN, CLOSING, Ordering::SeqCst, Ordering::SeqCst);
-        if closing.is_err() {
-            return Err(Error::Closed);
-        }
-        let count = self.leases.load(Ordering::SeqCst);
-        if count > 0 {
-            self.phase.store(OPEN, Ordering::SeqCst);
-            return Err(Error::LeasesAlive { count });
-        }
-        self.phase.store(CLOSED, Ordering::SeqCst);
+        let _inside = self.admission.enter()?;
+        let in_place = self.path_check.look();
         self.log.sync()?;
-        self.mark_closed()
+        in_place
     }
 
+    /// Marks the log as closed. No call may be inside: the mark states the counter of the last version.
     fn mark_closed(&self) -> Result<()> {
         self.log.mark_closed(self.changes.load(Ordering::SeqCst))
-    }
-}
-
-impl Drop for Engine {
-    fn drop(&mut self) {
-        // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
-        // writes the end of the log again.
-        if self.phase.swap(CLOSED, Ordering::SeqCst) != CLOSED && self.log.check_poison().is_ok() {
-            let _ = self.log.sync().and_then(|()| self.mark_closed());
-        }
     }
 }

@@ -418,6 +418,8 @@ impl Engine {
         let before_bytes = self.freed_bytes();
         while self.freed_bytes() - before_bytes < self.log.segment_bytes() {
             match self.retire_one(&mut state) {
+                // A close waits for this call, which leaves, and decides anew if the store stays open.
+                Ok(true) if self.admission.is_closing() => return self.log.publish_head().map(|_| ()),
                 Ok(true) => {}
                 Ok(false) | Err(Error::Full { .. }) => break,
                 Err(error) => return Err(error),
@@ -430,7 +432,19 @@ impl Engine {
 
     /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
     pub(crate) fn compact(&self) -> Result<()> {
-        self.check_open()?;
+        loop {
+            let _inside = self.admission.enter()?;
+            self.path_check.look()?;
+            match self.compact_until_closing() {
+                // Left for the sake of a close, and entered again if that was refused.
+                Err(Error::Closed) => {}
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// [`Error::Closed`] if a close waits for this call; what was moved until then stays moved.
+    fn compact_until_closing(&self) -> Result<()> {
         self.log.check_poison()?;
         let mut state = self.reclaim.state.lock();
         let moved = self.move_together(&mut state);
@@ -468,6 +482,9 @@ impl Engine {
             match self.retire_one(state) {
                 Ok(true) => {
                     self.log.publish_head()?;
+                    if self.admission.is_closing() {
+                        return Err(Error::Closed);
+                    }
                 }
                 Ok(false) => return self.log.publish_head().map(|_| ()),
                 // There is no room to move what is alive: what could be freed has been.

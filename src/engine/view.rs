@@ -80,6 +80,11 @@ impl Engine {
         mut read: impl FnMut(Address, Place, &Record<'_>) -> R,
     ) -> Result<Option<R>> {
         let found = self.index.find(hash, |address| {
+            // Looked at under the shard's lock, which a close takes once before it lets go of the file: from then on
+            // another process may write to it or make it shorter.
+            if self.admission.is_closed() {
+                return Some(Err(Error::Closed));
+            }
             let confirm = self
                 .log
                 .reader()

@@ -104,6 +104,13 @@ impl Index {
         Ok(())
     }
 
+    /// Waits for every look-up that is under way. Those that begin later see whatever the caller did before.
+    pub(crate) fn wait_for_readers(&self) {
+        for shard in self.shards.iter() {
+            drop(shard.table.write());
+        }
+    }
+
     /// How many entries there are. While others insert and remove, a figure from about now.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.table.read().len).sum()

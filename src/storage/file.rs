@@ -11,7 +11,7 @@ use crate::map::Map;
 use std::fs::{self, File, FileType, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -51,15 +51,21 @@ impl OpenError {
 
 /// A storage in a regular file, which it has to itself.
 ///
-/// The lock belongs to the open file and ends with the last handle to it. That is this value, and beside it
+/// The lock belongs to the open file and would end with the last handle to it. That is this value, and beside it
 /// what the operating system counts as one: a process forked meanwhile, until it runs another program or
-/// ends, and on Linux a [`Map`] of the file. The lock is left to end like that and not given up by hand,
-/// because a store that was carried over a fork would lose it when either of the two processes drops its
-/// copy.
+/// ends, and on Linux a [`Map`] of the file. It is therefore given up by hand: by [`Storage::unlock`] when the store is
+/// closed, and by the drop, in which a forked process is told apart by its id because its copy must not give up the
+/// lock of the other one.
 #[derive(Debug)]
 pub(crate) struct FileStorage {
     /// The locked file.
     file: File,
+    identity: Identity,
+    /// The path that was opened, with symbolic links and all, but independent of the working directory: what another
+    /// process would open.
+    path: PathBuf,
+    /// The process that opened it.
+    process_id: u32,
     /// The directory that holds its entry. A handle and not a path, so that the process may change its
     /// working directory and somebody may rename the directory.
     directory: File,
@@ -79,7 +85,22 @@ impl FileStorage {
     /// See [`OpenError`]. Nothing that is not a regular file is opened: a pipe would wait for a peer, and a
     /// device may act on being opened.
     pub(crate) fn open(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
+        /// A path that leads elsewhere each time is being replaced by somebody who does not stop.
+        const TRIES: usize = 10;
+        for _ in 0..TRIES {
+            let storage = FileStorage::open_once(path, create, mmap)?;
+            // Removed or replaced before it was locked, it would be a file that no other process finds locked.
+            if storage.is_in_place().map_err(OpenError::during("inspect the file"))? {
+                return Ok(storage);
+            }
+        }
+        let source = io::Error::new(io::ErrorKind::NotFound, "its path leads to another file each time");
+        Err(OpenError::during("open the file")(source))
+    }
+
+    fn open_once(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
         let place = Place::resolve(path, create)?;
+        let path = std::path::absolute(path).map_err(OpenError::during("resolve the path"))?;
         let directory =
             File::open(&place.directory).map_err(OpenError::during("open the directory of the file"))?;
         match fs::metadata(&place.file) {
@@ -93,7 +114,16 @@ impl FileStorage {
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
         lock(&file)?;
-        Ok(FileStorage { file, directory, mmap })
+        let identity = Identity::of(&metadata);
+        Ok(FileStorage { file, identity, path, process_id: std::process::id(), directory, mmap })
+    }
+}
+
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        if std::process::id() == self.process_id {
+            self.unlock();
+        }
     }
 }
 
@@ -140,6 +170,21 @@ impl Storage for FileStorage {
         self.directory.sync_all()
     }
 
+    fn is_in_place(&self) -> io::Result<bool> {
+        match fs::metadata(&self.path) {
+            Ok(metadata) => Ok(Identity::of(&metadata) == self.identity),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unlock(&self) {
+        // It can only fail for a handle that is no file's.
+        let _ = self.file.unlock();
+    }
+
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>> {
         // OpenBSD keeps mapped pages apart from what is written through the file, so a map would miss new
         // records.
@@ -147,6 +192,19 @@ impl Storage for FileStorage {
             return Ok(None);
         }
         Map::new(&self.file, offset, length).map(Some)
+    }
+}
+
+/// Which file it is, whatever its name: no two that exist at the same time have the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+}
+
+impl Identity {
+    fn of(metadata: &fs::Metadata) -> Identity {
+        Identity { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
@@ -330,15 +388,34 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_map_keeps_the_lock_until_it_is_dropped() {
+    fn a_map_does_not_keep_the_lock() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         storage.set_len(4096).unwrap();
         let map = storage.map(0, 4096).unwrap().unwrap();
+        storage.unlock();
+        let storage = FileStorage::open(&path, false, true).unwrap();
+        let second = storage.map(0, 4096).unwrap().unwrap();
         drop(storage);
-        assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::Locked)));
-        drop(map);
         FileStorage::open(&path, false, true).unwrap();
+        drop((map, second));
+    }
+
+    #[test]
+    fn it_is_in_place_as_long_as_its_path_leads_to_it() {
+        let (directory, path) = in_new_directory("store.once");
+        let storage = FileStorage::open(&path, true, true).unwrap();
+        assert!(storage.is_in_place().unwrap());
+        let away = directory.path().join("away");
+        fs::rename(&path, &away).unwrap();
+        assert!(!storage.is_in_place().unwrap());
+        fs::write(&path, b"").unwrap();
+        assert!(!storage.is_in_place().unwrap());
+        fs::rename(&away, &path).unwrap();
+        assert!(storage.is_in_place().unwrap());
+        fs::remove_file(&path).unwrap();
+        symlink(&path, &path).unwrap();
+        assert!(storage.is_in_place().is_err(), "a circle of links says nothing of the file");
     }
 
     #[test]

@@ -70,6 +70,16 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// A failure means what a failure of [`Storage::sync_data`] means. See [`sync_all`].
     fn sync_all(&self) -> io::Result<()>;
 
+    /// Whether the path by which it was opened still leads to it, and not to another file or to none. An error says
+    /// that the operating system could not tell. A storage without a path is always in place.
+    fn is_in_place(&self) -> io::Result<bool> {
+        Ok(true)
+    }
+
+    /// Lets others open the file, whatever handles, views and forked processes still have it. Nothing may be read or
+    /// written afterwards.
+    fn unlock(&self) {}
+
     /// A view of `length` bytes at `offset` that lives as long as itself; `None` if this storage is to be
     /// read with [`Storage::read_at`] only.
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>>;

@@ -84,6 +84,22 @@ struct Disk {
     capacity_bytes: Option<usize>,
     cannot_reserve: bool,
     syncs: u64,
+    place: Place,
+    is_unlocked: bool,
+    touched_unlocked: u64,
+}
+
+/// What the path of the file leads to, as the operating system says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Place {
+    /// The file.
+    #[default]
+    Here,
+    /// Another file, or none.
+    Elsewhere,
+    /// It cannot tell.
+    Unknown,
 }
 
 /// A disk for tests: clones are the same disk.
@@ -140,6 +156,23 @@ impl SimulatedDisk {
     /// Whether room can be reserved without writing, as some file systems cannot. They can to begin with.
     pub fn set_reserves(&self, reserves: bool) {
         self.disk.lock().cannot_reserve = !reserves;
+    }
+
+    /// Lets the path of the file lead elsewhere from now on, or to it again.
+    pub fn set_place(&self, place: Place) {
+        self.disk.lock().place = place;
+    }
+
+    /// The file is locked, by whoever is about to open it.
+    pub(crate) fn lock(&self) {
+        self.disk.lock().is_unlocked = false;
+    }
+
+    /// How many reads, writes and changes of length there were after the file was unlocked: in a file, of another
+    /// process's bytes. Syncs do no harm.
+    #[must_use]
+    pub fn touched_unlocked(&self) -> u64 {
+        self.disk.lock().touched_unlocked
     }
 
     /// How many writes, syncs and changes of length there were.
@@ -225,6 +258,7 @@ impl Disk {
         if !self.has_power {
             return Err(power_is_gone());
         }
+        self.touched_unlocked += u64::from(self.is_unlocked && sort != Sort::Sync);
         let fault = if sort == Sort::Read {
             self.reads += 1;
             self.read_faults.remove(&(self.reads - 1))
@@ -431,6 +465,18 @@ impl Storage for SimulatedDisk {
 
     fn sync_all(&self) -> io::Result<()> {
         self.sync_data()
+    }
+
+    fn is_in_place(&self) -> io::Result<bool> {
+        match self.disk.lock().place {
+            Place::Here => Ok(true),
+            Place::Elsewhere => Ok(false),
+            Place::Unknown => Err(planted()),
+        }
+    }
+
+    fn unlock(&self) {
+        self.disk.lock().is_unlocked = true;
     }
 
     fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {

@@ -1,0 +1,266 @@
+//! Whether the store is open: which calls may change it, how it is closed, and which process it belongs to.
+//!
+//! Every call that changes something is **admitted**: it holds an [`Admitted`] from before it takes a flight until it
+//! has left it. It does not hold one while the caller's own code runs, nor while it waits for another caller's lease:
+//! a call that waited is admitted again, as a new call. Admission is taken before every other lock of the engine.
+//!
+//! A store is closed in this order, of which each step rests on the one before:
+//!
+//! 1. With claims alive it is refused, and nothing has changed.
+//! 2. New calls are blocked. No waiter has to be woken: nobody waits but for a claim, and there is none.
+//! 3. The calls inside end. Any of them may still take a claim, so claims are counted again; if there are any, the
+//!    blocked calls go on and the close is refused.
+//! 4. Now that no call is inside and none comes in, everything is synced and the close mark is written. No frame can
+//!    follow it.
+//! 5. Reads, which are not admitted, are refused from now on, and those under way are waited for: each holds the lock
+//!    of its index shard. Nobody looks at the file any more, and it is unlocked.
+//!
+//! A process that is **forked** from the one that opened the store inherits its memory, with locks held by threads that
+//! it does not have, and its open file. It must touch neither: see [`Admission::check_process`] and [`Handle`].
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::map::ForkMark;
+use crate::planted::{Bug, planted};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::sync::{Condvar, Mutex, MutexGuard};
+
+/// The phase of a store, in the lowest bits of [`Admission::state`].
+const OPEN: u64 = 0;
+const CLOSING: u64 = 1;
+const CLOSED: u64 = 3;
+const PHASE: u64 = 3;
+/// One call inside, in the same number.
+const CALL: u64 = 4;
+
+/// A number on a cache line of its own: every change writes to it, and reads must not wait for that.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Counted(AtomicU64);
+
+/// Who may change the store, and whether anybody may. See the [module](self).
+#[derive(Debug)]
+pub(super) struct Admission {
+    fork_mark: ForkMark,
+    /// Set once, when no call is inside any more: all that a read looks at.
+    closed: AtomicBool,
+    /// The phase, and above it how many calls are inside. One number, so that a call is counted and sees the phase in
+    /// one step: whoever closes either sees the call or is seen by it.
+    state: Counted,
+    /// Held by the one call that closes.
+    closer: Mutex<()>,
+    /// Taken by whoever waits for one of the two conditions, and by whoever brings it about.
+    gate: Mutex<()>,
+    /// No call is inside.
+    emptied: Condvar,
+    /// The store is open again, or closed.
+    decided: Condvar,
+}
+
+impl Admission {
+    pub(super) fn new() -> Admission {
+        Admission {
+            fork_mark: ForkMark::new(),
+            closed: AtomicBool::new(false),
+            state: Counted(AtomicU64::new(OPEN)),
+            closer: Mutex::default(),
+            gate: Mutex::default(),
+            emptied: Condvar::default(),
+            decided: Condvar::default(),
+        }
+    }
+
+    /// Whether this process was forked from the one that opened the store. Touches no lock.
+    pub(super) fn has_forked(&self) -> bool {
+        self.fork_mark.has_forked()
+    }
+
+    /// Every call that can return an error asks this before anything else.
+    pub(super) fn check_process(&self) -> Result<()> {
+        if self.has_forked() { Err(Error::Forked) } else { Ok(()) }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+
+    /// Refuses a call in the wrong process or on a closed store. Enough for a read; writes to nothing.
+    pub(super) fn check_open(&self) -> Result<()> {
+        self.check_process()?;
+        if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
+    }
+
+    /// Whether a close waits for the calls inside. A call that takes long leaves then and enters again.
+    pub(super) fn is_closing(&self) -> bool {
+        self.state.0.load(Ordering::Relaxed) & PHASE == CLOSING
+    }
+
+    /// Admits a call that changes something, once no close is under way.
+    pub(super) fn enter(&self) -> Result<Admitted<'_>> {
+        self.check_process()?;
+        loop {
+            let before = self.state.0.fetch_add(CALL, Ordering::SeqCst);
+            let admitted = Admitted { admission: self };
+            match before & PHASE {
+                OPEN => return Ok(admitted),
+                CLOSED => return Err(Error::Closed),
+                _ => {}
+            }
+            drop(admitted);
+            let mut gate = self.gate.lock();
+            while self.state.0.load(Ordering::SeqCst) & PHASE == CLOSING {
+                self.decided.wait(&mut gate);
+            }
+        }
+    }
+
+    /// Blocks new calls and waits for those inside, and for another close. None if the store is closed.
+    pub(super) fn begin_closing(&self) -> Option<Closing<'_>> {
+        let closer = self.closer.lock();
+        if self.is_closed() {
+            return None;
+        }
+        self.state.0.fetch_or(CLOSING, Ordering::SeqCst);
+        let closing = Closing { admission: self, is_closed: false, _closer: closer };
+        let mut gate = self.gate.lock();
+        while self.state.0.load(Ordering::SeqCst) >= CALL && !planted(Bug::CallsInsideIgnored) {
+            self.emptied.wait(&mut gate);
+        }
+        drop(gate);
+        Some(closing)
+    }
+}
+
+/// The right to change the store, for one call.
+#[derive(Debug)]
+#[must_use = "the store may be closed once this is dropped"]
+pub(super) struct Admitted<'a> {
+    admission: &'a Admission,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        let before = self.admission.state.0.fetch_sub(CALL, Ordering::SeqCst);
+        // The last call inside.
+        if before & PHASE == CLOSING && before < 2 * CALL {
+            let _gate = self.admission.gate.lock();
+            self.admission.emptied.notify_all();
+        }
+    }
+}
+
+/// A close under way, with no call inside. Dropped, it lets the blocked calls go on, or fail if it was sealed.
+#[derive(Debug)]
+pub(super) struct Closing<'a> {
+    admission: &'a Admission,
+    is_closed: bool,
+    _closer: MutexGuard<'a, ()>,
+}
+
+impl Closing<'_> {
+    /// The store is closed from now on, whatever becomes of writing that down. New reads are refused; those under way
+    /// may still go on.
+    pub(super) fn seal(&mut self) {
+        self.is_closed = true;
+        self.admission.closed.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        if self.is_closed {
+            self.admission.state.0.fetch_or(CLOSED, Ordering::SeqCst);
+        } else {
+            self.admission.state.0.fetch_and(!PHASE, Ordering::SeqCst);
+        }
+        if !planted(Bug::BlockedNotWoken) {
+            let _gate = self.admission.gate.lock();
+            self.admission.decided.notify_all();
+        }
+    }
+}
+
+impl Engine {
+    /// Closes the store, unless claims are alive: see the [module](self).
+    ///
+    /// The disk may fail while the close mark is written. The store is closed all the same, because nothing can be
+    /// written to it any more, and this and every later call says what failed.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.admission.check_process()?;
+        if !self.admission.is_closed() {
+            self.check_no_claims()?;
+        }
+        let Some(mut closing) = self.admission.begin_closing() else {
+            // Closed for good is not closed well: the second caller must not take it for a success either.
+            self.log.check_poison()?;
+            self.path_check.check()?;
+            return Err(Error::Closed);
+        };
+        if !planted(Bug::ClaimsCountedOnce) {
+            self.check_no_claims()?;
+        }
+        closing.seal();
+        let in_place = self.path_check.look();
+        let marked = self.log.sync().and_then(|()| self.mark_closed());
+        if !planted(Bug::ReadersNotWaitedFor) {
+            self.index.wait_for_readers();
+        }
+        self.log.storage().unlock();
+        drop(closing);
+        marked.and(in_place)
+    }
+
+    fn check_no_claims(&self) -> Result<()> {
+        match self.flights.claims() {
+            0 => Ok(()),
+            count => Err(Error::LeasesAlive { count }),
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
+        // writes the end of the log again.
+        if self.admission.has_forked() {
+            return;
+        }
+        if !self.admission.is_closed() && self.log.check_poison().is_ok() {
+            let _ = self.log.sync().and_then(|()| self.mark_closed());
+        }
+        // Not left to the end of the file handle: a process that was forked meanwhile has a copy of it.
+        self.log.storage().unlock();
+    }
+}
+
+/// What a [`Store`](crate::Store), a lease or a doubt holds of the engine.
+///
+/// In a forked child the engine is never dropped. Another thread of the parent may have been changing any part of it at
+/// the moment of the fork, so the child cannot even free its memory safely; it ends with the child.
+#[derive(Debug, Clone)]
+pub(crate) struct Handle(Arc<Engine>);
+
+impl Handle {
+    pub(crate) fn new(engine: Arc<Engine>) -> Handle {
+        Handle(engine)
+    }
+}
+
+impl Deref for Handle {
+    type Target = Arc<Engine>;
+
+    fn deref(&self) -> &Arc<Engine> {
+        &self.0
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if self.0.admission.has_forked() {
+            std::mem::forget(Arc::clone(&self.0));
+        }
+    }
+}

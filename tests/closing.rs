@@ -1,0 +1,165 @@
+//! Closing: nothing is written behind the close mark, what keeps a store open is what is really in progress, and a
+//! store that is closed has let go of its file.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use common::{NONE, Place, START_MS, abandon, acquire, clocked, seconds, small};
+use oncekey::{Begin, Durability, Error, Expected, Lease, ManualClock, Next, Result, Status, Store};
+
+fn seen(store: &Store, key: &str) -> Expected {
+    let snapshot = store.get(key).unwrap();
+    Expected::Present { status: snapshot.status(), version: snapshot.version().unwrap() }
+}
+
+fn is_closed<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
+    matches!(outcome, Err(Error::Closed))
+}
+
+#[test]
+fn with_a_lease_alive_it_fails_and_changes_nothing() {
+    let place = Place::new();
+    let store = place.open();
+    store.record("k", NONE, b"r").unwrap();
+    let mut lease = acquire(&store, "lease");
+    abandon(&store, "doubt");
+    let doubt = store.begin("doubt", NONE).unwrap();
+    let before = place.bytes();
+    assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 2 })));
+    assert!(place.bytes() == before);
+    drop(doubt);
+    assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+    lease.complete(b"done").unwrap();
+    store.record("more", NONE, b"").unwrap();
+    // The handle is still there, and completed.
+    store.close().unwrap();
+    assert_eq!(place.open().get("lease").unwrap().result(), Some(&b"done"[..]));
+}
+
+#[test]
+fn the_file_is_free_whatever_clones_and_leases_live() {
+    let place = Place::new();
+    let store = place.open();
+    store.record("k", NONE, b"read it, so that it is mapped").unwrap();
+    store.get("k").unwrap();
+    let (mut fenced, mut completed) = (acquire(&store, "fenced"), acquire(&store, "completed"));
+    completed.complete(b"r").unwrap();
+    let next = Next::Completed { fingerprint: NONE, result: b"by hand" };
+    store.compare_and_set("fenced", seen(&store, "fenced"), next).unwrap();
+    let clone = store.clone();
+    store.close().unwrap();
+
+    let other = place.open();
+    other.record("other", NONE, b"").unwrap();
+    for store in [&store, &clone] {
+        assert!(is_closed(store.begin("n", NONE)));
+        assert!(is_closed(store.begin("k", NONE)), "replays are for an open store");
+        assert!(is_closed(store.record("n", NONE, b"")));
+        assert!(is_closed(store.get("k")));
+        assert!(is_closed(store.get("n")));
+        assert!(is_closed(store.replay_into("k", NONE, &mut Vec::new())));
+        assert!(is_closed(store.compare_and_set("n", Expected::Absent, next)));
+        assert!(is_closed(store.forget("k")));
+        assert!(is_closed(store.sync()));
+        assert!(is_closed(store.compact()));
+        assert!(is_closed(store.close()));
+        assert!(store.stats().keys > 0);
+    }
+    assert!(is_closed(fenced.complete(b"late")));
+    completed.complete(b"r").unwrap();
+    drop((fenced, completed, clone, store));
+    other.record("another", NONE, b"").unwrap();
+    assert!(matches!(small().open(&place.path), Err(Error::Locked { .. })), "the new one has it to itself");
+}
+
+#[test]
+fn a_lease_that_leaked_keeps_a_store_open_only_as_long_as_its_operation_is_in_progress() {
+    let ends: [fn(&Store, &ManualClock); 3] = [
+        |store, _| {
+            let next = Next::Completed { fingerprint: NONE, result: b"" };
+            store.compare_and_set("leaked", seen(store, "leaked"), next).unwrap();
+        },
+        |store, _| {
+            store.compare_and_set("leaked", seen(store, "leaked"), Next::Absent).unwrap();
+        },
+        |store, clock| {
+            // Taken over, which leaves a doubt, and ended by whoever took over.
+            clock.advance(seconds(60));
+            match store.begin("leaked", NONE).unwrap() {
+                Begin::InDoubt(doubt) => drop(doubt.complete(b"").unwrap()),
+                other => panic!("{other:?}"),
+            }
+        },
+    ];
+    for end in ends {
+        let place = Place::new();
+        let clock = ManualClock::new(START_MS);
+        let store = clocked(&clock).lease(seconds(60)).open(&place.path).unwrap();
+        let lease: Lease = acquire(&store, "leaked");
+        std::mem::forget(lease);
+        assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+        assert_eq!(store.stats().leases, 1);
+        end(&store, &clock);
+        assert_eq!(store.stats().leases, 0);
+        store.close().unwrap();
+        let store = clocked(&clock).open(&place.path).unwrap();
+        assert_ne!(store.get("leaked").unwrap().status(), Status::InProgress);
+    }
+}
+
+/// Writers are inside while the store is closed. What is in the file when `close` returns is all that there will be.
+#[test]
+fn nothing_is_written_behind_the_close_mark() {
+    let late = AtomicU32::new(0);
+    for round in 0..100 {
+        let place = Place::new();
+        let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
+        let started = AtomicBool::new(false);
+        let at_close = std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (store, started) = (&store, &started);
+                scope.spawn(move || {
+                    for number in 0.. {
+                        match store.record(&format!("{round}-{thread}-{number}"), NONE, b"r") {
+                            Ok(_) => started.store(true, Ordering::Release),
+                            Err(Error::Closed) => return,
+                            Err(error) => panic!("{error}"),
+                        }
+                    }
+                });
+            }
+            while !started.load(Ordering::Acquire) {
+                std::thread::yield_now();
+            }
+            store.close().unwrap();
+            place.bytes()
+        });
+        if place.bytes() != at_close {
+            late.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    assert_eq!(late.into_inner(), 0, "rounds in which something was written after the close, of 100");
+}
+
+#[test]
+fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for_itself() {
+    let place = Place::new();
+    let store = place.open();
+    let outcome = store.operation("act").run(|_| {
+        assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+        Ok::<_, oncekey::Failure<String>>(1)
+    });
+    outcome.unwrap();
+    abandon(&store, "doubt");
+    let outcome = store
+        .operation("doubt")
+        .reconcile(|_| {
+            assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+            Some(2)
+        })
+        .run(|_| -> std::result::Result<i32, oncekey::Failure<String>> { panic!("it was applied") });
+    outcome.unwrap();
+    store.close().unwrap();
+}

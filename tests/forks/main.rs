@@ -1,0 +1,415 @@
+//! A process that forks while a store is open: the child can neither change the store nor hang in it, and the parent
+//! goes on as if nothing had happened.
+//!
+//! Neither this crate nor the standard library forks without unsafe code. Each test therefore runs this program again
+//! with a small library in C in front of libc (`shim.c`), in which `getppid` forks. Without a C compiler the tests say
+//! so and pass.
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+use std::fs::File;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{NONE, START_MS, abandon, acquire, small};
+use oncekey::{Begin, Doubt, Expected, Failure, Lease, ManualClock, Next, Outcome, Store};
+
+const SCENARIO: &str = "ONCEKEY_FORKS_SCENARIO";
+const DIRECTORY: &str = "ONCEKEY_FORKS_DIRECTORY";
+const OLD_KERNEL: &str = "ONCEKEY_FORKS_OLD_KERNEL";
+
+// The outer program.
+
+/// Compiles the shim; None, with a line that says so, if there is no C compiler.
+fn shim(directory: &Path) -> Option<PathBuf> {
+    let library = directory.join("shim.so");
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/forks/shim.c");
+    let compiled = Command::new("gcc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    match compiled {
+        Ok(status) => {
+            assert!(status.success(), "{source} does not compile");
+            Some(library)
+        }
+        Err(error) => {
+            println!("skipped: gcc cannot be started ({error}), and nothing else here can fork");
+            None
+        }
+    }
+}
+
+/// Runs a scenario in a process of its own, once with each way to notice a fork. A process that does not end is killed,
+/// and its children with it.
+fn run(scenario: &str) {
+    /// Far beyond what any scenario takes: only a process that hangs gets there.
+    const PATIENCE: Duration = Duration::from_secs(120);
+    let directory = tempfile::tempdir().unwrap();
+    let Some(library) = shim(directory.path()) else { return };
+    for old_kernel in [false, true] {
+        let place = directory.path().join(if old_kernel { "old" } else { "new" });
+        std::fs::create_dir(&place).unwrap();
+        let said = place.join("said");
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command
+            .args(["--exact", "inner", "--nocapture"])
+            .env(SCENARIO, scenario)
+            .env(DIRECTORY, &place)
+            .env("LD_PRELOAD", &library)
+            .stdout(Stdio::null())
+            .stderr(File::create(&said).unwrap());
+        if old_kernel {
+            command.env(OLD_KERNEL, "1");
+        }
+        let mut child = std::os::unix::process::CommandExt::process_group(&mut command, 0).spawn().unwrap();
+        let began = Instant::now();
+        let ended: Option<ExitStatus> = loop {
+            match child.try_wait().unwrap() {
+                Some(status) => break Some(status),
+                None if began.elapsed() > PATIENCE => break None,
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        if ended.is_none() {
+            let group = format!("-{}", child.id());
+            let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
+            let _ = child.wait();
+        }
+        let said = std::fs::read_to_string(said).unwrap();
+        assert!(
+            ended.is_some_and(|status| status.success()),
+            "{scenario}, old kernel {old_kernel}: {}{said}",
+            if ended.is_some() { "" } else { "it hangs; " }
+        );
+    }
+}
+
+#[test]
+fn every_call_in_a_forked_child_is_an_error_and_takes_no_lock() {
+    run("calls");
+}
+
+#[test]
+fn a_store_in_memory_is_as_useless_in_a_forked_child() {
+    run("memory");
+}
+
+#[test]
+fn of_a_fork_inside_an_act_only_the_parent_records_its_result() {
+    run("act");
+}
+
+#[test]
+fn a_child_that_lives_on_keeps_nobody_from_opening_what_the_parent_closed() {
+    run("lives");
+}
+
+#[test]
+fn what_a_child_drops_leaves_lock_and_file_to_the_parent() {
+    run("drops");
+}
+
+// The inner program.
+
+#[test]
+fn inner() {
+    let Ok(scenario) = std::env::var(SCENARIO) else { return };
+    let directory = PathBuf::from(std::env::var(DIRECTORY).unwrap());
+    match scenario.as_str() {
+        "calls" => calls(&directory),
+        "memory" => memory(&directory),
+        "act" => act(&directory),
+        "lives" => lives(&directory),
+        "drops" => drops(&directory),
+        other => panic!("{other}"),
+    }
+}
+
+/// Which of the two processes this is after a fork, and its end of a pipe from the child to the parent.
+enum Side {
+    Child(PipeWriter),
+    Parent(PipeReader),
+}
+
+fn fork() -> Side {
+    let (reader, writer) = std::io::pipe().unwrap();
+    let child = std::os::unix::process::parent_id();
+    if child == 0 { Side::Child(writer) } else { Side::Parent(reader) }
+}
+
+/// What the child says; waits until it ends.
+fn report(mut reader: PipeReader) -> String {
+    let mut said = String::new();
+    reader.read_to_string(&mut said).unwrap();
+    said
+}
+
+/// Ends the child.
+fn end(mut writer: PipeWriter, said: &str) -> ! {
+    writer.write_all(said.as_bytes()).unwrap();
+    drop(writer);
+    std::process::exit(0)
+}
+
+/// Threads that keep the store's locks busy, so that some are held whenever the process forks.
+struct Hammer {
+    stop: Arc<AtomicBool>,
+    threads: Vec<thread::JoinHandle<Vec<String>>>,
+}
+
+impl Hammer {
+    fn start(store: &Store) -> Hammer {
+        let stop = Arc::new(AtomicBool::new(false));
+        let threads = (0..4)
+            .map(|number| {
+                let (store, stop) = (store.clone(), Arc::clone(&stop));
+                thread::spawn(move || {
+                    let mut recorded = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let key = format!("{number}-{}", recorded.len());
+                        store.operation(&key).run(|_| Ok::<_, Failure<String>>(key.clone())).unwrap();
+                        assert!(store.get(&key).unwrap().is_completed());
+                        if recorded.len() % 50 == 49 && number == 0 {
+                            store.compact().unwrap();
+                        }
+                        assert!(store.stats().keys > 0);
+                        recorded.push(key);
+                    }
+                    recorded
+                })
+            })
+            .collect();
+        Hammer { stop, threads }
+    }
+
+    fn stop(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    }
+}
+
+fn doubt(store: &Store, key: &str) -> Doubt {
+    abandon(store, key);
+    match store.begin(key, NONE).unwrap() {
+        Begin::InDoubt(doubt) => doubt,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What is held across a fork.
+struct Held {
+    store: Store,
+    lease: Lease,
+    released: Lease,
+    completed: Lease,
+    doubts: [Doubt; 3],
+}
+
+impl Held {
+    fn new(store: Store) -> Held {
+        store.record("done", NONE, b"done").unwrap();
+        let (lease, released) = (acquire(&store, "lease"), acquire(&store, "released"));
+        let mut completed = acquire(&store, "completed");
+        completed.complete(b"r").unwrap();
+        let doubts = ["a", "b", "c"].map(|name| doubt(&store, &format!("doubt-{name}")));
+        Held { store, lease, released, completed, doubts }
+    }
+
+    /// Everything that a child may call. Ends it with a list of what was not refused.
+    fn in_child(self, own: &Path, writer: PipeWriter) -> ! {
+        let Held { store, mut lease, released, mut completed, doubts } = self;
+        let mut said = Vec::new();
+        let mut note = |call: &str, outcome: String| {
+            if !outcome.contains("Forked") {
+                said.push(format!("{call}: {outcome}"));
+            }
+        };
+        let next = Next::Completed { fingerprint: NONE, result: b"" };
+        note("begin", format!("{:?}", store.begin("new", NONE)));
+        note("begin, done", format!("{:?}", store.begin("done", NONE)));
+        note("record", format!("{:?}", store.record("new", NONE, b"")));
+        note("get", format!("{:?}", store.get("done")));
+        note("replay_into", format!("{:?}", store.replay_into("done", NONE, &mut Vec::new())));
+        note("compare_and_set", format!("{:?}", store.compare_and_set("new", Expected::Absent, next)));
+        note("forget", format!("{:?}", store.forget("done")));
+        note("sync", format!("{:?}", store.sync()));
+        note("compact", format!("{:?}", store.compact()));
+        note("close", format!("{:?}", store.clone().close()));
+        note("operation.begin", format!("{:?}", store.operation("new").begin()));
+        note("operation.record", format!("{:?}", store.operation("new").record(b"")));
+        let ran = store.operation("new").run(|_| Ok::<_, Failure<String>>(7));
+        note("run", format!("{ran:?}"));
+        let ran = store.operation("lease").wait(Duration::MAX).rerun();
+        note("rerun", format!("{:?}", ran.run(|_| Ok::<_, Failure<String>>(7))));
+        note("a wrong option", format!("{:?}", store.operation("new").retain(Duration::ZERO).begin()));
+        note("no key", format!("{:?}", store.get("")));
+        note("lease.complete", format!("{:?}", lease.complete(b"child")));
+        note("completed again", format!("{:?}", completed.complete(b"r")));
+        note("lease.release", format!("{:?}", released.release()));
+        let [first, second, third] = doubts;
+        note("doubt.complete", format!("{:?}", first.complete(b"child")));
+        note("doubt.release", format!("{:?}", second.release()));
+        note("doubt.begin_again", format!("{:?}", third.begin_again()));
+        // These return no error, and must return.
+        let rest = (store.stats(), store.path(), store.fingerprint(b"x"), format!("{store:?}{lease:?}"));
+        assert!(!format!("{rest:?}").is_empty());
+        drop((lease, completed, store));
+        // What the child opens itself is its own.
+        let store = small().open(own).unwrap();
+        store.operation(&store.stats().keys.to_string()).record(b"").unwrap();
+        store.clone().close().unwrap();
+        end(writer, &said.join("\n"))
+    }
+
+    /// The parent goes on as if nothing had happened.
+    fn in_parent(self) -> Store {
+        let Held { store, mut lease, released, completed, doubts } = self;
+        lease.complete(b"parent").unwrap();
+        released.release().unwrap();
+        let [first, second, third] = doubts;
+        first.complete(b"parent").unwrap();
+        second.release().unwrap();
+        third.begin_again().unwrap().complete(b"parent").unwrap();
+        drop(completed);
+        assert_eq!(store.get("lease").unwrap().result(), Some(&b"parent"[..]));
+        assert!(store.get("new").unwrap().is_absent());
+        store
+    }
+}
+
+/// Calls everything in a child, over and over, while the parent's threads are inside.
+fn call_everything(store: Store, directory: &Path) -> Store {
+    let held = Held::new(store);
+    let hammer = Hammer::start(&held.store);
+    while held.store.stats().keys < 40 {
+        thread::yield_now();
+    }
+    for round in 0..10 {
+        match fork() {
+            Side::Child(writer) => held.in_child(&directory.join(format!("child-{round}.once")), writer),
+            Side::Parent(reader) => {
+                let said = report(reader);
+                assert!(said.is_empty(), "in child {round}:\n{said}");
+            }
+        }
+    }
+    let recorded = hammer.stop();
+    let store = held.in_parent();
+    for key in recorded {
+        let seen = store.get(&key).unwrap();
+        assert!(seen.is_completed() && seen.attempt() == 1, "{key}: {seen:?}");
+    }
+    store
+}
+
+fn calls(directory: &Path) {
+    for round in 0..4 {
+        let path = directory.join(format!("{round}.once"));
+        let store = call_everything(small().open(&path).unwrap(), directory);
+        let keys = store.stats().keys;
+        store.clone().close().unwrap();
+        drop(store);
+        let store = small().open(&path).unwrap();
+        assert_eq!(store.stats().keys, keys);
+        assert_eq!(store.get("doubt-c").unwrap().result(), Some(&b"parent"[..]));
+        assert_eq!(store.get("done").unwrap().attempt(), 1);
+    }
+}
+
+fn memory(directory: &Path) {
+    for _ in 0..2 {
+        call_everything(small().open_in_memory().unwrap(), directory);
+        // A clock that a test moves is behind a lock of its own.
+        let clock = ManualClock::new(START_MS);
+        call_everything(small().manual_clock(clock).open_in_memory().unwrap(), directory);
+    }
+}
+
+fn act(directory: &Path) {
+    let path = directory.join("store.once");
+    let store = small().open(&path).unwrap();
+    let mut side = None;
+    let outcome = store.operation("charge").run(|_| {
+        let forked = fork();
+        let who = if matches!(forked, Side::Child(_)) { "child" } else { "parent" };
+        side = Some(forked);
+        Ok::<_, Failure<String>>(who.to_owned())
+    });
+    match side.unwrap() {
+        Side::Child(writer) => end(writer, &format!("{outcome:?}")),
+        Side::Parent(reader) => {
+            let said = report(reader);
+            assert!(said.contains("Unrecorded") && said.contains("Forked"), "the child: {said}");
+        }
+    }
+    assert_eq!(outcome.unwrap(), Outcome::Done("parent".to_owned()));
+    store.clone().close().unwrap();
+    drop(store);
+    let store = small().open(&path).unwrap();
+    let again = store.operation("charge").run(|_| Ok::<_, Failure<String>>("again".to_owned()));
+    assert_eq!(again.unwrap(), Outcome::AlreadyDone("parent".to_owned()));
+}
+
+/// Forks a child that touches nothing until the parent lets go of what this returns.
+fn sleeping_child() -> (PipeWriter, PipeReader) {
+    let (mut asleep, held) = std::io::pipe().unwrap();
+    match fork() {
+        Side::Child(writer) => {
+            drop(held);
+            let _ = asleep.read(&mut [0]);
+            end(writer, "woke up");
+        }
+        Side::Parent(reader) => (held, reader),
+    }
+}
+
+fn lives(directory: &Path) {
+    let path = directory.join("store.once");
+    for ends_with_close in [true, false] {
+        let store = small().open(&path).unwrap();
+        store.record("k", NONE, b"r").unwrap();
+        let lease = acquire(&store, &format!("{ends_with_close}"));
+        let (held, reader) = sleeping_child();
+        drop(lease);
+        if ends_with_close {
+            store.clone().close().unwrap();
+        }
+        drop(store);
+        let other = small().open(&path);
+        let other = other.unwrap_or_else(|error| panic!("while the child lives: {error}"));
+        assert_eq!(other.get("k").unwrap().result(), Some(&b"r"[..]));
+        drop(held);
+        assert_eq!(report(reader), "woke up");
+        other.record(&format!("after {ends_with_close}"), NONE, b"").unwrap();
+        other.clone().close().unwrap();
+    }
+}
+
+fn drops(directory: &Path) {
+    let path = directory.join("store.once");
+    let store = small().open(&path).unwrap();
+    store.record("k", NONE, b"r").unwrap();
+    let lease = acquire(&store, "lease");
+    let before = std::fs::read(&path).unwrap();
+    match fork() {
+        Side::Child(writer) => {
+            drop(lease);
+            drop(store);
+            end(writer, "dropped");
+        }
+        Side::Parent(reader) => assert_eq!(report(reader), "dropped"),
+    }
+    assert!(std::fs::read(&path).unwrap() == before, "the child wrote to the file");
+    let second = small().open(&path).unwrap_err();
+    assert!(matches!(second, oncekey::Error::Locked { .. }), "the child gave up the lock: {second}");
+    drop(lease);
+    drop(store);
+    let store = small().open(&path).unwrap();
+    assert_eq!(store.get("lease").unwrap().status(), oncekey::Status::InDoubt);
+}
