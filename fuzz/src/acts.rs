@@ -15,7 +15,7 @@ const STEP_UNIT_MS: i64 = 10_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 24 {
+    match what % 25 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -37,6 +37,7 @@ pub fn decode(input: &mut Input<'_>) -> Act {
             Act::Step(if key % 2 == 0 { by_ms } else { -by_ms })
         }
         23 => Act::Reboot(u32::from(size)),
+        24 => Act::Replace,
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -54,6 +55,7 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Set(key, size) => (13, key, size),
         Act::Sync => (14, 0, 0),
         Act::Compact => (15, 0, 0),
+        Act::Replace => (22, 0, 0),
         Act::Reopen => (16, 0, 0),
         Act::Drop => (17, 0, 0),
         Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),

@@ -225,10 +225,10 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
         // writes the end of the log again.
-        if self.admission.has_forked() {
+        if self.admission.check_open().is_err() {
             return;
         }
-        if !self.admission.is_closed() && self.log.check_poison().is_ok() {
+        if self.log.check_poison().is_ok() {
             let _ = self.log.sync().and_then(|()| self.mark_closed());
         }
         // Not left to the end of the file handle: a process that was forked meanwhile has a copy of it.

@@ -1,4 +1,4 @@
-//! Does the harness see? Twelve storage bugs, planted one at a time, each of which it must find.
+//! Does the harness see? Storage bugs, planted one at a time, each of which it must find.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -67,4 +67,5 @@ finds! {
     a_stale_frame_that_is_accepted_is_found: StaleFrameAccepted,
     a_footer_that_is_not_checked_is_found: FooterUnchecked,
     a_poison_that_is_ignored_is_found: PoisonIgnored,
+    a_path_that_is_not_compared_is_found: PathNotCompared,
 }

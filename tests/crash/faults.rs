@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::simulation::{Fault, Place, SimulatedDisk};
 use oncekey::{Begin, Durability, Error, Fingerprint};
 
 use crate::common::random::{Random, seed};
@@ -27,7 +27,7 @@ fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Resul
         if matches!(error, Error::Poisoned { .. }) {
             for _ in 0..2 {
                 match store.record("after the fault", Fingerprint::NONE, b"") {
-                    Err(Error::Poisoned { .. }) => {}
+                    Err(Error::Poisoned { .. } | Error::Replaced { .. }) => {}
                     other => return Err(format!("a poisoned store wrote: {other:?}")),
                 }
             }
@@ -259,4 +259,20 @@ fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_o
         Ok(())
     });
     println!("refusals by a full disk: {}", refusals.into_inner());
+}
+
+/// A stat that fails says nothing about the path: the store goes on until the system can tell.
+#[test]
+fn a_path_that_the_system_cannot_tell_about_changes_nothing() {
+    let disk = SimulatedDisk::new();
+    let store = options(&oncekey::ManualClock::new(crate::world::START_MS)).open_simulated(&disk).unwrap();
+    disk.set_place(Place::Unknown);
+    store.sync().unwrap();
+    store.record("k", Fingerprint::NONE, b"").unwrap();
+    disk.set_place(Place::Elsewhere);
+    assert!(matches!(store.sync(), Err(Error::Replaced { .. })));
+    disk.set_place(Place::Unknown);
+    assert!(matches!(store.sync(), Err(Error::Replaced { .. })), "what was seen holds");
+    assert!(store.stats().replaced);
+    assert!(matches!(store.close(), Err(Error::Replaced { .. })));
 }

@@ -97,6 +97,36 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
             Record(3, 10),
         ],
     ));
+    scripts.push((
+        "a path that leads elsewhere",
+        vec![
+            Record(0, 100),
+            Begin(1),
+            Begin(2),
+            Begin(3),
+            Abandon(3),
+            RecordBuffered(4, 100),
+            Replace,
+            Begin(5),
+            Record(6, 10),
+            Forget(0),
+            Resolve(3, 0),
+            Set(7, 10),
+            Complete(1, 600),
+            Release(2),
+            Sync,
+            Compact,
+            Reopen,
+            Record(6, 10),
+            Begin(8),
+            RecordBuffered(9, 700),
+            Replace,
+            Complete(8, 12_000),
+            Drop,
+            Resolve(3, 2),
+            Complete(3, 5),
+        ],
+    ));
     let mut growth = Vec::new();
     for key in 0..18 {
         growth.extend([Begin(key), Complete(key, 12_000)]);
@@ -425,6 +455,7 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => (key, size).prop_map(|(key, size)| Act::Set(key, size)),
         1 => Just(Act::Sync),
         1 => Just(Act::Compact),
+        1 => Just(Act::Replace),
         1 => Just(Act::Reopen),
         1 => Just(Act::Drop),
         1 => Just(Act::DropToBuffered),

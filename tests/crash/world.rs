@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::simulation::{Fault, Place, SimulatedDisk};
 use oncekey::{
     Begin, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options, Recorded,
     Status, Store, Swapped, Version,
@@ -30,6 +30,8 @@ pub enum Act {
     Set(u8, u16),
     Sync,
     Compact,
+    /// The path leads to another file from now on, until the store is opened again; a sync notices.
+    Replace,
     /// A clean close, and an opening.
     Reopen,
     /// Handles are dropped without a close, and the store is opened again.
@@ -104,6 +106,8 @@ pub struct World {
     buffered: bool,
     /// Whether the disk can reserve room.
     reserves: bool,
+    /// Whether the store has noticed that its path leads elsewhere.
+    replaced: bool,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
 }
@@ -146,6 +150,7 @@ impl World {
             offsets_ms: vec![(0, 0)],
             buffered: false,
             reserves: false,
+            replaced: false,
             store: Some(store),
             leases: BTreeMap::new(),
         })
@@ -164,6 +169,7 @@ impl World {
     pub fn die(&mut self) {
         self.leases.clear();
         self.store = None;
+        assert_eq!(self.disk.touched_unlocked(), 0, "a file that was unlocked was read or written");
     }
 
     /// Performs one act, and tells the oracle. An error is what the disk did, never what the oracle did not expect:
@@ -225,9 +231,11 @@ impl World {
                 self.oracle.in_flight = Some(next.clone());
                 match lease.complete(&bytes) {
                     Ok(version) => {
+                        assert!(!self.replaced, "{act:?}: its caller was not told");
                         next.get_mut(&key).unwrap().version = Some(version);
                         self.oracle.highest = self.grown(version);
                     }
+                    Err(Error::Replaced { .. }) if self.replaced => {}
                     Err(error) => return self.failed(act, error),
                 }
             }
@@ -235,8 +243,10 @@ impl World {
                 let Some(lease) = self.leases.remove(&key) else { return Ok(()) };
                 next.insert(key, released(attempt(&next, key), now_ms));
                 self.oracle.in_flight = Some(next.clone());
-                if let Err(error) = lease.release() {
-                    return self.failed(act, error);
+                match lease.release() {
+                    Ok(()) => assert!(!self.replaced, "{act:?}: its caller was not told"),
+                    Err(Error::Replaced { .. }) if self.replaced => {}
+                    Err(error) => return self.failed(act, error),
                 }
             }
             Act::Abandon(key) => {
@@ -355,9 +365,15 @@ impl World {
                     Err(error) => return self.failed(act, error),
                 }
             }
-            Act::Sync => {
-                if let Err(error) = store.sync() {
-                    return self.failed(act, error);
+            Act::Sync | Act::Replace => {
+                if act == Act::Replace {
+                    self.disk.set_place(Place::Elsewhere);
+                    self.replaced = true;
+                }
+                match store.sync() {
+                    Ok(()) => assert!(!self.replaced, "{act:?}: a sync did not notice"),
+                    Err(Error::Replaced { .. }) if self.replaced => {}
+                    Err(error) => return self.failed(act, error),
                 }
                 self.oracle.durable = self.oracle.history.len() - 1;
                 return Ok(());
@@ -380,8 +396,19 @@ impl World {
                     self.step(-i64::from(by_ms));
                 }
                 if matches!(act, Act::Reopen | Act::ReopenBack(_) | Act::Reboot(_)) {
-                    if let Err(error) = store.close() {
-                        return self.failed(act, error);
+                    let closed = store.close();
+                    // Closed well or not, it is closed, and no later call takes it for what it is not.
+                    match (&closed, store.close()) {
+                        (Ok(()), Err(Error::Closed))
+                        | (Err(Error::Poisoned { .. }), Err(Error::Poisoned { .. }))
+                        | (Err(Error::Replaced { .. }), Err(Error::Replaced { .. })) => {}
+                        (first, second) => panic!("{act:?}: closed with {first:?} and then {second:?}"),
+                    }
+                    assert!(matches!(store.get("k"), Err(Error::Closed)));
+                    match closed {
+                        Ok(()) => assert!(!self.replaced, "{act:?}: its caller was not told"),
+                        Err(Error::Replaced { .. }) if self.replaced => {}
+                        Err(error) => return self.failed(act, error),
                     }
                     self.oracle.durable = self.oracle.history.len() - 1;
                 } else {
@@ -391,6 +418,8 @@ impl World {
                     self.clock.reboot(Duration::from_millis(u64::from(down_ms)));
                     self.time_ms += u64::from(down_ms);
                 }
+                self.disk.set_place(Place::Here);
+                self.replaced = false;
                 self.buffered = act == Act::DropToBuffered;
                 if self.buffered {
                     // Every other time the store has to make room by writing zeroes all the same.
@@ -437,6 +466,8 @@ impl World {
                 return Ok(());
             }
         }
+        let ends = matches!(act, Act::Complete(..) | Act::Release(_));
+        assert!(!self.replaced || ends, "{act:?}: done although the path leads elsewhere");
         self.oracle.in_flight = None;
         self.oracle.history.push(next);
         self.oracle.times_ms.push(now_ms);
@@ -451,8 +482,12 @@ impl World {
         version
     }
 
-    fn failed(&self, act: Act, error: Error) -> Result<(), Error> {
+    fn failed(&mut self, act: Act, error: Error) -> Result<(), Error> {
         match error {
+            Error::Replaced { .. } if self.replaced => {
+                self.oracle.in_flight = None;
+                Ok(())
+            }
             Error::Poisoned { .. } | Error::Io { .. } | Error::Full { .. } => Err(error),
             other => panic!("{act:?}: an error that no disk causes: {other:?}"),
         }
