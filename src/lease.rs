@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::{Began, Engine, Finish, Found, Grant, Handle, Terms};
+use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::status::Version;
@@ -46,12 +46,9 @@ pub enum Begin {
 
 impl Begin {
     pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, began: Began) -> Begin {
-        let claim = |grant| {
-            let engine = Handle::new(Arc::clone(engine));
-            Claimed { engine, key: key.to_owned(), terms: *terms, grant }
-        };
+        let claim = |grant| Claimed::new(engine, key.to_owned(), terms, grant);
         match began {
-            Began::Acquired(grant) => Begin::Acquired(Lease { claimed: claim(grant), completed: None }),
+            Began::Acquired(grant) => Begin::Acquired(Lease { claimed: claim(grant) }),
             Began::InDoubt(grant) => Begin::InDoubt(Doubt { claimed: claim(grant) }),
             Began::InProgress { attempt, .. } => Begin::InProgress { attempt },
             Began::Completed(found) => Begin::Completed(Completion::new(found)),
@@ -65,9 +62,45 @@ struct Claimed {
     key: OwnedKey,
     terms: Terms,
     grant: Grant,
+    completed: Option<(Version, Fingerprint)>,
 }
 
 impl Claimed {
+    fn new(engine: &Arc<Engine>, key: OwnedKey, terms: &Terms, grant: Grant) -> Claimed {
+        Claimed { engine: Handle::new(Arc::clone(engine)), key, terms: *terms, grant, completed: None }
+    }
+
+    /// The record is in the open file, also where [`Error::Replaced`] says that its path leads elsewhere.
+    fn complete(&mut self, result: &[u8]) -> Result<Version> {
+        self.engine.check_process()?;
+        let digest = self.engine.fingerprint(result);
+        let version = match self.completed {
+            Some((version, first)) if digest == first => version,
+            Some(_) => return Err(self.conflict()),
+            None => {
+                let version = self.finish(Finish::Completed(result))?;
+                self.completed = Some((version, digest));
+                version
+            }
+        };
+        self.engine.check_in_place().map(|()| version)
+    }
+
+    fn release(&mut self) -> Result<()> {
+        self.check_not_completed()?;
+        self.finish(Finish::Released)?;
+        self.engine.check_in_place()
+    }
+
+    fn check_not_completed(&self) -> Result<()> {
+        self.engine.check_process()?;
+        if self.completed.is_some() { Err(self.conflict()) } else { Ok(()) }
+    }
+
+    fn conflict(&self) -> Error {
+        Error::Conflict { key: self.key.clone() }
+    }
+
     fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
         let Grant { version, promise, .. } = &mut self.grant;
         self.engine.finish(self.key.as_key(), *version, finish, &self.terms, promise)
@@ -107,7 +140,6 @@ impl Drop for Claimed {
 #[must_use = "a lease that is dropped leaves its operation in doubt"]
 pub struct Lease {
     claimed: Claimed,
-    completed: Option<(Version, Fingerprint)>,
 }
 
 impl Lease {
@@ -142,34 +174,21 @@ impl Lease {
     /// - [`Error::Conflict`]: this lease was already completed with other bytes; the first ones stand.
     /// - [`Error::Poisoned`]: the disk failed, now or before. Whether the result was recorded shows when the store is
     ///   opened again.
+    /// - [`Error::Io`], [`Error::Corrupt`]: what the file says of the key cannot be read. Nothing was recorded, and the
+    ///   lease is still usable.
+    /// - [`Error::VersionsExhausted`]: nothing was recorded.
     pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
-        self.claimed.engine.check_process()?;
-        let digest = self.claimed.engine.fingerprint(result);
-        if let Some((version, first)) = self.completed {
-            return if digest == first {
-                self.claimed.engine.check_in_place().map(|()| version)
-            } else {
-                Err(Error::Conflict { key: self.claimed.key.clone() })
-            };
-        }
-        let version = self.claimed.finish(Finish::Completed(result))?;
-        self.completed = Some((version, digest));
-        self.claimed.engine.check_in_place().map(|()| version)
+        self.claimed.complete(result)
     }
 
     /// Records that the act certainly did not happen: the key is absent again, only the count of attempts stays.
     ///
     /// # Errors
     ///
-    /// [`Error::Fenced`] and [`Error::Poisoned`] as for [`complete`](Lease::complete). [`Error::Conflict`] if the
-    /// lease was completed.
+    /// [`Error::Conflict`] if the lease was completed; the rest as [`complete`](Lease::complete). Unless it is
+    /// [`Error::Fenced`] or [`Error::Conflict`], the operation is then in doubt.
     pub fn release(mut self) -> Result<()> {
-        self.claimed.engine.check_process()?;
-        if self.completed.is_some() {
-            return Err(Error::Conflict { key: self.claimed.key.clone() });
-        }
-        self.claimed.finish(Finish::Released)?;
-        self.claimed.engine.check_in_place()
+        self.claimed.release()
     }
 }
 
@@ -187,12 +206,15 @@ impl fmt::Debug for Lease {
 ///
 /// Find out, from somebody who knows for certain, and say so. Dropped, it leaves everything as it was.
 ///
+/// Having one takes no room in the file. Ending it does, and may use room that is kept for it when nothing new can be
+/// begun any more: see [`complete`](Doubt::complete).
+///
 /// ```
 /// use oncekey::{Begin, Fingerprint, Store};
 ///
 /// let store = Store::in_memory()?;
 /// drop(store.begin("ship:7", Fingerprint::NONE)?); // as a crash would
-/// let Begin::InDoubt(doubt) = store.begin("ship:7", Fingerprint::NONE)? else { unreachable!() };
+/// let Begin::InDoubt(mut doubt) = store.begin("ship:7", Fingerprint::NONE)? else { unreachable!() };
 /// // The carrier has it.
 /// doubt.complete(b"parcel 99")?;
 /// assert_eq!(store.get("ship:7")?.result(), Some(&b"parcel 99"[..]));
@@ -222,36 +244,50 @@ impl Doubt {
         self.claimed.grant.version
     }
 
-    /// The act happened, with this result.
+    /// Records that the act happened, with this result. Returns the record's version when that is as durable as was
+    /// asked for. Completing once more with the same bytes is fine and does nothing.
     ///
     /// # Errors
     ///
-    /// As [`Lease::complete`]. [`Error::Fenced`] also when the one who performed the attempt completed it meanwhile.
-    pub fn complete(mut self, result: &[u8]) -> Result<Version> {
-        let version = self.claimed.finish(Finish::Completed(result))?;
-        self.claimed.engine.check_in_place().map(|()| version)
+    /// As [`Lease::complete`], and the doubt is still usable where the lease would be. Beside these:
+    ///
+    /// - [`Error::Fenced`] also when the one who performed the attempt completed it meanwhile.
+    /// - [`Error::Full`]: not even the room that is kept for ending doubts is left. Nothing was recorded; the doubt is
+    ///   still usable and can be completed when there is room.
+    pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
+        self.claimed.complete(result)
     }
 
-    /// The act certainly did not happen, and shall not be tried now.
+    /// Records that the act certainly did not happen, and shall not be tried now: the key is absent again.
     ///
     /// # Errors
     ///
-    /// As [`Lease::release`].
+    /// [`Error::Conflict`] if this doubt was completed; the rest as [`complete`](Doubt::complete), [`Error::Full`]
+    /// included. Unless it is [`Error::Fenced`] or [`Error::Conflict`] the doubt stays, for the next one who asks.
     pub fn release(mut self) -> Result<()> {
-        self.claimed.finish(Finish::Released)?;
-        self.claimed.engine.check_in_place()
+        self.claimed.release()
     }
 
-    /// The act certainly did not happen, or may happen again: the next attempt is the caller's.
+    /// Begins the next attempt, because the act certainly did not happen, or may happen again.
     ///
     /// # Errors
     ///
-    /// [`Error::Fenced`] when the one who performed the attempt finished it meanwhile; [`Error::Poisoned`].
-    pub fn begin_again(mut self) -> Result<Lease> {
-        let Claimed { engine, key, terms, grant } = &mut self.claimed;
-        let grant = engine.begin_again(key.as_key(), grant.version, terms, &mut grant.promise)?;
-        let claimed = Claimed { engine: engine.clone(), key: key.clone(), terms: *terms, grant };
-        Ok(Lease { claimed, completed: None })
+    /// - [`Error::Fenced`]: the one who performed the attempt finished it meanwhile, or somebody else ended it.
+    /// - [`Error::Conflict`]: this doubt was completed.
+    /// - [`Error::Full`]: another attempt needs the room of a [`begin`](crate::Store::begin). The doubt stays, for the
+    ///   next one who asks.
+    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`]: the disk.
+    pub fn begin_again(self) -> Result<Lease> {
+        self.claimed.check_not_completed()?;
+        let Claimed { engine, key, terms, grant, .. } = &self.claimed;
+        let grant = engine.begin_again(key.as_key(), grant.version, terms)?;
+        Ok(Lease { claimed: Claimed::new(engine, key.clone(), terms, grant) })
+    }
+
+    /// Records the result as the end of this doubt, or as seen and done if the key is absent by now.
+    pub(crate) fn record_applied(&self, fingerprint: Fingerprint, result: &[u8]) -> Result<Applied> {
+        let Claimed { engine, key, terms, grant, .. } = &self.claimed;
+        engine.record_applied(key.as_key(), grant, fingerprint, result, terms)
     }
 }
 

@@ -8,12 +8,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::{Codec, CodecError, DefaultCodec};
-use crate::engine::{Durability, Engine, Terms};
+use crate::engine::{Applied, Durability, Engine, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key};
 use crate::lease::{Begin, Completion, Doubt, Lease, Recorded};
 use crate::options::{check_lease, check_retention};
 use crate::outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
+use crate::planted::{Bug, planted};
 use crate::record::Retention;
 
 /// An act to be performed once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
@@ -254,8 +255,10 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
         self.engine.check_process()?;
         let terms = self.terms(D::RERUNS)?;
         let fingerprint = self.fingerprint.clone()?;
+        let mut was_asked = false;
         loop {
-            let began = self.engine.begin(self.key, fingerprint, &terms, D::TAKES_DOUBT)?;
+            let takes_doubt = D::TAKES_DOUBT && !was_asked;
+            let began = self.engine.begin(self.key, fingerprint, &terms, takes_doubt)?;
             match Begin::new(self.engine, self.key, &terms, began) {
                 Begin::Acquired(lease) => return self.perform(lease, act),
                 Begin::Completed(done) => return Ok(Outcome::AlreadyDone(self.decode(&done)?)),
@@ -268,18 +271,22 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
                         attempt: doubt.attempt(),
                         version: doubt.version(),
                     };
-                    let reconciled = self.doubt.reconcile(&Attempt::of_doubt(&doubt));
-                    let resolved = match reconciled {
-                        Reconciled::Applied(result) => self.settle(doubt, result),
-                        Reconciled::NotApplied => doubt.begin_again().map(Resolved::Again),
+                    // Who may simply perform it again may do so as often as it takes.
+                    was_asked = !D::RERUNS;
+                    match self.doubt.reconcile(&Attempt::of_doubt(&doubt)) {
+                        Reconciled::Applied(result) => match self.record_applied(&doubt, fingerprint, result)
+                        {
+                            Err(RunError::Unrecorded { source: Error::Fenced { .. }, .. })
+                                if planted(Bug::AppliedThenPerformed) => {}
+                            outcome => return outcome,
+                        },
+                        Reconciled::NotApplied => match doubt.begin_again() {
+                            Ok(lease) => return self.perform(lease, act),
+                            // The doubt has gone, or another has it: what the key says now decides.
+                            Err(Error::Fenced { .. }) => {}
+                            Err(error) => return Err(error.into()),
+                        },
                         Reconciled::Unknown => return Err(in_doubt.into()),
-                    };
-                    match resolved {
-                        Ok(Resolved::Done(result)) => return Ok(Outcome::AlreadyDone(result)),
-                        Ok(Resolved::Again(lease)) => return self.perform(lease, act),
-                        // The one who began the attempt finished it meanwhile, and knew better.
-                        Err(Error::Fenced { .. }) => {}
-                        Err(error) => return Err(error.into()),
                     }
                 }
             }
@@ -313,10 +320,28 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
         }
     }
 
-    fn settle<T: Serialize>(&self, doubt: Doubt, result: T) -> Result<Resolved<T>> {
-        let bytes = self.encode(&result)?;
-        doubt.complete(&bytes)?;
-        Ok(Resolved::Done(result))
+    /// Records what was found out about a doubt. The act happened, so from here on this call neither performs it nor
+    /// loses its result, whatever became of the doubt.
+    fn record_applied<T, E>(
+        &self,
+        doubt: &Doubt,
+        fingerprint: Fingerprint,
+        result: T,
+    ) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let recorded = self.encode(&result).and_then(|bytes| {
+            match doubt.record_applied(fingerprint, &bytes)? {
+                Applied::Recorded => Ok(None),
+                // The first recorded result stands, and every retry must get the same.
+                Applied::Completed(found) => self.decode(&Completion::new(found)).map(Some),
+            }
+        });
+        match recorded {
+            Ok(stored) => Ok(Outcome::AlreadyDone(stored.unwrap_or(result))),
+            Err(source) => Err(RunError::Unrecorded { result, source }),
+        }
     }
 
     fn encode<T: Serialize>(&self, result: &T) -> Result<Vec<u8>> {
@@ -341,11 +366,6 @@ impl<C, D> fmt::Debug for Operation<'_, C, D> {
             .field("asked", &self.asked)
             .finish_non_exhaustive()
     }
-}
-
-enum Resolved<T> {
-    Done(T),
-    Again(Lease),
 }
 
 /// What an [`Operation`] does about a doubt: [`Refuse`], [`Rerun`] or [`Reconcile`]. Sealed.

@@ -85,6 +85,14 @@ pub enum Bug {
     SpanReadBackwards,
     /// Whether the path still leads to the open file is not compared.
     PathNotCompared,
+    /// A doubt is given only to a caller for whose next attempt there is room.
+    DoubtTakesRoom,
+    /// What ends a doubt must leave as much as a begin.
+    FinishLikeBegin,
+    /// An act that was found to be applied is performed when its doubt has gone meanwhile.
+    AppliedThenPerformed,
+    /// A result that was found out is recorded over another attempt's.
+    AppliedOverAnother,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

@@ -88,7 +88,7 @@ fn a_lease_that_leaked_keeps_a_store_open_only_as_long_as_its_operation_is_in_pr
             // Taken over, which leaves a doubt, and ended by whoever took over.
             clock.advance(seconds(60));
             match store.begin("leaked", NONE).unwrap() {
-                Begin::InDoubt(doubt) => drop(doubt.complete(b"").unwrap()),
+                Begin::InDoubt(mut doubt) => drop(doubt.complete(b"").unwrap()),
                 other => panic!("{other:?}"),
             }
         },

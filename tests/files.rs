@@ -550,8 +550,9 @@ fn an_entry_of_a_later_version_in_a_footer_does_not_hide_what_is_known_of_its_ke
         }
     };
     fill(0);
-    let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("no doubt") };
+    let Begin::InDoubt(mut doubt) = store.begin("k", NONE).unwrap() else { panic!("no doubt") };
     doubt.complete(b"done").unwrap();
+    drop(doubt);
     let version = store.get("k").unwrap().version().unwrap().as_u64();
     fill(1_000);
     fill(2_000);

@@ -309,7 +309,7 @@ impl Worker<'_> {
         }
     }
 
-    fn resolve(&mut self, key: &str, doubt: Doubt) {
+    fn resolve(&mut self, key: &str, mut doubt: Doubt) {
         match self.random.below(10) {
             0..4 => {
                 let payload = Payload::draw(&mut self.random);

@@ -317,7 +317,7 @@ fn a_full_store_opens_and_its_doubts_can_be_resolved() {
     drop(store);
     let store = options.open(&crashed.path).unwrap();
     for key in &keys {
-        let Begin::InDoubt(doubt) = store.begin(key, NONE).unwrap() else { panic!("{key}") };
+        let Begin::InDoubt(mut doubt) = store.begin(key, NONE).unwrap() else { panic!("{key}") };
         doubt.complete(b"found").unwrap();
     }
 }
@@ -488,7 +488,7 @@ fn a_file_is_no_longer_than_its_segments_and_what_the_next_ones_need() {
             perform(&store, &format!("{number}"), &[7; 1_000]);
             let (segments, slots) = (store.stats().segments, (place.length() - 4_096) / SEGMENT);
             if number < 400 {
-                assert!(slots <= segments + 4, "{durability:?}: {slots} slots for {segments} segments");
+                assert!(slots <= segments + 5, "{durability:?}: {slots} slots for {segments} segments");
                 most = slots;
             } else {
                 assert!(slots <= most + 3, "{durability:?}: {slots} slots, and {most} had been enough");

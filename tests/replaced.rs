@@ -111,7 +111,7 @@ fn what_began_is_completed_in_the_open_file_and_its_caller_is_told() {
         let (store, path) = (&setup.store, setup.path());
         let (mut lease, released) = (acquire(store, "lease"), acquire(store, "released"));
         abandon(store, "doubt");
-        let doubt = match store.begin("doubt", NONE).unwrap() {
+        let mut doubt = match store.begin("doubt", NONE).unwrap() {
             Begin::InDoubt(doubt) => doubt,
             other => panic!("{other:?}"),
         };

@@ -232,7 +232,7 @@ fn a_late_completion_wins_over_somebody_who_only_looks_into_the_doubt() {
         let begin = || store.operation("k").lease(seconds(10)).begin().unwrap();
         let Begin::Acquired(mut late) = begin() else { panic!() };
         clock.advance(seconds(10));
-        let Begin::InDoubt(doubt) = begin() else { panic!() };
+        let Begin::InDoubt(mut doubt) = begin() else { panic!() };
         late.complete(b"late").unwrap();
         assert!(matches!(doubt.complete(b"found"), Err(Error::Fenced { .. })));
         assert_eq!(store.get("k").unwrap().result(), Some(&b"late"[..]));

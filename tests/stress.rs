@@ -220,7 +220,7 @@ impl Worker<'_> {
         }
     }
 
-    fn resolve(&mut self, key: usize, doubt: Doubt) {
+    fn resolve(&mut self, key: usize, mut doubt: Doubt) {
         let version = doubt.version();
         match self.random.below(4) {
             0 => {

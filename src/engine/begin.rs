@@ -13,7 +13,8 @@ use crate::format::record::{Kind, encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::Promise;
 use crate::log::commit::record_cost_bytes;
-use crate::log::room::Purpose;
+use crate::log::room::{NoRoom, Purpose};
+use crate::planted::{Bug, planted};
 use crate::record::Life;
 use crate::status::{Event, Refused, Status, Version, transition};
 use crate::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ pub(crate) struct Grant {
     pub(crate) version: Version,
     pub(crate) attempt: u32,
     pub(crate) claim: Claim,
-    /// Room for the record that ends the attempt.
+    /// Room for the record that ends the attempt; none for a doubt.
     pub(crate) promise: Promise,
 }
 
@@ -105,27 +106,35 @@ impl Engine {
                     return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
                 }
             }
-            let costs = [record_cost_bytes(encoded_bytes(key, 0)), self.finish_cost(key)];
-            let mut promise = match self.log.promise(costs.iter().sum(), Purpose::Begin)? {
-                Ok(promise) => promise,
-                Err(reason) => {
-                    drop(flight);
-                    self.make_room(reason)?;
-                    continue;
-                }
-            };
-            if let Some(found) = found.filter(|_| status == Status::InDoubt) {
+            // Given without any room: a full store must still let a caller find out what happened.
+            if let Some(found) = found.filter(|_| status == Status::InDoubt && !planted(Bug::DoubtTakesRoom))
+            {
                 crate::events::in_doubt(key, attempt);
                 let number = self.doubts.fetch_add(1, Ordering::Relaxed);
                 let claim = Claim::Doubt { version: found.version, attempt, number };
                 flight.set_claim(Some(claim));
+                let promise = self.log.no_promise();
                 return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
             }
-            let begin_promise = promise.split(costs[0]);
-            let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin_promise)?;
-            let (version, attempt, claim) = grant;
-            return Ok(Began::Acquired(Grant { version, attempt, claim, promise }));
+            match self.room_to_begin(key)? {
+                Ok((begin, finish)) => {
+                    let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin)?;
+                    let (version, attempt, claim) = grant;
+                    return Ok(Began::Acquired(Grant { version, attempt, claim, promise: finish }));
+                }
+                Err(no_room) => {
+                    drop(flight);
+                    self.make_room(no_room)?;
+                }
+            }
         }
+    }
+
+    /// Room for the record of a begin, and for the one that will end it.
+    fn room_to_begin(&self, key: Key<'_>) -> Result<Result<(Promise, Promise), NoRoom>> {
+        let begin_cost = record_cost_bytes(encoded_bytes(key, 0));
+        let both = self.log.promise(begin_cost + self.finish_cost(key), Purpose::Begin)?;
+        Ok(both.map(|mut finish| (finish.split(begin_cost), finish)))
     }
 
     /// What an attempt may need to be finished: the largest result, and the key.
@@ -155,27 +164,29 @@ impl Engine {
     }
 
     /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
-    /// Takes the promise that the doubt held.
-    pub(crate) fn begin_again(
-        &self,
-        key: Key<'_>,
-        version: Version,
-        terms: &Terms,
-        promise: &mut Promise,
-    ) -> Result<Grant> {
+    /// Needs the room of a begin; without it the doubt stays.
+    pub(crate) fn begin_again(&self, key: Key<'_>, version: Version, terms: &Terms) -> Result<Grant> {
         let hash = self.admit(key)?;
-        let _inside = self.admission.enter()?;
-        let flight = self.flights.enter(hash);
-        let now_ms = self.clock.now_ms();
-        self.path_check.look_if_due(now_ms)?;
-        let view = self.view(key, hash, &flight, now_ms, Want::State)?;
-        self.check_holds(key, view.found.as_ref(), version)?;
-        let fingerprint = view.found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
-        let mut promise = promise.take();
-        let begin_promise = promise.split(record_cost_bytes(encoded_bytes(key, 0)));
-        let (version, attempt, claim) =
-            self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin_promise)?;
-        Ok(Grant { version, attempt, claim, promise })
+        loop {
+            let _inside = self.admission.enter()?;
+            let flight = self.flights.enter(hash);
+            let now_ms = self.clock.now_ms();
+            self.path_check.look_if_due(now_ms)?;
+            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+            self.check_holds(key, view.found.as_ref(), version)?;
+            let fingerprint = view.found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
+            match self.room_to_begin(key)? {
+                Ok((begin, finish)) => {
+                    let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin)?;
+                    let (version, attempt, claim) = grant;
+                    return Ok(Grant { version, attempt, claim, promise: finish });
+                }
+                Err(no_room) => {
+                    drop(flight);
+                    self.make_room(no_room)?;
+                }
+            }
+        }
     }
 
     /// The holder of a grant is gone. If its attempt was not finished, the operation is in doubt from now on. Touches

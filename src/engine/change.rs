@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::begin::Grant;
 use super::view::{Found, View, Want};
 use super::{Engine, Terms};
 use crate::error::{Error, Result};
@@ -11,7 +12,8 @@ use crate::format::record::{Kind, Record, encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::Promise;
 use crate::log::commit::{Until, record_cost_bytes};
-use crate::log::room::Purpose;
+use crate::log::room::{NoRoom, Purpose};
+use crate::planted::{Bug, planted};
 use crate::record::Life;
 use crate::status::{Event, Refused, Status, Version, transition};
 
@@ -69,6 +71,15 @@ impl Next<'_> {
     }
 }
 
+/// How a result that was found out came to be recorded.
+#[derive(Debug)]
+pub(crate) enum Applied {
+    /// By this call.
+    Recorded,
+    /// The key is completed, and this stands.
+    Completed(Found),
+}
+
 /// How a compare-and-set came out.
 #[derive(Debug)]
 pub(crate) enum Swap {
@@ -78,7 +89,8 @@ pub(crate) enum Swap {
 
 impl Engine {
     /// Ends the attempt of `version`, by its lease, by a doubt that was resolved, or late by a lease that nobody took
-    /// over from. Returns the version of the record that ended it.
+    /// over from. Returns the version of the record that ended it. Its room is `promise`, which is kept if this fails
+    /// before the record is appended, or that of a finish.
     pub(crate) fn finish(
         &self,
         key: Key<'_>,
@@ -91,25 +103,107 @@ impl Engine {
         if let Finish::Completed(result) = finish {
             self.check_result(key, result)?;
         }
-        let _inside = self.admission.enter()?;
-        let flight = self.flights.enter(hash);
-        let now_ms = self.clock.now_ms();
-        let view = self.view(key, hash, &flight, now_ms, Want::State)?;
-        self.check_holds(key, view.found.as_ref(), version)?;
         let (event, kind, result) = match finish {
             Finish::Completed(result) => (Event::Complete, Kind::Completed, Some(result)),
             Finish::Released => (Event::Release, Kind::Released, None),
         };
-        let fenced = || Error::Fenced { key: key.to_owned(), version };
-        let allowed = transition(view.status, event).is_ok();
-        let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
-        let facts = Facts { fingerprint: found.fingerprint, attempt: found.attempt, result };
-        let all = promise.take();
-        let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, all)?;
-        flight.set_claim(None);
-        // What began is ended in the open file, wherever its path leads. The caller of the lease is told by the handle.
-        let _ = self.path_check.look_if_due(now_ms);
-        Ok(finished)
+        loop {
+            let _inside = self.admission.enter()?;
+            let flight = self.flights.enter(hash);
+            let now_ms = self.clock.now_ms();
+            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+            self.check_holds(key, view.found.as_ref(), version)?;
+            let fenced = || Error::Fenced { key: key.to_owned(), version };
+            let allowed = transition(view.status, event).is_ok();
+            let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
+            match self.room_to_finish(key, result, promise)? {
+                Ok(promise) => {
+                    let facts = Facts { fingerprint: found.fingerprint, attempt: found.attempt, result };
+                    let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    flight.set_claim(None);
+                    // What began is ended in the open file, wherever its path leads. The caller is told by the handle.
+                    let _ = self.path_check.look_if_due(now_ms);
+                    return Ok(finished);
+                }
+                Err(no_room) => {
+                    drop(flight);
+                    self.make_room(no_room)?;
+                }
+            }
+        }
+    }
+
+    /// Room for a record that ends something: what was set aside for it, if that is enough.
+    fn room_to_finish(
+        &self,
+        key: Key<'_>,
+        result: Option<&[u8]>,
+        set_aside: &mut Promise,
+    ) -> Result<Result<Promise, NoRoom>> {
+        let cost = record_cost_bytes(encoded_bytes(key, result.map_or(0, <[u8]>::len)));
+        if set_aside.bytes() >= cost {
+            return Ok(Ok(set_aside.take()));
+        }
+        self.log.promise(cost, Purpose::Finish)
+    }
+
+    /// Records the result that the attempt in doubt turned out to have: as its end, or, if the doubt has gone and
+    /// left the key absent, as seen and done. Decided in one step, so that nothing can come between. If the key is
+    /// completed, that stands.
+    ///
+    /// [`Error::Fenced`] if another attempt has the key now; then nothing is changed.
+    pub(crate) fn record_applied(
+        &self,
+        key: Key<'_>,
+        doubt: &Grant,
+        fingerprint: Fingerprint,
+        result: &[u8],
+        terms: &Terms,
+    ) -> Result<Applied> {
+        let hash = self.admit(key)?;
+        loop {
+            let _inside = self.admission.enter()?;
+            let flight = self.flights.enter(hash);
+            let now_ms = self.clock.now_ms();
+            let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
+            let found = view.found.as_ref();
+            let is_in_doubt_still = self.check_holds(key, found, doubt.version).is_ok();
+            let event = if is_in_doubt_still { Event::Complete } else { Event::Record };
+            match transition(view.status, event) {
+                Ok(_) => {}
+                Err(Refused::Completed) => {
+                    drop(flight);
+                    let Some(found) = view.found else { continue };
+                    self.check_replay(key, fingerprint, &found, terms)?;
+                    return Ok(Applied::Completed(found));
+                }
+                Err(_) if planted(Bug::AppliedOverAnother) => {}
+                Err(_) => {
+                    if let Some(found) = found {
+                        self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+                    }
+                    return Err(Error::Fenced { key: key.to_owned(), version: doubt.version });
+                }
+            }
+            // Only now: a result that cannot be recorded may be there already.
+            self.check_result(key, result)?;
+            let begun = found.map_or(0, |found| found.attempt);
+            match self.room_to_finish(key, Some(result), &mut self.log.no_promise())? {
+                Ok(promise) => {
+                    let attempt = begun.max(doubt.attempt);
+                    let facts = Facts { fingerprint, attempt, result: Some(result) };
+                    let kind = Kind::Completed;
+                    self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    flight.set_claim(None);
+                    let _ = self.path_check.look_if_due(now_ms);
+                    return Ok(Applied::Recorded);
+                }
+                Err(no_room) => {
+                    drop(flight);
+                    self.make_room(no_room)?;
+                }
+            }
+        }
     }
 
     /// Seen and done, in one record.
@@ -250,7 +344,11 @@ impl Engine {
                 Next::Absent | Next::InDoubt { .. } => None,
             };
             let cost = record_cost_bytes(encoded_bytes(key, result.map_or(0, <[u8]>::len)));
-            let purpose = if next == Next::Absent { Purpose::Forget } else { Purpose::Begin };
+            let purpose = match next {
+                Next::Absent | Next::Completed { .. } if unfinished => Purpose::Finish,
+                Next::Absent => Purpose::Forget,
+                Next::Completed { .. } | Next::InDoubt { .. } => Purpose::Begin,
+            };
             match self.log.promise(cost, purpose)? {
                 Ok(promise) => {
                     let kept = found.filter(|_| unfinished).map(|found| found.fingerprint);

@@ -33,8 +33,8 @@ use crate::status::Version;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use begin::{Began, Grant};
+pub(crate) use change::{Applied, Finish, Swap};
 pub use change::{Expected, Next};
-pub(crate) use change::{Finish, Swap};
 use lifecycle::Admission;
 pub(crate) use lifecycle::Handle;
 use path_check::PathCheck;

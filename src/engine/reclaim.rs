@@ -13,7 +13,7 @@ use crate::index::Address;
 use crate::log::Rotate;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
 use crate::log::ledger::Balance;
-use crate::log::room::Purpose;
+use crate::log::room::{NoRoom, Purpose};
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
 use crate::record::{Retirement, Weight, retirement};
@@ -395,11 +395,8 @@ impl Engine {
 
     /// Retires segments until something is free, because somebody needs a slot and the file cannot grow. The caller
     /// holds no flight. `reason` says why it cannot grow.
-    pub(super) fn make_room(&self, reason: String) -> Result<()> {
-        let full = |reason| {
-            let reason = format!("{reason}; operations that began can still be completed");
-            Err(Error::Full { path: self.path().to_owned(), reason })
-        };
+    pub(super) fn make_room(&self, reason: NoRoom) -> Result<()> {
+        let full = |reason: NoRoom| Err(reason.into_error(self.path()));
         let mut state = self.reclaim.state.lock();
         // What has been retired bit by bit waits for the next segment to come free. It need not.
         if self.log.publish_head()? {
@@ -412,7 +409,8 @@ impl Engine {
         if self.dead_log_bytes() < least_bytes {
             return full(reason);
         }
-        if state.pass.is_none() && !self.begin_pass(&mut state) {
+        let mut was_under_way = state.pass.is_some();
+        if !was_under_way && !self.begin_pass(&mut state) {
             return full(reason);
         }
         let before_bytes = self.freed_bytes();
@@ -421,6 +419,13 @@ impl Engine {
                 // A close waits for this call, which leaves, and decides anew if the store stays open.
                 Ok(true) if self.admission.is_closing() => return self.log.publish_head().map(|_| ()),
                 Ok(true) => {}
+                // The walk that an earlier call began is over. What has died since is for a walk of this one's.
+                Ok(false) if was_under_way => {
+                    was_under_way = false;
+                    if !self.begin_pass(&mut state) {
+                        break;
+                    }
+                }
                 Ok(false) | Err(Error::Full { .. }) => break,
                 Err(error) => return Err(error),
             }

@@ -34,7 +34,7 @@ use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
 use progress::Progress;
 use reader::Reader;
-use room::{Purpose, Room, Supply};
+use room::{CannotGrow, NoRoom, Purpose, Room, Supply};
 use scan::Chain;
 use writer::{FullSegment, Growing, Start, Writer};
 
@@ -108,6 +108,10 @@ impl Promise {
     /// All of it, in another hand.
     pub(crate) fn take(&mut self) -> Promise {
         self.split(self.bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Parts the promise in two.
@@ -184,8 +188,13 @@ impl Log {
         &self.ledger
     }
 
+    /// A promise of nothing.
+    pub(crate) fn no_promise(self: &Arc<Self>) -> Promise {
+        Promise { log: Arc::clone(self), bytes: 0 }
+    }
+
     /// Promises room for `bytes`, growing the file if need be. None, with the reason, if there is none to be had.
-    pub(crate) fn promise(self: &Arc<Self>, bytes: u64, purpose: Purpose) -> Result<Result<Promise, String>> {
+    pub(crate) fn promise(self: &Arc<Self>, bytes: u64, purpose: Purpose) -> Result<Result<Promise, NoRoom>> {
         loop {
             if self.room.promise(bytes, purpose) {
                 return Ok(Ok(Promise { log: Arc::clone(self), bytes }));
@@ -200,7 +209,7 @@ impl Log {
                 Ok(Ok(())) => {
                     self.room.update(writer.supply(), 0);
                 }
-                Ok(Err(reason)) => return Ok(Err(reason)),
+                Ok(Err(cause)) => return Ok(Err(NoRoom { purpose, cause })),
                 Err(error) => return Err(self.poison_with(error)),
             }
         }
@@ -293,7 +302,12 @@ impl Log {
         let made = writer.make_min_slots();
         let made = made.map_err(|error| self.reader.io("make the file as long as it is to be", error))?;
         self.room.update(writer.supply(), 0);
-        made.map_err(|reason| Error::Full { path: self.path().to_owned(), reason })
+        made.map_err(|cause| match cause {
+            CannotGrow::Full(reason) => Error::Full { path: self.path().to_owned(), reason },
+            CannotGrow::Failed(error) => {
+                Error::io(self.path(), "make the file as long as Options::min_size asks for", error)
+            }
+        })
     }
 
     /// Sequences of the oldest segment that is still needed and of the one being written. The first is never above the
@@ -366,7 +380,7 @@ impl Log {
     /// Closes the tail, so that everything written so far lies in full segments.
     pub(crate) fn rotate(&self, rotate: Rotate) -> Result<()> {
         let head = self.needed_from.load(Ordering::Acquire);
-        let full = |reason| Err(Error::Full { path: self.path().to_owned(), reason });
+        let full = |cause| Err(NoRoom { purpose: Purpose::Move, cause }.into_error(self.path()));
         self.with_writer(|writer| {
             if rotate == Rotate::IfWritten && writer.tail_is_empty() {
                 return Ok(Ok(()));
@@ -382,8 +396,8 @@ impl Log {
                 if supply.free_slots > 0 && self.room.lower(after) {
                     return writer.switch(head).map(Ok);
                 }
-                if let Err(reason) = writer.try_grow()? {
-                    return Ok(full(reason));
+                if let Err(cause) = writer.try_grow()? {
+                    return Ok(full(cause));
                 }
                 self.room.update(writer.supply(), 0);
             }

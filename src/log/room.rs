@@ -1,15 +1,20 @@
 //! Who may still write how much: so that only those who begin something are ever told that the store is full.
 //!
 //! Every record is promised its room before it is appended: a begin for itself and for the completion that will
-//! follow it, a forget or a moved record for itself. A promise is kept whatever happens to the disk, because it is
+//! follow it, the record that resolves a doubt, a forget or a moved record for itself. A promise is kept whatever happens to the disk, because it is
 //! covered by slots that exist already, at full length and synced.
 //!
 //! A batch that does not fit the rest of a segment goes to the next one, and the rest is wasted; no batch takes more
 //! than `batch_limit_bytes`, so every segment is worth at least its usable bytes less that limit, however the
 //! records fall. That is what is counted with here.
 
+use std::io;
+use std::path::Path;
+
+use crate::error::Error;
 use crate::format::FIRST_FRAME_OFFSET;
 use crate::format::footer::TRAILER_BYTES;
+use crate::planted::{Bug, planted};
 use crate::sync::Mutex;
 
 /// What the writer tells of the log after every change.
@@ -43,18 +48,86 @@ pub(crate) struct Room {
 pub(crate) enum Purpose {
     /// Something new: leaves alone everything that is kept.
     Begin,
+    /// The end of something that began and has no room of its own: a doubt, whose lease took its room with it.
+    Finish,
     /// A forget gives room back in the end, and needs some first.
     Forget,
     /// What it is kept for.
     Move,
 }
 
+/// With fewer slots than this, finishing and forgetting share a segment: one for each would be most of the store.
+const SLOTS_FOR_A_SEGMENT_EACH: u64 = 6;
+
 impl Purpose {
-    fn kept_segments(self) -> u64 {
+    /// How many segments this purpose leaves alone in a log of so many slots.
+    fn kept_segments(self, slots: u64) -> u64 {
+        let shared = u64::from(slots >= SLOTS_FOR_A_SEGMENT_EACH);
         match self {
-            Purpose::Begin => 2,
+            Purpose::Begin => 2 + shared,
+            Purpose::Finish if planted(Bug::FinishLikeBegin) => 2 + shared,
+            Purpose::Finish => 1 + shared,
             Purpose::Forget => 1,
             Purpose::Move => 0,
+        }
+    }
+
+    /// What the caller who found no room should know.
+    fn advice(self) -> &'static str {
+        match self {
+            Purpose::Begin => {
+                "; nothing was begun, and operations that began can still be ended: free disk space, raise \
+                 Options::max_size, or shorten retention"
+            }
+            Purpose::Finish => {
+                "; nothing was recorded and the operation is in doubt as before: free disk space, raise \
+                 Options::max_size, or forget what is no longer needed, and try again"
+            }
+            Purpose::Forget => {
+                "; nothing was forgotten: free disk space or raise Options::max_size, and try again"
+            }
+            Purpose::Move => "; free disk space or raise Options::max_size",
+        }
+    }
+}
+
+/// Why room could not be had.
+#[derive(Debug)]
+pub(crate) struct NoRoom {
+    pub(crate) purpose: Purpose,
+    pub(crate) cause: CannotGrow,
+}
+
+impl NoRoom {
+    pub(crate) fn into_error(self, path: &Path) -> Error {
+        match self.cause {
+            CannotGrow::Full(reason) => {
+                let reason = reason + self.purpose.advice();
+                Error::Full { path: path.to_owned(), reason }
+            }
+            CannotGrow::Failed(error) => Error::io(path, "make the file longer", error),
+        }
+    }
+}
+
+/// Why the file cannot grow.
+#[derive(Debug)]
+pub(crate) enum CannotGrow {
+    /// There is no space: on the disk, in a quota, or below a limit on the size of the file.
+    Full(String),
+    /// The operating system failed at it in another way. No reason to poison the log: what failed is the filling of a
+    /// slot that holds nothing and is not used before it has been filled whole and synced.
+    Failed(io::Error),
+}
+
+impl CannotGrow {
+    pub(crate) fn new(error: io::Error) -> CannotGrow {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        match error.kind() {
+            StorageFull | QuotaExceeded | FileTooLarge => {
+                CannotGrow::Full(format!("the file cannot grow ({error})"))
+            }
+            _ => CannotGrow::Failed(error),
         }
     }
 }
@@ -137,7 +210,8 @@ impl Room {
         let beyond_tail =
             promised_bytes.saturating_sub(supply.tail_bytes.saturating_sub(self.batch_limit_bytes));
         let full_segments = supply.full_segments + beyond_tail.div_ceil(self.worth());
-        full_segments.min(purpose.kept_segments()) * self.worth()
+        let slots = 1 + supply.free_slots + supply.full_segments;
+        full_segments.min(purpose.kept_segments(slots)) * self.worth()
     }
 }
 
@@ -168,14 +242,51 @@ mod tests {
     }
 
     #[test]
-    fn a_begin_leaves_two_segments_for_moving_a_forget_one_and_moving_none() {
-        let room = room(Supply { tail_bytes: 0, free_slots: 2, full_segments: 5 });
+    fn a_begin_leaves_three_segments_a_finish_two_a_forget_one_and_moving_none() {
+        let worth = USABLE - LIMIT;
+        let room = room(Supply { tail_bytes: 0, free_slots: 3, full_segments: 5 });
         assert!(!room.promise(8, Purpose::Begin));
-        assert!(room.promise(8, Purpose::Forget));
-        assert!(!room.promise(USABLE - LIMIT, Purpose::Forget));
-        assert!(room.promise(USABLE - LIMIT, Purpose::Move));
-        room.give_back(USABLE - LIMIT + 8);
+        assert!(room.promise(worth, Purpose::Finish));
+        assert!(!room.promise(8, Purpose::Finish));
+        assert!(room.promise(worth, Purpose::Forget));
+        assert!(!room.promise(8, Purpose::Forget));
+        assert!(room.promise(worth, Purpose::Move));
+        assert!(!room.promise(8, Purpose::Move));
+        room.give_back(3 * worth);
         assert_eq!(room.promised_bytes(), 0);
+    }
+
+    #[test]
+    fn in_a_small_store_finishing_and_forgetting_share_a_segment_and_begins_lose_none() {
+        let worth = USABLE - LIMIT;
+        for (free_slots, full_segments) in [(2, 1), (2, 2)] {
+            let room = room(Supply { tail_bytes: 0, free_slots, full_segments });
+            assert!(!room.promise(8, Purpose::Begin));
+            assert!(room.promise(worth / 2, Purpose::Finish));
+            assert!(room.promise(worth - worth / 2, Purpose::Forget));
+            assert!(!room.promise(8, Purpose::Finish) && !room.promise(8, Purpose::Forget));
+            assert!(room.promise(worth, Purpose::Move));
+        }
+        let room = room(Supply { tail_bytes: LIMIT + 8, free_slots: 2, full_segments: 2 });
+        assert!(room.promise(8, Purpose::Begin), "two segments are kept, as without a class for finishing");
+    }
+
+    #[test]
+    fn only_a_lack_of_space_is_told_as_one() {
+        use io::ErrorKind::{FileTooLarge, Other, PermissionDenied, QuotaExceeded, StorageFull, WriteZero};
+        for (kind, is_full) in [
+            (StorageFull, true),
+            (QuotaExceeded, true),
+            (FileTooLarge, true),
+            (Other, false),
+            (PermissionDenied, false),
+            (WriteZero, false),
+        ] {
+            let no_room = NoRoom { purpose: Purpose::Begin, cause: CannotGrow::new(kind.into()) };
+            let error = no_room.into_error(Path::new("s.once"));
+            assert_eq!(matches!(error, Error::Full { .. }), is_full, "{kind:?}: {error}");
+            assert_eq!(matches!(error, Error::Io { .. }), !is_full, "{kind:?}: {error}");
+        }
     }
 
     #[test]
@@ -209,8 +320,8 @@ mod tests {
         enough.give_back(8);
         assert!(!is_scarce(&enough));
         let kept = |free_slots| room(Supply { tail_bytes: 0, free_slots, full_segments: 5 });
-        assert!(is_scarce(&kept(3)) && !is_scarce(&kept(4)), "two segments are kept for moving");
-        let promised = room(Supply { tail_bytes: LIMIT + 8, free_slots: 4, full_segments: 5 });
+        assert!(is_scarce(&kept(4)) && !is_scarce(&kept(5)), "three segments are kept");
+        let promised = room(Supply { tail_bytes: LIMIT + 8, free_slots: 5, full_segments: 5 });
         assert!(promised.promise(worth, Purpose::Begin));
         assert!(!is_scarce(&promised));
         assert!(promised.promise(8, Purpose::Begin));

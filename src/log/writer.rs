@@ -17,7 +17,7 @@ use super::commit::{Batch, Placement};
 use super::listing::Listing;
 use super::progress::Progress;
 use super::reader::Reader;
-use super::room::Supply;
+use super::room::{CannotGrow, Supply};
 use crate::clock::{StoreClock, TimeMark};
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, OPENING_FRAME_BYTES, Stamp};
@@ -449,7 +449,7 @@ impl Writer {
 
     /// Makes all the slots that there are to be at least, with one sync; or none. The outer error is one that leaves unknown
     /// what is on disk; the inner one says why the file cannot be that long.
-    pub(crate) fn make_min_slots(&mut self) -> io::Result<Result<(), String>> {
+    pub(crate) fn make_min_slots(&mut self) -> io::Result<Result<(), CannotGrow>> {
         let (from, to) = (self.slot_count, self.growing.min_slots);
         if from >= to {
             return Ok(Ok(()));
@@ -457,7 +457,7 @@ impl Writer {
         self.change(|writer| writer.make_slots(from, to))
     }
 
-    fn make_slots(&mut self, from: u64, to: u64) -> io::Result<Result<(), String>> {
+    fn make_slots(&mut self, from: u64, to: u64) -> io::Result<Result<(), CannotGrow>> {
         let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
         let length = self.storage.len()?;
         // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full. What an
@@ -474,10 +474,13 @@ impl Writer {
                 set_len(&*self.storage, length)?;
                 self.sync()?;
             }
-            return Ok(Err(format!(
-                "Options::min_size asks for a file of {end} bytes, and it cannot grow beyond its {at} ({error}); free \
-                 disk space, or ask for less"
-            )));
+            return Ok(Err(match CannotGrow::new(error) {
+                CannotGrow::Full(why) => CannotGrow::Full(format!(
+                    "Options::min_size asks for a file of {end} bytes, and it cannot grow beyond its {at}: {why}; free \
+                     disk space, or ask for less"
+                )),
+                failed @ CannotGrow::Failed(_) => failed,
+            }));
         }
         self.sync()?;
         self.free.extend(from..to);
@@ -508,18 +511,18 @@ impl Writer {
 
     /// Makes the next slot at once. The outer error is one that leaves unknown what is on disk; the inner one says
     /// why the file cannot grow.
-    pub(crate) fn try_grow(&mut self) -> io::Result<Result<(), String>> {
+    pub(crate) fn try_grow(&mut self) -> io::Result<Result<(), CannotGrow>> {
         if self.slot_count >= self.growing.max_slots {
             let now_bytes = STORE_HEADER_BYTES + self.slot_count * self.parameters.segment_bytes;
-            return Ok(Err(format!(
+            return Ok(Err(CannotGrow::Full(format!(
                 "another segment of {} bytes would take the file, now {now_bytes} bytes, over Options::max_size",
                 self.parameters.segment_bytes
-            )));
+            ))));
         }
         self.change(|writer| {
             // Nothing is in a slot that is being made, so a write to it that fails leaves nothing half done.
             if let Err(error) = writer.fill(writer.parameters.segment_bytes) {
-                return Ok(Err(format!("the file cannot grow ({error})")));
+                return Ok(Err(CannotGrow::new(error)));
             }
             writer.sync()?;
             writer.settle_growth();

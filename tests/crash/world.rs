@@ -298,7 +298,7 @@ impl World {
                 if status(&next, key) != Status::InDoubt || held(&self.leases, key) {
                     return Ok(());
                 }
-                let doubt: Doubt = match store.begin(&name(key), NONE) {
+                let mut doubt: Doubt = match store.begin(&name(key), NONE) {
                     Ok(Begin::InDoubt(doubt)) => doubt,
                     Ok(other) => panic!("{act:?}: {other:?}"),
                     Err(error) => {

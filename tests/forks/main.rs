@@ -252,7 +252,7 @@ impl Held {
         note("lease.complete", format!("{:?}", lease.complete(b"child")));
         note("completed again", format!("{:?}", completed.complete(b"r")));
         note("lease.release", format!("{:?}", released.release()));
-        let [first, second, third] = doubts;
+        let [mut first, second, third] = doubts;
         note("doubt.complete", format!("{:?}", first.complete(b"child")));
         note("doubt.release", format!("{:?}", second.release()));
         note("doubt.begin_again", format!("{:?}", third.begin_again()));
@@ -272,7 +272,7 @@ impl Held {
         let Held { store, mut lease, released, completed, doubts } = self;
         lease.complete(b"parent").unwrap();
         released.release().unwrap();
-        let [first, second, third] = doubts;
+        let [mut first, second, third] = doubts;
         first.complete(b"parent").unwrap();
         second.release().unwrap();
         third.begin_again().unwrap().complete(b"parent").unwrap();
