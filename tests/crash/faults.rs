@@ -76,6 +76,10 @@ pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
     if let (Fault::Short | Fault::Interrupted, Some((at, error))) = (fault, &failed) {
         return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
     }
+    // Whoever is told that the disk is full goes and deletes files.
+    if let Some((at, error @ Error::Full { .. })) = &failed {
+        return Err(told(format!("act {at}, {:?}: an input/output error was told as {error}", script[*at])));
+    }
     let during = failed
         .as_ref()
         .map_or(String::new(), |(at, error)| format!("act {at}, {:?}: {error}: ", script[*at]));
@@ -225,19 +229,17 @@ fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_o
                 disk.set_capacity(Some(4_096 + slots * (64 << 10) + partial));
                 let mut world = World::new(disk.clone()).map_err(|error| error.to_string())?;
                 for (at, act) in script.iter().enumerate() {
+                    // What began can be ended: by its lease, by whoever resolves the doubt, by a compare-and-set.
+                    let may = match act {
+                        Act::Begin(key) | Act::Set(key, _) => !world.has_begun(*key),
+                        Act::Resolve(_, how) => how % 3 == 2,
+                        Act::Record(..) | Act::RecordBuffered(..) | Act::Compact => true,
+                        _ => false,
+                    };
                     match world.perform(*act) {
                         Ok(()) => {}
                         Err(Error::Full { .. }) => {
                             refusals.fetch_add(1, Ordering::Relaxed);
-                            let may = matches!(
-                                act,
-                                Act::Begin(_)
-                                    | Act::Record(..)
-                                    | Act::RecordBuffered(..)
-                                    | Act::Set(..)
-                                    | Act::Resolve(..)
-                                    | Act::Compact
-                            );
                             if !may {
                                 return Err(format!("{slots} slots: act {at}, {act:?}, met a full store"));
                             }

@@ -17,6 +17,7 @@ mod bugs;
 #[path = "../common/mod.rs"]
 mod common;
 mod damage;
+mod doubts;
 mod faults;
 mod openings;
 mod points;

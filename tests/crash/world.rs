@@ -510,6 +510,11 @@ impl World {
         self.store.as_ref()
     }
 
+    /// Whether an attempt at it began and has not ended.
+    pub fn has_begun(&self, key: u8) -> bool {
+        self.oracle.now().get(&key).is_some_and(|known| known.status == Status::InDoubt)
+    }
+
     /// A full disk refused the act: nothing happened, and that is certain.
     pub fn was_refused(&mut self) {
         self.oracle.in_flight = None;

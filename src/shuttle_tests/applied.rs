@@ -1,0 +1,105 @@
+//! What was found out about a doubt, while an operator forgets the key and another caller begins it.
+
+use std::cell::Cell;
+
+use shuttle::thread;
+
+use super::{WHOLE_STORE, explore, must_find_planted};
+use crate::planted::Bug;
+use crate::{Begin, Error, Failure, Fingerprint, Lease, ManualClock, Options, Outcome, RunError, Status, Store};
+
+const FOUND: &str = "found out";
+const OTHERS: &str = "another's";
+
+/// What the codec makes of it, as the caller on bytes has to.
+fn encoded(text: &str) -> Vec<u8> {
+    let length = u8::try_from(text.len()).unwrap();
+    [&[length][..], text.as_bytes()].concat()
+}
+
+fn complete(mut lease: Lease) {
+    lease.complete(&encoded(OTHERS)).unwrap_or_else(|error| panic!("an attempt was taken over: {error}"));
+}
+
+fn find_out(store: &Store) {
+    let asked = Cell::new(false);
+    let outcome = store
+        .operation("a")
+        .reconcile(|_| {
+            asked.set(true);
+            Some(FOUND.to_owned())
+        })
+        .run(|_| {
+            assert!(!asked.get(), "performed after it was found to be applied");
+            Ok::<_, Failure<Error>>(OTHERS.to_owned())
+        });
+    match outcome {
+        Ok(Outcome::AlreadyDone(result)) => assert!(result == OTHERS || asked.get() && result == FOUND),
+        Ok(Outcome::Done(_)) => assert!(!asked.get()),
+        Err(RunError::Unrecorded { result, source: Error::Fenced { .. } }) => {
+            assert!(asked.get() && result == FOUND, "what was found out is lost");
+        }
+        Err(RunError::Store(Error::InProgress { .. })) => assert!(!asked.get(), "what was found out is lost"),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+fn reconcile_forget_and_begin() {
+    let store = Options::new()
+        .segment_size(64 << 10)
+        .max_result(1 << 10)
+        .manual_clock(ManualClock::new(1_700_000_000_000))
+        .open_in_memory()
+        .unwrap();
+    drop(store.begin("a", Fingerprint::NONE).unwrap());
+    let spawn = |work: fn(&Store)| {
+        let store = store.clone();
+        thread::spawn(move || work(&store))
+    };
+    let threads = [
+        spawn(find_out),
+        spawn(|store| match store.forget("a") {
+            Ok(_) | Err(Error::InProgress { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }),
+        spawn(|store| match store.begin("a", Fingerprint::NONE).unwrap() {
+            Begin::Acquired(lease) => complete(lease),
+            Begin::InDoubt(doubt) => match doubt.begin_again() {
+                Ok(lease) => complete(lease),
+                Err(Error::Fenced { .. }) => {}
+                Err(error) => panic!("{error}"),
+            },
+            Begin::InProgress { .. } => {}
+            Begin::Completed(done) => {
+                assert!([encoded(FOUND), encoded(OTHERS)].contains(&done.into_result()));
+            }
+        }),
+    ];
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let seen = store.get("a").unwrap();
+    assert!(matches!(seen.status(), Status::Absent | Status::Completed), "{seen:?}");
+    store.close().unwrap();
+}
+
+#[test]
+fn what_was_found_to_be_applied_is_not_performed_again() {
+    explore("applied, reconcile/forget/begin", WHOLE_STORE, reconcile_forget_and_begin);
+}
+
+#[test]
+fn finds_applied_then_performed() {
+    let expected = ["performed after it was found to be applied"];
+    must_find_planted(Bug::AppliedThenPerformed, WHOLE_STORE, &expected, reconcile_forget_and_begin);
+}
+
+#[test]
+fn finds_applied_over_another() {
+    must_find_planted(
+        Bug::AppliedOverAnother,
+        WHOLE_STORE,
+        &["an attempt was taken over", "is taken over"],
+        reconcile_forget_and_begin,
+    );
+}

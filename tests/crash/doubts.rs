@@ -1,0 +1,109 @@
+//! Doubts on a disk without room: each can be ended, and a disk that fails otherwise is not told as full.
+
+use oncekey::simulation::{Bug, SimulatedDisk, plant};
+use oncekey::{Begin, Error, Expected, Failure, Fingerprint, Next, Reconciled, RunError, Status, Store, Swapped};
+
+use crate::world::{START_MS, options};
+
+const NONE: Fingerprint = Fingerprint::NONE;
+const DOUBTS: usize = 24;
+
+fn name(number: usize) -> String {
+    format!("doubt-{number}")
+}
+
+/// A store with doubts in it, on a disk that has become too small to begin anything more.
+fn full(slots: usize) -> (SimulatedDisk, Store) {
+    let disk = SimulatedDisk::new();
+    let clock = oncekey::ManualClock::new(START_MS);
+    let store = options(&clock).max_result(4_000).open_simulated(&disk).unwrap();
+    for number in 0..DOUBTS {
+        drop(store.begin(&name(number), NONE).unwrap());
+    }
+    disk.set_capacity(Some(4_096 + slots * (64 << 10) + 512));
+    for size in [4_000, 1_000, 100, 0] {
+        let refused = (0..).find_map(|n| store.record(&format!("{size}/{n}"), NONE, &vec![1; size]).err());
+        assert!(matches!(refused, Some(Error::Full { .. })), "{refused:?}");
+    }
+    (disk, store)
+}
+
+/// Ends every doubt, each third in another way, and says what kept one from being ended.
+fn end_all(slots: usize) -> Result<(), String> {
+    let (disk, store) = full(slots);
+    let result = "r".repeat(1_000);
+    for number in 0..DOUBTS {
+        let key = name(number);
+        let told = |error: Error| format!("{slots} slots, doubt {number}: {error}");
+        match number % 4 {
+            0 => {
+                let ran = store
+                    .operation(&key)
+                    .reconcile(|_| Reconciled::Applied(result.clone()))
+                    .run(|_| -> Result<String, Failure<Error>> { panic!("{key}: performed again") });
+                match ran {
+                    Ok(_) => {}
+                    Err(RunError::Store(error) | RunError::Unrecorded { source: error, .. }) => {
+                        return Err(told(error));
+                    }
+                    Err(other) => panic!("{key}: {other:?}"),
+                }
+            }
+            1 | 2 => {
+                let Begin::InDoubt(mut doubt) = store.begin(&key, NONE).map_err(told)? else {
+                    panic!("{key} is in doubt")
+                };
+                if number % 4 == 1 {
+                    doubt.complete(result.as_bytes()).map_err(told)?;
+                } else {
+                    doubt.release().map_err(told)?;
+                }
+            }
+            _ => {
+                let version = store.get(&key).map_err(told)?.version().unwrap();
+                let expected = Expected::Present { status: Status::InDoubt, version };
+                let next = Next::Completed { fingerprint: NONE, result: result.as_bytes() };
+                let swapped = store.compare_and_set(&key, expected, next).map_err(told)?;
+                assert!(matches!(swapped, Swapped::Done(_)), "{key}: {swapped:?}");
+            }
+        }
+    }
+    // And it is as durable as anything else.
+    drop(store);
+    let clock = oncekey::ManualClock::new(START_MS);
+    let store = options(&clock).open_simulated(&disk.crash(|_| 0)).map_err(|error| error.to_string())?;
+    for number in 0..DOUBTS {
+        let status = store.get(&name(number)).map_err(|error| error.to_string())?.status();
+        let expected = if number % 4 == 2 { Status::Absent } else { Status::Completed };
+        if status != expected {
+            return Err(format!("{slots} slots, doubt {number} is {status}"));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_doubt_can_be_ended_on_a_disk_that_has_no_room_for_a_begin() {
+    for slots in 4..12 {
+        end_all(slots).unwrap();
+    }
+}
+
+fn found(bug: Bug) -> Option<String> {
+    plant(Some(bug));
+    let found = (4..12).find_map(|slots| end_all(slots).err());
+    plant(None);
+    found
+}
+
+#[test]
+fn a_doubt_that_takes_room_is_found() {
+    let how = found(Bug::DoubtTakesRoom).expect("the harness did not see it");
+    assert!(how.contains("there is no room"), "{how}");
+}
+
+#[test]
+fn an_ending_that_leaves_as_much_as_a_begin_is_found() {
+    let how = found(Bug::FinishLikeBegin).expect("the harness did not see it");
+    assert!(how.contains("there is no room"), "{how}");
+}
