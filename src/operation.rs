@@ -137,22 +137,23 @@ impl<'a, C, D> Operation<'a, C, D> {
         self
     }
 
-    /// How long this operation is remembered, instead of [`Options::retention`](crate::Options::retention). A result
-    /// retention that would be longer is cut to it.
+    /// How long this operation is remembered, and its result with it, instead of
+    /// [`Options::retention`](crate::Options::retention); `Duration::MAX` is for ever. A result retention that the
+    /// store was opened with holds all the same, and is cut to this if it is longer; so is a lease.
     pub fn retain(mut self, retention: Duration) -> Self {
         self.asked.retention = Some(retention);
         self
     }
 
     /// How long its result is kept, instead of
-    /// [`Options::result_retention`](crate::Options::result_retention); at most as long as its key.
+    /// [`Options::result_retention`](crate::Options::result_retention). Longer than its key is [`Error::Option`].
     pub fn retain_result(mut self, retention: Duration) -> Self {
         self.asked.result_retention = Some(retention);
         self
     }
 
     /// After how long the attempt may be taken over by somebody else who asks. Read
-    /// [`Options::lease`](crate::Options::lease) first.
+    /// [`Options::lease`](crate::Options::lease) first. Longer than the operation's retention is [`Error::Option`].
     pub fn lease(mut self, lease: Duration) -> Self {
         self.asked.lease = Some(lease);
         self
@@ -200,7 +201,8 @@ impl<'a, C, D> Operation<'a, C, D> {
             (None, None) => defaults.retention,
             (Some(key), None) => {
                 let Retention { key_ms, .. } = check_retention(key, None)?;
-                Retention { key_ms, result_ms: defaults.retention.result_ms.min(key_ms) }
+                let result_ms = self.engine.settings().result_retention_ms.unwrap_or(key_ms).min(key_ms);
+                Retention { key_ms, result_ms }
             }
             (key, result) => {
                 check_retention(key.unwrap_or(Duration::from_millis(defaults.retention.key_ms)), result)?
@@ -208,10 +210,8 @@ impl<'a, C, D> Operation<'a, C, D> {
         };
         let lease_ms = match self.asked.lease {
             Some(lease) => Some(check_lease(lease, retention)?),
-            None => {
-                let lease = defaults.lease_ms.map(Duration::from_millis);
-                lease.map(|lease| check_lease(lease, retention)).transpose()?
-            }
+            // Nobody asked for it here: that it is longer is no mistake of this call's.
+            None => defaults.lease_ms.map(|lease_ms| lease_ms.min(retention.key_ms)),
         };
         let durability = self.asked.durability.unwrap_or(defaults.durability);
         Ok(Terms { durability, begin_unsynced, retention, lease_ms, wait: self.asked.wait })

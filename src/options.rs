@@ -126,20 +126,28 @@ impl Options {
     }
 
     /// How long a finished operation is remembered, counted from its completion in store time: for as long as a
-    /// retry may come. Afterwards its key is free for another act. Default: 7 days.
+    /// retry may come. Afterwards its key is free for another act. Default: 7 days; `Duration::MAX` is for ever.
+    ///
+    /// It is written into each record when the operation ends. Opening the file with another retention later does
+    /// nothing for the records that are there: they expire when they were to expire, neither earlier nor later.
     pub fn retention(mut self, retention: Duration) -> Options {
         self.retention = retention;
         self
     }
 
     /// How long the result of a finished operation is kept, at most as long as its key. When it has gone and the key
-    /// has not, a retry is [`Error::ResultExpired`] and the act is still not performed again. Default: as the key.
+    /// has not, a retry is [`Error::ResultExpired`] and the act is still not performed again. Default: as the key. Like
+    /// [`retention`](Options::retention), it holds for what ends from now on.
+    ///
+    /// An operation with a shorter [`retain`](crate::Operation::retain) of its own keeps its result as long as its
+    /// key.
     pub fn result_retention(mut self, retention: Duration) -> Options {
         self.result_retention = Some(retention);
         self
     }
 
-    /// After how long a lease may be taken over by somebody else who asks. Default: never.
+    /// After how long a lease may be taken over by somebody else who asks; at most the retention. Default: never. An
+    /// operation with a shorter [`retain`](crate::Operation::retain) of its own has a lease as long as that.
     ///
     /// A thread whose lease was taken over goes on all the same: if its act is slow and not dead, the act happens
     /// twice. Use this only if the outside world refuses the older [`Version`](crate::Version), or the act is
@@ -301,7 +309,8 @@ impl Options {
         let lease_ms = self.lease.map(|lease| check_lease(lease, retention)).transpose()?;
         let terms =
             Terms { durability: self.durability, begin_unsynced: false, retention, lease_ms, wait: None };
-        self.settings_for(self.segment_bytes, Settings { terms, max_result_bytes: 0 })
+        let result_retention_ms = self.result_retention.map(whole_ms);
+        self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms, max_result_bytes: 0 })
     }
 
     fn check_max_size(&self, segment_bytes: u64) -> Result<()> {

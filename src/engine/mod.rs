@@ -90,6 +90,8 @@ pub(crate) struct Terms {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) terms: Terms,
+    /// The result retention that was asked for; None: results are kept as long as their keys.
+    pub(crate) result_retention_ms: Option<u64>,
     pub(crate) max_result_bytes: usize,
 }
 

@@ -6,7 +6,9 @@ use shuttle::thread;
 
 use super::{WHOLE_STORE, explore, must_find_planted};
 use crate::planted::Bug;
-use crate::{Begin, Error, Failure, Fingerprint, Lease, ManualClock, Options, Outcome, RunError, Status, Store};
+use crate::{
+    Begin, Error, Failure, Fingerprint, Lease, ManualClock, Options, Outcome, RunError, Status, Store,
+};
 
 const FOUND: &str = "found out";
 const OTHERS: &str = "another's";

@@ -1,7 +1,9 @@
 //! Doubts on a disk without room: each can be ended, and a disk that fails otherwise is not told as full.
 
 use oncekey::simulation::{Bug, SimulatedDisk, plant};
-use oncekey::{Begin, Error, Expected, Failure, Fingerprint, Next, Reconciled, RunError, Status, Store, Swapped};
+use oncekey::{
+    Begin, Error, Expected, Failure, Fingerprint, Next, Reconciled, RunError, Status, Store, Swapped,
+};
 
 use crate::world::{START_MS, options};
 
