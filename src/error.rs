@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::key::{KeyProblem, OwnedKey};
@@ -70,7 +70,9 @@ pub enum Error {
         /// The key in question.
         key: OwnedKey,
     },
-    /// The same lease was completed twice with different results. The first one stands.
+    /// The operation is completed already, and what was to happen to it now would change that: another result from the
+    /// same [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt), a release of either, or a compare-and-set to anything
+    /// but absent. What was recorded first stands.
     Conflict {
         /// The key in question.
         key: OwnedKey,
@@ -83,8 +85,10 @@ pub enum Error {
         /// The version that the lease held.
         version: Version,
     },
-    /// The result is larger than `Options::max_result`. The lease is still usable: complete it with something
-    /// smaller, for instance a reference to where the result is kept.
+    /// The result is larger than `Options::max_result`, and nothing was recorded. Record something smaller, for
+    /// instance a reference to where the result is kept: a [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt) that was
+    /// to be completed is still usable for that. After [`Operation::run`](crate::Operation::run) there is none: the
+    /// operation is in doubt, and [`RunError::Unrecorded`](crate::RunError::Unrecorded) has the result.
     TooLarge {
         /// The key in question.
         key: OwnedKey,
@@ -93,10 +97,12 @@ pub enum Error {
         /// The largest size allowed, in bytes.
         limit_bytes: usize,
     },
-    /// There is no room to begin another operation: the disk is full or the file has reached
-    /// [`Options::max_size`](crate::Options::max_size). Operations that already began can still be completed, and the store
-    /// goes on when there is room again. Or, at an opening, for [`Options::min_size`](crate::Options::min_size): the file is
-    /// as long as it was, and can be opened with less.
+    /// There is no room: the disk, a quota, or [`Options::max_size`](crate::Options::max_size) lets the file grow no
+    /// more, and reclaiming found nothing to free. Nothing was changed, and the store goes on when there is room again.
+    ///
+    /// Usually for another operation to begin. A lease has the room for its end; a doubt can be ended in room that is
+    /// kept for that, and only when this is used up too is it `Full`, and stays. Or, at an opening, for
+    /// [`Options::min_size`](crate::Options::min_size): the file is as long as it was, and can be opened with less.
     Full {
         /// The store's file.
         path: PathBuf,
@@ -133,8 +139,12 @@ pub enum Error {
         /// Which version or feature, and what is supported.
         reason: String,
     },
-    /// The file contradicts itself: bytes that were known to be on disk are not what they were. Nothing was
-    /// changed; keep a copy of the file before you try anything.
+    /// The file contradicts itself: bytes that were known to be on disk are not what they were. Keep a copy of the file
+    /// before you try anything.
+    ///
+    /// From an opening: headers, footers and the last segment are checked then, and the file was left as it is. From a
+    /// store that is open: a record is checked when it is read. The key that was asked for cannot be answered or
+    /// changed, others can.
     Corrupt {
         /// The store's file.
         path: PathBuf,
@@ -203,12 +213,14 @@ pub enum Error {
         /// The path by which the store was opened.
         path: PathBuf,
     },
-    /// The versions are used up: 2^24 openings of one file that did not follow a clean close, or 2^39 changes in one
-    /// opening. Open the store again;
-    /// if that does not help, move to a new file.
+    /// The versions are used up. After 2^39 changes in one opening nothing can be written until the store is opened
+    /// again. After 2^24 openings that did not follow a clean close the file cannot be opened any more; what it remembers
+    /// cannot be carried into another.
     VersionsExhausted {
         /// The store's file.
         path: PathBuf,
+        /// Which of the two, and what to do.
+        reason: String,
     },
     /// The operating system refused something.
     Io {
@@ -278,8 +290,47 @@ impl Error {
         Error::Io { path: path.into(), operation, source: Arc::new(source) }
     }
 
+    /// 2^40 changes were made in this opening.
+    pub(crate) fn changes_exhausted(path: impl Into<PathBuf>) -> Error {
+        let reason = "2^40 changes were made since the store was opened; open it again".into();
+        Error::VersionsExhausted { path: path.into(), reason }
+    }
+
+    /// The file was opened 2^24 times without a clean close before.
+    pub(crate) fn openings_exhausted(path: impl Into<PathBuf>) -> Error {
+        let reason =
+            "the file was opened 2^24 times without a clean close before and cannot be opened any more; begin a new one at another path, \
+                      which knows nothing of what this one remembers"
+                .into();
+        Error::VersionsExhausted { path: path.into(), reason }
+    }
+
     pub(crate) fn corrupt(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Error {
         Error::Corrupt { path: path.into(), offset, reason: reason.into() }
+    }
+}
+
+/// A path as errors and events print it: on one line, whatever is in it. Characters that steer a terminal, break the
+/// line or reorder what is shown are escaped.
+pub(crate) struct Shown<'a>(pub(crate) &'a Path);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fn is_safe(character: char) -> bool {
+            let reorders = matches!(character, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
+            !character.is_control() && !reorders
+        }
+        if self.0.as_os_str().is_empty() {
+            return out.write_str("\"\"");
+        }
+        for character in self.0.to_string_lossy().chars() {
+            if is_safe(character) {
+                fmt::Write::write_char(out, character)?;
+            } else {
+                write!(out, "{}", character.escape_default())?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -317,10 +368,7 @@ impl fmt::Display for Error {
                 )
             }
             Error::Conflict { key } => {
-                write!(
-                    out,
-                    "{key}: this lease was already completed with another result; the first one stands"
-                )
+                write!(out, "{key}: the operation is completed already, and what was recorded first stands")
             }
             Error::Fenced { key, version } => write!(
                 out,
@@ -330,29 +378,29 @@ impl fmt::Display for Error {
             Error::TooLarge { key, length_bytes, limit_bytes } => write!(
                 out,
                 "{key}: a result of {length_bytes} bytes is over the limit of {limit_bytes} (Options::max_result); \
-                 the lease is still usable"
+                 nothing was recorded; record a reference to where it is kept instead"
             ),
-            Error::Full { path, reason } => write!(out, "{}: there is no room: {reason}", path.display()),
+            Error::Full { path, reason } => write!(out, "{}: there is no room: {reason}", Shown(path)),
             Error::Poisoned { path, source } => write!(
                 out,
                 "{}: an earlier write or sync failed ({source}), nothing can be written until the store is opened again",
-                path.display()
+                Shown(path)
             ),
             Error::Locked { path } => {
                 write!(
                     out,
                     "{}: open already, in this process or another; one store has the file to itself",
-                    path.display()
+                    Shown(path)
                 )
             }
             Error::NotAStore { path, reason } => {
-                write!(out, "{}: no oncekey store: {reason}", path.display())
+                write!(out, "{}: no oncekey store: {reason}", Shown(path))
             }
-            Error::Unsupported { path, reason } => write!(out, "{}: {reason}", path.display()),
+            Error::Unsupported { path, reason } => write!(out, "{}: {reason}", Shown(path)),
             Error::Corrupt { path, offset, reason } => write!(
                 out,
-                "{}: corrupt at offset {offset}: {reason}; nothing was changed, keep a copy of the file",
-                path.display()
+                "{}: corrupt at offset {offset}: {reason}; keep a copy of the file before anything else is tried",
+                Shown(path)
             ),
             Error::Clock { path, wall_ms, last_wall_ms, store_time_ms } => {
                 let seconds = wall_ms.abs_diff(*last_wall_ms) / 1_000;
@@ -364,19 +412,22 @@ impl fmt::Display for Error {
                      that it showed in an earlier boot, when store time was {store_time_ms} ms; correct the clock, or \
                      accept it (Options::accept_clock_jump): ClockJump::Elapsed if that time has passed, \
                      ClockJump::NotElapsed if the clock was or is wrong",
-                    path.display()
+                    Shown(path)
                 )
             }
             Error::Decode { key, source } => write!(
                 out,
                 "{key}: the stored result does not decode as the type asked for ({source}); it is not performed again"
             ),
-            Error::Encode { key, source } => write!(out, "{key}: cannot be encoded: {source}"),
+            Error::Encode { key, source } => {
+                write!(out, "{key}: the request or result cannot be encoded: {source}")
+            }
             Error::Option { option, reason } => write!(out, "option {option}: {reason}"),
             Error::LeasesAlive { count } => {
+                let (leases, them) = if *count == 1 { ("lease is", "it") } else { ("leases are", "them") };
                 write!(
                     out,
-                    "{count} leases are alive; complete, release or drop them before closing the store"
+                    "{count} {leases} alive; complete, release or drop {them} before closing the store"
                 )
             }
             Error::Closed => write!(out, "the store was closed, by this handle or another one"),
@@ -386,18 +437,15 @@ impl fmt::Display for Error {
             ),
             Error::Replaced { path } => write!(
                 out,
-                "{}: the path was removed, renamed or replaced while the store was open; nothing begins any more,                  close the store and find out which file is the right one",
-                path.display()
+                "{}: the path was removed, renamed or replaced while the store was open; nothing begins any more, \
+                 close the store and find out which file is the right one",
+                Shown(path)
             ),
-            Error::VersionsExhausted { path } => {
-                write!(
-                    out,
-                    "{}: the versions of this opening are used up; open the store again",
-                    path.display()
-                )
+            Error::VersionsExhausted { path, reason } => {
+                write!(out, "{}: the versions are used up: {reason}", Shown(path))
             }
             Error::Io { path, operation, source } => {
-                write!(out, "{}: cannot {operation}: {source}", path.display())
+                write!(out, "{}: cannot {operation}: {source}", Shown(path))
             }
         }
     }

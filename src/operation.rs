@@ -93,6 +93,12 @@ impl<'a, C> Operation<'a, C, Refuse> {
     /// or into a system that may yet process what was sent, is not enough; [`Reconciled::Unknown`] leaves
     /// everything as it is and is [`Error::InDoubt`].
     ///
+    /// What it says holds for the attempt that it was asked about, whatever others do to the key meanwhile. After
+    /// [`Reconciled::Applied`] the call never performs the act: the result is recorded, also if the doubt has gone and
+    /// the key is absent; a result that is recorded by then is given instead; and if another attempt has the key, or
+    /// the result cannot be recorded, it comes back in [`RunError::Unrecorded`]. It is asked once in a call: what is
+    /// in doubt again after that is [`Error::InDoubt`].
+    ///
     /// It may return a [`Reconciled`]; or an `Option` (something: applied; nothing: not applied); or a `Result` of an
     /// `Option` (an error: unknown). It sees the [`Attempt`] that is in doubt. If it panics, the doubt stays.
     pub fn reconcile<F, R>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>>
@@ -241,8 +247,8 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
     /// # Errors
     ///
     /// - [`RunError::NotApplied`], [`RunError::InDoubt`]: what `act` said.
-    /// - [`RunError::Unrecorded`]: the act was performed and its result could not be recorded; here it is. The
-    ///   operation is in doubt, or somebody else's.
+    /// - [`RunError::Unrecorded`]: the act was performed, by this call or as `reconcile` said, and its result could not
+    ///   be recorded; here it is. The operation is in doubt, or somebody else's.
     /// - [`RunError::Store`]: the act was not performed by this call. [`Error::Mismatch`], [`Error::InProgress`],
     ///   [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::Decode`] answer about the key; the others are those
     ///   of [`Store::begin`](crate::Store::begin).

@@ -236,6 +236,9 @@ impl Options {
     /// The works of the store at `path`.
     pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
+        if path.as_os_str().is_empty() {
+            return Err(Error::Option { option: "path", reason: "it is empty; name a file".into() });
+        }
         let storage =
             FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
         self.open_storage(Arc::new(storage), path, settings)
@@ -274,11 +277,18 @@ impl Options {
             clock_rules: self.clock_rules,
             time_source,
         };
-        let surveyed = recover::survey(storage, path, &config)?;
+        // Until here an opening has changed nothing, and says so.
+        let left_as_it_was = |error| match error {
+            Error::Corrupt { path, offset, reason } => {
+                Error::Corrupt { path, offset, reason: reason + "; the file was left as it is" }
+            }
+            error => error,
+        };
+        let surveyed = recover::survey(storage, path, &config).map_err(left_as_it_was)?;
         // The file's own segment size holds, which only now is known. Nothing has been written yet.
         self.check_max_size(surveyed.segment_bytes())?;
         let settings = self.settings_for(surveyed.segment_bytes(), settings)?;
-        Ok(Engine::new(surveyed.fill()?.begin()?, settings))
+        Ok(Engine::new(surveyed.fill().map_err(left_as_it_was)?.begin()?, settings))
     }
 
     /// What can be said against the options before anything is opened.

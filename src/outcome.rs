@@ -125,9 +125,9 @@ pub enum RunError<T, E> {
     NotApplied(E),
     /// The act may have happened, and the operation is in doubt.
     InDoubt(E),
-    /// The act was performed, and its result could not be recorded.
+    /// The act was performed, by this call or, as `reconcile` said, before it, and its result could not be recorded.
     Unrecorded {
-        /// What the act gave.
+        /// What the act gave, or `reconcile` found.
         result: T,
         /// Why it could not be recorded.
         source: Error,

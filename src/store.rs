@@ -100,7 +100,8 @@ impl Store {
     /// - [`Error::Key`](crate::Error::Key): the key is empty or too long.
     /// - [`Error::Mismatch`](crate::Error::Mismatch): the key was used with another fingerprint.
     /// - [`Error::ResultExpired`](crate::Error::ResultExpired): done, and the result is no longer kept.
-    /// - [`Error::Full`](crate::Error::Full): no room for another operation.
+    /// - [`Error::Full`](crate::Error::Full): no room for another operation. What is in progress, in doubt or
+    ///   completed is answered all the same.
     /// - [`Error::Replaced`](crate::Error::Replaced): the path leads to another file than the open one.
     /// - [`Error::Closed`](crate::Error::Closed), [`Error::Forked`](crate::Error::Forked): the store cannot be used any
     ///   more, or not in this process. So does every other call that returns a `Result`.
@@ -200,6 +201,8 @@ impl Store {
     ///
     /// - [`Error::Conflict`](crate::Error::Conflict): the key is completed as expected, and `next` is not absent.
     /// - [`Error::Mismatch`](crate::Error::Mismatch): the stored fingerprint is another.
+    /// - [`Error::Full`](crate::Error::Full): no room. What is in progress or in doubt can be set to completed or absent
+    ///   in room that is kept for ending it.
     /// - The rest as [`record`](Store::record).
     pub fn compare_and_set<'a>(
         &self,

@@ -196,8 +196,7 @@ impl Engine {
     /// order of its records.
     fn next_version(&self) -> Result<Version> {
         let counter = self.changes.fetch_add(1, Ordering::Relaxed) + 1;
-        Version::compose(self.open_count, counter)
-            .ok_or_else(|| Error::VersionsExhausted { path: self.path().to_owned() })
+        Version::compose(self.open_count, counter).ok_or_else(|| Error::changes_exhausted(self.path()))
     }
 
     /// Appends a record, waits for it, and makes the index say so. The caller holds the flight and decided by the

@@ -283,7 +283,7 @@ impl Log {
         let has_room = self.room.promise(frame_bytes, Purpose::Begin);
         // Noted in a header, an opening leaves a close mark where it is, and only its own open count outdates that.
         let Some((open_count, counter)) = before.next(has_room) else {
-            return Err(Error::VersionsExhausted { path: self.path().to_owned() });
+            return Err(Error::openings_exhausted(self.path()));
         };
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();

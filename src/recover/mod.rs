@@ -109,7 +109,7 @@ pub(crate) fn survey<'a>(
     let clock = StoreClock::start(Arc::clone(&config.time_source), now, time.store_ms);
     let versions = survey.versions();
     if versions.next(true).is_none() {
-        return Err(Error::VersionsExhausted { path: path.to_owned() });
+        return Err(Error::openings_exhausted(path));
     }
     Ok(Surveyed { opening, survey, versions, clock: Arc::new(clock), time, wall_ms: now.wall_ms })
 }

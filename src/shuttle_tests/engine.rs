@@ -83,7 +83,7 @@ fn drop_and_wait(waiting: usize) {
         drop(lease);
     });
     let begin = |store: &Store| match store.operation("a").wait(PATIENCE).begin().unwrap() {
-        Begin::InDoubt(doubt) => {
+        Begin::InDoubt(mut doubt) => {
             doubt.complete(b"done").unwrap();
             true
         }
