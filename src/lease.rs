@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key, OwnedKey};
+use crate::record::Length;
 use crate::status::Version;
 
 /// How [`Store::begin`](crate::Store::begin) came out.
@@ -302,12 +303,25 @@ impl fmt::Debug for Doubt {
 }
 
 /// What is recorded of an operation that is done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `{:?}` prints the length of the result and not what is in it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Completion {
     result: Vec<u8>,
     version: Version,
     attempt: u32,
     completed_at_ms: u64,
+}
+
+impl fmt::Debug for Completion {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Completion")
+            .field("result", &Length(self.result.len()))
+            .field("version", &self.version)
+            .field("attempt", &self.attempt)
+            .field("completed_at_ms", &self.completed_at_ms)
+            .finish()
+    }
 }
 
 impl Completion {

@@ -116,7 +116,9 @@ impl<E> From<E> for Failure<E> {
 }
 
 /// Why [`Operation::run`](crate::Operation::run) gave no outcome.
-#[derive(Debug, Clone)]
+///
+/// `{:?}` shows nothing of the result: an error ends up in logs.
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum RunError<T, E> {
     /// The store says why: the act was not performed by this call.
@@ -153,7 +155,20 @@ impl<T, E: fmt::Display> fmt::Display for RunError<T, E> {
     }
 }
 
-impl<T: fmt::Debug, E: std::error::Error + 'static> std::error::Error for RunError<T, E> {
+impl<T, E: fmt::Debug> fmt::Debug for RunError<T, E> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Store(error) => out.debug_tuple("Store").field(error).finish(),
+            RunError::NotApplied(error) => out.debug_tuple("NotApplied").field(error).finish(),
+            RunError::InDoubt(error) => out.debug_tuple("InDoubt").field(error).finish(),
+            RunError::Unrecorded { source, .. } => {
+                out.debug_struct("Unrecorded").field("source", source).finish_non_exhaustive()
+            }
+        }
+    }
+}
+
+impl<T, E: std::error::Error + 'static> std::error::Error for RunError<T, E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             RunError::Store(error) | RunError::Unrecorded { source: error, .. } => Some(error),

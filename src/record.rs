@@ -3,10 +3,21 @@
 //! A status is never stored. It follows from the key's last record, from the time, and, for an attempt that began,
 //! from whether a lease on it is alive in this process (see [`Life::Begun`]).
 
+use std::fmt;
+
 use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record};
 use crate::planted::{Bug, planted};
 use crate::status::{Event, Status, transition};
+
+/// How `{:?}` prints a result: by its length, because what is in it is the caller's business and not a log's.
+pub(crate) struct Length(pub(crate) usize);
+
+impl fmt::Debug for Length {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "<{} bytes>", self.0)
+    }
+}
 
 /// What a key's last record leaves of it at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

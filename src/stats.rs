@@ -1,8 +1,10 @@
 //! What a store tells about itself, and what it tells about a key.
 
+use std::fmt;
+
 use crate::engine::{Engine, Found};
 use crate::key::Fingerprint;
-use crate::record::Life;
+use crate::record::{Length, Life};
 use crate::status::{Status, Version};
 
 /// Figures of one store at one moment, for a dashboard. They are gathered one after the other, so that under load they
@@ -107,7 +109,9 @@ impl Stats {
 /// assert_eq!(seen.attempt(), 1);
 /// # Ok::<(), oncekey::Error>(())
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// `{:?}` prints the length of the result and not what is in it.
+#[derive(Clone, PartialEq, Eq)]
 pub struct Snapshot {
     status: Status,
     version: Option<Version>,
@@ -117,6 +121,21 @@ pub struct Snapshot {
     changed_at_ms: Option<u64>,
     result_expires_at_ms: Option<u64>,
     expires_at_ms: Option<u64>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Snapshot")
+            .field("status", &self.status)
+            .field("version", &self.version)
+            .field("fingerprint", &self.fingerprint)
+            .field("attempt", &self.attempt)
+            .field("result", &self.result.as_ref().map(|result| Length(result.len())))
+            .field("changed_at_ms", &self.changed_at_ms)
+            .field("result_expires_at_ms", &self.result_expires_at_ms)
+            .field("expires_at_ms", &self.expires_at_ms)
+            .finish()
+    }
 }
 
 impl Snapshot {

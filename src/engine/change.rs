@@ -1,5 +1,6 @@
 //! The other verbs: complete, release, record, forget, compare-and-set.
 
+use std::fmt;
 use std::time::Instant;
 
 use super::begin::Grant;
@@ -14,7 +15,7 @@ use crate::log::Promise;
 use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::room::{NoRoom, Purpose};
 use crate::planted::{Bug, planted};
-use crate::record::Life;
+use crate::record::{Length, Life};
 use crate::status::{Event, Refused, Status, Version, transition};
 
 /// What a finished attempt leaves behind.
@@ -42,7 +43,9 @@ pub enum Expected {
 }
 
 /// What [`Store::compare_and_set`](crate::Store::compare_and_set) puts in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// `{:?}` prints the length of the result and not what is in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Next<'a> {
     /// The act certainly did not happen, or what is known of it is given up.
@@ -60,6 +63,22 @@ pub enum Next<'a> {
         /// The result.
         result: &'a [u8],
     },
+}
+
+impl fmt::Debug for Next<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Next::Absent => out.write_str("Absent"),
+            Next::InDoubt { fingerprint } => {
+                out.debug_struct("InDoubt").field("fingerprint", fingerprint).finish()
+            }
+            Next::Completed { fingerprint, result } => out
+                .debug_struct("Completed")
+                .field("fingerprint", fingerprint)
+                .field("result", &Length(result.len()))
+                .finish(),
+        }
+    }
 }
 
 impl Next<'_> {

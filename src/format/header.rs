@@ -25,11 +25,21 @@ const CIPHER_NONE: u8 = 0;
 pub(crate) type Sector = [u8; SECTOR_BYTES];
 
 /// What is needed to read any part of the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parameters {
     pub(crate) segment_bytes: u64,
     pub(crate) file_id: [u8; 16],
     pub(crate) secret: [u8; 16],
+}
+
+impl std::fmt::Debug for Parameters {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Without the secret: it has no business in a log line.
+        out.debug_struct("Parameters")
+            .field("segment_bytes", &self.segment_bytes)
+            .field("file_id", &self.file_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why the sector that should hold the store header does not.
@@ -294,6 +304,12 @@ mod tests {
             mark: time_mark(),
             synced_to: 9 << 20 | 4_096,
         }
+    }
+
+    #[test]
+    fn parameters_do_not_print_the_secret() {
+        let parameters = Parameters { segment_bytes: 1 << 16, file_id: [1; 16], secret: [0xEE; 16] };
+        assert!(!format!("{parameters:?}").contains(&0xEE.to_string()), "{parameters:?}");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The storage as recovery sees it, and how a store comes into being on it.
 
-use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -151,8 +150,8 @@ impl Medium<'_> {
     pub(super) fn create(&self, config: &Config) -> Result<Parameters> {
         let parameters = Parameters {
             segment_bytes: config.segment_bytes,
-            file_id: random_bytes(),
-            secret: random_bytes(),
+            file_id: self.random_bytes()?,
+            secret: self.random_bytes()?,
         };
         let first = SegmentHeader {
             parameters,
@@ -181,25 +180,12 @@ impl Medium<'_> {
         self.io("create the store", create())?;
         Ok(parameters)
     }
-}
 
-/// Random bytes from the seeds that the operating system gives every process for its hash tables: a keyed
-/// pseudo-random function of them, over a counter.
-fn random_bytes() -> [u8; 16] {
-    let state = RandomState::new();
-    let mut bytes = [0; 16];
-    for (counter, half) in bytes.chunks_exact_mut(8).enumerate() {
-        half.copy_from_slice(&state.hash_one(("oncekey", counter)).to_le_bytes());
-    }
-    bytes
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn random_bytes_differ_from_call_to_call() {
-        assert_ne!(random_bytes(), random_bytes());
+    /// Random bytes of the operating system's, fit for a secret.
+    fn random_bytes(&self) -> Result<[u8; 16]> {
+        let mut bytes = [0; 16];
+        let filled = getrandom::fill(&mut bytes).map_err(Into::into);
+        self.io("get random bytes for the secret of a new store", filled)?;
+        Ok(bytes)
     }
 }
