@@ -37,6 +37,13 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// assert_eq!(store.get("greet:1")?.result(), Some(&br#""hello""#[..]));
 /// # Ok::<(), oncekey::Error>(())
 /// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no codec: nothing says how requests and results become bytes",
+    label = "a codec is missing here",
+    note = "without the feature `bincode` there is no default codec: turn it on, or choose one with \
+            `.codec(..)` before `.request(..)` and `.run(..)`: `oncekey::Json` of the feature `json`, or your own",
+    note = "or use the store on bytes: `Store::begin`, `Store::record`, `Store::get`"
+)]
 pub trait Codec {
     /// The bytes of `value`.
     ///

@@ -55,5 +55,5 @@ pub use operation::{DoubtPolicy, Operation, Reconcile, Refuse, Rerun};
 pub use options::Options;
 pub use outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
 pub use stats::{Snapshot, Stats};
-pub use status::{Status, Version};
+pub use status::{ParseVersionError, Status, Version};
 pub use store::{Store, Swapped};

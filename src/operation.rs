@@ -224,10 +224,14 @@ impl<'a, C, D> Operation<'a, C, D> {
     }
 }
 
-impl<'a, C: Codec, D> Operation<'a, C, D> {
+// The codec is asked for by each method and not by the impl: where it is missing, the compiler then shows its hint.
+impl<'a, C, D> Operation<'a, C, D> {
     /// The request, from which the fingerprint is made: the same key with another request is [`Error::Mismatch`].
     /// Its encoding must be the same each time; see [`Codec`].
-    pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
+    pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self
+    where
+        C: Codec,
+    {
         self.fingerprint = match self.codec.encode(request) {
             Ok(bytes) => Ok(self.engine.fingerprint(&bytes)),
             Err(source) => Err(encode_error(self.key, source)),
@@ -254,6 +258,7 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
     ///   of [`Store::begin`](crate::Store::begin).
     pub fn run<T, E, F>(mut self, act: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where
+        C: Codec,
         T: Serialize + DeserializeOwned,
         D: DoubtPolicy<T>,
         F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
@@ -299,6 +304,9 @@ impl<'a, C: Codec, D> Operation<'a, C, D> {
         }
     }
 
+}
+
+impl<C: Codec, D> Operation<'_, C, D> {
     /// Performs the act under its lease.
     fn perform<T, E, F>(&self, mut lease: Lease, act: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where

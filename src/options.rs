@@ -35,6 +35,7 @@ use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
 #[must_use = "options do nothing until a store is opened with them"]
 pub struct Options {
     create: bool,
+    create_new: bool,
     segment_bytes: u64,
     min_bytes: u64,
     max_bytes: Option<u64>,
@@ -69,6 +70,7 @@ impl Options {
     pub fn new() -> Options {
         Options {
             create: true,
+            create_new: false,
             segment_bytes: DEFAULT_SEGMENT_BYTES,
             min_bytes: 0,
             max_bytes: None,
@@ -86,6 +88,27 @@ impl Options {
     /// Whether a file that is not there, or whose creation was cut short, is created. Default: yes.
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
+        self
+    }
+
+    /// Whether the file must be a new one: if there is anything at the path, be it an empty file, the opening is
+    /// [`Error::Io`] of the kind [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and leaves it as it is. Overrides
+    /// [`create`](Options::create); a store in memory is always new. Default: no.
+    ///
+    /// A creation that is cut short leaves an empty file, which is there from then on: to try again, open it without
+    /// this.
+    ///
+    /// ```
+    /// use oncekey::Options;
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let path = directory.path().join("payments.once");
+    /// Options::new().create_new(true).open(&path)?.close()?;
+    /// assert!(Options::new().create_new(true).open(&path).is_err(), "it is there now");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn create_new(mut self, create_new: bool) -> Options {
+        self.create_new = create_new;
         self
     }
 
@@ -239,8 +262,15 @@ impl Options {
         if path.as_os_str().is_empty() {
             return Err(Error::Option { option: "path", reason: "it is empty; name a file".into() });
         }
+        if self.create_new {
+            FileStorage::create_new(path).map_err(|error| open_error(path, error))?;
+        }
         let storage =
             FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
+        if self.create_new && storage.len().map_err(|error| Error::io(path, "look at the file", error))? > 0 {
+            // Another opening made a store of it before this one had the lock.
+            return Err(Error::io(path, "create a new file", std::io::ErrorKind::AlreadyExists.into()));
+        }
         self.open_storage(Arc::new(storage), path, settings)
     }
 
@@ -266,7 +296,7 @@ impl Options {
             None => Arc::new(SystemTimeSource::new()),
         };
         let config = Config {
-            create: self.create,
+            create: self.create || self.create_new,
             segment_bytes: self.segment_bytes,
             min_bytes: self.min_bytes,
             max_bytes: self.max_bytes.unwrap_or(u64::MAX),

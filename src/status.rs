@@ -17,6 +17,7 @@
 //! time: only a completion, a release or a `forget` ends them.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Where a key stands.
 ///
@@ -67,6 +68,7 @@ impl fmt::Display for Status {
 /// let Begin::Acquired(first) = store.begin("a", Fingerprint::NONE)? else { unreachable!() };
 /// let Begin::Acquired(second) = store.begin("b", Fingerprint::NONE)? else { unreachable!() };
 /// assert!(second.version() > first.version());
+/// assert_eq!(second.version().to_string().parse(), Ok(second.version()), "from a log, for instance");
 /// # Ok::<(), oncekey::Error>(())
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -115,6 +117,32 @@ impl fmt::Display for Version {
         write!(out, "{}.{}", self.open_count(), self.counter())
     }
 }
+
+impl FromStr for Version {
+    type Err = ParseVersionError;
+
+    /// The version that `Display` printed like this: the opening and the change in it, as in `3.1729`.
+    fn from_str(text: &str) -> Result<Version, ParseVersionError> {
+        let (open_count, counter) = text.split_once('.').ok_or(ParseVersionError(()))?;
+        let open_count = open_count.parse().map_err(|_| ParseVersionError(()))?;
+        let counter = counter.parse().map_err(|_| ParseVersionError(()))?;
+        let version = Version::compose(open_count, counter).ok_or(ParseVersionError(()))?;
+        // Neither signs nor zeroes in front: what is compared as text must be one text.
+        if version.to_string() == text { Ok(version) } else { Err(ParseVersionError(())) }
+    }
+}
+
+/// The text is not one that a [`Version`] prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParseVersionError(());
+
+impl fmt::Display for ParseVersionError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("not a version: expected the opening and the change in it, as in 3.1729")
+    }
+}
+
+impl std::error::Error for ParseVersionError {}
 
 /// What can happen to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

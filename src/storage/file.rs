@@ -127,6 +127,16 @@ impl Drop for FileStorage {
     }
 }
 
+impl FileStorage {
+    /// Creates an empty file at `path`, for [`FileStorage::open`], where there is nothing yet.
+    pub(crate) fn create_new(path: &Path) -> Result<(), OpenError> {
+        let place = Place::resolve(path, true)?;
+        let mut options = OpenOptions::new();
+        let created = options.write(true).create_new(true).mode(MODE).open(place.file);
+        created.map(|_| ()).map_err(OpenError::during("create a new file"))
+    }
+}
+
 impl Storage for FileStorage {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())

@@ -1,0 +1,60 @@
+//! Small things that the words of the interface promise.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::{NONE, Place, acquire, small};
+use oncekey::{Error, Store, Version};
+
+fn already_exists(opened: Result<Store, Error>) -> bool {
+    match opened {
+        Err(Error::Io { source, .. }) => source.kind() == std::io::ErrorKind::AlreadyExists,
+        _ => false,
+    }
+}
+
+#[test]
+fn a_new_file_is_created_only_where_there_is_nothing() {
+    let place = Place::new();
+    let new = || small().create_new(true);
+    let store = new().open(&place.path).unwrap();
+    store.record("k", NONE, b"r").unwrap();
+    assert!(already_exists(new().open(&place.path)), "open");
+    store.close().unwrap();
+    let bytes = place.bytes();
+    assert!(already_exists(new().create(false).open(&place.path)), "closed");
+    assert_eq!(place.bytes(), bytes);
+    std::fs::write(&place.path, b"").unwrap();
+    assert!(already_exists(new().open(&place.path)), "empty");
+    std::fs::remove_file(&place.path).unwrap();
+    std::os::unix::fs::symlink(place.path.with_extension("nowhere"), &place.path).unwrap();
+    assert!(already_exists(new().open(&place.path)), "a link that leads nowhere");
+    std::fs::remove_file(&place.path).unwrap();
+    new().create(false).open(&place.path).unwrap();
+}
+
+#[test]
+fn a_version_is_read_back_from_what_it_prints() {
+    let store = small().open_in_memory().unwrap();
+    let version = acquire(&store, "k").version();
+    for version in [version, Version::from_u64(0), Version::from_u64(u64::MAX)] {
+        assert_eq!(version.to_string().parse::<Version>(), Ok(version));
+    }
+    for text in [
+        "",
+        "1",
+        "1.",
+        ".1",
+        "1.2.3",
+        "+1.2",
+        "01.2",
+        "1.02",
+        " 1.2",
+        "1.1099511627776",
+        "16777216.1",
+        "-1.2",
+    ] {
+        assert!(text.parse::<Version>().is_err(), "{text:?}");
+    }
+    assert!("x".parse::<Version>().unwrap_err().to_string().contains("as in 3.1729"));
+}
