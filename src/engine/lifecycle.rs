@@ -124,7 +124,7 @@ impl Admission {
             return None;
         }
         self.state.0.fetch_or(CLOSING, Ordering::SeqCst);
-        let closing = Closing { admission: self, is_closed: false, _closer: closer };
+        let closing = Closing { admission: self, is_decided: false, _closer: closer };
         let mut gate = self.gate.lock();
         while self.state.0.load(Ordering::SeqCst) >= CALL && !planted(Bug::CallsInsideIgnored) {
             self.emptied.wait(&mut gate);
@@ -152,26 +152,31 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// A close under way, with no call inside. Dropped, it lets the blocked calls go on, or fail if it was sealed.
+/// A close under way, with no call inside. Dropped, it lets the blocked calls go on, or fail if it was decided.
 #[derive(Debug)]
 pub(super) struct Closing<'a> {
     admission: &'a Admission,
-    is_closed: bool,
+    is_decided: bool,
     _closer: MutexGuard<'a, ()>,
 }
 
 impl Closing<'_> {
-    /// The store is closed from now on, whatever becomes of writing that down. New reads are refused; those under way
-    /// may still go on.
-    pub(super) fn seal(&mut self) {
-        self.is_closed = true;
+    /// The store will be closed, whatever becomes of writing that down, be it a panic: something may be written behind
+    /// which nothing may follow.
+    fn decide(&mut self) {
+        self.is_decided = true;
+    }
+
+    /// Refuses new reads. Those under way may still go on.
+    fn refuse_reads(&self) {
         self.admission.closed.store(true, Ordering::SeqCst);
     }
 }
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        if self.is_closed {
+        if self.is_decided {
+            self.refuse_reads();
             self.admission.state.0.fetch_or(CLOSED, Ordering::SeqCst);
         } else {
             self.admission.state.0.fetch_and(!PHASE, Ordering::SeqCst);
@@ -202,9 +207,10 @@ impl Engine {
         if !planted(Bug::ClaimsCountedOnce) {
             self.check_no_claims()?;
         }
-        closing.seal();
+        closing.decide();
         let in_place = self.path_check.look();
         let marked = self.log.sync().and_then(|()| self.mark_closed());
+        closing.refuse_reads();
         if !planted(Bug::ReadersNotWaitedFor) {
             self.index.wait_for_readers();
         }
