@@ -12,7 +12,7 @@ pub const MAX_KEY_BYTES: usize = 1_024;
 ///
 /// A key is 1 to 1,024 bytes. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may be
 /// empty; no scope and an empty scope are two different things, and the same key in two scopes is two operations.
-/// Strings and byte strings turn into keys by themselves. They are checked when they are used: a key that is empty
+/// Strings and byte strings, borrowed or owned, turn into keys by themselves ([`AnyKey`]). They are checked when they are used: a key that is empty
 /// or too long is [`Error::Key`](crate::Error::Key).
 ///
 /// ```
@@ -178,6 +178,96 @@ impl fmt::Debug for OwnedKey {
 impl fmt::Display for OwnedKey {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.as_key(), out)
+    }
+}
+
+/// A key that is borrowed or owned: what the calls of a [`Store`](crate::Store) take.
+///
+/// Anything of which a [`Key`] can be made by reference (`"text"`, `&string`, `&bytes`), a `Key`, an [`OwnedKey`], and
+/// a `String` or `Vec<u8>` that the call may keep.
+///
+/// ```
+/// use oncekey::{Failure, Fingerprint, Store};
+///
+/// let store = Store::in_memory()?;
+/// let order = 1_729;
+/// // It owns its key, so that it can be kept, returned, or finished later.
+/// let operation = store.operation(format!("charge:{order}")).scope("acct_42");
+/// operation.run(|_| Ok::<_, Failure<oncekey::Error>>("receipt".to_owned())).expect("performed");
+/// store.record(format!("ship:{order}"), Fingerprint::NONE, b"")?;
+/// assert!(store.get(&format!("ship:{order}"))?.is_completed());
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct AnyKey<'a>(Either<'a>);
+
+#[derive(Clone)]
+enum Either<'a> {
+    Borrowed(Key<'a>),
+    Owned(OwnedKey),
+}
+
+impl AnyKey<'_> {
+    /// The key, borrowed.
+    #[must_use]
+    pub fn as_key(&self) -> Key<'_> {
+        match &self.0 {
+            Either::Borrowed(key) => *key,
+            Either::Owned(key) => key.as_key(),
+        }
+    }
+}
+
+impl<'a> AnyKey<'a> {
+    /// The same key within `scope`.
+    #[must_use]
+    pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> AnyKey<'a> {
+        match self.0 {
+            Either::Borrowed(key) => key.scope(scope).into(),
+            Either::Owned(key) => OwnedKey { scope: Some(Box::from(scope.as_ref())), ..key }.into(),
+        }
+    }
+}
+
+impl<'a, B: AsRef<[u8]> + ?Sized> From<&'a B> for AnyKey<'a> {
+    fn from(name: &'a B) -> AnyKey<'a> {
+        Key::new(name).into()
+    }
+}
+
+impl<'a> From<Key<'a>> for AnyKey<'a> {
+    fn from(key: Key<'a>) -> AnyKey<'a> {
+        AnyKey(Either::Borrowed(key))
+    }
+}
+
+impl<'a> From<&'a OwnedKey> for AnyKey<'a> {
+    fn from(key: &'a OwnedKey) -> AnyKey<'a> {
+        key.as_key().into()
+    }
+}
+
+impl From<OwnedKey> for AnyKey<'_> {
+    fn from(key: OwnedKey) -> Self {
+        AnyKey(Either::Owned(key))
+    }
+}
+
+impl From<String> for AnyKey<'_> {
+    fn from(name: String) -> Self {
+        name.into_bytes().into()
+    }
+}
+
+impl From<Vec<u8>> for AnyKey<'_> {
+    fn from(name: Vec<u8>) -> Self {
+        OwnedKey { scope: None, name: name.into() }.into()
+    }
+}
+
+impl fmt::Debug for AnyKey<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.as_key(), out)
     }
 }
 

@@ -49,7 +49,7 @@ pub use codec::{Codec, CodecError, DefaultCodec};
 pub use engine::{Durability, Expected, Next};
 pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
-pub use key::{Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
+pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
 pub use lease::{Begin, Completion, Doubt, Lease, Recorded};
 pub use operation::{DoubtPolicy, Operation, Reconcile, Refuse, Rerun};
 pub use options::Options;

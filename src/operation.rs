@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use crate::codec::{Codec, CodecError, DefaultCodec};
 use crate::engine::{Applied, Durability, Engine, Terms};
 use crate::error::{Error, Result};
-use crate::key::{Fingerprint, Key};
+use crate::key::{AnyKey, Fingerprint, Key};
 use crate::lease::{Begin, Completion, Doubt, Lease, Recorded};
 use crate::options::{check_lease, check_retention};
 use crate::outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
@@ -57,7 +57,7 @@ use crate::record::Retention;
 #[must_use = "an operation does nothing until it is run"]
 pub struct Operation<'a, C = DefaultCodec, D = Refuse> {
     engine: &'a Arc<Engine>,
-    key: Key<'a>,
+    key: AnyKey<'a>,
     fingerprint: Result<Fingerprint>,
     asked: Asked,
     codec: C,
@@ -75,7 +75,7 @@ struct Asked {
 }
 
 impl<'a> Operation<'a> {
-    pub(crate) fn new(engine: &'a Arc<Engine>, key: Key<'a>) -> Operation<'a> {
+    pub(crate) fn new(engine: &'a Arc<Engine>, key: AnyKey<'a>) -> Operation<'a> {
         Operation {
             engine,
             key,
@@ -186,8 +186,8 @@ impl<'a, C, D> Operation<'a, C, D> {
     pub fn begin(self) -> Result<Begin> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
-        let began = self.engine.begin(self.key, self.fingerprint?, &terms, true)?;
-        Ok(Begin::new(self.engine, self.key, &terms, began))
+        let began = self.engine.begin(self.key.as_key(), self.fingerprint?, &terms, true)?;
+        Ok(Begin::new(self.engine, self.key.as_key(), &terms, began))
     }
 
     /// Records, on bytes: [`Store::record`](crate::Store::record) with everything that was asked for here.
@@ -198,7 +198,7 @@ impl<'a, C, D> Operation<'a, C, D> {
     pub fn record(self, result: &[u8]) -> Result<Recorded> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
-        Ok(Recorded::new(self.engine.record(self.key, self.fingerprint?, result, &terms)?))
+        Ok(Recorded::new(self.engine.record(self.key.as_key(), self.fingerprint?, result, &terms)?))
     }
 
     fn terms(&self, begin_unsynced: bool) -> Result<Terms> {
@@ -234,7 +234,7 @@ impl<'a, C, D> Operation<'a, C, D> {
     {
         self.fingerprint = match self.codec.encode(request) {
             Ok(bytes) => Ok(self.engine.fingerprint(&bytes)),
-            Err(source) => Err(encode_error(self.key, source)),
+            Err(source) => Err(encode_error(self.key.as_key(), source)),
         };
         self
     }
@@ -269,16 +269,16 @@ impl<'a, C, D> Operation<'a, C, D> {
         let mut was_asked = false;
         loop {
             let takes_doubt = D::TAKES_DOUBT && !was_asked;
-            let began = self.engine.begin(self.key, fingerprint, &terms, takes_doubt)?;
-            match Begin::new(self.engine, self.key, &terms, began) {
+            let began = self.engine.begin(self.key.as_key(), fingerprint, &terms, takes_doubt)?;
+            match Begin::new(self.engine, self.key.as_key(), &terms, began) {
                 Begin::Acquired(lease) => return self.perform(lease, act),
                 Begin::Completed(done) => return Ok(Outcome::AlreadyDone(self.decode(&done)?)),
                 Begin::InProgress { attempt } => {
-                    return Err(Error::InProgress { key: self.key.to_owned(), attempt }.into());
+                    return Err(Error::InProgress { key: self.key.as_key().to_owned(), attempt }.into());
                 }
                 Begin::InDoubt(doubt) => {
                     let in_doubt = Error::InDoubt {
-                        key: self.key.to_owned(),
+                        key: self.key.as_key().to_owned(),
                         attempt: doubt.attempt(),
                         version: doubt.version(),
                     };
@@ -303,7 +303,6 @@ impl<'a, C, D> Operation<'a, C, D> {
             }
         }
     }
-
 }
 
 impl<C: Codec, D> Operation<'_, C, D> {
@@ -359,13 +358,13 @@ impl<C: Codec, D> Operation<'_, C, D> {
     }
 
     fn encode<T: Serialize>(&self, result: &T) -> Result<Vec<u8>> {
-        self.codec.encode(result).map_err(|source| encode_error(self.key, source))
+        self.codec.encode(result).map_err(|source| encode_error(self.key.as_key(), source))
     }
 
     fn decode<T: DeserializeOwned>(&self, done: &Completion) -> Result<T> {
         self.codec
             .decode(done.result())
-            .map_err(|source| Error::Decode { key: self.key.to_owned(), source: Arc::from(source) })
+            .map_err(|source| Error::Decode { key: self.key.as_key().to_owned(), source: Arc::from(source) })
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::codec::DefaultCodec;
 use crate::engine::{Engine, Expected, Handle, Next, Swap};
 use crate::error::Result;
-use crate::key::{Fingerprint, Key};
+use crate::key::{AnyKey, Fingerprint};
 use crate::lease::{Begin, Recorded};
 use crate::operation::Operation;
 use crate::options::Options;
@@ -80,7 +80,7 @@ impl Store {
 
     /// An operation on `key`: what to perform once, to be said in typed terms. See [`Operation`].
     #[must_use = "an operation does nothing until it is run"]
-    pub fn operation<'a>(&'a self, key: impl Into<Key<'a>>) -> Operation<'a, DefaultCodec> {
+    pub fn operation<'a>(&'a self, key: impl Into<AnyKey<'a>>) -> Operation<'a, DefaultCodec> {
         Operation::new(&self.engine, key.into())
     }
 
@@ -107,8 +107,9 @@ impl Store {
     ///   more, or not in this process. So does every other call that returns a `Result`.
     /// - [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
     ///   [`Error::Io`](crate::Error::Io): the disk.
-    pub fn begin<'a>(&self, key: impl Into<Key<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
+    pub fn begin<'a>(&self, key: impl Into<AnyKey<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
         let (key, terms) = (key.into(), &self.engine.settings().terms);
+        let key = key.as_key();
         let began = self.engine.begin(key, fingerprint, terms, true)?;
         Ok(Begin::new(&self.engine, key, terms, began))
     }
@@ -122,12 +123,12 @@ impl Store {
     /// [`Error::InProgress`](crate::Error::InProgress), [`Error::InDoubt`](crate::Error::InDoubt).
     pub fn record<'a>(
         &self,
-        key: impl Into<Key<'a>>,
+        key: impl Into<AnyKey<'a>>,
         fingerprint: Fingerprint,
         result: &[u8],
     ) -> Result<Recorded> {
         let terms = &self.engine.settings().terms;
-        Ok(Recorded::new(self.engine.record(key.into(), fingerprint, result, terms)?))
+        Ok(Recorded::new(self.engine.record(key.into().as_key(), fingerprint, result, terms)?))
     }
 
     /// Where `key` stands. The answer is as durable as a record of this store: under
@@ -138,8 +139,8 @@ impl Store {
     /// [`Error::Key`](crate::Error::Key), [`Error::Corrupt`](crate::Error::Corrupt),
     /// [`Error::Io`](crate::Error::Io); [`Error::Poisoned`](crate::Error::Poisoned) if the answer would have to be
     /// made durable first.
-    pub fn get<'a>(&self, key: impl Into<Key<'a>>) -> Result<Snapshot> {
-        let (status, found) = self.engine.get(key.into())?;
+    pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<Snapshot> {
+        let (status, found) = self.engine.get(key.into().as_key())?;
         Ok(Snapshot::new(status, found))
     }
 
@@ -169,12 +170,12 @@ impl Store {
     /// - The rest as [`get`](Store::get). The buffer is empty then too.
     pub fn replay_into<'a>(
         &self,
-        key: impl Into<Key<'a>>,
+        key: impl Into<AnyKey<'a>>,
         fingerprint: Fingerprint,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Version>> {
         buffer.clear();
-        self.engine.replay_into(key.into(), fingerprint, buffer).inspect_err(|_| buffer.clear())
+        self.engine.replay_into(key.into().as_key(), fingerprint, buffer).inspect_err(|_| buffer.clear())
     }
 
     /// Puts `next` in the place of `expected`, if the key still stands there: an operator's tool, for operations in
@@ -206,11 +207,12 @@ impl Store {
     /// - The rest as [`record`](Store::record).
     pub fn compare_and_set<'a>(
         &self,
-        key: impl Into<Key<'a>>,
+        key: impl Into<AnyKey<'a>>,
         expected: Expected,
         next: Next<'_>,
     ) -> Result<Swapped> {
         let key = key.into();
+        let key = key.as_key();
         match self.engine.compare_and_set(key, expected, next, &self.engine.settings().terms)? {
             Swap::Done(version) => Ok(Swapped::Done(version)),
             Swap::Differs => Ok(Swapped::Differs(self.get(key)?)),
@@ -228,8 +230,8 @@ impl Store {
     /// [`Error::InProgress`](crate::Error::InProgress) while a lease on it is alive;
     /// [`Error::Key`](crate::Error::Key), [`Error::Poisoned`](crate::Error::Poisoned),
     /// [`Error::Replaced`](crate::Error::Replaced).
-    pub fn forget<'a>(&self, key: impl Into<Key<'a>>) -> Result<bool> {
-        self.engine.forget(key.into(), &self.engine.settings().terms)
+    pub fn forget<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<bool> {
+        self.engine.forget(key.into().as_key(), &self.engine.settings().terms)
     }
 
     /// Makes everything that was written before this call survive power loss.

@@ -4,7 +4,7 @@
 mod common;
 
 use common::{NONE, Place, acquire, small};
-use oncekey::{Error, Store, Version};
+use oncekey::{Error, Key, Store, Version};
 
 fn already_exists(opened: Result<Store, Error>) -> bool {
     match opened {
@@ -57,4 +57,30 @@ fn a_version_is_read_back_from_what_it_prints() {
         assert!(text.parse::<Version>().is_err(), "{text:?}");
     }
     assert!("x".parse::<Version>().unwrap_err().to_string().contains("as in 3.1729"));
+}
+
+#[test]
+fn a_key_is_made_of_whatever_holds_it() {
+    let store = small().open_in_memory().unwrap();
+    store.record(format!("charge:{}", 1), NONE, b"r").unwrap();
+    let owned = Key::new("charge:1").to_owned();
+    let seen = [
+        store.get("charge:1"),
+        store.get(&format!("charge:{}", 1)),
+        store.get(String::from("charge:1")),
+        store.get(b"charge:1".to_vec()),
+        store.get(b"charge:1"),
+        store.get(&"charge:1"),
+        store.get(Key::new("charge:1")),
+        store.get(&owned),
+        store.get(owned.clone()),
+    ];
+    assert!(seen.iter().all(|seen| seen.as_ref().unwrap().is_completed()), "{seen:?}");
+    // Kept beyond the statement that made it.
+    let operation = store.operation(format!("charge:{}", 2)).scope("acct 42");
+    operation.record(b"r").unwrap();
+    assert!(store.get(Key::new("charge:2").scope("acct 42")).unwrap().is_completed());
+    assert!(store.get("charge:2").unwrap().is_absent());
+    assert!(store.forget(Key::new("charge:2").scope("acct 42").to_owned()).unwrap());
+    assert!(matches!(store.get(String::new()), Err(Error::Key { .. })));
 }

@@ -13,6 +13,7 @@
 //!
 //! What failed is run again, step by step, with `shuttle::replay` and the schedule that the failure prints.
 
+#[cfg(feature = "bincode")]
 mod applied;
 mod closing;
 mod commit;
