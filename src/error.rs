@@ -144,7 +144,8 @@ pub enum Error {
     ///
     /// From an opening: headers, footers and the last segment are checked then, and the file was left as it is. From a
     /// store that is open: a record is checked when it is read. The key that was asked for cannot be answered or
-    /// changed, others can.
+    /// changed, others can. What it said is lost to the store:
+    /// find out from the outside world, and give the key up with [`Store::forget`](crate::Store::forget).
     Corrupt {
         /// The store's file.
         path: PathBuf,

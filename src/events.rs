@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 
 use crate::clock::ClockJump;
+use crate::error::Error;
 #[cfg(feature = "tracing")]
 use crate::error::Shown;
 use crate::key::Key;
@@ -51,6 +52,16 @@ pub(crate) fn opened(path: &Path, keys: usize, was_closed: bool) {
 pub(crate) fn reclaimed(path: &Path, sequence: u64, record_bytes: u64, moved_bytes: u64) {
     #[cfg(feature = "tracing")]
     tracing::debug!(target: TARGET, path = %Shown(path), sequence, record_bytes, moved_bytes, "reclaimed a segment");
+}
+
+pub(crate) fn unreadable(path: &Path, offset: u64) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, path = %Shown(path), offset, "unreadable: the record here is not what was written");
+}
+
+pub(crate) fn reclaiming_stopped(path: &Path, error: &Error) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(target: TARGET, path = %Shown(path), %error, "reclaiming stopped: the oldest segment cannot be given up");
 }
 
 pub(crate) fn poisoned(path: &Path, error: &io::Error) {

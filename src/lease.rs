@@ -182,7 +182,8 @@ impl Lease {
         self.claimed.complete(result)
     }
 
-    /// Records that the act certainly did not happen: the key is absent again, only the count of attempts stays.
+    /// Records that the act certainly did not happen: the key is absent again. The count of attempts is remembered for
+    /// a while (see [`Snapshot::attempt`](crate::Snapshot::attempt)), and costs nothing that lasts.
     ///
     /// # Errors
     ///

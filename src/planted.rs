@@ -93,6 +93,18 @@ pub enum Bug {
     AppliedThenPerformed,
     /// A result that was found out is recorded over another attempt's.
     AppliedOverAnother,
+    /// Every expiry is noticed as late as the latest of them all may be.
+    ExpiriesAllAsCoarse,
+    /// Whoever counts exactly what is dead takes what has expired for live.
+    CountForgetsExpiry,
+    /// The record of a released key is moved when its segment is retired, for the count of attempts.
+    ReleasedKept,
+    /// A record that cannot be read is dropped with its segment.
+    UnreadableDropped,
+    /// A record that cannot be read is given a checksum that fits when it is moved.
+    UnreadableMadeWhole,
+    /// What a record that cannot be read was carried along in is taken for a record of the key that it does not have.
+    UnreadableOfNoKey,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use crate::format::NEVER_MS;
+use crate::format::footer::FooterEntry;
 use crate::format::record::{Kind, Record};
 use crate::planted::{Bug, planted};
 use crate::status::{Event, Status, transition};
@@ -24,7 +25,7 @@ impl fmt::Debug for Length {
 pub(crate) enum Life {
     /// Nothing: forgotten, or its retention has passed.
     Gone,
-    /// The act did not happen; only the number of attempts is remembered.
+    /// The act did not happen; only the number of attempts is remembered, until the segment is retired.
     Released,
     /// An attempt began. In progress while its lease is alive, in doubt otherwise; never ended by time.
     Begun,
@@ -32,6 +33,21 @@ pub(crate) enum Life {
     Completed,
     /// Done, and the result has been given up.
     CompletedWithoutResult,
+    /// Something that cannot be read any more; see [`lost_life`].
+    Unreadable,
+}
+
+/// What a record leaves of its key that cannot be read, going by what it was, if that is known.
+pub(crate) fn lost_life(was: Option<Kind>, key_expires_ms: u64, now_ms: u64) -> Life {
+    match was {
+        Some(Kind::Begun) => Life::Begun,
+        // Of a released key only the count of attempts is lost.
+        Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Life::Gone,
+        Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Life::Gone,
+        Some(Kind::Completed) => Life::Completed,
+        // Nobody knows whether it happened.
+        Some(Kind::Unreadable) | None => Life::Begun,
+    }
 }
 
 pub(crate) fn life(record: &Record<'_>, now_ms: u64) -> Life {
@@ -40,6 +56,8 @@ pub(crate) fn life(record: &Record<'_>, now_ms: u64) -> Life {
         Kind::Begun => Status::InDoubt,
         Kind::Released => Status::Absent,
         Kind::Completed => Status::Completed,
+        Kind::Unreadable if now_ms >= record.key_expires_ms => return Life::Gone,
+        Kind::Unreadable => return Life::Unreadable,
     };
     if now_ms >= record.key_expires_ms && transition(status, Event::ExpireKey).is_ok() {
         return Life::Gone;
@@ -47,6 +65,7 @@ pub(crate) fn life(record: &Record<'_>, now_ms: u64) -> Life {
     match record.kind {
         Kind::Forgotten | Kind::Ignorable => Life::Gone,
         Kind::Begun => Life::Begun,
+        Kind::Unreadable => Life::Unreadable,
         Kind::Released => Life::Released,
         Kind::Completed if record.result.is_none() || now_ms >= record.result_expires_ms => {
             Life::CompletedWithoutResult
@@ -71,7 +90,12 @@ pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
         Life::Gone => Retirement::Drop,
         Life::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
         Life::CompletedWithoutResult if record.result.is_some() => Retirement::KeepWithoutResult,
-        Life::Released | Life::Begun | Life::Completed | Life::CompletedWithoutResult => Retirement::Keep,
+        // The count of attempts is a courtesy, not worth a place in the log.
+        Life::Released if !planted(Bug::ReleasedKept) => Retirement::Drop,
+        Life::Unreadable if planted(Bug::UnreadableDropped) => Retirement::Drop,
+        Life::Released | Life::Begun | Life::Completed | Life::CompletedWithoutResult | Life::Unreadable => {
+            Retirement::Keep
+        }
     }
 }
 
@@ -112,12 +136,26 @@ impl Weight {
         }
     }
 
+    /// The same, as the footer says it.
+    pub(crate) fn listed(entry: &FooterEntry) -> Weight {
+        Weight {
+            kind: entry.kind,
+            length_bytes: entry.length,
+            key_expires_ms: entry.key_expires_ms,
+            result_expires_ms: entry.result_expires_ms,
+        }
+    }
+
     /// (time from which they are dead, bytes), twice: what goes with the result, and what goes with the key.
     pub(crate) fn shares(&self) -> [(u64, u64); 2] {
         match self.kind {
             Kind::Begun => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
-            Kind::Released => [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)],
-            Kind::Forgotten | Kind::Ignorable => [(0, self.length_bytes), (NEVER_MS, 0)],
+            Kind::Unreadable => [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)],
+            Kind::Released if planted(Bug::ReleasedKept) => {
+                [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)]
+            }
+            // Nothing of these has to be moved.
+            Kind::Released | Kind::Forgotten | Kind::Ignorable => [(0, self.length_bytes), (NEVER_MS, 0)],
             Kind::Completed => {
                 let with_result = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
                 let result_expires_ms = self.result_expires_ms.min(self.key_expires_ms);
@@ -186,6 +224,7 @@ mod tests {
             (Kind::Completed, 65_536),
             (Kind::Released, 88),
             (Kind::Forgotten, 88),
+            (Kind::Unreadable, 168),
         ] {
             let weight = Weight::of(&record(kind, None), length_bytes);
             let [(_, first), (_, second)] = weight.shares();

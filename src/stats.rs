@@ -46,6 +46,13 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// Segments that reclaiming retired since the store was opened.
     pub segments_retired: u64,
+    /// Records that cannot be read, of those known now: their keys are [`Error::Corrupt`](crate::Error::Corrupt) until they
+    /// expire or [`Store::forget`](crate::Store::forget) gives them up. Counted is what a call or reclaiming came across
+    /// since the store was opened, and what reclaiming had carried along before.
+    pub unreadable_records: u64,
+    /// Whether reclaiming cannot go on, because it cannot read the oldest segment: the file then grows.
+    /// [`Store::compact`](crate::Store::compact) says why.
+    pub reclaiming_stopped: bool,
     /// How often since the store was opened the wall clock was found more than ten seconds from where it was expected.
     /// Store time does not follow such a step.
     pub clock_steps_not_followed: u64,
@@ -77,6 +84,8 @@ impl Stats {
             syncs: log.syncs(),
             moved_bytes,
             segments_retired,
+            unreadable_records: engine.unreadable_records(),
+            reclaiming_stopped: engine.reclaiming_stopped(),
             clock_steps_not_followed: engine.clock().steps_not_followed(),
             store_time_ms: engine.clock().latest_ms(),
             poisoned: false,
@@ -200,7 +209,8 @@ impl Snapshot {
         self.fingerprint
     }
 
-    /// How many attempts began. For an absent key: how many were released, while that is remembered.
+    /// How many attempts began. For an absent key: how many were released, as long as that is remembered: a courtesy,
+    /// which lasts for the retention of the key at most and goes when its room is wanted for something else.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

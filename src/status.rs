@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | Absent | begin | InProgress, the next attempt; durable before the caller may act |
 //! | InProgress | complete | Completed: status and result in one record |
-//! | InProgress | release (the act certainly did not happen) | Absent; the attempts are remembered for the key retention |
+//! | InProgress | release (the act certainly did not happen) | Absent; the attempts are remembered for a while: for the key retention at most, until reclaiming wants their room |
 //! | InProgress | doubt: lease dropped, panic, process gone, or its deadline passed and somebody else asks | InDoubt |
 //! | InDoubt | begin | InProgress, the next attempt, and the caller is told of the doubt |
 //! | InDoubt | complete, release, by someone who found out | Completed, Absent |

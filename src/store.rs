@@ -184,6 +184,10 @@ impl Store {
     /// A lease on the key is fenced by it, and whoever waits for the key looks again. A completed operation can be
     /// given up, but neither brought back into doubt nor given another result.
     ///
+    /// Of a key whose record cannot be read, version and status are those that the footer of its segment says, and the
+    /// only thing that can be put there is [`Next::Absent`](crate::Next::Absent); everything else is
+    /// [`Error::Corrupt`](crate::Error::Corrupt). [`forget`](Store::forget) needs no version.
+    ///
     /// ```
     /// use oncekey::{Expected, Fingerprint, Next, Store, Swapped};
     ///
@@ -225,9 +229,13 @@ impl Store {
     /// A key in doubt can be forgotten, also while somebody looks into the doubt: whoever holds its
     /// [`Doubt`](crate::Doubt) is fenced.
     ///
+    /// A key whose record cannot be read ([`Error::Corrupt`](crate::Error::Corrupt)) can be forgotten too: that takes only
+    /// what the footer of its segment says. Find out first, from the outside world, what had become of it.
+    ///
     /// # Errors
     ///
     /// [`Error::InProgress`](crate::Error::InProgress) while a lease on it is alive;
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if the footer is damaged as well;
     /// [`Error::Key`](crate::Error::Key), [`Error::Poisoned`](crate::Error::Poisoned),
     /// [`Error::Replaced`](crate::Error::Replaced).
     pub fn forget<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<bool> {

@@ -57,7 +57,9 @@ fn live_records_of_every_kind_survive_reclaiming_with_their_versions() {
             let now = store.get(key).unwrap();
             assert_eq!(now.status(), status, "{key}");
             assert_eq!(now.version(), before.version(), "{key}: a moved record keeps its version");
-            assert_eq!((now.result(), now.attempt()), (before.result(), before.attempt()), "{key}");
+            assert_eq!(now.result(), before.result(), "{key}");
+            // How often a released key was tried need not be remembered.
+            assert!(now.attempt() == before.attempt() || *key == "released" && now.attempt() == 0, "{key}");
         }
         assert!(store.get("forgotten").unwrap().is_absent());
         assert!(matches!(store.begin("tombstone", NONE), Err(Error::ResultExpired { .. })));
@@ -483,7 +485,8 @@ fn a_file_is_no_longer_than_its_segments_and_what_the_next_ones_need() {
         let mut most = 0;
         for number in 0..1_200 {
             if number % 400 == 0 {
-                clock.advance(seconds(10));
+                // That something has expired is noticed at most a 32nd of its retention late.
+                clock.advance(seconds(10) + seconds(10) / 32);
             }
             perform(&store, &format!("{number}"), &[7; 1_000]);
             let (segments, slots) = (store.stats().segments, (place.length() - 4_096) / SEGMENT);

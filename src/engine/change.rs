@@ -292,7 +292,7 @@ impl Engine {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
             self.path_check.look_if_due(now_ms)?;
-            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+            let view = self.view_though_unreadable(key, hash, &flight, now_ms, Want::State)?;
             let attempt = view.found.as_ref().map_or(0, |found| found.attempt);
             match transition(view.status, Event::Forget) {
                 Ok(_) => {}
@@ -333,7 +333,7 @@ impl Engine {
             let flight = self.flights.enter(hash);
             let now_ms = self.clock.now_ms();
             self.path_check.look_if_due(now_ms)?;
-            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
+            let view = self.view_though_unreadable(key, hash, &flight, now_ms, Want::State)?;
             let (status, found) = (view.status, view.found.as_ref());
             if let Some(found) = found {
                 self.settle(found, terms.durability)?;
@@ -341,9 +341,16 @@ impl Engine {
             let matches = match expected {
                 Expected::Absent => status == Status::Absent,
                 Expected::Present { status: wanted, version } => {
-                    status == wanted && found.is_some_and(|found| found.version == version)
+                    let last = found.map(|found| found.version);
+                    let lost = view.unreadable.as_ref().map(|lost| lost.version);
+                    status == wanted && last.or(lost) == Some(version)
                 }
             };
+            if let Some(lost) = &view.unreadable
+                && !(matches && next == Next::Absent)
+            {
+                return Err(lost.error.clone());
+            }
             if !matches {
                 return Ok(Swap::Differs);
             }
@@ -405,7 +412,7 @@ impl Engine {
         let version = self.next_version()?;
         let (key_expires_ms, result_expires_ms) = match kind {
             Kind::Completed | Kind::Released => terms.retention.expiries(now_ms),
-            Kind::Begun | Kind::Forgotten | Kind::Ignorable => (NEVER_MS, NEVER_MS),
+            Kind::Begun | Kind::Forgotten | Kind::Unreadable | Kind::Ignorable => (NEVER_MS, NEVER_MS),
         };
         // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
         let origin = match &view.found {

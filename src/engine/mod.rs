@@ -10,6 +10,7 @@ mod change;
 mod lifecycle;
 mod path_check;
 mod reclaim;
+mod unreadable;
 mod view;
 
 use std::path::Path;
@@ -19,12 +20,10 @@ use std::time::Duration;
 use crate::clock::StoreClock;
 use crate::error::{Error, Result};
 use crate::flights::{FlightGuard, Flights};
-use crate::format::footer::ENTRY_BYTES;
-use crate::format::frame::FRAME_HEADER_BYTES;
-use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, Record};
+use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES, Record};
 use crate::index::{Address, Index};
 use crate::key::{Fingerprint, Key};
-use crate::log::commit::Until;
+use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::{Log, Promise, batch_limit_bytes};
 use crate::planted::{Bug, planted};
 use crate::record::{Retention, Weight};
@@ -39,6 +38,7 @@ use lifecycle::Admission;
 pub(crate) use lifecycle::Handle;
 use path_check::PathCheck;
 use reclaim::Reclaim;
+use unreadable::UnreadableRecords;
 use view::Entry;
 pub(crate) use view::Found;
 
@@ -95,9 +95,15 @@ pub(crate) struct Settings {
     pub(crate) max_result_bytes: usize,
 }
 
-/// The largest result that a frame in segments of this size can hold, whatever the key.
+/// The largest result that a frame in segments of this size can hold, whatever the key, also if its record is carried along
+/// in another one because it cannot be read any more.
 pub(crate) fn largest_result_bytes(segment_bytes: u64) -> u64 {
-    batch_limit_bytes(segment_bytes) - FRAME_HEADER_BYTES as u64 - ENTRY_BYTES - MAX_BARE_RECORD_BYTES - 8
+    largest_carried_bytes(segment_bytes) - MAX_BARE_RECORD_BYTES - 8
+}
+
+/// The longest record that can be carried along in another one.
+fn largest_carried_bytes(segment_bytes: u64) -> u64 {
+    batch_limit_bytes(segment_bytes) - record_cost_bytes(RECORD_HEADER_BYTES as u64)
 }
 
 /// A store's works.
@@ -115,11 +121,12 @@ pub(crate) struct Engine {
     admission: Admission,
     path_check: PathCheck,
     reclaim: Reclaim,
+    unreadable: UnreadableRecords,
 }
 
 impl Engine {
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
-        let Recovered { log, index, clock, open_count, counter } = recovered;
+        let Recovered { log, index, clock, open_count, counter, unreadable } = recovered;
         let (storage, path) = (Arc::clone(log.storage()), log.path().to_owned());
         let path_check = PathCheck::new(storage, path, clock.now_ms(), log.span().1);
         Engine {
@@ -134,6 +141,7 @@ impl Engine {
             admission: Admission::new(),
             path_check,
             reclaim: Reclaim::new(),
+            unreadable: UnreadableRecords::new(unreadable),
         }
     }
 
@@ -246,8 +254,14 @@ impl Engine {
         }
         if let Some(old) = old {
             self.log.ledger().bury(&old.weight);
+            self.unreadable.remove(old.address);
         }
-        self.log.ledger().add(&Weight::of(record, length));
+        self.log.ledger().add(&Weight::of(record, length), record.time_ms);
+    }
+
+    /// How many records are known that cannot be read.
+    pub(crate) fn unreadable_records(&self) -> u64 {
+        self.unreadable.count()
     }
 
     pub(crate) fn sync(&self) -> Result<()> {

@@ -3,11 +3,12 @@
 use super::{Durability, Engine, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::Record;
+use crate::format::footer::FooterEntry;
+use crate::format::record::{Kind, Record};
 use crate::index::Address;
 use crate::key::{Fingerprint, Key};
 use crate::log::reader::Place;
-use crate::record::{Life, Weight, life};
+use crate::record::{Life, Weight, life, lost_life};
 use crate::status::{Status, Version};
 
 /// What the key's last record says now.
@@ -26,6 +27,26 @@ pub(crate) struct Found {
     pub(crate) result_expires_ms: u64,
     /// Only if it was asked for and is still kept.
     pub(crate) result: Option<Vec<u8>>,
+}
+
+/// What is known of a key's last record that cannot be read: what the footer says, or the record in which it was carried
+/// along.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    address: Address,
+    weight: Weight,
+    pub(super) version: Version,
+    /// What it would leave of the key.
+    life: Life,
+    /// What a caller is told who wants to know more than that.
+    pub(super) error: Error,
+}
+
+/// A key's last record.
+enum Sight<R> {
+    /// What the caller made of it.
+    Read(R),
+    Unreadable(Unreadable),
 }
 
 /// Whether a lookup copies the result out.
@@ -48,6 +69,8 @@ pub(super) struct View {
     /// What the key's next record takes the place of: there may be an entry though its record leaves nothing of the
     /// key any more. The flight keeps it where it is.
     pub(super) entry: Option<Entry>,
+    /// The key's last record cannot be read, so `found` is nothing. The status is what the footer says.
+    pub(super) unreadable: Option<Unreadable>,
     pub(super) claim: Option<Claim>,
     pub(super) status: Status,
     /// When it was looked at: what is decided now happens then.
@@ -58,12 +81,16 @@ impl Engine {
     /// The key's last record, if it leaves anything of it now. No flight is needed: the index says only what is as
     /// durable as it was asked to be.
     pub(super) fn lookup(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
-        Ok(self.last_record(key, hash, now_ms, want)?.filter(|found| found.life != Life::Gone))
+        match self.last_record(key, hash, now_ms, want)? {
+            Some(Sight::Read(found)) if found.life != Life::Gone => Ok(Some(found)),
+            Some(Sight::Unreadable(lost)) if lost.life != Life::Gone => Err(lost.error),
+            _ => Ok(None),
+        }
     }
 
-    /// The same, though it may leave nothing of the key.
-    fn last_record(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
-        self.read(key, hash, |address, place, record| {
+    /// The same, though it may leave nothing of the key, or not be readable.
+    fn last_record(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Sight<Found>>> {
+        self.read(key, hash, now_ms, |address, place, record| {
             let mut found = found_at(address, place, record, now_ms);
             if want == Want::Result && found.life == Life::Completed {
                 found.result = record.result.map(<[u8]>::to_vec);
@@ -77,21 +104,101 @@ impl Engine {
         &self,
         key: Key<'_>,
         hash: u128,
+        now_ms: u64,
         mut read: impl FnMut(Address, Place, &Record<'_>) -> R,
-    ) -> Result<Option<R>> {
-        let found = self.index.find(hash, |address| {
-            // Looked at under the shard's lock, which a close takes once before it lets go of the file: from then on
-            // another process may write to it or make it shorter.
-            if self.admission.is_closed() {
-                return Some(Err(Error::Closed));
+    ) -> Result<Option<Sight<R>>> {
+        loop {
+            // Of whatever key: the index does not say.
+            let mut damaged = Vec::new();
+            let found = self.index.find(hash, |address| {
+                // Looked at under the shard's lock, which a close takes once before it lets go of the file: from then on
+                // another process may write to it or make it shorter.
+                if self.admission.is_closed() {
+                    return Some(Err(Error::Closed));
+                }
+                let confirm = self.log.reader().record(address, |place, record| match record.kind {
+                    Kind::Unreadable => (record.key_hash(self.log.hasher()) == hash)
+                        .then(|| Sight::Unreadable(self.carried(address, place, record, now_ms))),
+                    _ => (record.key == key).then(|| Sight::Read(read(address, place, record))),
+                });
+                match confirm {
+                    Err(error @ Error::Corrupt { .. }) => {
+                        damaged.push((address, error));
+                        None
+                    }
+                    confirm => confirm.transpose(),
+                }
+            });
+            if found.is_some() || damaged.is_empty() {
+                return found.transpose();
             }
-            let confirm = self
-                .log
-                .reader()
-                .record(address, |place, record| (record.key == key).then(|| read(address, place, record)));
-            confirm.transpose()
-        });
-        found.transpose()
+            let lost = self.whose(hash, damaged, now_ms);
+            // The footers were read without the lock.
+            if self.admission.is_closed() {
+                return Err(Error::Closed);
+            }
+            if let Some(lost) = lost {
+                return lost.map(|lost| lost.map(Sight::Unreadable));
+            }
+        }
+    }
+
+    /// Which of the damaged records is the last one of the key with this hash, by what the footers say. None if one of them
+    /// was moved or replaced meanwhile, so that the index has to be asked again.
+    fn whose(
+        &self,
+        hash: u128,
+        damaged: Vec<(Address, Error)>,
+        now_ms: u64,
+    ) -> Option<Result<Option<Unreadable>>> {
+        let mut unlisted = None;
+        for (address, error) in damaged {
+            let listed = match self.log.listed(address) {
+                Ok(listed) => listed,
+                Err(error) => return Some(Err(error)),
+            };
+            let lost = listed.map(|entry| (entry.hash, lost_at(address, &entry, error.clone(), now_ms)));
+            if lost.as_ref().is_none_or(|(_, lost)| lost.life != Life::Gone) {
+                self.note_unreadable(hash, address);
+            }
+            // Looked at last: what was listed before is then of the record that could not be read.
+            if !self.index.holds(hash, address) {
+                return None;
+            }
+            match lost {
+                Some((whose, lost)) if whose == hash => return Some(Ok(Some(lost))),
+                Some(_) => {}
+                // It may be anybody's whose hash begins alike.
+                None => unlisted = Some(error),
+            }
+        }
+        Some(unlisted.map_or(Ok(None), Err))
+    }
+
+    /// Counts a record that cannot be read, and tells of it if that was not known. `hash` is of any key that the index
+    /// would find the record for.
+    pub(super) fn note_unreadable(&self, hash: u128, address: Address) {
+        if !self.unreadable.add(address) {
+            return;
+        }
+        if self.index.holds(hash, address) {
+            crate::events::unreadable(self.path(), address.offset());
+        } else {
+            self.unreadable.remove(address);
+        }
+    }
+
+    /// What a record says of the unreadable one that it carries.
+    fn carried(&self, address: Address, place: Place, record: &Record<'_>, now_ms: u64) -> Unreadable {
+        let reason =
+            "the key's record could not be read when its segment was reclaimed, and was carried along";
+        Unreadable {
+            address,
+            weight: Weight::of(record, place.length_bytes),
+            version: record.version,
+            life: lost_life(record.carried_kind(), record.key_expires_ms, now_ms),
+            error: Error::corrupt(self.path(), address.offset(), reason),
+        }
     }
 
     /// Copies the result of a completed operation to the end of `buffer`; None if it is not completed.
@@ -104,7 +211,7 @@ impl Engine {
         let hash = self.admit(key)?;
         let terms = &self.settings.terms;
         let now_ms = self.clock.now_ms();
-        let found = self.read(key, hash, |address, place, record| {
+        let found = self.read(key, hash, now_ms, |address, place, record| {
             let found = found_at(address, place, record, now_ms);
             if found.life == Life::Completed && found.fingerprint == fingerprint {
                 buffer.extend_from_slice(record.result.unwrap_or_default());
@@ -112,7 +219,8 @@ impl Engine {
             found
         })?;
         match found {
-            Some(found) if !matches!(found.life, Life::Gone | Life::Released) => {
+            Some(Sight::Unreadable(lost)) if lost.life != Life::Gone => Err(lost.error),
+            Some(Sight::Read(found)) if !matches!(found.life, Life::Gone | Life::Released) => {
                 self.check_fingerprint(key, fingerprint, &found, terms.durability)?;
                 if found.life == Life::Begun {
                     return Ok(None);
@@ -134,20 +242,10 @@ impl Engine {
 
     /// Where the key stands. With its flight held this stays so, but for a lease that is dropped.
     pub(super) fn status(&self, found: Option<&Found>, claim: Option<Claim>, now_ms: u64) -> Status {
-        match found.map(|found| (found.life, found.version)) {
-            None | Some((Life::Gone | Life::Released, _)) => Status::Absent,
-            Some((Life::Completed | Life::CompletedWithoutResult, _)) => Status::Completed,
-            Some((Life::Begun, version)) => match claim {
-                Some(Claim::Lease { version: leased, deadline_ms, .. })
-                    if leased == version && now_ms < deadline_ms =>
-                {
-                    Status::InProgress
-                }
-                _ => Status::InDoubt,
-            },
-        }
+        status_of(found.map(|found| (found.life, found.version)), claim, now_ms)
     }
 
+    /// What a look under the flight says. An error if the key's last record cannot be read.
     pub(super) fn view(
         &self,
         key: Key<'_>,
@@ -156,12 +254,36 @@ impl Engine {
         now_ms: u64,
         want: Want,
     ) -> Result<View> {
-        let last = self.last_record(key, hash, now_ms, want)?;
-        let entry = last.as_ref().map(|last| Entry { address: last.address, weight: last.weight });
-        let found = last.filter(|found| found.life != Life::Gone);
+        let mut view = self.view_though_unreadable(key, hash, flight, now_ms, want)?;
+        view.unreadable.take().map_or(Ok(view), |lost| Err(lost.error))
+    }
+
+    /// The same, for callers who want to give up what is there, whether or not it can be read.
+    pub(super) fn view_though_unreadable(
+        &self,
+        key: Key<'_>,
+        hash: u128,
+        flight: &FlightGuard<'_>,
+        now_ms: u64,
+        want: Want,
+    ) -> Result<View> {
         let claim = flight.claim();
-        let status = self.status(found.as_ref(), claim, now_ms);
-        Ok(View { found, entry, claim, status, now_ms })
+        let view = View { found: None, entry: None, unreadable: None, claim, status: Status::Absent, now_ms };
+        Ok(match self.last_record(key, hash, now_ms, want)? {
+            None => view,
+            Some(Sight::Read(last)) => {
+                let entry = Some(Entry { address: last.address, weight: last.weight });
+                let found = Some(last).filter(|found| found.life != Life::Gone);
+                let status = self.status(found.as_ref(), claim, now_ms);
+                View { found, entry, status, ..view }
+            }
+            Some(Sight::Unreadable(lost)) => {
+                let entry = Some(Entry { address: lost.address, weight: lost.weight });
+                let status = status_of(Some((lost.life, lost.version)), claim, now_ms);
+                let unreadable = Some(lost).filter(|lost| lost.life != Life::Gone);
+                View { entry, unreadable, status, ..view }
+            }
+        })
     }
 
     /// Where the key stands, for somebody who only looks.
@@ -233,6 +355,34 @@ impl Engine {
     }
 }
 
+/// What the footer says of the record at `address`, which cannot be read.
+fn lost_at(address: Address, entry: &FooterEntry, error: Error, now_ms: u64) -> Unreadable {
+    Unreadable {
+        address,
+        weight: Weight::listed(entry),
+        version: entry.version,
+        life: lost_life(Some(entry.kind), entry.key_expires_ms, now_ms),
+        error,
+    }
+}
+
+/// Where a key stands whose last record leaves so much of it.
+fn status_of(last: Option<(Life, Version)>, claim: Option<Claim>, now_ms: u64) -> Status {
+    match last {
+        None | Some((Life::Gone | Life::Released, _)) => Status::Absent,
+        Some((Life::Completed | Life::CompletedWithoutResult, _)) => Status::Completed,
+        // One that cannot be read is in doubt if it is not known to have been anything else.
+        Some((Life::Begun | Life::Unreadable, version)) => match claim {
+            Some(Claim::Lease { version: leased, deadline_ms, .. })
+                if leased == version && now_ms < deadline_ms =>
+            {
+                Status::InProgress
+            }
+            _ => Status::InDoubt,
+        },
+    }
+}
+
 /// What a record says, without its result.
 fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64) -> Found {
     let life = life(record, now_ms);
@@ -249,5 +399,55 @@ fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64) ->
         key_expires_ms: record.key_expires_ms,
         result_expires_ms: record.result_expires_ms,
         result: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+
+    /// Two keys in 2^32 share what the index knows of a hash. The one must not answer for the other's damage.
+    #[test]
+    fn a_key_is_not_corrupt_because_the_damaged_record_of_another_is_found_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.once");
+        let engine = Options::new().segment_size(64 << 10).open_file(&path).unwrap();
+        let terms = engine.settings().terms;
+        let record = |name: &str, result: &[u8]| {
+            engine.record(Key::new(name), Fingerprint::NONE, result, &terms).unwrap().unwrap();
+        };
+        let hash = |name: &str| engine.log.hasher().key(Key::new(name));
+        let address = |name: &str| {
+            let found = engine.last_record(Key::new(name), hash(name), 0, Want::State).unwrap();
+            let Some(Sight::Read(found)) = found else { panic!("{name}") };
+            found.address
+        };
+        for (in_full_segment, damaged) in [(false, "first"), (true, "second")] {
+            record(damaged, b"result");
+            let address = address(damaged);
+            for n in 0..if in_full_segment { 10 } else { 0 } {
+                record(&format!("{n}"), &[7; 12_000]);
+            }
+            let others = ["one", "other"];
+            for other in others {
+                engine.index.insert(hash(other), address);
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[usize::try_from(address.offset()).unwrap() + 20] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            assert!(
+                matches!(engine.get(Key::new(damaged)), Err(Error::Corrupt { offset, .. }) if offset == address.offset())
+            );
+            for other in others {
+                assert!(engine.get(Key::new(other)).unwrap().1.is_none(), "{other}");
+                assert!(!engine.forget(Key::new(other), &terms).unwrap(), "{other}");
+            }
+            assert!(engine.forget(Key::new(damaged), &terms).unwrap());
+            for other in others {
+                assert!(engine.index.remove(hash(other), address));
+            }
+        }
+        assert_eq!(engine.unreadable_records(), 0);
     }
 }

@@ -134,12 +134,29 @@
 //! | 72 | 8 | result expiry: store time from which the result is gone; 2^64-1 = never |
 //! | 80 | .. | extension, scope, key, value, zeroes up to a multiple of 8 |
 //!
-//! Kinds: 1 begun, 2 completed, 3 released, 4 forgotten. 16 to 31 are kept for steps, 32 to 47 for the outbox, 48 to
+//! Kinds: 1 begun, 2 completed, 3 released, 4 forgotten, 5 unreadable (see below). 16 to 31 are kept for steps, 32 to 47 for the outbox, 48 to
 //! 63 for batches. A reader that meets a kind that it does not know refuses the file, unless the kind's highest bit
 //! (0x80, "ignorable") is set.
 //!
 //! The **place** of a record at position `p` is the upper half of `p x 0x9E3779B97F4A7C15` (mod 2^64). It ties a
 //! record to its position, so that a lookup that checks one record cannot take a left-over for it.
+//!
+//! A record of kind 5 carries along the bytes of a record that did not check when its segment was retired, so that its key
+//! does not look as if nothing were known of it. Such a record checks, has no key and no scope, and these fields mean
+//! something else in it:
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 16 | 8 | version, as the footer said |
+//! | 24 | 8 | zero |
+//! | 32 | 16 | keyed hash of the key, as the footer said |
+//! | 48 | 4 | kind of the record that is carried: 1, 2 or 3; 0 = not known, because it was of kind 5 |
+//! | 56 | 8 | store time at which it was first carried |
+//! | 64 | 8 | key expiry, as the footer said; never, if kind 1 is carried |
+//! | 72 | 8 | result expiry, likewise |
+//! | 80 | .. | the bytes as they were found, as many as the footer said or a frame can hold |
+//!
+//! Its entry in a footer has the hash that it holds.
 //!
 //! ## Footer
 //!

@@ -1,7 +1,9 @@
 //! One record: what one change of one key says, as bytes.
 
+use super::footer::FooterEntry;
 use super::{ALIGNMENT_BYTES, Fault, Seed, align, array, get_u16, get_u32, get_u64, narrow, put};
-use crate::key::{Fingerprint, Key, MAX_KEY_BYTES};
+use crate::key::{Fingerprint, Key, KeyHasher, MAX_KEY_BYTES};
+use crate::planted::{Bug, planted};
 use crate::status::Version;
 
 /// The fixed part of a record.
@@ -28,6 +30,8 @@ pub(crate) enum Kind {
     Released,
     /// What was known of the key was given up.
     Forgotten,
+    /// A record that could not be read any more was carried along in this one.
+    Unreadable,
     /// Of a later version of the format, which says that it may be passed over.
     Ignorable,
 }
@@ -39,6 +43,7 @@ impl Kind {
             2 => Some(Kind::Completed),
             3 => Some(Kind::Released),
             4 => Some(Kind::Forgotten),
+            5 => Some(Kind::Unreadable),
             unknown if unknown & IGNORABLE != 0 => Some(Kind::Ignorable),
             _ => None,
         }
@@ -50,6 +55,7 @@ impl Kind {
             Kind::Completed => 2,
             Kind::Released => 3,
             Kind::Forgotten => 4,
+            Kind::Unreadable => 5,
             Kind::Ignorable => IGNORABLE,
         }
     }
@@ -83,6 +89,53 @@ fn place(position: u64) -> u32 {
 }
 
 impl<'a> Record<'a> {
+    /// What carries along the bytes of a record that does not check. It has no key of its own: the footer says whose it
+    /// is, until when it is kept and what it was.
+    pub(crate) fn unreadable(entry: &FooterEntry, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
+        let was = match entry.kind {
+            Kind::Begun | Kind::Completed | Kind::Released => u32::from(entry.kind.to_byte()),
+            // Carried along before: what it was then cannot be read any more either.
+            Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
+        };
+        // Whatever else it says, time ends no attempt that began.
+        let never = entry.kind == Kind::Begun;
+        Record {
+            kind: Kind::Unreadable,
+            key: Key::new(b""),
+            version: entry.version,
+            origin: Version::from_u64(0),
+            fingerprint: Fingerprint::from_bytes(entry.hash.to_le_bytes()),
+            attempt: was,
+            time_ms: now_ms,
+            key_expires_ms: if never { super::NEVER_MS } else { entry.key_expires_ms },
+            result_expires_ms: if never { super::NEVER_MS } else { entry.result_expires_ms },
+            result: Some(bytes),
+        }
+    }
+
+    /// The identity of the key that the record is of.
+    pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
+        match self.kind {
+            Kind::Unreadable if !planted(Bug::UnreadableOfNoKey) => {
+                u128::from_le_bytes(self.fingerprint.to_bytes())
+            }
+            _ => hasher.key(self.key),
+        }
+    }
+
+    /// What kind of record was carried along in this one, if that is known.
+    pub(crate) fn carried_kind(&self) -> Option<Kind> {
+        u8::try_from(self.attempt).ok().filter(|_| self.kind == Kind::Unreadable).and_then(Kind::from_byte)
+    }
+
+    /// The record in `bytes` whatever its checksum says: what a planted bug does.
+    pub(crate) fn decode_regardless(bytes: &'a mut [u8]) -> Result<Record<'a>, Fault> {
+        let length = record_length(bytes)?.min(bytes.len());
+        let checksum = Seed::NONE.checksum(&bytes[4..length]) ^ place(0);
+        put(bytes, 0, &checksum.to_le_bytes());
+        Record::decode(bytes, 0, Seed::NONE)
+    }
+
     /// Appends the record to `out`, its checksum not yet tied to a position: [`stamp`] does that when the position
     /// is known.
     pub(crate) fn encode(&self, out: &mut Vec<u8>, seed: Seed) {
@@ -147,7 +200,15 @@ impl<'a> Record<'a> {
         }
         let key = Key::new(&bytes[key_at..value_at]);
         let key = if flags & FLAG_SCOPE != 0 { key.scope(&bytes[scope_at..key_at]) } else { key };
-        if kind != Kind::Ignorable && (key.check().is_err() || (flags & FLAG_SCOPE == 0 && scope_length != 0))
+        if kind == Kind::Unreadable {
+            let is_plain = flags == FLAG_RESULT && scope_length == 0 && key_length == 0;
+            if !is_plain || get_u32(bytes, 48) > u32::from(Kind::Released.to_byte()) {
+                return Err(Fault::Damaged(
+                    "the record that carries an unreadable one is not what such records are",
+                ));
+            }
+        } else if kind != Kind::Ignorable
+            && (key.check().is_err() || (flags & FLAG_SCOPE == 0 && scope_length != 0))
         {
             return Err(Fault::Damaged("the record's key is out of range"));
         }
@@ -283,7 +344,9 @@ mod tests {
 
     #[test]
     fn every_kind_comes_back_from_its_byte() {
-        for kind in [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Ignorable] {
+        for kind in
+            [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Unreadable, Kind::Ignorable]
+        {
             assert_eq!(Kind::from_byte(kind.to_byte()), Some(kind));
         }
         assert_eq!(Kind::from_byte(0), None);
@@ -352,5 +415,72 @@ mod tests {
             record_length(&[0; RECORD_HEADER_BYTES - 1]).map_err(Fault::reason),
             Err("the record is cut short")
         );
+    }
+
+    fn listed(kind: Kind, key_expires_ms: u64) -> FooterEntry {
+        FooterEntry {
+            hash: 0x0102_0304_0506_0708_090A_0B0C_0D0E_0F10,
+            version: Version::from_u64(7 << 40 | 9),
+            key_expires_ms,
+            result_expires_ms: 5,
+            offset: 4_096,
+            length: 88,
+            kind,
+        }
+    }
+
+    /// Pins the encoding, byte by byte.
+    #[test]
+    fn a_record_that_carries_an_unreadable_one_is_as_specified() {
+        let mut bytes = Vec::new();
+        Record::unreadable(&listed(Kind::Completed, 200), b"whatever is left", 3).encode(&mut bytes, SEED);
+        let mut expected = vec![0; 96];
+        put(&mut expected, 4, &96_u32.to_le_bytes());
+        (expected[8], expected[9]) = (5, 2);
+        put(&mut expected, 16, &(7_u64 << 40 | 9).to_le_bytes());
+        put(&mut expected, 32, &[0x10, 0x0F, 0x0E, 0x0D, 0x0C, 0x0B, 0x0A, 9, 8, 7, 6, 5, 4, 3, 2, 1]);
+        (expected[48], expected[52], expected[56], expected[64], expected[72]) = (2, 16, 3, 200, 5);
+        put(&mut expected, 80, b"whatever is left");
+        let checksum = SEED.checksum(&expected[4..]);
+        put(&mut expected, 0, &checksum.to_le_bytes());
+        assert_eq!(bytes, expected);
+
+        stamp(&mut bytes, POSITION);
+        let record = Record::decode(&bytes, POSITION, SEED).unwrap();
+        let hasher = KeyHasher::new([1; 16]);
+        assert_eq!(record.key_hash(&hasher), listed(Kind::Begun, 0).hash);
+        assert_eq!(
+            (record.carried_kind(), record.result),
+            (Some(Kind::Completed), Some(&b"whatever is left"[..]))
+        );
+        assert_eq!((record.key_expires_ms, record.result_expires_ms), (200, 5));
+        let begun = Record::unreadable(&listed(Kind::Begun, 200), b"", 3);
+        assert_eq!(
+            (begun.carried_kind(), begun.key_expires_ms),
+            (Some(Kind::Begun), NEVER),
+            "time does not end it"
+        );
+        let again = Record::unreadable(&listed(Kind::Unreadable, 200), b"", 3);
+        assert_eq!(
+            (again.carried_kind(), again.key_expires_ms),
+            (None, 200),
+            "it is kept as long, and no longer known"
+        );
+        let sound = sample(Key::new("k"), None);
+        assert_eq!((sound.carried_kind(), sound.key_hash(&hasher)), (None, hasher.key(Key::new("k"))));
+    }
+
+    #[test]
+    fn a_record_that_carries_an_unreadable_one_has_no_key_and_something_to_carry() {
+        let refused = |change: fn(&mut Vec<u8>)| {
+            let bytes = forged(&Record::unreadable(&listed(Kind::Begun, 0), b"seven..", 3), change);
+            Record::decode(&bytes, POSITION, SEED).map(drop).map_err(Fault::reason)
+        };
+        assert_eq!(refused(|_| {}), Ok(()));
+        let not_such = Err("the record that carries an unreadable one is not what such records are");
+        assert_eq!(refused(|bytes| (bytes[10], bytes[52]) = (1, 6)), not_such, "a key");
+        assert_eq!(refused(|bytes| bytes[9] = FLAG_RESULT | FLAG_SCOPE), not_such, "a scope");
+        assert_eq!(refused(|bytes| (bytes[9], bytes[52]) = (0, 7)), not_such, "nothing");
+        assert_eq!(refused(|bytes| bytes[48] = 4), not_such, "of a kind that is never carried");
     }
 }

@@ -1,28 +1,23 @@
 //! How many bytes of the log are dead: what decides when reclaiming is worth its while.
 //!
 //! An estimate, kept in memory and made anew at open. Bytes die in two ways: a record is superseded, which is known
-//! at once, or it expires, which is known in advance. The second is a histogram over the time of expiry whose
-//! buckets widen as they become many, so that it stays small whatever retentions are in use.
+//! at once, or it expires, which is known in advance and noticed somewhat late (see [`Expiries`]). Bytes that have
+//! expired are dead when that is noticed, and not before, also if the record is dropped in between: so each byte is
+//! counted once. Whoever has to know exactly counts from the footers, with a [`Tally`].
 
-use std::collections::BTreeMap;
-
+use super::expiries::{Bucket, Expiries};
 use crate::format::NEVER_MS;
 use crate::record::Weight;
 use crate::sync::Mutex;
 
-/// Above this many buckets the histogram's granularity is doubled.
-const MAX_BUCKETS: usize = 4_096;
-const FIRST_GRANULARITY_MS: u64 = 16;
-
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     total_bytes: u64,
-    dead_bytes: u64,
-    /// Time of expiry, rounded up to the granularity -> bytes.
-    expiring: BTreeMap<u64, u64>,
-    granularity_ms: u64,
-    /// Buckets up to here have been counted as dead.
-    drained_to_ms: u64,
+    /// Below zero while a segment is gone whose records had expired and this was not noticed yet.
+    dead_bytes: i64,
+    expiries: Expiries,
+    /// How many bytes were superseded, ever.
+    superseded_bytes: u64,
 }
 
 /// The account of one log's dead bytes.
@@ -31,33 +26,58 @@ pub(crate) struct Ledger {
     state: Mutex<State>,
 }
 
-/// What some records weigh, counted apart and added at once: opening counts millions of them.
-#[derive(Debug, Default)]
+/// What some records weigh at one time, counted apart and added at once: opening counts millions of them.
+#[derive(Debug)]
 pub(crate) struct Tally {
     state: State,
-    /// The bucket, of the first granularity, that each of the two shares of the last record fell into, and what has
-    /// fallen into it since. Records that were written together expire together.
-    runs: [(u64, u64); 2],
+    /// The bucket that each of the two shares of the last record fell into, and what has fallen into it since. Records
+    /// that were written together expire together.
+    runs: [Option<(Bucket, u64)>; 2],
 }
 
 impl Tally {
+    /// With nothing in it; what is added has expired or not at `now_ms`.
+    pub(crate) fn at(now_ms: u64) -> Tally {
+        let mut state = State::default();
+        state.advance(now_ms);
+        Tally { state, runs: [None, None] }
+    }
+
     pub(crate) fn add(&mut self, weight: &Weight) {
         self.state.total_bytes += weight.length_bytes;
         for (run, (due_ms, bytes)) in self.runs.iter_mut().zip(weight.shares()) {
-            let (bucket, gathered) = run;
-            if bucket.checked_sub(due_ms).is_some_and(|early| early < FIRST_GRANULARITY_MS) {
-                *gathered += bytes;
+            if due_ms == NEVER_MS {
                 continue;
             }
-            self.state.expect(*bucket, *gathered);
-            *run = (due_ms.checked_next_multiple_of(FIRST_GRANULARITY_MS).unwrap_or(NEVER_MS), bytes);
+            if self.state.expiries.has_expired(due_ms) {
+                self.state.die(bytes);
+            } else if let Some((_, gathered)) = run.as_mut().filter(|(bucket, _)| bucket.contains(due_ms)) {
+                *gathered += bytes;
+            } else {
+                let bucket = self.state.expiries.bucket_for(due_ms);
+                if let Some((earlier, gathered)) = run.replace((bucket, bytes)) {
+                    self.state.put(earlier, gathered);
+                }
+            }
         }
     }
 
     /// Records that were superseded within their own segment, as the footer tells at open.
     pub(crate) fn add_dead(&mut self, bytes: u64) {
         self.state.total_bytes += bytes;
-        self.state.dead_bytes += bytes;
+        self.state.die(bytes);
+    }
+
+    pub(crate) fn balance(&self) -> Balance {
+        self.state.balance()
+    }
+
+    /// The most bytes that can be dead at `now_ms`, if nothing is superseded until then.
+    pub(crate) fn at_most_dead_bytes(&self, now_ms: u64) -> u64 {
+        let runs = self.runs.iter().flatten().filter(|(bucket, _)| bucket.has_begun(now_ms));
+        self.balance().dead_bytes
+            + self.state.expiries.at_most_expired(now_ms)
+            + runs.map(|(_, bytes)| bytes).sum::<u64>()
     }
 }
 
@@ -68,43 +88,35 @@ pub(crate) struct Balance {
     pub(crate) dead_bytes: u64,
 }
 
-impl Default for State {
-    fn default() -> State {
-        State {
-            total_bytes: 0,
-            dead_bytes: 0,
-            expiring: BTreeMap::new(),
-            granularity_ms: FIRST_GRANULARITY_MS,
-            drained_to_ms: 0,
-        }
-    }
-}
-
 impl Ledger {
     pub(crate) fn new() -> Ledger {
         Ledger { state: Mutex::default() }
     }
 
-    /// A record was appended and is its key's last.
-    pub(crate) fn add(&self, weight: &Weight) {
+    /// A record was appended at `now_ms` and is its key's last.
+    pub(crate) fn add(&self, weight: &Weight, now_ms: u64) {
         let mut state = self.state.lock();
+        // Or the distance of what comes now would be counted from an earlier time, and noticed later for it.
+        state.advance(now_ms);
         state.total_bytes += weight.length_bytes;
-        for (due_ms, bytes) in weight.shares() {
-            state.expect(due_ms, bytes);
+        for (due_ms, bytes) in weight.shares().into_iter().filter(|(due_ms, _)| *due_ms != NEVER_MS) {
+            if state.expiries.has_expired(due_ms) {
+                state.die(bytes);
+            } else {
+                let bucket = state.expiries.bucket_for(due_ms);
+                state.put(bucket, bytes);
+            }
         }
     }
 
     /// All that was counted apart.
     pub(crate) fn absorb(&self, tally: Tally) {
         let mut state = self.state.lock();
+        state.advance(tally.state.expiries.now_ms());
         state.total_bytes += tally.state.total_bytes;
-        state.dead_bytes += tally.state.dead_bytes;
-        // Or `bury` would look for finer buckets than those that come in here.
-        while state.granularity_ms < tally.state.granularity_ms {
-            state.coarsen();
-        }
-        for (due_ms, bytes) in tally.state.expiring.into_iter().chain(tally.runs) {
-            state.expect(due_ms, bytes);
+        state.dead_bytes = state.dead_bytes.saturating_add(tally.state.dead_bytes);
+        for (bucket, bytes) in tally.state.expiries.into_buckets().chain(tally.runs.into_iter().flatten()) {
+            state.put(bucket, bytes);
         }
     }
 
@@ -112,7 +124,12 @@ impl Ledger {
     pub(crate) fn bury(&self, weight: &Weight) {
         let mut state = self.state.lock();
         for (due_ms, bytes) in weight.shares() {
-            state.bury(due_ms, bytes);
+            // What has expired is dead already, or will be when that is noticed.
+            if due_ms == NEVER_MS || !state.expiries.has_expired(due_ms) {
+                state.expiries.take(due_ms, bytes);
+                state.die(bytes);
+                state.superseded_bytes += bytes;
+            }
         }
     }
 
@@ -120,72 +137,39 @@ impl Ledger {
     pub(crate) fn remove(&self, record_bytes: u64) {
         let mut state = self.state.lock();
         state.total_bytes = state.total_bytes.saturating_sub(record_bytes);
-        state.dead_bytes = state.dead_bytes.saturating_sub(record_bytes);
+        state.dead_bytes = state.dead_bytes.saturating_sub_unsigned(record_bytes);
     }
 
     pub(crate) fn balance(&self, now_ms: u64) -> Balance {
         let mut state = self.state.lock();
-        state.drain(now_ms);
-        Balance { total_bytes: state.total_bytes, dead_bytes: state.dead_bytes.min(state.total_bytes) }
+        state.advance(now_ms);
+        state.balance()
+    }
+
+    /// How many bytes were superseded since the store was opened.
+    pub(crate) fn superseded_bytes(&self) -> u64 {
+        self.state.lock().superseded_bytes
     }
 }
 
 impl State {
-    fn bucket(&self, due_ms: u64) -> u64 {
-        due_ms.checked_next_multiple_of(self.granularity_ms).unwrap_or(NEVER_MS)
+    fn advance(&mut self, now_ms: u64) {
+        let expired_bytes = self.expiries.advance(now_ms);
+        self.die(expired_bytes);
     }
 
-    fn expect(&mut self, due_ms: u64, bytes: u64) {
-        let bucket = self.bucket(due_ms);
-        if due_ms == NEVER_MS || bytes == 0 {
-            return;
-        }
-        if bucket <= self.drained_to_ms {
-            self.dead_bytes += bytes;
-            return;
-        }
-        *self.expiring.entry(bucket).or_default() += bytes;
-        if self.expiring.len() > MAX_BUCKETS {
-            self.coarsen();
-        }
+    fn put(&mut self, bucket: Bucket, bytes: u64) {
+        let expired_bytes = self.expiries.put(bucket, bytes);
+        self.die(expired_bytes);
     }
 
-    fn bury(&mut self, due_ms: u64, bytes: u64) {
-        let bucket = self.bucket(due_ms);
-        // What was drained is in the dead bytes already.
-        if due_ms != NEVER_MS && bucket <= self.drained_to_ms {
-            return;
-        }
-        if let Some(expected) = self.expiring.get_mut(&bucket) {
-            *expected = expected.saturating_sub(bytes);
-            if *expected == 0 {
-                self.expiring.remove(&bucket);
-            }
-        }
-        self.dead_bytes += bytes;
+    fn die(&mut self, bytes: u64) {
+        self.dead_bytes = self.dead_bytes.saturating_add_unsigned(bytes);
     }
 
-    fn drain(&mut self, now_ms: u64) {
-        while let Some(first) = self.expiring.first_entry() {
-            if *first.key() > now_ms {
-                break;
-            }
-            self.drained_to_ms = *first.key();
-            self.dead_bytes += first.remove();
-        }
-    }
-
-    /// Rounding up twice, to a granularity and to its double, is rounding up to the double: buckets merge exactly, so
-    /// that `bury` finds what `expect` put in before.
-    fn coarsen(&mut self) {
-        self.granularity_ms *= 2;
-        // What was drained stays drained: rounded like the buckets, or bytes that are dead already would be buried again.
-        self.drained_to_ms = self.bucket(self.drained_to_ms);
-        let finer = std::mem::take(&mut self.expiring);
-        for (due_ms, bytes) in finer {
-            let bucket = self.bucket(due_ms);
-            *self.expiring.entry(bucket).or_default() += bytes;
-        }
+    fn balance(&self) -> Balance {
+        let dead_bytes = u64::try_from(self.dead_bytes).unwrap_or(0).min(self.total_bytes);
+        Balance { total_bytes: self.total_bytes, dead_bytes }
     }
 }
 
@@ -198,59 +182,75 @@ mod tests {
         Weight { kind, length_bytes, key_expires_ms, result_expires_ms }
     }
 
+    /// Too short to lose a part of it with the result.
+    fn expiring(bytes: u64, due_ms: u64) -> Weight {
+        assert!(bytes <= 120);
+        weight(Kind::Completed, bytes, due_ms, due_ms)
+    }
+
+    fn is_empty(ledger: &Ledger) -> bool {
+        ledger.state.lock().expiries.len() == 0
+    }
+
     #[test]
     fn what_expires_is_dead_from_its_bucket_on_the_result_before_the_key() {
         let ledger = Ledger::new();
-        ledger.add(&weight(Kind::Completed, 1_120, 1_000, 2_000));
+        ledger.add(&weight(Kind::Completed, 1_120, 1_000, 2_000), 0);
         assert_eq!(ledger.balance(999).dead_bytes, 0);
-        assert_eq!(ledger.balance(1_016).dead_bytes, 1_000);
-        assert_eq!(ledger.balance(2_016).dead_bytes, 1_120);
+        assert_eq!(ledger.balance(1_000 + 1_000 / 32).dead_bytes, 1_000);
+        assert_eq!(ledger.balance(1_999).dead_bytes, 1_000);
+        assert_eq!(ledger.balance(2_000 + 2_000 / 32).dead_bytes, 1_120);
+    }
+
+    #[test]
+    fn what_is_released_or_forgotten_is_dead_at_once() {
+        let ledger = Ledger::new();
+        ledger.add(&weight(Kind::Released, 88, 1_000, 2_000), 0);
+        ledger.add(&weight(Kind::Forgotten, 80, NEVER_MS, NEVER_MS), 0);
+        assert_eq!(ledger.balance(0), Balance { total_bytes: 168, dead_bytes: 168 });
     }
 
     #[test]
     fn what_is_counted_apart_is_what_would_have_been_added_one_by_one() {
+        const NOW: u64 = 60;
         let records: Vec<_> = (0..3_000_u64)
             .map(|n| match n % 5 {
                 0 => weight(Kind::Begun, 90, NEVER_MS, NEVER_MS),
                 1 => weight(Kind::Forgotten, 80, 0, 0),
-                2 => weight(Kind::Released, 88, 0, 100 + n / 7),
+                2 => expiring(88, 100 + n / 7),
                 _ => weight(Kind::Completed, 400 + n, 50 + n / 3, 9_000 - n),
             })
             .collect();
         let (one_by_one, at_once) = (Ledger::new(), Ledger::new());
-        let mut tally = Tally::default();
-        for record in &records {
-            one_by_one.add(record);
-            tally.add(record);
+        // Several threads count, and each has a part.
+        let mut tallies = [Tally::at(NOW), Tally::at(NOW), Tally::at(NOW)];
+        for (n, record) in records.iter().enumerate() {
+            one_by_one.add(record, NOW);
+            tallies[n / 7 % 3].add(record);
         }
-        at_once.absorb(tally);
-        let mut superseded = Tally::default();
+        let dead_bytes: u64 = tallies.iter().map(|tally| tally.balance().dead_bytes).sum();
+        assert_eq!(dead_bytes, one_by_one.balance(NOW).dead_bytes);
+        let at_most = |now_ms| tallies.iter().map(|tally| tally.at_most_dead_bytes(now_ms)).sum::<u64>();
+        assert!(at_most(1_000) >= one_by_one.balance(1_000).dead_bytes);
+        tallies.into_iter().for_each(|tally| at_once.absorb(tally));
+        let mut superseded = Tally::at(NOW);
         superseded.add_dead(77);
         superseded.add_dead(3);
         let superseded_alone = Ledger::new();
         superseded_alone.absorb(superseded);
         assert_eq!(superseded_alone.balance(0), Balance { total_bytes: 80, dead_bytes: 80 });
-        for now_ms in [0, 16, 57, 110, 400, 1_000, 7_000, 20_000] {
-            assert_eq!(at_once.balance(now_ms), one_by_one.balance(now_ms), "at {now_ms}");
+        // Exact but for the delay, which is at most a 32nd of the longest of them.
+        for now_ms in [400_u64, 1_000, 7_000] {
+            let (early, late) = (now_ms - now_ms / 30, now_ms);
+            let exact = records.iter().flat_map(Weight::shares).filter(|(due_ms, _)| *due_ms <= early);
+            let dead_bytes = at_once.balance(late).dead_bytes;
+            assert!(dead_bytes >= exact.map(|(_, bytes)| bytes).sum(), "at {now_ms}");
         }
         for record in &records {
             at_once.bury(record);
         }
-        assert!(at_once.state.lock().expiring.is_empty(), "bury found every bucket");
-    }
-
-    #[test]
-    fn a_tally_of_many_times_stays_small_and_its_records_are_found_to_be_buried() {
-        let records: Vec<_> =
-            (0..30_000_u64).map(|n| weight(Kind::Released, 100, 0, 1_000 + n * 777)).collect();
-        let mut tally = Tally::default();
-        records.iter().for_each(|record| tally.add(record));
-        assert!(tally.state.expiring.len() <= MAX_BUCKETS);
-        let ledger = Ledger::new();
-        ledger.absorb(tally);
-        records.iter().for_each(|record| ledger.bury(record));
-        assert_eq!(ledger.balance(0), Balance { total_bytes: 3_000_000, dead_bytes: 3_000_000 });
-        assert!(ledger.state.lock().expiring.is_empty(), "bury found every bucket");
+        assert_eq!(at_once.balance(20_000).dead_bytes, at_once.balance(20_000).total_bytes);
+        assert!(is_empty(&at_once), "bury found every bucket, or it ended");
     }
 
     #[test]
@@ -258,61 +258,61 @@ mod tests {
         let ledger = Ledger::new();
         let expiring = weight(Kind::Completed, 500, 1_000, 1_000);
         let begun = weight(Kind::Begun, 100, NEVER_MS, NEVER_MS);
-        ledger.add(&expiring);
-        ledger.add(&begun);
+        ledger.add(&expiring, 0);
+        ledger.add(&begun, 0);
         ledger.bury(&begun);
+        assert_eq!(ledger.superseded_bytes(), 100);
         assert_eq!(ledger.balance(5_000), Balance { total_bytes: 600, dead_bytes: 600 });
         ledger.bury(&expiring);
         assert_eq!(ledger.balance(5_000), Balance { total_bytes: 600, dead_bytes: 600 });
         ledger.remove(600);
         assert_eq!(ledger.balance(5_000), Balance::default());
+        assert_eq!(ledger.superseded_bytes(), 100);
+    }
+
+    /// Reclaiming drops what has expired, whether or not that was noticed: the sums are right again when it is.
+    #[test]
+    fn what_is_dropped_before_its_expiry_was_noticed_is_counted_once() {
+        let ledger = Ledger::new();
+        let long = expiring(100, 100_000);
+        let others = weight(Kind::Begun, 1_000, NEVER_MS, NEVER_MS);
+        ledger.add(&long, 0);
+        ledger.add(&others, 0);
+        assert_eq!(ledger.balance(100_001).dead_bytes, 0, "not noticed yet");
+        ledger.bury(&long);
+        ledger.remove(100);
+        assert_eq!(ledger.balance(100_001), Balance { total_bytes: 1_000, dead_bytes: 0 });
+        assert_eq!(ledger.balance(104_000), Balance { total_bytes: 1_000, dead_bytes: 0 });
+        ledger.bury(&others);
+        assert_eq!(ledger.balance(104_000), Balance { total_bytes: 1_000, dead_bytes: 1_000 });
     }
 
     #[test]
     fn what_expired_before_it_was_counted_is_dead_at_once_and_what_never_expires_is_not_expected() {
         let ledger = Ledger::new();
-        ledger.add(&weight(Kind::Released, 100, 0, 1_000));
-        assert_eq!(ledger.balance(5_000).dead_bytes, 100);
-        ledger.add(&weight(Kind::Released, 30, 0, 990));
-        assert_eq!(ledger.balance(5_000).dead_bytes, 130);
-        ledger.add(&weight(Kind::Begun, 90, NEVER_MS, NEVER_MS));
-        ledger.add(&weight(Kind::Completed, 60, NEVER_MS, NEVER_MS));
-        assert!(ledger.state.lock().expiring.is_empty());
-        assert_eq!(ledger.balance(u64::MAX), Balance { total_bytes: 280, dead_bytes: 130 });
-    }
-
-    #[test]
-    fn what_was_drained_at_a_finer_granularity_is_not_buried_again() {
-        let ledger = Ledger::new();
-        let early: Vec<_> = (1..100_u64).map(|n| weight(Kind::Released, 100, 0, n * 16)).collect();
-        for record in &early {
-            ledger.add(record);
-        }
-        assert_eq!(ledger.balance(33 * 16).dead_bytes, 3_300);
-        for n in 0..10_000_u64 {
-            ledger.add(&weight(Kind::Released, 1, 0, 100_000 + n * 16));
-        }
-        assert!(ledger.state.lock().granularity_ms > 16, "the test means to coarsen");
-        for record in &early {
-            ledger.bury(record);
-        }
-        assert_eq!(ledger.balance(99_999).dead_bytes, 9_900);
+        ledger.add(&expiring(100, 1_000), 5_000);
+        assert_eq!(ledger.balance(0).dead_bytes, 100);
+        ledger.add(&weight(Kind::Begun, 90, NEVER_MS, NEVER_MS), 5_000);
+        ledger.add(&expiring(60, NEVER_MS), 5_000);
+        assert!(is_empty(&ledger));
+        assert_eq!(ledger.balance(u64::MAX), Balance { total_bytes: 250, dead_bytes: 100 });
+        ledger.bury(&weight(Kind::Begun, 90, NEVER_MS, NEVER_MS));
+        assert_eq!(ledger.balance(u64::MAX).dead_bytes, 190, "at the end of time, too");
     }
 
     #[test]
     fn the_histogram_stays_small_and_exact_in_its_sum() {
         let ledger = Ledger::new();
-        let records: Vec<_> =
-            (0..50_000_u64).map(|n| weight(Kind::Released, 100, 0, 1_000 + n * 777)).collect();
+        let records: Vec<_> = (0..50_000_u64).map(|n| expiring(100, 1_000 + n * 777)).collect();
         for record in &records {
-            ledger.add(record);
+            ledger.add(record, 0);
         }
-        assert!(ledger.state.lock().expiring.len() <= MAX_BUCKETS);
+        assert!(ledger.state.lock().expiries.len() <= 1_200);
         for record in &records[..20_000] {
             ledger.bury(record);
         }
         assert_eq!(ledger.balance(0).dead_bytes, 2_000_000);
         assert_eq!(ledger.balance(u64::MAX).dead_bytes, 5_000_000);
-        assert!(ledger.state.lock().expiring.is_empty(), "bury found every bucket");
+        assert!(is_empty(&ledger), "bury found every bucket");
     }
 }

@@ -2,9 +2,10 @@
 //!
 //! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `progress` how far it is on disk, `commit`
 //! gathers what is written together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is
-//! dead. [`Log`] puts them together; it knows records and their places, and nothing of keys' states.
+//! dead, `expiries` when it dies. [`Log`] puts them together; it knows records and their places, and nothing of keys' states.
 
 pub(crate) mod commit;
+mod expiries;
 pub(crate) mod ledger;
 pub(crate) mod listing;
 pub(crate) mod progress;
@@ -46,6 +47,8 @@ pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {
 /// Whether to go on in the next segment even if nothing was written to this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rotate {
+    /// If something was, and if what is kept for moving records is left then.
+    IfSpare,
     IfWritten,
     Always,
 }
@@ -363,6 +366,29 @@ impl Log {
         Ok(Some((segment, scan.entries)))
     }
 
+    /// What the footer says of the record at `address`, or will say if its segment is still being written. None if it is
+    /// damaged, or if no key's last record in the segment is there.
+    pub(crate) fn listed(&self, address: Address) -> Result<Option<FooterEntry>> {
+        let (slot, within) = self.reader.split(address);
+        let (in_tail, sequence) = {
+            let writer = self.writer.lock();
+            (writer.listed_in_tail(slot, within), writer.sequence_of_full(slot))
+        };
+        let (None, Some(sequence)) = (in_tail, sequence) else { return Ok(in_tail) };
+        match self.full_segment(sequence) {
+            Ok(full) => {
+                Ok(full.and_then(|(_, entries)| entries.into_iter().find(|entry| entry.offset == within)))
+            }
+            Err(Error::Corrupt { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What the footer of the segment that is being written will say, were it finished now.
+    pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
+        self.writer.lock().listing()
+    }
+
     /// The oldest segment is not needed any more: what was live in it has been moved, and the moved records written.
     pub(crate) fn retire(&self, sequence: u64, record_bytes: u64) {
         self.ledger.remove(record_bytes);
@@ -382,10 +408,11 @@ impl Log {
         let head = self.needed_from.load(Ordering::Acquire);
         let full = |cause| Err(NoRoom { purpose: Purpose::Move, cause }.into_error(self.path()));
         self.with_writer(|writer| {
-            if rotate == Rotate::IfWritten && writer.tail_is_empty() {
+            if rotate != Rotate::Always && writer.tail_is_empty() {
                 return Ok(Ok(()));
             }
             // What is left of the tail is given up: every promise must be covered without it.
+            let purpose = if rotate == Rotate::IfSpare { Purpose::Begin } else { Purpose::Move };
             loop {
                 let supply = writer.supply();
                 let after = Supply {
@@ -393,7 +420,7 @@ impl Log {
                     free_slots: supply.free_slots.saturating_sub(1),
                     full_segments: supply.full_segments + 1,
                 };
-                if supply.free_slots > 0 && self.room.lower(after) {
+                if supply.free_slots > 0 && self.room.lower(after, purpose) {
                     return writer.switch(head).map(Ok);
                 }
                 if let Err(cause) = writer.try_grow()? {
@@ -418,7 +445,8 @@ impl Log {
         self.with_writer(|writer| {
             while writer.last_slot_is_free() && writer.slot_count() > writer.min_slots() {
                 let supply = writer.supply();
-                if !self.room.lower(Supply { free_slots: supply.free_slots.saturating_sub(1), ..supply }) {
+                let after = Supply { free_slots: supply.free_slots.saturating_sub(1), ..supply };
+                if !self.room.lower(after, Purpose::Move) {
                     break;
                 }
                 writer.drop_last_slot();

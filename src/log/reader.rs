@@ -121,6 +121,21 @@ impl Reader {
         map.read(at, length, decode).ok_or_else(outside)?
     }
 
+    /// What lies at `address`, not checked: so many bytes, or fewer if the segment ends before. Nothing may be
+    /// written there any more, and the caller keeps the segment from being given up.
+    pub(crate) fn unchecked(&self, address: Address, length_bytes: u64) -> Result<Vec<u8>> {
+        let (slot_number, within) = self.split(address);
+        let (chunk, _) = self.chunk(slot_number);
+        let length = usize::try_from(length_bytes.min(self.segment_bytes - within)).unwrap_or(0);
+        let Some(map) = self.map(chunk) else {
+            let mut bytes = vec![0; length];
+            let read = read_exact_at(&*self.storage, &mut bytes, address.offset());
+            return read.map(|()| bytes).map_err(|error| self.io("read a record", error));
+        };
+        let at = usize::try_from(address.offset() - chunk.map_offset).unwrap_or(usize::MAX);
+        map.read(at, length, <[u8]>::to_vec).ok_or_else(|| self.corrupt(address, BEYOND_SEGMENT))
+    }
+
     fn read_unmapped(&self, address: Address, limit: u64) -> Result<Vec<u8>> {
         /// Most records are shorter, so that one read is enough.
         const FIRST_READ_BYTES: u64 = 512;

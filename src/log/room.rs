@@ -99,6 +99,15 @@ pub(crate) struct NoRoom {
 }
 
 impl NoRoom {
+    /// The same, with another reason beside the first.
+    pub(crate) fn and(self, other: &str) -> NoRoom {
+        let cause = match self.cause {
+            CannotGrow::Full(reason) => CannotGrow::Full(format!("{reason}, and {other}")),
+            failed @ CannotGrow::Failed(_) => failed,
+        };
+        NoRoom { cause, ..self }
+    }
+
     pub(crate) fn into_error(self, path: &Path) -> Error {
         match self.cause {
             CannotGrow::Full(reason) => {
@@ -174,12 +183,13 @@ impl Room {
         self.guaranteed(&state.supply) <= state.promised_bytes + kept + self.worth()
     }
 
-    /// Takes note that the log is about to have less, unless a promise would then be uncovered. Before it has, so that no
-    /// promise is made in between that could not be kept.
+    /// Takes note that the log is about to have less, unless a promise would then be uncovered, or what is kept from
+    /// `purpose`. Before it has, so that no promise is made in between that could not be kept.
     #[must_use]
-    pub(crate) fn lower(&self, supply: Supply) -> bool {
+    pub(crate) fn lower(&self, supply: Supply, purpose: Purpose) -> bool {
         let mut state = self.state.lock();
-        let covered = self.guaranteed(&supply) >= state.promised_bytes;
+        let kept = self.kept_for_moving(&supply, state.promised_bytes, purpose);
+        let covered = self.guaranteed(&supply) >= state.promised_bytes + kept;
         if covered {
             state.supply = supply;
         }
@@ -299,9 +309,9 @@ mod tests {
     fn a_slot_is_spared_only_if_every_promise_stays_covered() {
         let room = room(Supply { tail_bytes: 0, free_slots: 2, full_segments: 0 });
         assert!(room.promise(USABLE - LIMIT + 8, Purpose::Move));
-        assert!(!room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
+        assert!(!room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }, Purpose::Move));
         room.give_back(8);
-        assert!(room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }));
+        assert!(room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }, Purpose::Move));
         assert!(!room.promise(USABLE, Purpose::Move), "it counts from then on");
     }
 

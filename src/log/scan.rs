@@ -108,7 +108,7 @@ pub(crate) fn scan(
                 // It says nothing of its key that this version could pass on, and must not hide what does.
                 continue;
             }
-            let hash = hasher.key(record.key);
+            let hash = record.key_hash(hasher);
             let entry = FooterEntry {
                 hash,
                 version: record.version,

@@ -179,6 +179,25 @@ impl Writer {
         self.full.get(at).copied()
     }
 
+    /// The segment that is being written, were it finished now, and what its footer would say.
+    pub(crate) fn listing(&self) -> (FullSegment, Vec<FooterEntry>) {
+        let Tail { slot, record_bytes, entries, .. } = &self.tail;
+        let segment = FullSegment { slot: *slot, end: self.end(), record_bytes: *record_bytes };
+        (segment, entries.iter().collect())
+    }
+
+    /// The sequence of the full segment in `slot`.
+    pub(crate) fn sequence_of_full(&self, slot: u64) -> Option<u64> {
+        let at = self.full.iter().position(|segment| segment.slot == slot)?;
+        Some(self.head + at as u64)
+    }
+
+    /// What the footer of the segment that is being written will say of the record at `within`, if it is in `slot`.
+    pub(crate) fn listed_in_tail(&self, slot: u64, within: u64) -> Option<FooterEntry> {
+        let mut entries = self.tail.entries.iter().filter(|_| slot == self.tail.slot);
+        entries.find(|entry| entry.offset == within)
+    }
+
     pub(crate) fn supply(&self) -> Supply {
         let footer = footer_bytes(self.tail.entries.len() as u64);
         Supply {

@@ -48,12 +48,16 @@ pub(super) struct Filled {
     pub(super) index: Index,
     pub(super) ledger: Ledger,
     pub(super) full: Vec<FullSegment>,
+    /// Where the records are that carry unreadable ones, of those that the index points to.
+    pub(super) unreadable: Vec<Address>,
 }
 
 /// A segment's steps by shard, each shard's from `starts[shard]` to `starts[shard + 1]`.
 struct Sorted {
     steps: Vec<Step>,
     starts: Vec<u32>,
+    /// Records that carry unreadable ones: the hashes of their keys, and where they are.
+    unreadable: Vec<(u128, Address)>,
 }
 
 /// Everything that filling needs to know.
@@ -91,6 +95,7 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     reader.set_sequence(survey.tail_slot, survey.tail_header.sequence);
 
     let mut full = Vec::with_capacity(survey.links.len());
+    let mut unreadable = Vec::new();
     let expected = filler.expected_steps()?.div_ceil(SHARD_COUNT);
     let shards: Vec<_> =
         (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
@@ -100,7 +105,8 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
         let read = spread(threads, links.len(), |at, buffers| filler.read(&links[at], buffers));
         let mut sorted = Vec::with_capacity(links.len());
         for outcome in read {
-            let (segment, steps, tally) = outcome?;
+            let (segment, mut steps, tally) = outcome?;
+            unreadable.append(&mut steps.unreadable);
             ledger.absorb(tally);
             full.push(segment);
             sorted.push(steps);
@@ -110,11 +116,15 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
 
     let tail =
         FullSegment { slot: survey.tail_slot, end: survey.scan.end, record_bytes: survey.scan.record_bytes };
-    let (steps, tally) = filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok), &mut Vec::new())?;
+    let (mut steps, tally) =
+        filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok), &mut Vec::new())?;
     ledger.absorb(tally);
+    unreadable.append(&mut steps.unreadable);
     filler.gather(&shards, &[steps]);
     filler.index(&index, &ledger, &shards)?;
-    Ok(Filled { index, ledger, full })
+    unreadable.retain(|(hash, address)| index.holds(*hash, *address));
+    let unreadable = unreadable.into_iter().map(|(_, address)| address).collect();
+    Ok(Filled { index, ledger, full, unreadable })
 }
 
 impl Filler<'_> {
@@ -176,14 +186,15 @@ impl Filler<'_> {
         steps: &mut Vec<(u8, Step)>,
     ) -> Result<(Sorted, Tally)> {
         let slot_offset = self.reader.slot_offset(segment.slot);
-        let mut tally = Tally::default();
+        let mut tally = Tally::at(self.now_ms);
         let mut starts = vec![0_u32; SHARD_COUNT + 1];
         let mut listed_bytes = 0;
+        let mut unreadable = Vec::new();
         steps.clear();
         for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
             listed_bytes += entry.length;
-            tally.add(&weight_of(&entry));
+            tally.add(&Weight::listed(&entry));
             let offset = slot_offset + entry.offset;
             let Some(address) = Address::new(offset) else {
                 return Err(self.corrupt(offset, "the footer's address is out of range"));
@@ -192,9 +203,12 @@ impl Filler<'_> {
                 // It says nothing of its key that this version could pass on, and must not hide what does.
                 Kind::Ignorable => continue,
                 Kind::Forgotten => false,
-                Kind::Completed | Kind::Released => self.now_ms < entry.key_expires_ms,
+                Kind::Completed | Kind::Released | Kind::Unreadable => self.now_ms < entry.key_expires_ms,
                 Kind::Begun => true,
             };
+            if entry.kind == Kind::Unreadable {
+                unreadable.push((entry.hash, address));
+            }
             let shard = shard_of(entry.hash);
             starts[usize::from(shard) + 1] += 1;
             steps.push((shard, Step::new(self.packing, entry.hash, address, leaves_something)));
@@ -211,14 +225,14 @@ impl Filler<'_> {
             sorted[*place as usize] = *step;
             *place += 1;
         }
-        Ok((Sorted { steps: sorted, starts }, tally))
+        Ok((Sorted { steps: sorted, starts, unreadable }, tally))
     }
 
     /// Gives each shard what some segments say of it, oldest first.
     fn gather(&self, shards: &[Mutex<Gathered>], segments: &[Sorted]) {
         spread(self.threads, SHARD_COUNT, |shard, (): &mut ()| {
             let mut gathered = shards[shard].lock();
-            for Sorted { steps, starts } in segments {
+            for Sorted { steps, starts, .. } in segments {
                 gathered.append(&steps[starts[shard] as usize..starts[shard + 1] as usize]);
             }
         });
@@ -238,7 +252,7 @@ impl Filler<'_> {
     /// Whose record is at `address`, and what it weighs.
     fn look(&self, address: Address) -> Result<(u128, Weight)> {
         let read = self.reader.record(address, |place, record| {
-            (self.hasher.key(record.key), Weight::of(record, place.length_bytes))
+            (record.key_hash(&self.hasher), Weight::of(record, place.length_bytes))
         });
         // One record that cannot be read, or any more, is no reason to refuse all of the others: its segment's footer says
         // whose it was, and whoever asks for that key is told.
@@ -255,7 +269,7 @@ impl Filler<'_> {
         let footer = scan::read_footer(self.medium.storage, offset, link.sequence, parameters, &mut buffer);
         let Ok((_, mut entries)) = self.medium.io("read a footer", footer)? else { return Ok(None) };
         let entry = entries.find_map(|entry| entry.ok().filter(|entry| entry.offset == within));
-        Ok(entry.map(|entry| (entry.hash, weight_of(&entry))))
+        Ok(entry.map(|entry| (entry.hash, Weight::listed(&entry))))
     }
 
     fn corrupt(&self, offset: u64, reason: &'static str) -> Error {
@@ -266,15 +280,6 @@ impl Filler<'_> {
 /// How much `count` of them are together, if they are like those of `sample`.
 fn extrapolate(sample: &[usize], count: usize) -> usize {
     sample.iter().sum::<usize>() * count / sample.len().max(1)
-}
-
-fn weight_of(entry: &FooterEntry) -> Weight {
-    Weight {
-        kind: entry.kind,
-        length_bytes: entry.length,
-        key_expires_ms: entry.key_expires_ms,
-        result_expires_ms: entry.result_expires_ms,
-    }
 }
 
 /// What a thread reads segments with, kept from one to the next.

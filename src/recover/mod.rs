@@ -23,7 +23,7 @@ use crate::clock::{Jumped, OpeningTime, Reading, StoreClock, judge_opening};
 use crate::error::{Error, Result};
 use crate::format::STORE_HEADER_BYTES;
 use crate::format::header::encode_store_header;
-use crate::index::Index;
+use crate::index::{Address, Index};
 use crate::log::reader::Reader;
 use crate::log::writer::{FullSegment, Growing, Start, Tail};
 use crate::log::{Log, VersionsBefore};
@@ -47,6 +47,8 @@ pub(crate) struct Recovered {
     pub(crate) open_count: u32,
     /// The counter that the versions of this opening go on from.
     pub(crate) counter: u64,
+    /// Where the records are that carry unreadable ones.
+    pub(crate) unreadable: Vec<Address>,
 }
 
 /// What is read on the way to an open store, and what it is read with.
@@ -149,7 +151,7 @@ impl Filled<'_> {
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
         let Surveyed { opening, survey, versions, clock, time, wall_ms } = surveyed;
-        let fill::Filled { index, ledger, full } = filled;
+        let fill::Filled { index, ledger, full, unreadable } = filled;
         let Opening { storage, path, config } = &opening;
         let segment_bytes = survey.parameters.segment_bytes;
         let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
@@ -166,7 +168,7 @@ impl Filled<'_> {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
         }
         crate::events::opened(path, index.len(), survey.verdict == Verdict::Closed);
-        Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter })
+        Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter, unreadable })
     }
 }
 

@@ -184,7 +184,7 @@ impl Image {
         let bytes = self.range(frame(slot_number, number), FRAME);
         let stamp = FrameHeader::decode(bytes, position, FRAME, seed).unwrap().stamp;
         let record = &mut bytes[FRAME_HEADER_BYTES..];
-        record[8] = 5;
+        record[8] = 15;
         let checksum = seed.checksum(&record[4..]);
         put(record, 0, &checksum.to_le_bytes());
         frame::seal(bytes, &stamp, seed);

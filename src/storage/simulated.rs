@@ -148,6 +148,17 @@ impl SimulatedDisk {
         disk.has_power = true;
     }
 
+    /// Changes a byte that has been synced, on the medium, as rot does: no sync and no crash brings it back.
+    pub fn rot(&self, offset: usize, mask: u8) {
+        let mut disk = self.disk.lock();
+        let disk = &mut *disk;
+        for image in [&mut disk.cache, &mut disk.medium] {
+            if let Some(byte) = image.get_mut(offset) {
+                *byte ^= mask;
+            }
+        }
+    }
+
     /// The file cannot become longer than this; None: it can.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.disk.lock().capacity_bytes = bytes;
@@ -506,6 +517,16 @@ mod tests {
             (&[1; 512][..], &[2; 512][..]),
             "held synced bytes: no garbage"
         );
+    }
+
+    #[test]
+    fn what_rots_is_changed_whatever_follows() {
+        let disk = SimulatedDisk::holding(vec![1; 1_024]);
+        disk.rot(700, 0x11);
+        disk.write_at(&[2; 512], 0).unwrap();
+        for image in [disk.clone(), disk.crash(|_| 0), disk.crash(|of| of - 1)] {
+            assert_eq!((image.bytes()[700], image.bytes()[701]), (0x10, 1));
+        }
     }
 
     #[test]

@@ -3,20 +3,27 @@
 //! What is live in it is appended again under its key's flight, with its version, and the index is told when the copy is
 //! written; what is dead leaves the index. Then the log does not need the segment any more. One thread at a time is
 //! at it; the others leave what they owe.
+//!
+//! A record that cannot be read is carried along as it is, so that it neither keeps its segment from being retired nor is
+//! forgotten. Only where the footer is damaged as well does nobody know whose it was; then reclaiming stops, and says so.
 
-use super::Engine;
+mod compact;
+mod count;
+
+use count::Count;
+
+use super::{Engine, largest_carried_bytes};
 use crate::error::{Error, Result};
 use crate::flights::FlightGuard;
 use crate::format::footer::FooterEntry;
 use crate::format::record::{Record, encoded_bytes};
 use crate::index::Address;
-use crate::log::Rotate;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
 use crate::log::ledger::Balance;
-use crate::log::room::{NoRoom, Purpose};
+use crate::log::room::Purpose;
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
-use crate::record::{Retirement, Weight, retirement};
+use crate::record::{Life, Retirement, Weight, lost_life, retirement};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -31,11 +38,6 @@ const LARGE_PIECE_BYTES: u64 = 1 << 20;
 const LOOK_BYTES: u64 = 32 << 10;
 /// A pass is begun when more than one byte in this many is dead.
 const DEAD_SHARE: u64 = 4;
-
-/// Room is made by moving, while somebody waits for it, only if more than one byte in this many comes free.
-const LEAST_DEAD_SHARE: u64 = 64;
-/// `compact` moves nothing when no more than one byte in this many is dead.
-const NOTHING_TO_GAIN_SHARE: u64 = 64;
 
 /// The segment that is being retired.
 #[derive(Debug)]
@@ -74,6 +76,8 @@ struct State {
     pass: Option<Pass>,
     /// No pass is begun before this many bytes are dead: the last one gained nothing.
     not_before_dead_bytes: u64,
+    /// What was dead when that was last counted for a caller who wanted room, and found not to be enough.
+    last_count: Option<Count>,
 }
 
 #[derive(Debug)]
@@ -81,6 +85,8 @@ pub(super) struct Reclaim {
     state: Mutex<State>,
     /// There was a pass when somebody last looked.
     is_retiring: AtomicBool,
+    /// The oldest segment could not be read when somebody last tried.
+    is_stopped: AtomicBool,
     owed_bytes: AtomicU64,
     moved_bytes: AtomicU64,
     /// Of the log, net of what was moved.
@@ -93,6 +99,7 @@ impl Reclaim {
         Reclaim {
             state: Mutex::default(),
             is_retiring: AtomicBool::new(false),
+            is_stopped: AtomicBool::new(false),
             owed_bytes: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
             freed_bytes: AtomicU64::new(0),
@@ -124,6 +131,12 @@ enum Visit<'a> {
     Moved(Move<'a>),
 }
 
+/// What becomes of a record that the index points to.
+enum Fate {
+    Dropped(Weight),
+    Appended { old_weight: Weight, new_weight: Weight, ticket: Ticket },
+}
+
 impl Engine {
     /// Appends a piece of moved records behind a record of `appended_bytes`, if there is anything to retire and
     /// nobody else is at it. The piece must be finished after the record has been waited for.
@@ -144,9 +157,13 @@ impl Engine {
         // Looked at again under the lock, where alone it is lowered: another thread may have paid, or been let off.
         let budget = self.reclaim.owed_bytes.load(Ordering::Relaxed).min(PIECE_BYTES);
         self.reclaim.owed_bytes.fetch_sub(budget, Ordering::Relaxed);
-        // A segment that cannot be read is met again, and told, by whoever reads or compacts.
-        let moves = self.visit(&mut state, budget).ok()?;
-        Some(Piece { state, moves })
+        match self.visit(&mut state, budget) {
+            Ok(moves) => Some(Piece { state, moves }),
+            Err(error) => {
+                self.note_stop(&mut state, &error);
+                None
+            }
+        }
     }
 
     /// Waits for the moved records, tells the index, and gives up the segment if it was the last of them.
@@ -160,8 +177,9 @@ impl Engine {
             let address = self.log.wait(&moved.ticket)?;
             let replaced = self.index.replace(moved.hash, moved.old, address);
             debug_assert!(replaced, "the flight keeps the entry where it is");
+            self.unreadable.replace(moved.old, address);
             self.log.ledger().bury(&moved.old_weight);
-            self.log.ledger().add(&moved.new_weight);
+            self.log.ledger().add(&moved.new_weight, self.clock.now_ms());
             self.reclaim.moved_bytes.fetch_add(moved.new_weight.length_bytes, Ordering::Relaxed);
             drop(moved.flight);
         }
@@ -287,6 +305,25 @@ impl Engine {
         Ok(true)
     }
 
+    /// Reclaiming could not go on. Damage and errors of the disk are told, once until it goes on again; that there is no
+    /// room, or that the store is poisoned, is told by whoever meets it.
+    fn note_stop(&self, state: &mut State, error: &Error) {
+        if !matches!(error, Error::Corrupt { .. } | Error::Io { .. }) {
+            return;
+        }
+        // Not again with every append: it reads a whole segment to find out that it cannot.
+        state.pass = None;
+        state.not_before_dead_bytes = self.dead_log_bytes() + self.log.segment_bytes();
+        if !self.reclaim.is_stopped.swap(true, Ordering::Relaxed) {
+            crate::events::reclaiming_stopped(self.path(), error);
+        }
+    }
+
+    /// Whether reclaiming could not go on when it was last tried.
+    pub(crate) fn reclaiming_stopped(&self) -> bool {
+        self.reclaim.is_stopped.load(Ordering::Relaxed)
+    }
+
     fn end_pass(&self, state: &mut State, pass: Pass) {
         state.pass = None;
         let gained = self.freed_bytes() - pass.freed_before_bytes >= self.log.segment_bytes();
@@ -314,39 +351,68 @@ impl Engine {
             return Ok(Visit::Nothing);
         }
         let now_ms = self.clock.now_ms();
-        let moved = self.log.reader().record(address, |place, record| {
+        let read = self.log.reader().record(address, |place, record| {
             let old_weight = Weight::of(record, place.length_bytes);
-            let kept = match retirement(record, now_ms) {
-                Retirement::Drop => return Ok(Err(old_weight)),
-                Retirement::Keep => *record,
+            match retirement(record, now_ms) {
+                Retirement::Drop => Ok(Fate::Dropped(old_weight)),
+                Retirement::Keep => self.append_again(record, entry.hash, old_weight),
                 // Nothing expires before the key any more, and must not be counted as if it did.
                 Retirement::KeepWithoutResult => {
-                    Record { result: None, result_expires_ms: record.key_expires_ms, ..*record }
+                    let kept = Record { result: None, result_expires_ms: record.key_expires_ms, ..*record };
+                    self.append_again(&kept, entry.hash, old_weight)
                 }
-            };
-            let length = encoded_bytes(kept.key, kept.result.map_or(0, <[u8]>::len));
-            match self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Move) {
-                Some(promise) => {
-                    let ticket = self.log.append(&kept, entry.hash, promise, Until::Written)?;
-                    Ok(Ok((old_weight, Weight::of(&kept, length), ticket)))
-                }
-                None => Err(Error::Full {
-                    path: self.path().to_owned(),
-                    reason: "there is no room to move live records".into(),
-                }),
             }
-        })??;
-        Ok(match moved {
-            Ok((old_weight, new_weight, ticket)) => {
+        });
+        let fate = match read {
+            Ok(fate) => fate?,
+            Err(Error::Corrupt { .. }) => self.carry(entry, address, now_ms)?,
+            Err(error) => return Err(error),
+        };
+        Ok(match fate {
+            Fate::Appended { old_weight, new_weight, ticket } => {
                 Visit::Moved(Move { flight, hash: entry.hash, old: address, old_weight, new_weight, ticket })
             }
-            Err(old_weight) => {
+            Fate::Dropped(old_weight) => {
                 self.index.remove(entry.hash, address);
+                self.unreadable.remove(address);
                 self.log.ledger().bury(&old_weight);
                 flight.note_change();
                 Visit::Nothing
             }
         })
+    }
+
+    /// Appends a live record again.
+    fn append_again(&self, kept: &Record<'_>, hash: u128, old_weight: Weight) -> Result<Fate> {
+        let length = encoded_bytes(kept.key, kept.result.map_or(0, <[u8]>::len));
+        let Some(promise) = self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Move)
+        else {
+            return Err(Error::Full {
+                path: self.path().to_owned(),
+                reason: "there is no room to move live records".into(),
+            });
+        };
+        let ticket = self.log.append(kept, hash, promise, Until::Written)?;
+        Ok(Fate::Appended { old_weight, new_weight: Weight::of(kept, length), ticket })
+    }
+
+    /// Appends the bytes of a live record that cannot be read, as what they are. Its key must not look as if nothing had
+    /// ever been known of it.
+    fn carry(&self, entry: &FooterEntry, address: Address, now_ms: u64) -> Result<Fate> {
+        let old_weight = Weight::listed(entry);
+        let life = lost_life(Some(entry.kind), entry.key_expires_ms, now_ms);
+        if life == Life::Gone || planted(Bug::UnreadableDropped) {
+            return Ok(Fate::Dropped(old_weight));
+        }
+        self.note_unreadable(entry.hash, address);
+        let most = largest_carried_bytes(self.log.segment_bytes());
+        let mut bytes = self.log.reader().unchecked(address, entry.length.min(most))?;
+        if planted(Bug::UnreadableMadeWhole)
+            && let Ok(record) = Record::decode_regardless(&mut bytes)
+        {
+            return self.append_again(&record, entry.hash, old_weight);
+        }
+        self.append_again(&Record::unreadable(entry, &bytes, now_ms), entry.hash, old_weight)
     }
 
     /// Gives up the segment if every record in it has been visited and none is still in flight. No moves may be under way.
@@ -355,6 +421,7 @@ impl Engine {
             return;
         }
         let Some(current) = state.current.take() else { return };
+        self.reclaim.is_stopped.store(false, Ordering::Relaxed);
         self.log.retire(current.sequence, current.segment.record_bytes);
         self.reclaim.segments.fetch_add(1, Ordering::Relaxed);
         crate::events::reclaimed(
@@ -378,10 +445,12 @@ impl Engine {
     fn retire_one(&self, state: &mut MutexGuard<'_, State>) -> Result<bool> {
         let before = self.reclaim.segments.load(Ordering::Relaxed);
         while self.reclaim.segments.load(Ordering::Relaxed) == before {
-            if !self.has_current(state)? {
+            let visited = self.has_current(state).and_then(|is_there| {
+                if is_there { self.visit(state, LARGE_PIECE_BYTES).map(Some) } else { Ok(None) }
+            });
+            let Some(moves) = visited.inspect_err(|error| self.note_stop(state, error))? else {
                 return Ok(false);
-            }
-            let moves = self.visit(state, LARGE_PIECE_BYTES)?;
+            };
             let only_flights_left = moves.is_empty();
             self.settle_moves(state, moves)?;
             if only_flights_left {
@@ -391,115 +460,6 @@ impl Engine {
             }
         }
         Ok(true)
-    }
-
-    /// Retires segments until something is free, because somebody needs a slot and the file cannot grow. The caller
-    /// holds no flight. `reason` says why it cannot grow.
-    pub(super) fn make_room(&self, reason: NoRoom) -> Result<()> {
-        let full = |reason: NoRoom| Err(reason.into_error(self.path()));
-        let mut state = self.reclaim.state.lock();
-        // What has been retired bit by bit waits for the next segment to come free. It need not.
-        if self.log.publish_head()? {
-            return Ok(());
-        }
-        // Moving what is alive from place to place gains nothing: of all that may have to be moved, enough must be dead.
-        let (head, tail) = self.log.span();
-        let segment_bytes = self.log.segment_bytes();
-        let least_bytes = (segment_bytes / 4).max((tail - head) * segment_bytes / LEAST_DEAD_SHARE);
-        if self.dead_log_bytes() < least_bytes {
-            return full(reason);
-        }
-        let mut was_under_way = state.pass.is_some();
-        if !was_under_way && !self.begin_pass(&mut state) {
-            return full(reason);
-        }
-        let before_bytes = self.freed_bytes();
-        while self.freed_bytes() - before_bytes < self.log.segment_bytes() {
-            match self.retire_one(&mut state) {
-                // A close waits for this call, which leaves, and decides anew if the store stays open.
-                Ok(true) if self.admission.is_closing() => return self.log.publish_head().map(|_| ()),
-                Ok(true) => {}
-                // The walk that an earlier call began is over. What has died since is for a walk of this one's.
-                Ok(false) if was_under_way => {
-                    was_under_way = false;
-                    if !self.begin_pass(&mut state) {
-                        break;
-                    }
-                }
-                Ok(false) | Err(Error::Full { .. }) => break,
-                Err(error) => return Err(error),
-            }
-        }
-        let freed_bytes = self.freed_bytes() - before_bytes;
-        self.log.publish_head()?;
-        if freed_bytes == 0 { full(reason) } else { Ok(()) }
-    }
-
-    /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
-    pub(crate) fn compact(&self) -> Result<()> {
-        loop {
-            let _inside = self.admission.enter()?;
-            self.path_check.look()?;
-            match self.compact_until_closing() {
-                // Left for the sake of a close, and entered again if that was refused.
-                Err(Error::Closed) => {}
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// [`Error::Closed`] if a close waits for this call; what was moved until then stays moved.
-    fn compact_until_closing(&self) -> Result<()> {
-        self.log.check_poison()?;
-        let mut state = self.reclaim.state.lock();
-        let moved = self.move_together(&mut state);
-        state.not_before_dead_bytes = 0;
-        // Also if there was no room to move everything: what came free is given back all the same.
-        self.log.check_poison()?;
-        self.log.shrink()?;
-        moved
-    }
-
-    fn move_together(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
-        let balance = self.log.ledger().balance(self.clock.now_ms());
-        if balance.dead_bytes * NOTHING_TO_GAIN_SHARE > balance.total_bytes {
-            self.log.rotate(Rotate::IfWritten)?;
-            if self.begin_pass(state) {
-                self.retire_all(state)?;
-            }
-        }
-        // The first segments of the copy lie behind the originals. Once these are gone, moving them once more lets the
-        // file end where the copy does. They are the oldest now, so it is a walk over them alone; a second one is for
-        // the segment that was being written meanwhile.
-        for _ in 0..2 {
-            let Some(last) = self.log.shorter_by_moving() else { break };
-            if last == self.log.span().1 {
-                self.log.rotate(Rotate::Always)?;
-            }
-            state.pass = Some(self.pass_to(last));
-            self.retire_all(state)?;
-        }
-        Ok(())
-    }
-
-    fn retire_all(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
-        loop {
-            match self.retire_one(state) {
-                Ok(true) => {
-                    self.log.publish_head()?;
-                    if self.admission.is_closing() {
-                        return Err(Error::Closed);
-                    }
-                }
-                Ok(false) => return self.log.publish_head().map(|_| ()),
-                // There is no room to move what is alive: what could be freed has been.
-                Err(Error::Full { .. }) => {
-                    state.pass = None;
-                    return self.log.publish_head().map(|_| ());
-                }
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     /// Bytes of live records that were moved, and segments that were retired, since the store was opened.

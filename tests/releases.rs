@@ -1,0 +1,77 @@
+//! A key that was released costs nothing in the end: neither room in the file nor a place in the index.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::{NONE, Place, SEGMENT, START_MS, acquire, clocked, copy_of_open, perform, seconds};
+use oncekey::{Begin, Durability, ManualClock};
+
+const DAY: u64 = 86_400;
+
+/// As many side effects as one likes can turn out not to have happened, in a store that may not grow and whose
+/// retention is far longer than the program runs.
+#[test]
+fn releases_go_on_for_ever_in_a_store_that_may_not_grow() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock)
+        .retention(seconds(7 * DAY))
+        .durability(Durability::Buffered)
+        .max_result(1_000)
+        .max_size(4_096 + 15 * SEGMENT);
+    let store = options.open(&place.path).unwrap();
+    for n in 0..30_000 {
+        match store.begin(&format!("k{n}"), NONE) {
+            Ok(Begin::Acquired(lease)) => lease.release().unwrap(),
+            other => panic!("release {n}: {other:?}, {:?}", store.stats()),
+        }
+    }
+    assert!(store.stats().keys < 10_000, "the index forgets as well: {:?}", store.stats());
+    store.compact().unwrap();
+    assert_eq!(store.stats().keys, 0);
+    assert_eq!(place.length(), 4_096 + SEGMENT, "one segment is the least");
+    assert!(store.get("k17").unwrap().is_absent());
+    assert_eq!(store.get("k17").unwrap().attempt(), 0, "the count of attempts went with the record");
+    assert_eq!(acquire(&store, "k17").attempt(), 1, "and begins anew");
+}
+
+#[test]
+fn a_released_record_is_dead_at_once_and_its_count_stays_until_it_is_reclaimed() {
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).open_in_memory().unwrap();
+    acquire(&store, "k").release().unwrap();
+    assert_eq!(store.get("k").unwrap().attempt(), 1);
+    let stats = store.stats();
+    assert_eq!(stats.dead_bytes, stats.record_bytes, "the begin and the release: {stats:?}");
+    assert_eq!(acquire(&store, "k").attempt(), 2);
+}
+
+/// What a dropped release stood for must not show what was before it: neither in this process nor after a crash at any
+/// state of reclaiming.
+#[test]
+fn a_release_that_was_dropped_brings_nothing_older_back() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).retention(seconds(DAY)).open(&place.path).unwrap();
+    for n in 0..40 {
+        acquire(&store, &format!("released{n}")).release().unwrap();
+        perform(&store, &format!("kept{n}"), &[1; 300]);
+    }
+    for round in 0..25 {
+        for n in 0..30 {
+            let key = format!("filler{round}/{n}");
+            store.operation(&key).retain(seconds(1)).record(&[2; 1_500]).unwrap();
+        }
+        clock.advance(seconds(2));
+        let crashed = copy_of_open(&place.path);
+        for store in [&store, &clocked(&clock).open(&crashed.path).unwrap()] {
+            for n in 0..40 {
+                let seen = store.get(&format!("released{n}")).unwrap();
+                assert!(seen.is_absent() && seen.attempt() <= 1, "round {round}, {n}: {seen:?}");
+                assert_eq!(store.get(&format!("kept{n}")).unwrap().result(), Some(&[1; 300][..]));
+            }
+        }
+    }
+    assert!(store.stats().segments_retired > 10, "{:?}", store.stats());
+    assert_eq!(store.get("released0").unwrap().attempt(), 0, "it has been dropped by now");
+}

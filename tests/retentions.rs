@@ -1,0 +1,132 @@
+//! Retentions of every order of magnitude in one store: what has expired gives its room back, whatever else is there.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use common::{NONE, Place, SEGMENT, START_MS, clocked, seconds};
+use oncekey::{Durability, Error, ManualClock, Store};
+
+const MINUTE: u64 = 60;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+const YEAR: u64 = 365 * DAY;
+
+/// From a second to ten years.
+const RETENTIONS: [u64; 10] =
+    [1, 10, MINUTE, 10 * MINUTE, 2 * HOUR, DAY, 10 * DAY, 100 * DAY, 3 * YEAR, 10 * YEAR];
+
+fn record_for(store: &Store, key: &str, retention: u64, bytes: usize) -> Result<(), Error> {
+    let operation = store.operation(key).retain(seconds(retention)).retain_result(seconds(retention));
+    operation.record(&vec![7; bytes]).map(drop)
+}
+
+/// Minute after minute as many records as half of the file holds, which have expired when the next ones come, beside
+/// thousands that stay for a day to ten years, no two of them equally long.
+#[test]
+fn a_store_that_may_not_grow_and_is_mostly_expired_is_never_full() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).durability(Durability::Buffered).max_size(4_096 + 32 * SEGMENT);
+    let options = options.max_result(1_000);
+    let mut store = options.open(&place.path).unwrap();
+    for n in 0..4_500_u64 {
+        record_for(&store, &format!("long{n}"), DAY + n * (10 * YEAR / 4_500), 0).unwrap();
+    }
+    let (mut refused, mut recorded) = (0, 0);
+    for round in 0..48 {
+        for n in 0..1_200 {
+            match record_for(&store, &format!("{round}/{n}"), MINUTE, 400) {
+                Ok(()) => recorded += 1,
+                Err(Error::Full { .. }) => refused += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        clock.advance(seconds(MINUTE));
+        if round % 12 == 11 {
+            store.close().unwrap();
+            store = options.open(&place.path).unwrap();
+        }
+    }
+    assert_eq!(refused, 0, "of {}, {:?}", refused + recorded, store.stats());
+    assert!(place.length() <= 4_096 + 32 * SEGMENT);
+    assert!(store.get("long0").unwrap().is_completed() && store.get("long4499").unwrap().is_completed());
+}
+
+/// All of them at once, and time passes in steps of every order of magnitude: after each, as much as has expired is there
+/// again for new records.
+#[test]
+fn after_every_span_of_time_what_expired_in_it_can_be_used_again() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).durability(Durability::Buffered).max_size(4_096 + 40 * SEGMENT);
+    let store = options.max_result(1_000).open(&place.path).unwrap();
+    let fill = |name: &str, retention: u64, count: u32| {
+        for n in 0..count {
+            let outcome = record_for(&store, &format!("{name}/{retention}/{n}"), retention, 400);
+            outcome
+                .unwrap_or_else(|error| panic!("{name}, {retention} s, {n}: {error}, {:?}", store.stats()));
+        }
+    };
+    // A third of the file is taken by what stays for ten years.
+    fill("whole", 10 * YEAR, 1_200);
+    for (at, retention) in RETENTIONS[..9].iter().enumerate() {
+        fill(&format!("a{at}"), *retention, 1_500);
+        // Just past its end: the estimate may be late, the room must be there.
+        clock.advance(seconds(*retention));
+        fill(&format!("b{at}"), 1, 1_500);
+        clock.advance(seconds(1));
+    }
+    for n in 0..1_200 {
+        assert!(store.get(&format!("whole/{}/{n}", 10 * YEAR)).unwrap().is_completed(), "{n}");
+    }
+}
+
+/// What is left of the longest-lived is all that there is: a compaction sees at once what expired, however long before the
+/// records were written, also after the store was opened again.
+#[test]
+fn compact_counts_what_has_expired_by_now_and_not_by_estimate() {
+    for reopened in [false, true] {
+        for retention in RETENTIONS {
+            let place = Place::new();
+            let clock = ManualClock::new(START_MS);
+            let options = clocked(&clock).durability(Durability::Buffered);
+            let mut store = options.open(&place.path).unwrap();
+            for n in 0..1_000 {
+                record_for(&store, &format!("k{n}"), retention, 400).unwrap();
+            }
+            if reopened {
+                store.close().unwrap();
+                store = options.open(&place.path).unwrap();
+            }
+            clock.advance(seconds(retention) - std::time::Duration::from_millis(1));
+            store.compact().unwrap();
+            assert_eq!(store.stats().keys, 1_000, "{retention} s: a millisecond before their end");
+            assert!(place.length() > 8 * SEGMENT);
+            clock.advance(std::time::Duration::from_millis(1));
+            store.compact().unwrap();
+            assert_eq!(place.length(), 4_096 + SEGMENT, "{retention} s, reopened: {reopened}");
+            assert_eq!(store.stats().keys, 0);
+        }
+    }
+}
+
+/// The delay with which an expiry is noticed is a share of the record's own retention, whatever else is there.
+#[test]
+fn an_expiry_is_noticed_in_time_beside_any_other() {
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).durability(Durability::Buffered).open_in_memory().unwrap();
+    // Thousands of times to come, as far apart as they can be.
+    for n in 0..6_000_u64 {
+        record_for(&store, &format!("far{n}"), DAY + n * (10 * YEAR / 6_000), 1).unwrap();
+    }
+    for retention in RETENTIONS {
+        let before = store.stats().dead_bytes;
+        for n in 0..20 {
+            record_for(&store, &format!("near{retention}/{n}"), retention, 400).unwrap();
+        }
+        clock.advance(seconds(retention) + seconds(retention) / 16);
+        let dead = store.stats().dead_bytes - before;
+        assert!(dead >= 20 * 480, "{retention} s: {dead} bytes are known to be dead");
+    }
+    store.record("k", NONE, b"r").unwrap();
+}

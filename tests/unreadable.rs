@@ -1,0 +1,331 @@
+//! A record that rots in a store that goes on: it is carried along when its segment is reclaimed, it is told of, and it
+//! never comes back as something else.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::os::unix::fs::FileExt;
+
+use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, seconds};
+use oncekey::{
+    Begin, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Swapped, Version,
+};
+
+fn flip(place: &Place, at: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&place.path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+/// Where the last record with this key begins, in the file.
+fn record_of(place: &Place, key: &str) -> u64 {
+    let bytes = place.bytes();
+    let found = bytes.windows(key.len()).rposition(|window| window == key.as_bytes());
+    found.unwrap() as u64 - 80
+}
+
+/// Short-lived records, some segments of them.
+fn traffic(store: &Store, clock: &ManualClock, rounds: std::ops::Range<u32>) {
+    for round in rounds {
+        for n in 0..100 {
+            let key = format!("short/{round}/{n}");
+            let operation = store.operation(&key).retain(seconds(1)).durability(Durability::Buffered);
+            operation.record(&[1; 400]).unwrap();
+        }
+        clock.advance(seconds(2));
+    }
+}
+
+/// So much that lives on that what was written before lies in a full segment, where nothing has moved it yet.
+fn fill(store: &Store) {
+    for n in 0..300 {
+        let key = format!("filler/{n}");
+        let operation = store.operation(&key).retain(seconds(1_000_000)).durability(Durability::Buffered);
+        operation.record(&[1; 400]).unwrap();
+    }
+    store.sync().unwrap();
+    assert!(store.stats().segments_retired == 0 && store.stats().segments > 2);
+}
+
+fn assert_corrupt<T: std::fmt::Debug>(outcome: Result<T, Error>) {
+    match outcome {
+        Err(Error::Corrupt { .. }) => {}
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_record_that_rots_does_not_stop_reclaiming_and_its_key_can_be_given_up() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(1_000_000));
+    let store = options.open(&place.path).unwrap();
+    store.record("rotten result", NONE, &[9; 700]).unwrap();
+    store.record("sound", NONE, &[8; 700]).unwrap();
+    abandon(&store, "rotten doubt");
+    assert_eq!(store.stats().unreadable_records, 0);
+    fill(&store);
+    flip(&place, record_of(&place, "rotten result") + 200);
+    flip(&place, record_of(&place, "rotten doubt") + 20);
+    traffic(&store, &clock, 3..60);
+    let stats = store.stats();
+    assert!(stats.segments_retired > 20 && !stats.reclaiming_stopped, "{stats:?}");
+    assert_eq!(stats.unreadable_records, 2, "reclaiming came across them");
+    assert!(stats.dead_bytes <= stats.record_bytes);
+    assert!(place.length() < 4_096 + 20 * SEGMENT, "{} bytes", place.length());
+    for key in ["rotten result", "rotten doubt"] {
+        assert_corrupt(store.get(key));
+        assert_corrupt(store.begin(key, NONE));
+        assert_corrupt(store.record(key, NONE, b"other"));
+        assert_corrupt(store.replay_into(key, NONE, &mut Vec::new()));
+    }
+    store.compact().unwrap();
+    assert_corrupt(store.get("rotten result"));
+    store.close().unwrap();
+    let store = options.open(&place.path).unwrap();
+    assert_eq!(store.stats().unreadable_records, 2, "they were carried along");
+    for key in ["rotten result", "rotten doubt"] {
+        assert_corrupt(store.get(key));
+        assert!(store.forget(key).unwrap());
+        assert!(store.get(key).unwrap().is_absent());
+        assert!(!store.forget(key).unwrap());
+    }
+    assert_eq!(store.stats().unreadable_records, 0);
+    assert_eq!(acquire(&store, "rotten doubt").attempt(), 1);
+    assert_eq!(store.get("sound").unwrap().result(), Some(&[8; 700][..]));
+}
+
+fn version(recorded: Recorded) -> Version {
+    match recorded {
+        Recorded::Done(version) => version,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_key_can_be_given_up_where_its_record_rots_before_it_was_moved_and_after() {
+    for (in_tail, moved) in [(true, false), (false, false), (false, true)] {
+        for by_swap in [false, true] {
+            let place = Place::new();
+            let clock = ManualClock::new(START_MS);
+            let options = clocked(&clock).retention(seconds(1_000_000));
+            let store = options.open(&place.path).unwrap();
+            let done = version(store.record("done", NONE, &[9; 300]).unwrap());
+            let doubt = acquire(&store, "doubt").version();
+            let lease = acquire(&store, "leased");
+            let leased = lease.version();
+            if !in_tail {
+                fill(&store);
+            }
+            for key in ["done", "doubt", "leased"] {
+                flip(&place, record_of(&place, key) + 60);
+                if !moved {
+                    assert_corrupt(store.get(key));
+                    assert_corrupt(store.get(key));
+                }
+            }
+            if moved {
+                traffic(&store, &clock, 3..30);
+                assert!(store.stats().segments_retired > 5);
+            }
+            assert_eq!(store.stats().unreadable_records, 3);
+            // What is alive is protected, also if nobody can read it.
+            assert!(matches!(store.forget("leased"), Err(Error::InProgress { .. })));
+            let give_up = |key: &str, status, version: Version| {
+                if !by_swap {
+                    return assert!(store.forget(key).unwrap(), "{key}");
+                }
+                let expected = |status, version| Expected::Present { status, version };
+                let other = Version::from_u64(version.as_u64() + 1);
+                assert_corrupt(store.compare_and_set(key, expected(status, other), Next::Absent));
+                assert_corrupt(store.compare_and_set(key, Expected::Absent, Next::Absent));
+                let completed = Next::Completed { fingerprint: NONE, result: b"r" };
+                assert_corrupt(store.compare_and_set(key, expected(status, version), completed));
+                let swapped = store.compare_and_set(key, expected(status, version), Next::Absent).unwrap();
+                assert!(matches!(swapped, Swapped::Done(_)), "{key}: {swapped:?}");
+            };
+            give_up("done", Status::Completed, done);
+            give_up("doubt", Status::InDoubt, doubt);
+            if by_swap {
+                give_up("leased", Status::InProgress, leased);
+                assert!(matches!(lease.release(), Err(Error::Fenced { .. })));
+            } else {
+                drop(lease);
+                give_up("leased", Status::InDoubt, leased);
+            }
+            assert_eq!(store.stats().unreadable_records, 0);
+            for key in ["done", "doubt", "leased"] {
+                assert!(store.get(key).unwrap().is_absent());
+                assert!(matches!(store.begin(key, NONE).unwrap(), Begin::Acquired(_)));
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unreadable_record_is_kept_as_long_as_it_would_have_been() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).open(&place.path).unwrap();
+    store.operation("carried").retain(seconds(1_000)).record(&[9; 300]).unwrap();
+    store.operation("left").retain(seconds(10)).record(&[9; 300]).unwrap();
+    abandon(&store, "doubt");
+    fill(&store);
+    flip(&place, record_of(&place, "carried") + 90);
+    flip(&place, record_of(&place, "doubt") + 30);
+    flip(&place, record_of(&place, "left") + 90);
+    assert_corrupt(store.get("left"));
+    traffic(&store, &clock, 3..20);
+    for key in ["carried", "doubt"] {
+        assert_corrupt(store.get(key));
+    }
+    assert!(store.get("left").unwrap().is_absent());
+    clock.advance(seconds(1_000));
+    for key in ["carried", "left"] {
+        assert!(store.get(key).unwrap().is_absent());
+        assert_eq!(store.replay_into(key, NONE, &mut Vec::new()).unwrap(), None);
+        assert!(!store.forget(key).unwrap());
+    }
+    assert_corrupt(store.get("doubt"));
+    assert!(matches!(store.begin("carried", NONE).unwrap(), Begin::Acquired(_)));
+    store.compact().unwrap();
+    assert_corrupt(store.get("doubt"));
+    assert_eq!(store.stats().unreadable_records, 1, "the doubt; time does not end it");
+}
+
+#[test]
+fn a_released_key_whose_record_rots_is_as_absent_as_it_was() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).open(&place.path).unwrap();
+    acquire(&store, "released").release().unwrap();
+    fill(&store);
+    flip(&place, record_of(&place, "released") + 60);
+    assert!(store.get("released").unwrap().is_absent());
+    assert_eq!(store.stats().unreadable_records, 0);
+    assert_eq!(acquire(&store, "released").attempt(), 1, "only the count of attempts is lost");
+}
+
+/// However often it is moved, opened after a close and after a crash, and also where the footer is gone that lists it.
+#[test]
+fn what_was_carried_along_never_becomes_readable_again() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(1_000_000));
+    let mut store = options.open(&place.path).unwrap();
+    store.record("rotten", NONE, &[9; 300]).unwrap();
+    fill(&store);
+    flip(&place, record_of(&place, "rotten") + 200);
+    for round in 1..6 {
+        traffic(&store, &clock, 10 * round..10 * round + 10);
+        assert_corrupt(store.get("rotten"));
+        let crashed = copy_of_open(&place.path);
+        let mut bytes = crashed.bytes();
+        for trailer in (4_096 + 65_536 - 64..bytes.len()).step_by(65_536) {
+            bytes[trailer + 8] ^= 1;
+        }
+        let damaged = Place::new();
+        std::fs::write(&damaged.path, bytes).unwrap();
+        for place in [crashed, damaged] {
+            let again = options.open(&place.path).unwrap();
+            assert_eq!(again.stats().unreadable_records, 1);
+            assert_corrupt(again.get("rotten"));
+            again.compact().unwrap();
+            assert_corrupt(again.get("rotten"));
+            assert!(again.forget("rotten").unwrap());
+        }
+        if round % 2 == 0 {
+            store.close().unwrap();
+            store = options.open(&place.path).unwrap();
+        }
+    }
+    // What carries it can rot as well.
+    let bytes = place.bytes();
+    let carried = bytes.windows(150).rposition(|window| window == [9; 150]).unwrap() as u64;
+    flip(&place, carried);
+    traffic(&store, &clock, 100..140);
+    assert_corrupt(store.get("rotten"));
+    assert!(store.forget("rotten").unwrap() && store.get("rotten").unwrap().is_absent());
+}
+
+#[test]
+fn the_largest_record_that_there_is_can_be_carried_along() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let refused = clocked(&clock).max_result(1 << 20).open_in_memory();
+    let Err(Error::Option { reason, .. }) = refused else { panic!("{refused:?}") };
+    let largest: usize = reason.rsplit(' ').next().unwrap().parse().unwrap();
+    let options = clocked(&clock).retention(seconds(1_000_000)).max_result(largest);
+    let store = options.open(&place.path).unwrap();
+    let (name, scope) = ("n".repeat(1_024), "s".repeat(1_024));
+    let key = Key::new(&name).scope(&scope);
+    store.record(key, NONE, &vec![9; largest]).unwrap();
+    fill(&store);
+    let at = record_of(&place, &scope);
+    flip(&place, at + 5_000);
+    traffic(&store, &clock, 3..40);
+    assert_corrupt(store.get(key));
+    assert!(store.stats().segments_retired > 10, "{:?}", store.stats());
+    // Nothing of it is lost, for whoever wants to make something of it.
+    let bytes = place.bytes();
+    let whole = bytes.windows(4_000).any(|window| window == [9; 4_000]);
+    assert!(whole && store.forget(key).unwrap());
+}
+
+/// Where the footer is damaged too, nothing says whose record it was. Then reclaiming has to stop, and says so.
+#[test]
+fn reclaiming_that_cannot_go_on_is_told_of() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let options =
+        clocked(&clock).retention(seconds(1_000_000)).max_size(4_096 + 30 * SEGMENT).max_result(1_000);
+    let store = options.open(&place.path).unwrap();
+    store.record("rotten", NONE, &[9; 300]).unwrap();
+    fill(&store);
+    flip(&place, record_of(&place, "rotten") + 200);
+    flip(&place, 4_096 + SEGMENT - 10);
+    assert_corrupt(store.get("rotten"));
+    assert_corrupt(store.forget("rotten"));
+    assert_eq!(store.stats().unreadable_records, 1);
+    assert!(!store.stats().reclaiming_stopped);
+    let mut told = None;
+    for n in 0..20_000 {
+        let outcome = store.operation(&format!("{n}")).retain(seconds(1)).record(&[1; 400]);
+        clock.advance(std::time::Duration::from_millis(50));
+        match outcome {
+            Ok(_) => {}
+            Err(Error::Full { reason, .. }) => {
+                told = Some(reason);
+                break;
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+    let told = told.expect("it cannot go on for ever");
+    assert!(told.contains("nothing can be reclaimed") && told.contains("corrupt at offset"), "{told}");
+    let stats = store.stats();
+    assert!(stats.reclaiming_stopped && stats.segments_retired == 0, "{stats:?}");
+    assert_corrupt(store.compact());
+    // Repaired, as by a disk that only misread it.
+    flip(&place, 4_096 + SEGMENT - 10);
+    store.compact().unwrap();
+    assert!(!store.stats().reclaiming_stopped, "{:?}", store.stats());
+    assert_corrupt(store.get("rotten"));
+    assert!(store.forget("rotten").unwrap());
+}
+
+#[test]
+fn without_maps_it_is_the_same() {
+    let place = Place::new();
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).retention(seconds(1_000_000)).mmap(false).open(&place.path).unwrap();
+    store.record("rotten", NONE, &[9; 700]).unwrap();
+    fill(&store);
+    // Its length, too, may be what rots.
+    flip(&place, record_of(&place, "rotten") + 5);
+    traffic(&store, &clock, 3..40);
+    assert!(store.stats().segments_retired > 10);
+    assert_corrupt(store.get("rotten"));
+    assert!(store.forget("rotten").unwrap());
+}
