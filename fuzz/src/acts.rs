@@ -15,7 +15,7 @@ const STEP_UNIT_MS: i64 = 10_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 25 {
+    match what % 27 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -38,6 +38,9 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         }
         23 => Act::Reboot(u32::from(size)),
         24 => Act::Replace,
+        // From a second to three years.
+        25 => Act::RecordFor(key, bytes, 1_000 * 10_u64.pow(u32::from(size % 9))),
+        26 => Act::Rot(key, (size % 8) as u8),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -66,6 +69,9 @@ pub fn encode(act: Act) -> [u8; 4] {
             (22, u8::from(by_ms < 0), u16::try_from(units).unwrap())
         }
         Act::Reboot(down_ms) => (23, 0, u16::try_from(down_ms).unwrap()),
+        // One number says both: how long the result is and how long it is kept.
+        Act::RecordFor(key, size, _) => (25, key, size),
+        Act::Rot(key, place) => (26, key, u16::from(place)),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

@@ -8,9 +8,13 @@ use crate::common::random::seed;
 use crate::damage::a_few_damages;
 use crate::faults::{fault_at, steps};
 use crate::points::{Counts, Effort, crash_everywhere, scripts};
+use crate::space;
 
 /// What finds things, in the order of what it costs.
 fn hunt() -> Result<(), String> {
+    space::expiries_are_noticed_in_time()?;
+    space::a_compaction_counts_exactly()?;
+    space::releases_go_on()?;
     for (name, script) in scripts() {
         let effort = Effort { images: 6, again_every: 10 };
         crash_everywhere(&script, seed(), &effort, &Counts::default())
@@ -23,7 +27,8 @@ fn hunt() -> Result<(), String> {
             }
         }
     }
-    a_few_damages()
+    a_few_damages()?;
+    space::retentions_of_every_order_of_magnitude(seed())
 }
 
 /// How the harness found the bug; None if it did not.
@@ -68,4 +73,10 @@ finds! {
     a_footer_that_is_not_checked_is_found: FooterUnchecked,
     a_poison_that_is_ignored_is_found: PoisonIgnored,
     a_path_that_is_not_compared_is_found: PathNotCompared,
+    expiries_that_are_all_noticed_as_late_are_found: ExpiriesAllAsCoarse,
+    a_count_that_forgets_expiry_is_found: CountForgetsExpiry,
+    a_released_record_that_is_kept_is_found: ReleasedKept,
+    an_unreadable_record_that_is_dropped_is_found: UnreadableDropped,
+    an_unreadable_record_that_is_made_whole_is_found: UnreadableMadeWhole,
+    an_unreadable_record_of_no_key_is_found: UnreadableOfNoKey,
 }

@@ -2,7 +2,8 @@
 //!
 //! `world` drives a store on a simulated disk and keeps, beside it, an oracle: a model of what was acknowledged, what
 //! was not, and what may go either way. `points` crashes it at every step, `faults` lets every call fail, `threads`
-//! lets one fail while others are inside, `damage` flips, cuts and replaces bytes. The fault model of the disk is written down where it is made
+//! lets one fail while others are inside, `damage` flips, cuts and replaces bytes, `space` lets it go on without
+//! growing. The fault model of the disk is written down where it is made
 //! (`src/storage/simulated.rs`).
 #![allow(
     clippy::unwrap_used,
@@ -21,5 +22,6 @@ mod doubts;
 mod faults;
 mod openings;
 mod points;
+mod space;
 mod threads;
 mod world;

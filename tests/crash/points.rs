@@ -174,6 +174,30 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
     }
     compaction.extend([Compact, Record(0, 12_000), Complete(20, 100), Compact, Drop, Compact, Record(1, 40)]);
     scripts.push(("compaction and a shorter file", compaction));
+    // One of each kind rots, before it is moved and after, and is given up or stays.
+    let mut rot =
+        vec![Record(10, 300), Begin(11), Abandon(11), Begin(12), Begin(13), Release(13), Record(14, 300)];
+    rot.extend([Record(15, 0), Record(16, 300), RecordFor(17, 300, 200_000), Begin(18), Abandon(18)]);
+    rot.extend((0..7).map(|key| Record(key, 12_000)));
+    rot.extend([Rot(10, 7), Rot(11, 1), Rot(12, 3), Rot(13, 0), Rot(15, 4), Rot(16, 2), Rot(17, 5)]);
+    rot.extend([Forget(16), Begin(10), Set(15, 4), Set(15, 1), Forget(12), Begin(13)]);
+    for turn in 0..3 {
+        rot.extend((0..7).map(Forget));
+        rot.extend((0..7).map(|key| Record(key, 12_000)));
+        rot.extend([Compact, Begin(17), Rot(14, 7), Rot(18, turn), Rot(17, 6 + turn)]);
+    }
+    rot.extend([
+        Reopen,
+        Forget(10),
+        Set(11, 1),
+        Record(14, 10),
+        Drop,
+        Compact,
+        Advance(110_000),
+        Record(14, 10),
+    ]);
+    rot.extend([Advance(90_000), Record(17, 10), Begin(18), Forget(18), Begin(18), Compact]);
+    scripts.push(("records that rot", rot));
     scripts
 }
 
@@ -464,6 +488,9 @@ fn any_act() -> impl Strategy<Value = Act> {
         1 => prop_oneof![Just(20_000_i64), Just(-70_000), Just(8 * 86_400_000)].prop_map(Act::Step),
         1 => prop_oneof![Just(1_u32), Just(30_000)].prop_map(Act::Reboot),
         2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
+        2 => (0..6_u8, prop_oneof![Just(700_u16), Just(12_000)], 0..12_u32)
+            .prop_map(|(key, size, magnitude)| Act::RecordFor(key, size, 10_u64.pow(magnitude))),
+        2 => (0..6_u8, 0..8_u8).prop_map(|(key, place)| Act::Rot(key, place)),
     ]
 }
 

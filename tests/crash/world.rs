@@ -48,13 +48,39 @@ pub enum Act {
     Step(i64),
     /// A clean close, a reboot for which the machine is down so long, and an opening.
     Reboot(u32),
+    /// As `Record`, and remembered for so many ms.
+    RecordFor(u8, u16, u64),
+    /// The key's last record rots, if it lies in a full segment: at one of some places in it.
+    Rot(u8, u8),
+}
+
+impl Act {
+    /// The key that it changes or wants to.
+    fn key(self) -> Option<u8> {
+        match self {
+            Act::Begin(key)
+            | Act::Complete(key, _)
+            | Act::Release(key)
+            | Act::Abandon(key)
+            | Act::Record(key, _)
+            | Act::RecordBuffered(key, _)
+            | Act::RecordFor(key, ..)
+            | Act::Forget(key)
+            | Act::Resolve(key, _)
+            | Act::Set(key, _) => Some(key),
+            _ => None,
+        }
+    }
 }
 
 /// What the oracle knows of one key. Absent keys without remembered attempts are not listed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     pub status: Status,
-    pub attempt: u32,
+    /// What the count of attempts may be: that of a released key may have been given up before the key was used again.
+    pub attempts: Vec<u32>,
+    /// The record of this state was damaged: the key says so, or shows this state by an older copy of the record.
+    pub rotten: bool,
     pub result: Vec<u8>,
     /// None while the record is under way: nobody was told.
     pub version: Option<Version>,
@@ -181,7 +207,19 @@ impl World {
         let nonce = self.oracle.history.len();
         let store = self.store.as_ref().unwrap();
         let status = |model: &Model, key: u8| model.get(&key).map_or(Status::Absent, |known| known.status);
-        let attempt = |model: &Model, key: u8| model.get(&key).map_or(0, |known| known.attempt);
+        if let Some(key) = act.key().filter(|key| next.get(key).is_some_and(|known| known.rotten)) {
+            return self.perform_on_rotten(act, key, next);
+        }
+        let attempts =
+            |model: &Model, key: u8| model.get(&key).map_or(vec![0], |known| known.attempts.clone());
+        // The next attempt's number, if those before it are still counted.
+        let next_attempts = |model: &Model, key: u8| {
+            let mut counts = attempts(model, key);
+            if status(model, key) == Status::Absent {
+                counts.push(0);
+            }
+            counts.iter().map(|count| count + 1).collect::<Vec<_>>()
+        };
         let held = |leases: &BTreeMap<u8, Lease>, key: u8| leases.contains_key(&key);
         let mut durable = !self.buffered;
         match act {
@@ -189,7 +227,8 @@ impl World {
                 let before = (status(&next, key), held(&self.leases, key));
                 let expected = Known {
                     status: Status::InDoubt,
-                    attempt: attempt(&next, key) + 1,
+                    attempts: next_attempts(&next, key),
+                    rotten: false,
                     result: Vec::new(),
                     version: None,
                     result_expires_ms: u64::MAX,
@@ -202,8 +241,9 @@ impl World {
                 let begun = store.operation(&name(key)).begin();
                 match (begun, before) {
                     (Ok(Begin::Acquired(lease)), (Status::Absent, _)) => {
-                        assert_eq!(lease.attempt(), next[&key].attempt);
-                        next.get_mut(&key).unwrap().version = Some(lease.version());
+                        assert!(next[&key].attempts.contains(&lease.attempt()), "{act:?}: {lease:?}");
+                        let known = next.get_mut(&key).unwrap();
+                        (known.version, known.attempts) = (Some(lease.version()), vec![lease.attempt()]);
                         self.oracle.highest = self.grown(lease.version());
                         self.leases.insert(key, lease);
                     }
@@ -227,7 +267,7 @@ impl World {
             Act::Complete(key, size) => {
                 let Some(mut lease) = self.leases.remove(&key) else { return Ok(()) };
                 let bytes = result(key, size, nonce);
-                next.insert(key, completed(attempt(&next, key), bytes.clone(), now_ms));
+                next.insert(key, completed(attempts(&next, key), bytes.clone(), now_ms));
                 self.oracle.in_flight = Some(next.clone());
                 match lease.complete(&bytes) {
                     Ok(version) => {
@@ -241,7 +281,7 @@ impl World {
             }
             Act::Release(key) => {
                 let Some(lease) = self.leases.remove(&key) else { return Ok(()) };
-                next.insert(key, released(attempt(&next, key), now_ms));
+                next.insert(key, released(attempts(&next, key), now_ms));
                 self.oracle.in_flight = Some(next.clone());
                 match lease.release() {
                     Ok(()) => assert!(!self.replaced, "{act:?}: its caller was not told"),
@@ -253,16 +293,27 @@ impl World {
                 self.leases.remove(&key);
                 return Ok(());
             }
-            Act::Record(key, size) | Act::RecordBuffered(key, size) => {
+            Act::Record(key, size) | Act::RecordBuffered(key, size) | Act::RecordFor(key, size, _) => {
                 let before = status(&next, key);
                 let bytes = result(key, size, nonce);
                 if before == Status::Absent {
-                    next.insert(key, completed(attempt(&next, key) + 1, bytes.clone(), now_ms));
+                    let mut expected = completed(next_attempts(&next, key), bytes.clone(), now_ms);
+                    if let Act::RecordFor(_, _, kept_ms) = act {
+                        expected.expires_ms = now_ms + kept_ms;
+                        expected.result_expires_ms = now_ms + kept_ms;
+                    }
+                    next.insert(key, expected);
                     self.oracle.in_flight = Some(next.clone());
                 }
-                durable = matches!(act, Act::Record(..));
+                durable = !matches!(act, Act::RecordBuffered(..));
                 let durability = if durable { Durability::Sync } else { Durability::Buffered };
-                match (store.operation(&name(key)).durability(durability).record(&bytes), before) {
+                let name = name(key);
+                let mut operation = store.operation(&name).durability(durability);
+                if let Act::RecordFor(_, _, kept_ms) = act {
+                    let kept = Duration::from_millis(kept_ms);
+                    operation = operation.retain(kept).retain_result(kept);
+                }
+                match (operation.record(&bytes), before) {
                     (Ok(Recorded::Done(version)), Status::Absent) => {
                         next.get_mut(&key).unwrap().version = Some(version);
                         self.oracle.highest = self.grown(version);
@@ -307,11 +358,12 @@ impl World {
                     }
                 };
                 let bytes = result(key, 40, nonce);
-                let known = attempt(&next, key);
+                let known = vec![doubt.attempt()];
+                assert!(next[&key].attempts.contains(&known[0]), "{act:?}: {doubt:?}");
                 let expected = match how % 3 {
                     0 => completed(known, bytes.clone(), now_ms),
                     1 => released(known, now_ms),
-                    _ => Known { attempt: known + 1, version: None, ..next[&key].clone() },
+                    _ => Known { attempts: vec![known[0] + 1], version: None, ..next[&key].clone() },
                 };
                 next.insert(key, expected);
                 self.oracle.in_flight = Some(next.clone());
@@ -346,7 +398,8 @@ impl World {
                     None => Expected::Absent,
                 };
                 let bytes = result(key, size, nonce);
-                let attempts = attempt(&next, key) + u32::from(before == Status::Absent);
+                let attempts =
+                    if before == Status::Absent { next_attempts(&next, key) } else { attempts(&next, key) };
                 next.insert(key, completed(attempts, bytes.clone(), now_ms));
                 self.oracle.in_flight = Some(next.clone());
                 let to = Next::Completed { fingerprint: NONE, result: &bytes };
@@ -460,6 +513,24 @@ impl World {
                 self.step(by_ms);
                 return Ok(());
             }
+            Act::Rot(key, place) => {
+                // Otherwise a crash might take away the footer that says whose record it was.
+                match store.sync() {
+                    Ok(()) => {}
+                    Err(Error::Replaced { .. }) if self.replaced => {}
+                    Err(error) => return self.failed(act, error),
+                }
+                self.oracle.durable = self.oracle.history.len() - 1;
+                let Some(at) = last_record_of(&self.disk.bytes(), name(key).as_bytes()) else {
+                    return Ok(());
+                };
+                self.disk.rot(at + ROTTEN_PLACES[usize::from(place) % ROTTEN_PLACES.len()], 0x40);
+                let Some(version) = next.get(&key).and_then(|known| known.version) else { return Ok(()) };
+                for known in self.oracle.history.iter_mut().filter_map(|model| model.get_mut(&key)) {
+                    known.rotten |= known.version == Some(version);
+                }
+                return Ok(());
+            }
             Act::Advance(by_ms) => {
                 self.clock.advance(Duration::from_millis(u64::from(by_ms)));
                 self.time_ms += u64::from(by_ms);
@@ -468,13 +539,86 @@ impl World {
         }
         let ends = matches!(act, Act::Complete(..) | Act::Release(_));
         assert!(!self.replaced || ends, "{act:?}: done although the path leads elsewhere");
+        self.acknowledge(next, durable);
+        Ok(())
+    }
+
+    /// The key cannot be read, and it can be given up.
+    fn perform_on_rotten(&mut self, act: Act, key: u8, mut next: Model) -> Result<(), Error> {
+        let store = self.store.as_ref().unwrap();
+        let known = next[&key].clone();
+        let is_held = self.leases.contains_key(&key);
+        let refused = match act {
+            Act::Begin(_) | Act::Resolve(..) => store.begin(&name(key), NONE).map(drop),
+            Act::Record(..) | Act::RecordBuffered(..) | Act::RecordFor(..) => {
+                store.record(&name(key), NONE, b"other").map(drop)
+            }
+            Act::Complete(..) => match self.leases.remove(&key) {
+                Some(mut lease) => lease.complete(b"late").map(drop),
+                None => return Ok(()),
+            },
+            Act::Release(_) => match self.leases.remove(&key) {
+                Some(lease) => lease.release(),
+                None => return Ok(()),
+            },
+            Act::Set(_, size) if size % 4 == 0 => {
+                let to = Next::Completed { fingerprint: NONE, result: b"other" };
+                let status = if is_held { Status::InProgress } else { known.status };
+                let expected = Expected::Present { status, version: known.version.unwrap() };
+                store.compare_and_set(&name(key), expected, to).map(drop)
+            }
+            Act::Set(..) => {
+                next.remove(&key);
+                self.oracle.in_flight = Some(next.clone());
+                let status = if is_held { Status::InProgress } else { known.status };
+                let expected = Expected::Present { status, version: known.version.unwrap() };
+                match store.compare_and_set(&name(key), expected, Next::Absent) {
+                    Ok(Swapped::Done(version)) => self.oracle.highest = self.grown(version),
+                    // What carried it rotted too: nothing says any more what it was.
+                    Err(Error::Corrupt { .. }) => {
+                        self.oracle.in_flight = None;
+                        return Ok(());
+                    }
+                    Ok(other) => panic!("{act:?}: {other:?}"),
+                    Err(error) => return self.failed(act, error),
+                }
+                self.leases.remove(&key);
+                self.acknowledge(next, !self.buffered);
+                return Ok(());
+            }
+            Act::Forget(_) if is_held => match store.forget(&name(key)) {
+                Err(Error::InProgress { .. }) => return Ok(()),
+                other => other.map(drop),
+            },
+            Act::Forget(_) => {
+                next.remove(&key);
+                self.oracle.in_flight = Some(next.clone());
+                match store.forget(&name(key)) {
+                    Ok(true) => self.acknowledge(next, !self.buffered),
+                    Ok(false) => panic!("{act:?}: there was nothing, where the oracle knows {known:?}"),
+                    Err(error) => return self.failed(act, error),
+                }
+                return Ok(());
+            }
+            _ => {
+                self.leases.remove(&key);
+                return Ok(());
+            }
+        };
+        match refused {
+            Err(Error::Corrupt { .. }) => Ok(()),
+            Ok(()) => panic!("{act:?}: it worked, though {known:?}"),
+            Err(error) => self.failed(act, error),
+        }
+    }
+
+    fn acknowledge(&mut self, next: Model, durable: bool) {
         self.oracle.in_flight = None;
         self.oracle.history.push(next);
-        self.oracle.times_ms.push(now_ms);
+        self.oracle.times_ms.push(self.time_ms);
         if durable {
             self.oracle.durable = self.oracle.history.len() - 1;
         }
-        Ok(())
     }
 
     fn grown(&self, version: Version) -> Version {
@@ -544,10 +688,11 @@ impl World {
     }
 }
 
-fn completed(attempt: u32, result: Vec<u8>, now_ms: u64) -> Known {
+fn completed(attempts: Vec<u32>, result: Vec<u8>, now_ms: u64) -> Known {
     Known {
         status: Status::Completed,
-        attempt,
+        attempts,
+        rotten: false,
         result,
         version: None,
         result_expires_ms: now_ms + RESULT_RETENTION_MS,
@@ -555,10 +700,11 @@ fn completed(attempt: u32, result: Vec<u8>, now_ms: u64) -> Known {
     }
 }
 
-fn released(attempt: u32, now_ms: u64) -> Known {
+fn released(attempts: Vec<u32>, now_ms: u64) -> Known {
     Known {
         status: Status::Absent,
-        attempt,
+        attempts,
+        rotten: false,
         result: Vec::new(),
         version: None,
         result_expires_ms: u64::MAX,
@@ -579,15 +725,61 @@ pub fn expire(model: &mut Model, now_ms: u64) {
 /// The highest key that histories use.
 pub const KEYS: u8 = 24;
 
-/// What a store says of every key.
-pub fn read(store: &Store) -> Result<BTreeMap<u8, oncekey::Snapshot>, Error> {
-    (0..KEYS).map(|key| store.get(&name(key)).map(|seen| (key, seen))).collect()
+/// Where a record rots: its checksum, its version, its fingerprint, its attempt, its times and the beginning of what follows
+/// the key. Not its length and its key, by which the test finds it again.
+const ROTTEN_PLACES: [usize; 8] = [1, 17, 33, 48, 57, 65, 73, 88];
+
+/// Where the last record of a key begins in the file, if that is in a full segment.
+fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
+    const FILE_HEADER: usize = 4_096;
+    let u32_at = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
+    let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+    let slots = (FILE_HEADER..).step_by(SEGMENT_BYTES).take_while(|at| at + SEGMENT_BYTES <= file.len());
+    let slots: Vec<usize> = slots.filter(|at| file[*at..].starts_with(b"ONCESEGM")).collect();
+    let head = slots.iter().map(|at| u64_at(at + 80)).max()?;
+    let segments: BTreeMap<u64, usize> =
+        slots.into_iter().map(|at| (u64_at(at + 72), at)).filter(|(sequence, _)| *sequence >= head).collect();
+    let mut last = None;
+    for (sequence, slot) in &segments {
+        let mut frame = slot + FILE_HEADER;
+        let position_of = |at: usize| sequence * SEGMENT_BYTES as u64 + (at - slot) as u64;
+        while frame + 48 <= slot + SEGMENT_BYTES && u64_at(frame + 8) == position_of(frame) {
+            let mut record = frame + 48;
+            while record < frame + u32_at(frame + 4) {
+                let carries = if file[record + 8] == 5 { 80 } else { 0 };
+                let inner = record + carries;
+                let key_at = inner + 80;
+                if file[key_at..].starts_with(name) && usize::from(file[inner + 10]) == name.len() {
+                    last = Some((*sequence, record));
+                }
+                record += u32_at(record + 4);
+            }
+            frame += u32_at(frame + 4);
+        }
+    }
+    let (tail, _) = segments.last_key_value()?;
+    last.filter(|(sequence, _)| sequence < tail).map(|(_, at)| at)
 }
 
-fn agrees(model: &Model, seen: &BTreeMap<u8, oncekey::Snapshot>, now_ms: u64) -> Result<(), String> {
+/// What a store says of every key; None: it cannot be read.
+pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<oncekey::Snapshot>>, Error> {
+    let read = |key| match store.get(&name(key)) {
+        Err(Error::Corrupt { .. }) => Ok((key, None)),
+        seen => seen.map(|seen| (key, Some(seen))),
+    };
+    (0..KEYS).map(read).collect()
+}
+
+fn agrees(model: &Model, seen: &BTreeMap<u8, Option<oncekey::Snapshot>>, now_ms: u64) -> Result<(), String> {
     let mut model = model.clone();
     expire(&mut model, now_ms);
     for (key, seen) in seen {
+        let Some(seen) = seen else {
+            if model.get(key).is_some_and(|known| known.rotten) {
+                continue;
+            }
+            return Err(format!("{key}: cannot be read, and nothing happened to it"));
+        };
         let Some(known) = model.get(key) else {
             if seen.status() != Status::Absent || seen.attempt() != 0 {
                 return Err(format!("{key}: {seen:?}, and nothing is known of it"));
@@ -596,19 +788,20 @@ fn agrees(model: &Model, seen: &BTreeMap<u8, oncekey::Snapshot>, now_ms: u64) ->
         };
         let has_result = known.status == Status::Completed && now_ms < known.result_expires_ms;
         let same = seen.status() == known.status
-            && seen.attempt() == known.attempt
+            && (known.attempts.contains(&seen.attempt())
+                || known.status == Status::Absent && seen.attempt() == 0)
             && seen.result() == has_result.then_some(&known.result[..])
             && (known.version.is_none() || known.status == Status::Absent || seen.version() == known.version);
         if !same {
             let result_bytes = seen.result().map(<[u8]>::len);
             return Err(format!(
-                "{key}: {:?} attempt {} version {:?} result {result_bytes:?} bytes; expected {:?} attempt {} version {:?} \
+                "{key}: {:?} attempt {} version {:?} result {result_bytes:?} bytes; expected {:?} attempts {:?} version {:?} \
                  {} bytes",
                 seen.status(),
                 seen.attempt(),
                 seen.version(),
                 known.status,
-                known.attempt,
+                known.attempts,
                 known.version,
                 known.result.len()
             ));
@@ -647,6 +840,7 @@ pub fn live_agrees(world: &World, store: &Store) -> Result<(), String> {
         let seen = match store.get(&name(key)) {
             Ok(seen) => seen,
             Err(Error::Poisoned { .. } | Error::Io { .. } | Error::Closed) => continue,
+            Err(Error::Corrupt { .. }) if model.get(&key).is_some_and(|known| known.rotten) => continue,
             Err(error) => return Err(format!("{key}: {error}")),
         };
         let expected = model.get(&key).map_or(Status::Absent, |known| known.status);
