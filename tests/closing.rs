@@ -14,7 +14,7 @@ fn seen(store: &Store, key: &str) -> Expected {
     Expected::Present { status: snapshot.status(), version: snapshot.version().unwrap() }
 }
 
-fn is_closed<T: std::fmt::Debug>(outcome: Result<T>) -> bool {
+fn is_closed<T>(outcome: &Result<T>) -> bool {
     matches!(outcome, Err(Error::Closed))
 }
 
@@ -54,20 +54,20 @@ fn the_file_is_free_whatever_clones_and_leases_live() {
     let other = place.open();
     other.record("other", NONE, b"").unwrap();
     for store in [&store, &clone] {
-        assert!(is_closed(store.begin("n", NONE)));
-        assert!(is_closed(store.begin("k", NONE)), "replays are for an open store");
-        assert!(is_closed(store.record("n", NONE, b"")));
-        assert!(is_closed(store.get("k")));
-        assert!(is_closed(store.get("n")));
-        assert!(is_closed(store.replay_into("k", NONE, &mut Vec::new())));
-        assert!(is_closed(store.compare_and_set("n", Expected::Absent, next)));
-        assert!(is_closed(store.forget("k")));
-        assert!(is_closed(store.sync()));
-        assert!(is_closed(store.compact()));
-        assert!(is_closed(store.close()));
+        assert!(is_closed(&store.begin("n", NONE)));
+        assert!(is_closed(&store.begin("k", NONE)), "replays are for an open store");
+        assert!(is_closed(&store.record("n", NONE, b"")));
+        assert!(is_closed(&store.get("k")));
+        assert!(is_closed(&store.get("n")));
+        assert!(is_closed(&store.replay_into("k", NONE, &mut Vec::new())));
+        assert!(is_closed(&store.compare_and_set("n", Expected::Absent, next)));
+        assert!(is_closed(&store.forget("k")));
+        assert!(is_closed(&store.sync()));
+        assert!(is_closed(&store.compact()));
+        assert!(is_closed(&store.close()));
         assert!(store.stats().keys > 0);
     }
-    assert!(is_closed(fenced.complete(b"late")));
+    assert!(is_closed(&fenced.complete(b"late")));
     completed.complete(b"r").unwrap();
     drop((fenced, completed, clone, store));
     other.record("another", NONE, b"").unwrap();

@@ -71,7 +71,7 @@ fn close_refuses_while_leases_live_and_ends_the_store_for_all_handles() {
     let place = Place::new();
     let store = place.open();
     let lease = acquire(&store, "k");
-    match store.clone().close() {
+    match store.close() {
         Err(Error::LeasesAlive { count: 1 }) => {}
         other => panic!("{other:?}"),
     }

@@ -162,10 +162,22 @@ fn a_new_segment_looks_at_the_path_although_the_clock_stands_still() {
     let setup = Setup::new();
     let (store, path) = (&setup.store, setup.path());
     WAYS[0].1(setup.directory.path());
-    // Five of these fill a segment.
+    // Five of these fill a segment; the sixth is the first in the next one, and not acknowledged.
     let refused =
         (0..20).find(|number| is_replaced(&store.record(&format!("{number}"), NONE, &[1; 12_000]), &path));
-    assert!(refused.is_some_and(|number| number <= 6), "{refused:?}");
+    assert_eq!(refused, Some(5));
+    assert!(is_replaced(&store.begin("after it", NONE), &path));
+
+    // A begin that is the first in a segment gives no lease.
+    let setup = Setup::new();
+    let (store, path) = (&setup.store, setup.path());
+    WAYS[0].1(setup.directory.path());
+    for number in 0..5 {
+        store.record(&format!("{number}"), NONE, &[1; 12_000]).unwrap();
+    }
+    let refused = (0..100).find(|number| is_replaced(&store.begin(&format!("b-{number}"), NONE), &path));
+    assert!(refused.is_some());
+    assert_eq!(store.stats().leases, 0, "every other one was dropped");
 }
 
 #[test]

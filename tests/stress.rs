@@ -158,7 +158,7 @@ impl Worker<'_> {
             950..960 => self.store.sync().unwrap(),
             960..962 => self.store.compact().unwrap(),
             962..980 => self.store = self.store.clone(),
-            980..990 => match self.store.clone().close() {
+            980..990 => match self.store.close() {
                 Err(Error::LeasesAlive { count }) => assert!(count > 0),
                 other => panic!("closed under a lease: {other:?}"),
             },

@@ -157,6 +157,8 @@ impl Engine {
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let facts = Facts { fingerprint, attempt, result: None };
         let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)?;
+        // Writing the record may have been what led to a look at the path. Nobody may act on it then.
+        self.path_check.check()?;
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
         let claim = Claim::Lease { version, attempt, deadline_ms };
         flight.set_claim(Some(claim));

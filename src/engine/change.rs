@@ -274,7 +274,9 @@ impl Engine {
                     let facts =
                         Facts { fingerprint, attempt: attempt.saturating_add(1), result: Some(result) };
                     let kind = Kind::Completed;
-                    return self.write_now(key, hash, kind, facts, terms, &flight, &view, promise).map(Ok);
+                    let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    // Writing it may have been what led to a look at the path.
+                    return self.path_check.check().map(|()| Ok(version));
                 }
                 Err(reason) => {
                     drop(flight);

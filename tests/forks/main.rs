@@ -240,7 +240,7 @@ impl Held {
         note("forget", format!("{:?}", store.forget("done")));
         note("sync", format!("{:?}", store.sync()));
         note("compact", format!("{:?}", store.compact()));
-        note("close", format!("{:?}", store.clone().close()));
+        note("close", format!("{:?}", store.close()));
         note("operation.begin", format!("{:?}", store.operation("new").begin()));
         note("operation.record", format!("{:?}", store.operation("new").record(b"")));
         let ran = store.operation("new").run(|_| Ok::<_, Failure<String>>(7));
@@ -263,7 +263,7 @@ impl Held {
         // What the child opens itself is its own.
         let store = small().open(own).unwrap();
         store.operation(&store.stats().keys.to_string()).record(b"").unwrap();
-        store.clone().close().unwrap();
+        store.close().unwrap();
         end(writer, &said.join("\n"))
     }
 
@@ -313,7 +313,7 @@ fn calls(directory: &Path) {
         let path = directory.join(format!("{round}.once"));
         let store = call_everything(small().open(&path).unwrap(), directory);
         let keys = store.stats().keys;
-        store.clone().close().unwrap();
+        store.close().unwrap();
         drop(store);
         let store = small().open(&path).unwrap();
         assert_eq!(store.stats().keys, keys);
@@ -349,7 +349,7 @@ fn act(directory: &Path) {
         }
     }
     assert_eq!(outcome.unwrap(), Outcome::Done("parent".to_owned()));
-    store.clone().close().unwrap();
+    store.close().unwrap();
     drop(store);
     let store = small().open(&path).unwrap();
     let again = store.operation("charge").run(|_| Ok::<_, Failure<String>>("again".to_owned()));
@@ -378,7 +378,7 @@ fn lives(directory: &Path) {
         let (held, reader) = sleeping_child();
         drop(lease);
         if ends_with_close {
-            store.clone().close().unwrap();
+            store.close().unwrap();
         }
         drop(store);
         let other = small().open(&path);
