@@ -276,7 +276,8 @@ impl Engine {
                     let kind = Kind::Completed;
                     let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Writing it may have been what led to a look at the path.
-                    return self.path_check.check().map(|()| Ok(version));
+                    self.path_check.check()?;
+                    return Ok(Ok(version));
                 }
                 Err(reason) => {
                     drop(flight);
