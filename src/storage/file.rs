@@ -8,10 +8,10 @@ compile_error!(
 
 use super::Storage;
 use crate::map::Map;
-use std::fs::{self, File, FileType, OpenOptions, TryLockError};
+use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -66,9 +66,8 @@ pub(crate) struct FileStorage {
     path: PathBuf,
     /// The process that opened it.
     process_id: u32,
-    /// The directory that holds its entry. A handle and not a path, so that the process may change its
-    /// working directory and somebody may rename the directory.
-    directory: File,
+    /// The directory that holds its entry.
+    directory: Directory,
     /// Whether it may be mapped.
     mmap: bool,
 }
@@ -101,8 +100,7 @@ impl FileStorage {
     fn open_once(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
         let place = Place::resolve(path, create)?;
         let path = std::path::absolute(path).map_err(OpenError::during("resolve the path"))?;
-        let directory =
-            File::open(&place.directory).map_err(OpenError::during("open the directory of the file"))?;
+        let directory = Directory::open(&place.directory)?;
         match fs::metadata(&place.file) {
             Ok(metadata) => require_regular(metadata.file_type())?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -177,7 +175,7 @@ impl Storage for FileStorage {
     // sync a directory is an error, because nothing else could keep the promise that was made to the caller.
     fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()?;
-        self.directory.sync_all()
+        self.directory.sync(&self.file)
     }
 
     fn is_in_place(&self) -> io::Result<bool> {
@@ -215,6 +213,40 @@ struct Identity {
 impl Identity {
     fn of(metadata: &fs::Metadata) -> Identity {
         Identity { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// How the directory that holds the file's entry is made durable.
+#[derive(Debug)]
+enum Directory {
+    /// By a handle and not a path, so that the process may change its working directory and another one may rename
+    /// the directory.
+    Open(File),
+    /// The process may search the directory and not read it, so it cannot open it. The whole file system is synced
+    /// instead, through the file's own handle: that takes longer and covers the entry too.
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    Unreadable,
+}
+
+impl Directory {
+    fn open(path: &Path) -> Result<Directory, OpenError> {
+        match File::open(path) {
+            Ok(directory) => Ok(Directory::Open(directory)),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Directory::Unreadable),
+            Err(error) => Err(OpenError::during(
+                "open the directory of the file (to sync its entry there, the process needs permission to read it)",
+            )(error)),
+        }
+    }
+
+    /// Makes the entry of `file` durable.
+    fn sync(&self, file: &File) -> io::Result<()> {
+        match self {
+            Directory::Open(directory) => directory.sync_all(),
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Directory::Unreadable => rustix::fs::syncfs(file).map_err(io::Error::from),
+        }
     }
 }
 
@@ -261,7 +293,10 @@ fn open_or_create(file: &Path, create: bool) -> Result<File, OpenError> {
     options.read(true).write(true);
     if create {
         match options.clone().create_new(true).mode(MODE).open(file) {
-            Ok(file) => return Ok(file),
+            Ok(file) => {
+                let given = give_to_owner(&file);
+                return given.map(|()| file).map_err(OpenError::during("set the mode of the new file"));
+            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(OpenError::during("create the file")(error)),
         }
@@ -278,6 +313,16 @@ fn open_or_create(file: &Path, create: bool) -> Result<File, OpenError> {
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(OpenError::Directory),
         Err(error) => Err(OpenError::during("open the file")(error)),
     }
+}
+
+/// Gives the owner of a new file the permissions that the umask of the process took away: without them the owner could not
+/// open it again.
+fn give_to_owner(file: &File) -> io::Result<()> {
+    let permissions = file.metadata()?.permissions();
+    if permissions.mode() & MODE == MODE {
+        return Ok(());
+    }
+    file.set_permissions(Permissions::from_mode(MODE))
 }
 
 /// Refuses whatever is not a regular file.
@@ -317,7 +362,7 @@ mod tests {
 
     use super::super::{read_exact_at, sync_all, sync_data, write_all_at};
     use super::*;
-    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;
     use std::process::Command;
 

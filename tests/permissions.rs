@@ -1,0 +1,115 @@
+//! Directories and umasks that take permissions away: what can be opened all the same, and what is created.
+//!
+//! Root may do everything whatever a mode says, so the child processes here run as a user without privileges. Where no
+//! such user can be had, the test prints that it is skipped and why.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+#![cfg(unix)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use common::{NONE, small};
+
+/// Tells the test binary that it is such a child, and what file to open.
+const PATH: &str = "ONCEKEY_PERMISSIONS_PATH";
+/// "nobody", on most systems.
+const USER: u32 = 65_534;
+
+/// A directory of a user without privileges, and a copy of this program that the user may execute.
+struct Home {
+    directory: tempfile::TempDir,
+    program: PathBuf,
+    /// None: this process has no privileges itself.
+    user: Option<u32>,
+}
+
+impl Home {
+    /// None, and the reason printed, if there is no such user.
+    fn new() -> Option<Home> {
+        let directory = tempfile::tempdir().unwrap();
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let program = directory.path().join("program");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let store = directory.path().join("store");
+        fs::create_dir(&store).unwrap();
+        let is_root = fs::metadata(&store).unwrap().uid() == 0;
+        let user = is_root.then_some(USER);
+        if let Some(user) = user {
+            chown(&store, Some(user), Some(user)).unwrap();
+        }
+        let home = Home { directory, program, user };
+        let trial = home.command("umask 022").arg("--list").output();
+        match trial {
+            Ok(output) if output.status.success() => Some(home),
+            other => {
+                eprintln!("skipped: no user without privileges can run a program here: {other:?}");
+                None
+            }
+        }
+    }
+
+    fn store(&self) -> PathBuf {
+        self.directory.path().join("store")
+    }
+
+    fn set_mode(&self, mode: u32) {
+        fs::set_permissions(self.store(), fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// This program, after `preparation` in a shell.
+    fn command(&self, preparation: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(format!("{preparation}; exec \"$0\" \"$@\"")).arg(&self.program);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        command
+    }
+
+    /// Opens a store in a child, records a key in it if it is new, and closes it.
+    fn use_store(&self, preparation: &str) -> Output {
+        let mut command = self.command(preparation);
+        command.args(["--exact", "a_child_uses_the_store_it_is_told_to", "--nocapture"]);
+        command.env(PATH, self.store().join("test.once")).output().unwrap()
+    }
+}
+
+/// Does nothing unless a test below starts it.
+#[test]
+fn a_child_uses_the_store_it_is_told_to() {
+    let Ok(path) = std::env::var(PATH) else { return };
+    let store = small().open(Path::new(&path)).unwrap();
+    let recorded = store.record("key", NONE, b"result").unwrap();
+    println!("used: {recorded:?}");
+    store.close().unwrap();
+}
+
+#[test]
+fn a_directory_that_may_be_searched_and_not_read_holds_a_store() {
+    let Some(home) = Home::new() else { return };
+    home.set_mode(0o311);
+    for opening in ["creation", "second opening"] {
+        let output = home.use_store("umask 022");
+        assert!(output.status.success(), "{opening}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("used: "), "{opening}: {output:?}");
+    }
+}
+
+#[test]
+fn a_file_that_is_created_can_be_opened_again_by_its_owner_whatever_the_umask() {
+    let Some(home) = Home::new() else { return };
+    for umask in ["0777", "0600", "0277"] {
+        let path = home.store().join("test.once");
+        let output = home.use_store(&format!("umask {umask}"));
+        assert!(output.status.success(), "umask {umask}: {output:?}");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "umask {umask}");
+        let output = home.use_store("umask 022");
+        assert!(output.status.success(), "opened again after umask {umask}: {output:?}");
+        fs::remove_file(&path).unwrap();
+    }
+}
