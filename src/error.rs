@@ -97,7 +97,8 @@ pub enum Error {
         /// The largest size allowed, in bytes.
         limit_bytes: usize,
     },
-    /// There is no room: the disk, a quota, or [`Options::max_size`](crate::Options::max_size) lets the file grow no
+    /// There is no room: the disk, a quota, [`Options::max_size`](crate::Options::max_size) or the limit of the
+    /// process on the size of its files lets the file grow no
     /// more, and reclaiming found nothing to free. Nothing was changed, and the store goes on when there is room again.
     ///
     /// Usually for another operation to begin. A lease has the room for its end; a doubt can be ended in room that is

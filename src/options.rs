@@ -13,7 +13,7 @@ use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
 use crate::log::writer::NewSlot;
 use crate::record::Retention;
 use crate::recover::{self, Config, MAX_FILE_BYTES};
-use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage};
+use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};
 
 /// How a store is opened: a builder that ends in [`open`](Options::open) or
 /// [`open_in_memory`](Options::open_in_memory).
@@ -135,6 +135,11 @@ impl Options {
     }
 
     /// The largest size of the file, in bytes; at least four segments. Beyond it, [`Error::Full`]. Default: none.
+    ///
+    /// A limit of the process on the size of its files (RLIMIT_FSIZE, `ulimit -f`) counts as one, where the system says
+    /// what it is (Linux and Android). It is looked at whenever the file grows; an opening of a file that is longer is
+    /// [`Error::Full`]. A limit that is lowered later than that, below what the file uses already, may still end the
+    /// process with SIGXFSZ.
     pub fn max_size(mut self, bytes: u64) -> Options {
         self.max_bytes = Some(bytes);
         self
@@ -262,6 +267,7 @@ impl Options {
         if path.as_os_str().is_empty() {
             return Err(Error::Option { option: "path", reason: "it is empty; name a file".into() });
         }
+        self.check_file_size_limit(path)?;
         if self.create_new {
             FileStorage::create_new(path).map_err(|error| open_error(path, error))?;
         }
@@ -362,6 +368,26 @@ impl Options {
                     "{max_bytes} bytes; four segments of {segment_bytes} and a header need {least_bytes}"
                 ),
             }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a new file that the process may not make long enough, before it is created.
+    fn check_file_size_limit(&self, path: &Path) -> Result<()> {
+        let least_bytes = STORE_HEADER_BYTES + MIN_SLOTS * self.segment_bytes;
+        match file_size_limit() {
+            Some(limit)
+                if limit < least_bytes && std::fs::metadata(path).map_or(true, |file| file.len() == 0) =>
+            {
+                Err(Error::Full {
+                    path: path.to_owned(),
+                    reason: format!(
+                        "four segments of {} bytes and a header need {least_bytes}, and the process may write files of \
+                         {limit} bytes at most (RLIMIT_FSIZE)",
+                        self.segment_bytes
+                    ),
+                })
+            }
             _ => Ok(()),
         }
     }

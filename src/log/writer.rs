@@ -434,7 +434,13 @@ impl Writer {
         }
         let piece_bytes = (self.parameters.segment_bytes / PIECES_PER_SEGMENT).min(ENOUGH_BYTES);
         self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
-        if self.growth.owed_bytes < piece_bytes || self.slot_count >= self.growing.max_slots {
+        if self.growth.owed_bytes < piece_bytes
+            || self.slot_count >= self.growing.max_slots
+            || self
+                .storage
+                .size_limit()
+                .is_some_and(|limit| self.reader.slot_offset(self.slot_count + 1) > limit)
+        {
             return None;
         }
         // All that is owed, which after a large frame is more than a piece, or large frames would outrun the zeroes.
@@ -478,6 +484,12 @@ impl Writer {
 
     fn make_slots(&mut self, from: u64, to: u64) -> io::Result<Result<(), CannotGrow>> {
         let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
+        if let Some(limit) = self.storage.size_limit().filter(|limit| end > *limit) {
+            return Ok(Err(CannotGrow::Full(format!(
+                "Options::min_size asks for a file of {end} bytes, and the process may write files of {limit} bytes at \
+                 most (RLIMIT_FSIZE); raise that limit, or ask for less"
+            ))));
+        }
         let length = self.storage.len()?;
         // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full. What an
         // earlier growth left behind the last slot is overwritten last: until then a refusal can leave it as it was.
@@ -535,6 +547,15 @@ impl Writer {
             let now_bytes = STORE_HEADER_BYTES + self.slot_count * self.parameters.segment_bytes;
             return Ok(Err(CannotGrow::Full(format!(
                 "another segment of {} bytes would take the file, now {now_bytes} bytes, over Options::max_size",
+                self.parameters.segment_bytes
+            ))));
+        }
+        let (now_bytes, end) =
+            (self.reader.slot_offset(self.slot_count), self.reader.slot_offset(self.slot_count + 1));
+        if let Some(limit) = self.storage.size_limit().filter(|limit| end > *limit) {
+            return Ok(Err(CannotGrow::Full(format!(
+                "another segment of {} bytes would take the file, now {now_bytes} bytes, over the {limit} bytes that the \
+                 process may write (RLIMIT_FSIZE)",
                 self.parameters.segment_bytes
             ))));
         }

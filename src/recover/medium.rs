@@ -45,6 +45,21 @@ impl Medium<'_> {
         self.io("find the length of the file", self.storage.len())
     }
 
+    /// Refuses a file that the process may not write to its end: the first write there would end the process.
+    pub(super) fn check_size_limit(&self) -> Result<()> {
+        let length = self.length()?;
+        match self.storage.size_limit() {
+            Some(limit) if length > limit => Err(Error::Full {
+                path: self.path.to_owned(),
+                reason: format!(
+                    "the file has {length} bytes and the process may write files of {limit} bytes at most (RLIMIT_FSIZE); \
+                     raise that limit"
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     pub(super) fn sector(&self, offset: u64) -> Result<Sector> {
         let mut sector = [0; SECTOR_BYTES];
         self.io("read a header", read_exact_at(self.storage, &mut sector, offset))?;

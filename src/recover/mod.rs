@@ -90,6 +90,7 @@ pub(crate) fn survey<'a>(
 ) -> Result<Surveyed<'a>> {
     let opening = Opening { storage, path, config };
     let medium = opening.medium();
+    medium.check_size_limit()?;
     // First of all: nothing may be decided on data that a crash could still take away.
     medium.io("sync the file and its directory", sync_all(medium.storage))?;
     let parameters = match medium.parameters(config)? {

@@ -8,6 +8,7 @@ compile_error!(
 
 use super::Storage;
 use crate::map::Map;
+use crate::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -70,6 +71,8 @@ pub(crate) struct FileStorage {
     directory: Directory,
     /// Whether it may be mapped.
     mmap: bool,
+    /// Up to here, bytes were within the limit on the size of files when they were written or made room for.
+    within_limit: AtomicU64,
 }
 
 impl FileStorage {
@@ -113,7 +116,15 @@ impl FileStorage {
         require_regular(metadata.file_type())?;
         lock(&file)?;
         let identity = Identity::of(&metadata);
-        Ok(FileStorage { file, identity, path, process_id: std::process::id(), directory, mmap })
+        Ok(FileStorage {
+            file,
+            identity,
+            path,
+            process_id: std::process::id(),
+            directory,
+            mmap,
+            within_limit: AtomicU64::new(0),
+        })
     }
 }
 
@@ -126,6 +137,27 @@ impl Drop for FileStorage {
 }
 
 impl FileStorage {
+    /// Refuses what would take the file beyond the limit on the size of files. The operating system would refuse it too,
+    /// and by default end the process with SIGXFSZ. The limit is asked for only where the file is used for the first time:
+    /// it is a system call.
+    fn check_size_limit(&self, end: u64) -> io::Result<()> {
+        if end <= self.within_limit.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match file_size_limit() {
+            Some(limit) if end > limit => Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!(
+                    "byte {end} is beyond the limit of {limit} bytes for files of this process (RLIMIT_FSIZE)"
+                ),
+            )),
+            _ => {
+                self.within_limit.fetch_max(end, Ordering::Relaxed);
+                Ok(())
+            }
+        }
+    }
+
     /// Creates an empty file at `path`, for [`FileStorage::open`], where there is nothing yet.
     pub(crate) fn create_new(path: &Path) -> Result<(), OpenError> {
         let place = Place::resolve(path, true)?;
@@ -141,7 +173,11 @@ impl Storage for FileStorage {
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
-        self.file.set_len(length)
+        self.check_size_limit(length)?;
+        self.file.set_len(length)?;
+        // What is cut off will be made anew, under the limit of that time.
+        self.within_limit.fetch_min(length, Ordering::Relaxed);
+        Ok(())
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
@@ -149,13 +185,19 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        self.check_size_limit(offset.saturating_add(bytes.len() as u64))?;
         self.file.write_at(bytes, offset)
+    }
+
+    fn size_limit(&self) -> Option<u64> {
+        file_size_limit()
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
+        self.check_size_limit(offset.saturating_add(length))?;
         match fallocate(&self.file, FallocateFlags::empty(), offset, length) {
             Ok(()) => Ok(true),
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
@@ -214,6 +256,14 @@ impl Identity {
     fn of(metadata: &fs::Metadata) -> Identity {
         Identity { device: metadata.dev(), inode: metadata.ino() }
     }
+}
+
+/// How long this process may let a file become, in bytes; None: as long as it likes, or the operating system does not say.
+pub(crate) fn file_size_limit() -> Option<u64> {
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    return rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+    #[cfg(not(any(target_os = "linux", target_os = "android")))]
+    return None;
 }
 
 /// How the directory that holds the file's entry is made durable.

@@ -17,7 +17,7 @@ mod memory;
 #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
-pub(crate) use file::{FileStorage, OpenError};
+pub(crate) use file::{FileStorage, OpenError, file_size_limit};
 pub(crate) use memory::MemoryStorage;
 
 use std::fmt::Debug;
@@ -57,6 +57,12 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// written before.
     fn reserve(&self, _offset: u64, _length: u64) -> io::Result<bool> {
         Ok(false)
+    }
+
+    /// How long the process may let the storage become, in bytes, if something other than the medium limits that. It may be
+    /// another limit at the next call. What would go beyond it is an error, and nothing is written there.
+    fn size_limit(&self) -> Option<u64> {
+        None
     }
 
     /// Makes the data durable, and whatever metadata is needed to read it back (fdatasync).
