@@ -1,7 +1,8 @@
-//! Mapped memory, and the only unsafe code of the crate: a read-only view of a range of the file, words of no file, and a
-//! page that a forked child finds empty.
+//! Mapped memory: a read-only view of a range of the file, words of no file, and a page that a forked child finds empty.
+//!
+//! The crate has unsafe code here and in `log/reader.rs`, which alone looks at mapped records and says why it may.
 
-#![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer; nothing else does")]
+#![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer")]
 
 use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
 use std::fmt;
@@ -18,14 +19,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 ///
 /// The file goes on being written while it is mapped, so no `&[u8]` over the whole mapping is ever made: it
 /// would promise the compiler that none of those bytes change. [`Map::read`] makes one over the asked bytes
-/// only and for one call only. Whoever calls it answers for those bytes, for as long as the call lasts:
-///
-/// - they are immutable: they were written before and are not written again until it is certain that nobody
-///   looks. In the store that holds for records the index points to, because a slot is recycled, unmapped or
-///   cut off only after its records have left the index, and the index is left under the lock that its
-///   readers hold;
-/// - they lie within the file as it is now: the range of a map may reach beyond the end of the file, and a
-///   file that grows into it is seen, but looking beyond the end raises SIGBUS.
+/// only and for one call only, and is unsafe because the caller must keep those bytes from being written meanwhile.
+/// They must also lie within the file as it is now: the range of a map may reach beyond the end of the file, and a
+/// file that grows into it is seen, but looking beyond the end raises SIGBUS.
 ///
 /// A write through the file is visible in the map once it has returned; both are views of the same page
 /// cache.
@@ -83,13 +79,25 @@ impl Map {
 
     /// Shows `length` bytes at `offset` of the map to `read`; `None` if they do not all lie within the map.
     ///
-    /// The caller answers for the [contract](Map#contract): the bytes do not change while `read` runs, and
-    /// they lie within the file.
-    pub(crate) fn read<R>(&self, offset: usize, length: usize, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
+    /// # Safety
+    ///
+    /// Until `read` returns, nothing writes to the file at those bytes: no other thread of this process, and `read`
+    /// itself neither. Writes that returned before are harmless if they happened before this call, in the sense of the
+    /// memory model: the thread that made them has published since that they are done.
+    ///
+    /// The bytes must lie within the file too, but only so that the process is not ended by SIGBUS.
+    pub(crate) unsafe fn read<R>(
+        &self,
+        offset: usize,
+        length: usize,
+        read: impl FnOnce(&[u8]) -> R,
+    ) -> Option<R> {
         let end = offset.checked_add(length)?;
         if end > self.memory.len() {
             return None;
         }
+        #[cfg(test)]
+        tests::FURTHEST.set(tests::FURTHEST.get().max(end));
 
         // SAFETY:
         // - In bounds: `offset <= end <= memory.len()` was checked just now, and `memory` is one mapping of
@@ -102,11 +110,10 @@ impl Map {
         // - Initialised and aligned: every byte of a mapped page is initialised by the kernel, and bytes have
         //   no alignment. A page behind which there is no file (any more) raises SIGBUS instead of giving a
         //   value: the process is stopped, not misled.
-        // - Not written meanwhile: nobody can write through this mapping, it is PROT_READ and its pointer
-        //   does not leave this module. Writes through the file, by this process, are what the contract of
-        //   `Map` rules out for the bytes asked for, and the lock on the file rules out other stores; this
-        //   cannot be checked here, which is why the type is not public. The slice covers no byte beyond
-        //   those asked for, so that writes next to it are no concern of it.
+        // - Not written meanwhile: nothing can write through this mapping, it is PROT_READ and its pointer
+        //   does not leave this module. Writes through the file, by this process, are what the caller rules
+        //   out for the bytes asked for, and the lock on the file rules out other stores. The slice covers
+        //   no byte beyond those asked for, so writes next to it do not matter.
         let bytes = unsafe { slice::from_raw_parts(self.memory.as_ptr().add(offset), length) };
         Some(read(bytes))
     }
@@ -267,11 +274,30 @@ fn page_wiped_on_fork() -> Option<MmapRaw> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
     use super::*;
+    use std::cell::Cell;
     use std::os::unix::fs::FileExt;
+
+    thread_local! {
+        /// The furthest end of any slice of a map that this thread was shown.
+        pub(crate) static FURTHEST: Cell<usize> = const { Cell::new(0) };
+    }
+
+    impl Map {
+        /// [`Map::read`] for tests: what they map, they write from the same thread, never while they read.
+        pub(crate) fn look<R>(
+            &self,
+            offset: usize,
+            length: usize,
+            read: impl FnOnce(&[u8]) -> R,
+        ) -> Option<R> {
+            // SAFETY: nothing writes meanwhile, as said above.
+            unsafe { self.read(offset, length, read) }
+        }
+    }
 
     const LENGTH: usize = 64 * 1024;
 
@@ -291,9 +317,9 @@ mod tests {
     fn a_map_sees_bytes_that_are_written_through_the_file_afterwards() {
         let file = file_of_zeroes();
         let map = Map::new(&file, 0, LENGTH).unwrap();
-        assert_eq!(map.read(40_000, 3, <[u8]>::to_vec).unwrap(), [0; 3]);
+        assert_eq!(map.look(40_000, 3, <[u8]>::to_vec).unwrap(), [0; 3]);
         file.write_all_at(b"new", 40_000).unwrap();
-        assert_eq!(map.read(40_000, 3, <[u8]>::to_vec).unwrap(), b"new");
+        assert_eq!(map.look(40_000, 3, <[u8]>::to_vec).unwrap(), b"new");
     }
 
     #[test]
@@ -302,7 +328,7 @@ mod tests {
         file.write_all_at(b"here", 5_001).unwrap();
         let map = Map::new(&file, 5_000, 5).unwrap();
         assert_eq!(map.len(), 5);
-        assert_eq!(map.read(0, 5, <[u8]>::to_vec).unwrap(), b"\0here");
+        assert_eq!(map.look(0, 5, <[u8]>::to_vec).unwrap(), b"\0here");
     }
 
     #[test]
@@ -310,18 +336,18 @@ mod tests {
         let file = file_of_zeroes();
         let map = Map::new(&file, 0, 100).unwrap();
         for (offset, length) in [(0, 101), (100, 1), (101, 0), (99, 2), (1, usize::MAX), (usize::MAX, 1)] {
-            let answer = map.read(offset, length, |_| panic!("read out of bounds at {offset}"));
+            let answer = map.look(offset, length, |_| panic!("read out of bounds at {offset}"));
             assert!(answer.is_none());
         }
-        assert_eq!(map.read(100, 0, <[u8]>::len), Some(0));
-        assert_eq!(map.read(0, 100, <[u8]>::len), Some(100));
+        assert_eq!(map.look(100, 0, <[u8]>::len), Some(0));
+        assert_eq!(map.look(0, 100, <[u8]>::len), Some(100));
     }
 
     #[test]
     fn an_empty_map_has_nothing_to_read() {
         let map = Map::new(&file_of_zeroes(), 0, 0).unwrap();
-        assert_eq!(map.read(0, 0, <[u8]>::len), Some(0));
-        assert_eq!(map.read(0, 1, <[u8]>::len), None);
+        assert_eq!(map.look(0, 0, <[u8]>::len), Some(0));
+        assert_eq!(map.look(0, 1, <[u8]>::len), None);
     }
 
     #[test]
@@ -339,7 +365,7 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
         file.write_all_at(b"grown", 0).unwrap();
-        assert_eq!(map.read(0, 5, <[u8]>::to_vec).unwrap(), b"grown");
+        assert_eq!(map.look(0, 5, <[u8]>::to_vec).unwrap(), b"grown");
     }
 
     #[test]
@@ -347,13 +373,13 @@ mod tests {
         let file = file_of_zeroes();
         file.write_all_at(&vec![0xff; LENGTH], 0).unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
-        assert!(map.read(0, LENGTH, |bytes| bytes.iter().all(|&byte| byte == 0xff)).unwrap());
+        assert!(map.look(0, LENGTH, |bytes| bytes.iter().all(|&byte| byte == 0xff)).unwrap());
 
         file.set_len(10).unwrap();
         file.set_len(LENGTH as u64).unwrap();
 
-        assert_eq!(map.read(8, 4, <[u8]>::to_vec).unwrap(), [0xff, 0xff, 0, 0]);
-        assert!(map.read(10, LENGTH - 10, |bytes| bytes.iter().all(|&byte| byte == 0)).unwrap());
+        assert_eq!(map.look(8, 4, <[u8]>::to_vec).unwrap(), [0xff, 0xff, 0, 0]);
+        assert!(map.look(10, LENGTH - 10, |bytes| bytes.iter().all(|&byte| byte == 0)).unwrap());
     }
 
     #[test]
@@ -362,7 +388,7 @@ mod tests {
         file.write_all_at(b"still here", 0).unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
         drop(file);
-        assert_eq!(map.read(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
+        assert_eq!(map.look(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
     }
 
     #[test]

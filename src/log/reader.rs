@@ -1,7 +1,13 @@
 //! Reading records by address, from any thread, while others append.
 //!
 //! Which slot holds which segment is kept here, because a reader needs it to turn an address into the position that
-//! the record's checksum is tied to.
+//! the record's checksum is tied to; and how far each of these segments is written, because behind that bytes may be
+//! changing while they are read.
+
+#![allow(
+    unsafe_code,
+    reason = "only the reader of records knows that nothing writes to the bytes that it looks at"
+)]
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -9,17 +15,29 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::format::header::Parameters;
 use crate::format::record::{RECORD_HEADER_BYTES, Record, record_length};
-use crate::format::{Fault, STORE_HEADER_BYTES, Seed};
+use crate::format::{FIRST_FRAME_OFFSET, Fault, STORE_HEADER_BYTES, Seed};
 use crate::index::Address;
 use crate::map::Map;
 use crate::storage::{Storage, read_exact_at};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+/// What a slot holds.
+#[derive(Debug, Default)]
+struct Slot {
+    /// The sequence of its segment; 0 while it is free.
+    sequence: AtomicU64,
+    /// Where the segment's frames end, from the slot's start. Frames before this place are written and are not written
+    /// again before the slot is freed; what follows it may be changing: the next frame, the footer.
+    end: AtomicU64,
+}
+
 /// Slots that lie behind one another in the file.
 #[derive(Debug)]
 struct Chunk {
-    /// The sequence of the segment in each slot; 0 while it is free.
-    sequences: Box<[AtomicU64]>,
+    slot_count: u64,
+    /// The slots, [`PAGE_SLOTS`] each, or all of them if there are fewer. Made when the first of them is used: a file may
+    /// be long, and hold little.
+    pages: Box<[OnceLock<Box<[Slot]>>]>,
     /// Where the map begins in the file.
     map_offset: u64,
     /// A view of all of them, slots that are yet to be made too: they are seen once they are. Made at the first read and
@@ -31,6 +49,8 @@ struct Chunk {
 /// Chunk `n` of the table has `FIRST_CHUNK << n` slots, so that the table grows without moving what readers hold.
 const FIRST_CHUNK: u64 = 64;
 const CHUNKS: usize = 32;
+/// How many slots are made together.
+const PAGE_SLOTS: u64 = 1_024;
 
 /// Maps begin at a multiple of this. Where the operating system keeps a file in its cache in pieces as large as the
 /// processor's large pages, it maps them as such, if file and memory are aligned to them alike; and then a lookup, which
@@ -39,7 +59,7 @@ const CHUNKS: usize = 32;
 /// header; and a process may have no more than some ten thousand maps.
 const MAP_ALIGNMENT_BYTES: u64 = 2 << 20;
 
-const BEYOND_SEGMENT: Fault = Fault::Damaged("the record reaches beyond its segment");
+const BEYOND_WRITTEN: Fault = Fault::Damaged("the record reaches beyond what is written of its segment");
 
 /// The log as readers see it.
 #[derive(Debug)]
@@ -78,11 +98,28 @@ impl Reader {
         STORE_HEADER_BYTES + slot * self.segment_bytes
     }
 
-    /// Says which sequence a slot holds from now on; 0 when it is free. Its records must have left the index before it
-    /// is freed.
-    pub(crate) fn set_sequence(&self, slot: u64, sequence: u64) {
-        let (chunk, at) = self.chunk(slot);
-        chunk.sequences[at].store(sequence, Ordering::Release);
+    /// Says which segment a slot holds from now on, and where its frames end so far, from the slot's start.
+    pub(crate) fn set_segment(&self, slot: u64, sequence: u64, end: u64) {
+        let (_, slot) = self.slot(slot);
+        slot.end.store(end, Ordering::Release);
+        slot.sequence.store(sequence, Ordering::Release);
+    }
+
+    /// Says that the frames of the segment in `slot` end there from now on, further than before. Must be called when
+    /// the write of the last of them has returned, and before the index learns of its records.
+    pub(crate) fn set_end(&self, slot: u64, end: u64) {
+        self.slot(slot).1.end.store(end, Ordering::Release);
+    }
+
+    /// Says that a slot is free. Its records must have left the index before.
+    pub(crate) fn set_free(&self, slot: u64) {
+        self.set_segment(slot, 0, 0);
+    }
+
+    /// The sequence of the segment in `slot`; 0 if it is free.
+    #[cfg(test)]
+    pub(crate) fn sequence(&self, slot: u64) -> u64 {
+        self.slot(slot).1.sequence.load(Ordering::Acquire)
     }
 
     /// Calls `read` with the record at `address`, every byte of it checked. The caller keeps the index from
@@ -93,13 +130,14 @@ impl Reader {
         read: impl FnOnce(Place, &Record<'_>) -> R,
     ) -> Result<R> {
         let (slot_number, within) = self.split(address);
-        let (chunk, at) = self.chunk(slot_number);
-        let sequence = chunk.sequences[at].load(Ordering::Acquire);
+        let (chunk, slot) = self.slot(slot_number);
+        let sequence = slot.sequence.load(Ordering::Acquire);
         if sequence == 0 {
             return Err(self.corrupt(address, Fault::Damaged("the index points into a free slot")));
         }
         let position = sequence * self.segment_bytes + within;
-        let limit = self.segment_bytes - within;
+        // A length that is rotten must not lead to bytes that are being written.
+        let limit = readable(within, slot.end.load(Ordering::Acquire));
         let decode = |bytes: &[u8]| match Record::decode(bytes, position, self.seed) {
             Ok(record) => Ok(read(Place { position, length_bytes: bytes.len() as u64 }, &record)),
             Err(fault) => Err(self.corrupt(address, fault)),
@@ -108,32 +146,47 @@ impl Reader {
             return decode(&self.read_unmapped(address, limit)?);
         };
         let at = usize::try_from(address.offset() - chunk.map_offset).unwrap_or(usize::MAX);
-        let outside = || self.corrupt(address, BEYOND_SEGMENT);
-        // The map goes on behind the slot, where another segment's bytes may be changing and the file may end.
+        let outside = || self.corrupt(address, BEYOND_WRITTEN);
         if limit < RECORD_HEADER_BYTES as u64 {
             return Err(outside());
         }
-        let length = map.read(at, RECORD_HEADER_BYTES, record_length).ok_or_else(outside)?;
+        // SAFETY: nothing writes to these bytes meanwhile. Both slices lie between the first frame of a slot and the end
+        // of its frames as it was read above (`limit`), and there the file is written
+        // - by appending, each frame behind the end of that time. The end grows when that write has returned, by a store
+        //   with `Release` that the load with `Acquire` above has seen; so all writes below `end` happened before this.
+        // - when the slot is recycled, cut off, or zeroed because it was cut off. Before that it is freed, before that its
+        //   records leave the index, and that waits for this call: the caller holds the lock of the index's shard, which
+        //   taking an address out needs, or the flight of the key, without which no record leaves the index. For a slot
+        //   that was freed before, the sequence above was 0: no address of the index leads there.
+        // - by recovery, which writes the end of the log again after it has filled the index, with one thread and
+        //   before anything else has this reader.
+        // Headers and close marks lie before the first frame, footers behind the end.
+        let length = unsafe { map.read(at, RECORD_HEADER_BYTES, record_length) }.ok_or_else(outside)?;
         let length = length.map_err(|fault| self.corrupt(address, fault))?;
         if length as u64 > limit {
             return Err(outside());
         }
-        map.read(at, length, decode).ok_or_else(outside)?
+        // SAFETY: as above; and `decode` and what it calls write nothing: they copy out, or append to memory.
+        unsafe { map.read(at, length, decode) }.ok_or_else(outside)?
     }
 
-    /// What lies at `address`, not checked: so many bytes, or fewer if the segment ends before. Nothing may be
-    /// written there any more, and the caller keeps the segment from being given up.
+    /// What lies at `address`, not checked: so many bytes, or fewer if the frames of the segment end before. The caller
+    /// keeps the segment from being given up, by holding the flight of the key whose record lies there.
     pub(crate) fn unchecked(&self, address: Address, length_bytes: u64) -> Result<Vec<u8>> {
         let (slot_number, within) = self.split(address);
-        let (chunk, _) = self.chunk(slot_number);
-        let length = usize::try_from(length_bytes.min(self.segment_bytes - within)).unwrap_or(0);
+        let (chunk, slot) = self.slot(slot_number);
+        let limit = readable(within, slot.end.load(Ordering::Acquire));
+        let length = usize::try_from(length_bytes.min(limit)).unwrap_or(0);
         let Some(map) = self.map(chunk) else {
             let mut bytes = vec![0; length];
             let read = read_exact_at(&*self.storage, &mut bytes, address.offset());
             return read.map(|()| bytes).map_err(|error| self.io("read a record", error));
         };
         let at = usize::try_from(address.offset() - chunk.map_offset).unwrap_or(usize::MAX);
-        map.read(at, length, <[u8]>::to_vec).ok_or_else(|| self.corrupt(address, BEYOND_SEGMENT))
+        // SAFETY: as in `record`: the bytes lie between the first frame of the slot and the end of its frames, and the
+        // caller keeps the segment from being given up; a copy of them writes to memory of its own.
+        let bytes = unsafe { map.read(at, length, <[u8]>::to_vec) };
+        bytes.ok_or_else(|| self.corrupt(address, BEYOND_WRITTEN))
     }
 
     fn read_unmapped(&self, address: Address, limit: u64) -> Result<Vec<u8>> {
@@ -147,7 +200,7 @@ impl Reader {
         read(&mut bytes, address.offset())?;
         let length = record_length(&bytes).map_err(|fault| self.corrupt(address, fault))?;
         if length as u64 > limit {
-            return Err(self.corrupt(address, BEYOND_SEGMENT));
+            return Err(self.corrupt(address, BEYOND_WRITTEN));
         }
         bytes.resize(length, 0);
         if length > first {
@@ -160,8 +213,15 @@ impl Reader {
     #[cfg(test)]
     fn position(&self, address: Address) -> u64 {
         let (slot, within) = self.split(address);
-        let (chunk, at) = self.chunk(slot);
-        chunk.sequences[at].load(Ordering::Acquire) * self.segment_bytes + within
+        self.sequence(slot) * self.segment_bytes + within
+    }
+
+    /// Whether readers may look at the bytes at `address`.
+    #[cfg(test)]
+    pub(crate) fn shows(&self, address: Address) -> bool {
+        let (slot, within) = self.split(address);
+        let (_, slot) = self.slot(slot);
+        slot.sequence.load(Ordering::Acquire) != 0 && readable(within, slot.end.load(Ordering::Acquire)) > 0
     }
 
     pub(crate) fn io(&self, operation: &'static str, source: std::io::Error) -> Error {
@@ -178,28 +238,40 @@ impl Reader {
         (offset / self.segment_bytes, offset % self.segment_bytes)
     }
 
-    /// The chunk that `slot` is in, and its place there.
-    fn chunk(&self, slot: u64) -> (&Chunk, usize) {
+    /// The chunk that `slot` is in, and the slot.
+    fn slot(&self, slot: u64) -> (&Chunk, &Slot) {
         // Chunk n begins at FIRST_CHUNK x (2^n - 1).
         let number = (slot / FIRST_CHUNK + 1).ilog2();
         let first = FIRST_CHUNK * ((1 << number) - 1);
+        let slot_count = FIRST_CHUNK << number;
+        let page_slots = slot_count.min(PAGE_SLOTS);
         let chunk = self.chunks[number as usize].get_or_init(|| Chunk {
-            sequences: (0..FIRST_CHUNK << number).map(|_| AtomicU64::default()).collect(),
+            slot_count,
+            pages: (0..slot_count / page_slots).map(|_| OnceLock::new()).collect(),
             map_offset: self.slot_offset(first) / MAP_ALIGNMENT_BYTES * MAP_ALIGNMENT_BYTES,
             map: OnceLock::new(),
         });
-        (chunk, usize::try_from(slot - first).unwrap_or(0))
+        let at = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let (page, within) = (at((slot - first) / page_slots), at((slot - first) % page_slots));
+        let page = chunk.pages[page].get_or_init(|| (0..page_slots).map(|_| Slot::default()).collect());
+        (chunk, &page[within])
     }
 
     fn map<'c>(&self, chunk: &'c Chunk) -> Option<&'c Map> {
         let make = || {
-            let bytes = chunk.sequences.len() as u64 * self.segment_bytes;
+            let bytes = chunk.slot_count * self.segment_bytes;
             // An address space or a kernel limit that is used up is no reason to fail: the slots are read without a map.
             let length = usize::try_from(bytes + MAP_ALIGNMENT_BYTES).ok()?;
             self.storage.map(chunk.map_offset, length).unwrap_or(None)
         };
         chunk.map.get_or_init(make).as_ref()
     }
+}
+
+/// How many bytes may be read from `within` on, in a slot whose frames end at `end`: none of the slot's headers, and none
+/// behind its frames.
+fn readable(within: u64, end: u64) -> u64 {
+    if within < FIRST_FRAME_OFFSET { 0 } else { end.saturating_sub(within) }
 }
 
 #[cfg(test)]
@@ -219,7 +291,7 @@ mod tests {
     fn every_slot_of_the_table_is_its_own() {
         let reader = Reader::new(Arc::new(MemoryStorage::new()), PathBuf::new(), &PARAMETERS);
         for slot in 0..1_000 {
-            reader.set_sequence(slot, slot + 1);
+            reader.set_segment(slot, slot + 1, 4_096);
         }
         for slot in 0..1_000 {
             let address = Address::new(reader.slot_offset(slot) + 4_096).unwrap();
@@ -244,7 +316,7 @@ mod tests {
         let mut bytes = Vec::new();
         record.encode(&mut bytes, PARAMETERS.seed());
         stamp(&mut bytes, ((slot + 1) << 16) + within);
-        reader.set_sequence(slot, slot + 1);
+        reader.set_segment(slot, slot + 1, PARAMETERS.segment_bytes);
         let address = Address::new(reader.slot_offset(slot) + within).unwrap();
         write_all_at(storage, &bytes, address.offset()).unwrap();
         address
@@ -302,6 +374,55 @@ mod tests {
                 assert!(refusal.contains(&address.offset().to_string()), "{mmap}: {refusal}");
             }
         }
+    }
+
+    #[test]
+    fn a_record_whose_length_is_rotten_is_refused_and_nothing_behind_what_is_written_is_looked_at() {
+        const WITHIN: u64 = 4_104;
+        let directory = tempfile::tempdir().unwrap();
+        for mmap in [true, false] {
+            let (storage, reader) = reader_of_file(directory.path(), mmap);
+            storage.set_len(reader.slot_offset(1)).unwrap();
+            let address = write_record(&*storage, &reader, 0, WITHIN, b"a name");
+            let end = WITHIN + 88;
+            reader.set_end(0, end);
+            assert_eq!(name_at(&reader, address).unwrap(), b"a name");
+
+            let furthest = || crate::map::tests::FURTHEST.get() as u64;
+            crate::map::tests::FURTHEST.set(0);
+            for rotten in [96, 1_024, (1 << 16) - WITHIN, 1 << 16] {
+                let rotten = u32::try_from(rotten).unwrap();
+                write_all_at(&*storage, &rotten.to_le_bytes(), address.offset() + 4).unwrap();
+                let refusal = name_at(&reader, address).unwrap_err().to_string();
+                assert!(refusal.contains("beyond what is written"), "{mmap}, {rotten}: {refusal}");
+            }
+            // The index may be wrong as well.
+            for within in [0, 512, 4_088, end - 8, end, end + 8] {
+                let address = Address::new(reader.slot_offset(0) + within).unwrap();
+                assert!(name_at(&reader, address).is_err(), "{mmap}, {within}");
+            }
+            assert_eq!(furthest() > 0, mmap);
+            assert!(furthest() <= reader.slot_offset(0) + end, "{} of {end}", furthest());
+        }
+    }
+
+    #[test]
+    fn nothing_is_readable_before_the_first_frame_or_behind_the_last() {
+        assert_eq!([0, 512, 4_088].map(|within| readable(within, 60_000)), [0; 3]);
+        assert_eq!(readable(4_096, 60_000), 55_904);
+        assert_eq!(readable(59_992, 60_000), 8);
+        assert_eq!([60_000, 60_008].map(|within| readable(within, 60_000)), [0; 2]);
+        assert_eq!(readable(4_096, 0), 0, "a free slot");
+    }
+
+    #[test]
+    fn a_slot_far_away_takes_little_memory() {
+        let reader = Reader::new(Arc::new(MemoryStorage::new()), PathBuf::new(), &PARAMETERS);
+        let last = (1 << 27) - 1;
+        reader.set_segment(last, 7, 4_096);
+        assert_eq!(reader.sequence(last), 7);
+        let pages = reader.slot(last).0.pages.iter().filter(|page| page.get().is_some()).count();
+        assert_eq!(pages, 1);
     }
 
     #[cfg(target_os = "linux")]

@@ -273,6 +273,7 @@ impl Writer {
         }
         self.tail.last_checksum = checksum;
         self.tail.offset += batch.frame.len() as u64;
+        self.reader.set_end(self.tail.slot, self.tail.offset);
         self.progress.set_written(self.end());
         Ok(placement)
     }
@@ -375,7 +376,7 @@ impl Writer {
         let slot_end = self.reader.slot_offset(self.tail.slot) + self.parameters.segment_bytes;
         write_all_at(&*self.storage, &footer, slot_end - footer.len() as u64)?;
 
-        self.reader.set_sequence(slot, header.sequence);
+        self.reader.set_segment(slot, header.sequence, FIRST_FRAME_OFFSET);
         self.full.push_back(FullSegment {
             slot: self.tail.slot,
             end: self.end(),
@@ -417,7 +418,7 @@ impl Writer {
     fn free_below(&mut self, head: u64) {
         while self.head < head {
             let Some(segment) = self.full.pop_front() else { break };
-            self.reader.set_sequence(segment.slot, 0);
+            self.reader.set_free(segment.slot);
             self.free.insert(segment.slot);
             self.head += 1;
         }
@@ -646,11 +647,17 @@ const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
 mod tests {
     use super::*;
     use crate::clock::{ManualClock, TimeSource};
+    use crate::format::NEVER_MS;
     use crate::format::frame::FRAME_HEADER_BYTES;
+    use crate::format::record::{Kind, Record};
+    use crate::index::Address;
+    use crate::key::{Fingerprint, Key};
     use crate::map::Map;
+    use crate::status::Version;
     use crate::storage::MemoryStorage;
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::{OnceLock, Weak};
 
     const SEGMENT_BYTES: u64 = 1 << 16;
 
@@ -832,6 +839,103 @@ mod tests {
         assert_eq!(writer.slot_count(), 3);
         writer.settle_growth_of(fourth);
         assert_eq!(writer.slot_count(), 4);
+    }
+
+    /// Fails a write to bytes that readers may be looking at.
+    #[derive(Debug, Default)]
+    struct Watched {
+        memory: MemoryStorage,
+        reader: OnceLock<Weak<Reader>>,
+        writes: AtomicU64,
+    }
+
+    impl Watched {
+        fn check(&self, from: u64, to: u64) -> io::Result<()> {
+            let Some(reader) = self.reader.get().and_then(Weak::upgrade) else { return Ok(()) };
+            self.writes.fetch_add(1, Ordering::Relaxed);
+            for at in (from..to).step_by(8).filter(|at| *at >= STORE_HEADER_BYTES) {
+                if reader.shows(Address::new(at / 8 * 8).unwrap()) {
+                    return Err(io::Error::other(format!("a write to byte {at}, which readers may look at")));
+                }
+            }
+            Ok(())
+        }
+    }
+
+    impl Storage for Watched {
+        fn len(&self) -> io::Result<u64> {
+            self.memory.len()
+        }
+        fn set_len(&self, length: u64) -> io::Result<()> {
+            self.check(length, self.memory.len()?)?;
+            self.memory.set_len(length)
+        }
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            self.memory.read_at(buffer, offset)
+        }
+        fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+            self.check(offset, offset + bytes.len() as u64)?;
+            self.memory.write_at(bytes, offset)
+        }
+        fn sync_data(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn sync_all(&self) -> io::Result<()> {
+            Ok(())
+        }
+        fn map(&self, _offset: u64, _length: usize) -> io::Result<Option<Map>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn nothing_is_ever_written_where_readers_may_look() {
+        let storage = Arc::new(Watched::default());
+        let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
+        storage.reader.set(Arc::downgrade(&writer.reader)).unwrap();
+        writer.reader.set_segment(0, 1, FIRST_FRAME_OFFSET);
+        let record = Record {
+            kind: Kind::Completed,
+            key: Key::new("key"),
+            version: Version::from_u64(1),
+            origin: Version::from_u64(1),
+            fingerprint: Fingerprint::NONE,
+            attempt: 1,
+            time_ms: 0,
+            key_expires_ms: NEVER_MS,
+            result_expires_ms: NEVER_MS,
+            result: Some(&[7; 4_000]),
+        };
+        let write_segment = |writer: &mut Writer, head: u64| {
+            if writer.supply().free_slots == 0 {
+                writer.try_grow().unwrap().unwrap();
+            }
+            let sequence = writer.tail.header.sequence;
+            while writer.tail.header.sequence == sequence {
+                let mut batch = Batch::default();
+                batch.frame.resize(FRAME_HEADER_BYTES, 0);
+                record.encode(&mut batch.frame, writer.seed);
+                let placement = writer.write(&mut batch, head).unwrap();
+                let end = placement.offset + batch.frame.len() as u64;
+                assert!(
+                    writer.reader.shows(Address::new(placement.offset).unwrap()),
+                    "written, so it can be read"
+                );
+                assert!(writer.reader.shows(Address::new(end - 8).unwrap()), "to its end");
+                assert!(!writer.reader.shows(Address::new(end).unwrap()), "and no further");
+            }
+        };
+        for sequence in 1..12 {
+            // The head follows two segments behind, so slots are recycled.
+            write_segment(&mut writer, u64::saturating_sub(sequence, 2).max(1));
+        }
+        writer.publish_head(11).unwrap();
+        writer.mark_closed(1).unwrap();
+        while writer.last_slot_is_free() {
+            writer.drop_last_slot();
+        }
+        writer.cut().unwrap();
+        assert!(storage.writes.load(Ordering::Relaxed) > 100, "the test means to watch");
     }
 
     #[test]

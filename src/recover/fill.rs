@@ -90,9 +90,10 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     let (index, ledger) = (Index::new(), Ledger::new());
     // All of them first: to tell two keys apart, a record of any earlier segment may have to be read.
     for link in &survey.links {
-        reader.set_sequence(link.slot, link.sequence);
+        reader.set_segment(link.slot, link.sequence, link.end % survey.parameters.segment_bytes);
     }
-    reader.set_sequence(survey.tail_slot, survey.tail_header.sequence);
+    let end = survey.scan.end % survey.parameters.segment_bytes;
+    reader.set_segment(survey.tail_slot, survey.tail_header.sequence, end);
 
     let mut full = Vec::with_capacity(survey.links.len());
     let mut unreadable = Vec::new();

@@ -550,7 +550,7 @@ mod tests {
     fn the_mode_of_a_file_that_was_there_is_left_alone() {
         let (_directory, path) = in_new_directory("store.once");
         fs::write(&path, b"").unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
         let _storage = FileStorage::open(&path, true, true).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
@@ -657,10 +657,10 @@ mod tests {
         storage.set_len(16_384).unwrap();
         let map = storage.map(4096, 8192).unwrap().unwrap();
         write_all_at(&storage, b"later", 4100).unwrap();
-        assert_eq!(map.read(4, 5, <[u8]>::to_vec).unwrap(), b"later");
+        assert_eq!(map.look(4, 5, <[u8]>::to_vec).unwrap(), b"later");
 
         storage.set_len(4096).unwrap();
         storage.set_len(16_384).unwrap();
-        assert_eq!(map.read(4, 5, <[u8]>::to_vec).unwrap(), [0; 5]);
+        assert_eq!(map.look(4, 5, <[u8]>::to_vec).unwrap(), [0; 5]);
     }
 }
