@@ -4,9 +4,13 @@
 //! gathered in the order of the log, put into the order of tags once all of it is there, and laid out as a table in one
 //! pass, in the memory in which it was gathered. Only what shares a tag is compared: it may be of one key.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::mem;
 
-use super::entry::{ADDRESS_BITS, ADDRESS_UNIT_BYTES, Address, TAG_BITS, address_of_entry, tag_of_entry};
+use super::entry::{
+    ADDRESS_BITS, ADDRESS_UNIT_BYTES, Address, TAG_BITS, address_of_entry, shard_of, tag_of_entry,
+};
 use super::table::Table;
 
 /// How a word holds what a record says: the address takes as many bits as the longest needs, and the hash behind the
@@ -41,9 +45,9 @@ impl Packing {
         tag_of_entry(word) << ADDRESS_BITS | word & self.address_mask()
     }
 
-    /// Whether both words can be of one key, as they are if their hashes agree.
-    fn may_share_key(self, one: u64, other: u64) -> bool {
-        (one ^ other) & !self.address_mask() == 0
+    /// What a word says of the hash. Two words can be of one key if they say the same, and are if their hashes agree.
+    fn hash_bits(self, word: u64) -> u64 {
+        word & !self.address_mask()
     }
 }
 
@@ -93,14 +97,14 @@ impl Gathered {
         self.ended.extend(ended());
     }
 
-    /// The table of `shard` that the steps make. `spare` is room to sort them in. `look` says what hash the key of the
-    /// record at an address has, and something else about it that `bury` is given when another takes its place.
+    /// The table of `shard` that the steps make. `spare` is room to sort them in. `look` says what hash the key of a
+    /// record has, and something else about it that `bury` is given when another takes its place.
     pub(super) fn into_table<W, E>(
         mut self,
         packing: Packing,
         shard: u8,
         spare: &mut Vec<u64>,
-        look: impl FnMut(Address) -> Result<(u128, W), E>,
+        mut look: impl FnMut(Candidate) -> Result<(u128, W), E>,
         bury: impl FnMut(&W),
     ) -> Result<Table, E> {
         sort_by_tag(&mut self.words, spare);
@@ -108,12 +112,35 @@ impl Gathered {
         // The memory in which they were gathered, which has room for the table if so many were expected.
         let room = mem::replace(spare, self.words);
         let entries = spare;
+        let look = |word| look(Candidate { packing, shard, word });
         settle(packing, entries, &self.ended, look, bury)?;
         if entries.is_empty() {
             return Ok(Table::default());
         }
         let capacity = Table::capacity_for(entries.len(), shard);
         Ok(Table::lay_out(entries.iter().copied(), capacity, room))
+    }
+}
+
+/// A record that has to be looked at, to tell its key from others.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate {
+    packing: Packing,
+    shard: u8,
+    word: u64,
+}
+
+impl Candidate {
+    /// Where it is.
+    pub(crate) fn address(self) -> Address {
+        address_of_entry(self.packing.entry(self.word))
+    }
+
+    /// Whether what was gathered of it can be of the key with `hash`. If not, footer and record contradict each other.
+    pub(crate) fn may_be_of(self, hash: u128) -> bool {
+        shard_of(hash) == self.shard
+            && self.packing.hash_bits(self.word)
+                == self.packing.hash_bits(self.packing.word(hash, self.address()))
     }
 }
 
@@ -160,7 +187,7 @@ fn settle<W, E>(
     packing: Packing,
     words: &mut Vec<u64>,
     ended: &[u64],
-    mut look: impl FnMut(Address) -> Result<(u128, W), E>,
+    mut look: impl FnMut(u64) -> Result<(u128, W), E>,
     mut bury: impl FnMut(&W),
 ) -> Result<(), E> {
     let mut ended = ended.iter().peekable();
@@ -176,7 +203,12 @@ fn settle<W, E>(
             kept += usize::from(!step.ends);
         } else {
             let steps = words[at..at + same].iter().map(|word| step(*word));
-            for word in last_of_each_key(packing, steps, &mut look, &mut bury)? {
+            let lasts = if same <= COMPARED_WITH_EACH_OTHER {
+                last_of_each_of_few(packing, steps, &mut look, &mut bury)
+            } else {
+                last_of_each_key(packing, steps, &mut look, &mut bury)
+            };
+            for word in lasts? {
                 words[kept] = packing.entry(word);
                 kept += 1;
             }
@@ -187,32 +219,43 @@ fn settle<W, E>(
     Ok(())
 }
 
-/// Of steps that share a tag, the words of those that leave an entry.
-fn last_of_each_key<W, E>(
-    packing: Packing,
-    steps: impl Iterator<Item = Step>,
-    look: &mut impl FnMut(Address) -> Result<(u128, W), E>,
-    bury: &mut impl FnMut(&W),
-) -> Result<Vec<u64>, E> {
-    /// The last step of its key so far, and what its record says, if it has been looked at.
-    struct Last<W> {
-        word: u64,
-        seen: Option<(u128, W)>,
+/// The last step of its key so far, and what its record says, if it has been looked at.
+struct Last<W> {
+    word: u64,
+    seen: Option<(u128, W)>,
+}
+
+impl<W> Last<W> {
+    fn new(word: u64) -> Last<W> {
+        Last { word, seen: None }
     }
-    let mut look_once = |last: &mut Last<W>| -> Result<u128, E> {
-        if let Some((hash, _)) = &last.seen {
+
+    fn hash<E>(&mut self, look: &mut impl FnMut(u64) -> Result<(u128, W), E>) -> Result<u128, E> {
+        if let Some((hash, _)) = &self.seen {
             return Ok(*hash);
         }
-        let (hash, about) = look(address_of_entry(packing.entry(last.word)))?;
-        last.seen = Some((hash, about));
+        let (hash, about) = look(self.word)?;
+        self.seen = Some((hash, about));
         Ok(hash)
-    };
+    }
+}
+
+/// So many steps that share a tag, or fewer, are compared with each other: that is faster than a map.
+const COMPARED_WITH_EACH_OTHER: usize = 8;
+
+/// [`last_of_each_key`] of a few steps.
+fn last_of_each_of_few<W, E>(
+    packing: Packing,
+    steps: impl Iterator<Item = Step>,
+    look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
+    bury: &mut impl FnMut(&W),
+) -> Result<Vec<u64>, E> {
     let mut lasts: Vec<Last<W>> = Vec::new();
     for Step { word, ends } in steps {
-        let mut new = Last { word, seen: None };
+        let mut new = Last::new(word);
         for at in 0..lasts.len() {
             let old = &mut lasts[at];
-            if packing.may_share_key(old.word, word) && look_once(old)? == look_once(&mut new)? {
+            if packing.hash_bits(old.word) == packing.hash_bits(word) && old.hash(look)? == new.hash(look)? {
                 if let Some((_, about)) = &old.seen {
                     bury(about);
                 }
@@ -225,6 +268,59 @@ fn last_of_each_key<W, E>(
         }
     }
     Ok(lasts.into_iter().map(|last| last.word).collect())
+}
+
+/// The last steps of keys of which their words say the same.
+enum Alike<W> {
+    /// There is one, and its record need not be looked at.
+    One(Last<W>),
+    /// By their hashes.
+    Several(HashMap<u128, Last<W>>),
+}
+
+/// Of steps that share a tag, the words of those that leave an entry.
+///
+/// Each step costs one search, however many there are and whatever their hashes: a file may have been made so that all of
+/// them share a tag. The maps are those of the standard library, whose order no file can know beforehand.
+fn last_of_each_key<W, E>(
+    packing: Packing,
+    steps: impl Iterator<Item = Step>,
+    look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
+    bury: &mut impl FnMut(&W),
+) -> Result<Vec<u64>, E> {
+    let mut lasts: HashMap<u64, Alike<W>> = HashMap::new();
+    for Step { word, ends } in steps {
+        let mut new = Last::new(word);
+        let mut place = match lasts.entry(packing.hash_bits(word)) {
+            Entry::Vacant(place) => {
+                if !ends {
+                    place.insert(Alike::One(new));
+                }
+                continue;
+            }
+            Entry::Occupied(place) => place,
+        };
+        if let Alike::One(old) = place.get_mut() {
+            let mut old = Last { word: old.word, seen: old.seen.take() };
+            let hash = old.hash(look)?;
+            place.insert(Alike::Several(HashMap::from([(hash, old)])));
+        }
+        let Alike::Several(several) = place.get_mut() else { continue };
+        let hash = new.hash(look)?;
+        if let Some(Last { seen: Some((_, about)), .. }) = several.remove(&hash) {
+            bury(&about);
+        }
+        if !ends {
+            several.insert(hash, new);
+        } else if several.is_empty() {
+            place.remove();
+        }
+    }
+    let words = lasts.into_values().flat_map(|alike| match alike {
+        Alike::One(last) => vec![last.word],
+        Alike::Several(several) => several.into_values().map(|last| last.word).collect(),
+    });
+    Ok(words.collect())
 }
 
 #[cfg(test)]
@@ -273,8 +369,8 @@ mod tests {
         random_hash(number) & (u128::MAX >> 8) | u128::from(shard) << 120
     }
 
-    fn nobody_looks(address: Address) -> Result<(u128, ()), Address> {
-        Err(address)
+    fn nobody_looks(candidate: Candidate) -> Result<(u128, ()), Address> {
+        Err(candidate.address())
     }
 
     proptest! {
@@ -308,8 +404,9 @@ mod tests {
                 gathered.append(piece);
             }
             let mut buried = Vec::new();
-            let look = |address: Address| {
-                let number = number_at(address);
+            let look = |candidate: Candidate| {
+                let number = number_at(candidate.address());
+                assert!(candidate.may_be_of(steps[number].0) && !candidate.may_be_of(steps[number].0 ^ 1 << 127));
                 Ok::<_, Infallible>((steps[number].0, number))
             };
             let bury = |number: &usize| buried.push(*number);
@@ -364,6 +461,25 @@ mod tests {
         let steps = (0..).zip(&hashes).map(|(at, hash)| Step::new(packing, *hash, address(at), at != 3));
         index.fill(packing, 7, gathered(steps), &mut Vec::new(), nobody_looks, |()| {}).unwrap();
         assert_eq!(index.len(), hashes.len() - 1, "and one of them has ended");
+    }
+
+    #[test]
+    fn each_record_is_looked_at_once_however_many_share_all_that_a_word_holds() {
+        const COUNT: usize = 100_000;
+        let of_one_key = |_: usize| 7_u128 << 120;
+        let of_keys_that_are_alike = |number: usize| 7_u128 << 120 | number as u128;
+        for hash in [&of_one_key as &dyn Fn(usize) -> u128, &of_keys_that_are_alike] {
+            let index = Index::new();
+            let steps = (0..COUNT).map(|at| Step::new(PACKINGS[0], hash(at), address(at), true));
+            let (mut looked, mut buried) = (0, 0);
+            let look = |candidate: Candidate| {
+                looked += 1;
+                Ok::<_, Infallible>((hash(number_at(candidate.address())), ()))
+            };
+            index.fill(PACKINGS[0], 7, gathered(steps), &mut Vec::new(), look, |()| buried += 1).unwrap();
+            assert_eq!(looked, COUNT);
+            assert_eq!(index.len() + buried, COUNT);
+        }
     }
 
     #[test]

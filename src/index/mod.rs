@@ -17,7 +17,7 @@ mod table;
 use std::fmt;
 
 pub(crate) use entry::{Address, SHARD_COUNT, shard_of};
-pub(crate) use filling::{Gathered, Packing, Step};
+pub(crate) use filling::{Candidate, Gathered, Packing, Step};
 
 use entry::{entry_of, tag_of_hash};
 use table::Table;
@@ -85,7 +85,7 @@ impl Index {
     }
 
     /// Fills one shard, of which nothing is known yet, with what is left after the steps that were `gathered`, and that are
-    /// packed as `packing` says. `look` gives the hash of the key of the record at an address, and something else about it;
+    /// packed as `packing` says. `look` gives the hash of the key of a record, and something else about it;
     /// where a step takes the place of an earlier one of its key, `bury` is given what `look` said about that. `spare` is
     /// memory to work in.
     pub(crate) fn fill<W, E>(
@@ -94,7 +94,7 @@ impl Index {
         shard: u8,
         gathered: Gathered,
         spare: &mut Vec<u64>,
-        look: impl FnMut(Address) -> Result<(u128, W), E>,
+        look: impl FnMut(Candidate) -> Result<(u128, W), E>,
         bury: impl FnMut(&W),
     ) -> Result<(), E> {
         let filled = gathered.into_table(packing, shard, spare, look, bury)?;

@@ -117,7 +117,6 @@ impl Reader {
     }
 
     /// The sequence of the segment in `slot`; 0 if it is free.
-    #[cfg(test)]
     pub(crate) fn sequence(&self, slot: u64) -> u64 {
         self.slot(slot).1.sequence.load(Ordering::Acquire)
     }

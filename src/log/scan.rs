@@ -10,7 +10,7 @@ use crate::format::record::Kind;
 use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, SECTOR_BYTES, get_u64, max_frame_bytes};
 use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
-use crate::storage::{Storage, read_exact_at};
+use crate::storage::{Storage, read_exact_at, read_held_at};
 
 /// A frame that checked.
 #[derive(Debug, Clone, Copy)]
@@ -45,9 +45,7 @@ pub(crate) struct Chain {
 /// The whole of a slot.
 pub(crate) fn read_slot(storage: &dyn Storage, offset: u64, segment_bytes: u64) -> io::Result<Vec<u8>> {
     let length = usize::try_from(segment_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    let mut bytes = vec![0; length];
-    read_exact_at(storage, &mut bytes, offset)?;
-    Ok(bytes)
+    read_held_at(storage, length, offset)
 }
 
 /// The most that a frame at `within` (from the start of its slot) can be long.
@@ -163,18 +161,48 @@ pub(crate) fn later_attestation(
     highest
 }
 
-/// The highest sequence that any frame header or close mark in a slot speaks of, whatever its segment header says; the
-/// slot may be cut short.
-pub(crate) fn latest_trace(slot: &[u8], parameters: &Parameters) -> Option<u64> {
+/// Of how much of a slot [`latest_trace_in`] makes a copy at a time.
+const TRACED_BYTES: u64 = 1 << 20;
+
+/// [`latest_trace`] of the first `length` bytes of the slot at `offset`, without reading what is not held.
+pub(crate) fn latest_trace_in(
+    storage: &dyn Storage,
+    offset: u64,
+    length: u64,
+    parameters: &Parameters,
+) -> io::Result<Option<u64>> {
+    let end = offset + length;
+    let (mut at, mut latest) = (offset, None);
+    while at < end
+        && let Some(run) = storage.next_data(at)?
+        && run.start < end
+        && run.end > at
+    {
+        // What is looked for begins with something other than zeroes, at a multiple of 8, and may go on behind the run, or
+        // behind the piece of it.
+        let from = run.start.max(at) / ALIGNMENT_BYTES * ALIGNMENT_BYTES;
+        let piece_end = run.end.min(end).min(from + TRACED_BYTES);
+        let to = (piece_end + FRAME_HEADER_BYTES as u64).min(end);
+        let bytes = read_slot(storage, from, to - from)?;
+        latest = latest.max(latest_trace(&bytes, from - offset, parameters));
+        at = piece_end;
+    }
+    Ok(latest)
+}
+
+/// The highest sequence that any frame header or close mark in a part of a slot speaks of, whatever the segment header says.
+/// The part begins at `start` from the start of the slot, a multiple of 8.
+pub(crate) fn latest_trace(part: &[u8], start: u64, parameters: &Parameters) -> Option<u64> {
     let (segment_bytes, seed) = (parameters.segment_bytes, parameters.seed());
+    let from = |within: u64| usize::try_from(within.checked_sub(start)?).ok().and_then(|at| part.get(at..));
     let marks = CLOSE_MARK_OFFSETS.iter().filter_map(|offset| {
-        let sector = slot.get(usize::try_from(*offset).ok()?..)?.first_chunk::<SECTOR_BYTES>()?;
+        let sector = from(*offset)?.first_chunk::<SECTOR_BYTES>()?;
         let sequence = get_u64(sector, 16) / segment_bytes;
         CloseMark::decode(sector, seed, sequence, segment_bytes).map(|_| sequence)
     });
-    let places = (FIRST_FRAME_OFFSET..).step_by(8).zip(slot.get(4_096..).unwrap_or_default().chunks_exact(8));
-    let frames = places.filter_map(|(within, _)| {
-        let bytes = slot.get(usize::try_from(within).ok()?..)?;
+    let places = (FIRST_FRAME_OFFSET.max(start)..start + part.len() as u64).step_by(8);
+    let frames = places.filter_map(|within| {
+        let bytes = from(within)?;
         let position = get_u64(bytes.first_chunk::<FRAME_HEADER_BYTES>()?, 8);
         if position % segment_bytes != within {
             return None;

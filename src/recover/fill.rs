@@ -6,6 +6,8 @@
 //! theirs, several at a time, each in the order of the log. When all of the log was read, the shards become tables, in the
 //! memory in which they were gathered.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
@@ -15,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::footer::{FooterEntry, Trailer};
 use crate::format::record::Kind;
 use crate::format::{Fault, STORE_HEADER_BYTES};
-use crate::index::{Address, Gathered, Index, Packing, SHARD_COUNT, Step, shard_of};
+use crate::index::{Address, Candidate, Gathered, Index, Packing, SHARD_COUNT, Step, shard_of};
 use crate::key::KeyHasher;
 use crate::log::ledger::{Ledger, Tally};
 use crate::log::reader::Reader;
@@ -69,6 +71,8 @@ struct Filler<'a> {
     packing: Packing,
     now_ms: u64,
     threads: usize,
+    /// Footers that were read to tell whose records they are that cannot be read, by slot.
+    footers: Mutex<HashMap<u64, Vec<FooterEntry>>>,
 }
 
 /// How many threads read a log of `log_bytes`.
@@ -86,7 +90,8 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     let threads = threads_for((survey.links.len() as u64 + 1) * survey.parameters.segment_bytes);
     let last_slot = survey.links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
     let packing = Packing::for_addresses_below(reader.slot_offset(last_slot + 1));
-    let filler = Filler { medium, survey, reader, hasher, packing, now_ms, threads };
+    let footers = Mutex::default();
+    let filler = Filler { medium, survey, reader, hasher, packing, now_ms, threads, footers };
     let (index, ledger) = (Index::new(), Ledger::new());
     // All of them first: to tell two keys apart, a record of any earlier segment may have to be read.
     for link in &survey.links {
@@ -244,33 +249,53 @@ impl Filler<'_> {
         let filled = spread(self.threads, SHARD_COUNT, |shard, spare: &mut Vec<u64>| {
             let gathered = std::mem::take(&mut *shards[shard].lock());
             let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
-            let look = |address| self.look(address);
+            let look = |candidate| self.look(candidate);
             index.fill(self.packing, shard, gathered, spare, look, |weight| ledger.bury(weight))
         });
         filled.into_iter().collect()
     }
 
-    /// Whose record is at `address`, and what it weighs.
-    fn look(&self, address: Address) -> Result<(u128, Weight)> {
+    /// Whose record it is, and what it weighs.
+    fn look(&self, candidate: Candidate) -> Result<(u128, Weight)> {
+        let address = candidate.address();
         let read = self.reader.record(address, |place, record| {
             (record.key_hash(&self.hasher), Weight::of(record, place.length_bytes))
         });
         // One record that cannot be read, or any more, is no reason to refuse all of the others: its segment's footer says
         // whose it was, and whoever asks for that key is told.
-        read.or_else(|error| self.listed(address)?.ok_or(error))
+        let (hash, weight) = read.or_else(|error| self.listed(address)?.ok_or(error))?;
+        if candidate.may_be_of(hash) {
+            Ok((hash, weight))
+        } else {
+            // The index would not find the record's key, and its act would be performed again.
+            Err(self.corrupt(address.offset(), "the footer names another key than this record"))
+        }
     }
 
     /// The same by the footer of the segment, if it has one.
     fn listed(&self, address: Address) -> Result<Option<(u128, Weight)>> {
-        let Survey { parameters, links, .. } = self.survey;
         let (slot, within) = self.reader.split(address);
-        let Some(link) = links.iter().find(|link| link.slot == slot) else { return Ok(None) };
-        let offset = self.reader.slot_offset(slot);
+        if slot == self.survey.tail_slot {
+            return Ok(None);
+        }
+        // Read once and kept: there may be as many records that cannot be read as the footer has entries.
+        let mut footers = self.footers.lock();
+        let footer = match footers.entry(slot) {
+            Entry::Occupied(footer) => footer.into_mut(),
+            Entry::Vacant(place) => place.insert(self.footer_of(slot)?),
+        };
+        let at = footer.binary_search_by_key(&within, |entry| entry.offset);
+        Ok(at.ok().map(|at| (footer[at].hash, Weight::listed(&footer[at]))))
+    }
+
+    /// The entries of the footer in `slot`, by offset; none if it has no footer.
+    fn footer_of(&self, slot: u64) -> Result<Vec<FooterEntry>> {
+        let Survey { parameters, .. } = self.survey;
         let mut buffer = Vec::new();
-        let footer = scan::read_footer(self.medium.storage, offset, link.sequence, parameters, &mut buffer);
-        let Ok((_, mut entries)) = self.medium.io("read a footer", footer)? else { return Ok(None) };
-        let entry = entries.find_map(|entry| entry.ok().filter(|entry| entry.offset == within));
-        Ok(entry.map(|entry| (entry.hash, Weight::listed(&entry))))
+        let (offset, sequence) = (self.reader.slot_offset(slot), self.reader.sequence(slot));
+        let footer = scan::read_footer(self.medium.storage, offset, sequence, parameters, &mut buffer);
+        let footer = self.medium.io("read a footer", footer)?;
+        Ok(footer.map_or_else(|_| Vec::new(), |(_, entries)| entries.flatten().collect()))
     }
 
     fn corrupt(&self, offset: u64, reason: &'static str) -> Error {

@@ -1,5 +1,6 @@
 //! The storage as recovery sees it, and how a store comes into being on it.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -58,6 +59,11 @@ impl Medium<'_> {
             }),
             _ => Ok(()),
         }
+    }
+
+    /// The first run of bytes at or behind `offset` that may be other than zero.
+    pub(super) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
+        self.io("find what the file holds", self.storage.next_data(offset))
     }
 
     pub(super) fn sector(&self, offset: u64) -> Result<Sector> {
@@ -135,7 +141,7 @@ impl Medium<'_> {
         if header.sequence != 1 || length > STORE_HEADER_BYTES + parameters.segment_bytes {
             return lost("there is a log");
         }
-        match scan::latest_trace(&self.first_slot(length)?, &parameters) {
+        match scan::latest_trace(&self.first_slot(length)?, 0, &parameters) {
             Some(_) => lost("there is a log"),
             None => Ok(()),
         }
@@ -149,14 +155,20 @@ impl Medium<'_> {
 
     fn is_zero(&self, length: u64) -> Result<bool> {
         let mut piece = vec![0; 64 << 10];
-        let mut offset = 0;
-        while offset < length {
-            let left = usize::try_from(length - offset).unwrap_or(usize::MAX).min(piece.len());
-            self.io("read the file", read_exact_at(self.storage, &mut piece[..left], offset))?;
-            if piece[..left].iter().any(|byte| *byte != 0) {
-                return Ok(false);
+        let mut at = 0;
+        while let Some(run) = self.next_data(at)? {
+            at = run.start;
+            while at < run.end.min(length) {
+                let left = usize::try_from(run.end.min(length) - at).unwrap_or(usize::MAX).min(piece.len());
+                self.io("read the file", read_exact_at(self.storage, &mut piece[..left], at))?;
+                if piece[..left].iter().any(|byte| *byte != 0) {
+                    return Ok(false);
+                }
+                at += left as u64;
             }
-            offset += left as u64;
+            if run.end >= length {
+                break;
+            }
         }
         Ok(true)
     }

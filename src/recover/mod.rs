@@ -227,8 +227,8 @@ impl Survey {
                 record_bytes: self.scan.record_bytes,
                 entries: self.scan.entries.iter().copied().collect(),
             },
-            free: (0..self.slot_count).filter(|slot| !used.contains(slot)).collect(),
-            slot_count: self.slot_count,
+            free: self.held.iter().copied().filter(|slot| !used.contains(slot)).collect(),
+            slot_count: self.held.last().map_or(0, |last| last + 1),
         }
     }
 }

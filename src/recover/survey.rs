@@ -38,7 +38,8 @@ pub(super) struct Survey {
     pub(super) tail_bytes: Vec<u8>,
     pub(super) scan: Scan,
     pub(super) marks: Vec<CloseMark>,
-    pub(super) slot_count: u64,
+    /// Whole slots that hold something, in order. The others are not counted as free: a hole in a file is no room.
+    pub(super) held: Vec<u64>,
     pub(super) verdict: Verdict,
 }
 
@@ -48,7 +49,8 @@ impl Survey {
         let segment_bytes = parameters.segment_bytes;
         let slot_count = length.saturating_sub(STORE_HEADER_BYTES) / segment_bytes;
         let slot_offset = |slot: u64| STORE_HEADER_BYTES + slot * segment_bytes;
-        let headers = Survey::headers(medium, &parameters, length, slot_count)?;
+        let (headers, mut held) = Survey::headers(medium, &parameters, length, slot_count)?;
+        held.retain(|slot| *slot < slot_count);
         let Some(head) = headers.values().map(|(_, header)| header.head).max() else {
             return medium.corrupt(STORE_HEADER_BYTES, "no segment has a header that checks");
         };
@@ -116,36 +118,39 @@ impl Survey {
                 format!("{reason}, and what is there does not check: {}", scan.stop),
             );
         }
-        Ok(Survey {
-            parameters,
-            head,
-            links,
-            tail_slot,
-            tail_header,
-            tail_bytes,
-            scan,
-            marks,
-            slot_count,
-            verdict,
-        })
+        Ok(Survey { parameters, head, links, tail_slot, tail_header, tail_bytes, scan, marks, held, verdict })
     }
 
-    /// Every segment header by its sequence, with its slot. A slot without one is free, unless it holds a frame of
-    /// the log.
+    /// Every segment header by its sequence, with its slot, and the slots that hold something. A slot without a header is
+    /// free, unless it holds a frame of the log.
     fn headers(
         medium: &Medium<'_>,
         parameters: &Parameters,
         length: u64,
         slot_count: u64,
-    ) -> Result<HashMap<u64, (u64, SegmentHeader)>> {
+    ) -> Result<(HashMap<u64, (u64, SegmentHeader)>, Vec<u64>)> {
         let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
         let mut bad: Vec<(u64, bool)> = Vec::new();
         // The slot behind the last whole one is looked at too: it must not be a segment that was cut short.
-        for slot in 0..=slot_count {
+        let mut held = Vec::new();
+        // A file may be long and hold little: only the slots that hold something are looked at.
+        let (mut slot, mut run) = (0, 0..0);
+        while slot <= slot_count {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
             if offset + SECTOR_BYTES as u64 > length {
                 break;
             }
+            if run.end <= offset {
+                match medium.next_data(offset)? {
+                    Some(next) if next.end > offset => run = next,
+                    _ => break,
+                }
+            }
+            if run.start >= offset + parameters.segment_bytes {
+                slot = (run.start - STORE_HEADER_BYTES) / parameters.segment_bytes;
+                continue;
+            }
+            held.push(slot);
             let sector = medium.sector(offset)?;
             match SegmentHeader::decode(&sector) {
                 Ok(header) if header.parameters != *parameters => {
@@ -155,6 +160,7 @@ impl Survey {
                 Ok(header) => found.push((slot, header)),
                 Err(_) => bad.push((slot, sector.iter().all(|byte| *byte == 0))),
             }
+            slot += 1;
         }
         let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
         let mut headers: HashMap<u64, (u64, SegmentHeader)> = HashMap::new();
@@ -171,8 +177,8 @@ impl Survey {
             let left = parameters.segment_bytes.min(length - offset);
             // A slot that was never used has a blank header; there may be many, and they are not read whole.
             let look = if is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
-            let start = medium.io("read a slot", scan::read_slot(medium.storage, offset, look))?;
-            if let Some(sequence) = scan::latest_trace(&start, parameters)
+            let trace = scan::latest_trace_in(medium.storage, offset, look, parameters);
+            if let Some(sequence) = medium.io("read a slot", trace)?
                 && sequence >= head
             {
                 return medium.corrupt(
@@ -181,7 +187,7 @@ impl Survey {
                 );
             }
         }
-        Ok(headers)
+        Ok((headers, held))
     }
 
     fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {

@@ -11,6 +11,7 @@ use crate::map::Map;
 use crate::sync::atomic::{AtomicU64, Ordering};
 use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
+use std::ops::Range;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -182,6 +183,22 @@ impl Storage for FileStorage {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.file.read_at(buffer, offset)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        use rustix::fs::{SeekFrom, seek};
+        use rustix::io::Errno;
+        let length = self.len()?;
+        // These move the file's cursor, which nothing uses: all reads and writes say where.
+        let start = match seek(&self.file, SeekFrom::Data(offset)) {
+            Ok(start) => start,
+            Err(Errno::NXIO) => return Ok(None),
+            // A file system that cannot tell.
+            Err(_) => offset,
+        };
+        let end = seek(&self.file, SeekFrom::Hole(start)).map_or(length, |end| end.min(length));
+        Ok((start < end).then_some(start..end))
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {

@@ -22,6 +22,7 @@ pub(crate) use memory::MemoryStorage;
 
 use std::fmt::Debug;
 use std::io;
+use std::ops::Range;
 
 use crate::map::Map;
 
@@ -44,6 +45,13 @@ pub(crate) trait Storage: Send + Sync + Debug {
 
     /// Reads at `offset`, perhaps less than asked for; 0 is the end of the file. See [`read_exact_at`].
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// The first run of bytes at or behind `offset` that may be other than zero; None: from there on there are only zeroes,
+    /// or the end. A storage that does not know what it holds answers with all of the rest.
+    fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
+        let length = self.len()?;
+        Ok((offset < length).then_some(offset..length))
+    }
 
     /// Writes at `offset`, perhaps less than given; extends the file when it writes past the end, and a gap
     /// before `offset` reads as zero. See [`write_all_at`].
@@ -112,6 +120,28 @@ pub(crate) fn read_exact_at(storage: &dyn Storage, mut buffer: &mut [u8], mut of
         offset = advance(offset, read)?;
     }
     Ok(())
+}
+
+/// The `length` bytes from `offset` on. Where the storage says that it holds nothing, nothing is read, and the memory for it
+/// is not touched: what this costs is in proportion to what the storage holds.
+pub(crate) fn read_held_at(storage: &dyn Storage, length: usize, offset: u64) -> io::Result<Vec<u8>> {
+    let end = advance(offset, length)?;
+    if end > storage.len()? {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut bytes = vec![0; length];
+    let mut at = offset;
+    while at < end {
+        let run = match storage.next_data(at)? {
+            Some(run) if run.start < end && run.end > at => run.start.max(at)..run.end.min(end),
+            _ => break,
+        };
+        let within = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
+        let held = bytes.get_mut(within(run.start)..within(run.end)).ok_or_else(more_than_asked)?;
+        read_exact_at(storage, held, run.start)?;
+        at = run.end;
+    }
+    Ok(bytes)
 }
 
 /// Writes all of `bytes` at `offset`.
