@@ -4,7 +4,7 @@
 
 #![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer")]
 
-use memmap2::{Advice, MmapMut, MmapOptions, MmapRaw};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions, MmapRaw};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -123,6 +123,32 @@ impl fmt::Debug for Map {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Map").field("len", &self.len()).finish_non_exhaustive()
     }
+}
+
+/// Addresses that a thread takes beside its stack: the C library of Linux reserves 128 MiB when a thread first asks for
+/// memory, and gives half of them back; and the least that its work takes.
+const THREAD_BYTES: usize = 132 << 20;
+/// Mappings that a thread takes: its stack, the stack for its signals and its memory, each with a guard beside it.
+const THREAD_MAPPINGS: usize = 8;
+
+/// How many of `wanted` threads there is room for now, each with a stack of `stack_bytes`: addresses, and mappings.
+///
+/// Another thread may take the room at any time, so this is no promise. Where it says too few, because a system counts what is
+/// only reserved as memory that is used, work goes on with fewer threads.
+pub(crate) fn threads_with_room(wanted: usize, stack_bytes: usize) -> usize {
+    (1..=wanted).rev().find(|threads| is_room_for(*threads, stack_bytes)).unwrap_or(0)
+}
+
+fn is_room_for(threads: usize, stack_bytes: usize) -> bool {
+    let bytes = threads.saturating_mul(THREAD_BYTES.saturating_add(stack_bytes));
+    let Ok(_addresses) = MmapOptions::new().len(bytes).no_reserve_swap().map_anon() else { return false };
+    // Every second one is read-only, or they would become one mapping.
+    let mapping = |number: usize| -> io::Result<(Option<MmapMut>, Option<Mmap>)> {
+        let page = MmapMut::map_anon(1)?;
+        Ok(if number.is_multiple_of(2) { (Some(page), None) } else { (None, Some(page.make_read_only()?)) })
+    };
+    let mappings: io::Result<Vec<_>> = (0..threads * THREAD_MAPPINGS).map(mapping).collect();
+    mappings.is_ok()
 }
 
 /// From how many bytes on [`Words`] are a mapping of their own: a page, which is the least that a mapping takes.
@@ -389,6 +415,15 @@ pub(crate) mod tests {
         let map = Map::new(&file, 0, LENGTH).unwrap();
         drop(file);
         assert_eq!(map.look(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
+    }
+
+    #[test]
+    fn there_is_no_room_for_more_threads_than_there_are_addresses() {
+        assert_eq!(threads_with_room(0, 1 << 20), 0);
+        assert_eq!(threads_with_room(1, 1 << 20), 1);
+        // Of addresses of 47 bits.
+        assert_eq!(threads_with_room(2, 1 << 46), 1);
+        assert_eq!(threads_with_room(3, usize::MAX), 0);
     }
 
     #[test]

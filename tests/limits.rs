@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use common::{NONE, Place, SEGMENT, acquire, small};
-use oncekey::{Begin, Error, Lease, Store};
+use oncekey::{Begin, Durability, Error, Lease, Store};
 
 /// Tells the test binary what to do as a child, and with what file.
 const ROLE: &str = "ONCEKEY_LIMITS_ROLE";
@@ -91,6 +91,81 @@ fn begin_until_full_and_complete(store: &Store) -> String {
 fn set_file_size_limit(bytes: u64) {
     use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: None }).unwrap();
+}
+
+/// A store whose file is long enough to be read by several threads.
+fn long_store() -> Place {
+    let place = Place::new();
+    let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
+    for number in 0..KEYS {
+        store.record(&format!("key {number}"), NONE, &[7; 8_000]).unwrap();
+    }
+    store.close().unwrap();
+    assert!(place.length() > 17 << 20);
+    place
+}
+
+/// How many keys [`long_store`] has.
+const KEYS: usize = 2_400;
+
+/// Whether the store can be opened under this limit on addresses. If not, it must be because memory could not be had: Rust
+/// then ends the process.
+fn opens_with(limit_kib: u64, preparation: &str, path: &Path) -> bool {
+    let output = play(&format!("{preparation}ulimit -v {limit_kib}"), "list", path);
+    let listed = String::from_utf8_lossy(&output.stdout).contains(&format!("played: {KEYS}"));
+    assert_eq!(listed, output.status.success(), "at {limit_kib} KiB: {output:?}");
+    listed
+}
+
+#[test]
+fn a_store_that_one_thread_can_open_is_opened_however_many_threads_there_is_no_room_for() {
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("skipped: with one processor no other thread is started");
+        return;
+    }
+    let has_taskset = Command::new("taskset").args(["-c", "0", "true"]).status();
+    if !has_taskset.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: there is no taskset, or no processor 0");
+        return;
+    }
+    let place = long_store();
+    // How much one thread needs at least: by halves, between what never suffices and what does.
+    let alone = "taskset -cp 0 $$ >/dev/null && ";
+    let (mut too_little, mut enough) = (1_000, 1 << 20);
+    assert!(opens_with(enough, alone, &place.path));
+    while enough - too_little > 50 {
+        let middle = (too_little + enough) / 2;
+        if opens_with(middle, alone, &place.path) { enough = middle } else { too_little = middle }
+    }
+    // From there on, whatever suffices for one thread must suffice, also where another one could just be started and then
+    // have no memory. (More is not always enough: there may be room for the map of the file, and then for nothing else.)
+    let some = (0..40).map(|step| enough + step * 100);
+    let more = (1..12).map(|step| enough + step * 24_000);
+    let mut compared = 0;
+    for limit in some.chain(more).filter(|limit| opens_with(*limit, alone, &place.path)) {
+        assert!(opens_with(limit, "", &place.path), "{limit} KiB suffice for one thread and not for more");
+        compared += 1;
+    }
+    assert!(compared > 20, "the test means to compare: {compared}");
+}
+
+#[test]
+fn a_store_is_opened_where_no_other_thread_can_be_started() {
+    let place = long_store();
+    let shim = place.path.with_extension("so");
+    let source = "int pthread_create(void *t, void *a, void *f, void *x) { return 11; }";
+    let compiled = Command::new("sh")
+        .arg("-c")
+        .arg(format!("printf '%s' '{source}' | cc -shared -fPIC -x c - -o \"$0\""))
+        .arg(&shim)
+        .output()
+        .unwrap();
+    if !compiled.status.success() {
+        eprintln!("skipped: there is no C compiler: {compiled:?}");
+        return;
+    }
+    let output = play(&format!("export LD_PRELOAD={}", shim.display()), "list", &place.path);
+    assert_eq!(said(&output), KEYS.to_string());
 }
 
 /// In units of 512 bytes, as POSIX has it.

@@ -8,10 +8,10 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use super::medium::Medium;
+use super::spread::spread;
 use super::survey::{Link, Survey};
 use crate::error::{Error, Result};
 use crate::format::footer::{FooterEntry, Trailer};
@@ -315,43 +315,6 @@ struct Buffers {
     steps: Vec<(u8, Step)>,
 }
 
-/// Does `work` for every number below `count`, on so many threads or as many as can be had, and gives the answers in
-/// order. What a thread keeps from one number to the next begins as the default.
-fn spread<T: Send, Kept: Default>(
-    threads: usize,
-    count: usize,
-    work: impl Fn(usize, &mut Kept) -> T + Sync,
-) -> Vec<T> {
-    let next = AtomicUsize::new(0);
-    let take = || {
-        let mut kept = Kept::default();
-        let mut done = Vec::new();
-        loop {
-            let number = next.fetch_add(1, Ordering::Relaxed);
-            if number >= count {
-                return done;
-            }
-            done.push((number, work(number, &mut kept)));
-        }
-    };
-    let mut done = thread::scope(|scope| {
-        // One that cannot be started leaves its share to the others.
-        let others: Vec<_> = (1..threads.min(count))
-            .filter_map(|_| thread::Builder::new().spawn_scoped(scope, take).ok())
-            .collect();
-        let mut done = take();
-        for other in others {
-            match other.join() {
-                Ok(more) => done.extend(more),
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
-        }
-        done
-    });
-    done.sort_unstable_by_key(|(number, _)| *number);
-    done.into_iter().map(|(_, answer)| answer).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -361,18 +324,5 @@ mod tests {
         assert_eq!(extrapolate(&[10, 20, 60], 100), 3_000);
         assert_eq!(extrapolate(&[7], 1), 7);
         assert_eq!(extrapolate(&[], 5), 0);
-    }
-
-    #[test]
-    fn work_that_is_spread_is_done_once_and_answered_in_order() {
-        for (threads, count) in [(1, 0), (1, 10), (3, 2), (4, 1_000)] {
-            let done = AtomicUsize::new(0);
-            let answers = spread(threads, count, |number, (): &mut ()| {
-                done.fetch_add(1, Ordering::Relaxed);
-                number * 2
-            });
-            assert_eq!(answers, (0..count).map(|number| number * 2).collect::<Vec<_>>());
-            assert_eq!(done.into_inner(), count);
-        }
     }
 }

@@ -11,6 +11,7 @@
 mod medium;
 mod verdict;
 mod survey;
+mod spread;
 mod fill;
 #[cfg(test)]
 mod tests;
