@@ -1,7 +1,7 @@
 //! Keys, scopes, fingerprints and the keyed hash that identifies them.
 
 use std::fmt;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, Hasher, RandomState};
 
 use siphasher::sip128::{Hasher128, SipHasher24};
 
@@ -364,25 +364,51 @@ impl KeyHasher {
     }
 }
 
-/// For maps whose keys are keyed hashes already: hashing them once more would buy nothing.
-pub(crate) type ByHash = BuildHasherDefault<AlreadyHashed>;
+/// For maps whose keys are keyed hashes already: to hash them once more they are mixed with numbers of this process. The
+/// key of those hashes is in the file, so whoever made the file can have chosen hashes that would fall into one bucket.
+#[derive(Debug, Clone)]
+pub(crate) struct ByHash {
+    mask: u64,
+    factor: u64,
+}
+
+impl Default for ByHash {
+    fn default() -> ByHash {
+        let state = RandomState::new();
+        ByHash { mask: state.hash_one(0), factor: state.hash_one(1) | 1 }
+    }
+}
+
+impl BuildHasher for ByHash {
+    type Hasher = AlreadyHashed;
+
+    fn build_hasher(&self) -> AlreadyHashed {
+        AlreadyHashed { hash: 0, mask: self.mask, factor: self.factor }
+    }
+}
 
 /// See [`ByHash`].
-#[derive(Debug, Default)]
-pub(crate) struct AlreadyHashed(u64);
+#[derive(Debug)]
+pub(crate) struct AlreadyHashed {
+    hash: u64,
+    mask: u64,
+    factor: u64,
+}
 
 impl Hasher for AlreadyHashed {
+    #[expect(clippy::cast_possible_truncation, reason = "both halves of the product")]
     fn finish(&self) -> u64 {
-        self.0
+        let product = u128::from(self.hash ^ self.mask) * u128::from(self.factor);
+        product as u64 ^ (product >> 64) as u64
     }
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
-            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+            self.hash = self.hash.rotate_left(8) ^ u64::from(*byte);
         }
     }
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is as good as any other")]
     fn write_u128(&mut self, hash: u128) {
-        self.0 = hash as u64;
+        self.hash = hash as u64;
     }
 }
 
