@@ -49,6 +49,15 @@ pub(crate) fn opened(path: &Path, keys: usize, was_closed: bool) {
     tracing::info!(target: TARGET, path = %Shown(path), keys, was_closed, "opened");
 }
 
+pub(crate) fn copies_on_write(path: &Path) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        target: TARGET,
+        path = %Shown(path),
+        "copy on write: the file system may write changed bytes elsewhere, so completions may find the disk full"
+    );
+}
+
 pub(crate) fn reclaimed(path: &Path, sequence: u64, record_bytes: u64, moved_bytes: u64) {
     #[cfg(feature = "tracing")]
     tracing::debug!(target: TARGET, path = %Shown(path), sequence, record_bytes, moved_bytes, "reclaimed a segment");

@@ -46,6 +46,12 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// Segments that reclaiming retired since the store was opened.
     pub segments_retired: u64,
+    /// The file system may write changed bytes to another place, so that a completion can find the disk full although its
+    /// room was set aside; the store is then poisoned. True for ZFS, bcachefs and NILFS, for a file on btrfs that was not
+    /// created by this crate (nor otherwise marked "no copy on write"), and where it was opened on a disk too full to tell.
+    /// False where nothing is known: on systems other than Linux and Android, over a network, and on an overlay whose lower
+    /// file system is not seen.
+    pub copy_on_write: bool,
     /// Records that cannot be read, of those known now: their keys are [`Error::Corrupt`](crate::Error::Corrupt) until they
     /// expire or [`Store::forget`](crate::Store::forget) gives them up. Counted is what a call or reclaiming came across
     /// since the store was opened, and what reclaiming had carried along before.
@@ -86,6 +92,7 @@ impl Stats {
             segments_retired,
             unreadable_records: engine.unreadable_records(),
             reclaiming_stopped: engine.reclaiming_stopped(),
+            copy_on_write: log.copies_on_write(),
             clock_steps_not_followed: engine.clock().steps_not_followed(),
             store_time_ms: engine.clock().latest_ms(),
             poisoned: false,

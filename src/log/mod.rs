@@ -329,6 +329,11 @@ impl Log {
         self.reader.slot_offset(self.writer.lock().slot_count())
     }
 
+    /// Whether bytes that are written again may have to find room on the medium, as far as is known.
+    pub(crate) fn copies_on_write(&self) -> bool {
+        self.storage.copies_on_write()
+    }
+
     pub(crate) fn promised_bytes(&self) -> u64 {
         self.room.promised_bytes()
     }

@@ -164,12 +164,16 @@ impl Filled<'_> {
         let start = survey.start(Arc::clone(&clock), full);
         let log = Log::new(Arc::clone(storage), reader, survey.parameters, growing, ledger, start);
         log.make_min_slots()?;
+        opening.medium().io("give the file blocks of its own", storage.unshare())?;
         survey.mend(&opening.medium())?;
         let (open_count, counter) = log.begin_opening(versions)?;
         if let Some(jump) = time.accepted_jump {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
         }
         crate::events::opened(path, index.len(), survey.verdict == Verdict::Closed);
+        if storage.copies_on_write() {
+            crate::events::copies_on_write(path);
+        }
         Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter, unreadable })
     }
 }

@@ -27,6 +27,9 @@ pub(super) struct Link {
     pub(super) checksum: u32,
 }
 
+/// Segment headers by their sequence, with their slots.
+type Headers = HashMap<u64, (u64, SegmentHeader)>;
+
 /// How the log lies in the file, and how it ended.
 pub(super) struct Survey {
     pub(super) parameters: Parameters,
@@ -128,7 +131,7 @@ impl Survey {
         parameters: &Parameters,
         length: u64,
         slot_count: u64,
-    ) -> Result<(HashMap<u64, (u64, SegmentHeader)>, Vec<u64>)> {
+    ) -> Result<(Headers, Vec<u64>)> {
         let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
         let mut bad: Vec<(u64, bool)> = Vec::new();
         // The slot behind the last whole one is looked at too: it must not be a segment that was cut short.
@@ -163,7 +166,7 @@ impl Survey {
             slot += 1;
         }
         let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
-        let mut headers: HashMap<u64, (u64, SegmentHeader)> = HashMap::new();
+        let mut headers = Headers::new();
         // What lies below the head is a left-over in a free slot, whatever it says.
         for (slot, header) in found.into_iter().filter(|(_, header)| header.sequence >= head) {
             if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {

@@ -8,7 +8,7 @@ compile_error!(
 
 use super::Storage;
 use crate::map::Map;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::ops::Range;
@@ -72,6 +72,8 @@ pub(crate) struct FileStorage {
     directory: Directory,
     /// Whether it may be mapped.
     mmap: bool,
+    /// Bytes that are written again may have to find room on the medium.
+    copies_on_write: AtomicBool,
     /// Up to here, bytes were within the limit on the size of files when they were written or made room for.
     within_limit: AtomicU64,
 }
@@ -116,6 +118,7 @@ impl FileStorage {
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
         lock(&file)?;
+        let copies_on_write = AtomicBool::new(prefer_in_place(&file, metadata.len() == 0));
         let identity = Identity::of(&metadata);
         Ok(FileStorage {
             file,
@@ -124,6 +127,7 @@ impl FileStorage {
             process_id: std::process::id(),
             directory,
             mmap,
+            copies_on_write,
             within_limit: AtomicU64::new(0),
         })
     }
@@ -211,6 +215,35 @@ impl Storage for FileStorage {
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn unshare(&self) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        use rustix::io::Errno;
+        let flags = FallocateFlags::UNSHARE_RANGE | FallocateFlags::KEEP_SIZE;
+        let mut at = 0;
+        // What is no data is left alone: the call would make room for it.
+        while let Some(run) = self.next_data(at)?.filter(|run| run.end > at) {
+            match fallocate(&self.file, flags, run.start, run.end - run.start) {
+                Ok(()) => at = run.end,
+                // It may have been interrupted before it did anything, or after all but a little.
+                Err(Errno::INTR) => {}
+                // XFS wants some room even if it has nothing to do. A full disk is no reason not to open the store.
+                Err(Errno::NOSPC | Errno::DQUOT) => {
+                    self.copies_on_write.store(true, Ordering::Relaxed);
+                    return Ok(());
+                }
+                Err(Errno::IO) => return Err(Errno::IO.into()),
+                // No blocks are shared here, or it is `copies_on_write` that says how they are.
+                Err(_) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    fn copies_on_write(&self) -> bool {
+        self.copies_on_write.load(Ordering::Relaxed)
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
         use rustix::fs::{FallocateFlags, fallocate};
         use rustix::io::Errno;
@@ -273,6 +306,29 @@ impl Identity {
     fn of(metadata: &fs::Metadata) -> Identity {
         Identity { device: metadata.dev(), inode: metadata.ino() }
     }
+}
+
+/// Asks for a file that holds nothing yet to be overwritten in place, where the file system can be asked; whether it will
+/// not be, as far as is known.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn prefer_in_place(file: &File, is_empty: bool) -> bool {
+    use super::overwriting::{copies_on_write, knows_nocow};
+    use rustix::fs::{IFlags, fstatfs, ioctl_getflags, ioctl_setflags};
+    let Ok(status) = fstatfs(file) else { return false };
+    // Its width and sign differ between architectures; magic numbers have 32 bits.
+    #[expect(clippy::cast_possible_truncation, reason = "as said above")]
+    let file_system = status.f_type as u32;
+    let flags = || ioctl_getflags(file).unwrap_or(IFlags::empty());
+    if is_empty && knows_nocow(file_system) {
+        // Refused: it is as it was, and what it is, is asked for below.
+        let _ = ioctl_setflags(file, flags() | IFlags::NOCOW);
+    }
+    copies_on_write(file_system, flags().contains(IFlags::NOCOW))
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn prefer_in_place(_file: &File, _is_empty: bool) -> bool {
+    false
 }
 
 /// How long this process may let a file become, in bytes; None: as long as it likes, or the operating system does not say.

@@ -14,6 +14,8 @@
 
 mod file;
 mod memory;
+#[cfg(any(target_os = "linux", target_os = "android"))]
+mod overwriting;
 #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
@@ -62,9 +64,20 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// storage cannot do that; after that, and after an error, it may be longer than before.
     ///
     /// A file system that never writes in place may promise it and be full all the same, as it may be for bytes that were
-    /// written before.
+    /// written before; see [`Storage::copies_on_write`].
     fn reserve(&self, _offset: u64, _length: u64) -> io::Result<bool> {
         Ok(false)
+    }
+
+    /// Gives the storage blocks of its own for all that it holds, where a copy shares them; a write to a shared block would
+    /// have to find room. Where that cannot be had, [`Storage::copies_on_write`] says so afterwards.
+    fn unshare(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Whether bytes that are written again may have to find room, as far as is known.
+    fn copies_on_write(&self) -> bool {
+        false
     }
 
     /// How long the process may let the storage become, in bytes, if something other than the medium limits that. It may be
