@@ -11,7 +11,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{NONE, acquire, perform, small};
+use common::{NONE, acquire, perform, skipped, small};
 use oncekey::{Error, Lease, Store};
 
 /// A file system of its own, unmounted when dropped.
@@ -35,7 +35,9 @@ impl Mounted {
             match command.output() {
                 Ok(output) if output.status.success() => {}
                 other => {
-                    eprintln!("skipped: no file system {kind} can be mounted here: {command:?}: {other:?}");
+                    skipped(format_args!(
+                        "no file system {kind} can be mounted here: {command:?}: {other:?}"
+                    ));
                     return None;
                 }
             }
@@ -116,7 +118,7 @@ fn on_xfs_a_copy_that_shares_its_blocks_has_its_own_once_it_is_opened() {
     let path = mounted.root().join("test.once");
     let copied = Command::new("cp").arg("--reflink=always").args([&original, &path]).output().unwrap();
     if !copied.status.success() {
-        eprintln!("skipped: XFS does not share blocks here: {copied:?}");
+        skipped(format_args!("XFS does not share blocks here: {copied:?}"));
         return;
     }
     let store = small().open(&path).unwrap();

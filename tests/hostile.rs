@@ -11,7 +11,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use common::{NONE, Place, SEGMENT, perform, small};
+use common::{NONE, Place, SEGMENT, perform, skipped, small};
 use oncekey::{Durability, Error, Options};
 
 const HEADER: u64 = 4_096;
@@ -30,7 +30,7 @@ fn reads() -> Option<u64> {
         counts.lines().find_map(|line| line.strip_prefix("syscr: ")).and_then(|count| count.parse().ok())
     });
     if reads.is_none() {
-        eprintln!("skipped: the kernel does not count the reads of a process: {counts:?}");
+        skipped(format_args!("the kernel does not count the reads of a process: {counts:?}"));
     }
     reads
 }
@@ -47,12 +47,12 @@ fn open_counted(options: &Options, path: &Path) -> Option<(Result<usize, Error>,
 fn make_sparse(path: &Path, length: u64) -> bool {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     if let Err(error) = file.set_len(length) {
-        eprintln!("skipped: no file here can have {length} bytes: {error}");
+        skipped(format_args!("no file here can have {length} bytes: {error}"));
         return false;
     }
     let can_tell = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(length - 1)).is_err();
     if !can_tell {
-        eprintln!("skipped: the file system does not say where a file holds nothing");
+        skipped("the file system does not say where a file holds nothing");
     }
     can_tell
 }

@@ -10,7 +10,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{NONE, Place, SEGMENT, acquire, small};
+use common::{NONE, Place, SEGMENT, acquire, skipped, small};
 use oncekey::{Begin, Durability, Error, Lease, Store};
 
 /// Tells the test binary what to do as a child, and with what file.
@@ -120,12 +120,12 @@ fn opens_with(limit_kib: u64, preparation: &str, path: &Path) -> bool {
 #[test]
 fn a_store_that_one_thread_can_open_is_opened_however_many_threads_there_is_no_room_for() {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        eprintln!("skipped: with one processor no other thread is started");
+        skipped("with one processor no other thread is started");
         return;
     }
     let has_taskset = Command::new("taskset").args(["-c", "0", "true"]).status();
     if !has_taskset.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: there is no taskset, or no processor 0");
+        skipped("there is no taskset, or no processor 0");
         return;
     }
     let place = long_store();
@@ -161,7 +161,7 @@ fn a_store_is_opened_where_no_other_thread_can_be_started() {
         .output()
         .unwrap();
     if !compiled.status.success() {
-        eprintln!("skipped: there is no C compiler: {compiled:?}");
+        skipped(format_args!("there is no C compiler: {compiled:?}"));
         return;
     }
     let output = play(&format!("export LD_PRELOAD={}", shim.display()), "list", &place.path);

@@ -13,7 +13,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{NONE, small};
+use common::{NONE, skipped, small};
 
 /// Tells the test binary that it is such a child, and what file to open.
 const PATH: &str = "ONCEKEY_PERMISSIONS_PATH";
@@ -47,7 +47,7 @@ impl Home {
         match trial {
             Ok(output) if output.status.success() => Some(home),
             other => {
-                eprintln!("skipped: no user without privileges can run a program here: {other:?}");
+                skipped(format_args!("no user without privileges can run a program here: {other:?}"));
                 None
             }
         }
