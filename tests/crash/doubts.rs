@@ -109,3 +109,51 @@ fn an_ending_that_leaves_as_much_as_a_begin_is_found() {
     let how = found(Bug::FinishLikeBegin).expect("the harness did not see it");
     assert!(how.contains("there is no room"), "{how}");
 }
+
+/// How a call comes out whose doubt an operator forgets, and another attempt takes over or not, while it finds out that
+/// the act was applied; whether it performed the act; and whether the other attempt can still be completed.
+fn applied_while_forgotten(is_begun_anew: bool) -> (Result<String, Error>, bool, bool) {
+    let clock = oncekey::ManualClock::new(START_MS);
+    let store = options(&clock).open_simulated(&SimulatedDisk::new()).unwrap();
+    drop(store.begin("k", NONE).unwrap());
+    let (mut other, mut performed) = (None, false);
+    let ran = store
+        .operation("k")
+        .reconcile(|_| {
+            store.forget("k").unwrap();
+            other = is_begun_anew.then(|| store.begin("k", NONE).unwrap());
+            Reconciled::Applied("found".to_owned())
+        })
+        .run(|_| {
+            performed = true;
+            Ok::<_, Failure<Error>>("performed".to_owned())
+        });
+    let outcome = match ran {
+        Ok(outcome) => Ok(outcome.into_inner()),
+        Err(RunError::Store(source) | RunError::Unrecorded { source, .. }) => Err(source),
+        Err(other) => panic!("{other:?}"),
+    };
+    let others_stands = match other {
+        Some(Begin::Acquired(mut lease)) => lease.complete(b"its own").is_ok(),
+        _ => true,
+    };
+    (outcome, performed, others_stands)
+}
+
+fn applied_is_final() -> bool {
+    let forgotten = applied_while_forgotten(false);
+    let begun_anew = applied_while_forgotten(true);
+    matches!(forgotten, (Ok(result), false, true) if result == "found")
+        && matches!(begun_anew, (Err(Error::Fenced { .. }), false, true))
+}
+
+#[test]
+fn what_was_applied_is_neither_performed_nor_recorded_over_another_attempt() {
+    assert!(applied_is_final());
+    for bug in [Bug::AppliedThenPerformed, Bug::AppliedOverAnother] {
+        plant(Some(bug));
+        let is_final = applied_is_final();
+        plant(None);
+        assert!(!is_final, "{bug:?} was not seen");
+    }
+}
