@@ -21,7 +21,7 @@ fn open(clock: &ManualClock, path: &Path) -> Store {
 }
 
 /// Closed, or killed: then it is a copy that is opened, since the file of an open store is locked.
-fn end(store: Store, place: Place, killed: bool) -> Place {
+fn end(store: &Store, place: Place, killed: bool) -> Place {
     if killed {
         return copy_of_open(&place.path);
     }
@@ -46,7 +46,7 @@ fn in_the_same_boot_a_step_of_the_wall_clock_expires_nothing_at_the_next_opening
                 store.record("k", NONE, b"r").unwrap();
                 clock.advance(seconds(10));
                 let before_ms = store.stats().store_time_ms;
-                let place = end(store, place, killed);
+                let place = end(&store, place, killed);
                 if !while_open {
                     clock.jump_wall(to_ms);
                 }
@@ -114,11 +114,11 @@ fn a_clock_300_days_ahead_expires_nothing_in_that_boot_and_leaves_no_trap_once_i
         let (place, clock) = (Place::new(), ManualClock::new(START_MS));
         let store = open(&clock, &place.path);
         store.record("k", NONE, b"r").unwrap();
-        let place = end(store, place, killed);
+        let place = end(&store, place, killed);
         clock.jump_wall(START_MS + 300 * DAY_MS);
         let store = open(&clock, &place.path);
         assert!(store.get("k").unwrap().is_completed());
-        let place = end(store, place, killed);
+        let place = end(&store, place, killed);
         clock.jump_wall(START_MS + 1_000);
         let store = open(&clock, &place.path);
         assert!(store.get("k").unwrap().is_completed());
@@ -182,7 +182,7 @@ fn either_answer_is_written_down_and_needed_once_and_does_nothing_where_nothing_
             assert_eq!(store.get("k").unwrap().is_absent(), has_passed, "{jump:?}");
             let time_ms = store.stats().store_time_ms;
             assert_eq!(time_ms, START_MS + DAY_MS + if has_passed { 400 * DAY_MS } else { 0 });
-            let place = end(store, place, killed);
+            let place = end(&store, place, killed);
             clock.reboot(seconds(1));
             let store = open(&clock, &place.path);
             assert_eq!(store.stats().store_time_ms, time_ms + 1_000, "{jump:?}, killed: {killed}");
@@ -212,7 +212,7 @@ fn a_clock_that_stopped_or_never_began_is_no_licence_for_every_clock_afterwards(
         let store = open(&clock, &place.path);
         store.record("k", NONE, b"r").unwrap();
         assert_eq!(store.stats().store_time_ms, 0);
-        let place = end(store, place, killed);
+        let place = end(&store, place, killed);
         for wall_ms in [START_MS, 100 * START_MS, 367 * DAY_MS, u64::MAX] {
             let bytes = place.bytes();
             let refused = clocked(&ManualClock::new(wall_ms)).open(&place.path);
@@ -306,7 +306,7 @@ fn a_refused_opening_leaves_the_file_as_it_is_closed_or_killed() {
         let (place, clock) = (Place::new(), ManualClock::new(START_MS));
         let store = open(&clock, &place.path);
         store.record("k", NONE, b"r").unwrap();
-        let place = end(store, place, killed);
+        let place = end(&store, place, killed);
         let bytes = place.bytes();
         let far = ManualClock::new(START_MS * 2);
         for _ in 0..10 {
