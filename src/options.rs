@@ -372,22 +372,18 @@ impl Options {
         }
     }
 
-    /// Refuses a new file that the process may not make long enough, before it is created.
+    /// Refuses a new file that the process may not make as long as it is at first, before it is created.
     fn check_file_size_limit(&self, path: &Path) -> Result<()> {
-        let least_bytes = STORE_HEADER_BYTES + MIN_SLOTS * self.segment_bytes;
+        let least_bytes = STORE_HEADER_BYTES + self.segment_bytes;
+        let is_new = || std::fs::metadata(path).map_or(true, |file| file.len() == 0);
         match file_size_limit() {
-            Some(limit)
-                if limit < least_bytes && std::fs::metadata(path).map_or(true, |file| file.len() == 0) =>
-            {
-                Err(Error::Full {
-                    path: path.to_owned(),
-                    reason: format!(
-                        "four segments of {} bytes and a header need {least_bytes}, and the process may write files of \
-                         {limit} bytes at most (RLIMIT_FSIZE)",
-                        self.segment_bytes
-                    ),
-                })
-            }
+            Some(limit) if limit < least_bytes && is_new() => Err(Error::Full {
+                path: path.to_owned(),
+                reason: format!(
+                    "a header and a segment need {least_bytes} bytes, and the process may write files of {limit} bytes at \
+                     most (RLIMIT_FSIZE)"
+                ),
+            }),
             _ => Ok(()),
         }
     }

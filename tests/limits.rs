@@ -190,8 +190,8 @@ fn a_limit_on_the_size_of_files_is_full_to_who_begins_and_neither_a_signal_nor_a
 }
 
 #[test]
-fn a_new_file_that_may_not_be_as_long_as_a_store_needs_is_refused_and_not_created() {
-    let limit = 4 * SEGMENT;
+fn a_new_file_that_may_not_be_as_long_as_a_header_and_a_segment_is_refused_and_not_created() {
+    let limit = SEGMENT;
     let place = Place::new();
     let refusal = said(&play(&file_size_limit(limit), "open", &place.path));
     assert!(refusal.contains("RLIMIT_FSIZE") && refusal.contains(&limit.to_string()), "{refusal}");
