@@ -1,7 +1,8 @@
 //! Footers: what a full segment says of each key, so that opening reads these and not the records.
 
-use super::record::Kind;
-use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, Seed, array, get_u32, get_u64, put};
+use super::record::{Kind, Record};
+use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, NEVER_MS, Seed, array, get_u32, get_u64, put};
+use crate::key::{Fingerprint, Key};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 
@@ -17,6 +18,32 @@ pub(crate) struct FooterEntry {
     /// In bytes.
     pub(crate) length: u64,
     pub(crate) kind: Kind,
+}
+
+impl FooterEntry {
+    /// The record that carries along the bytes of this entry's record, which does not check. It has no key of its own: the
+    /// entry says whose it is, until when it is kept and what it was.
+    pub(crate) fn carrying<'a>(&self, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
+        let was = match self.kind {
+            Kind::Begun | Kind::Completed | Kind::Released => u32::from(self.kind.to_byte()),
+            // Carried along before: what it was then cannot be read any more either.
+            Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
+        };
+        // Whatever else it says, time ends no attempt that began.
+        let never = self.kind == Kind::Begun;
+        Record {
+            kind: Kind::Unreadable,
+            key: Key::new(b""),
+            version: self.version,
+            origin: Version::from_u64(0),
+            fingerprint: Fingerprint::from_bytes(self.hash.to_le_bytes()),
+            attempt: was,
+            time_ms: now_ms,
+            key_expires_ms: if never { NEVER_MS } else { self.key_expires_ms },
+            result_expires_ms: if never { NEVER_MS } else { self.result_expires_ms },
+            result: Some(bytes),
+        }
+    }
 }
 
 /// The same in the two widths in which they are needed.

@@ -1,6 +1,5 @@
 //! One record: what one change of one key says, as bytes.
 
-use super::footer::FooterEntry;
 use super::{ALIGNMENT_BYTES, Fault, Seed, align, array, get_u16, get_u32, get_u64, narrow, put};
 use crate::key::{Fingerprint, Key, KeyHasher, MAX_KEY_BYTES};
 use crate::planted::{Bug, planted};
@@ -89,30 +88,6 @@ fn place(position: u64) -> u32 {
 }
 
 impl<'a> Record<'a> {
-    /// What carries along the bytes of a record that does not check. It has no key of its own: the footer says whose it
-    /// is, until when it is kept and what it was.
-    pub(crate) fn unreadable(entry: &FooterEntry, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
-        let was = match entry.kind {
-            Kind::Begun | Kind::Completed | Kind::Released => u32::from(entry.kind.to_byte()),
-            // Carried along before: what it was then cannot be read any more either.
-            Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
-        };
-        // Whatever else it says, time ends no attempt that began.
-        let never = entry.kind == Kind::Begun;
-        Record {
-            kind: Kind::Unreadable,
-            key: Key::new(b""),
-            version: entry.version,
-            origin: Version::from_u64(0),
-            fingerprint: Fingerprint::from_bytes(entry.hash.to_le_bytes()),
-            attempt: was,
-            time_ms: now_ms,
-            key_expires_ms: if never { super::NEVER_MS } else { entry.key_expires_ms },
-            result_expires_ms: if never { super::NEVER_MS } else { entry.result_expires_ms },
-            result: Some(bytes),
-        }
-    }
-
     /// The identity of the key that the record is of.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
@@ -261,6 +236,7 @@ pub(crate) fn stamp(bytes: &mut [u8], position: u64) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::footer::FooterEntry;
     use proptest::prelude::*;
 
     const SEED: Seed = Seed(77);
@@ -433,7 +409,7 @@ mod tests {
     #[test]
     fn a_record_that_carries_an_unreadable_one_is_as_specified() {
         let mut bytes = Vec::new();
-        Record::unreadable(&listed(Kind::Completed, 200), b"whatever is left", 3).encode(&mut bytes, SEED);
+        listed(Kind::Completed, 200).carrying(b"whatever is left", 3).encode(&mut bytes, SEED);
         let mut expected = vec![0; 96];
         put(&mut expected, 4, &96_u32.to_le_bytes());
         (expected[8], expected[9]) = (5, 2);
@@ -454,13 +430,13 @@ mod tests {
             (Some(Kind::Completed), Some(&b"whatever is left"[..]))
         );
         assert_eq!((record.key_expires_ms, record.result_expires_ms), (200, 5));
-        let begun = Record::unreadable(&listed(Kind::Begun, 200), b"", 3);
+        let begun = listed(Kind::Begun, 200).carrying(b"", 3);
         assert_eq!(
             (begun.carried_kind(), begun.key_expires_ms),
             (Some(Kind::Begun), NEVER),
             "time does not end it"
         );
-        let again = Record::unreadable(&listed(Kind::Unreadable, 200), b"", 3);
+        let again = listed(Kind::Unreadable, 200).carrying(b"", 3);
         assert_eq!(
             (again.carried_kind(), again.key_expires_ms),
             (None, 200),
@@ -473,7 +449,7 @@ mod tests {
     #[test]
     fn a_record_that_carries_an_unreadable_one_has_no_key_and_something_to_carry() {
         let refused = |change: fn(&mut Vec<u8>)| {
-            let bytes = forged(&Record::unreadable(&listed(Kind::Begun, 0), b"seven..", 3), change);
+            let bytes = forged(&listed(Kind::Begun, 0).carrying(b"seven..", 3), change);
             Record::decode(&bytes, POSITION, SEED).map(drop).map_err(Fault::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));

@@ -412,7 +412,7 @@ impl Engine {
         {
             return self.append_again(&record, entry.hash, old_weight);
         }
-        self.append_again(&Record::unreadable(entry, &bytes, now_ms), entry.hash, old_weight)
+        self.append_again(&entry.carrying(&bytes, now_ms), entry.hash, old_weight)
     }
 
     /// Gives up the segment if every record in it has been visited and none is still in flight. No moves may be under way.
