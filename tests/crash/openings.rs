@@ -339,8 +339,9 @@ fn full_store() -> Result<(), String> {
         if !matches!(store.record("none", NONE, &[]), Err(Error::Full { .. })) {
             return Err("the store is not full".into());
         }
-        // There is room to give something up. Not synced, a power loss takes that back, and not what was told of it.
-        let key = format!("large-{}", turn / 4);
+        // There is room to give something up, too little for reclaiming to make any of. Not synced, a power loss takes that
+        // back, and not what was told of it.
+        let key = format!("small-{}", turn / 4);
         let seen = store.get(&key).map_err(told)?;
         let version = seen.version().ok_or_else(|| format!("turn {turn}: {key} is not there"))?;
         let expected = Expected::Present { status: seen.status(), version };

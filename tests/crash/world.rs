@@ -732,6 +732,7 @@ const ROTTEN_PLACES: [usize; 8] = [1, 17, 33, 48, 57, 65, 73, 88];
 /// Where the last record of a key begins in the file, if that is in a full segment.
 fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
     const FILE_HEADER: usize = 4_096;
+    const FRAME_HEADER: usize = 56;
     let u32_at = |at: usize| u32::from_le_bytes(file[at..at + 4].try_into().unwrap()) as usize;
     let u64_at = |at: usize| u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
     let slots = (FILE_HEADER..).step_by(SEGMENT_BYTES).take_while(|at| at + SEGMENT_BYTES <= file.len());
@@ -743,9 +744,11 @@ fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
     for (sequence, slot) in &segments {
         let mut frame = slot + FILE_HEADER;
         let position_of = |at: usize| sequence * SEGMENT_BYTES as u64 + (at - slot) as u64;
-        while frame + 48 <= slot + SEGMENT_BYTES && u64_at(frame + 8) == position_of(frame) {
-            let mut record = frame + 48;
-            while record < frame + u32_at(frame + 4) {
+        while frame + FRAME_HEADER <= slot + SEGMENT_BYTES && u64_at(frame + 8) == position_of(frame) {
+            // The frame that starts an opening has no records, and something else in their place.
+            let has_records = u32_at(frame + 36) > 0;
+            let mut record = frame + FRAME_HEADER;
+            while has_records && record < frame + u32_at(frame + 4) {
                 let carries = if file[record + 8] == 5 { 80 } else { 0 };
                 let inner = record + carries;
                 let key_at = inner + 80;
