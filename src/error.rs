@@ -45,13 +45,30 @@ pub enum Error {
         /// The key in question.
         key: OwnedKey,
     },
-    /// Another thread of this process is performing the operation right now. Try again later, or wait with
-    /// [`Operation::wait`](crate::Operation::wait).
+    /// Another thread of this process is performing the operation right now, or writing down what is known of it. Try again
+    /// later, or wait with [`Operation::wait`](crate::Operation::wait).
     InProgress {
         /// The key in question.
         key: OwnedKey,
         /// Which attempt is running.
         attempt: u32,
+    },
+    /// What is known of the key is not durable yet, and the sync of another thread took longer than
+    /// [`Store::get_timeout`](crate::Store::get_timeout) was to wait. Nothing is wrong: ask again, or with
+    /// [`Store::get`](crate::Store::get), which waits as long as it takes.
+    #[non_exhaustive]
+    Busy {
+        /// The key in question.
+        key: OwnedKey,
+    },
+    /// The call would wait for an attempt that this very thread performs or looks into: it was made from the closure of
+    /// [`Operation::run`](crate::Operation::run) or [`Operation::reconcile`](crate::Operation::reconcile) for the same
+    /// key. Nothing was done. Use the closure's own result, another key, or no
+    /// [`wait`](crate::Operation::wait), which is [`Error::InProgress`].
+    #[non_exhaustive]
+    WouldWaitForItself {
+        /// The key in question.
+        key: OwnedKey,
     },
     /// An earlier attempt began and nobody knows whether its act happened. Find out and say so with
     /// [`Operation::reconcile`](crate::Operation::reconcile), or, if the act is itself idempotent, perform it
@@ -263,6 +280,7 @@ impl Error {
         match self {
             Error::Mismatch { .. }
             | Error::InProgress { .. }
+            | Error::Busy { .. }
             | Error::InDoubt { .. }
             | Error::ResultExpired { .. }
             | Error::Conflict { .. }
@@ -273,6 +291,7 @@ impl Error {
             | Error::Encode { .. }
             | Error::Option { .. }
             | Error::LeasesAlive { .. }
+            | Error::WouldWaitForItself { .. }
             | Error::Closed
             | Error::Forked => ErrorKind::Caller,
             Error::Full { .. }
@@ -358,6 +377,15 @@ impl fmt::Display for Error {
                     "{key}: attempt {attempt} is in progress in this process; try again later or wait for it"
                 )
             }
+            Error::Busy { key } => write!(
+                out,
+                "{key}: what is known of it is being synced by another thread, and that took longer than this call was to \
+                 wait; ask again"
+            ),
+            Error::WouldWaitForItself { key } => write!(
+                out,
+                "{key}: this thread is performing or reconciling this very operation, and would wait for itself"
+            ),
             Error::InDoubt { key, attempt, version } => write!(
                 out,
                 "{key}: attempt {attempt} (version {version}) began and nobody knows whether the act happened; \

@@ -15,11 +15,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::clock::Sleepers;
 use crate::key::ByHash;
 use crate::planted::{Bug, planted};
 use crate::status::Version;
-use crate::sync::atomic::{AtomicUsize, Ordering};
-use crate::sync::{Condvar, Mutex};
+use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use crate::sync::{Condvar, Mutex, Patience};
 
 /// The right to act on a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +39,10 @@ pub(crate) enum Claim {
 #[derive(Debug, Default)]
 struct Flight {
     changing: bool,
+    /// The thread that changes the key waits for the disk.
+    at_disk: bool,
+    /// How many of those who wait do so only until `at_disk` is set.
+    impatient: u32,
     claim: Option<Claim>,
     waiting: u32,
     /// Both made when somebody first waits, which most flights never see. Two, because whoever waits for another
@@ -81,11 +86,17 @@ pub(crate) struct Flights {
     /// How many flights have a claim. Counted here and not by the handles of claims: a handle may outlive its claim, and
     /// one that leaked never ends.
     claims: AtomicUsize,
+    /// How often the clock was moved by hand.
+    clock_moves: AtomicU64,
 }
 
 impl Flights {
     pub(crate) fn new() -> Flights {
-        Flights { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), claims: AtomicUsize::new(0) }
+        Flights {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            claims: AtomicUsize::new(0),
+            clock_moves: AtomicU64::new(0),
+        }
     }
 
     /// How many claims are alive. Touches no lock.
@@ -109,20 +120,60 @@ impl Flights {
         &self.shards[at]
     }
 
+    /// The right to change the key, of which the flight is locked.
+    fn take(&self, hash: u128, flight: &mut Flight) -> FlightGuard<'_> {
+        flight.changing = true;
+        flight.at_disk = false;
+        FlightGuard {
+            flights: self,
+            hash,
+            claim: flight.claim,
+            clock_moves: self.clock_moves.load(Ordering::SeqCst),
+            prepared: Cell::new(None),
+            changed: Cell::new(false),
+        }
+    }
+
     /// Waits until nobody changes the key, and keeps others from changing it.
     pub(crate) fn enter(&self, hash: u128) -> FlightGuard<'_> {
+        loop {
+            if let Some(guard) = self.enter_within(hash, Patience::Endless) {
+                return guard;
+            }
+        }
+    }
+
+    /// The same, unless that takes longer than `patience`. Without patience a caller waits as long as the other thread
+    /// touches only memory, and for a move of the key's record, which is no change that it could be told of.
+    pub(crate) fn enter_within(&self, hash: u128, patience: Patience) -> Option<FlightGuard<'_>> {
+        let patience = if planted(Bug::FlightWaitUnbounded) { Patience::Endless } else { patience };
+        let is_impatient = patience == Patience::None;
         let mut shard = self.shard(hash).lock();
         loop {
             let flight = shard.entry(hash).or_default();
             if !flight.changing || planted(Bug::EnteredRegardless) {
-                flight.changing = true;
-                return FlightGuard { flights: self, hash, claim: flight.claim, changed: Cell::new(false) };
+                return Some(self.take(hash, flight));
+            }
+            if is_impatient && flight.at_disk {
+                return None;
             }
             flight.waiting += 1;
+            flight.impatient += u32::from(is_impatient);
             let free = Arc::clone(flight.free.get_or_insert_default());
-            free.wait(&mut shard);
+            let in_time = match patience {
+                Patience::Until(until) => !free.wait_until(&mut shard, until).timed_out(),
+                Patience::None | Patience::Endless => {
+                    free.wait(&mut shard);
+                    true
+                }
+            };
             if let Some(flight) = shard.get_mut(&hash) {
                 flight.waiting -= 1;
+                flight.impatient -= u32::from(is_impatient);
+                // One that has come free is entered all the same: this thread may be the one that was told of it.
+                if !in_time && flight.changing {
+                    return None;
+                }
             }
         }
     }
@@ -134,14 +185,20 @@ impl Flights {
         if flight.changing {
             return None;
         }
-        flight.changing = true;
-        Some(FlightGuard { flights: self, hash, claim: flight.claim, changed: Cell::new(false) })
+        Some(self.take(hash, flight))
     }
 
     /// Enters whether or not somebody else is there: what a planted bug does.
     pub(crate) fn barge_in(&self, hash: u128) -> Option<FlightGuard<'_>> {
-        self.shard(hash).lock().entry(hash).or_default().changing = true;
-        Some(FlightGuard { flights: self, hash, claim: None, changed: Cell::new(false) })
+        let mut shard = self.shard(hash).lock();
+        Some(self.take(hash, shard.entry(hash).or_default()))
+    }
+
+    /// The claim on the key, for a caller who only looks and waits for no change. It belongs to the record of its version
+    /// and to no other: it is made just before the index points to that record, and ended by a change just after the
+    /// index points to another.
+    pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
+        self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)
     }
 
     /// Whether somebody changes the key just now.
@@ -187,14 +244,48 @@ pub(crate) struct FlightGuard<'a> {
     flights: &'a Flights,
     hash: u128,
     claim: Option<Claim>,
+    /// How often the clock had been moved by hand when this was entered.
+    clock_moves: u64,
+    /// The claim that goes with the record that is being written.
+    prepared: Cell<Option<Claim>>,
     changed: Cell<bool>,
 }
 
 impl FlightGuard<'_> {
+    /// From here on this thread waits for the disk. Callers without patience do not wait for that.
+    pub(crate) fn note_disk(&self) {
+        let mut shard = self.flights.shard(self.hash).lock();
+        let Some(flight) = shard.get_mut(&self.hash) else { return };
+        flight.at_disk = true;
+        if flight.impatient > 0
+            && let Some(free) = &flight.free
+            && !planted(Bug::DiskNotTold)
+        {
+            free.notify_all();
+        }
+    }
+
+    /// The record that is being written brings this claim with it.
+    pub(crate) fn prepare_claim(&self, claim: Claim) {
+        self.prepared.set(Some(claim));
+    }
+
+    /// The record is as durable as was asked for, and the index is about to point to it. Before that, or a caller who only
+    /// looks would see an attempt without its lease, which is a doubt.
+    pub(crate) fn publish_claim(&self) {
+        if let Some(claim) = self.prepared.take() {
+            self.set_claim(Some(claim));
+        }
+    }
+
     /// The claim that there was when this was entered. It may have ended since, as claims do without the right to change;
     /// nobody else can have made one.
     pub(crate) fn claim(&self) -> Option<Claim> {
         self.claim
+    }
+
+    pub(crate) fn hash(&self) -> u128 {
+        self.hash
     }
 
     /// The index says something else of the key from now on.
@@ -215,6 +306,7 @@ impl FlightGuard<'_> {
     /// since it was looked at, and nobody would tell of that again.
     pub(crate) fn wait_for_change(self, seen: Option<Claim>, until: Option<Instant>) -> bool {
         let (flights, hash, has_changed) = (self.flights, self.hash, self.changed.get());
+        let clock_moves = self.clock_moves;
         std::mem::forget(self);
         let mut shard = flights.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return true };
@@ -223,7 +315,8 @@ impl FlightGuard<'_> {
         if has_changed {
             flight.tell_changed();
         }
-        if flight.claim != seen && !planted(Bug::SeenIgnored) {
+        let clock_moved = flights.clock_moves.load(Ordering::SeqCst) != clock_moves;
+        if (flight.claim != seen || clock_moved) && !planted(Bug::SeenIgnored) {
             if flight.is_over() {
                 shard.remove(&hash);
             }
@@ -248,6 +341,19 @@ impl FlightGuard<'_> {
             }
         }
         in_time
+    }
+}
+
+impl Sleepers for Flights {
+    /// A lease deadline may have passed. Counted before the shards are locked: whoever is about to wait in one sees the
+    /// count, and whoever waits is woken.
+    fn wake_all(&self) {
+        self.clock_moves.fetch_add(1, Ordering::SeqCst);
+        for shard in &self.shards {
+            for flight in shard.lock().values() {
+                flight.tell_changed();
+            }
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, Terms};
+use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, InClosure, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::record::Length;
@@ -102,6 +102,10 @@ impl Claimed {
         Error::Conflict { key: self.key.clone() }
     }
 
+    fn enter_closure(&self) -> InClosure {
+        self.engine.enter_closure(self.key.as_key(), self.grant.claim)
+    }
+
     fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
         let Grant { version, promise, .. } = &mut self.grant;
         self.engine.finish(self.key.as_key(), *version, finish, &self.terms, promise)
@@ -144,6 +148,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// The closure that performs the attempt is about to be called, in this thread.
+    pub(crate) fn enter_closure(&self) -> InClosure {
+        self.claimed.enter_closure()
+    }
+
     /// The key.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
@@ -228,6 +237,11 @@ pub struct Doubt {
 }
 
 impl Doubt {
+    /// The closure that looks into the attempt is about to be called, in this thread.
+    pub(crate) fn enter_closure(&self) -> InClosure {
+        self.claimed.enter_closure()
+    }
+
     /// The key.
     #[must_use]
     pub fn key(&self) -> Key<'_> {

@@ -16,6 +16,7 @@ use crate::options::{check_lease, check_retention};
 use crate::outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
 use crate::planted::{Bug, planted};
 use crate::record::Retention;
+use crate::sync::Patience;
 
 /// An act to be performed once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
 /// [`run`](Operation::run).
@@ -166,7 +167,13 @@ impl<'a, C, D> Operation<'a, C, D> {
     }
 
     /// How long to wait while another thread of this process is at it, instead of [`Error::InProgress`] at once.
-    /// Waiters are woken by a completion, a release or a doubt, and then see for themselves.
+    /// Waiters are woken by a completion, a release or a doubt, and then see for themselves. It is counted once for the
+    /// whole call, and is no limit for this call's own writes and syncs.
+    ///
+    /// From the closure of [`run`](Operation::run) or of [`reconcile`](Operation::reconcile), a wait for the key of that
+    /// very call would never end: it is [`Error::WouldWaitForItself`]. That is known only in the thread that the closure
+    /// runs in. If the closure waits for a thread that waits for the key, or the holder of a [`Lease`] waits for its own
+    /// key, only the wait's limit ends that.
     pub fn wait(mut self, timeout: Duration) -> Self {
         self.asked.wait = Some(timeout);
         self
@@ -220,7 +227,8 @@ impl<'a, C, D> Operation<'a, C, D> {
             None => defaults.lease_ms.map(|lease_ms| lease_ms.min(retention.key_ms)),
         };
         let durability = self.asked.durability.unwrap_or(defaults.durability);
-        Ok(Terms { durability, begin_unsynced, retention, lease_ms, wait: self.asked.wait })
+        let patience = self.asked.wait.map_or(Patience::None, Patience::of);
+        Ok(Terms { durability, begin_unsynced, retention, lease_ms, patience })
     }
 }
 
@@ -284,7 +292,10 @@ impl<'a, C, D> Operation<'a, C, D> {
                     };
                     // Who may simply perform it again may do so as often as it takes.
                     was_asked = !D::RERUNS;
-                    match self.doubt.reconcile(&Attempt::of_doubt(&doubt)) {
+                    let in_closure = doubt.enter_closure();
+                    let reconciled = self.doubt.reconcile(&Attempt::of_doubt(&doubt));
+                    drop(in_closure);
+                    match reconciled {
                         Reconciled::Applied(result) => match self.record_applied(&doubt, fingerprint, result)
                         {
                             Err(RunError::Unrecorded { source: Error::Fenced { .. }, .. })
@@ -312,7 +323,9 @@ impl<C: Codec, D> Operation<'_, C, D> {
         T: Serialize,
         F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
     {
+        let in_closure = lease.enter_closure();
         let performed = act(&Attempt::of_lease(&lease));
+        drop(in_closure);
         match performed {
             Ok(result) => {
                 let recorded = self.encode(&result).and_then(|bytes| lease.complete(&bytes));

@@ -14,6 +14,7 @@ use crate::log::writer::NewSlot;
 use crate::record::Retention;
 use crate::recover::{self, Config, MAX_FILE_BYTES};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};
+use crate::sync::Patience;
 
 /// How a store is opened: a builder that ends in [`open`](Options::open) or
 /// [`open_in_memory`](Options::open_in_memory).
@@ -353,8 +354,13 @@ impl Options {
         }
         let retention = check_retention(self.retention, self.result_retention)?;
         let lease_ms = self.lease.map(|lease| check_lease(lease, retention)).transpose()?;
-        let terms =
-            Terms { durability: self.durability, begin_unsynced: false, retention, lease_ms, wait: None };
+        let terms = Terms {
+            durability: self.durability,
+            begin_unsynced: false,
+            retention,
+            lease_ms,
+            patience: Patience::None,
+        };
         let result_retention_ms = self.result_retention.map(whole_ms);
         self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms, max_result_bytes: 0 })
     }

@@ -105,6 +105,18 @@ pub enum Bug {
     UnreadableMadeWhole,
     /// What a record that cannot be read was carried along in is taken for a record of the key that it does not have.
     UnreadableOfNoKey,
+    /// Whoever wants to change a key waits for the thread that does, as long as that takes.
+    FlightWaitUnbounded,
+    /// Whoever has no patience is not told that the thread that changes the key goes to the disk.
+    DiskNotTold,
+    /// A lease is known only after the index points to its record.
+    LeaseAfterIndex,
+    /// Whoever looks asks the index once, before the claim.
+    LookedOnce,
+    /// A call from the closure of `run` waits for that very attempt.
+    WaitsForItself,
+    /// Whoever waits for a sync with a deadline is not told that it ended.
+    SyncEndNotTold,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

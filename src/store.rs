@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::codec::DefaultCodec;
 use crate::engine::{Engine, Expected, Handle, Next, Swap};
@@ -13,6 +14,7 @@ use crate::operation::Operation;
 use crate::options::Options;
 use crate::stats::{Snapshot, Stats};
 use crate::status::Version;
+use crate::sync::Patience;
 
 /// An idempotency store: one file, or memory, that remembers what has been done.
 ///
@@ -93,7 +95,8 @@ impl Store {
     /// Begins an attempt at the act that `key` names, or says why not: see [`Begin`]. An attempt that is acquired is
     /// durable before this returns.
     ///
-    /// With a deadline, a wait or a retention of its own: [`Operation::begin`].
+    /// It does not wait while another thread performs the operation or writes its record: that is
+    /// [`Begin::InProgress`]. With a deadline, a wait or a retention of its own: [`Operation::begin`].
     ///
     /// # Errors
     ///
@@ -134,13 +137,40 @@ impl Store {
     /// Where `key` stands. The answer is as durable as a record of this store: under
     /// [`Durability::Sync`](crate::Durability) no crash takes it back.
     ///
+    /// It waits for no change that another thread is making: until that is as durable as was asked for, the key stands where
+    /// it stood. What was written without a sync, by an operation of another durability, is synced first.
+    /// [`get_timeout`](Store::get_timeout) limits the wait for that.
+    ///
     /// # Errors
     ///
     /// [`Error::Key`](crate::Error::Key), [`Error::Corrupt`](crate::Error::Corrupt),
     /// [`Error::Io`](crate::Error::Io); [`Error::Poisoned`](crate::Error::Poisoned) if the answer would have to be
     /// made durable first.
     pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<Snapshot> {
-        let (status, found) = self.engine.get(key.into().as_key())?;
+        let (status, found) = self.engine.get(key.into().as_key(), Patience::Endless)?;
+        Ok(Snapshot::new(status, found))
+    }
+
+    /// As [`get`](Store::get), but where that waits for a sync of another thread, no longer than `timeout`. A sync that no
+    /// thread is at is done by this call, however long it takes, unless `timeout` is zero.
+    ///
+    /// ```
+    /// use oncekey::{Durability, Error, Store};
+    /// use std::time::Duration;
+    ///
+    /// let store = Store::in_memory()?;
+    /// store.operation("hook:1").durability(Durability::Buffered).record(b"seen")?;
+    /// assert!(matches!(store.get_timeout("hook:1", Duration::ZERO), Err(Error::Busy { .. })), "not synced");
+    /// assert!(store.get_timeout("hook:1", Duration::from_secs(1))?.is_completed());
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Busy`](crate::Error::Busy): the time was not enough. The rest as [`get`](Store::get).
+    pub fn get_timeout<'a>(&self, key: impl Into<AnyKey<'a>>, timeout: Duration) -> Result<Snapshot> {
+        let patience = if timeout.is_zero() { Patience::None } else { Patience::of(timeout) };
+        let (status, found) = self.engine.get(key.into().as_key(), patience)?;
         Ok(Snapshot::new(status, found))
     }
 

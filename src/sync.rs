@@ -1,4 +1,4 @@
-//! Locks, condition variables, signals, atomics and `yield_now`, from where the build wants them.
+//! Locks, condition variables, signals, atomics and `yield_now`, from where the build wants them; and how long a call waits.
 //!
 //! Normally these are parking_lot's and the standard library's own. Under `--cfg oncekey_shuttle` they are
 //! [shuttle](https://docs.rs/shuttle)'s, behind the same interface, so that the tests in `shuttle_tests` decide at
@@ -24,6 +24,32 @@ mod chosen {
 
 pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, yield_now};
 pub(crate) use signal::Signal;
+
+use std::time::{Duration, Instant};
+
+/// How long a call waits for other calls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// It does not wait for another caller's claim, disk access or sync.
+    None,
+    Until(Instant),
+    Endless,
+}
+
+impl Patience {
+    /// From now on. A wait that ends later than the clock goes has no end.
+    pub(crate) fn of(wait: Duration) -> Patience {
+        Instant::now().checked_add(wait).map_or(Patience::Endless, Patience::Until)
+    }
+
+    pub(crate) fn is_over(self) -> bool {
+        match self {
+            Patience::None => true,
+            Patience::Until(until) => Instant::now() >= until,
+            Patience::Endless => false,
+        }
+    }
+}
 
 /// A number that many threads wait for to change.
 ///

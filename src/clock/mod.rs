@@ -13,8 +13,8 @@
 mod mark;
 mod source;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -24,7 +24,7 @@ pub(crate) use mark::{
     DEFAULT_MAX_DOWNTIME_MS, HighWater, Jumped, OpeningRules, OpeningTime, TimeMark, judge_opening,
 };
 pub use source::ManualClock;
-pub(crate) use source::{BootId, Reading, SystemTimeSource, TimeSource};
+pub(crate) use source::{BootId, Reading, Sleepers, SystemTimeSource, TimeSource};
 
 use crate::planted::{Bug, planted};
 
@@ -153,6 +153,16 @@ impl StoreClock {
     /// How many steps of the wall clock were too large to be followed since the store was opened, each counted once.
     pub(crate) fn steps_not_followed(&self) -> u64 {
         self.steps_not_followed.load(Ordering::Relaxed)
+    }
+
+    /// Whether store time passes only when a test moves the clock.
+    pub(crate) fn is_manual(&self) -> bool {
+        self.source.is_manual()
+    }
+
+    /// Wakes them whenever the clock is moved by hand.
+    pub(crate) fn wake_when_moved(&self, sleepers: Weak<dyn Sleepers>) {
+        self.source.wake_when_moved(sleepers);
     }
 
     /// Compares the wall clock with the boot-time clock and follows it a little, if the two are not far apart.

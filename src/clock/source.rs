@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
@@ -56,6 +56,12 @@ pub(crate) struct Reading {
     pub(crate) boot_ms: u64,
 }
 
+/// Threads that wait for a moment of store time.
+pub(crate) trait Sleepers: Send + Sync + fmt::Debug {
+    /// Wakes them, so that they look at the time again.
+    fn wake_all(&self);
+}
+
 /// A wall clock and a boot-time clock.
 pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
     /// The wall clock, in ms since the Unix epoch. May go back.
@@ -67,6 +73,14 @@ pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
 
     /// Which boot it is.
     fn boot(&self) -> BootId;
+
+    /// Whether it stands still until it is moved, so that no wait in real time ends when its time comes.
+    fn is_manual(&self) -> bool {
+        false
+    }
+
+    /// Wakes them whenever it is moved by hand.
+    fn wake_when_moved(&self, _sleepers: Weak<dyn Sleepers>) {}
 
     /// The wall clock is read first. Should the thread stand still after that, store time that is then counted from the
     /// wall clock loses the pause, and does not count it twice.
@@ -166,21 +180,34 @@ impl TimeSource for SystemTimeSource {
 pub struct ManualClock {
     /// All of it under one lock, so that no thread sees one moved and the other not yet.
     hands: Arc<Mutex<Reading>>,
+    /// Those of the stores that are open on it. Never locked while they are woken: they have locks of their own.
+    sleepers: Arc<Mutex<Vec<Weak<dyn Sleepers>>>>,
 }
 
 impl ManualClock {
     /// A machine that boots now, at `wall_ms` milliseconds since the Unix epoch by its wall clock.
     #[must_use]
     pub fn new(wall_ms: u64) -> Self {
-        ManualClock { hands: Arc::new(Mutex::new(Reading { wall_ms, boot: any_boot(), boot_ms: 0 })) }
+        ManualClock::at(Reading { wall_ms, boot: any_boot(), boot_ms: 0 })
+    }
+
+    fn at(reading: Reading) -> Self {
+        ManualClock { hands: Arc::new(Mutex::new(reading)), sleepers: Arc::default() }
     }
 
     /// Lets the time `by` pass, in whole milliseconds, whether the machine runs or is suspended. At the end of time
     /// (`u64::MAX`) each clock stops.
+    ///
+    /// A thread that waits for an operation is woken and looks whether the lease's deadline has passed.
     pub fn advance(&self, by: Duration) {
         let mut hands = self.hands.lock();
         hands.wall_ms = hands.wall_ms.saturating_add(whole_ms(by));
         hands.boot_ms = hands.boot_ms.saturating_add(whole_ms(by));
+        drop(hands);
+        let sleepers = self.sleepers.lock().clone();
+        for sleepers in sleepers.iter().filter_map(Weak::upgrade) {
+            sleepers.wake_all();
+        }
     }
 
     /// Sets the wall clock, forward or back, to `to_ms` milliseconds since the Unix epoch, while no time passes.
@@ -206,7 +233,7 @@ impl ManualClock {
     /// from a snapshot of this moment. From here on each is moved by itself.
     #[must_use]
     pub fn snapshot(&self) -> ManualClock {
-        ManualClock { hands: Arc::new(Mutex::new(*self.hands.lock())) }
+        ManualClock::at(*self.hands.lock())
     }
 
     /// The wall time, in milliseconds since the Unix epoch.
@@ -233,6 +260,16 @@ impl TimeSource for ManualClock {
 
     fn boot(&self) -> BootId {
         self.hands.lock().boot
+    }
+
+    fn is_manual(&self) -> bool {
+        true
+    }
+
+    fn wake_when_moved(&self, sleepers: Weak<dyn Sleepers>) {
+        let mut all = self.sleepers.lock();
+        all.retain(|sleepers| sleepers.strong_count() > 0);
+        all.push(sleepers);
     }
 
     fn read(&self) -> Reading {

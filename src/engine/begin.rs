@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::change::Facts;
 use super::lifecycle::Admitted;
-use super::view::{Found, View, Want};
+use super::view::{Found, Seen, View, Want};
 use super::{Engine, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -15,8 +15,8 @@ use crate::log::Promise;
 use crate::log::commit::record_cost_bytes;
 use crate::log::room::{NoRoom, Purpose};
 use crate::planted::{Bug, planted};
-use crate::record::Life;
 use crate::status::{Event, Refused, Status, Version, transition};
+use crate::sync::Patience;
 use crate::sync::atomic::Ordering;
 
 /// The right to perform one attempt, as the engine knows it.
@@ -41,6 +41,12 @@ pub(crate) enum Began {
     Completed(Found),
 }
 
+impl Began {
+    fn of_look(answer: std::result::Result<Found, u32>) -> Began {
+        answer.map_or_else(|attempt| Began::InProgress { attempt }, Began::Completed)
+    }
+}
+
 impl Engine {
     /// Begins an attempt, or says why not.
     pub(crate) fn begin(
@@ -51,19 +57,23 @@ impl Engine {
         takes_doubt: bool,
     ) -> Result<Began> {
         let hash = self.admit(key)?;
-        let until = terms.wait.map(|wait| Instant::now().checked_add(wait));
         loop {
             let now_ms = self.clock.now_ms();
             self.path_check.look_if_due(now_ms)?;
             // Most calls of a program that retries are for what is done: answered without entering the flight.
-            if let Some(found) = self.lookup(key, hash, now_ms, Want::Result)?
-                && matches!(found.life, Life::Completed | Life::CompletedWithoutResult)
-            {
-                self.check_replay(key, fingerprint, &found, terms)?;
-                return Ok(Began::Completed(found));
+            // So are those that do not wait for an attempt in progress.
+            let seen = self.look(key, hash, Want::Result)?;
+            let is_answered = seen.status == Status::Completed
+                || terms.patience == Patience::None && seen.attempt_at_work().is_some();
+            if is_answered {
+                return self.answer_of_look(key, fingerprint, terms, seen).map(Began::of_look);
             }
             let inside = self.admission.enter()?;
-            let flight = self.flights.enter(hash);
+            let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
+                drop(inside);
+                let seen = self.look(key, hash, Want::Result)?;
+                return self.answer_of_look(key, fingerprint, terms, seen).map(Began::of_look);
+            };
             // Once more: entering may have waited for somebody's write, and a lease begins when it is given.
             let now_ms = self.clock.now_ms();
             let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
@@ -81,7 +91,7 @@ impl Engine {
                     return Ok(Began::Completed(found));
                 }
                 Err(_) => {
-                    if !self.wait_for_other(inside, flight, claim, until, now_ms) {
+                    if !self.wait_for_other(key, inside, flight, claim, terms.patience, now_ms)? {
                         return Ok(Began::InProgress { attempt });
                     }
                     continue;
@@ -92,7 +102,7 @@ impl Engine {
             if status == Status::InDoubt
                 && let Some(Claim::Doubt { attempt, .. }) = claim
             {
-                if !self.wait_for_other(inside, flight, claim, until, now_ms) {
+                if !self.wait_for_other(key, inside, flight, claim, terms.patience, now_ms)? {
                     return Ok(Began::InProgress { attempt });
                 }
                 continue;
@@ -100,6 +110,7 @@ impl Engine {
             if status == Status::InDoubt
                 && let Some(found) = found
             {
+                flight.note_disk();
                 self.settle(found, terms.durability)?;
                 if !takes_doubt {
                     crate::events::in_doubt(key, attempt);
@@ -116,6 +127,7 @@ impl Engine {
                 let promise = self.log.no_promise();
                 return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
             }
+            flight.note_disk();
             match self.room_to_begin(key)? {
                 Ok((begin, finish)) => {
                     let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin)?;
@@ -155,14 +167,12 @@ impl Engine {
         promise: Promise,
     ) -> Result<(Version, u32, Claim)> {
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
-        let facts = Facts { fingerprint, attempt, result: None };
+        let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
+        let facts = Facts { fingerprint, attempt, result: None, lease_deadline_ms: Some(deadline_ms) };
         let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)?;
         // Writing the record may have been what led to a look at the path. Nobody may act on it then.
-        self.path_check.check()?;
-        let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
-        let claim = Claim::Lease { version, attempt, deadline_ms };
-        flight.set_claim(Some(claim));
-        Ok((version, attempt, claim))
+        self.path_check.check().inspect_err(|_| flight.set_claim(None))?;
+        Ok((version, attempt, Claim::Lease { version, attempt, deadline_ms }))
     }
 
     /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
@@ -177,6 +187,7 @@ impl Engine {
             let view = self.view(key, hash, &flight, now_ms, Want::State)?;
             self.check_holds(key, view.found.as_ref(), version)?;
             let fingerprint = view.found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
+            flight.note_disk();
             match self.room_to_begin(key)? {
                 Ok((begin, finish)) => {
                     let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin)?;
@@ -197,23 +208,52 @@ impl Engine {
         self.flights.end_claim(self.log.hasher().key(key), claim);
     }
 
+    /// The answer of a look to a caller who does not wait to enter the flight, or no longer: the completed operation, or the
+    /// attempt that is at work. Where another thread changes the key, that is the one before its change.
+    pub(super) fn answer_of_look(
+        &self,
+        key: Key<'_>,
+        fingerprint: Fingerprint,
+        terms: &Terms,
+        seen: Seen,
+    ) -> Result<std::result::Result<Found, u32>> {
+        let attempt = seen.attempt_at_work();
+        let Some(found) = seen.found else { return Ok(Err(1)) };
+        match seen.status {
+            Status::Completed => {
+                self.check_replay(key, fingerprint, &found, terms)?;
+                Ok(Ok(found))
+            }
+            Status::Absent => Ok(Err(found.attempt.saturating_add(1))),
+            Status::InProgress | Status::InDoubt => {
+                self.check_fingerprint(key, fingerprint, &found, terms.durability)?;
+                Ok(Err(attempt.unwrap_or(found.attempt)))
+            }
+        }
+    }
+
     /// Waits until another caller's claim may have ended, outside of the store: the call is admitted again as a new one.
     /// False if the caller does not wait any longer.
     pub(super) fn wait_for_other(
         &self,
+        key: Key<'_>,
         inside: Admitted<'_>,
         flight: FlightGuard<'_>,
         claim: Option<Claim>,
-        until: Option<Option<Instant>>,
+        patience: Patience,
         now_ms: u64,
-    ) -> bool {
-        let Some(until) = until else { return false };
-        if until.is_some_and(|until| Instant::now() >= until) {
-            return false;
+    ) -> Result<bool> {
+        if patience != Patience::None && claim.is_some_and(|claim| self.is_own(flight.hash(), claim)) {
+            return Err(Error::WouldWaitForItself { key: key.to_owned() });
         }
-        // A lease with a deadline can be taken over when that has passed, and nobody would wake this thread for it.
+        if patience.is_over() {
+            return Ok(false);
+        }
+        let until = if let Patience::Until(until) = patience { Some(until) } else { None };
+        // A lease with a deadline can be taken over when that has passed, and nobody would wake this thread for it, but a
+        // clock that is moved by hand.
         let deadline = match claim {
-            Some(Claim::Lease { deadline_ms, .. }) if deadline_ms < u64::MAX => {
+            Some(Claim::Lease { deadline_ms, .. }) if deadline_ms < u64::MAX && !self.clock.is_manual() => {
                 Instant::now().checked_add(Duration::from_millis(deadline_ms.saturating_sub(now_ms).max(1)))
             }
             _ => None,
@@ -224,7 +264,7 @@ impl Engine {
         };
         drop(inside);
         flight.wait_for_change(claim, first);
-        true
+        Ok(true)
     }
 }
 

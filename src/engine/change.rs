@@ -1,13 +1,12 @@
 //! The other verbs: complete, release, record, forget, compare-and-set.
 
 use std::fmt;
-use std::time::Instant;
 
 use super::begin::Grant;
 use super::view::{Found, View, Want};
 use super::{Engine, Terms};
 use crate::error::{Error, Result};
-use crate::flights::FlightGuard;
+use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record, encoded_bytes};
 use crate::key::{Fingerprint, Key};
@@ -135,9 +134,10 @@ impl Engine {
             let fenced = || Error::Fenced { key: key.to_owned(), version };
             let allowed = transition(view.status, event).is_ok();
             let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
+            flight.note_disk();
             match self.room_to_finish(key, result, promise)? {
                 Ok(promise) => {
-                    let facts = Facts { fingerprint: found.fingerprint, attempt: found.attempt, result };
+                    let facts = Facts::new(found.fingerprint, found.attempt, result);
                     let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
                     // What began is ended in the open file, wherever its path leads. The caller is told by the handle.
@@ -206,11 +206,12 @@ impl Engine {
             }
             // Only now: a result that cannot be recorded may be there already.
             self.check_result(key, result)?;
+            flight.note_disk();
             let begun = found.map_or(0, |found| found.attempt);
             match self.room_to_finish(key, Some(result), &mut self.log.no_promise())? {
                 Ok(promise) => {
                     let attempt = begun.max(doubt.attempt);
-                    let facts = Facts { fingerprint, attempt, result: Some(result) };
+                    let facts = Facts::new(fingerprint, attempt, Some(result));
                     let kind = Kind::Completed;
                     self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
@@ -235,10 +236,16 @@ impl Engine {
     ) -> Result<std::result::Result<Version, Found>> {
         let hash = self.admit(key)?;
         self.check_result(key, result)?;
-        let until = terms.wait.map(|wait| Instant::now().checked_add(wait));
         loop {
             let inside = self.admission.enter()?;
-            let flight = self.flights.enter(hash);
+            let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
+                drop(inside);
+                let seen = self.look(key, hash, Want::Result)?;
+                return match self.answer_of_look(key, fingerprint, terms, seen)? {
+                    Ok(found) => Ok(Err(found)),
+                    Err(attempt) => Err(Error::InProgress { key: key.to_owned(), attempt }),
+                };
+            };
             let now_ms = self.clock.now_ms();
             self.path_check.look_if_due(now_ms)?;
             let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
@@ -257,22 +264,23 @@ impl Engine {
                     return Ok(Err(found));
                 }
                 (Err(Refused::InDoubt), Some(found)) => {
+                    flight.note_disk();
                     self.settle(found, terms.durability)?;
                     crate::events::in_doubt(key, attempt);
                     return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
                 }
                 (Err(_), _) => {
-                    if self.wait_for_other(inside, flight, claim, until, now_ms) {
+                    if self.wait_for_other(key, inside, flight, claim, terms.patience, now_ms)? {
                         continue;
                     }
                     return Err(Error::InProgress { key: key.to_owned(), attempt });
                 }
             }
+            flight.note_disk();
             let cost = record_cost_bytes(encoded_bytes(key, result.len()));
             match self.log.promise(cost, Purpose::Begin)? {
                 Ok(promise) => {
-                    let facts =
-                        Facts { fingerprint, attempt: attempt.saturating_add(1), result: Some(result) };
+                    let facts = Facts::new(fingerprint, attempt.saturating_add(1), Some(result));
                     let kind = Kind::Completed;
                     let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Writing it may have been what led to a look at the path.
@@ -302,10 +310,11 @@ impl Engine {
                 Err(Refused::InProgress) => return Err(Error::InProgress { key: key.to_owned(), attempt }),
                 Err(_) => return Ok(false),
             }
+            flight.note_disk();
             let cost = record_cost_bytes(encoded_bytes(key, 0));
             match self.log.promise(cost, Purpose::Forget)? {
                 Ok(promise) => {
-                    let facts = Facts { fingerprint: Fingerprint::NONE, attempt, result: None };
+                    let facts = Facts::new(Fingerprint::NONE, attempt, None);
                     let kind = Kind::Forgotten;
                     self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
@@ -338,6 +347,7 @@ impl Engine {
             self.path_check.look_if_due(now_ms)?;
             let view = self.view_though_unreadable(key, hash, &flight, now_ms, Want::State)?;
             let (status, found) = (view.status, view.found.as_ref());
+            flight.note_disk();
             if let Some(found) = found {
                 self.settle(found, terms.durability)?;
             }
@@ -384,7 +394,7 @@ impl Engine {
                     let fingerprint = next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE);
                     let begun = found.map_or(0, |found| found.attempt);
                     let attempt = if status == Status::Absent { begun.saturating_add(1) } else { begun };
-                    let facts = Facts { fingerprint, attempt, result };
+                    let facts = Facts::new(fingerprint, attempt, result);
                     let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Whoever held a lease finds out by the version; whoever waited looks again.
                     flight.set_claim(None);
@@ -426,7 +436,10 @@ impl Engine {
             Kind::Begun if terms.begin_unsynced => Until::Written,
             _ => terms.durability.until(),
         };
-        let Facts { fingerprint, attempt, result } = facts;
+        let Facts { fingerprint, attempt, result, lease_deadline_ms } = facts;
+        if let Some(deadline_ms) = lease_deadline_ms {
+            flight.prepare_claim(Claim::Lease { version, attempt, deadline_ms });
+        }
         let record = Record {
             kind,
             key,
@@ -450,6 +463,14 @@ pub(super) struct Facts<'a> {
     pub(super) fingerprint: Fingerprint,
     pub(super) attempt: u32,
     pub(super) result: Option<&'a [u8]>,
+    /// Until when the lease goes that comes with the record; None: there is none.
+    pub(super) lease_deadline_ms: Option<u64>,
+}
+
+impl Facts<'_> {
+    fn new(fingerprint: Fingerprint, attempt: u32, result: Option<&[u8]>) -> Facts<'_> {
+        Facts { fingerprint, attempt, result, lease_deadline_ms: None }
+    }
 }
 
 /// The record that takes a key from `status` to `next`; Ok(None) if none is needed.

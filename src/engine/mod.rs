@@ -7,6 +7,7 @@
 
 mod begin;
 mod change;
+mod inside;
 mod lifecycle;
 mod path_check;
 mod reclaim;
@@ -15,9 +16,8 @@ mod view;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use crate::clock::StoreClock;
+use crate::clock::{Sleepers, StoreClock};
 use crate::error::{Error, Result};
 use crate::flights::{FlightGuard, Flights};
 use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES, Record};
@@ -29,11 +29,13 @@ use crate::planted::{Bug, planted};
 use crate::record::{Retention, Weight};
 use crate::recover::Recovered;
 use crate::status::Version;
+use crate::sync::Patience;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use begin::{Began, Grant};
 pub(crate) use change::{Applied, Finish, Swap};
 pub use change::{Expected, Next};
+pub(crate) use inside::InClosure;
 use lifecycle::Admission;
 pub(crate) use lifecycle::Handle;
 use path_check::PathCheck;
@@ -82,8 +84,8 @@ pub(crate) struct Terms {
     pub(crate) retention: Retention,
     /// From its begin, after which a lease may be taken over; None: never.
     pub(crate) lease_ms: Option<u64>,
-    /// How long to wait for somebody else's lease to end; None: not at all.
-    pub(crate) wait: Option<Duration>,
+    /// How long to wait for other callers: one moment for the whole call, however often it looks again.
+    pub(crate) patience: Patience,
 }
 
 /// What holds for the whole store.
@@ -111,7 +113,7 @@ fn largest_carried_bytes(segment_bytes: u64) -> u64 {
 pub(crate) struct Engine {
     log: Arc<Log>,
     index: Index,
-    flights: Flights,
+    flights: Arc<Flights>,
     clock: Arc<StoreClock>,
     open_count: u32,
     /// The counter of the last version that was given out.
@@ -128,11 +130,13 @@ impl Engine {
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
         let Recovered { log, index, clock, open_count, counter, unreadable } = recovered;
         let (storage, path) = (Arc::clone(log.storage()), log.path().to_owned());
+        let flights = Arc::new(Flights::new());
+        clock.wake_when_moved(Arc::downgrade(&(Arc::clone(&flights) as Arc<dyn Sleepers>)));
         let path_check = PathCheck::new(storage, path, clock.now_ms(), log.span().1);
         Engine {
             log,
             index,
-            flights: Flights::new(),
+            flights,
             clock,
             open_count,
             changes: AtomicU64::new(counter),
@@ -222,13 +226,20 @@ impl Engine {
         if planted(Bug::IndexBeforeDurability) {
             let ticket = self.log.append(record, hash, promise, Until::Written)?;
             let address = self.log.wait(&ticket)?;
+            flight.publish_claim();
             self.apply(hash, record, length, address, old);
             return if until == Until::Synced { self.log.sync() } else { Ok(()) };
         }
         let ticket = self.log.append(record, hash, promise, until)?;
         // Moved records ride along in the frame that this thread waits for anyway.
         let piece = self.reclaim_along(length);
-        let applied = self.log.wait(&ticket).map(|address| self.apply(hash, record, length, address, old));
+        let applied = self.log.wait(&ticket).map(|address| {
+            if !planted(Bug::LeaseAfterIndex) {
+                flight.publish_claim();
+            }
+            self.apply(hash, record, length, address, old);
+            flight.publish_claim();
+        });
         flight.note_change();
         self.path_check.look_if_new(self.log.span().1);
         // Whatever became of the record itself: nobody else waits for these, and the segment must not be given up

@@ -8,8 +8,10 @@ use crate::format::record::{Kind, Record};
 use crate::index::Address;
 use crate::key::{Fingerprint, Key};
 use crate::log::reader::Place;
+use crate::planted::{Bug, planted};
 use crate::record::{Life, Weight, life, lost_life};
 use crate::status::{Status, Version};
+use crate::sync::Patience;
 
 /// What the key's last record says now.
 #[derive(Debug, Clone)]
@@ -27,6 +29,13 @@ pub(crate) struct Found {
     pub(crate) result_expires_ms: u64,
     /// Only if it was asked for and is still kept.
     pub(crate) result: Option<Vec<u8>>,
+}
+
+impl Found {
+    /// The position in the log at which its record ends.
+    fn end(&self) -> u64 {
+        self.place.position + self.place.length_bytes
+    }
 }
 
 /// What is known of a key's last record that cannot be read: what the footer says, or the record in which it was carried
@@ -75,6 +84,26 @@ pub(super) struct View {
     pub(super) status: Status,
     /// When it was looked at: what is decided now happens then.
     pub(super) now_ms: u64,
+}
+
+/// What a look at a key says that waits for nobody.
+pub(super) struct Seen {
+    pub(super) status: Status,
+    pub(super) found: Option<Found>,
+    /// The claim, of a key that has begun.
+    claim: Option<Claim>,
+}
+
+impl Seen {
+    /// The attempt that somebody performs or looks into.
+    pub(super) fn attempt_at_work(&self) -> Option<u32> {
+        let found = self.found.as_ref()?;
+        match self.claim {
+            _ if self.status == Status::InProgress => Some(found.attempt),
+            Some(Claim::Doubt { version, attempt, .. }) if version == found.version => Some(attempt),
+            _ => None,
+        }
+    }
 }
 
 impl Engine {
@@ -235,7 +264,7 @@ impl Engine {
     /// Returns when what was found is as durable as `durability` demands of an answer.
     pub(super) fn settle(&self, found: &Found, durability: Durability) -> Result<()> {
         match durability {
-            Durability::Sync => self.log.sync_to(found.place.position + found.place.length_bytes),
+            Durability::Sync => self.log.sync_to(found.end()),
             Durability::Buffered => Ok(()),
         }
     }
@@ -286,25 +315,47 @@ impl Engine {
         })
     }
 
-    /// Where the key stands, for somebody who only looks.
-    pub(crate) fn get(&self, key: Key<'_>) -> Result<(Status, Option<Found>)> {
+    /// Where the key stands, for somebody who only looks. Waits at most for a sync, and for one of another caller's no longer
+    /// than `patience`.
+    pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
         let hash = self.admit(key)?;
-        let durability = self.settings.terms.durability;
-        let now_ms = self.clock.now_ms();
-        let found = self.lookup(key, hash, now_ms, Want::Result)?;
-        // In progress or in doubt is a question of the record and the claim together, which only the flight holds still.
-        let (status, found) = match found {
-            Some(Found { life: Life::Begun, .. }) => {
-                let flight = self.flights.enter(hash);
-                let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
-                (view.status, view.found)
+        let Seen { status, found, .. } = self.look(key, hash, Want::Result)?;
+        match (&found, self.settings.terms.durability) {
+            (Some(found), Durability::Sync) if !self.log.sync_to_within(found.end(), patience)? => {
+                Err(Error::Busy { key: key.to_owned() })
             }
-            found => (self.status(found.as_ref(), None, now_ms), found),
-        };
-        if let Some(found) = &found {
-            self.settle(found, durability)?;
+            _ => Ok((status, found)),
         }
-        Ok((status, found))
+    }
+
+    /// Where the key stands. Waits for nobody; a key that is being changed stands where it stood before the change until the
+    /// index points to the new record, which is then as durable as was asked for.
+    ///
+    /// Record and claim are looked at one after the other, and yet the answer is that of one moment. A lease is made just
+    /// before the index points to its record, and a change ends it just after the index points to another. So while the
+    /// index points to a record of an attempt, the claim is the right one:
+    ///
+    /// - If it is the lease of the record that was read, it was there when the index was asked: in progress, then.
+    /// - If not, the index is asked again. If it still points to a record of the same version, it did when the claim was
+    ///   looked at: in doubt, then. If not, the key was changed meanwhile, and the look begins again with what is there now.
+    pub(super) fn look(&self, key: Key<'_>, hash: u128, want: Want) -> Result<Seen> {
+        let mut now_ms = self.clock.now_ms();
+        let mut found = self.lookup(key, hash, now_ms, want)?;
+        loop {
+            let Some(Found { life: Life::Begun, version, .. }) = found else {
+                return Ok(Seen { status: self.status(found.as_ref(), None, now_ms), found, claim: None });
+            };
+            let claim = self.flights.claim(hash);
+            now_ms = self.clock.now_ms();
+            let status = self.status(found.as_ref(), claim, now_ms);
+            if status == Status::InProgress || planted(Bug::LookedOnce) {
+                return Ok(Seen { status, found, claim });
+            }
+            found = self.lookup(key, hash, now_ms, want)?;
+            if found.as_ref().is_some_and(|found| found.life == Life::Begun && found.version == version) {
+                return Ok(Seen { status, found, claim });
+            }
+        }
     }
 
     /// Returns when what was found may be given to somebody who asks for the same again. It is only looked at: handed
@@ -437,10 +488,10 @@ mod tests {
             bytes[usize::try_from(address.offset()).unwrap() + 20] ^= 1;
             std::fs::write(&path, bytes).unwrap();
             assert!(
-                matches!(engine.get(Key::new(damaged)), Err(Error::Corrupt { offset, .. }) if offset == address.offset())
+                matches!(engine.get(Key::new(damaged), Patience::Endless), Err(Error::Corrupt { offset, .. }) if offset == address.offset())
             );
             for other in others {
-                assert!(engine.get(Key::new(other)).unwrap().1.is_none(), "{other}");
+                assert!(engine.get(Key::new(other), Patience::Endless).unwrap().1.is_none(), "{other}");
                 assert!(!engine.forget(Key::new(other), &terms).unwrap(), "{other}");
             }
             assert!(engine.forget(Key::new(damaged), &terms).unwrap());

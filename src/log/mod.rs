@@ -29,8 +29,8 @@ use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::Storage;
-use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::{Mutex, Patience};
 use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
 use progress::Progress;
@@ -262,6 +262,19 @@ impl Log {
     /// Returns when everything before `position` survives power loss.
     pub(crate) fn sync_to(&self, position: u64) -> Result<()> {
         if position <= self.progress.durable() { Ok(()) } else { self.sync() }
+    }
+
+    /// The same, but waits for a sync of another caller's no longer than `patience`: false, then. A sync that nobody is at is
+    /// done by this thread, unless its patience is over.
+    pub(crate) fn sync_to_within(&self, position: u64, patience: Patience) -> Result<bool> {
+        if patience == Patience::Endless {
+            return self.sync_to(position).map(|()| true);
+        }
+        let is_durable = || position <= self.progress.durable();
+        if is_durable() {
+            return Ok(true);
+        }
+        self.commit.sync_within(is_durable, patience, self).map_err(|poison| self.poisoned(poison))
     }
 
     pub(crate) fn check_poison(&self) -> Result<()> {

@@ -24,7 +24,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::Storage;
 use crate::format::SECTOR_BYTES;
@@ -87,6 +87,8 @@ struct Disk {
     place: Place,
     is_unlocked: bool,
     touched_unlocked: u64,
+    holds_syncs: bool,
+    held_syncs: usize,
 }
 
 /// What the path of the file leads to, as the operating system says.
@@ -106,6 +108,8 @@ pub enum Place {
 #[derive(Debug, Clone)]
 pub struct SimulatedDisk {
     disk: Arc<Mutex<Disk>>,
+    /// Syncs that are held wait here, and whoever waits for one to be held.
+    held: Arc<Condvar>,
 }
 
 impl Default for SimulatedDisk {
@@ -126,7 +130,7 @@ impl SimulatedDisk {
     pub fn holding(bytes: Vec<u8>) -> SimulatedDisk {
         let synced = vec![true; bytes.len().div_ceil(SECTOR_BYTES)];
         let disk = Disk { cache: bytes.clone(), medium: bytes, synced, has_power: true, ..Disk::default() };
-        SimulatedDisk { disk: Arc::new(Mutex::new(disk)) }
+        SimulatedDisk { disk: Arc::new(Mutex::new(disk)), held: Arc::default() }
     }
 
     /// Lets the write, sync or change of length with this number (from 0, of all since the disk was made) meet a fault.
@@ -172,6 +176,26 @@ impl SimulatedDisk {
     /// Lets the path of the file lead elsewhere from now on, or to it again.
     pub fn set_place(&self, place: Place) {
         self.disk.lock().place = place;
+    }
+
+    /// Holds every sync that begins from now on until [`release_syncs`](SimulatedDisk::release_syncs): a disk as slow as a
+    /// test wants it. Not for tests under shuttle, which does not know of this wait.
+    pub fn hold_syncs(&self) {
+        self.disk.lock().holds_syncs = true;
+    }
+
+    /// Lets all syncs that are held go on, and holds no more of them.
+    pub fn release_syncs(&self) {
+        self.disk.lock().holds_syncs = false;
+        self.held.notify_all();
+    }
+
+    /// Waits until a sync is held.
+    pub fn wait_for_held_sync(&self) {
+        let mut disk = self.disk.lock();
+        while disk.held_syncs == 0 {
+            self.held.wait(&mut disk);
+        }
     }
 
     /// The file is locked, by whoever is about to open it.
@@ -465,6 +489,14 @@ impl Storage for SimulatedDisk {
         // A sync takes its time, also one that fails in the end, and other threads write meanwhile.
         yield_now();
         let mut disk = self.disk.lock();
+        if disk.holds_syncs {
+            disk.held_syncs += 1;
+            self.held.notify_all();
+            while disk.holds_syncs {
+                self.held.wait(&mut disk);
+            }
+            disk.held_syncs -= 1;
+        }
         if !disk.has_power {
             return Err(power_is_gone());
         }

@@ -34,7 +34,7 @@ use crate::planted::{Bug, planted};
 use crate::record::Weight;
 use crate::status::Version;
 use crate::sync::atomic::Ordering;
-use crate::sync::{Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, Patience};
 
 /// What the footer and the index need to know of one record of a batch.
 #[derive(Debug, Clone, Copy)]
@@ -130,12 +130,16 @@ struct Queue {
     poison: Option<Arc<io::Error>>,
     /// Buffers of batches that are done, so that the steady state allocates nothing of a frame's size.
     spare: Vec<Batch>,
+    /// Threads that wait for the end of a sync, and no longer than they have patience.
+    impatient: u32,
 }
 
 /// The queue of batches.
 #[derive(Debug)]
 pub(crate) struct Commit {
     queue: Mutex<Queue>,
+    /// A sync has ended.
+    sync_ended: Condvar,
     seed: Seed,
     /// The most that a batch may take of a segment.
     limit_bytes: u64,
@@ -154,8 +158,9 @@ impl Commit {
             synced: 0,
             poison: None,
             spare: Vec::new(),
+            impatient: 0,
         };
-        Commit { queue: Mutex::new(queue), seed, limit_bytes }
+        Commit { queue: Mutex::new(queue), sync_ended: Condvar::default(), seed, limit_bytes }
     }
 
     /// Puts a record into the gathering batch. `promised_bytes` is room that was set aside for it.
@@ -242,6 +247,46 @@ impl Commit {
         self.wait(&ticket, medium).map(|_| ())
     }
 
+    /// Makes what was written survive power loss until `is_durable` says that it does. Waits for the sync of another thread no
+    /// longer than `patience`: false, then. A sync that nobody is at is done by this thread, which can no more be cut short
+    /// than any other.
+    pub(crate) fn sync_within(
+        &self,
+        is_durable: impl Fn() -> bool,
+        patience: Patience,
+        medium: &impl Medium,
+    ) -> Result<bool, Arc<io::Error>> {
+        let mut queue = self.queue.lock();
+        loop {
+            if is_durable() {
+                return Ok(true);
+            }
+            if let Some(poison) = &queue.poison {
+                return Err(Arc::clone(poison));
+            }
+            if patience.is_over() {
+                return Ok(false);
+            }
+            if !queue.syncing {
+                self.lead(queue, Duty { writes: false, syncs: true }, medium);
+                queue = self.queue.lock();
+                continue;
+            }
+            queue.impatient += 1;
+            let timed_out = match patience {
+                Patience::Until(until) => self.sync_ended.wait_until(&mut queue, until).timed_out(),
+                Patience::None | Patience::Endless => {
+                    self.sync_ended.wait(&mut queue);
+                    false
+                }
+            };
+            queue.impatient -= 1;
+            if timed_out {
+                return Ok(is_durable());
+            }
+        }
+    }
+
     /// What poisoned the queue, if anything did.
     pub(crate) fn poison(&self) -> Option<Arc<io::Error>> {
         self.queue.lock().poison.clone()
@@ -288,6 +333,7 @@ impl Commit {
         }
         let mut queue = self.queue.lock();
         if let Err(error) = outcome.and_then(|()| queue.check_poison()) {
+            self.tell_sync_ended(&queue);
             return queue.fail(duty, error, Some(&taken.gate));
         }
         let (number, gate) = (taken.number, Arc::clone(&taken.gate));
@@ -304,6 +350,13 @@ impl Commit {
         }
     }
 
+    /// Called with the queue locked, before or after the duty is given up: who is told looks only when the lock is free.
+    fn tell_sync_ended(&self, queue: &Queue) {
+        if queue.impatient > 0 && !planted(Bug::SyncEndNotTold) {
+            self.sync_ended.notify_all();
+        }
+    }
+
     /// Syncs what is written, which is everything up to batch `written` at least, and tells those who wait for that.
     /// `unnoted` is that batch, if nobody knows yet that it is written.
     fn sync_up_to(&self, written: u64, unnoted: Option<Gathering>, medium: &impl Medium) {
@@ -317,6 +370,7 @@ impl Commit {
             outcome = Ok(());
         }
         if let Err(error) = outcome.and_then(|()| queue.check_poison()) {
+            self.tell_sync_ended(&queue);
             return queue.fail(duty, error, unnoted.as_ref().map(|batch| &*batch.gate));
         }
         if let Some(batch) = unnoted {
@@ -327,6 +381,7 @@ impl Commit {
         let count = queue.unsynced.iter().take_while(|batch| batch.number <= written).count();
         let synced: Vec<Unsynced> = queue.unsynced.drain(..count).collect();
         let asked = queue.ask_leaders();
+        self.tell_sync_ended(&queue);
         drop(queue);
         wake(asked);
         for batch in synced {
@@ -472,7 +527,9 @@ struct Unwinding<'a> {
 impl Drop for Unwinding<'_> {
     fn drop(&mut self) {
         let error = io::Error::other("a thread panicked while it wrote or synced for the others");
-        self.commit.queue.lock().fail(self.duty, error, self.gate);
+        let mut queue = self.commit.queue.lock();
+        self.commit.tell_sync_ended(&queue);
+        queue.fail(self.duty, error, self.gate);
     }
 }
 

@@ -1,0 +1,280 @@
+//! What a call waits for, and for how long: nobody waits for another caller's sync longer than was asked for, and
+//! nobody waits for itself.
+//!
+//! The disk holds syncs until a test lets go of them, so that what would wait for one does not return at all.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
+
+mod common;
+
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use common::{NONE, START_MS, abandon, acquire, clocked, perform, seconds, small};
+use oncekey::simulation::SimulatedDisk;
+use oncekey::{
+    Begin, Durability, Error, ErrorKind, Failure, ManualClock, Outcome, Reconciled, Recorded, RunError,
+    Status, Store,
+};
+
+/// How long a call that must not wait may take until it is taken to wait for ever.
+const FOR_EVER: Duration = Duration::from_secs(120);
+const A_MOMENT: Duration = Duration::from_millis(10);
+
+/// What `call` returns, which must not wait for anything that the test does afterwards.
+fn at_once<T: Send + 'static>(store: &Store, call: impl FnOnce(&Store) -> T + Send + 'static) -> T {
+    let (tell, told) = mpsc::channel();
+    let store = store.clone();
+    std::thread::spawn(move || {
+        let _ = tell.send(call(&store));
+    });
+    told.recv_timeout(FOR_EVER).expect("the call waits for what it must not wait for")
+}
+
+fn on_slow_disk() -> (SimulatedDisk, Store) {
+    let disk = SimulatedDisk::new();
+    let store = small().open_simulated(&disk).unwrap();
+    (disk, store)
+}
+
+/// A call of another thread, which has come as far as its sync. Ends when the disk lets go.
+fn syncing<T: Send + 'static>(
+    disk: &SimulatedDisk,
+    store: &Store,
+    call: impl FnOnce(&Store) -> T + Send + 'static,
+) -> JoinHandle<T> {
+    disk.hold_syncs();
+    let store = store.clone();
+    let thread = std::thread::spawn(move || call(&store));
+    disk.wait_for_held_sync();
+    thread
+}
+
+fn completing(disk: &SimulatedDisk, store: &Store) -> JoinHandle<()> {
+    let mut lease = acquire(store, "k");
+    syncing(disk, store, move |_| {
+        lease.complete(b"done").unwrap();
+    })
+}
+
+#[test]
+fn a_look_waits_for_no_change_that_is_under_way() {
+    let (disk, store) = on_slow_disk();
+    let completing = completing(&disk, &store);
+    assert_eq!(at_once(&store, |store| store.get("k").unwrap().status()), Status::InProgress);
+    let replayed = at_once(&store, |store| store.replay_into("k", NONE, &mut Vec::new()).unwrap());
+    assert_eq!(replayed, None);
+    disk.release_syncs();
+    completing.join().unwrap();
+    assert_eq!(store.get("k").unwrap().result(), Some(&b"done"[..]));
+
+    let beginning = syncing(&disk, &store, |store| acquire(store, "l"));
+    assert_eq!(at_once(&store, |store| store.get("l").unwrap().status()), Status::Absent);
+    disk.release_syncs();
+    let lease = beginning.join().unwrap();
+    assert_eq!(store.get("l").unwrap().status(), Status::InProgress);
+    drop(lease);
+    assert_eq!(store.get("l").unwrap().status(), Status::InDoubt);
+}
+
+#[test]
+fn a_begin_without_wait_is_told_at_once_that_another_thread_is_at_it() {
+    let (disk, store) = on_slow_disk();
+    let changing = completing(&disk, &store);
+    let began = at_once(&store, |store| store.begin("k", NONE).unwrap());
+    assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
+    let recorded = at_once(&store, |store| store.record("k", NONE, b"another"));
+    assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
+    let ran = at_once(&store, |store| store.operation("k").run(|_| Ok::<_, Failure<Error>>(1)));
+    assert!(matches!(ran, Err(RunError::Store(Error::InProgress { .. }))), "{ran:?}");
+    disk.release_syncs();
+    changing.join().unwrap();
+
+    let changing = syncing(&disk, &store, |store| acquire(store, "l"));
+    let began = at_once(&store, |store| store.begin("l", NONE).unwrap());
+    assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
+    disk.release_syncs();
+    drop(changing.join().unwrap());
+
+    let changing = syncing(&disk, &store, |store| store.record("m", NONE, b"first").unwrap());
+    let recorded = at_once(&store, |store| store.record("m", NONE, b"second"));
+    assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
+    disk.release_syncs();
+    assert!(matches!(changing.join().unwrap(), Recorded::Done(_)));
+}
+
+#[test]
+fn a_wait_ends_at_its_deadline_also_while_another_caller_syncs() {
+    let (disk, store) = on_slow_disk();
+    let changing = completing(&disk, &store);
+    let began = at_once(&store, |store| store.operation("k").wait(A_MOMENT).begin().unwrap());
+    assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
+    let recorded = at_once(&store, |store| store.operation("k").wait(A_MOMENT).record(b"another"));
+    assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
+    let ran =
+        at_once(&store, |store| store.operation("k").wait(A_MOMENT).run(|_| Ok::<_, Failure<Error>>(1)));
+    assert!(matches!(ran, Err(RunError::Store(Error::InProgress { .. }))), "{ran:?}");
+    // Whoever has more time is given the result.
+    let (tell, told) = mpsc::channel();
+    let waiting = std::thread::spawn({
+        let store = store.clone();
+        move || {
+            tell.send(()).unwrap();
+            store.operation("k").wait(seconds(600)).begin().unwrap()
+        }
+    });
+    told.recv().unwrap();
+    disk.release_syncs();
+    changing.join().unwrap();
+    let Begin::Completed(done) = waiting.join().unwrap() else { panic!("it was completed") };
+    assert_eq!(done.result(), b"done");
+}
+
+#[test]
+fn a_waiter_notices_a_lease_deadline_that_a_manual_clock_has_passed() {
+    let clock = ManualClock::new(START_MS);
+    let store = clocked(&clock).lease(seconds(3_600)).open_in_memory().unwrap();
+    for key in ["k", "l", "m"] {
+        let lease = acquire(&store, key);
+        let (tell, told) = mpsc::channel();
+        let store = store.clone();
+        let waiting = std::thread::spawn(move || {
+            let _ = tell.send(());
+            let began = store.operation(key).wait(Duration::MAX).begin();
+            let _ = tell.send(());
+            began
+        });
+        told.recv().unwrap();
+        // In steps, because nothing says when it has begun to wait: it may look before, between or after them.
+        for _ in 0..4 {
+            std::thread::sleep(A_MOMENT);
+            clock.advance(seconds(1_000));
+        }
+        told.recv_timeout(FOR_EVER).expect("still waiting, though the deadline has passed");
+        let began = waiting.join().unwrap().unwrap();
+        assert!(matches!(began, Begin::InDoubt(_)), "{began:?}");
+        drop(lease);
+    }
+}
+
+/// Inside `run` for a key, waiting for that key.
+fn inside(store: &Store, wait: Option<Duration>) -> Result<Outcome<u32>, RunError<u32, Error>> {
+    store.operation("k").run(|_| {
+        let operation = store.operation("k");
+        let operation = if let Some(wait) = wait { operation.wait(wait) } else { operation };
+        match operation.run(|_| Ok::<u32, Failure<Error>>(7)) {
+            Ok(outcome) => Ok(outcome.into_inner()),
+            Err(RunError::Store(error)) => Err(Failure::NotApplied(error)),
+            Err(other) => panic!("{other:?}"),
+        }
+    })
+}
+
+#[test]
+fn run_in_run_for_the_same_key_does_not_wait_for_itself() {
+    let store = small().open_in_memory().unwrap();
+    for wait in [Duration::MAX, seconds(3_600)] {
+        let ran = at_once(&store, move |store| inside(store, Some(wait)));
+        assert!(matches!(&ran, Err(RunError::NotApplied(error)) if is_for_itself(error)), "{ran:?}");
+        assert!(store.get("k").unwrap().is_absent());
+    }
+    let ran = inside(&store, None);
+    assert!(matches!(ran, Err(RunError::NotApplied(Error::InProgress { attempt: _, .. }))), "{ran:?}");
+}
+
+fn is_for_itself(error: &Error) -> bool {
+    matches!(error, Error::WouldWaitForItself { key, .. } if key.as_key().as_str() == Some("k"))
+        && error.kind() == ErrorKind::Caller
+}
+
+#[test]
+fn reconcile_does_not_wait_for_the_doubt_that_it_looks_into() {
+    let store = small().open_in_memory().unwrap();
+    abandon(&store, "k");
+    let ran = at_once(&store, |store| {
+        store
+            .operation("k")
+            .reconcile(|_| {
+                let begun = store.operation("k").wait(Duration::MAX).begin();
+                assert!(matches!(&begun, Err(error) if is_for_itself(error)), "{begun:?}");
+                let recorded = store.operation("k").wait(Duration::MAX).record(b"x");
+                assert!(matches!(&recorded, Err(Error::InDoubt { .. })), "{recorded:?}");
+                Reconciled::<u32>::Unknown
+            })
+            .run(|_| Ok::<u32, Failure<Error>>(1))
+    });
+    assert!(matches!(ran, Err(RunError::Store(Error::InDoubt { .. }))), "{ran:?}");
+}
+
+#[test]
+fn only_the_same_key_of_the_same_store_in_the_same_thread_while_it_runs_is_waiting_for_itself() {
+    let (store, other) = (small().open_in_memory().unwrap(), small().open_in_memory().unwrap());
+    let held = acquire(&other, "k");
+    store
+        .operation("k")
+        .run(|_| {
+            // Two deep, and the outer key is still this thread's.
+            store
+                .operation("l")
+                .run(|_| {
+                    let begun = store.operation("k").wait(Duration::MAX).begin();
+                    assert!(matches!(&begun, Err(error) if is_for_itself(error)), "{begun:?}");
+                    let begun = other.operation("k").wait(A_MOMENT).begin().unwrap();
+                    assert!(
+                        matches!(begun, Begin::InProgress { .. }),
+                        "another thread's, for all that is known: {begun:?}"
+                    );
+                    Ok::<u32, Failure<Error>>(1)
+                })
+                .unwrap();
+            let begun = std::thread::scope(|scope| {
+                scope.spawn(|| store.operation("k").wait(A_MOMENT).begin().unwrap()).join().unwrap()
+            });
+            assert!(
+                matches!(begun, Begin::InProgress { attempt: 1 }),
+                "not known in another thread: {begun:?}"
+            );
+            Ok::<u32, Failure<Error>>(1)
+        })
+        .unwrap();
+    drop(held);
+    // A closure that panics is over as well.
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        store.operation("m").run(|_| -> Result<u32, Failure<Error>> { panic!("as planned") })
+    }));
+    assert!(panicked.is_err());
+    let begun = store.operation("m").wait(A_MOMENT).begin().unwrap();
+    assert!(matches!(begun, Begin::InDoubt(_)), "{begun:?}");
+}
+
+#[test]
+fn a_look_waits_for_the_sync_of_another_caller_no_longer_than_it_was_asked_to() {
+    let (disk, store) = on_slow_disk();
+    perform(&store, "synced", b"1");
+    store.operation("k").durability(Durability::Buffered).record(b"seen").unwrap();
+    let none = store.get_timeout("k", Duration::ZERO);
+    assert!(
+        matches!(&none, Err(error @ Error::Busy { .. }) if error.kind() == ErrorKind::Answer),
+        "{none:?}"
+    );
+    let syncing = syncing(&disk, &store, |store| store.sync().unwrap());
+    for timeout in [Duration::ZERO, A_MOMENT] {
+        let busy = at_once(&store, move |store| store.get_timeout("k", timeout));
+        assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
+        assert!(at_once(&store, move |store| store.get_timeout("synced", timeout)).unwrap().is_completed());
+        assert!(at_once(&store, move |store| store.get_timeout("nothing", timeout)).unwrap().is_absent());
+    }
+    let waiting = std::thread::spawn({
+        let store = store.clone();
+        move || store.get_timeout("k", seconds(600))
+    });
+    disk.release_syncs();
+    syncing.join().unwrap();
+    assert_eq!(waiting.join().unwrap().unwrap().result(), Some(&b"seen"[..]));
+    assert!(store.get_timeout("k", Duration::ZERO).unwrap().is_completed());
+    // What nobody syncs is synced by the call itself.
+    store.operation("l").durability(Durability::Buffered).record(b"seen").unwrap();
+    let syncs = disk.syncs();
+    assert!(store.get_timeout("l", seconds(600)).unwrap().is_completed());
+    assert_eq!(disk.syncs(), syncs + 1);
+}
