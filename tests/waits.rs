@@ -278,3 +278,13 @@ fn a_look_waits_for_the_sync_of_another_caller_no_longer_than_it_was_asked_to() 
     assert!(store.get_timeout("l", seconds(600)).unwrap().is_completed());
     assert_eq!(disk.syncs(), syncs + 1);
 }
+
+#[test]
+fn a_planted_wait_for_itself_is_found() {
+    use oncekey::simulation::{Bug, plant};
+    let store = small().open_in_memory().unwrap();
+    plant(Some(Bug::WaitsForItself));
+    let ran = inside(&store, Some(A_MOMENT));
+    plant(None);
+    assert!(matches!(ran, Err(RunError::NotApplied(Error::InProgress { .. }))), "it has waited: {ran:?}");
+}

@@ -114,7 +114,7 @@ fn close_and_wait() {
     let store = open(&disk);
     let Begin::Acquired(lease) = store.begin("a", NONE).unwrap() else { unreachable!() };
     let waiting = spawn(&store, |store| match store.operation("a").wait(Duration::MAX).begin() {
-        Ok(Begin::InDoubt(doubt)) => {
+        Ok(Begin::InDoubt(mut doubt)) => {
             doubt.complete(b"r").unwrap_or_else(|error| panic!("it may resolve and cannot: {error}"));
             true
         }

@@ -21,6 +21,7 @@ mod crash;
 mod engine;
 mod flights;
 mod index;
+mod waits;
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -125,6 +125,7 @@ pub(super) struct Piece<'a> {
 }
 
 /// What became of one entry.
+#[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
 enum Visit<'a> {
     Nothing,
     InFlight,
