@@ -9,6 +9,11 @@
 //!
 //! A claim does not keep a change out: a record can be moved while its operation is in progress, and a late completion
 //! can end a doubt that somebody is looking into.
+//!
+//! A caller that only looks enters no flight: [`Flights::claim`] and the index are enough for it. One that is not to wait
+//! for the disk of another enters with [`Patience`]. A thread that holds a flight and is about to wait for the disk says so
+//! with [`FlightGuard::note_disk`]; one that moves a record does not, because a move is nothing that a caller could be told
+//! of, and ends with the write of its copy or the sync of the record that it travels with.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -80,6 +80,10 @@ impl Engine {
             let View { claim, status, .. } = view;
             let found = view.found.as_ref();
             if let Some(found) = found.filter(|_| status != Status::Absent) {
+                if found.fingerprint != fingerprint {
+                    // It may have to be synced first.
+                    flight.note_disk();
+                }
                 self.check_fingerprint(key, fingerprint, found, terms.durability)?;
             }
             let attempt = found.map_or(0, |found| found.attempt);
