@@ -212,12 +212,12 @@ impl Flights {
     }
 
     /// Ends a claim, if it is still the one on the key. Touches memory only and cannot fail: this is what dropping a lease
-    /// does, during a panic as well.
-    pub(crate) fn end_claim(&self, hash: u128, claim: Claim) {
+    /// does, during a panic as well. True if it was.
+    pub(crate) fn end_claim(&self, hash: u128, claim: Claim) -> bool {
         let mut shard = self.shard(hash).lock();
-        let Some(flight) = shard.get_mut(&hash) else { return };
+        let Some(flight) = shard.get_mut(&hash) else { return false };
         if flight.claim != Some(claim) {
-            return;
+            return false;
         }
         self.set_claim(flight, None);
         if !planted(Bug::EndOfClaimNotTold) {
@@ -226,6 +226,7 @@ impl Flights {
         if flight.is_over() {
             shard.remove(&hash);
         }
+        true
     }
 
     /// How many threads wait for this key.

@@ -8,7 +8,7 @@ mod key;
 mod status;
 mod error;
 mod clock;
-mod events;
+pub mod events;
 mod codec;
 mod format;
 mod record;

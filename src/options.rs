@@ -298,6 +298,7 @@ impl Options {
     }
 
     fn open_storage(&self, storage: Arc<dyn Storage>, path: &Path, settings: Settings) -> Result<Engine> {
+        let _events = crate::events::hold_back();
         let time_source: Arc<dyn TimeSource> = match &self.manual_clock {
             Some(clock) => Arc::new(clock.clone()),
             None => Arc::new(SystemTimeSource::new()),

@@ -117,6 +117,8 @@ pub enum Bug {
     WaitsForItself,
     /// Whoever waits for a sync with a deadline is not told that it ended.
     SyncEndNotTold,
+    /// Events are emitted where they are caused, under whatever locks the call holds.
+    EventUnderLocks,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

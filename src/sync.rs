@@ -13,6 +13,8 @@ mod chosen {
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
     pub(crate) use std::sync::atomic;
     pub(crate) use std::thread::yield_now;
+    #[cfg(feature = "tracing")]
+    pub(crate) use std::thread_local;
 }
 
 #[cfg(oncekey_shuttle)]
@@ -20,8 +22,12 @@ mod chosen {
     pub(crate) use super::explored::{Condvar, Mutex, MutexGuard, RwLock};
     pub(crate) use shuttle::sync::atomic;
     pub(crate) use shuttle::thread::yield_now;
+    #[cfg(feature = "tracing")]
+    pub(crate) use shuttle::thread_local;
 }
 
+#[cfg(feature = "tracing")]
+pub(crate) use chosen::thread_local;
 pub(crate) use chosen::{Condvar, Mutex, MutexGuard, RwLock, atomic, yield_now};
 pub(crate) use signal::Signal;
 

@@ -56,6 +56,7 @@ impl Engine {
         terms: &Terms,
         takes_doubt: bool,
     ) -> Result<Began> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         loop {
             let now_ms = self.clock.now_ms();
@@ -117,14 +118,20 @@ impl Engine {
                 flight.note_disk();
                 self.settle(found, terms.durability)?;
                 if !takes_doubt {
-                    crate::events::in_doubt(key, attempt);
+                    crate::events::found_in_doubt(key, attempt);
                     return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
                 }
             }
             // Given without any room: a full store must still let a caller find out what happened.
             if let Some(found) = found.filter(|_| status == Status::InDoubt && !planted(Bug::DoubtTakesRoom))
             {
-                crate::events::in_doubt(key, attempt);
+                match claim {
+                    // Its deadline passed, and this call ends it.
+                    Some(Claim::Lease { version, .. }) if version == found.version => {
+                        crate::events::in_doubt(key, attempt);
+                    }
+                    _ => crate::events::found_in_doubt(key, attempt),
+                }
                 let number = self.doubts.fetch_add(1, Ordering::Relaxed);
                 let claim = Claim::Doubt { version: found.version, attempt, number };
                 flight.set_claim(Some(claim));
@@ -182,6 +189,7 @@ impl Engine {
     /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
     /// Needs the room of a begin; without it the doubt stays.
     pub(crate) fn begin_again(&self, key: Key<'_>, version: Version, terms: &Terms) -> Result<Grant> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         loop {
             let _inside = self.admission.enter()?;
@@ -209,7 +217,11 @@ impl Engine {
     /// The holder of a grant is gone. If its attempt was not finished, the operation is in doubt from now on. Touches
     /// memory only and cannot fail, because it happens in drops.
     pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
-        self.flights.end_claim(self.log.hasher().key(key), claim);
+        let _events = crate::events::hold_back();
+        let has_ended = self.flights.end_claim(self.log.hasher().key(key), claim);
+        if has_ended && let Claim::Lease { attempt, .. } = claim {
+            crate::events::in_doubt(key, attempt);
+        }
     }
 
     /// The answer of a look to a caller who does not wait to enter the flight, or no longer: the completed operation, or the

@@ -117,6 +117,7 @@ impl Engine {
         terms: &Terms,
         promise: &mut Promise,
     ) -> Result<Version> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         if let Finish::Completed(result) = finish {
             self.check_result(key, result)?;
@@ -179,6 +180,7 @@ impl Engine {
         result: &[u8],
         terms: &Terms,
     ) -> Result<Applied> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         loop {
             let _inside = self.admission.enter()?;
@@ -234,6 +236,7 @@ impl Engine {
         result: &[u8],
         terms: &Terms,
     ) -> Result<std::result::Result<Version, Found>> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         self.check_result(key, result)?;
         loop {
@@ -270,7 +273,7 @@ impl Engine {
                 (Err(Refused::InDoubt), Some(found)) => {
                     flight.note_disk();
                     self.settle(found, terms.durability)?;
-                    crate::events::in_doubt(key, attempt);
+                    crate::events::found_in_doubt(key, attempt);
                     return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
                 }
                 (Err(_), _) => {
@@ -301,6 +304,7 @@ impl Engine {
 
     /// Gives up what is known of the key. False if nothing was.
     pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         loop {
             let _inside = self.admission.enter()?;
@@ -340,6 +344,7 @@ impl Engine {
         next: Next<'_>,
         terms: &Terms,
     ) -> Result<Swap> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         if let Next::Completed { result, .. } = next {
             self.check_result(key, result)?;
@@ -402,6 +407,9 @@ impl Engine {
                     let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Whoever held a lease finds out by the version; whoever waited looks again.
                     flight.set_claim(None);
+                    if matches!(next, Next::InDoubt { .. }) && status != Status::InDoubt {
+                        crate::events::in_doubt(key, attempt);
+                    }
                     return Ok(Swap::Done(version));
                 }
                 Err(reason) => {

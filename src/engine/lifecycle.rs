@@ -194,6 +194,7 @@ impl Engine {
     /// The disk may fail while the close mark is written. The store is closed all the same, because nothing can be
     /// written to it any more, and this and every later call says what failed.
     pub(crate) fn close(&self) -> Result<()> {
+        let _events = crate::events::hold_back();
         self.admission.check_process()?;
         if !self.admission.is_closed() {
             self.check_no_claims()?;
@@ -229,6 +230,7 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
+        let _events = crate::events::hold_back();
         // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
         // writes the end of the log again.
         if self.admission.check_open().is_err() {

@@ -276,6 +276,7 @@ impl Engine {
     }
 
     pub(crate) fn sync(&self) -> Result<()> {
+        let _events = crate::events::hold_back();
         let _inside = self.admission.enter()?;
         let in_place = self.path_check.look();
         self.log.sync()?;

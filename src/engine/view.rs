@@ -237,6 +237,7 @@ impl Engine {
         fingerprint: Fingerprint,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Version>> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         let terms = &self.settings.terms;
         let now_ms = self.clock.now_ms();
@@ -318,6 +319,7 @@ impl Engine {
     /// Where the key stands, for somebody who only looks. Waits at most for a sync, and for one of another caller's no longer
     /// than `patience`.
     pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
+        let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
         let Seen { status, found, .. } = self.look(key, hash, Want::Result)?;
         match (&found, self.settings.terms.durability) {

@@ -29,7 +29,7 @@ use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::Storage;
-use crate::sync::atomic::{AtomicU64, Ordering};
+use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Patience};
 use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
 use ledger::Ledger;
@@ -92,6 +92,8 @@ pub(crate) struct Log {
     /// segment has settled it since, and the next sync asks in vain. 0 for none.
     slot_awaits_sync: AtomicU64,
     syncs: AtomicU64,
+    /// Some call was refused because the queue is poisoned, and the event was emitted.
+    has_reported_poison: AtomicBool,
 }
 
 /// Room that was promised and is given back when this is dropped.
@@ -168,6 +170,7 @@ impl Log {
             needed_from,
             slot_awaits_sync: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
+            has_reported_poison: AtomicBool::new(false),
         }
     }
 
@@ -281,13 +284,17 @@ impl Log {
         self.commit.poison().map_or(Ok(()), |poison| Err(self.poisoned(poison)))
     }
 
+    /// What a call gets that is refused because of `source`. The first one reports it: whatever poisoned the queue, and
+    /// whichever thread that was, somebody is refused for it.
     fn poisoned(&self, source: Arc<io::Error>) -> Error {
+        if !self.has_reported_poison.swap(true, Ordering::Relaxed) {
+            crate::events::poisoned(self.path(), &source);
+        }
         Error::Poisoned { path: self.path().to_owned(), source }
     }
 
     fn poison_with(&self, error: io::Error) -> Error {
         let poison = self.commit.poison_with(error);
-        crate::events::poisoned(self.path(), &poison);
         self.poisoned(poison)
     }
 
@@ -503,11 +510,11 @@ fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
 
 impl Medium for Log {
     fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
-        self.write_frame(batch).inspect_err(|error| crate::events::poisoned(self.path(), error))
+        self.write_frame(batch)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.sync_written().inspect_err(|error| crate::events::poisoned(self.path(), error))
+        self.sync_written()
     }
 }
 

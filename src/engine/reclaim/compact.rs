@@ -73,6 +73,7 @@ impl Engine {
 
     /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
     pub(crate) fn compact(&self) -> Result<()> {
+        let _events = crate::events::hold_back();
         loop {
             let _inside = self.admission.enter()?;
             self.path_check.look()?;
