@@ -46,7 +46,7 @@ pub use codec::Bincode;
 #[cfg(feature = "json")]
 pub use codec::Json;
 pub use codec::{Codec, CodecError, DefaultCodec};
-pub use engine::{Durability, Expected, Next};
+pub use engine::{Compaction, Durability, Expected, Next};
 pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};

@@ -119,6 +119,8 @@ pub enum Bug {
     SyncEndNotTold,
     /// Events are emitted where they are caused, under whatever locks the call holds.
     EventUnderLocks,
+    /// A table of the index keeps its memory when its keys leave.
+    TablesKept,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::DefaultCodec;
-use crate::engine::{Engine, Expected, Handle, Next, Swap};
+use crate::engine::{Compaction, Engine, Expected, Handle, Next, Swap};
 use crate::error::Result;
 use crate::key::{AnyKey, Fingerprint};
 use crate::lease::{Begin, Recorded};
@@ -284,7 +284,8 @@ impl Store {
 
     /// Gives all space back at once: moves what is alive together and cuts off the rest of the file, down to
     /// [`Options::min_size`](crate::Options::min_size). Reclaiming does this by itself, bit by bit, only without shortening
-    /// the file. Readers and writers go on meanwhile.
+    /// the file. Readers and writers go on meanwhile. Keys whose retention has passed leave the index too, which gives
+    /// their memory back ([`Stats::index_bytes`](crate::Stats::index_bytes)). Returns what was done.
     ///
     /// # Errors
     ///
@@ -292,7 +293,7 @@ impl Store {
     /// [`Error::Io`](crate::Error::Io); [`Error::Full`](crate::Error::Full) if there is no room to begin with it;
     /// [`Error::Replaced`](crate::Error::Replaced); [`Error::Closed`](crate::Error::Closed) also if the store is closed
     /// meanwhile.
-    pub fn compact(&self) -> Result<()> {
+    pub fn compact(&self) -> Result<Compaction> {
         self.engine.compact()
     }
 
@@ -309,7 +310,8 @@ impl Store {
     }
 
     /// Closes the store for all its handles: everything is made durable, the file is marked as whole, and its lock is
-    /// given up, whatever clones and leases still live. A [`Lease`](crate::Lease) keeps a store open only while its
+    /// given up, whatever clones and leases still live. Each of them then gets [`Error::Closed`](crate::Error::Closed), on this
+    /// handle and on every clone. A [`Lease`](crate::Lease) keeps a store open only while its
     /// operation is in progress.
     ///
     /// Calls under way are waited for, and calls that come meanwhile wait; they fail once the store is closed. A call

@@ -274,7 +274,9 @@ impl Worker<'_> {
             65..78 => self.forget(key),
             78..92 => self.compare_and_set(key),
             92..99 => self.store.sync().unwrap(),
-            _ if self.thread == 0 => self.store.compact().unwrap(),
+            _ if self.thread == 0 => {
+                self.store.compact().unwrap();
+            }
             _ => {}
         }
     }

@@ -156,7 +156,9 @@ impl Worker<'_> {
             }
             850..950 if !is_exclusive(key) => self.compare_and_set(key),
             950..960 => self.store.sync().unwrap(),
-            960..962 => self.store.compact().unwrap(),
+            960..962 => {
+                self.store.compact().unwrap();
+            }
             962..980 => self.store = self.store.clone(),
             980..990 => match self.store.close() {
                 Err(Error::LeasesAlive { count }) => assert!(count > 0),

@@ -80,7 +80,7 @@ fuzz_target!(|data: &[u8]| {
     }
     compare(&first, &answers(&store), "after a record");
     match store.compact() {
-        Ok(()) | Err(Error::Corrupt { .. }) => {}
+        Ok(_) | Err(Error::Corrupt { .. }) => {}
         Err(error) => panic!("{error:?}"),
     }
     let compacted = answers(&store);

@@ -39,6 +39,7 @@ pub(crate) use inside::InClosure;
 use lifecycle::Admission;
 pub(crate) use lifecycle::Handle;
 use path_check::PathCheck;
+pub use reclaim::Compaction;
 use reclaim::Reclaim;
 use unreadable::UnreadableRecords;
 use view::Entry;

@@ -1,6 +1,7 @@
 //! One shard's entries: a hash table that is sorted.
 
 use crate::map::Words;
+use crate::planted::{Bug, planted};
 
 use super::entry::{
     ADDRESS_BITS, Address, EMPTY, SHARD_COUNT, TAG_BITS, address_of_entry, entry_of, tag_of_entry,
@@ -120,7 +121,7 @@ impl Table {
         self.len -= 1;
         // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
         // between one resize and the next.
-        if self.capacity > MIN_CAPACITY && self.len * 10 < self.capacity * 4 {
+        if self.capacity > MIN_CAPACITY && !planted(Bug::TablesKept) && self.len * 10 < self.capacity * 4 {
             self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
         }
         true

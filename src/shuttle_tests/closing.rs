@@ -164,7 +164,7 @@ fn close_and_compact(cut_short: &AtomicUsize) {
     }
     assert!(store.forget("0").unwrap() && store.forget("6").unwrap());
     let compacting = spawn(&store, |store| match store.compact() {
-        Ok(()) => false,
+        Ok(_) => false,
         Err(Error::Closed) => true,
         Err(error) => panic!("{error}"),
     });

@@ -228,7 +228,7 @@ fn changes_and_one_failure() {
     let buffered = recording("buffered", Durability::Buffered);
     let compacting = thread::spawn({
         let store = store.clone();
-        move || drop(store.compact().and_then(|()| store.compact()))
+        move || drop(store.compact().and_then(|_| store.compact()))
     });
     let (synced, buffered) = (synced.join().unwrap(), buffered.join().unwrap());
     compacting.join().unwrap();

@@ -116,7 +116,9 @@ fn compact_and_change() {
             store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
         }
     });
-    let compacting = spawn(&store, |store| store.compact().unwrap());
+    let compacting = spawn(&store, |store| {
+        store.compact().unwrap();
+    });
     for thread in [changing, looking, compacting] {
         thread.join().unwrap();
     }

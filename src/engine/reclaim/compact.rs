@@ -8,11 +8,41 @@ use crate::log::Rotate;
 use crate::log::ledger::Balance;
 use crate::log::room::NoRoom;
 use crate::sync::MutexGuard;
+use crate::sync::atomic::Ordering;
 
 /// Room is made by moving, while somebody waits for it, only if more than one byte in this many comes free.
 const LEAST_DEAD_SHARE: u64 = 64;
 /// `compact` moves nothing when no more than one byte in this many is dead.
 const NOTHING_TO_GAIN_SHARE: u64 = 64;
+
+/// What [`Store::compact`](crate::Store::compact) did.
+///
+/// ```
+/// use std::time::Duration;
+/// use oncekey::{Fingerprint, ManualClock, Options};
+///
+/// let clock = ManualClock::new(1_700_000_000_000);
+/// let store = Options::new().manual_clock(clock.clone()).open_in_memory()?;
+/// store.operation("seen:1").retain(Duration::from_secs(60)).record(b"")?;
+/// store.record("seen:2", Fingerprint::NONE, b"")?;
+/// clock.advance(Duration::from_secs(61));
+/// let compaction = store.compact()?;
+/// assert_eq!(compaction.expired_keys, 1);
+/// # Ok::<(), oncekey::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Compaction {
+    /// Keys whose retention had passed and that this call dropped from the index. Not counted are those that reclaiming
+    /// or a new operation on the key had dropped before, and released keys, of which only the count of attempts was kept.
+    pub expired_keys: u64,
+    /// Bytes of live records that this call moved. A record that was moved twice counts twice.
+    pub moved_bytes: u64,
+    /// By how many bytes the file became shorter. Zero if it did not: what is free within the file is used again, but a
+    /// file is never shorter than [`Options::min_size`](crate::Options::min_size). If other calls make the file longer
+    /// meanwhile, the figure is that much lower.
+    pub freed_bytes: u64,
+}
 
 impl Engine {
     /// Retires segments until something is free, because somebody needs a slot and the file cannot grow. The caller
@@ -72,24 +102,40 @@ impl Engine {
     }
 
     /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
-    pub(crate) fn compact(&self) -> Result<()> {
+    pub(crate) fn compact(&self) -> Result<Compaction> {
         let _events = crate::events::hold_back();
+        let mut done = Compaction::default();
+        let mut length_before_bytes = None;
         loop {
             let _inside = self.admission.enter()?;
             self.path_check.look()?;
-            match self.compact_until_closing() {
+            let before_bytes = *length_before_bytes.get_or_insert_with(|| self.log.file_bytes());
+            match self.compact_until_closing(&mut done) {
                 // Left for the sake of a close, and entered again if that was refused.
                 Err(Error::Closed) => {}
-                outcome => return outcome,
+                outcome => {
+                    outcome?;
+                    done.freed_bytes = before_bytes.saturating_sub(self.log.file_bytes());
+                    return Ok(done);
+                }
             }
         }
     }
 
     /// [`Error::Closed`] if a close waits for this call; what was moved until then stays moved.
-    fn compact_until_closing(&self) -> Result<()> {
+    fn compact_until_closing(&self, done: &mut Compaction) -> Result<()> {
         self.log.check_poison()?;
         let mut state = self.reclaim.state.lock();
+        // Both change only with the state locked, so the differences are this call's own.
+        let totals = || {
+            let moved_bytes = self.reclaim.moved_bytes.load(Ordering::Relaxed);
+            (self.reclaim.expired_keys.load(Ordering::Relaxed), moved_bytes)
+        };
+        let (expired_before, moved_before_bytes) = totals();
         let moved = self.move_together(&mut state);
+        let (expired_keys, moved_bytes) = totals();
+        done.expired_keys += expired_keys - expired_before;
+        done.moved_bytes += moved_bytes - moved_before_bytes;
         state.not_before_dead_bytes = 0;
         // Also if there was no room to move everything: what came free is given back all the same.
         self.log.check_poison()?;

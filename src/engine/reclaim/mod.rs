@@ -10,13 +10,14 @@
 mod compact;
 mod count;
 
+pub use compact::Compaction;
 use count::Count;
 
 use super::{Engine, largest_carried_bytes};
 use crate::error::{Error, Result};
 use crate::flights::FlightGuard;
 use crate::format::footer::FooterEntry;
-use crate::format::record::{Record, encoded_bytes};
+use crate::format::record::{Kind, Record, encoded_bytes};
 use crate::index::Address;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
 use crate::log::ledger::Balance;
@@ -89,6 +90,8 @@ pub(super) struct Reclaim {
     is_stopped: AtomicBool,
     owed_bytes: AtomicU64,
     moved_bytes: AtomicU64,
+    /// Keys that were dropped because their retention had passed. Changed with the state locked, as are the moved bytes.
+    expired_keys: AtomicU64,
     /// Of the log, net of what was moved.
     freed_bytes: AtomicU64,
     segments: AtomicU64,
@@ -102,6 +105,7 @@ impl Reclaim {
             is_stopped: AtomicBool::new(false),
             owed_bytes: AtomicU64::new(0),
             moved_bytes: AtomicU64::new(0),
+            expired_keys: AtomicU64::new(0),
             freed_bytes: AtomicU64::new(0),
             segments: AtomicU64::new(0),
         }
@@ -134,7 +138,7 @@ enum Visit<'a> {
 
 /// What becomes of a record that the index points to.
 enum Fate {
-    Dropped(Weight),
+    Dropped { weight: Weight, has_expired: bool },
     Appended { old_weight: Weight, new_weight: Weight, ticket: Ticket },
 }
 
@@ -355,7 +359,10 @@ impl Engine {
         let read = self.log.reader().record(address, |place, record| {
             let old_weight = Weight::of(record, place.length_bytes);
             match retirement(record, now_ms) {
-                Retirement::Drop => Ok(Fate::Dropped(old_weight)),
+                Retirement::Drop => {
+                    let has_expired = record.carried_kind().unwrap_or(record.kind) == Kind::Completed;
+                    Ok(Fate::Dropped { weight: old_weight, has_expired })
+                }
                 Retirement::Keep => self.append_again(record, entry.hash, old_weight),
                 // Nothing expires before the key any more, and must not be counted as if it did.
                 Retirement::KeepWithoutResult => {
@@ -373,10 +380,11 @@ impl Engine {
             Fate::Appended { old_weight, new_weight, ticket } => {
                 Visit::Moved(Move { flight, hash: entry.hash, old: address, old_weight, new_weight, ticket })
             }
-            Fate::Dropped(old_weight) => {
+            Fate::Dropped { weight, has_expired } => {
                 self.index.remove(entry.hash, address);
+                self.reclaim.expired_keys.fetch_add(u64::from(has_expired), Ordering::Relaxed);
                 self.unreadable.remove(address);
-                self.log.ledger().bury(&old_weight);
+                self.log.ledger().bury(&weight);
                 flight.note_change();
                 Visit::Nothing
             }
@@ -403,7 +411,7 @@ impl Engine {
         let old_weight = Weight::listed(entry);
         let life = lost_life(Some(entry.kind), entry.key_expires_ms, now_ms);
         if life == Life::Gone || planted(Bug::UnreadableDropped) {
-            return Ok(Fate::Dropped(old_weight));
+            return Ok(Fate::Dropped { weight: old_weight, has_expired: entry.kind == Kind::Completed });
         }
         self.note_unreadable(entry.hash, address);
         let most = largest_carried_bytes(self.log.segment_bytes());
