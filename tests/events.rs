@@ -189,6 +189,14 @@ fn acting(
 
 /// Everything that a subscriber may want: of the key whose event it is, of others, and of the whole store.
 fn use_everything(_: &str, store: &Store) {
+    thread_local! {
+        static EVENTS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
+    }
+    // These calls cause events too, where the key is in doubt and stays so at each of them: that would go on for ever.
+    EVENTS.set(EVENTS.get() + 1);
+    if EVENTS.get() > 20 {
+        return;
+    }
     let _ = store.get("k");
     let _ = store.record("k", NONE, b"other");
     let _ = store.forget("k");
@@ -431,6 +439,7 @@ fn a_poisoned_store_is_told_of_once_however_many_calls_are_refused() {
 fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
     use oncekey::simulation::{Fault, SimulatedDisk};
     type Call = fn(&Store) -> oncekey::Result<()>;
+    type Finish = fn(Doubt) -> oncekey::Result<()>;
     let calls: [(&str, Call); 9] = [
         ("begin", |store| store.begin("k", NONE).map(drop)),
         ("record", |store| store.record("k", NONE, b"").map(drop)),
@@ -460,7 +469,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
         });
         assert_eq!(told.of("poisoned"), 1, "{name}");
     }
-    let finishes: [(&str, fn(Doubt) -> oncekey::Result<()>); 3] = [
+    let finishes: [(&str, Finish); 3] = [
         ("complete", |mut doubt| doubt.complete(b"").map(drop)),
         ("release", Doubt::release),
         ("begin again", |doubt| doubt.begin_again().map(drop)),
@@ -468,14 +477,35 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
     for (name, finish) in finishes {
         let disk = SimulatedDisk::new();
         let store = small().open_simulated(&disk).unwrap();
-        abandon(&store, "doubt");
-        let Begin::InDoubt(doubt) = store.begin("doubt", NONE).unwrap() else { panic!("{name}") };
+        abandon(&store, "k");
+        let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("{name}") };
         let told = acting(store, use_everything, move |_| {
             disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
             assert!(matches!(finish(doubt), Err(Error::Poisoned { .. })), "{name}");
         });
         assert_eq!(told.of("poisoned"), 1, "{name}");
     }
+    let disk = SimulatedDisk::new();
+    let store = small().open_simulated(&disk).unwrap();
+    abandon(&store, "k");
+    let act = |message: &str, store: &Store| {
+        // Not before: it would take the doubt away.
+        if message.starts_with("poisoned") {
+            use_everything(message, store);
+        }
+    };
+    let told = acting(store, act, move |store| {
+        let reconciled = store.operation("k").reconcile(|_| {
+            disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
+            Some(17)
+        });
+        let outcome = reconciled.run(|_| -> Result<i32, Failure<Error>> { panic!("it was applied") });
+        assert!(
+            matches!(outcome, Err(RunError::Unrecorded { source: Error::Poisoned { .. }, .. })),
+            "{outcome:?}"
+        );
+    });
+    assert_eq!(told.of("poisoned"), 1);
 }
 
 /// One thread's write fails for all.
