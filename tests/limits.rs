@@ -182,7 +182,7 @@ fn a_limit_on_the_size_of_files_is_full_to_who_begins_and_neither_a_signal_nor_a
         let place = Place::new();
         let reason = said(&play(&preparation, role, &place.path));
         assert!(reason.contains("RLIMIT_FSIZE") && reason.contains(&limit.to_string()), "{role}: {reason}");
-        assert!(reason.contains("can still be completed"), "{role}: {reason}");
+        assert!(reason.contains("can still be ended"), "{role}: {reason}");
         assert!(place.length() <= limit, "{role}: {}", place.length());
         assert!(place.length() > limit - 2 * SEGMENT, "{role}: it used what it may: {}", place.length());
         place.open();
