@@ -1,6 +1,7 @@
 //! What was found out about a doubt, while an operator forgets the key and another caller begins it.
 
 use std::cell::Cell;
+use std::time::Duration;
 
 use shuttle::thread;
 
@@ -64,7 +65,8 @@ fn reconcile_forget_and_begin() {
             Ok(_) | Err(Error::InProgress { .. }) => {}
             Err(error) => panic!("{error}"),
         }),
-        spawn(|store| match store.begin("a", Fingerprint::NONE).unwrap() {
+        // Waits for whoever finds out, so that it begins as soon as the doubt has gone.
+        spawn(|store| match store.operation("a").wait(Duration::MAX).begin().unwrap() {
             Begin::Acquired(lease) => complete(lease),
             Begin::InDoubt(doubt) => match doubt.begin_again() {
                 Ok(lease) => complete(lease),
