@@ -152,13 +152,14 @@ impl SimulatedDisk {
         disk.has_power = true;
     }
 
-    /// Changes a byte that has been synced, on the medium, as rot does: no sync and no crash brings it back.
-    pub fn rot(&self, offset: usize, mask: u8) {
+    /// Changes a byte that has been synced, on the medium, as rot does: no sync and no crash brings it back. Nor does more
+    /// rot, with an odd number: the byte grows by it each time.
+    pub fn rot(&self, offset: usize, by: u8) {
         let mut disk = self.disk.lock();
         let disk = &mut *disk;
         for image in [&mut disk.cache, &mut disk.medium] {
             if let Some(byte) = image.get_mut(offset) {
-                *byte ^= mask;
+                *byte = byte.wrapping_add(by);
             }
         }
     }
@@ -557,7 +558,7 @@ mod tests {
         disk.rot(700, 0x11);
         disk.write_at(&[2; 512], 0).unwrap();
         for image in [disk.clone(), disk.crash(|_| 0), disk.crash(|of| of - 1)] {
-            assert_eq!((image.bytes()[700], image.bytes()[701]), (0x10, 1));
+            assert_eq!((image.bytes()[700], image.bytes()[701]), (0x12, 1));
         }
     }
 

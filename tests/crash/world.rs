@@ -524,7 +524,7 @@ impl World {
                 let Some(at) = last_record_of(&self.disk.bytes(), name(key).as_bytes()) else {
                     return Ok(());
                 };
-                self.disk.rot(at + ROTTEN_PLACES[usize::from(place) % ROTTEN_PLACES.len()], 0x40);
+                self.disk.rot(at + ROTTEN_PLACES[usize::from(place) % ROTTEN_PLACES.len()], 0x41);
                 let Some(version) = next.get(&key).and_then(|known| known.version) else { return Ok(()) };
                 for known in self.oracle.history.iter_mut().filter_map(|model| model.get_mut(&key)) {
                     known.rotten |= known.version == Some(version);
