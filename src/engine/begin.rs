@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::change::Facts;
+use super::change::{Facts, Grant};
 use super::lifecycle::Admitted;
 use super::view::{Found, Seen, View, Want};
 use super::{Engine, Terms};
@@ -18,16 +18,6 @@ use crate::planted::{Bug, planted};
 use crate::status::{Event, Refused, Status, Version, transition};
 use crate::sync::Patience;
 use crate::sync::atomic::Ordering;
-
-/// The right to perform one attempt, as the engine knows it.
-#[derive(Debug)]
-pub(crate) struct Grant {
-    pub(crate) version: Version,
-    pub(crate) attempt: u32,
-    pub(crate) claim: Claim,
-    /// Room for the record that ends the attempt; none for a doubt.
-    pub(crate) promise: Promise,
-}
 
 /// How a begin came out.
 #[derive(Debug)]

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use super::begin::Grant;
 use super::view::{Found, View, Want};
 use super::{Engine, Terms};
 use crate::error::{Error, Result};
@@ -16,6 +15,16 @@ use crate::log::room::{NoRoom, Purpose};
 use crate::planted::{Bug, planted};
 use crate::record::{Length, Life};
 use crate::status::{Event, Refused, Status, Version, transition};
+
+/// The right to perform one attempt, as the engine knows it.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    pub(crate) version: Version,
+    pub(crate) attempt: u32,
+    pub(crate) claim: Claim,
+    /// Room for the record that ends the attempt; none for a doubt.
+    pub(crate) promise: Promise,
+}
 
 /// What a finished attempt leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,8 +32,8 @@ use crate::status::Version;
 use crate::sync::Patience;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-pub(crate) use begin::{Began, Grant};
-pub(crate) use change::{Applied, Finish, Swap};
+pub(crate) use begin::Began;
+pub(crate) use change::{Applied, Finish, Grant, Swap};
 pub use change::{Expected, Next};
 pub(crate) use inside::InClosure;
 use lifecycle::Admission;
