@@ -393,6 +393,14 @@ impl Disk {
     }
 }
 
+/// Under shuttle, other threads go on for as long as a call takes. Elsewhere they do so by themselves, and to give up the
+/// processor at every call would make thousands of histories wait for whatever else the machine does.
+fn let_others_go_on() {
+    if cfg!(oncekey_shuttle) {
+        yield_now();
+    }
+}
+
 fn place(offset: u64) -> io::Result<usize> {
     usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
 }
@@ -405,7 +413,7 @@ impl Storage for SimulatedDisk {
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         let length = place(length)?;
-        yield_now();
+        let_others_go_on();
         let mut disk = self.disk.lock();
         match disk.step(Sort::Write)? {
             Some(Fault::Error) => Err(planted()),
@@ -434,8 +442,7 @@ impl Storage for SimulatedDisk {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         // A read may take as long as anything that other threads do meanwhile.
-        #[cfg(oncekey_shuttle)]
-        yield_now();
+        let_others_go_on();
         let mut disk = self.disk.lock();
         let fault = disk.step(Sort::Read)?;
         match fault {
@@ -453,7 +460,7 @@ impl Storage for SimulatedDisk {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
         let offset = place(offset)?;
         // Other threads go on while a write is under way, whatever becomes of it.
-        yield_now();
+        let_others_go_on();
         let mut disk = self.disk.lock();
         let fault = disk.step(Sort::Write)?;
         let mut length = match fault {
@@ -488,7 +495,7 @@ impl Storage for SimulatedDisk {
         let begun = disk.changes;
         drop(disk);
         // A sync takes its time, also one that fails in the end, and other threads write meanwhile.
-        yield_now();
+        let_others_go_on();
         let mut disk = self.disk.lock();
         if disk.holds_syncs {
             disk.held_syncs += 1;
