@@ -11,7 +11,6 @@ use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
 use crate::format::record::{Kind, encoded_bytes};
 use crate::key::{Fingerprint, Key};
-use crate::log::Promise;
 use crate::log::commit::record_cost_bytes;
 use crate::log::room::{NoRoom, Purpose};
 use crate::planted::{Bug, planted};
@@ -129,12 +128,8 @@ impl Engine {
                 return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
             }
             flight.note_disk();
-            match self.room_to_begin(key)? {
-                Ok((begin, finish)) => {
-                    let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin)?;
-                    let (version, attempt, claim) = grant;
-                    return Ok(Began::Acquired(Grant { version, attempt, claim, promise: finish }));
-                }
+            match self.begin_attempt(key, hash, fingerprint, terms, &flight, &view)? {
+                Ok(grant) => return Ok(Began::Acquired(grant)),
                 Err(no_room) => {
                     drop(flight);
                     self.make_room(no_room)?;
@@ -143,21 +138,14 @@ impl Engine {
         }
     }
 
-    /// Room for the record of a begin, and for the one that will end it.
-    fn room_to_begin(&self, key: Key<'_>) -> Result<Result<(Promise, Promise), NoRoom>> {
-        let begin_cost = record_cost_bytes(encoded_bytes(key, 0));
-        let both = self.log.promise(begin_cost + self.finish_cost(key), Purpose::Begin)?;
-        Ok(both.map(|mut finish| (finish.split(begin_cost), finish)))
-    }
-
     /// What an attempt may need to be finished: the largest result, and the key.
     fn finish_cost(&self, key: Key<'_>) -> u64 {
         record_cost_bytes(encoded_bytes(key, self.settings.max_result_bytes))
     }
 
-    /// Appends the begin record of the next attempt and leaves a lease on the flight.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one record, each known to the caller only")]
-    fn write_begin(
+    /// Begins the next attempt, if there is room for its record and for the one that will end it: appends the begin record
+    /// and leaves a lease on the flight.
+    fn begin_attempt(
         &self,
         key: Key<'_>,
         hash: u128,
@@ -165,15 +153,20 @@ impl Engine {
         terms: &Terms,
         flight: &FlightGuard<'_>,
         view: &View,
-        promise: Promise,
-    ) -> Result<(Version, u32, Claim)> {
+    ) -> Result<Result<Grant, NoRoom>> {
+        let begin_cost = record_cost_bytes(encoded_bytes(key, 0));
+        let mut promise = match self.log.promise(begin_cost + self.finish_cost(key), Purpose::Begin)? {
+            Ok(promise) => promise,
+            Err(no_room) => return Ok(Err(no_room)),
+        };
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
         let facts = Facts { fingerprint, attempt, result: None, lease_deadline_ms: Some(deadline_ms) };
-        let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, promise)?;
-        // Writing the record may have been what led to a look at the path. Nobody may act on it then.
+        let for_begin = promise.split(begin_cost);
+        let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, for_begin)?;
+        // Writing the record may have been what led to a look at the path. No attempt may be given out then.
         self.path_check.check().inspect_err(|_| flight.set_claim(None))?;
-        Ok((version, attempt, Claim::Lease { version, attempt, deadline_ms }))
+        Ok(Ok(Grant { version, attempt, claim: Claim::Lease { version, attempt, deadline_ms }, promise }))
     }
 
     /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
@@ -190,12 +183,8 @@ impl Engine {
             self.check_holds(key, view.found.as_ref(), version)?;
             let fingerprint = view.found.as_ref().map_or(Fingerprint::NONE, |found| found.fingerprint);
             flight.note_disk();
-            match self.room_to_begin(key)? {
-                Ok((begin, finish)) => {
-                    let grant = self.write_begin(key, hash, fingerprint, terms, &flight, &view, begin)?;
-                    let (version, attempt, claim) = grant;
-                    return Ok(Grant { version, attempt, claim, promise: finish });
-                }
+            match self.begin_attempt(key, hash, fingerprint, terms, &flight, &view)? {
+                Ok(grant) => return Ok(grant),
                 Err(no_room) => {
                     drop(flight);
                     self.make_room(no_room)?;
@@ -256,8 +245,8 @@ impl Engine {
             return Ok(false);
         }
         let until = if let Patience::Until(until) = patience { Some(until) } else { None };
-        // A lease with a deadline can be taken over when that has passed, and nobody would wake this thread for it, but a
-        // clock that is moved by hand.
+        // A lease with a deadline can be taken over when that has passed, and only a clock that is moved by hand would wake
+        // this thread for it.
         let deadline = match claim {
             Some(Claim::Lease { deadline_ms, .. }) if deadline_ms < u64::MAX && !self.clock.is_manual() => {
                 Instant::now().checked_add(Duration::from_millis(deadline_ms.saturating_sub(now_ms).max(1)))

@@ -7,13 +7,13 @@
 //! A store is closed in this order, of which each step rests on the one before:
 //!
 //! 1. With claims alive it is refused, and nothing has changed.
-//! 2. New calls are blocked. No waiter has to be woken: nobody waits but for a claim, and there is none.
+//! 2. New calls are blocked. No waiter has to be woken: calls wait only for a claim, and there is none.
 //! 3. The calls inside end. Any of them may still take a claim, so claims are counted again; if there are any, the
 //!    blocked calls go on and the close is refused.
 //! 4. Now that no call is inside and none comes in, everything is synced and the close mark is written. No frame can
 //!    follow it.
 //! 5. Reads, which are not admitted, are refused from now on, and those under way are waited for: each holds the lock
-//!    of its index shard. Nobody looks at the file any more, and it is unlocked.
+//!    of its index shard. No call reads the file any more, and it is unlocked.
 //!
 //! A process that is **forked** from the one that opened the store inherits its memory, with locks held by threads that
 //! it does not have, and its open file. It must touch neither: see [`Admission::check_process`] and [`Handle`].
@@ -48,11 +48,11 @@ pub(super) struct Admission {
     /// Set once, when no call is inside any more: all that a read looks at.
     closed: AtomicBool,
     /// The phase, and above it how many calls are inside. One number, so that a call is counted and sees the phase in
-    /// one step: whoever closes either sees the call or is seen by it.
+    /// one step: either the closing thread sees the call, or the call sees that the store is closing.
     state: Counted,
     /// Held by the one call that closes.
     closer: Mutex<()>,
-    /// Taken by whoever waits for one of the two conditions, and by whoever brings it about.
+    /// Taken by a thread that waits for one of the two conditions, and by the one that makes it true.
     gate: Mutex<()>,
     /// No call is inside.
     emptied: Condvar,
