@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
-use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, seconds, small};
+use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, flip, record_of, seconds, small};
 use oncekey::{
     Begin, Doubt, Durability, Error, Expected, Failure, Lease, ManualClock, Next, RunError, Store,
 };
@@ -57,18 +57,6 @@ impl Subscriber for Told {
     fn enter(&self, _: &Id) {}
 
     fn exit(&self, _: &Id) {}
-}
-
-fn flip(place: &Place, at: u64) {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(&place.path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
-}
-
-fn record_of(place: &Place, key: &str) -> u64 {
-    let bytes = place.bytes();
-    bytes.windows(key.len()).rposition(|window| window == key.as_bytes()).unwrap() as u64 - 80
 }
 
 fn records(store: &Store, name: &str, count: u32, retention: u64) {

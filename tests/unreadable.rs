@@ -4,26 +4,12 @@
 
 mod common;
 
-use std::os::unix::fs::FileExt;
-
-use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, seconds};
+use common::{
+    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, flip, record_of, seconds,
+};
 use oncekey::{
     Begin, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Swapped, Version,
 };
-
-fn flip(place: &Place, at: u64) {
-    let file = std::fs::OpenOptions::new().read(true).write(true).open(&place.path).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).unwrap();
-    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
-}
-
-/// Where the last record with this key begins, in the file.
-fn record_of(place: &Place, key: &str) -> u64 {
-    let bytes = place.bytes();
-    let found = bytes.windows(key.len()).rposition(|window| window == key.as_bytes());
-    found.unwrap() as u64 - 80
-}
 
 /// Short-lived records, some segments of them.
 fn traffic(store: &Store, clock: &ManualClock, rounds: std::ops::Range<u32>) {

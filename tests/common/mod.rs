@@ -4,6 +4,7 @@
 
 pub mod random;
 
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -82,4 +83,19 @@ pub fn copy_of_open(path: &Path) -> Place {
     let place = Place::new();
     std::fs::copy(path, &place.path).unwrap();
     place
+}
+
+/// Flips a bit of the byte at `at` in the file, as rot would.
+pub fn flip(place: &Place, at: u64) {
+    let file = std::fs::OpenOptions::new().read(true).write(true).open(&place.path).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
+}
+
+/// Where the last record with this key begins, in the file.
+pub fn record_of(place: &Place, key: &str) -> u64 {
+    let bytes = place.bytes();
+    let found = bytes.windows(key.len()).rposition(|window| window == key.as_bytes());
+    found.unwrap() as u64 - 80
 }

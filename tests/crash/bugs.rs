@@ -31,8 +31,8 @@ fn hunt() -> Result<(), String> {
     space::retentions_of_every_order_of_magnitude(seed())
 }
 
-/// How the harness found the bug; None if it did not.
-fn found(bug: Bug) -> Option<String> {
+/// How the hunt found the bug; None if it did not.
+pub fn found(bug: Bug, hunt: impl FnOnce() -> Result<(), String>) -> Option<String> {
     plant(Some(bug));
     let outcome = catch_unwind(AssertUnwindSafe(hunt));
     plant(None);
@@ -49,17 +49,20 @@ fn found(bug: Bug) -> Option<String> {
     }
 }
 
+/// A test for each bug, which the hunt must find.
 macro_rules! finds {
-    ($($name:ident: $bug:ident,)*) => {$(
+    ($hunt:ident: $($name:ident: $bug:ident,)*) => {$(
         #[test]
         fn $name() {
-            let how = found(Bug::$bug).expect("the harness did not see it");
+            let how = $crate::bugs::found(Bug::$bug, $hunt).expect("the harness did not see it");
             println!("{:?}: {}", Bug::$bug, how.chars().take(300).collect::<String>());
         }
     )*};
 }
 
-finds! {
+pub(crate) use finds;
+
+finds! { hunt:
     a_sync_that_is_skipped_is_found: SyncSkipped,
     a_synced_to_that_is_too_high_is_found: SyncedToTooHigh,
     a_synced_to_that_is_one_frame_stale_is_found: SyncedToOneFrameStale,

@@ -1,14 +1,14 @@
 //! Openings: every pair of clocks before and after, each opening crashed at each of its steps; refusals, which write nothing;
 //! and versions, which no crash gives out twice.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use oncekey::simulation::{Bug, SimulatedDisk, plant};
+use oncekey::simulation::{Bug, SimulatedDisk};
 use oncekey::{
     ClockJump, Durability, Error, Expected, Fingerprint, ManualClock, Next, Options, Store, Swapped, Version,
 };
 
+use crate::bugs::finds;
 use crate::common::random::{Random, number_from, seed};
 use crate::points::{Counts, Effort, crash_everywhere, images};
 use crate::world::{Act, START_MS, World, options, power_loss_at};
@@ -417,34 +417,15 @@ fn a_thousand_refused_openings_of_each_kind_leave_every_byte_as_it_was() {
     }
 }
 
-/// How the hunt found the bug; None if it did not.
-fn found(bug: Bug) -> Option<String> {
-    let hunt = || {
-        slowly_followed()?;
-        full_store()?;
-        openings_crashed(&Effort { images: 3, again_every: 30 })?;
-        pairs(7).map(drop)
-    };
-    plant(Some(bug));
-    let outcome = catch_unwind(AssertUnwindSafe(hunt));
-    plant(None);
-    match outcome {
-        Ok(outcome) => outcome.err(),
-        Err(panic) => panic.downcast_ref::<String>().cloned().or(Some("a panic".into())),
-    }
+/// What finds what is wrong with openings.
+fn hunt() -> Result<(), String> {
+    slowly_followed()?;
+    full_store()?;
+    openings_crashed(&Effort { images: 3, again_every: 30 })?;
+    pairs(7).map(drop)
 }
 
-macro_rules! finds {
-    ($($name:ident: $bug:ident,)*) => {$(
-        #[test]
-        fn $name() {
-            let how = found(Bug::$bug).expect("the harness did not see it");
-            println!("{:?}: {}", Bug::$bug, how.chars().take(300).collect::<String>());
-        }
-    )*};
-}
-
-finds! {
+finds! { hunt:
     a_wall_clock_that_counts_in_the_same_boot_is_found: WallClockInSameBoot,
     a_mark_that_keeps_the_old_wall_clock_is_found: MarkKeepsOldWall,
     a_mark_that_keeps_the_old_boot_is_found: MarkKeepsOldBoot,
