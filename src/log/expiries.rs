@@ -20,7 +20,7 @@ const SHARE_BITS: u32 = 5;
 const LEVELS: usize = (u64::BITS - SHARE_BITS) as usize;
 
 /// The time at which a bucket ends, and its width, as the exponent of a power of two. Ordered by time.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) struct Bucket {
     end_ms: u64,
     level: u8,
@@ -33,13 +33,19 @@ impl Bucket {
         Bucket { end_ms, level }
     }
 
-    pub(super) fn contains(self, due_ms: u64) -> bool {
-        self.end_ms.checked_sub(due_ms).is_some_and(|early_ms| early_ms < 1 << self.level)
+    /// The last time before those that are in it.
+    pub(super) fn after_ms(self) -> u64 {
+        self.end_ms.saturating_sub(1 << self.level)
+    }
+
+    /// The last time that is in it.
+    pub(super) fn end_ms(self) -> u64 {
+        self.end_ms
     }
 
     /// Whether some of what it can contain has expired at `now_ms`.
     pub(super) fn has_begun(self, now_ms: u64) -> bool {
-        self.end_ms.saturating_sub(1 << self.level) < now_ms
+        self.after_ms() < now_ms
     }
 }
 

@@ -30,9 +30,25 @@ pub(crate) struct Ledger {
 #[derive(Debug)]
 pub(crate) struct Tally {
     state: State,
-    /// The bucket that each of the two shares of the last record fell into, and what has fallen into it since. Records
-    /// that were written together expire together.
-    runs: [Option<(Bucket, u64)>; 2],
+    /// The run that each of the two shares of the last record fell into. Records that were written together expire
+    /// together.
+    runs: [Run; 2],
+}
+
+/// Bytes that expire in one bucket, after the time of the tally. By default the bucket of nothing.
+#[derive(Debug, Clone, Copy, Default)]
+struct Run {
+    /// What is due later than this, and not later than `last_ms`, falls into the bucket.
+    after_ms: u64,
+    last_ms: u64,
+    bytes: u64,
+    bucket: Bucket,
+}
+
+impl Run {
+    fn contains(&self, due_ms: u64) -> bool {
+        self.after_ms < due_ms && due_ms <= self.last_ms
+    }
 }
 
 impl Tally {
@@ -40,26 +56,39 @@ impl Tally {
     pub(crate) fn at(now_ms: u64) -> Tally {
         let mut state = State::default();
         state.advance(now_ms);
-        Tally { state, runs: [None, None] }
+        Tally { state, runs: [Run::default(); 2] }
     }
 
+    /// Opening calls this for every record of the log, and most fall into the runs of the one before.
+    #[inline]
     pub(crate) fn add(&mut self, weight: &Weight) {
         self.state.total_bytes += weight.length_bytes;
-        for (run, (due_ms, bytes)) in self.runs.iter_mut().zip(weight.shares()) {
-            if due_ms == NEVER_MS {
-                continue;
-            }
-            if self.state.expiries.has_expired(due_ms) {
-                self.state.die(bytes);
-            } else if let Some((_, gathered)) = run.as_mut().filter(|(bucket, _)| bucket.contains(due_ms)) {
-                *gathered += bytes;
+        for (number, (due_ms, bytes)) in weight.shares().into_iter().enumerate() {
+            if self.runs[number].contains(due_ms) {
+                self.runs[number].bytes += bytes;
             } else {
-                let bucket = self.state.expiries.bucket_for(due_ms);
-                if let Some((earlier, gathered)) = run.replace((bucket, bytes)) {
-                    self.state.put(earlier, gathered);
-                }
+                self.begin_run(number, due_ms, bytes);
             }
         }
+    }
+
+    /// Adds what does not fall into the run.
+    #[cold]
+    fn begin_run(&mut self, number: usize, due_ms: u64, bytes: u64) {
+        if due_ms == NEVER_MS {
+            return;
+        }
+        let expiries = &self.state.expiries;
+        if expiries.has_expired(due_ms) {
+            self.state.die(bytes);
+            return;
+        }
+        let bucket = expiries.bucket_for(due_ms);
+        // A bucket can have begun, and the last one reaches to what never expires.
+        let after_ms = bucket.after_ms().max(expiries.now_ms());
+        let run = Run { after_ms, last_ms: bucket.end_ms().min(NEVER_MS - 1), bytes, bucket };
+        let earlier = std::mem::replace(&mut self.runs[number], run);
+        self.state.put(earlier.bucket, earlier.bytes);
     }
 
     /// Records that were superseded within their own segment, as the footer tells at open.
@@ -74,10 +103,10 @@ impl Tally {
 
     /// The most bytes that can be dead at `now_ms`, if nothing is superseded until then.
     pub(crate) fn at_most_dead_bytes(&self, now_ms: u64) -> u64 {
-        let runs = self.runs.iter().flatten().filter(|(bucket, _)| bucket.has_begun(now_ms));
+        let runs = self.runs.iter().filter(|run| run.bucket.has_begun(now_ms));
         self.balance().dead_bytes
             + self.state.expiries.at_most_expired(now_ms)
-            + runs.map(|(_, bytes)| bytes).sum::<u64>()
+            + runs.map(|run| run.bytes).sum::<u64>()
     }
 }
 
@@ -115,7 +144,8 @@ impl Ledger {
         state.advance(tally.state.expiries.now_ms());
         state.total_bytes += tally.state.total_bytes;
         state.dead_bytes = state.dead_bytes.saturating_add(tally.state.dead_bytes);
-        for (bucket, bytes) in tally.state.expiries.into_buckets().chain(tally.runs.into_iter().flatten()) {
+        let runs = tally.runs.into_iter().map(|run| (run.bucket, run.bytes));
+        for (bucket, bytes) in tally.state.expiries.into_buckets().chain(runs) {
             state.put(bucket, bytes);
         }
     }

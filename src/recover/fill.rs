@@ -11,8 +11,8 @@ use std::collections::hash_map::Entry;
 use std::thread;
 
 use super::medium::Medium;
-use super::spread::spread;
 use super::survey::{Link, Survey};
+use super::team::with_team;
 use crate::error::{Error, Result};
 use crate::format::footer::{FooterEntry, Trailer};
 use crate::format::record::Kind;
@@ -24,7 +24,7 @@ use crate::log::reader::Reader;
 use crate::log::scan;
 use crate::log::writer::FullSegment;
 use crate::record::Weight;
-use crate::sync::Mutex;
+use crate::sync::{Mutex, RwLock};
 
 /// A window is this share of the log. What is kept of a window, 16 bytes an entry, is then little beside the 8 bytes for
 /// each entry of the log that the shards gather, and the 10 of the index that these become.
@@ -55,14 +55,33 @@ pub(super) struct Filled {
 }
 
 /// A segment's steps by shard, each shard's from `starts[shard]` to `starts[shard + 1]`.
+#[derive(Default)]
 struct Sorted {
     steps: Vec<Step>,
     starts: Vec<u32>,
+}
+
+/// What a segment said.
+struct SegmentRead {
+    segment: FullSegment,
+    sorted: Sorted,
+    tally: Tally,
     /// Records that carry unreadable ones: the hashes of their keys, and where they are.
     unreadable: Vec<(u128, Address)>,
 }
 
-/// Everything that filling needs to know.
+/// What the threads do together, for each number of a range.
+#[derive(Clone, Copy)]
+enum Task {
+    /// Reads a segment of the window that begins with this link.
+    Read { first_link: usize },
+    /// Gives a shard what the segments of the window say of it, oldest first.
+    Gather,
+    /// Makes a shard of the index of what was gathered.
+    Index,
+}
+
+/// Everything that filling needs to know, and what the threads hand to each other between two tasks.
 struct Filler<'a> {
     medium: &'a Medium<'a>,
     survey: &'a Survey,
@@ -70,9 +89,19 @@ struct Filler<'a> {
     hasher: KeyHasher,
     packing: Packing,
     now_ms: u64,
-    threads: usize,
     /// Footers that were read to tell whose records they are that cannot be read, by slot.
     footers: Mutex<HashMap<u64, Vec<FooterEntry>>>,
+    index: Index,
+    ledger: Ledger,
+    shards: Vec<Mutex<Gathered>>,
+    /// What was read of the window, by the number of the segment in it.
+    read: Mutex<Vec<(usize, Result<SegmentRead>)>>,
+    /// The window, oldest segment first.
+    window: RwLock<Vec<Sorted>>,
+    /// Those of earlier windows, whose memory is used again.
+    spare: Mutex<Vec<Sorted>>,
+    /// Shards that could not be made.
+    failed: Mutex<Vec<(usize, Error)>>,
 }
 
 /// How many threads read a log of `log_bytes`.
@@ -86,54 +115,97 @@ fn threads_for(log_bytes: u64) -> usize {
 
 /// Fills an index with each key's last record.
 pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms: u64) -> Result<Filled> {
-    let hasher = KeyHasher::new(survey.parameters.secret);
-    let threads = threads_for((survey.links.len() as u64 + 1) * survey.parameters.segment_bytes);
-    let last_slot = survey.links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
-    let packing = Packing::for_addresses_below(reader.slot_offset(last_slot + 1));
-    let footers = Mutex::default();
-    let filler = Filler { medium, survey, reader, hasher, packing, now_ms, threads, footers };
-    let (index, ledger) = (Index::new(), Ledger::new());
+    let Survey { parameters, links, .. } = survey;
+    let threads = threads_for((links.len() as u64 + 1) * parameters.segment_bytes);
+    let last_slot = links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
     // All of them first: to tell two keys apart, a record of any earlier segment may have to be read.
-    for link in &survey.links {
-        reader.set_segment(link.slot, link.sequence, link.end % survey.parameters.segment_bytes);
+    for link in links {
+        reader.set_segment(link.slot, link.sequence, link.end % parameters.segment_bytes);
     }
-    let end = survey.scan.end % survey.parameters.segment_bytes;
+    let end = survey.scan.end % parameters.segment_bytes;
     reader.set_segment(survey.tail_slot, survey.tail_header.sequence, end);
-
-    let mut full = Vec::with_capacity(survey.links.len());
-    let mut unreadable = Vec::new();
+    let mut filler = Filler {
+        medium,
+        survey,
+        reader,
+        hasher: KeyHasher::new(parameters.secret),
+        packing: Packing::for_addresses_below(reader.slot_offset(last_slot + 1)),
+        now_ms,
+        footers: Mutex::default(),
+        index: Index::new(),
+        ledger: Ledger::new(),
+        shards: Vec::new(),
+        read: Mutex::default(),
+        window: RwLock::default(),
+        spare: Mutex::default(),
+        failed: Mutex::default(),
+    };
     let expected = filler.expected_steps()?.div_ceil(SHARD_COUNT);
-    let shards: Vec<_> =
-        (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
-    let most = usize::try_from(MAX_WINDOW_BYTES / survey.parameters.segment_bytes).unwrap_or(1);
-    let window = (survey.links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads).min(most).max(threads);
-    for links in survey.links.chunks(window) {
-        let read = spread(threads, links.len(), |at, buffers| filler.read(&links[at], buffers));
-        let mut sorted = Vec::with_capacity(links.len());
-        for outcome in read {
-            let (segment, mut steps, tally) = outcome?;
-            unreadable.append(&mut steps.unreadable);
-            ledger.absorb(tally);
-            full.push(segment);
-            sorted.push(steps);
-        }
-        filler.gather(&shards, &sorted);
-    }
+    filler.shards = (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
 
-    let tail =
-        FullSegment { slot: survey.tail_slot, end: survey.scan.end, record_bytes: survey.scan.record_bytes };
-    let (mut steps, tally) =
-        filler.sort(&tail, survey.scan.entries.iter().copied().map(Ok), &mut Vec::new())?;
-    ledger.absorb(tally);
-    unreadable.append(&mut steps.unreadable);
-    filler.gather(&shards, &[steps]);
-    filler.index(&index, &ledger, &shards)?;
-    unreadable.retain(|(hash, address)| index.holds(*hash, *address));
+    let mut full = Vec::with_capacity(links.len());
+    let mut unreadable = Vec::new();
+    let most = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
+    let window = (links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads).min(most).max(threads);
+    let work = |task, number, buffers: &mut Buffers| filler.work(task, number, buffers);
+    with_team(threads, &work, |team| -> Result<()> {
+        let mut take = |read: SegmentRead| {
+            unreadable.extend(read.unreadable);
+            filler.ledger.absorb(read.tally);
+            filler.window.write().push(read.sorted);
+            read.segment
+        };
+        for first_link in (0..links.len()).step_by(window) {
+            team.share(Task::Read { first_link }, window.min(links.len() - first_link));
+            let mut read = std::mem::take(&mut *filler.read.lock());
+            read.sort_unstable_by_key(|(number, _)| *number);
+            for (_, outcome) in read {
+                full.push(take(outcome?));
+            }
+            team.share(Task::Gather, SHARD_COUNT);
+            filler.spare.lock().append(&mut filler.window.write());
+        }
+        let tail = FullSegment {
+            slot: survey.tail_slot,
+            end: survey.scan.end,
+            record_bytes: survey.scan.record_bytes,
+        };
+        let entries = survey.scan.entries.iter().copied().map(Ok);
+        take(filler.sort(tail, entries, &mut Vec::new())?);
+        team.share(Task::Gather, SHARD_COUNT);
+        team.share(Task::Index, SHARD_COUNT);
+        Ok(())
+    })?;
+    let failed = filler.failed.into_inner();
+    if let Some((_, error)) = failed.into_iter().min_by_key(|(shard, _)| *shard) {
+        return Err(error);
+    }
+    unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
     let unreadable = unreadable.into_iter().map(|(_, address)| address).collect();
-    Ok(Filled { index, ledger, full, unreadable })
+    Ok(Filled { index: filler.index, ledger: filler.ledger, full, unreadable })
 }
 
 impl Filler<'_> {
+    fn work(&self, task: Task, number: usize, buffers: &mut Buffers) {
+        match task {
+            Task::Read { first_link } => {
+                let read = self.read(&self.survey.links[first_link + number], buffers);
+                self.read.lock().push((number, read));
+            }
+            Task::Gather => {
+                let mut gathered = self.shards[number].lock();
+                for Sorted { steps, starts } in &*self.window.read() {
+                    gathered.append(&steps[starts[number] as usize..starts[number + 1] as usize]);
+                }
+            }
+            Task::Index => {
+                if let Err(error) = self.index(number, &mut buffers.words) {
+                    self.failed.lock().push((number, error));
+                }
+            }
+        }
+    }
+
     /// About how many steps there are: as many as the trailers of some segments say, spread over the log. They are not
     /// checked, and only decide how much room is made beforehand.
     fn expected_steps(&self) -> Result<usize> {
@@ -151,7 +223,7 @@ impl Filler<'_> {
     }
 
     /// What a full segment says, by its footer or, where that is damaged, by its frames.
-    fn read(&self, link: &Link, buffers: &mut Buffers) -> Result<(FullSegment, Sorted, Tally)> {
+    fn read(&self, link: &Link, buffers: &mut Buffers) -> Result<SegmentRead> {
         let Survey { parameters, .. } = self.survey;
         let (medium, sequence) = (self.medium, link.sequence);
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
@@ -163,8 +235,8 @@ impl Filler<'_> {
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
             // A kind that this version does not know is told of by the frame that holds it.
-            if let Ok((sorted, tally)) = self.sort(&segment, entries, &mut buffers.steps) {
-                return Ok((segment, sorted, tally));
+            if let Ok(read) = self.sort(segment, entries, &mut buffers.steps) {
+                return Ok(read);
             }
         }
         // The footer is written after the next segment's header, so a crash may have torn it. The frames say the same.
@@ -180,20 +252,22 @@ impl Filler<'_> {
             );
         }
         let segment = FullSegment { slot: link.slot, end: scan.end, record_bytes: scan.record_bytes };
-        let (sorted, tally) = self.sort(&segment, scan.entries.into_iter().map(Ok), &mut buffers.steps)?;
-        Ok((segment, sorted, tally))
+        self.sort(segment, scan.entries.into_iter().map(Ok), &mut buffers.steps)
     }
 
     /// Sorts a segment's entries by shard, and counts what they weigh. `steps` is room that is used again.
     fn sort(
         &self,
-        segment: &FullSegment,
+        segment: FullSegment,
         entries: impl Iterator<Item = Result<FooterEntry, Fault>>,
         steps: &mut Vec<(u8, Step)>,
-    ) -> Result<(Sorted, Tally)> {
+    ) -> Result<SegmentRead> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut tally = Tally::at(self.now_ms);
-        let mut starts = vec![0_u32; SHARD_COUNT + 1];
+        let mut sorted = self.spare.lock().pop().unwrap_or_default();
+        let starts = &mut sorted.starts;
+        starts.clear();
+        starts.resize(SHARD_COUNT + 1, 0);
         let mut listed_bytes = 0;
         let mut unreadable = Vec::new();
         steps.clear();
@@ -225,34 +299,22 @@ impl Filler<'_> {
         }
 
         let mut next = starts.clone();
-        let mut sorted = vec![Step::default(); steps.len()];
+        // Each of them is written, whatever is there from an earlier segment.
+        sorted.steps.resize(steps.len(), Step::default());
         for (shard, step) in steps {
             let place = &mut next[usize::from(*shard)];
-            sorted[*place as usize] = *step;
+            sorted.steps[*place as usize] = *step;
             *place += 1;
         }
-        Ok((Sorted { steps: sorted, starts, unreadable }, tally))
+        Ok(SegmentRead { segment, sorted, tally, unreadable })
     }
 
-    /// Gives each shard what some segments say of it, oldest first.
-    fn gather(&self, shards: &[Mutex<Gathered>], segments: &[Sorted]) {
-        spread(self.threads, SHARD_COUNT, |shard, (): &mut ()| {
-            let mut gathered = shards[shard].lock();
-            for Sorted { steps, starts, .. } in segments {
-                gathered.append(&steps[starts[shard] as usize..starts[shard + 1] as usize]);
-            }
-        });
-    }
-
-    /// Makes an index of what the shards have gathered.
-    fn index(&self, index: &Index, ledger: &Ledger, shards: &[Mutex<Gathered>]) -> Result<()> {
-        let filled = spread(self.threads, SHARD_COUNT, |shard, spare: &mut Vec<u64>| {
-            let gathered = std::mem::take(&mut *shards[shard].lock());
-            let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
-            let look = |candidate| self.look(candidate);
-            index.fill(self.packing, shard, gathered, spare, look, |weight| ledger.bury(weight))
-        });
-        filled.into_iter().collect()
+    /// Makes a shard of the index of what it has gathered.
+    fn index(&self, shard: usize, spare: &mut Vec<u64>) -> Result<()> {
+        let gathered = std::mem::take(&mut *self.shards[shard].lock());
+        let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
+        let look = |candidate| self.look(candidate);
+        self.index.fill(self.packing, shard, gathered, spare, look, |weight| self.ledger.bury(weight))
     }
 
     /// Whose record it is, and what it weighs.
@@ -308,11 +370,12 @@ fn extrapolate(sample: &[usize], count: usize) -> usize {
     sample.iter().sum::<usize>() * count / sample.len().max(1)
 }
 
-/// What a thread reads segments with, kept from one to the next.
+/// What a thread works with, kept from one segment or shard to the next.
 #[derive(Default)]
 struct Buffers {
     footer: Vec<u8>,
     steps: Vec<(u8, Step)>,
+    words: Vec<u64>,
 }
 
 #[cfg(test)]

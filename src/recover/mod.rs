@@ -11,7 +11,7 @@
 mod medium;
 mod verdict;
 mod survey;
-mod spread;
+mod team;
 mod fill;
 #[cfg(test)]
 mod tests;
