@@ -8,7 +8,10 @@
 mod common;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use common::{NONE, Place, SEGMENT, acquire, skipped, small};
 use oncekey::{Begin, Durability, Error, Lease, Store};
@@ -46,16 +49,31 @@ fn a_child_plays_the_role_that_it_is_told() {
     }
 }
 
-/// Runs this program as a child that plays `role`, after `preparation` in a shell.
+/// Runs this program as a child that plays `role`, after `preparation` in a shell. A child that hangs is killed.
 fn play(preparation: &str, role: &str, path: &Path) -> Output {
-    Command::new("sh")
+    let child = Command::new("sh")
         .arg("-c")
         .arg(format!("{preparation} || exit 99; exec \"$0\" \"$@\""))
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", "a_child_plays_the_role_that_it_is_told", "--nocapture", "--test-threads=1"])
         .envs([(ROLE, role.as_ref()), (PATH, path.as_os_str())])
-        .output()
-        .unwrap()
+        // Out of memory, the standard library can wait for itself while it prints a backtrace.
+        .env("RUST_BACKTRACE", "0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pid = rustix::process::Pid::from_child(&child);
+    let (ended, has_ended) = mpsc::channel::<()>();
+    let killer = thread::spawn(move || {
+        if has_ended.recv_timeout(Duration::from_secs(120)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(ended);
+    killer.join().unwrap();
+    output
 }
 
 /// What the child said, which must have come to its end by itself.
@@ -119,7 +137,7 @@ fn opens_with(limit_kib: u64, preparation: &str, path: &Path) -> bool {
 
 #[test]
 fn a_store_that_one_thread_can_open_is_opened_however_many_threads_there_is_no_room_for() {
-    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+    if thread::available_parallelism().map_or(1, usize::from) < 2 {
         skipped("with one processor no other thread is started");
         return;
     }
