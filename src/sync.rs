@@ -185,6 +185,10 @@ mod explored {
             };
             Some(MutexGuard { mutex: self, inner: Some(inner) })
         }
+
+        pub(crate) fn into_inner(self) -> T {
+            self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 
     /// Knows its lock, so that a [`Condvar`] can let go of it and take it again in place.
