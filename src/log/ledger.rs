@@ -283,6 +283,46 @@ mod tests {
         assert!(is_empty(&at_once), "bury found every bucket, or it ended");
     }
 
+    /// The bucket of 1000 ms, seen from 0, is 16 ms wide and ends at 1008.
+    #[test]
+    fn what_is_counted_apart_is_noticed_when_its_own_bucket_ends() {
+        let mut tally = Tally::at(0);
+        tally.add(&expiring(10, 1_000));
+        tally.add(&expiring(20, 992));
+        tally.add(&expiring(30, 991));
+        tally.add(&expiring(40, 1_008));
+        tally.add(&expiring(50, 1_000));
+        let ledger = Ledger::new();
+        ledger.absorb(tally);
+        assert_eq!(ledger.balance(991).dead_bytes, 0);
+        assert_eq!(ledger.balance(992).dead_bytes, 50);
+        assert_eq!(ledger.balance(1_007).dead_bytes, 50);
+        assert_eq!(ledger.balance(1_008), Balance { total_bytes: 150, dead_bytes: 150 });
+    }
+
+    #[test]
+    fn what_never_expires_is_not_counted_with_what_does_so_at_the_end_of_time() {
+        let mut tally = Tally::at(0);
+        tally.add(&expiring(100, NEVER_MS - 1));
+        tally.add(&weight(Kind::Begun, 90, NEVER_MS, NEVER_MS));
+        let ledger = Ledger::new();
+        ledger.absorb(tally);
+        assert_eq!(ledger.balance(u64::MAX), Balance { total_bytes: 190, dead_bytes: 100 });
+    }
+
+    #[test]
+    fn at_most_dead_is_what_is_dead_and_all_that_can_have_expired() {
+        let mut tally = Tally::at(0);
+        tally.add_dead(1);
+        tally.add(&expiring(10, 1_000));
+        tally.add(&expiring(50, 2_000));
+        tally.add(&expiring(100, 3_000));
+        assert_eq!(tally.at_most_dead_bytes(0), 1);
+        assert_eq!(tally.at_most_dead_bytes(999), 11, "the bucket has begun");
+        assert_eq!(tally.at_most_dead_bytes(2_000), 61);
+        assert_eq!(tally.at_most_dead_bytes(3_000), 161, "the last is not in the histogram yet");
+    }
+
     #[test]
     fn nothing_is_buried_twice_however_it_died() {
         let ledger = Ledger::new();

@@ -65,7 +65,7 @@ impl Purpose {
         let shared = u64::from(slots >= SLOTS_FOR_A_SEGMENT_EACH);
         match self {
             Purpose::Begin => 2 + shared,
-            Purpose::Finish if planted(Bug::FinishLikeBegin) => 2 + shared,
+            Purpose::Finish if planted(Bug::FinishLikeBegin) => Purpose::Begin.kept_segments(slots),
             Purpose::Finish => 1 + shared,
             Purpose::Forget => 1,
             Purpose::Move => 0,
@@ -282,6 +282,32 @@ mod tests {
     }
 
     #[test]
+    fn a_store_is_large_from_six_slots_on_whatever_they_hold() {
+        let large = room(Supply { tail_bytes: 0, free_slots: 3, full_segments: 2 });
+        assert!(!large.promise(8, Purpose::Begin), "three segments are kept");
+        let large = room(Supply { tail_bytes: USABLE, free_slots: 1, full_segments: 4 });
+        assert!(!large.promise(8, Purpose::Finish), "two segments are kept");
+        let small = room(Supply { tail_bytes: USABLE, free_slots: 1, full_segments: 3 });
+        assert!(small.promise(8, Purpose::Finish), "one segment is kept");
+    }
+
+    #[test]
+    fn the_advice_says_what_was_not_done_and_how_to_make_room() {
+        for (purpose, advice) in [
+            (Purpose::Begin, "nothing was begun"),
+            (Purpose::Finish, "in doubt as before"),
+            (Purpose::Forget, "nothing was forgotten"),
+            (Purpose::Move, "free disk space"),
+        ] {
+            let no_room = NoRoom { purpose, cause: CannotGrow::Full("the disk is full".to_owned()) };
+            let error = no_room.and("max_size is reached").into_error(Path::new("s.once")).to_string();
+            for part in ["the disk is full, and max_size is reached; ", advice, "raise Options::max_size"] {
+                assert!(error.contains(part), "{purpose:?}: {error}");
+            }
+        }
+    }
+
+    #[test]
     fn only_a_lack_of_space_is_told_as_one() {
         use io::ErrorKind::{FileTooLarge, Other, PermissionDenied, QuotaExceeded, StorageFull, WriteZero};
         for (kind, is_full) in [
@@ -313,6 +339,10 @@ mod tests {
         room.give_back(8);
         assert!(room.lower(Supply { tail_bytes: 0, free_slots: 1, full_segments: 0 }, Purpose::Move));
         assert!(!room.promise(USABLE, Purpose::Move), "it counts from then on");
+        let full = self::room(Supply { tail_bytes: 0, free_slots: 3, full_segments: 5 });
+        let less = Supply { tail_bytes: 0, free_slots: 2, full_segments: 5 };
+        assert!(!full.lower(less, Purpose::Begin), "what is kept from the purpose stays, too");
+        assert!(full.lower(less, Purpose::Finish));
     }
 
     #[test]
