@@ -202,6 +202,45 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_read_is_kept_until_its_key_would_expire() {
+        let unreadable = record(Kind::Unreadable, Some(b"bytes"));
+        for (now_ms, expected, becomes) in
+            [(199, Life::Unreadable, Retirement::Keep), (200, Life::Gone, Retirement::Drop)]
+        {
+            assert_eq!(life(&unreadable, now_ms), expected, "at {now_ms}");
+            assert_eq!(retirement(&unreadable, now_ms), becomes, "at {now_ms}");
+        }
+    }
+
+    #[test]
+    fn a_lost_record_leaves_what_its_kind_allows_and_a_doubt_where_that_is_not_known() {
+        for (was, before, from_expiry_on) in [
+            (Some(Kind::Begun), Life::Begun, Life::Begun),
+            (Some(Kind::Completed), Life::Completed, Life::Gone),
+            (Some(Kind::Unreadable), Life::Begun, Life::Gone),
+            (None, Life::Begun, Life::Gone),
+            (Some(Kind::Released), Life::Gone, Life::Gone),
+            (Some(Kind::Forgotten), Life::Gone, Life::Gone),
+            (Some(Kind::Ignorable), Life::Gone, Life::Gone),
+        ] {
+            assert_eq!(lost_life(was, 200, 199), before, "{was:?}");
+            assert_eq!(lost_life(was, 200, 200), from_expiry_on, "{was:?}");
+        }
+    }
+
+    #[test]
+    fn a_released_record_is_not_moved_and_all_of_it_is_dead_at_once() {
+        let released = record(Kind::Released, None);
+        assert_eq!((life(&released, 199), retirement(&released, 199)), (Life::Released, Retirement::Drop));
+        assert_eq!(Weight::of(&released, 88).shares(), [(0, 88), (NEVER_MS, 0)]);
+    }
+
+    #[test]
+    fn a_result_is_printed_by_its_length() {
+        assert_eq!(format!("{:?}", Length(7)), "<7 bytes>");
+    }
+
+    #[test]
     fn time_never_ends_an_attempt_that_began() {
         assert_eq!(life(&record(Kind::Begun, None), u64::MAX), Life::Begun, "though its expiry is at 200");
         assert_eq!(retirement(&record(Kind::Begun, None), u64::MAX), Retirement::Keep);

@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn after_the_last_frame_of_a_crash_the_boot_time_clock_is_known_up_to_what_was_followed() {
         let mut seen = HighWater::at(SEEN);
-        // An hour later, with two seconds followed: the boot-time clock stood between 3,648,000 and 3,652,000.
+        // An hour later, with two seconds followed, and a millisecond for what was rounded: the boot-time clock stood
+        // between 3,647,999 and 3,652,001.
         seen.note(STORE_MS + 3_600_000, START_MS + 77_000);
         let at = |boot_ms| {
             let now = Reading { wall_ms: START_MS + 80_000, boot: BOOT, boot_ms };
@@ -191,7 +192,7 @@ mod tests {
         };
         let end_ms = STORE_MS + 3_600_000;
         assert_eq!(at(3_647_998), end_ms + 3_000, "another boot: by the wall clock");
-        assert_eq!(at(3_648_000), end_ms, "never back");
+        assert_eq!(at(3_647_999), end_ms, "never back");
         assert_eq!(at(3_650_000), end_ms);
         assert_eq!(at(3_651_000), end_ms + 1_000, "by the boot-time clock");
     }

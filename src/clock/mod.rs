@@ -417,6 +417,20 @@ mod tests {
     }
 
     #[test]
+    fn a_pause_of_the_longest_reading_is_none_and_one_of_a_millisecond_more_is_one() {
+        for (pause_ms, steps) in [(READING_LIMIT_MS, 1), (READING_LIMIT_MS + 1, 0)] {
+            let hands = ManualClock::new(START_MS);
+            let source = Arc::new(BusyMachine { hands, pause_ms: AtomicU64::new(pause_ms) });
+            let time_source = Arc::clone(&source) as Arc<dyn TimeSource>;
+            let clock = StoreClock::start(time_source, source.hands.read(), START_MS);
+            set_by(&source.hands, 20_000);
+            pass(&source.hands, LOOK_INTERVAL_MS);
+            clock.now_ms();
+            assert_eq!(clock.steps_not_followed(), steps, "after {pause_ms} ms");
+        }
+    }
+
+    #[test]
     fn a_pause_while_a_mark_is_made_is_not_counted_twice_after_a_reboot() {
         let source = Arc::new(BusyMachine { hands: ManualClock::new(START_MS), pause_ms: AtomicU64::new(0) });
         let time_source = Arc::clone(&source) as Arc<dyn TimeSource>;
