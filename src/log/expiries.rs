@@ -230,6 +230,20 @@ mod tests {
     }
 
     #[test]
+    fn a_bucket_has_not_begun_when_something_is_put_into_it() {
+        for now in [0, 1, 999, 1_700_000_000_000] {
+            let mut expiries = Expiries::default();
+            expiries.advance(now);
+            for distance in
+                (0..64).flat_map(|bits| [1_u64 << bits, (1 << bits) + 1, ((1 << bits) - 1).max(1)])
+            {
+                let due = now.saturating_add(distance);
+                assert!(!expiries.bucket_for(due).has_begun(now), "{distance} from {now}");
+            }
+        }
+    }
+
+    #[test]
     fn what_can_have_expired_is_all_of_each_bucket_that_has_begun() {
         let mut expiries = Expiries::default();
         expiries.add(6_400, 5);

@@ -84,9 +84,9 @@ impl Tally {
             return;
         }
         let bucket = expiries.bucket_for(due_ms);
-        // A bucket can have begun, and the last one reaches to what never expires.
-        let after_ms = bucket.after_ms().max(expiries.now_ms());
-        let run = Run { after_ms, last_ms: bucket.end_ms().min(NEVER_MS - 1), bytes, bucket };
+        // Its bucket begins after now, because it is narrower than the distance. The last one reaches to what never expires.
+        let last_ms = bucket.end_ms().min(NEVER_MS - 1);
+        let run = Run { after_ms: bucket.after_ms(), last_ms, bytes, bucket };
         let earlier = std::mem::replace(&mut self.runs[number], run);
         self.state.put(earlier.bucket, earlier.bytes);
     }
@@ -308,6 +308,18 @@ mod tests {
         let ledger = Ledger::new();
         ledger.absorb(tally);
         assert_eq!(ledger.balance(u64::MAX), Balance { total_bytes: 190, dead_bytes: 100 });
+    }
+
+    #[test]
+    fn what_had_expired_when_it_was_counted_apart_does_not_die_again() {
+        let mut tally = Tally::at(5_000);
+        tally.add(&expiring(100, 1_000));
+        tally.add(&weight(Kind::Begun, 1_000, NEVER_MS, NEVER_MS));
+        let ledger = Ledger::new();
+        ledger.absorb(tally);
+        ledger.bury(&expiring(100, 1_000));
+        assert_eq!(ledger.balance(0), Balance { total_bytes: 1_100, dead_bytes: 100 });
+        assert_eq!(ledger.superseded_bytes(), 0);
     }
 
     #[test]
