@@ -5,6 +5,8 @@
 mod planted;
 mod sync;
 mod key;
+#[cfg_attr(not(test), expect(dead_code, reason = "two serializers come to use it"))]
+mod visit;
 mod status;
 mod error;
 mod clock;
@@ -57,3 +59,4 @@ pub use outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
 pub use stats::{Snapshot, Stats};
 pub use status::{ParseVersionError, Status, Version};
 pub use store::{Store, Swapped};
+pub use visit::unordered;
