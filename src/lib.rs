@@ -5,8 +5,9 @@
 mod planted;
 mod sync;
 mod key;
-#[cfg_attr(not(test), expect(dead_code, reason = "two serializers come to use it"))]
 mod visit;
+#[cfg_attr(not(test), expect(dead_code, reason = "typed operations come to use it"))]
+mod fingerprint;
 mod status;
 mod error;
 mod clock;
