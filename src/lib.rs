@@ -12,6 +12,8 @@ mod status;
 mod error;
 mod clock;
 pub mod events;
+#[cfg_attr(not(test), expect(dead_code, reason = "codecs and typed operations come to use it"))]
+mod shape;
 mod codec;
 mod format;
 mod record;
