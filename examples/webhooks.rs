@@ -385,6 +385,11 @@ fn next_value<'text, T: Deserialize<'text>>(rest: &mut &'text str) -> Option<(T,
 struct JsonText;
 
 impl Codec for JsonText {
+    // The first number that is not this crate's own.
+    const ID: u8 = 128;
+    // Names are part of JSON.
+    const POSITIONAL: bool = false;
+
     fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, CodecError> {
         Ok(serde_json::to_vec(value)?)
     }

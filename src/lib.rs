@@ -46,10 +46,10 @@ pub mod simulation {
 }
 
 pub use clock::{ClockJump, ManualClock};
-#[cfg(feature = "bincode")]
-pub use codec::Bincode;
 #[cfg(feature = "json")]
 pub use codec::Json;
+#[cfg(feature = "bincode")]
+pub use codec::{AnyShape, Bincode};
 pub use codec::{Codec, CodecError, DefaultCodec};
 pub use engine::{Compaction, Durability, Expected, Next};
 pub use error::{Error, ErrorKind, Result};
