@@ -1,12 +1,16 @@
 //! Keys, scopes, fingerprints and the keyed hash that identifies them.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::hash::{BuildHasher, Hasher, RandomState};
 
+use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 /// The longest key and the longest scope, in bytes.
 pub const MAX_KEY_BYTES: usize = 1_024;
+
+/// The longest token, in characters: what most gateways accept as an idempotency key.
+const MAX_TOKEN_CHARACTERS: usize = 255;
 
 /// An idempotency key: what names one intended act, alone or within a scope.
 ///
@@ -63,6 +67,57 @@ impl<'a> Key<'a> {
         self.scope
     }
 
+    /// The key and its scope as one printable string: the idempotency key to hand to the outside world, so that a
+    /// gateway recognizes a repetition too.
+    ///
+    /// The token is the same for every attempt, in every process, file and version of this crate. Two keys that differ,
+    /// in their scope or otherwise, never share a token, and a key without a scope does not share one with the same key
+    /// in an empty scope. It has at most 255 characters, all of them printable ASCII without spaces.
+    ///
+    /// A key of ordinary printable ASCII without a scope is its own token. A scope comes first and is followed by `/`.
+    /// In both, every byte that is not printable ASCII, and each of `%`, `/`, `#` and `~`, is written as `%` and two
+    /// hexadecimal digits. Where that takes more than 255 characters, the token is `~` and the SHA-256 of it in hexadecimal.
+    ///
+    /// A token outlives what the store remembers of its key. The outside world may know it for ever, so a key belongs to
+    /// one intended act for ever, also after its retention or a [`forget`](crate::Store::forget).
+    ///
+    /// ```
+    /// use oncekey::Key;
+    ///
+    /// assert_eq!(Key::new("charge:order-1729").token(), "charge:order-1729");
+    /// assert_eq!(Key::new("order-1729").scope("acct 42").token(), "acct%2042/order-1729");
+    /// assert_eq!(Key::new(&[0xFF, b'/']).scope("").token(), "/%FF%2F");
+    /// assert_eq!(Key::new(&"k".repeat(1_000)).token().len(), 65);
+    /// ```
+    #[must_use]
+    pub fn token(&self) -> String {
+        self.token_of_step(None)
+    }
+
+    /// The token of a step of this key's operation: that of the key, `#`, and the step's name. None: of the operation.
+    ///
+    /// Other systems hold tokens, so no token may ever change: tests/token.rs pins them.
+    pub(crate) fn token_of_step(&self, step: Option<&[u8]>) -> String {
+        let mut token = String::new();
+        if let Some(scope) = self.scope {
+            push_encoded(&mut token, scope);
+            token.push('/');
+        }
+        push_encoded(&mut token, self.name);
+        if let Some(step) = step {
+            token.push('#');
+            push_encoded(&mut token, step);
+        }
+        if token.len() <= MAX_TOKEN_CHARACTERS {
+            return token;
+        }
+        let mut digested = String::from("~");
+        for byte in Sha256::digest(token.as_bytes()) {
+            let _ = write!(digested, "{byte:02x}");
+        }
+        digested
+    }
+
     /// A copy that owns its bytes.
     #[must_use]
     pub fn to_owned(&self) -> OwnedKey {
@@ -85,6 +140,22 @@ impl<'a> Key<'a> {
     }
 }
 
+/// Appends one part of a token. What separates the parts, and what a digest begins with, is written as it is only by
+/// [`Key::token_of_step`]; in a part it is encoded, or two keys could share a token.
+fn push_encoded(token: &mut String, part: &[u8]) {
+    for &byte in part {
+        match byte {
+            b'%' | b'/' | b'#' | b'~' => {
+                let _ = write!(token, "%{byte:02X}");
+            }
+            0x21..=0x7E => token.push(char::from(byte)),
+            _ => {
+                let _ = write!(token, "%{byte:02X}");
+            }
+        }
+    }
+}
+
 /// Why a key cannot be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -92,11 +163,13 @@ pub enum KeyProblem {
     /// A key has at least one byte.
     Empty,
     /// A key has at most 1,024 bytes.
+    #[non_exhaustive]
     TooLong {
         /// How many it has.
         length_bytes: usize,
     },
     /// A scope has at most 1,024 bytes.
+    #[non_exhaustive]
     ScopeTooLong {
         /// How many it has.
         length_bytes: usize,
@@ -449,6 +522,25 @@ mod tests {
         let key: [u8; 16] = std::array::from_fn(|at| u8::try_from(at).unwrap());
         let expected = 0x9302_55c7_1472_f66d_e6a8_25ba_047f_81a3;
         assert_eq!(SipHasher24::new_with_key(&key).finish128().as_u128(), expected);
+    }
+
+    #[test]
+    fn the_token_of_a_step_is_no_key_s_and_no_other_step_s() {
+        let key = Key::new("order").scope("a");
+        assert_eq!(key.token_of_step(Some(b"reserve #1")), "a/order#reserve%20%231");
+        let tokens = [
+            key.token(),
+            key.token_of_step(Some(b"")),
+            key.token_of_step(Some(b"x")),
+            Key::new("order#x").scope("a").token(),
+            Key::new("order").token_of_step(Some(b"x")),
+            key.token_of_step(Some(&[b'x'; 300])),
+            key.token_of_step(Some(&[b'x'; 301])),
+        ];
+        for (at, token) in tokens.iter().enumerate() {
+            assert!(token.len() <= MAX_TOKEN_CHARACTERS, "{token}");
+            assert!(!tokens[at + 1..].contains(token), "{token} stands for two");
+        }
     }
 
     #[test]
