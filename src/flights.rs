@@ -41,6 +41,17 @@ pub(crate) enum Claim {
     Doubt { version: Version, attempt: u32, number: u64 },
 }
 
+impl Claim {
+    /// Whether the two are one claim. A renewal moves the deadline of a lease, and it stays the same lease.
+    pub(crate) fn is(self, other: Claim) -> bool {
+        match (self, other) {
+            (Claim::Lease { version, .. }, Claim::Lease { version: other, .. }) => version == other,
+            (Claim::Doubt { number, .. }, Claim::Doubt { number: other, .. }) => number == other,
+            (Claim::Lease { .. }, Claim::Doubt { .. }) | (Claim::Doubt { .. }, Claim::Lease { .. }) => false,
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 struct Flight {
     changing: bool,
@@ -216,7 +227,7 @@ impl Flights {
     pub(crate) fn end_claim(&self, hash: u128, claim: Claim) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
-        if flight.claim != Some(claim) {
+        if !flight.claim.is_some_and(|current| current.is(claim)) {
             return false;
         }
         self.set_claim(flight, None);
@@ -225,6 +236,29 @@ impl Flights {
         }
         if flight.is_over() {
             shard.remove(&hash);
+        }
+        true
+    }
+
+    /// Moves the deadline of the lease on the attempt of `version`. False if it has ended or was taken over. Only for
+    /// [`FlightGuard::renew_lease`].
+    pub(crate) fn renew_lease(&self, hash: u128, version: Version, deadline_ms: u64) -> bool {
+        let mut shard = self.shard(hash).lock();
+        let Some(flight) = shard.get_mut(&hash) else { return false };
+        // Looked at now and not when the flight was entered: a drop ends a claim without the flight, and a claim that
+        // came back after its handle is gone would never end.
+        let (attempt, old_deadline_ms) = match flight.claim {
+            Some(Claim::Lease { version: leased, attempt, deadline_ms }) if leased == version => {
+                (attempt, deadline_ms)
+            }
+            _ if planted(Bug::RenewedAfterTakeover) => (1, 0),
+            _ => return false,
+        };
+        self.set_claim(flight, Some(Claim::Lease { version, attempt, deadline_ms }));
+        // Waiters sleep until the old deadline. If the new one is later they look again too early, and sleep on; if it is
+        // earlier they have to be woken.
+        if deadline_ms < old_deadline_ms && !planted(Bug::RenewalNotTold) {
+            flight.tell_changed();
         }
         true
     }
@@ -306,10 +340,18 @@ impl FlightGuard<'_> {
         }
     }
 
+    /// Moves the deadline of the lease on the attempt of `version`. False if it has ended or was taken over.
+    ///
+    /// Under the flight, because a takeover decides by the old deadline and replaces the claim only later: without it
+    /// both could succeed.
+    pub(crate) fn renew_lease(&self, version: Version, deadline_ms: u64) -> bool {
+        self.flights.renew_lease(self.hash, version, deadline_ms)
+    }
+
     /// Gives up the right and waits until something about the key changes or `until` has come. False if it came.
     ///
-    /// `seen` is the claim that the caller wants to see changed: claims end without the right, so it may have ended
-    /// since it was looked at, and nobody would tell of that again.
+    /// `seen` is the claim that the caller wants to see changed, its deadline included: claims end without the right, so
+    /// it may have ended since it was looked at, and nobody would tell of that again.
     pub(crate) fn wait_for_change(self, seen: Option<Claim>, until: Option<Instant>) -> bool {
         let (flights, hash, has_changed) = (self.flights, self.hash, self.changed.get());
         let clock_moves = self.clock_moves;

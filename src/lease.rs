@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, InClosure, Terms};
 use crate::error::{Error, Result};
 use crate::key::{Fingerprint, Key, OwnedKey};
+use crate::options::{check_renewal, own_retention};
 use crate::record::Length;
 use crate::status::Version;
 
@@ -98,6 +100,21 @@ impl Claimed {
         if self.completed.is_some() { Err(self.conflict()) } else { Ok(()) }
     }
 
+    fn retain(&mut self, retention: Duration) -> Result<()> {
+        self.check_not_completed()?;
+        let terms = &mut self.terms;
+        terms.retention = own_retention(retention, self.engine.settings())?;
+        // Of another attempt after a doubt.
+        terms.lease_ms = terms.lease_ms.map(|lease_ms| lease_ms.min(terms.retention.key_ms));
+        Ok(())
+    }
+
+    fn renew(&self, lease: Duration) -> Result<()> {
+        self.engine.check_process()?;
+        let lease_ms = check_renewal(lease, self.terms.retention)?;
+        self.engine.renew(self.key.as_key(), self.grant.version, lease_ms)
+    }
+
     fn conflict(&self) -> Error {
         Error::Conflict { key: self.key.clone() }
     }
@@ -169,6 +186,93 @@ impl Lease {
     #[must_use]
     pub fn version(&self) -> Version {
         self.claimed.grant.version
+    }
+
+    /// Gives the lease a new deadline, `lease` from now, whatever it had before: later or earlier. `Duration::MAX` is
+    /// never. For a holder that works longer than it was expected to.
+    ///
+    /// After its deadline a lease can still be renewed, as long as no other caller has taken the operation over; at any
+    /// time exactly one of the two happens. It is counted in store time and kept in memory only, so it costs no write,
+    /// works on a store whose disk failed, and does not outlive the process. It waits while another thread is changing
+    /// the same key.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Error, ManualClock, Options, Status};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new(1_700_000_000_000);
+    /// let store = Options::new().manual_clock(clock.clone()).open_in_memory()?;
+    /// let minute = Duration::from_secs(60);
+    /// let Begin::Acquired(lease) = store.operation("export:7").lease(minute).begin()? else { unreachable!() };
+    /// clock.advance(minute / 2);
+    /// lease.renew(minute)?;
+    /// clock.advance(minute / 2);
+    /// assert_eq!(store.get("export:7")?.status(), Status::InProgress);
+    /// clock.advance(minute / 2);
+    /// assert_eq!(store.get("export:7")?.status(), Status::InDoubt, "others may take over");
+    /// # Ok::<(), Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Fenced`]: another caller took the operation over, or it has ended. The lease cannot be renewed any more.
+    ///   If nothing was recorded since, the operation can still be [completed](Lease::complete).
+    /// - [`Error::Option`]: `lease` is less than a millisecond, or longer than the retention. The deadline has not changed.
+    /// - [`Error::Closed`], [`Error::Forked`].
+    pub fn renew(&self, lease: Duration) -> Result<()> {
+        self.claimed.renew(lease)
+    }
+
+    /// Whether the operation is still this lease's: no other caller took it over, and it has not ended. True also after
+    /// the deadline, until another caller takes over.
+    ///
+    /// The answer may be out of date when it arrives: what must not happen twice needs the outside world to check the
+    /// [`version`](Lease::version). It costs no more than a look into memory, and spares an act that was taken over
+    /// its remaining work.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Fingerprint, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let Begin::Acquired(mut lease) = store.begin("ship:7", Fingerprint::NONE)? else { unreachable!() };
+    /// assert!(lease.is_current());
+    /// lease.complete(b"parcel 99")?;
+    /// assert!(!lease.is_current());
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        self.claimed.engine.is_current(self.key(), self.version())
+    }
+
+    /// How long the operation is to be remembered once this lease has completed it, and its result with it; for a
+    /// retention that follows from the result. It takes the place of what the operation or the store was given;
+    /// `Duration::MAX` is for ever. [`Options::result_retention`](crate::Options::result_retention) holds all the same.
+    ///
+    /// Nothing is written until the lease is [completed](Lease::complete).
+    ///
+    /// ```
+    /// use oncekey::{Begin, Fingerprint, ManualClock, Options};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new(1_700_000_000_000);
+    /// let store = Options::new().manual_clock(clock.clone()).open_in_memory()?;
+    /// let Begin::Acquired(mut lease) = store.begin("quote:7", Fingerprint::NONE)? else { unreachable!() };
+    /// let valid_for = Duration::from_secs(900); // as the supplier's answer says
+    /// lease.retain(valid_for)?;
+    /// lease.complete(b"1,000 cents")?;
+    /// clock.advance(valid_for);
+    /// assert!(store.get("quote:7")?.is_absent());
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Conflict`]: the lease was completed already.
+    /// - [`Error::Option`]: less than a millisecond. The retention has not changed.
+    /// - [`Error::Forked`].
+    pub fn retain(&mut self, retention: Duration) -> Result<()> {
+        self.claimed.retain(retention)
     }
 
     /// Records that the act happened, and its result, in one record. Returns the record's version when that is as
@@ -258,6 +362,16 @@ impl Doubt {
     #[must_use]
     pub fn version(&self) -> Version {
         self.claimed.grant.version
+    }
+
+    /// How long the operation is to be remembered once this doubt, or the attempt that it begins again, has completed it:
+    /// as [`Lease::retain`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Lease::retain`].
+    pub fn retain(&mut self, retention: Duration) -> Result<()> {
+        self.claimed.retain(retention)
     }
 
     /// Records that the act happened, with this result. Returns the record's version when that is as durable as was

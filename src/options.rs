@@ -180,7 +180,7 @@ impl Options {
     ///
     /// A thread whose lease was taken over goes on all the same: if its act is slow and not dead, the act happens
     /// twice. Use this only if the outside world refuses the older [`Version`](crate::Version), or the act is
-    /// idempotent.
+    /// idempotent. A thread that works longer than that can [renew](crate::Lease::renew) its lease.
     pub fn lease(mut self, lease: Duration) -> Options {
         self.lease = Some(lease);
         self
@@ -453,6 +453,19 @@ pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> 
         });
     }
     Ok(lease_ms)
+}
+
+/// Checks the renewal of a lease against the retention. `Duration::MAX` is never, as where no lease was asked for.
+pub(crate) fn check_renewal(lease: Duration, retention: Retention) -> Result<u64> {
+    if lease == Duration::MAX { Ok(u64::MAX) } else { check_lease(lease, retention) }
+}
+
+/// The retention of one operation of a store: of its key, and of its result if the store was not opened with a shorter one
+/// for results.
+pub(crate) fn own_retention(key: Duration, store: &Settings) -> Result<Retention> {
+    let Retention { key_ms, .. } = check_retention(key, None)?;
+    let result_ms = store.result_retention_ms.unwrap_or(key_ms).min(key_ms);
+    Ok(Retention { key_ms, result_ms })
 }
 
 pub(crate) fn whole_ms(duration: Duration) -> u64 {

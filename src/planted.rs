@@ -121,6 +121,12 @@ pub enum Bug {
     EventUnderLocks,
     /// A table of the index keeps its memory when its keys leave.
     TablesKept,
+    /// A renewal brings back a lease that was taken over or has ended.
+    RenewedAfterTakeover,
+    /// A renewal does not wait for a thread that is taking the lease over.
+    RenewedWithoutFlight,
+    /// A waiter sleeps until the old deadline of a lease that was given an earlier one.
+    RenewalNotTold,
 }
 
 #[cfg(any(feature = "simulation", oncekey_shuttle))]

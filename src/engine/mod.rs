@@ -3,7 +3,7 @@
 //! Everything that changes a key goes the same way: take the flight, look the key up, let
 //! [`status::transition`](crate::status::transition) decide, append a record, wait until it is as durable as was
 //! asked for, say so in the index, leave the flight. `lifecycle` admits the calls that do so and closes the store, `view`
-//! looks, `begin` and `change` hold the verbs, `reclaim` gives space back, `path_check` watches where the file is.
+//! looks, `begin` and `change` hold the verbs, `renew` keeps a lease alive, `reclaim` gives space back, `path_check` watches where the file is.
 
 mod begin;
 mod change;
@@ -11,6 +11,7 @@ mod inside;
 mod lifecycle;
 mod path_check;
 mod reclaim;
+mod renew;
 mod unreadable;
 mod view;
 

@@ -21,6 +21,7 @@ mod crash;
 mod engine;
 mod flights;
 mod index;
+mod renewal;
 mod waits;
 
 use std::any::Any;

@@ -249,6 +249,12 @@ impl Held {
         note("rerun", format!("{:?}", ran.run(|_| Ok::<_, Failure<String>>(7))));
         note("a wrong option", format!("{:?}", store.operation("new").retain(Duration::ZERO).begin()));
         note("no key", format!("{:?}", store.get("")));
+        note("lease.renew", format!("{:?}", lease.renew(Duration::MAX)));
+        note("lease.renew, a wrong option", format!("{:?}", lease.renew(Duration::ZERO)));
+        note("lease.retain", format!("{:?}", lease.retain(Duration::MAX)));
+        if lease.is_current() {
+            note("lease.is_current", "true".to_owned());
+        }
         note("lease.complete", format!("{:?}", lease.complete(b"child")));
         note("completed again", format!("{:?}", completed.complete(b"r")));
         note("lease.release", format!("{:?}", released.release()));

@@ -1,0 +1,81 @@
+//! Keeping a lease alive: in memory only, for whoever knows the key and the version of the attempt.
+
+use super::Engine;
+use crate::error::{Error, Result};
+use crate::flights::Claim;
+use crate::key::Key;
+use crate::planted::{Bug, planted};
+use crate::status::Version;
+
+impl Engine {
+    /// Gives the lease on the attempt of `version` a deadline `lease_ms` from now; `u64::MAX`: never. Writes nothing.
+    ///
+    /// [`Error::Fenced`] if the lease was taken over or has ended. That its deadline has passed is no reason: nobody may
+    /// have asked since.
+    pub(crate) fn renew(&self, key: Key<'_>, version: Version, lease_ms: u64) -> Result<()> {
+        let hash = self.admit(key)?;
+        let _inside = self.admission.enter()?;
+        // The time is read under the flight: entering it may have waited for another caller's write.
+        let deadline_ms = || self.clock.now_ms().saturating_add(lease_ms);
+        let is_renewed = if planted(Bug::RenewedWithoutFlight) {
+            self.flights.renew_lease(hash, version, deadline_ms())
+        } else {
+            let flight = self.flights.enter(hash);
+            flight.renew_lease(version, deadline_ms())
+        };
+        if is_renewed { Ok(()) } else { Err(Error::Fenced { key: key.to_owned(), version }) }
+    }
+
+    /// Whether the lease on the attempt of `version` is alive and no other caller has taken it over. Waits for nobody.
+    pub(crate) fn is_current(&self, key: Key<'_>, version: Version) -> bool {
+        // Before any lock: in a forked child it may be held by a thread that is not there.
+        if self.admission.check_open().is_err() {
+            return false;
+        }
+        let claim = self.flights.claim(self.log.hasher().key(key));
+        matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Options;
+    use crate::engine::{Began, Terms};
+    use crate::key::Fingerprint;
+    use crate::sync::Patience;
+
+    fn engine() -> Arc<Engine> {
+        Arc::new(Options::new().open_nowhere().unwrap())
+    }
+
+    #[test]
+    fn a_closure_whose_lease_was_renewed_still_does_not_wait_for_itself() {
+        let engine = engine();
+        let key = Key::new("k");
+        let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
+        let began = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let Began::Acquired(grant) = began else { panic!("{began:?}") };
+        let _inside = engine.enter_closure(key, grant.claim);
+        engine.renew(key, grant.version, 1_000_000).unwrap();
+        let began = engine.begin(key, Fingerprint::NONE, &terms, true);
+        assert!(matches!(began, Err(Error::WouldWaitForItself { .. })), "{began:?}");
+    }
+
+    /// A handle that is not the lease may renew when the lease is gone: what came back then would never end.
+    #[test]
+    fn a_lease_that_was_dropped_is_not_brought_back() {
+        let engine = engine();
+        let key = Key::new("k");
+        let began = engine.begin(key, Fingerprint::NONE, &engine.settings().terms, true).unwrap();
+        let Began::Acquired(grant) = began else { panic!("{began:?}") };
+        engine.renew(key, grant.version, u64::MAX).unwrap();
+        assert!(engine.is_current(key, grant.version));
+        engine.abandon(key, grant.claim);
+        assert!(matches!(engine.renew(key, grant.version, 1), Err(Error::Fenced { .. })));
+        assert!(!engine.is_current(key, grant.version));
+        assert_eq!(engine.claim_count(), 0);
+    }
+}
