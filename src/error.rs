@@ -2,15 +2,21 @@
 //!
 //! Every error of the store is one [`Error`]. Its variants fall into three families, and [`Error::kind`] tells them
 //! apart: the *answer* is an error (a mismatch, an operation in doubt), the *caller* made one (a key too long, an
-//! option that makes no sense), or the *world* failed (a disk, a file, a clock).
+//! option that makes no sense), or the *world* failed (a disk, a file, a clock). What they say is in `text`.
 
-use std::fmt;
+mod text;
+#[cfg(test)]
+mod tests;
+
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::key::{KeyProblem, OwnedKey};
 use crate::status::Version;
+
+#[cfg(feature = "tracing")]
+pub(crate) use text::Shown;
 
 /// The result of a call to the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -20,13 +26,16 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// Errors that concern a key carry it; errors that concern the file carry its path and, where there is one, the
 /// offset in it. Payloads (requests, results) are never part of an error's text.
 ///
+/// The text says the cause too. [`source`](std::error::Error::source) is the cause of that cause, so that a program
+/// that prints the whole chain prints nothing twice.
+///
 /// ```
 /// use oncekey::{Error, Store};
 ///
 /// let store = Store::in_memory()?;
 /// let too_long = "k".repeat(2_000);
 /// match store.get(&too_long) {
-///     Err(Error::Key { problem }) => assert!(problem.to_string().contains("1,024")),
+///     Err(Error::Key { problem, .. }) => assert!(problem.to_string().contains("1,024")),
 ///     other => panic!("a key of 2,000 bytes is refused, not {other:?}"),
 /// }
 /// # Ok::<(), Error>(())
@@ -35,18 +44,21 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum Error {
     /// The key or its scope is not usable. Nothing was looked at or changed.
+    #[non_exhaustive]
     Key {
         /// Which rule it breaks.
         problem: KeyProblem,
     },
     /// The key was used before with another request. The stored operation is untouched and its result is not
     /// given out: find out why two different requests carry one key.
+    #[non_exhaustive]
     Mismatch {
         /// The key in question.
         key: OwnedKey,
     },
     /// Another thread of this process is performing the operation right now, or writing down what is known of it. Try again
     /// later, or wait with [`Operation::wait`](crate::Operation::wait).
+    #[non_exhaustive]
     InProgress {
         /// The key in question.
         key: OwnedKey,
@@ -73,6 +85,7 @@ pub enum Error {
     /// An earlier attempt began and nobody knows whether its act happened. Find out and say so with
     /// [`Operation::reconcile`](crate::Operation::reconcile), or, if the act is itself idempotent, perform it
     /// again with [`Operation::rerun`](crate::Operation::rerun).
+    #[non_exhaustive]
     InDoubt {
         /// The key in question.
         key: OwnedKey,
@@ -80,22 +93,34 @@ pub enum Error {
         attempt: u32,
         /// The version of that attempt, for [`Store::compare_and_set`](crate::Store::compare_and_set).
         version: Version,
+        /// What [`reconcile`](crate::Operation::reconcile) could not find out, and why, if it was asked.
+        reason: Option<String>,
     },
     /// The operation is done, but its result was given up: the result retention passed and the key retention did
     /// not. It is not performed again.
+    #[non_exhaustive]
     ResultExpired {
+        /// The key in question.
+        key: OwnedKey,
+    },
+    /// The operation is done, but its result was never recorded: it could not be encoded, did not come back from its own
+    /// encoding as it was, or was too large. The call that performed it was given the result. It is not performed again.
+    #[non_exhaustive]
+    ResultNotKept {
         /// The key in question.
         key: OwnedKey,
     },
     /// The operation is completed already, and what was to happen to it now would change that: another result from the
     /// same [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt), a release of either, or a compare-and-set to anything
     /// but absent. What was recorded first stands.
+    #[non_exhaustive]
     Conflict {
         /// The key in question.
         key: OwnedKey,
     },
     /// The lease no longer owns the operation: another attempt, a compare-and-set or a `forget` came between. What
     /// this attempt did must be reconciled with what the store says now.
+    #[non_exhaustive]
     Fenced {
         /// The key in question.
         key: OwnedKey,
@@ -106,6 +131,7 @@ pub enum Error {
     /// instance a reference to where the result is kept: a [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt) that was
     /// to be completed is still usable for that. After [`Operation::run`](crate::Operation::run) there is none: the
     /// operation is in doubt, and [`RunError::Unrecorded`](crate::RunError::Unrecorded) has the result.
+    #[non_exhaustive]
     TooLarge {
         /// The key in question.
         key: OwnedKey,
@@ -121,6 +147,7 @@ pub enum Error {
     /// Usually for another operation to begin. A lease has the room for its end; a doubt can be ended in room that is
     /// kept for that, and only when this is used up too is it `Full`, and stays. Or, at an opening, for
     /// [`Options::min_size`](crate::Options::min_size): the file is as long as it was, and can be opened with less.
+    #[non_exhaustive]
     Full {
         /// The store's file.
         path: PathBuf,
@@ -129,6 +156,7 @@ pub enum Error {
     },
     /// An earlier write or sync failed, so what reached the disk since is unknown. Nothing can be written until
     /// the store is opened again; durable records can still be read.
+    #[non_exhaustive]
     Poisoned {
         /// The store's file.
         path: PathBuf,
@@ -138,11 +166,13 @@ pub enum Error {
     /// The file is open already, in this process or another. The lock lives until the other one is closed, or its last
     /// `Store` and its last lease are gone. If its process was killed and had forked, its children keep the lock until
     /// they end or run another program.
+    #[non_exhaustive]
     Locked {
         /// The store's file.
         path: PathBuf,
     },
     /// The path names something that is no oncekey store. It was left as it is.
+    #[non_exhaustive]
     NotAStore {
         /// What was opened.
         path: PathBuf,
@@ -151,6 +181,7 @@ pub enum Error {
     },
     /// The file was written in a format that this version of oncekey cannot read, or uses a feature that it does
     /// not know. It was left as it is.
+    #[non_exhaustive]
     Unsupported {
         /// The store's file.
         path: PathBuf,
@@ -164,6 +195,7 @@ pub enum Error {
     /// store that is open: a record is checked when it is read. The key that was asked for cannot be answered or
     /// changed, others can. What it said is lost to the store:
     /// find out from the outside world, and give the key up with [`Store::forget`](crate::Store::forget).
+    #[non_exhaustive]
     Corrupt {
         /// The store's file.
         path: PathBuf,
@@ -190,6 +222,7 @@ pub enum Error {
     },
     /// The stored result does not decode as the type that the caller asked for. The operation is done and is not
     /// performed again; read the bytes with [`Store::get`](crate::Store::get).
+    #[non_exhaustive]
     Decode {
         /// The key in question.
         key: OwnedKey,
@@ -197,6 +230,7 @@ pub enum Error {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The request or the result could not be encoded.
+    #[non_exhaustive]
     Encode {
         /// The key in question.
         key: OwnedKey,
@@ -204,6 +238,7 @@ pub enum Error {
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// An option, or a combination of options, makes no sense.
+    #[non_exhaustive]
     Option {
         /// The option.
         option: &'static str,
@@ -211,6 +246,7 @@ pub enum Error {
         reason: String,
     },
     /// `close` was called while leases are alive. Complete, release or drop them first.
+    #[non_exhaustive]
     LeasesAlive {
         /// How many there are.
         count: usize,
@@ -228,6 +264,7 @@ pub enum Error {
     /// other one since.
     ///
     /// A process that changes its root directory must open its stores afterwards, because their paths lead nowhere then.
+    #[non_exhaustive]
     Replaced {
         /// The path by which the store was opened.
         path: PathBuf,
@@ -235,6 +272,7 @@ pub enum Error {
     /// The versions are used up. After 2^39 changes in one opening nothing can be written until the store is opened
     /// again. After 2^24 openings that did not follow a clean close the file cannot be opened any more; what it remembers
     /// cannot be carried into another.
+    #[non_exhaustive]
     VersionsExhausted {
         /// The store's file.
         path: PathBuf,
@@ -242,6 +280,7 @@ pub enum Error {
         reason: String,
     },
     /// The operating system refused something.
+    #[non_exhaustive]
     Io {
         /// The store's file.
         path: PathBuf,
@@ -283,6 +322,7 @@ impl Error {
             | Error::Busy { .. }
             | Error::InDoubt { .. }
             | Error::ResultExpired { .. }
+            | Error::ResultNotKept { .. }
             | Error::Conflict { .. }
             | Error::Fenced { .. } => ErrorKind::Answer,
             Error::Key { .. }
@@ -304,6 +344,72 @@ impl Error {
             | Error::Replaced { .. }
             | Error::VersionsExhausted { .. }
             | Error::Io { .. } => ErrorKind::World,
+        }
+    }
+
+    /// Whether the same call, made again later, may come out otherwise without anybody having changed anything. A program
+    /// that tries again should wait a little longer each time.
+    ///
+    /// | error | | because |
+    /// |---|---|---|
+    /// | `InProgress` | yes | the attempt ends |
+    /// | `Busy` | yes | the sync ends |
+    /// | `InDoubt` with a `reason` | yes | `reconcile` was asked, and may find out the next time |
+    /// | `InDoubt` without | no | the operation has no rule for a doubt: [`reconcile`](crate::Operation::reconcile) or [`rerun`](crate::Operation::rerun) |
+    /// | `LeasesAlive` | yes | leases end |
+    /// | `Full` | yes | retention passes, and others free space |
+    /// | `Locked` | yes | the other process closes the store or ends |
+    /// | `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
+    /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded stands |
+    /// | `Fenced` | no | the operation is no longer this lease's |
+    /// | `Key`, `TooLarge`, `Encode`, `Option` | no | what was given stays as it is |
+    /// | `Decode` | no | the bytes and the type stay as they are |
+    /// | `WouldWaitForItself` | no | it would from there every time |
+    /// | `Closed`, `Forked`, `Poisoned`, `Replaced` | no | the store must be opened again, after what happened was looked into |
+    /// | `VersionsExhausted` | no | the store must be opened again, or the file given up |
+    /// | `NotAStore`, `Unsupported`, `Corrupt` | no | the file stays as it is |
+    /// | `Clock` | no | the clock must be set, or accepted |
+    ///
+    /// ```
+    /// use oncekey::{Fingerprint, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let lease = store.begin("ship:7", Fingerprint::NONE)?;
+    /// assert!(store.record("ship:7", Fingerprint::NONE, b"").expect_err("in progress").is_retryable());
+    /// assert!(!store.record("", Fingerprint::NONE, b"").expect_err("no key").is_retryable());
+    /// # drop(lease);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Error::InProgress { .. }
+            | Error::Busy { .. }
+            | Error::LeasesAlive { .. }
+            | Error::Full { .. }
+            | Error::Locked { .. } => true,
+            Error::InDoubt { reason, .. } => reason.is_some(),
+            Error::Io { source, .. } => is_passing(source.kind()),
+            Error::Key { .. }
+            | Error::Mismatch { .. }
+            | Error::WouldWaitForItself { .. }
+            | Error::ResultExpired { .. }
+            | Error::ResultNotKept { .. }
+            | Error::Conflict { .. }
+            | Error::Fenced { .. }
+            | Error::TooLarge { .. }
+            | Error::Poisoned { .. }
+            | Error::NotAStore { .. }
+            | Error::Unsupported { .. }
+            | Error::Corrupt { .. }
+            | Error::Clock { .. }
+            | Error::Decode { .. }
+            | Error::Encode { .. }
+            | Error::Option { .. }
+            | Error::Closed
+            | Error::Forked
+            | Error::Replaced { .. }
+            | Error::VersionsExhausted { .. } => false,
         }
     }
 
@@ -331,162 +437,27 @@ impl Error {
     }
 }
 
-/// A path as errors and events print it: on one line, whatever is in it. Characters that steer a terminal, break the
-/// line or reorder what is shown are escaped.
-pub(crate) struct Shown<'a>(pub(crate) &'a Path);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fn is_safe(character: char) -> bool {
-            let reorders = matches!(character, '\u{200E}' | '\u{200F}' | '\u{2028}'..='\u{202E}' | '\u{2066}'..='\u{2069}');
-            !character.is_control() && !reorders
-        }
-        if self.0.as_os_str().is_empty() {
-            return out.write_str("\"\"");
-        }
-        for character in self.0.to_string_lossy().chars() {
-            if is_safe(character) {
-                fmt::Write::write_char(out, character)?;
-            } else {
-                write!(out, "{}", character.escape_default())?;
-            }
-        }
-        Ok(())
-    }
+/// Whether what the operating system refused it may grant later: a shortage passes, a wrong path or permission does not.
+/// What has no kind of its own (too many open files, an error of the disk) counts as passing.
+fn is_passing(kind: io::ErrorKind) -> bool {
+    !matches!(
+        kind,
+        io::ErrorKind::NotFound
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::AlreadyExists
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::IsADirectory
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::InvalidData
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::Unsupported
+    )
 }
 
 impl From<KeyProblem> for Error {
     fn from(problem: KeyProblem) -> Error {
         Error::Key { problem }
-    }
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Error::Key { problem } => write!(out, "unusable key: {problem}"),
-            Error::Mismatch { key } => {
-                write!(
-                    out,
-                    "{key}: this key was used before with another request; it is not performed and not replayed"
-                )
-            }
-            Error::InProgress { key, attempt } => {
-                write!(
-                    out,
-                    "{key}: attempt {attempt} is in progress in this process; try again later or wait for it"
-                )
-            }
-            Error::Busy { key } => write!(
-                out,
-                "{key}: what is known of it is being synced by another thread, and that took longer than this call was to \
-                 wait; ask again"
-            ),
-            Error::WouldWaitForItself { key } => write!(
-                out,
-                "{key}: this thread is performing or reconciling this very operation, and would wait for itself"
-            ),
-            Error::InDoubt { key, attempt, version } => write!(
-                out,
-                "{key}: attempt {attempt} (version {version}) began and nobody knows whether the act happened; \
-                 reconcile it, or rerun it if the act is idempotent"
-            ),
-            Error::ResultExpired { key } => {
-                write!(
-                    out,
-                    "{key}: done, but its result retention has passed and the result is gone; it is not performed again"
-                )
-            }
-            Error::Conflict { key } => {
-                write!(out, "{key}: the operation is completed already, and what was recorded first stands")
-            }
-            Error::Fenced { key, version } => write!(
-                out,
-                "{key}: the lease of version {version} no longer owns the operation; compare what this attempt did \
-                 with what the store says now"
-            ),
-            Error::TooLarge { key, length_bytes, limit_bytes } => write!(
-                out,
-                "{key}: a result of {length_bytes} bytes is over the limit of {limit_bytes} (Options::max_result); \
-                 nothing was recorded; record a reference to where it is kept instead"
-            ),
-            Error::Full { path, reason } => write!(out, "{}: there is no room: {reason}", Shown(path)),
-            Error::Poisoned { path, source } => write!(
-                out,
-                "{}: an earlier write or sync failed ({source}), nothing can be written until the store is opened again",
-                Shown(path)
-            ),
-            Error::Locked { path } => {
-                write!(
-                    out,
-                    "{}: open already, in this process or another; one store has the file to itself",
-                    Shown(path)
-                )
-            }
-            Error::NotAStore { path, reason } => {
-                write!(out, "{}: no oncekey store: {reason}", Shown(path))
-            }
-            Error::Unsupported { path, reason } => write!(out, "{}: {reason}", Shown(path)),
-            Error::Corrupt { path, offset, reason } => write!(
-                out,
-                "{}: corrupt at offset {offset}: {reason}; keep a copy of the file before anything else is tried",
-                Shown(path)
-            ),
-            Error::Clock { path, wall_ms, last_wall_ms, store_time_ms } => {
-                let seconds = wall_ms.abs_diff(*last_wall_ms) / 1_000;
-                let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
-                let direction = if wall_ms < last_wall_ms { "behind" } else { "ahead of" };
-                write!(
-                    out,
-                    "{}: the wall clock ({wall_ms} ms) is {days} days and {hours} hours {direction} the {last_wall_ms} ms \
-                     that it showed in an earlier boot, when store time was {store_time_ms} ms; correct the clock, or \
-                     accept it (Options::accept_clock_jump): ClockJump::Elapsed if that time has passed, \
-                     ClockJump::NotElapsed if the clock was or is wrong",
-                    Shown(path)
-                )
-            }
-            Error::Decode { key, source } => write!(
-                out,
-                "{key}: the stored result does not decode as the type asked for ({source}); it is not performed again"
-            ),
-            Error::Encode { key, source } => {
-                write!(out, "{key}: the request or result cannot be encoded: {source}")
-            }
-            Error::Option { option, reason } => write!(out, "option {option}: {reason}"),
-            Error::LeasesAlive { count } => {
-                let (leases, them) = if *count == 1 { ("lease is", "it") } else { ("leases are", "them") };
-                write!(
-                    out,
-                    "{count} {leases} alive; complete, release or drop {them} before closing the store"
-                )
-            }
-            Error::Closed => write!(out, "the store was closed, by this handle or another one"),
-            Error::Forked => write!(
-                out,
-                "this process was forked from the one that opened the store; open a store in this process"
-            ),
-            Error::Replaced { path } => write!(
-                out,
-                "{}: the path was removed, renamed or replaced while the store was open; nothing begins any more, \
-                 close the store and find out which file is the right one",
-                Shown(path)
-            ),
-            Error::VersionsExhausted { path, reason } => {
-                write!(out, "{}: the versions are used up: {reason}", Shown(path))
-            }
-            Error::Io { path, operation, source } => {
-                write!(out, "{}: cannot {operation}: {source}", Shown(path))
-            }
-        }
-    }
-}
-
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        match self {
-            Error::Poisoned { source, .. } | Error::Io { source, .. } => Some(&**source),
-            Error::Decode { source, .. } | Error::Encode { source, .. } => Some(&**source),
-            _ => None,
-        }
     }
 }

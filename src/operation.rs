@@ -289,6 +289,7 @@ impl<'a, C, D> Operation<'a, C, D> {
                         key: self.key.as_key().to_owned(),
                         attempt: doubt.attempt(),
                         version: doubt.version(),
+                        reason: None,
                     };
                     // Who may simply perform it again may do so as often as it takes.
                     was_asked = !D::RERUNS;

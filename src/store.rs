@@ -256,6 +256,9 @@ impl Store {
     /// Gives up what is known of `key`, so that its act can be performed as if for the first time. True if there was
     /// anything. For operators; retention does this by itself.
     ///
+    /// An intent's key is for ever: the outside world has seen its [token](crate::Key::token) and still knows it. A key that
+    /// was forgotten may be used again for the same intended act, and for no other.
+    ///
     /// A key in doubt can be forgotten, also while somebody looks into the doubt: whoever holds its
     /// [`Doubt`](crate::Doubt) is fenced.
     ///
@@ -322,7 +325,7 @@ impl Store {
     ///
     /// let store = Store::in_memory()?;
     /// let lease = store.begin("ship:7", Fingerprint::NONE)?;
-    /// assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+    /// assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
     /// drop(lease);
     /// store.close()?;
     /// assert!(matches!(store.get("ship:7"), Err(Error::Closed)));

@@ -27,10 +27,10 @@ fn with_a_lease_alive_it_fails_and_changes_nothing() {
     abandon(&store, "doubt");
     let doubt = store.begin("doubt", NONE).unwrap();
     let before = place.bytes();
-    assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 2 })));
+    assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 2, .. })));
     assert!(place.bytes() == before);
     drop(doubt);
-    assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+    assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
     lease.complete(b"done").unwrap();
     store.record("more", NONE, b"").unwrap();
     // The handle is still there, and completed.
@@ -99,7 +99,7 @@ fn a_lease_that_leaked_keeps_a_store_open_only_as_long_as_its_operation_is_in_pr
         let store = clocked(&clock).lease(seconds(60)).open(&place.path).unwrap();
         let lease: Lease = acquire(&store, "leaked");
         std::mem::forget(lease);
-        assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+        assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
         assert_eq!(store.stats().leases, 1);
         end(&store, &clock);
         assert_eq!(store.stats().leases, 0);
@@ -148,7 +148,7 @@ fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for
     let place = Place::new();
     let store = place.open();
     let outcome = store.operation("act").run(|_| {
-        assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+        assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
         Ok::<_, oncekey::Failure<String>>(1)
     });
     outcome.unwrap();
@@ -156,7 +156,7 @@ fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for
     let outcome = store
         .operation("doubt")
         .reconcile(|_| {
-            assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1 })));
+            assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
             Some(2)
         })
         .run(|_| -> std::result::Result<i32, oncekey::Failure<String>> { panic!("it was applied") });

@@ -299,7 +299,7 @@ fn a_store_can_be_closed_in_the_event_of_a_call_on_it() {
         let outcome = held.lock().unwrap().remove(0);
         match outcome {
             Ok(()) if !hands_out => drop(place.open()),
-            Err(Error::LeasesAlive { count: 1 }) if hands_out => {}
+            Err(Error::LeasesAlive { count: 1, .. }) if hands_out => {}
             other => panic!("{number}: {event}: {other:?}"),
         }
     }

@@ -72,7 +72,7 @@ fn close_refuses_while_leases_live_and_ends_the_store_for_all_handles() {
     let store = place.open();
     let lease = acquire(&store, "k");
     match store.close() {
-        Err(Error::LeasesAlive { count: 1 }) => {}
+        Err(Error::LeasesAlive { count: 1, .. }) => {}
         other => panic!("{other:?}"),
     }
     lease.release().unwrap();
@@ -416,7 +416,7 @@ fn options_that_make_no_sense_are_refused_at_open_and_no_file_is_made() {
     ];
     for (named, options) in cases {
         match options.open(&place.path) {
-            Err(Error::Option { option, reason }) => {
+            Err(Error::Option { option, reason, .. }) => {
                 assert_eq!(option, named);
                 assert!(!reason.is_empty());
             }

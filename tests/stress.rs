@@ -161,7 +161,7 @@ impl Worker<'_> {
             }
             962..980 => self.store = self.store.clone(),
             980..990 => match self.store.close() {
-                Err(Error::LeasesAlive { count }) => assert!(count > 0),
+                Err(Error::LeasesAlive { count, .. }) => assert!(count > 0),
                 other => panic!("closed under a lease: {other:?}"),
             },
             _ => assert!(self.store.stats().leases > 0),

@@ -108,7 +108,12 @@ impl Engine {
                 self.settle(found, terms.durability)?;
                 if !takes_doubt {
                     crate::events::found_in_doubt(key, attempt);
-                    return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
+                    return Err(Error::InDoubt {
+                        key: key.to_owned(),
+                        attempt,
+                        version: found.version,
+                        reason: None,
+                    });
                 }
             }
             // Given without any room: a full store must still let a caller find out what happened.

@@ -283,7 +283,12 @@ impl Engine {
                     flight.note_disk();
                     self.settle(found, terms.durability)?;
                     crate::events::found_in_doubt(key, attempt);
-                    return Err(Error::InDoubt { key: key.to_owned(), attempt, version: found.version });
+                    return Err(Error::InDoubt {
+                        key: key.to_owned(),
+                        attempt,
+                        version: found.version,
+                        reason: None,
+                    });
                 }
                 (Err(_), _) => {
                     if self.wait_for_other(key, inside, flight, claim, terms.patience, now_ms)? {

@@ -1,0 +1,199 @@
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+
+use super::*;
+use crate::key::Key;
+
+/// An error with a cause of its own.
+#[derive(Debug)]
+struct Caused(&'static str, Option<Box<Caused>>);
+
+impl fmt::Display for Caused {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+impl StdError for Caused {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.1.as_deref().map(|cause| cause as &dyn StdError)
+    }
+}
+
+const CAUSES: [&str; 3] = ["the nearest cause", "what lay behind it", "the first of all"];
+
+fn caused() -> Caused {
+    let [nearest, behind, first] = CAUSES;
+    Caused(nearest, Some(Box::new(Caused(behind, Some(Box::new(Caused(first, None)))))))
+}
+
+/// One of each variant, with whether it is retryable.
+fn one_of_each() -> Vec<(Error, bool)> {
+    let key = || Key::new("k").scope("s").to_owned();
+    let path = || PathBuf::from("/store.once");
+    let version = Version::from_u64(7);
+    let reason = || "the reason".to_owned();
+    let io = || Arc::new(io::Error::other(caused()));
+    let doubt = |reason| Error::InDoubt { key: key(), attempt: 1, version, reason };
+    vec![
+        (Error::Key { problem: KeyProblem::Empty }, false),
+        (Error::Mismatch { key: key() }, false),
+        (Error::InProgress { key: key(), attempt: 1 }, true),
+        (Error::Busy { key: key() }, true),
+        (Error::WouldWaitForItself { key: key() }, false),
+        (doubt(None), false),
+        (doubt(Some(reason())), true),
+        (Error::ResultExpired { key: key() }, false),
+        (Error::ResultNotKept { key: key() }, false),
+        (Error::Conflict { key: key() }, false),
+        (Error::Fenced { key: key(), version }, false),
+        (Error::TooLarge { key: key(), length_bytes: 2, limit_bytes: 1 }, false),
+        (Error::Full { path: path(), reason: reason() }, true),
+        (Error::Poisoned { path: path(), source: io() }, false),
+        (Error::Locked { path: path() }, true),
+        (Error::NotAStore { path: path(), reason: reason() }, false),
+        (Error::Unsupported { path: path(), reason: reason() }, false),
+        (Error::Corrupt { path: path(), offset: 1, reason: reason() }, false),
+        (Error::Clock { path: path(), wall_ms: 1, last_wall_ms: 2, store_time_ms: 3 }, false),
+        (Error::Decode { key: key(), source: Arc::new(caused()) }, false),
+        (Error::Encode { key: key(), source: Arc::new(caused()) }, false),
+        (Error::Option { option: "lease", reason: reason() }, false),
+        (Error::LeasesAlive { count: 2 }, true),
+        (Error::Closed, false),
+        (Error::Forked, false),
+        (Error::Replaced { path: path() }, false),
+        (Error::VersionsExhausted { path: path(), reason: reason() }, false),
+        (Error::Io { path: path(), operation: "read", source: io() }, true),
+    ]
+}
+
+/// The place of a variant. A new one does not compile until it is given a place, and `one_of_each` an example.
+fn place(error: &Error) -> usize {
+    match error {
+        Error::Key { .. } => 0,
+        Error::Mismatch { .. } => 1,
+        Error::InProgress { .. } => 2,
+        Error::Busy { .. } => 3,
+        Error::WouldWaitForItself { .. } => 4,
+        Error::InDoubt { .. } => 5,
+        Error::ResultExpired { .. } => 6,
+        Error::ResultNotKept { .. } => 7,
+        Error::Conflict { .. } => 8,
+        Error::Fenced { .. } => 9,
+        Error::TooLarge { .. } => 10,
+        Error::Full { .. } => 11,
+        Error::Poisoned { .. } => 12,
+        Error::Locked { .. } => 13,
+        Error::NotAStore { .. } => 14,
+        Error::Unsupported { .. } => 15,
+        Error::Corrupt { .. } => 16,
+        Error::Clock { .. } => 17,
+        Error::Decode { .. } => 18,
+        Error::Encode { .. } => 19,
+        Error::Option { .. } => 20,
+        Error::LeasesAlive { .. } => 21,
+        Error::Closed => 22,
+        Error::Forked => 23,
+        Error::Replaced { .. } => 24,
+        Error::VersionsExhausted { .. } => 25,
+        Error::Io { .. } => 26,
+    }
+}
+
+/// Each text of the chain, the error's own first.
+fn chain(error: &Error) -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut next: Option<&dyn StdError> = Some(error);
+    while let Some(error) = next {
+        texts.push(error.to_string());
+        next = error.source();
+    }
+    texts
+}
+
+#[test]
+fn there_is_an_example_of_each_variant() {
+    let places: std::collections::BTreeSet<_> = one_of_each().iter().map(|(error, _)| place(error)).collect();
+    assert!(places.into_iter().eq(0..27));
+}
+
+#[test]
+fn along_a_chain_each_cause_is_said_once() {
+    for (error, _) in one_of_each() {
+        let chain = chain(&error);
+        for (at, text) in chain.iter().enumerate() {
+            let again =
+                chain.iter().enumerate().find(|(other, said)| *other != at && said.contains(&text[..]));
+            assert!(again.is_none(), "{text:?} is said again in {chain:?}");
+        }
+        let has_cause = matches!(
+            error,
+            Error::Io { .. } | Error::Poisoned { .. } | Error::Decode { .. } | Error::Encode { .. }
+        );
+        let whole = chain.join("\n");
+        for cause in CAUSES {
+            assert_eq!(whole.matches(cause).count(), usize::from(has_cause), "{cause:?} in {chain:?}");
+        }
+        assert_eq!(chain.len(), if has_cause { 3 } else { 1 }, "{chain:?}");
+    }
+}
+
+#[test]
+fn what_may_come_out_otherwise_later_is_retryable() {
+    for (error, is_retryable) in one_of_each() {
+        assert_eq!(error.is_retryable(), is_retryable, "{error}");
+    }
+    let of = |kind: io::ErrorKind| Error::io("/store.once", "open the file", kind.into()).is_retryable();
+    for passing in [io::ErrorKind::Interrupted, io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull] {
+        assert!(of(passing), "{passing}");
+    }
+    for lasting in
+        [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem]
+    {
+        assert!(!of(lasting), "{lasting}");
+    }
+    #[cfg(unix)]
+    for (number, passes) in [(24, true), (5, true), (13, false), (2, false)] {
+        // Too many open files; an error of the disk; no permission; no such file.
+        let error = Error::io("/store.once", "open the file", io::Error::from_raw_os_error(number));
+        assert_eq!(error.is_retryable(), passes, "{error}");
+    }
+}
+
+#[test]
+fn the_table_of_what_is_retryable_names_every_variant() {
+    let source = include_str!("../error.rs");
+    let table = source.lines().map(str::trim_start).filter(|line| line.starts_with("/// | `"));
+    let table: Vec<_> = table.collect();
+    for (error, _) in one_of_each() {
+        let debug = format!("{error:?}");
+        let name = debug.split(|c: char| !c.is_alphanumeric()).next().unwrap();
+        assert!(table.iter().any(|row| row.contains(&format!("`{name}`"))), "{name} has no row");
+    }
+}
+
+#[test]
+fn a_result_that_was_not_kept_is_an_answer_and_says_that_the_act_was_done() {
+    let error = Error::ResultNotKept { key: Key::new("k").to_owned() };
+    assert_eq!(error.kind(), ErrorKind::Answer);
+    let said = error.to_string();
+    assert!(
+        said.contains("done")
+            && said.contains("could not be recorded")
+            && said.contains("not performed again")
+    );
+}
+
+#[test]
+fn a_doubt_says_why_it_was_not_resolved_and_on_one_line() {
+    let doubt = |reason: Option<&str>| {
+        let (key, version) = (Key::new("k").to_owned(), Version::from_u64(7));
+        Error::InDoubt { key, attempt: 1, version, reason: reason.map(str::to_owned) }.to_string()
+    };
+    let said = doubt(None);
+    assert!(said.ends_with("reconcile it, or rerun it if the act is idempotent"), "{said}");
+    let said = doubt(Some("401, key\nexpired\u{202e}"));
+    assert!(said.ends_with(r"it could not be found out: 401, key\nexpired\u{202e}"), "{said}");
+    assert!(said.contains("nobody knows whether the act happened"), "{said}");
+}
