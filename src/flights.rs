@@ -507,6 +507,27 @@ mod tests {
         assert_eq!(wakes.into_inner(), 0);
     }
 
+    /// Woken by the same call, the patient one goes on to wait.
+    #[test]
+    fn a_wait_for_the_disk_sends_away_the_callers_without_patience_and_no_others() {
+        let flights = Flights::new();
+        let guard = flights.enter(7);
+        let until = Patience::of(Duration::from_secs(3_600));
+        std::thread::scope(|scope| {
+            let impatient = scope.spawn(|| flights.enter_within(7, Patience::None).is_some());
+            let patient = scope.spawn(|| flights.enter_within(7, until).is_some());
+            while flights.waiting(7) < 2 {
+                std::thread::yield_now();
+            }
+            guard.note_disk();
+            assert!(!impatient.join().unwrap(), "it was told that this thread is at the disk");
+            assert!(flights.enter_within(7, Patience::None).is_none(), "the next finds it there");
+            drop(guard);
+            assert!(patient.join().unwrap());
+        });
+        assert!(flights.is_empty());
+    }
+
     #[test]
     fn a_claim_that_ended_before_the_wait_began_is_not_waited_for() {
         let flights = Flights::new();

@@ -271,6 +271,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::Finish;
     use crate::format::record::Record;
     use crate::log::commit::Until;
     use crate::{ManualClock, Options};
@@ -320,5 +321,58 @@ mod tests {
         assert_eq!(deadline_ms, 1_700_000_000_250);
         let second = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
         assert!(matches!(second, Began::InProgress { .. }), "{second:?}");
+    }
+
+    fn began_in_doubt(engine: &Arc<Engine>, key: Key<'_>) -> Grant {
+        let terms = engine.settings().terms;
+        let first = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let Began::Acquired(grant) = first else { panic!("{first:?}") };
+        engine.abandon(key, grant.claim);
+        let second = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let Began::InDoubt(grant) = second else { panic!("{second:?}") };
+        grant
+    }
+
+    #[test]
+    fn a_begin_that_waits_for_a_doubt_gets_what_the_doubt_turned_out_to_be() {
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let key = Key::new("k");
+        let hash = engine.log.hasher().key(key);
+        let mut doubt = began_in_doubt(&engine, key);
+        let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
+        let began = std::thread::scope(|scope| {
+            let beginning = scope.spawn(|| engine.begin(key, Fingerprint::NONE, &terms, true).unwrap());
+            while engine.flights.waiting(hash) == 0 && !beginning.is_finished() {
+                std::thread::yield_now();
+            }
+            let finish = Finish::Completed(b"r");
+            engine.finish(key, doubt.version, finish, &terms, &mut doubt.promise).unwrap();
+            beginning.join().unwrap()
+        });
+        let Began::Completed(found) = began else { panic!("{began:?}") };
+        assert_eq!(found.attempt, 1);
+    }
+
+    /// The flight is held by this very thread: to wait for it would be to wait for ever.
+    #[test]
+    fn what_is_done_or_at_work_is_answered_without_entering_the_flight() {
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let terms = engine.settings().terms;
+        let done = Key::new("done");
+        engine.record(done, Fingerprint::NONE, b"r", &terms).unwrap().unwrap();
+        let flight = engine.flights.enter(engine.log.hasher().key(done));
+        let patient = Terms { patience: Patience::Endless, ..terms };
+        let began = engine.begin(done, Fingerprint::NONE, &patient, true).unwrap();
+        assert!(matches!(began, Began::Completed(_)), "{began:?}");
+        drop(flight);
+
+        let at_work = Key::new("at work");
+        let began = engine.begin(at_work, Fingerprint::NONE, &terms, true).unwrap();
+        assert!(matches!(began, Began::Acquired(_)), "{began:?}");
+        let flight = engine.flights.enter(engine.log.hasher().key(at_work));
+        let impatient = Terms { patience: Patience::None, ..terms };
+        let began = engine.begin(at_work, Fingerprint::NONE, &impatient, true).unwrap();
+        assert!(matches!(began, Began::InProgress { attempt: 1 }), "{began:?}");
+        drop(flight);
     }
 }
