@@ -81,6 +81,7 @@ pub(crate) const MAX_OPEN_COUNT: u32 = (1 << (64 - COUNTER_BITS)) - 1;
 const _: () = assert!(MAX_OPEN_COUNT == 0x00FF_FFFF);
 /// The highest count of changes that a version can hold.
 pub(crate) const MAX_COUNTER: u64 = (1 << COUNTER_BITS) - 1;
+const _: () = assert!(MAX_COUNTER == 0x00FF_FFFF_FFFF);
 
 impl Version {
     /// The version number `counter` of opening `open_count`; None when either is beyond its bits.

@@ -224,6 +224,7 @@ mod tests {
         assert_eq!(judge(START_MS + 366 * DAY_MS, &RULES), accepted(STORE_MS + 366 * DAY_MS));
         assert_eq!(judge(START_MS + 366 * DAY_MS + 1, &RULES), Err(Jumped));
         assert_eq!((judge(0, &RULES), judge(u64::MAX, &RULES)), (Err(Jumped), Err(Jumped)));
+        assert_eq!((DAY_MS, DEFAULT_MAX_DOWNTIME_MS), (86_400_000, 31_622_400_000));
     }
 
     #[test]

@@ -242,8 +242,35 @@ mod tests {
                 pass(&manual, by_ms);
                 assert_eq!(clock.now_ms(), store_ms + after_ms);
             }
+            pass(&manual, 1);
+            assert_eq!(clock.latest_ms(), store_ms + DAY_MS + 1_000, "nobody was told of another");
             assert_eq!(clock.steps_not_followed(), 0);
         }
+    }
+
+    #[derive(Debug, Default)]
+    struct Woken(AtomicU64);
+
+    impl Sleepers for Woken {
+        fn wake_all(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn only_a_clock_that_is_moved_by_hand_wakes_those_who_sleep_and_all_of_them() {
+        let (manual, clock) = started();
+        let (first, second) = (Arc::new(Woken::default()), Arc::new(Woken::default()));
+        for sleepers in [&first, &second] {
+            clock.wake_when_moved(Arc::downgrade(&(Arc::clone(sleepers) as Arc<dyn Sleepers>)));
+        }
+        pass(&manual, 5);
+        pass(&manual, 5);
+        assert_eq!((first.0.load(Ordering::Relaxed), second.0.load(Ordering::Relaxed)), (2, 2));
+        assert!(clock.is_manual());
+        let source: Arc<dyn TimeSource> = Arc::new(SystemTimeSource::new());
+        let clock = StoreClock::start(Arc::clone(&source), source.read(), START_MS);
+        assert!(!clock.is_manual());
     }
 
     #[test]

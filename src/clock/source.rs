@@ -347,6 +347,25 @@ mod tests {
         assert_eq!((clone.now_ms(), clone.boot_time_ms()), (7, 2), "a jump leaves boot time alone");
     }
 
+    #[derive(Debug)]
+    struct Sleeper;
+
+    impl Sleepers for Sleeper {
+        fn wake_all(&self) {}
+    }
+
+    #[test]
+    fn a_manual_clock_forgets_the_stores_that_are_gone() {
+        let manual = ManualClock::new(1_000);
+        let sleepers: Vec<Arc<dyn Sleepers>> = vec![Arc::new(Sleeper), Arc::new(Sleeper)];
+        sleepers.iter().for_each(|sleepers| manual.wake_when_moved(Arc::downgrade(sleepers)));
+        assert_eq!(manual.sleepers.lock().len(), 2);
+        drop(sleepers);
+        let last: Arc<dyn Sleepers> = Arc::new(Sleeper);
+        manual.wake_when_moved(Arc::downgrade(&last));
+        assert_eq!(manual.sleepers.lock().len(), 1);
+    }
+
     #[test]
     fn a_reboot_of_a_manual_clock_is_another_boot_from_zero_and_the_wall_clock_runs_on() {
         let manual = ManualClock::new(1_000);

@@ -353,6 +353,17 @@ mod tests {
         assert_eq!(found.attempt, 1);
     }
 
+    /// The first attempt leaks, so nothing but the deadline ends its lease, and nobody wakes the second.
+    #[test]
+    fn a_begin_that_waits_for_a_lease_takes_over_when_the_deadline_has_passed() {
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let terms = Terms { lease_ms: Some(50), patience: Patience::Endless, ..engine.settings().terms };
+        let first = engine.begin(Key::new("k"), Fingerprint::NONE, &terms, true).unwrap();
+        assert!(matches!(first, Began::Acquired(_)), "{first:?}");
+        let second = engine.begin(Key::new("k"), Fingerprint::NONE, &terms, true).unwrap();
+        assert!(matches!(second, Began::InDoubt(Grant { attempt: 1, .. })), "{second:?}");
+    }
+
     /// The flight is held by this very thread: to wait for it would be to wait for ever.
     #[test]
     fn what_is_done_or_at_work_is_answered_without_entering_the_flight() {

@@ -516,3 +516,17 @@ fn swap_of(status: Status, next: &Next<'_>) -> Result<Option<Kind>, Refused> {
         (Next::Completed { .. }, _) => transition(status, Event::Complete).map(|_| Some(Kind::Completed)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_put_in_a_place_is_printed_without_its_result() {
+        let fingerprint = Fingerprint::NONE;
+        let printed = format!("{:?}", Next::Completed { fingerprint, result: b"secret" });
+        assert!(printed.starts_with("Completed {") && printed.ends_with("result: <6 bytes> }"), "{printed}");
+        assert!(format!("{:?}", Next::InDoubt { fingerprint }).starts_with("InDoubt { fingerprint: "));
+        assert_eq!(format!("{:?}", Next::Absent), "Absent");
+    }
+}
