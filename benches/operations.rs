@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::time::{Duration, Instant};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use oncekey::{Attempt, Begin, Durability, Failure, Fingerprint, Options, Store};
+use oncekey::{Attempt, Begin, Durability, Fingerprint, Options, Store};
 
 const RESULT: [u8; 256] = [7; 256];
 /// What a record of these keys and results takes in a frame of its own.
@@ -81,7 +81,7 @@ fn durable(criterion: &mut Criterion) {
         bencher.iter(|| {
             number += 1;
             let key = key(number);
-            let act = |_: &Attempt<'_>| Ok::<_, Failure<Infallible>>(RESULT.to_vec());
+            let act = |_: &Attempt| Ok::<_, Infallible>(RESULT.to_vec());
             store.operation(&key).rerun().run(act).unwrap()
         });
     });

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use oncekey::{Attempt, Durability, Failure, Fingerprint, Options, Store};
+use oncekey::{Attempt, Durability, Fingerprint, Options, Store};
 
 type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -49,7 +49,7 @@ fn syncs(directory: &Path) -> Outcome {
         Ok(())
     })?;
     measure("run, with rerun", &|number| {
-        let act = |_: &Attempt<'_>| Ok::<_, Failure<std::io::Error>>(RESULT.to_vec());
+        let act = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
         store.operation(&key(2_000_000 + number)).rerun().run(act)?;
         Ok(())
     })?;

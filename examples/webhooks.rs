@@ -48,7 +48,7 @@ use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::Duration;
 
-use oncekey::{Codec, CodecError, Error, Failure, Options, Outcome, RunError, Store};
+use oncekey::{Codec, CodecError, Error, Options, Outcome, RunError, Store};
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 
@@ -289,6 +289,7 @@ fn handle(
             found_in_ledger.set(matches!(found, Ok(Some(_))));
             found
         })
+        .release_if(|error: &LedgerError| error.nothing_was_written)
         .run(|_attempt| ledger.append(&delivery.id, &delivery.event));
     match outcome {
         Ok(Outcome::Done(receipt)) => Ok(Answer::Performed(receipt)),
@@ -385,9 +386,7 @@ fn next_value<'text, T: Deserialize<'text>>(rest: &mut &'text str) -> Option<(T,
 struct JsonText;
 
 impl Codec for JsonText {
-    // The first number that is not this crate's own.
     const ID: u8 = 128;
-    // Names are part of JSON.
     const POSITIONAL: bool = false;
 
     fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, CodecError> {
@@ -499,9 +498,8 @@ impl Ledger {
     ///
     /// The book is held until the line is synced: so only the last line can be torn, and two lines cannot run into
     /// each other.
-    fn append(&self, delivery: &str, event: &str) -> Result<Receipt, Failure<LedgerError>> {
-        // A book that cannot be had was not written in.
-        let mut book = self.book().map_err(Failure::NotApplied)?;
+    fn append(&self, delivery: &str, event: &str) -> Result<Receipt, LedgerError> {
+        let mut book = self.book().map_err(LedgerError::before_writing)?;
         let number = book.last_entry + 1;
         let entry = Entry { entry: number, delivery: delivery.into(), event: event.into() };
         let written = serde_json::to_vec(&entry).map_err(io::Error::from).and_then(|mut line| {
@@ -513,7 +511,7 @@ impl Ledger {
             // Whether the line is there shows when the ledger is opened again.
             let reason = format!("cannot write entry {number}: {error}");
             book.broken = Some(reason.clone());
-            return Err(Failure::InDoubt(LedgerError::new(&self.path, reason)));
+            return Err(LedgerError::new(&self.path, reason));
         }
         let receipt = Receipt { entry: number };
         book.receipts.insert(delivery.to_owned(), receipt);
@@ -556,11 +554,17 @@ fn sync_directory_of(_path: &Path) -> io::Result<()> {
 struct LedgerError {
     path: PathBuf,
     reason: Cow<'static, str>,
+    nothing_was_written: bool,
 }
 
 impl LedgerError {
     fn new(path: &Path, reason: impl Into<Cow<'static, str>>) -> LedgerError {
-        LedgerError { path: path.to_owned(), reason: reason.into() }
+        LedgerError { path: path.to_owned(), reason: reason.into(), nothing_was_written: false }
+    }
+
+    /// The same, where the book could not be had: it was not written in.
+    fn before_writing(self) -> LedgerError {
+        LedgerError { nothing_was_written: true, ..self }
     }
 }
 

@@ -301,6 +301,8 @@ pub enum ErrorKind {
     Caller,
     /// A disk, a file, a clock or another process stands in the way.
     World,
+    /// The side effect failed: see [`RunError::kind`](crate::RunError::kind).
+    Effect,
 }
 
 impl Error {

@@ -260,13 +260,13 @@ impl fmt::Display for OwnedKey {
 /// a `String` or `Vec<u8>` that the call may keep.
 ///
 /// ```
-/// use oncekey::{Failure, Fingerprint, Store};
+/// use oncekey::{Fingerprint, Store};
 ///
 /// let store = Store::in_memory()?;
 /// let order = 1_729;
 /// // It owns its key, so that it can be kept, returned, or finished later.
 /// let operation = store.operation(format!("charge:{order}")).scope("acct_42");
-/// operation.run(|_| Ok::<_, Failure<oncekey::Error>>("receipt".to_owned())).expect("performed");
+/// operation.run(|_| Ok::<_, oncekey::Error>("receipt".to_owned())).expect("performed");
 /// store.record(format!("ship:{order}"), Fingerprint::NONE, b"")?;
 /// assert!(store.get(&format!("ship:{order}"))?.is_completed());
 /// # Ok::<(), oncekey::Error>(())

@@ -4,12 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, InClosure, Terms};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::Codec;
+use crate::engine::{Applied, Began, Engine, Finish, Found, Grant, Handle, InClosure, Request, Terms};
 use crate::error::{Error, Result};
+use crate::format::record::{Typing, Value};
 use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::options::{check_renewal, own_retention};
-use crate::record::Length;
+use crate::record::{Length, Retention};
 use crate::status::Version;
+use crate::typed::{self, Encoded, Unfit};
 
 /// How [`Store::begin`](crate::Store::begin) came out.
 ///
@@ -54,7 +60,7 @@ impl Begin {
             Began::Acquired(grant) => Begin::Acquired(Lease { claimed: claim(grant) }),
             Began::InDoubt(grant) => Begin::InDoubt(Doubt { claimed: claim(grant) }),
             Began::InProgress { attempt, .. } => Begin::InProgress { attempt },
-            Began::Completed(found) => Begin::Completed(Completion::new(found)),
+            Began::Completed(found) => Begin::Completed(Completion::new(key, found)),
         }
     }
 }
@@ -74,19 +80,41 @@ impl Claimed {
     }
 
     /// The record is in the open file, also where [`Error::Replaced`] says that its path leads elsewhere.
-    fn complete(&mut self, result: &[u8]) -> Result<Version> {
+    fn complete(&mut self, value: Value<'_>) -> Result<Version> {
         self.engine.check_process()?;
-        let digest = self.engine.fingerprint(result);
+        // A completion without a result is like no other.
+        let digest = value.result.map_or(Fingerprint::NONE, |result| self.engine.fingerprint(result));
         let version = match self.completed {
             Some((version, first)) if digest == first => version,
             Some(_) => return Err(self.conflict()),
             None => {
-                let version = self.finish(Finish::Completed(result))?;
+                let version = self.finish(Finish::Completed(value))?;
                 self.completed = Some((version, digest));
                 version
             }
         };
         self.engine.check_in_place().map(|()| version)
+    }
+
+    fn complete_typed<T>(
+        &mut self,
+        encoded: std::result::Result<(Encoded<T>, Typing), Unfit>,
+    ) -> Result<Version> {
+        let (encoded, typing) = encoded.map_err(|unfit| unfit.into_error(self.key.as_key()))?;
+        self.complete(Value::typed(&encoded.bytes, typing))
+    }
+
+    fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
+        let max_bytes = self.engine.settings().max_result_bytes;
+        self.complete_typed(typed::encode_as(self.grant.typing, result, max_bytes))
+    }
+
+    fn complete_value_with<C: Codec, T>(&mut self, codec: &C, result: &T) -> Result<Version>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let max_bytes = self.engine.settings().max_result_bytes;
+        self.complete_typed(typed::with_typing(codec, self.grant.typing, result, max_bytes))
     }
 
     fn release(&mut self) -> Result<()> {
@@ -292,11 +320,71 @@ impl Lease {
     ///   lease is still usable.
     /// - [`Error::VersionsExhausted`]: nothing was recorded.
     pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
-        self.claimed.complete(result)
+        self.claimed.complete(Value::bytes(result))
+    }
+
+    /// [`complete`](Lease::complete) with a typed result, encoded by the codec of the operation
+    /// ([`Operation::codec`](crate::Operation::codec)) or the default one, so that a retry of
+    /// [`Operation::run`](crate::Operation::run) and [`Completion::decode`] give it.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let Begin::Acquired(mut lease) = store.operation("ship:7").request(&7).begin()? else { unreachable!() };
+    /// lease.complete_value(&"parcel 99".to_owned())?;
+    /// let Begin::Completed(done) = store.operation("ship:7").request(&7).begin()? else { unreachable!() };
+    /// assert_eq!(done.decode::<String>()?, "parcel 99");
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Lease::complete). [`Error::Encode`]: the result cannot be encoded, or would come back as another value,
+    /// or the operation's codec is not of this crate; the lease is still usable.
+    pub fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
+        self.claimed.complete_value(result)
+    }
+
+    /// [`complete_value`](Lease::complete_value) with a codec of the program's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete_value`](Lease::complete_value).
+    pub fn complete_value_with<C: Codec, T>(&mut self, codec: &C, result: &T) -> Result<Version>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.claimed.complete_value_with(codec, result)
+    }
+
+    /// Records that the side effect happened, without its result: for one that cannot be recorded. Every retry is
+    /// [`Error::ResultNotKept`], and the side effect is not run again.
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Lease::complete).
+    pub fn complete_without_result(&mut self) -> Result<Version> {
+        self.claimed.complete(Value::not_kept(self.claimed.grant.typing))
+    }
+
+    pub(crate) fn finish_with(&mut self, finish: Finish<'_>) -> Result<Version> {
+        match finish {
+            Finish::Completed(value) => self.claimed.complete(value),
+            Finish::Released => self.claimed.finish(finish),
+        }
+    }
+
+    pub(crate) fn retention(&self) -> Retention {
+        self.claimed.terms.retention
+    }
+
+    pub(crate) fn set_retention(&mut self, retention: Retention) {
+        self.claimed.terms.retention = retention;
     }
 
     /// Records that the act certainly did not happen: the key is absent again. The count of attempts is remembered for
-    /// a while (see [`Snapshot::attempt`](crate::Snapshot::attempt)), and costs nothing that lasts.
+    /// a while (see [`KeyState::attempt`](crate::KeyState::attempt)), and costs nothing that lasts.
     ///
     /// # Errors
     ///
@@ -385,7 +473,52 @@ impl Doubt {
     /// - [`Error::Full`]: not even the room that is kept for ending doubts is left. Nothing was recorded; the doubt is
     ///   still usable and can be completed when there is room.
     pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
-        self.claimed.complete(result)
+        self.claimed.complete(Value::bytes(result))
+    }
+
+    /// [`complete`](Doubt::complete) with a typed result, encoded by the codec that the attempt's record names, or the default
+    /// one: what an operator's tool calls with what it found out.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Fingerprint, Outcome, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let lost = store.operation("charge:1").run(|_| Err::<u64, _>("timed out"));
+    /// assert!(lost.is_err());
+    /// let Begin::InDoubt(mut doubt) = store.begin("charge:1", Fingerprint::NONE)? else { unreachable!() };
+    /// doubt.resolve(&17_u64)?;
+    /// let retried = store.operation("charge:1").run(|_| Ok::<u64, String>(18));
+    /// assert!(matches!(retried, Ok(Outcome::AlreadyDone(17))));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Doubt::complete). [`Error::Encode`]: the result cannot be encoded, or would come back as another value,
+    /// or the codec is not of this crate; the doubt is still usable.
+    pub fn resolve<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
+        self.claimed.complete_value(result)
+    }
+
+    /// [`resolve`](Doubt::resolve) with a codec of the program's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`resolve`](Doubt::resolve).
+    pub fn resolve_with<C: Codec, T>(&mut self, codec: &C, result: &T) -> Result<Version>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        self.claimed.complete_value_with(codec, result)
+    }
+
+    /// Records that the side effect happened, without its result: see [`Lease::complete_without_result`].
+    ///
+    /// # Errors
+    ///
+    /// As [`complete`](Doubt::complete).
+    pub fn complete_without_result(&mut self) -> Result<Version> {
+        self.claimed.complete(Value::not_kept(self.claimed.grant.typing))
     }
 
     /// Records that the act certainly did not happen, and shall not be tried now: the key is absent again.
@@ -410,14 +543,15 @@ impl Doubt {
     pub fn begin_again(self) -> Result<Lease> {
         self.claimed.check_not_completed()?;
         let Claimed { engine, key, terms, grant, .. } = &self.claimed;
+        let terms = &Terms { typing: grant.typing.or(terms.typing), ..*terms };
         let grant = engine.begin_again(key.as_key(), grant.version, terms)?;
         Ok(Lease { claimed: Claimed::new(engine, key.clone(), terms, grant) })
     }
 
     /// Records the result as the end of this doubt, or as seen and done if the key is absent by now.
-    pub(crate) fn record_applied(&self, fingerprint: Fingerprint, result: &[u8]) -> Result<Applied> {
+    pub(crate) fn record_applied(&self, request: Request, value: Value<'_>) -> Result<Applied> {
         let Claimed { engine, key, terms, grant, .. } = &self.claimed;
-        engine.record_applied(key.as_key(), grant, fingerprint, result, terms)
+        engine.record_applied(key.as_key(), grant, request, value, terms)
     }
 }
 
@@ -436,6 +570,8 @@ impl fmt::Debug for Doubt {
 /// `{:?}` prints the length of the result and not what is in it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Completion {
+    key: OwnedKey,
+    typing: Option<Typing>,
     result: Vec<u8>,
     version: Version,
     attempt: u32,
@@ -445,17 +581,20 @@ pub struct Completion {
 impl fmt::Debug for Completion {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Completion")
+            .field("key", &self.key)
             .field("result", &Length(self.result.len()))
             .field("version", &self.version)
             .field("attempt", &self.attempt)
             .field("completed_at_ms", &self.completed_at_ms)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
 impl Completion {
-    pub(crate) fn new(found: Found) -> Completion {
+    pub(crate) fn new(key: Key<'_>, found: Found) -> Completion {
         Completion {
+            key: key.to_owned(),
+            typing: found.typing,
             result: found.result.unwrap_or_default(),
             version: found.version,
             attempt: found.attempt,
@@ -473,6 +612,26 @@ impl Completion {
     #[must_use]
     pub fn into_result(self) -> Vec<u8> {
         self.result
+    }
+
+    /// The typed result, decoded by the codec that the record names, or the default one.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`]: it was recorded as another type, or by a codec that is not of this crate.
+    pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<T> {
+        let decoded = typed::decode_as(self.typing, &self.result);
+        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+    }
+
+    /// The same with a codec of the program's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](Completion::decode).
+    pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<T> {
+        let decoded = typed::decode(codec, &self.result, self.typing);
+        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
     }
 
     /// The version of the record.
@@ -505,10 +664,10 @@ pub enum Recorded {
 }
 
 impl Recorded {
-    pub(crate) fn new(recorded: std::result::Result<Version, Found>) -> Recorded {
+    pub(crate) fn new(key: Key<'_>, recorded: std::result::Result<Version, Found>) -> Recorded {
         match recorded {
             Ok(version) => Recorded::Done(version),
-            Err(found) => Recorded::AlreadyDone(Completion::new(found)),
+            Err(found) => Recorded::AlreadyDone(Completion::new(key, found)),
         }
     }
 }

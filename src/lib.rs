@@ -6,13 +6,11 @@ mod planted;
 mod sync;
 mod key;
 mod visit;
-#[cfg_attr(not(test), expect(dead_code, reason = "typed operations come to use it"))]
 mod fingerprint;
 mod status;
 mod error;
 mod clock;
 pub mod events;
-#[cfg_attr(not(test), expect(dead_code, reason = "codecs and typed operations come to use it"))]
 mod shape;
 mod codec;
 mod format;
@@ -24,12 +22,14 @@ mod log;
 mod recover;
 mod flights;
 mod engine;
+mod typed;
 mod stats;
 mod options;
 mod lease;
 mod outcome;
 mod operation;
 mod store;
+pub mod guide;
 
 // Two attributes, because clippy takes only the plain `cfg(test)` for a test.
 #[cfg(test)]
@@ -56,10 +56,12 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
 pub use lease::{Begin, Completion, Doubt, Lease, Recorded};
-pub use operation::{DoubtPolicy, Operation, Reconcile, Refuse, Rerun};
+pub use operation::{
+    DoubtPolicy, KeepInDoubt, Operation, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun,
+};
 pub use options::Options;
-pub use outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
-pub use stats::{Snapshot, Stats};
+pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};
+pub use stats::{KeyState, Stats, Swapped};
 pub use status::{ParseVersionError, Status, Version};
-pub use store::{Store, Swapped};
+pub use store::Store;
 pub use visit::unordered;

@@ -1,68 +1,75 @@
-//! The typed face: perform an act once, and give every retry its result.
+//! The typed interface: run a side effect once, and give every retry its result.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::codec::{Codec, CodecError, DefaultCodec};
-use crate::engine::{Applied, Durability, Engine, Terms};
+use crate::codec::{Codec, CodecError, DEFAULT_CODEC_ID, DefaultCodec};
+use crate::engine::{
+    Applied, Began, Durability, Engine, Expected, Finish, Found, Next, Request, Swap, Terms,
+};
 use crate::error::{Error, Result};
+use crate::fingerprint::canonical;
+use crate::format::record::{Typing, Value};
 use crate::key::{AnyKey, Fingerprint, Key};
-use crate::lease::{Begin, Completion, Doubt, Lease, Recorded};
+use crate::lease::{Begin, Doubt, Lease, Recorded};
 use crate::options::{check_lease, check_retention};
-use crate::outcome::{Attempt, Failure, Outcome, Reconciled, RunError};
+use crate::outcome::{Attempt, Finding, Outcome, Reconciled, RunError};
 use crate::planted::{Bug, planted};
 use crate::record::Retention;
+use crate::stats::{KeyState, Swapped};
 use crate::sync::Patience;
+use crate::typed::{self, BY_CALLER, BY_MEANING};
 
-/// An act to be performed once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
+/// A side effect to be run once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
 /// [`run`](Operation::run).
 ///
 /// ```
-/// use oncekey::{Failure, Outcome, Store};
+/// use oncekey::{Outcome, Store};
 /// use serde::{Deserialize, Serialize};
 ///
-/// #[derive(Serialize)]
-/// struct Charge { account: u64, cents: u64 }
 /// #[derive(Serialize, Deserialize, Debug, PartialEq)]
 /// struct Receipt { id: u64 }
 ///
 /// # struct Gateway;
+/// # #[derive(Debug)] enum GatewayError { Connect, Timeout }
+/// # impl GatewayError { fn is_connect(&self) -> bool { matches!(self, GatewayError::Connect) } }
+/// # impl std::fmt::Display for GatewayError { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { write!(f, "{self:?}") } }
 /// # impl Gateway {
-/// #     fn charge(&self, _key: &str, _charge: &Charge) -> Result<Receipt, std::io::Error> { Ok(Receipt { id: 17 }) }
-/// #     fn find(&self, _key: &str) -> Result<Option<Receipt>, std::io::Error> { Ok(None) }
+/// #     fn charge(&self, _token: String, _cents: u64) -> Result<Receipt, GatewayError> { Ok(Receipt { id: 17 }) }
+/// #     fn find(&self, _token: String) -> Result<Option<Receipt>, GatewayError> { Ok(None) }
 /// # }
-/// # let gateway = Gateway;
+/// # let (gateway, account, cents) = (Gateway, 42, 1_000);
 /// let store = Store::in_memory()?;
-/// let charge = Charge { account: 42, cents: 1_000 };
-///
 /// let outcome = store
 ///     .operation("charge:order-1729")
-///     .request(&charge)
-///     .reconcile(|attempt| gateway.find(attempt.key().as_str().unwrap_or_default()))
-///     .run(|attempt| {
-///         // `?` on an error of the gateway's leaves the operation in doubt: the charge may have gone through.
-///         let receipt = gateway.charge(attempt.key().as_str().unwrap_or_default(), &charge)?;
-///         Ok::<_, Failure<std::io::Error>>(receipt)
-///     })?;
+///     .request(&("charge", account, cents))
+///     .reconcile(|attempt| gateway.find(attempt.token()))
+///     .release_if(|error: &GatewayError| error.is_connect())
+///     .run(|attempt| gateway.charge(attempt.token(), cents))?;
 ///
 /// match outcome {
-///     Outcome::Done(receipt) => assert_eq!(receipt.id, 17),         // this call performed the act
+///     Outcome::Done(receipt) => assert_eq!(receipt.id, 17),         // this call charged
 ///     Outcome::AlreadyDone(receipt) => assert_eq!(receipt.id, 17),  // an earlier one did; the same receipt
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "an operation does nothing until it is run"]
-pub struct Operation<'a, C = DefaultCodec, D = Refuse> {
+pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt> {
     engine: &'a Arc<Engine>,
     key: AnyKey<'a>,
-    fingerprint: Result<Fingerprint>,
+    request: Result<Request>,
+    /// How the fingerprint was made, and the codec's number, if there is a codec.
+    scheme: u8,
+    codec_id: Option<u8>,
     asked: Asked,
     codec: C,
     doubt: D,
+    release: R,
 }
 
 /// What was asked for, before it has been checked.
@@ -80,56 +87,157 @@ impl<'a> Operation<'a> {
         Operation {
             engine,
             key,
-            fingerprint: Ok(Fingerprint::NONE),
+            request: Ok(Fingerprint::NONE.into()),
+            scheme: BY_CALLER,
+            codec_id: DEFAULT_CODEC_ID,
             asked: Asked::default(),
             codec: DefaultCodec::default(),
             doubt: Refuse,
+            release: KeepInDoubt,
         }
     }
 }
 
-impl<'a, C> Operation<'a, C, Refuse> {
-    /// Asks `reconcile` when an earlier attempt is in doubt: did its act happen? It is only asked then, one caller at
-    /// a time, and must be **authoritative**: [`Reconciled::NotApplied`] performs the act again. A look into a cache,
-    /// or into a system that may yet process what was sent, is not enough; [`Reconciled::Unknown`] leaves
-    /// everything as it is and is [`Error::InDoubt`].
+impl<'a, C, R> Operation<'a, C, Refuse, R> {
+    /// Asks `reconcile` when an earlier attempt is in doubt: did its side effect happen? It is only asked then, one caller at
+    /// a time, and must be **authoritative**: [`Reconciled::NotApplied`] runs the side effect again. A look into a cache,
+    /// or into a system that may yet process what was sent, is not enough; [`Reconciled::Unknown`] leaves everything as it is
+    /// and is [`Error::InDoubt`], which carries the reason.
+    ///
+    /// It returns an `Option<T>`, a `Result<Option<T>, E>` or a [`Reconciled<T>`](Reconciled): see [`Finding`]. It sees the
+    /// [`Attempt`] that is in doubt; search by its [`token`](Attempt::token). If it panics, the doubt stays.
     ///
     /// What it says holds for the attempt that it was asked about, whatever others do to the key meanwhile. After
-    /// [`Reconciled::Applied`] the call never performs the act: the result is recorded, also if the doubt has gone and
+    /// [`Reconciled::Applied`] the call never runs the side effect: the result is recorded, also if the doubt has gone and
     /// the key is absent; a result that is recorded by then is given instead; and if another attempt has the key, or
-    /// the result cannot be recorded, it comes back in [`RunError::Unrecorded`]. It is asked once in a call: what is
-    /// in doubt again after that is [`Error::InDoubt`].
-    ///
-    /// It may return a [`Reconciled`]; or an `Option` (something: applied; nothing: not applied); or a `Result` of an
-    /// `Option` (an error: unknown). It sees the [`Attempt`] that is in doubt. If it panics, the doubt stays.
-    pub fn reconcile<F, R>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>>
+    /// the result cannot be recorded, it comes back in [`RunError::Unrecorded`]. It is asked at most once in a call: a second
+    /// doubt in that call is [`Error::InDoubt`].
+    pub fn reconcile<F, Found>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>, R>
     where
-        F: FnMut(&Attempt<'_>) -> R,
+        F: FnOnce(&Attempt) -> Found,
     {
-        self.with_doubt(Reconcile(reconcile))
+        self.with_doubt(Reconcile { ask: Some(reconcile) })
     }
 
-    /// Performs the act again when an earlier attempt is in doubt, because it is itself idempotent.
+    /// Runs the side effect again when an earlier attempt is in doubt, because it is itself idempotent.
     ///
     /// The begin is then written and not synced, so that the whole operation takes one sync and not two: if power is lost in
-    /// between, nothing remembers that it began, and the next call simply performs it again. For that very reason
+    /// between, nothing remembers that it began, and the next call simply runs it again. For that very reason
     /// **every caller of the key must use `rerun`**: to another one, a begin that a crash took back looks as if the
-    /// act had never been tried.
-    pub fn rerun(self) -> Operation<'a, C, Rerun> {
+    /// side effect had never been tried.
+    pub fn rerun(self) -> Operation<'a, C, Rerun, R> {
         self.with_doubt(Rerun)
     }
 }
 
-impl<'a, C, D> Operation<'a, C, D> {
-    fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E> {
-        let Operation { engine, key, fingerprint, asked, codec, .. } = self;
-        Operation { engine, key, fingerprint, asked, codec, doubt }
+impl<'a, C, D> Operation<'a, C, D, KeepInDoubt> {
+    /// Frees the key where `nothing_happened` says of the closure's error that the side effect certainly did not happen: the
+    /// connection was refused, the request was found invalid. Every other error leaves the operation in doubt, because that
+    /// fails safe.
+    ///
+    /// It judges the whole closure by its last error. So put one side effect into a closure: where two requests are sent,
+    /// a refused connection of the second says nothing about the first.
+    ///
+    /// ```
+    /// use oncekey::{RunError, Status, Store};
+    /// use std::io;
+    ///
+    /// let store = Store::in_memory()?;
+    /// let refused = store
+    ///     .operation("charge:1")
+    ///     .release_if(|error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused)
+    ///     .run(|_| Err::<u64, _>(io::Error::from(io::ErrorKind::ConnectionRefused)));
+    /// assert!(matches!(refused, Err(RunError::Released(_))));
+    /// assert_eq!(store.get("charge:1")?.status(), Status::Absent);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    pub fn release_if<E, F>(self, nothing_happened: F) -> Operation<'a, C, D, ReleaseIf<E, F>>
+    where
+        F: FnOnce(&E) -> bool,
+    {
+        let Operation { engine, key, request, scheme, codec_id, asked, codec, doubt, .. } = self;
+        let release = ReleaseIf { nothing_happened, error: PhantomData };
+        Operation { engine, key, request, scheme, codec_id, asked, codec, doubt, release }
+    }
+}
+
+impl<'a, C, D, R> Operation<'a, C, D, R> {
+    fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E, R> {
+        let Operation { engine, key, request, scheme, codec_id, asked, codec, release, .. } = self;
+        Operation { engine, key, request, scheme, codec_id, asked, codec, doubt, release }
     }
 
-    /// Encodes with `codec` instead of the default. Say so before [`request`](Operation::request).
-    pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D> {
-        let Operation { engine, key, fingerprint, asked, doubt, .. } = self;
-        Operation { engine, key, fingerprint, asked, codec, doubt }
+    /// Encodes results with `codec` instead of the default. The fingerprint of a request does not depend on it.
+    pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D, R> {
+        let Operation { engine, key, request, scheme, asked, doubt, release, .. } = self;
+        Operation { engine, key, request, scheme, codec_id: Some(B::ID), asked, codec, doubt, release }
+    }
+
+    /// The request: the same key with another request is [`Error::Mismatch`].
+    ///
+    /// Its fingerprint is made of what the request means, not of its bytes: the order of fields, of map entries and the
+    /// width of integers do not matter, names and values do. Name what identifies the intent, and leave out what differs from
+    /// try to try (a timestamp, a trace id):
+    ///
+    /// ```
+    /// use oncekey::{Error, Outcome, RunError, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let (account, cents) = (42, 1_000);
+    /// let charged = store.operation("order-7").request(&("charge", account, cents)).run(|_| Ok::<u64, String>(17));
+    /// assert!(matches!(charged, Ok(Outcome::Done(17))));
+    /// let refunded = store.operation("order-7").request(&("refund", account, cents)).run(|_| Ok::<u64, String>(18));
+    /// assert!(matches!(refunded, Err(RunError::Store(Error::Mismatch { .. }))), "not the answer to the charge");
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// An optional field that a new version adds carries `#[serde(skip_serializing_if = "Option::is_none")]`, so that requests
+    /// without it stay what they were: a skipped field is nothing, a `None` is a value. A set whose order changes is written
+    /// with [`unordered`](crate::unordered), or is a `BTreeSet`. When a new version makes other fingerprints of the same
+    /// requests, [`or_request`](Operation::or_request) accepts the former ones.
+    ///
+    /// What cannot be taken apart (nested deeper than 128, an error of its `Serialize`) is [`Error::Encode`] when the operation
+    /// is run.
+    pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
+        let fingerprint = self.fingerprint_of(request);
+        self.request = fingerprint.map(|fingerprint| Request { fingerprint, or: self.second() });
+        self.scheme = BY_MEANING;
+        self
+    }
+
+    /// Accepts the fingerprint of `request`, too, for what is recorded already: for a deploy that changes how a request is
+    /// written down. What begins now is recorded with [`request`](Operation::request) or
+    /// [`fingerprint`](Operation::fingerprint).
+    ///
+    /// ```
+    /// use oncekey::Store;
+    ///
+    /// let store = Store::in_memory()?;
+    /// let before = store.operation("order-7").request(&("charge", 42)).run(|_| Ok::<u64, String>(17));
+    /// let retried = store
+    ///     .operation("order-7")
+    ///     .request(&("charge", 42, "EUR"))
+    ///     .or_request(&("charge", 42))
+    ///     .run(|_| Ok::<u64, String>(18));
+    /// assert_eq!(retried.expect("the same request").into_inner(), before.expect("performed").into_inner());
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    pub fn or_request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
+        let or = self.fingerprint_of(request);
+        self.request = self.request.and_then(|first| Ok(Request { or: Some(or?), ..first }));
+        self
+    }
+
+    fn second(&self) -> Option<Fingerprint> {
+        self.request.as_ref().ok().and_then(|request| request.or)
+    }
+
+    fn fingerprint_of<T: Serialize + ?Sized>(&self, request: &T) -> Result<Fingerprint> {
+        let mut bytes = Vec::new();
+        match canonical(request, &mut bytes) {
+            Ok(()) => Ok(self.engine.fingerprint(&bytes)),
+            Err(error) => Err(encode_error(self.key.as_key(), error.into())),
+        }
     }
 
     /// Puts the key into a scope: a tenant, an account, a consumer.
@@ -140,12 +248,15 @@ impl<'a, C, D> Operation<'a, C, D> {
 
     /// The fingerprint of the request, where the caller makes it itself. See [`request`](Operation::request).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
-        self.fingerprint = Ok(fingerprint);
+        self.request = Ok(Request { fingerprint, or: self.second() });
+        self.scheme = BY_CALLER;
         self
     }
 
     /// How long this operation is remembered, and its result with it, instead of
-    /// [`Options::retention`](crate::Options::retention); `Duration::MAX` is for ever. A result retention that the
+    /// [`Options::retention`](crate::Options::retention); `Duration::MAX` is for ever. The key of an intent is for ever, however
+    /// long it is remembered here: the outside world has seen its [`token`](Attempt::token), so never use it for another
+    /// intent. A result retention that the
     /// store was opened with holds all the same, and is cut to this if it is longer; so is a lease.
     pub fn retain(mut self, retention: Duration) -> Self {
         self.asked.retention = Some(retention);
@@ -193,7 +304,7 @@ impl<'a, C, D> Operation<'a, C, D> {
     pub fn begin(self) -> Result<Begin> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
-        let began = self.engine.begin(self.key.as_key(), self.fingerprint?, &terms, true)?;
+        let began = self.engine.begin(self.key.as_key(), self.request?, &terms, true)?;
         Ok(Begin::new(self.engine, self.key.as_key(), &terms, began))
     }
 
@@ -205,7 +316,9 @@ impl<'a, C, D> Operation<'a, C, D> {
     pub fn record(self, result: &[u8]) -> Result<Recorded> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
-        Ok(Recorded::new(self.engine.record(self.key.as_key(), self.fingerprint?, result, &terms)?))
+        let value = Value::bytes(result);
+        let key = self.key.as_key();
+        Ok(Recorded::new(key, self.engine.record(key, self.request?, value, &terms)?))
     }
 
     fn terms(&self, begin_unsynced: bool) -> Result<Terms> {
@@ -228,156 +341,261 @@ impl<'a, C, D> Operation<'a, C, D> {
         };
         let durability = self.asked.durability.unwrap_or(defaults.durability);
         let patience = self.asked.wait.map_or(Patience::None, Patience::of);
-        Ok(Terms { durability, begin_unsynced, retention, lease_ms, patience })
+        Ok(Terms { durability, begin_unsynced, retention, lease_ms, typing: self.typing(), patience })
+    }
+
+    /// What a begin record says.
+    fn typing(&self) -> Option<Typing> {
+        self.codec_id.map(|codec| Typing { scheme: self.scheme, codec, shape: None })
     }
 }
 
 // The codec is asked for by each method and not by the impl: where it is missing, the compiler then shows its hint.
-impl<'a, C, D> Operation<'a, C, D> {
-    /// The request, from which the fingerprint is made: the same key with another request is [`Error::Mismatch`].
-    /// Its encoding must be the same each time; see [`Codec`].
-    pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self
-    where
-        C: Codec,
-    {
-        self.fingerprint = match self.codec.encode(request) {
-            Ok(bytes) => Ok(self.engine.fingerprint(&bytes)),
-            Err(source) => Err(encode_error(self.key.as_key(), source)),
-        };
-        self
-    }
-
-    /// Performs the act, unless it has been performed before; gives its result either way.
+impl<C, D, R> Operation<'_, C, D, R> {
+    /// Runs the side effect, unless it has been run before; gives its result either way.
     ///
-    /// The begin is durable before `act` is called, and the result is durable before this returns. `act` says with
-    /// its error what is known: [`Failure::NotApplied`] frees the key, [`Failure::InDoubt`] leaves it in doubt, and
-    /// so does a `?` on a plain error, because that fails safe. A definite refusal ("card declined") is a result
-    /// like any other: make it part of `T`.
+    /// The begin is durable before `effect` is called, and the result is durable before this returns. An error of `effect`
+    /// leaves the operation in doubt, because it may have happened all the same; see
+    /// [`release_if`](Operation::release_if). A definite refusal ("card declined") is a result like any other: make it part
+    /// of `T`. If `effect` panics, the operation is in doubt and the panic goes on.
     ///
-    /// If `act` panics, the operation is in doubt and the panic goes on.
+    /// A closure that ends in a call that returns a `Result` needs no types. One that ends in `Ok(..)` names them:
+    /// `|attempt| -> anyhow::Result<_> { .. Ok(receipt) }`.
+    ///
+    /// The result is data: what is recorded is what its `Serialize` writes. It is recorded only if it comes back as the same
+    /// value; and it is the value that came back that the first caller gets as well, so that the first call and a retry cannot
+    /// differ. What cannot be recorded is [`RunError::Unrecorded`], the caller has the result in hand, and every retry is
+    /// [`Error::ResultNotKept`]. The side effect is not run again.
     ///
     /// # Errors
     ///
-    /// - [`RunError::NotApplied`], [`RunError::InDoubt`]: what `act` said.
-    /// - [`RunError::Unrecorded`]: the act was performed, by this call or as `reconcile` said, and its result could not
-    ///   be recorded; here it is. The operation is in doubt, or somebody else's.
-    /// - [`RunError::Store`]: the act was not performed by this call. [`Error::Mismatch`], [`Error::InProgress`],
-    ///   [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::Decode`] answer about the key; the others are those
-    ///   of [`Store::begin`](crate::Store::begin).
-    pub fn run<T, E, F>(mut self, act: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    /// - [`RunError::Released`], [`RunError::InDoubt`]: `effect` failed.
+    /// - [`RunError::Unrecorded`]: the side effect happened, in this call or as `reconcile` said, and its result was not
+    ///   recorded; here it is.
+    /// - [`RunError::Store`]: this call did not run the side effect. [`Error::Mismatch`], [`Error::InProgress`],
+    ///   [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::ResultNotKept`] and [`Error::Decode`] answer about the key;
+    ///   the others are those of [`Store::begin`](crate::Store::begin).
+    pub fn run<T, E, F>(mut self, effect: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
         D: DoubtPolicy<T>,
-        F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
+        R: ReleasePolicy<E>,
+        F: FnOnce(&Attempt) -> std::result::Result<T, E>,
     {
         self.engine.check_process()?;
         let terms = self.terms(D::RERUNS)?;
-        let fingerprint = self.fingerprint.clone()?;
+        let request = self.request.clone()?;
         let mut was_asked = false;
         loop {
             let takes_doubt = D::TAKES_DOUBT && !was_asked;
-            let began = self.engine.begin(self.key.as_key(), fingerprint, &terms, takes_doubt)?;
+            let began = self.engine.begin(self.key.as_key(), request, &terms, takes_doubt)?;
+            let began = match began {
+                Began::Completed(found) => return Ok(Outcome::AlreadyDone(self.decode(&found)?)),
+                began => began,
+            };
             match Begin::new(self.engine, self.key.as_key(), &terms, began) {
-                Begin::Acquired(lease) => return self.perform(lease, act),
-                Begin::Completed(done) => return Ok(Outcome::AlreadyDone(self.decode(&done)?)),
+                Begin::Acquired(lease) => return self.perform(lease, effect),
+                Begin::Completed(_) => unreachable!("answered above"),
                 Begin::InProgress { attempt } => {
                     return Err(Error::InProgress { key: self.key.as_key().to_owned(), attempt }.into());
                 }
                 Begin::InDoubt(doubt) => {
-                    let in_doubt = Error::InDoubt {
-                        key: self.key.as_key().to_owned(),
-                        attempt: doubt.attempt(),
-                        version: doubt.version(),
-                        reason: None,
-                    };
-                    // Who may simply perform it again may do so as often as it takes.
+                    // Who may simply run it again may do so as often as it takes.
                     was_asked = !D::RERUNS;
                     let in_closure = doubt.enter_closure();
-                    let reconciled = self.doubt.reconcile(&Attempt::of_doubt(&doubt));
+                    let reconciled = self.doubt.reconcile(&Attempt::of_doubt(self.engine, &doubt));
                     drop(in_closure);
                     match reconciled {
-                        Reconciled::Applied(result) => match self.record_applied(&doubt, fingerprint, result)
-                        {
+                        Reconciled::Applied(result) => match self.record_applied(&doubt, request, result) {
                             Err(RunError::Unrecorded { source: Error::Fenced { .. }, .. })
                                 if planted(Bug::AppliedThenPerformed) => {}
                             outcome => return outcome,
                         },
                         Reconciled::NotApplied => match doubt.begin_again() {
-                            Ok(lease) => return self.perform(lease, act),
+                            Ok(lease) => return self.perform(lease, effect),
                             // The doubt has gone, or another has it: what the key says now decides.
                             Err(Error::Fenced { .. }) => {}
                             Err(error) => return Err(error.into()),
                         },
-                        Reconciled::Unknown => return Err(in_doubt.into()),
+                        Reconciled::Unknown { reason } => {
+                            let (key, attempt) = (self.key.as_key().to_owned(), doubt.attempt());
+                            let reason = reason.or_else(|| Some("reconcile does not know".to_owned()));
+                            let version = doubt.version();
+                            return Err(Error::InDoubt { key, attempt, version, reason }.into());
+                        }
                     }
                 }
             }
         }
     }
-}
 
-impl<C: Codec, D> Operation<'_, C, D> {
-    /// Performs the act under its lease.
-    fn perform<T, E, F>(&self, mut lease: Lease, act: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    /// Records in one write that a side effect was seen and done, with its result, as
+    /// [`Store::record`](crate::Store::record) does on bytes. An earlier result is given instead.
+    ///
+    /// ```
+    /// use oncekey::{Outcome, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// assert_eq!(store.operation("hook:1").record_value(&17)?, Outcome::Done(17));
+    /// assert_eq!(store.operation("hook:1").record_value(&18)?, Outcome::AlreadyDone(17));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`record`](Operation::record), and [`Error::Encode`] or [`Error::TooLarge`] of a result that cannot be recorded;
+    /// then nothing is. [`Error::Decode`]: the recorded result is of another type.
+    pub fn record_value<T>(self, result: &T) -> Result<Outcome<T>>
     where
-        T: Serialize,
-        F: FnOnce(&Attempt<'_>) -> std::result::Result<T, Failure<E>>,
+        C: Codec,
+        T: Serialize + DeserializeOwned,
     {
-        let in_closure = lease.enter_closure();
-        let performed = act(&Attempt::of_lease(&lease));
-        drop(in_closure);
-        match performed {
-            Ok(result) => {
-                let recorded = self.encode(&result).and_then(|bytes| lease.complete(&bytes));
-                match recorded {
-                    Ok(_) => Ok(Outcome::Done(result)),
-                    Err(source) => Err(RunError::Unrecorded { result, source }),
-                }
-            }
-            Err(Failure::NotApplied(error)) => match lease.release() {
-                Ok(()) => Err(RunError::NotApplied(error)),
-                // What could not be recorded is not known to the next one who asks.
-                Err(_) => Err(RunError::InDoubt(error)),
-            },
-            Err(Failure::InDoubt(error)) => {
-                drop(lease);
-                Err(RunError::InDoubt(error))
+        self.engine.check_process()?;
+        let terms = self.terms(false)?;
+        let key = self.key.as_key();
+        let request = self.request.clone()?;
+        let (encoded, typing) = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
+        match self.engine.record(key, request, Value::typed(&encoded.bytes, typing), &terms)? {
+            Ok(_) => Ok(Outcome::Done(encoded.value)),
+            Err(found) => self.decode(&found).map(Outcome::AlreadyDone),
+        }
+    }
+
+    /// Puts a completed operation with this result in the place of `expected`, as
+    /// [`Store::compare_and_set`](crate::Store::compare_and_set) does on bytes, so that a retry of [`run`](Operation::run)
+    /// gets it. The fingerprint must be the stored one: give the same request, or the
+    /// [`fingerprint`](KeyState::fingerprint) that was seen.
+    ///
+    /// ```
+    /// use oncekey::{Expected, Outcome, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let lost = store.operation("charge:1").run(|_| Err::<u64, _>("timed out"));
+    /// assert!(lost.is_err());
+    /// // The gateway's own records say that it was charged.
+    /// let seen = store.get("charge:1")?;
+    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
+    /// store.operation("charge:1").complete_if(expected, &17_u64)?;
+    /// let retried = store.operation("charge:1").run(|_| Ok::<u64, String>(18));
+    /// assert!(matches!(retried, Ok(Outcome::AlreadyDone(17))));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::compare_and_set`](crate::Store::compare_and_set), and [`Error::Encode`].
+    pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<Swapped>
+    where
+        C: Codec,
+        T: Serialize + DeserializeOwned,
+    {
+        self.engine.check_process()?;
+        let terms = self.terms(false)?;
+        let key = self.key.as_key();
+        let Request { fingerprint, .. } = self.request.clone()?;
+        let (encoded, typing) = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
+        let next = Next::Completed { fingerprint, result: &encoded.bytes };
+        match self.engine.compare_and_set(key, expected, next, Some(typing), &terms)? {
+            Swap::Done(version) => Ok(Swapped::Done(version)),
+            Swap::Differs => {
+                let (status, found) = self.engine.get(key, Patience::Endless)?;
+                Ok(Swapped::Differs(KeyState::new(key, status, found)))
             }
         }
     }
 
-    /// Records what was found out about a doubt. The act happened, so from here on this call neither performs it nor
+    /// Runs the side effect under its lease.
+    fn perform<T, E, F>(self, mut lease: Lease, effect: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    where
+        C: Codec,
+        T: Serialize + DeserializeOwned,
+        R: ReleasePolicy<E>,
+        F: FnOnce(&Attempt) -> std::result::Result<T, E>,
+    {
+        let attempt = Attempt::of_lease(self.engine, &lease);
+        let in_closure = lease.enter_closure();
+        let performed = effect(&attempt);
+        drop(in_closure);
+        lease.set_retention(attempt.retention());
+        match performed {
+            Ok(result) => match self.encode(&result) {
+                Ok((encoded, typing)) => {
+                    match lease.finish_with(Finish::Completed(Value::typed(&encoded.bytes, typing))) {
+                        Ok(_) => Ok(Outcome::Done(encoded.value)),
+                        Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
+                    }
+                }
+                Err(unfit) => {
+                    let unfit = unfit.into_error(self.key.as_key());
+                    // It happened: what remains to be known is that.
+                    let finished = lease.finish_with(Finish::Completed(Value::not_kept(self.typing())));
+                    Err(RunError::Unrecorded {
+                        result: Box::new(result),
+                        source: finished.err().unwrap_or(unfit),
+                    })
+                }
+            },
+            Err(error) if self.release.nothing_happened(&error) => match lease.release() {
+                Ok(()) => Err(RunError::Released(error)),
+                // What could not be recorded is not known to the next one who asks.
+                Err(failed) => Err(RunError::InDoubt { error, release_failed: Some(Box::new(failed)) }),
+            },
+            Err(error) => {
+                drop(lease);
+                Err(RunError::InDoubt { error, release_failed: None })
+            }
+        }
+    }
+
+    /// Records what was found out about a doubt. The side effect happened, so from here on this call neither runs it nor
     /// loses its result, whatever became of the doubt.
     fn record_applied<T, E>(
         &self,
         doubt: &Doubt,
-        fingerprint: Fingerprint,
+        request: Request,
         result: T,
     ) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where
+        C: Codec,
         T: Serialize + DeserializeOwned,
     {
-        let recorded = self.encode(&result).and_then(|bytes| {
-            match doubt.record_applied(fingerprint, &bytes)? {
-                Applied::Recorded => Ok(None),
-                // The first recorded result stands, and every retry must get the same.
-                Applied::Completed(found) => self.decode(&Completion::new(found)).map(Some),
+        let (value, recorded) = match self.encode(&result) {
+            Ok((encoded, typing)) => {
+                let recorded = doubt.record_applied(request, Value::typed(&encoded.bytes, typing));
+                (Ok(encoded.value), recorded)
             }
-        });
-        match recorded {
-            Ok(stored) => Ok(Outcome::AlreadyDone(stored.unwrap_or(result))),
-            Err(source) => Err(RunError::Unrecorded { result, source }),
+            Err(unfit) => {
+                let recorded = doubt.record_applied(request, Value::not_kept(self.typing()));
+                (Err(unfit.into_error(self.key.as_key())), recorded)
+            }
+        };
+        let given = match recorded {
+            Ok(Applied::Recorded) => value,
+            // The first recorded result stands, and every retry must get the same.
+            Ok(Applied::Completed(found)) => self.decode(&found),
+            Err(error) => Err(error),
+        };
+        match given {
+            Ok(given) => Ok(Outcome::AlreadyDone(given)),
+            Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
         }
     }
 
-    fn encode<T: Serialize>(&self, result: &T) -> Result<Vec<u8>> {
-        self.codec.encode(result).map_err(|source| encode_error(self.key.as_key(), source))
+    fn encode<T>(&self, result: &T) -> std::result::Result<(typed::Encoded<T>, Typing), typed::Unfit>
+    where
+        C: Codec,
+        T: Serialize + DeserializeOwned,
+    {
+        typed::with_typing(&self.codec, self.typing(), result, self.engine.settings().max_result_bytes)
     }
 
-    fn decode<T: DeserializeOwned>(&self, done: &Completion) -> Result<T> {
-        self.codec
-            .decode(done.result())
+    fn decode<T: Serialize + DeserializeOwned>(&self, found: &Found) -> Result<T>
+    where
+        C: Codec,
+    {
+        let decoded = typed::decode(&self.codec, found.result.as_deref().unwrap_or_default(), found.typing);
+        decoded
             .map_err(|source| Error::Decode { key: self.key.as_key().to_owned(), source: Arc::from(source) })
     }
 }
@@ -386,7 +604,7 @@ fn encode_error(key: Key<'_>, source: CodecError) -> Error {
     Error::Encode { key: key.to_owned(), source: Arc::from(source) }
 }
 
-impl<C, D> fmt::Debug for Operation<'_, C, D> {
+impl<C, D, R> fmt::Debug for Operation<'_, C, D, R> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Operation")
             .field("key", &self.key)
@@ -396,29 +614,98 @@ impl<C, D> fmt::Debug for Operation<'_, C, D> {
 }
 
 /// What an [`Operation`] does about a doubt: [`Refuse`], [`Rerun`] or [`Reconcile`]. Sealed.
+#[diagnostic::on_unimplemented(
+    message = "what `reconcile` returns is no finding about the result of `run`",
+    note = "return an `Option<T>`, a `Result<Option<T>, E>` or a `Reconciled<T>` from `reconcile`, with the `T` of `run`"
+)]
 pub trait DoubtPolicy<T>: sealed::Sealed {
     #[doc(hidden)]
     const TAKES_DOUBT: bool;
     #[doc(hidden)]
     const RERUNS: bool;
     #[doc(hidden)]
-    fn reconcile(&mut self, attempt: &Attempt<'_>) -> Reconciled<T>;
+    fn reconcile(&mut self, attempt: &Attempt) -> Reconciled<T>;
 }
 
 /// An operation in doubt is [`Error::InDoubt`]: the default.
 #[derive(Debug, Clone, Copy)]
 pub struct Refuse;
 
-/// An operation in doubt is performed again: [`Operation::rerun`].
+/// An operation in doubt is run again: [`Operation::rerun`].
 #[derive(Debug, Clone, Copy)]
 pub struct Rerun;
 
 /// An operation in doubt is looked into: [`Operation::reconcile`].
-pub struct Reconcile<F>(F);
+pub struct Reconcile<F> {
+    /// Until it was asked.
+    ask: Option<F>,
+}
 
 impl<F> fmt::Debug for Reconcile<F> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str("Reconcile")
+    }
+}
+
+impl<T> DoubtPolicy<T> for Refuse {
+    const TAKES_DOUBT: bool = false;
+    const RERUNS: bool = false;
+    fn reconcile(&mut self, _attempt: &Attempt) -> Reconciled<T> {
+        Reconciled::Unknown { reason: None }
+    }
+}
+
+impl<T> DoubtPolicy<T> for Rerun {
+    const TAKES_DOUBT: bool = true;
+    const RERUNS: bool = true;
+    fn reconcile(&mut self, _attempt: &Attempt) -> Reconciled<T> {
+        Reconciled::NotApplied
+    }
+}
+
+impl<T, Found: Finding<T>, F: FnOnce(&Attempt) -> Found> DoubtPolicy<T> for Reconcile<F> {
+    const TAKES_DOUBT: bool = true;
+    const RERUNS: bool = false;
+    fn reconcile(&mut self, attempt: &Attempt) -> Reconciled<T> {
+        self.ask.take().map_or(Reconciled::Unknown { reason: None }, |ask| ask(attempt).into_reconciled())
+    }
+}
+
+/// What an [`Operation`] does about an error of its closure: [`KeepInDoubt`] or [`ReleaseIf`]. Sealed.
+#[diagnostic::on_unimplemented(
+    message = "`release_if` judges another error than the closure of `run` returns, which is `{E}`",
+    note = "name the type: `.release_if(|error: &MyError| ..)` and `.run(|attempt| -> Result<_, MyError> {{ .. }})`"
+)]
+pub trait ReleasePolicy<E>: sealed::Sealed {
+    #[doc(hidden)]
+    fn nothing_happened(self, error: &E) -> bool;
+}
+
+/// Every error leaves the operation in doubt: the default.
+#[derive(Debug, Clone, Copy)]
+pub struct KeepInDoubt;
+
+/// Some errors say that nothing happened: [`Operation::release_if`].
+pub struct ReleaseIf<E, F> {
+    nothing_happened: F,
+    error: PhantomData<fn(&E)>,
+}
+
+impl<E, F> fmt::Debug for ReleaseIf<E, F> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("ReleaseIf")
+    }
+}
+
+impl<E> ReleasePolicy<E> for KeepInDoubt {
+    fn nothing_happened(self, _error: &E) -> bool {
+        false
+    }
+}
+
+impl<E, F: FnOnce(&E) -> bool> ReleasePolicy<E> for ReleaseIf<E, F> {
+    fn nothing_happened(self, error: &E) -> bool {
+        (self.nothing_happened)(error)
     }
 }
 
@@ -427,28 +714,6 @@ mod sealed {
     impl Sealed for super::Refuse {}
     impl Sealed for super::Rerun {}
     impl<F> Sealed for super::Reconcile<F> {}
-}
-
-impl<T> DoubtPolicy<T> for Refuse {
-    const TAKES_DOUBT: bool = false;
-    const RERUNS: bool = false;
-    fn reconcile(&mut self, _attempt: &Attempt<'_>) -> Reconciled<T> {
-        Reconciled::Unknown
-    }
-}
-
-impl<T> DoubtPolicy<T> for Rerun {
-    const TAKES_DOUBT: bool = true;
-    const RERUNS: bool = true;
-    fn reconcile(&mut self, _attempt: &Attempt<'_>) -> Reconciled<T> {
-        Reconciled::NotApplied
-    }
-}
-
-impl<T, R: Into<Reconciled<T>>, F: FnMut(&Attempt<'_>) -> R> DoubtPolicy<T> for Reconcile<F> {
-    const TAKES_DOUBT: bool = true;
-    const RERUNS: bool = false;
-    fn reconcile(&mut self, attempt: &Attempt<'_>) -> Reconciled<T> {
-        (self.0)(attempt).into()
-    }
+    impl Sealed for super::KeepInDoubt {}
+    impl<E, F> Sealed for super::ReleaseIf<E, F> {}
 }

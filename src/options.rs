@@ -356,6 +356,7 @@ impl Options {
         let retention = check_retention(self.retention, self.result_retention)?;
         let lease_ms = self.lease.map(|lease| check_lease(lease, retention)).transpose()?;
         let terms = Terms {
+            typing: None,
             durability: self.durability,
             begin_unsynced: false,
             retention,

@@ -67,7 +67,7 @@ pub(crate) fn life(record: &Record<'_>, now_ms: u64) -> Life {
         Kind::Begun => Life::Begun,
         Kind::Unreadable => Life::Unreadable,
         Kind::Released => Life::Released,
-        Kind::Completed if record.result.is_none() || now_ms >= record.result_expires_ms => {
+        Kind::Completed if record.value.result.is_none() || now_ms >= record.result_expires_ms => {
             Life::CompletedWithoutResult
         }
         Kind::Completed => Life::Completed,
@@ -89,7 +89,7 @@ pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
     match life(record, now_ms) {
         Life::Gone => Retirement::Drop,
         Life::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
-        Life::CompletedWithoutResult if record.result.is_some() => Retirement::KeepWithoutResult,
+        Life::CompletedWithoutResult if record.value.result.is_some() => Retirement::KeepWithoutResult,
         // The count of attempts is a courtesy, not worth a place in the log.
         Life::Released if !planted(Bug::ReleasedKept) => Retirement::Drop,
         Life::Unreadable if planted(Bug::UnreadableDropped) => Retirement::Drop,
@@ -168,6 +168,7 @@ impl Weight {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::record::Value;
     use crate::key::{Fingerprint, Key};
     use crate::status::Version;
 
@@ -182,7 +183,7 @@ mod tests {
             time_ms: 0,
             key_expires_ms: 200,
             result_expires_ms: 100,
-            result,
+            value: Value { result, ..Value::NONE },
         }
     }
 

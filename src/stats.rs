@@ -2,10 +2,19 @@
 
 use std::fmt;
 
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::Codec;
 use crate::engine::{Engine, Found};
-use crate::key::Fingerprint;
+use crate::error::{Error, Result};
+use crate::format::record::Typing;
+use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::record::{Length, Life};
 use crate::status::{Status, Version};
+use crate::typed;
 
 /// Figures of one store at one moment, for a dashboard. They are gathered one after the other, so that under load they
 /// need not add up.
@@ -128,20 +137,24 @@ impl Stats {
 ///
 /// `{:?}` prints the length of the result and not what is in it.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct KeyState {
+    key: OwnedKey,
     status: Status,
     version: Option<Version>,
     fingerprint: Fingerprint,
     attempt: u32,
     result: Option<Vec<u8>>,
+    not_kept: bool,
+    typing: Option<Typing>,
     changed_at_ms: Option<u64>,
     result_expires_at_ms: Option<u64>,
     expires_at_ms: Option<u64>,
 }
 
-impl fmt::Debug for Snapshot {
+impl fmt::Debug for KeyState {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Snapshot")
+        out.debug_struct("KeyState")
+            .field("key", &self.key)
             .field("status", &self.status)
             .field("version", &self.version)
             .field("fingerprint", &self.fingerprint)
@@ -150,17 +163,19 @@ impl fmt::Debug for Snapshot {
             .field("changed_at_ms", &self.changed_at_ms)
             .field("result_expires_at_ms", &self.result_expires_at_ms)
             .field("expires_at_ms", &self.expires_at_ms)
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
-impl Snapshot {
-    pub(crate) fn new(status: Status, found: Option<Found>) -> Snapshot {
+impl KeyState {
+    pub(crate) fn new(key: Key<'_>, status: Status, found: Option<Found>) -> KeyState {
+        let key = key.to_owned();
         let attempt = found.as_ref().map_or(0, |found| found.attempt);
         match found {
             Some(found) if status != Status::Absent => {
                 let finite = |ms: u64| (ms != u64::MAX).then_some(ms);
-                Snapshot {
+                KeyState {
+                    key,
                     status,
                     version: Some(found.version),
                     fingerprint: found.fingerprint,
@@ -169,15 +184,20 @@ impl Snapshot {
                     result_expires_at_ms: finite(found.result_expires_ms)
                         .filter(|_| found.life == Life::Completed),
                     expires_at_ms: finite(found.key_expires_ms),
+                    not_kept: found.not_kept,
+                    typing: found.typing,
                     result: found.result,
                 }
             }
-            _ => Snapshot {
+            _ => KeyState {
+                key,
                 status: Status::Absent,
                 version: None,
                 fingerprint: Fingerprint::NONE,
                 attempt,
                 result: None,
+                not_kept: false,
+                typing: None,
                 changed_at_ms: None,
                 result_expires_at_ms: None,
                 expires_at_ms: None,
@@ -223,7 +243,14 @@ impl Snapshot {
         self.attempt
     }
 
-    /// The result of a completed operation; None if its retention has passed, or if there is none yet.
+    /// The key that was asked for.
+    #[must_use]
+    pub fn key(&self) -> Key<'_> {
+        self.key.as_key()
+    }
+
+    /// The result of a completed operation; None if its retention has passed, if it was
+    /// [never recorded](KeyState::result_was_not_kept), or if there is none yet.
     #[must_use]
     pub fn result(&self) -> Option<&[u8]> {
         self.result.as_deref()
@@ -233,6 +260,44 @@ impl Snapshot {
     #[must_use]
     pub fn into_result(self) -> Option<Vec<u8>> {
         self.result
+    }
+
+    /// The typed result of a completed operation, decoded by the codec that the record names, or the default one; None where
+    /// [`result`](KeyState::result) is.
+    ///
+    /// ```
+    /// use oncekey::Store;
+    ///
+    /// let store = Store::in_memory()?;
+    /// store.operation("mail:3").record_value(&"message 17".to_owned())?;
+    /// assert_eq!(store.get("mail:3")?.decode::<String>()?.as_deref(), Some("message 17"));
+    /// assert!(store.get("mail:3")?.decode::<u64>().is_err(), "not a number");
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Decode`]: it was recorded as another type, or by a codec that is not of this crate.
+    pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>> {
+        let decoded = self.result().map(|result| typed::decode_as(self.typing, result)).transpose();
+        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+    }
+
+    /// The same with a codec of the program's own.
+    ///
+    /// # Errors
+    ///
+    /// As [`decode`](KeyState::decode).
+    pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<Option<T>> {
+        let decoded = self.result().map(|result| typed::decode(codec, result, self.typing)).transpose();
+        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+    }
+
+    /// Whether the operation is completed and its result was never recorded, because it could not be: see
+    /// [`Error::ResultNotKept`].
+    #[must_use]
+    pub fn result_was_not_kept(&self) -> bool {
+        self.not_kept
     }
 
     /// When the attempt began or the operation was completed, in store time: ms since the Unix epoch.
@@ -252,4 +317,14 @@ impl Snapshot {
     pub fn expires_at_ms(&self) -> Option<u64> {
         self.expires_at_ms
     }
+}
+
+/// How [`Store::compare_and_set`](crate::Store::compare_and_set) came out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Swapped {
+    /// It is as was wanted, by the record of this version (0 if absent stayed absent).
+    Done(Version),
+    /// The key did not stand where it was expected; it stands here.
+    Differs(KeyState),
 }

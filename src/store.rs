@@ -8,11 +8,12 @@ use std::time::Duration;
 use crate::codec::DefaultCodec;
 use crate::engine::{Compaction, Engine, Expected, Handle, Next, Swap};
 use crate::error::Result;
+use crate::format::record::Value;
 use crate::key::{AnyKey, Fingerprint};
 use crate::lease::{Begin, Recorded};
 use crate::operation::Operation;
 use crate::options::Options;
-use crate::stats::{Snapshot, Stats};
+use crate::stats::{KeyState, Stats, Swapped};
 use crate::status::Version;
 use crate::sync::Patience;
 
@@ -28,7 +29,7 @@ use crate::sync::Patience;
 /// [`operation`](Store::operation) is the typed face. What stands beside it here is the same on bytes.
 ///
 /// ```
-/// use oncekey::{Failure, Outcome, Store};
+/// use oncekey::{Outcome, Store};
 ///
 /// # let directory = tempfile::tempdir()?;
 /// # let path = directory.path().join("mail.once");
@@ -36,7 +37,7 @@ use crate::sync::Patience;
 /// for _ in 0..2 {
 ///     let outcome = store.operation("welcome:ada").run(|_attempt| {
 ///         // .. send the mail ..
-///         Ok::<_, Failure<std::io::Error>>("message 17".to_owned())
+///         Ok::<_, std::io::Error>("message 17".to_owned())
 ///     })?;
 ///     assert_eq!(outcome.into_inner(), "message 17");
 /// }
@@ -113,7 +114,7 @@ impl Store {
     pub fn begin<'a>(&self, key: impl Into<AnyKey<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
         let (key, terms) = (key.into(), &self.engine.settings().terms);
         let key = key.as_key();
-        let began = self.engine.begin(key, fingerprint, terms, true)?;
+        let began = self.engine.begin(key, fingerprint.into(), terms, true)?;
         Ok(Begin::new(&self.engine, key, terms, began))
     }
 
@@ -131,7 +132,9 @@ impl Store {
         result: &[u8],
     ) -> Result<Recorded> {
         let terms = &self.engine.settings().terms;
-        Ok(Recorded::new(self.engine.record(key.into().as_key(), fingerprint, result, terms)?))
+        let key = key.into();
+        let key = key.as_key();
+        Ok(Recorded::new(key, self.engine.record(key, fingerprint.into(), Value::bytes(result), terms)?))
     }
 
     /// Where `key` stands. The answer is as durable as a record of this store: under
@@ -146,9 +149,10 @@ impl Store {
     /// [`Error::Key`](crate::Error::Key), [`Error::Corrupt`](crate::Error::Corrupt),
     /// [`Error::Io`](crate::Error::Io); [`Error::Poisoned`](crate::Error::Poisoned) if the answer would have to be
     /// made durable first.
-    pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<Snapshot> {
-        let (status, found) = self.engine.get(key.into().as_key(), Patience::Endless)?;
-        Ok(Snapshot::new(status, found))
+    pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<KeyState> {
+        let key = key.into();
+        let (status, found) = self.engine.get(key.as_key(), Patience::Endless)?;
+        Ok(KeyState::new(key.as_key(), status, found))
     }
 
     /// As [`get`](Store::get), but where that waits for a sync of another thread, no longer than `timeout`. A sync that no
@@ -168,10 +172,11 @@ impl Store {
     /// # Errors
     ///
     /// [`Error::Busy`](crate::Error::Busy): the time was not enough. The rest as [`get`](Store::get).
-    pub fn get_timeout<'a>(&self, key: impl Into<AnyKey<'a>>, timeout: Duration) -> Result<Snapshot> {
+    pub fn get_timeout<'a>(&self, key: impl Into<AnyKey<'a>>, timeout: Duration) -> Result<KeyState> {
         let patience = if timeout.is_zero() { Patience::None } else { Patience::of(timeout) };
-        let (status, found) = self.engine.get(key.into().as_key(), patience)?;
-        Ok(Snapshot::new(status, found))
+        let key = key.into();
+        let (status, found) = self.engine.get(key.as_key(), patience)?;
+        Ok(KeyState::new(key.as_key(), status, found))
     }
 
     /// Copies the recorded result of `key` into `buffer`, whose former content goes, and returns the version of the record;
@@ -205,7 +210,9 @@ impl Store {
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Version>> {
         buffer.clear();
-        self.engine.replay_into(key.into().as_key(), fingerprint, buffer).inspect_err(|_| buffer.clear())
+        self.engine
+            .replay_into(key.into().as_key(), fingerprint.into(), buffer)
+            .inspect_err(|_| buffer.clear())
     }
 
     /// Puts `next` in the place of `expected`, if the key still stands there: an operator's tool, for operations in
@@ -247,7 +254,7 @@ impl Store {
     ) -> Result<Swapped> {
         let key = key.into();
         let key = key.as_key();
-        match self.engine.compare_and_set(key, expected, next, &self.engine.settings().terms)? {
+        match self.engine.compare_and_set(key, expected, next, None, &self.engine.settings().terms)? {
             Swap::Done(version) => Ok(Swapped::Done(version)),
             Swap::Differs => Ok(Swapped::Differs(self.get(key)?)),
         }
@@ -386,14 +393,4 @@ impl fmt::Debug for Store {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Store").field("path", &self.path()).finish_non_exhaustive()
     }
-}
-
-/// How [`Store::compare_and_set`] came out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Swapped {
-    /// It is as `next` says, by the record of this version (0 if absent stayed absent).
-    Done(Version),
-    /// The key did not stand where it was expected; it stands here.
-    Differs(Snapshot),
 }

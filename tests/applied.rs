@@ -7,7 +7,7 @@ use std::cell::{Cell, RefCell};
 
 use common::{NONE, abandon, acquire, perform, small};
 use oncekey::{
-    Begin, Error, Expected, Failure, Fingerprint, Lease, Next, Outcome, Reconciled, RunError, Status, Store,
+    Begin, Error, Expected, Fingerprint, Lease, Next, Outcome, Reconciled, RunError, Status, Store,
 };
 
 type Ran = Result<Outcome<String>, RunError<String, Error>>;
@@ -24,7 +24,7 @@ fn reconciled_while(store: &Store, meanwhile: impl FnOnce()) -> Ran {
             meanwhile();
             Some("receipt 17".to_owned())
         })
-        .run(|_| -> Result<String, Failure<Error>> { panic!("performed after it was found to be applied") });
+        .run(|_| -> Result<String, Error> { panic!("performed after it was found to be applied") });
     assert!(meanwhile.take().is_none(), "asked");
     outcome
 }
@@ -38,7 +38,7 @@ fn set(store: &Store, next: Next<'_>) {
 /// What the codec of the typed face makes of a text.
 fn encoded(text: &str) -> Vec<u8> {
     let store = small().open_in_memory().unwrap();
-    store.operation("k").run(|_| Ok::<_, Failure<Error>>(text.to_owned())).unwrap();
+    store.operation("k").run(|_| Ok::<_, Error>(text.to_owned())).unwrap();
     store.get("k").unwrap().into_result().unwrap()
 }
 
@@ -50,7 +50,7 @@ fn holds(store: &Store, text: &str) {
 
 fn is_unrecorded(ran: Ran) -> Error {
     match ran {
-        Err(RunError::Unrecorded { result, source }) if result == "receipt 17" => source,
+        Err(RunError::Unrecorded { result, source, .. }) if *result == "receipt 17" => source,
         other => panic!("the result is lost: {other:?}"),
     }
 }
@@ -134,7 +134,7 @@ fn another_request_meanwhile_is_a_mismatch_and_is_not_replayed() {
 fn what_cannot_be_recorded_is_not_lost() {
     let store = small().max_result(4).open_in_memory().unwrap();
     assert!(matches!(is_unrecorded(reconciled_while(&store, || ())), Error::TooLarge { limit_bytes: 4, .. }));
-    assert_eq!(store.get("charge").unwrap().status(), Status::InDoubt, "the doubt stays");
+    assert!(store.get("charge").unwrap().result_was_not_kept(), "that it happened is recorded");
     // What was recorded meanwhile and does not decode, or has expired, is no result to give.
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || {
@@ -157,7 +157,7 @@ fn reconcile_is_asked_once_in_a_call_and_a_second_doubt_is_in_doubt() {
             abandon(&store, "charge");
             Reconciled::NotApplied
         })
-        .run(|_| -> Result<u32, Failure<Error>> { panic!("performed while in doubt") });
+        .run(|_| -> Result<u32, Error> { panic!("performed while in doubt") });
     assert!(matches!(ran, Err(RunError::Store(Error::InDoubt { .. }))), "{ran:?}");
     assert_eq!(asked.get(), 1);
 }
@@ -174,7 +174,7 @@ fn after_not_applied_the_key_as_it_stands_then_decides() {
                 meanwhile();
                 Reconciled::NotApplied
             })
-            .run(|attempt| Ok::<_, Failure<Error>>(format!("attempt {}", attempt.number())))
+            .run(|attempt| Ok::<_, Error>(format!("attempt {}", attempt.number())))
     };
     let ran = run(&|| assert!(store.forget("charge").unwrap()));
     assert_eq!(ran.unwrap(), Outcome::Done("attempt 1".to_owned()));

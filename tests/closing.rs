@@ -149,7 +149,7 @@ fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for
     let store = place.open();
     let outcome = store.operation("act").run(|_| {
         assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
-        Ok::<_, oncekey::Failure<String>>(1)
+        Ok::<_, String>(1)
     });
     outcome.unwrap();
     abandon(&store, "doubt");
@@ -159,7 +159,7 @@ fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for
             assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
             Some(2)
         })
-        .run(|_| -> std::result::Result<i32, oncekey::Failure<String>> { panic!("it was applied") });
+        .run(|_| -> std::result::Result<i32, String> { panic!("it was applied") });
     outcome.unwrap();
     store.close().unwrap();
 }

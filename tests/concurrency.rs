@@ -8,7 +8,7 @@ use std::sync::{Barrier, mpsc};
 use std::time::Duration;
 
 use common::{NONE, Place, abandon, acquire, perform, seconds, small};
-use oncekey::{Attempt, Begin, Error, Failure, Outcome, RunError, Status, Store};
+use oncekey::{Attempt, Begin, Error, Outcome, RunError, Status, Store};
 
 /// Longer than any test takes: a wait that ends by it has failed.
 const LONG: Duration = Duration::from_secs(300);
@@ -53,9 +53,9 @@ fn every_act_happens_once_however_many_threads_fire_it_and_all_get_its_result() 
         for _ in 0..8 {
             scope.spawn(|| {
                 for intent in 0..100_u32 {
-                    let outcome = store.operation(&format!("k{intent}")).wait(LONG).run(|_: &Attempt<'_>| {
+                    let outcome = store.operation(&format!("k{intent}")).wait(LONG).run(|_: &Attempt| {
                         performed.fetch_add(1, Ordering::SeqCst);
-                        Ok::<_, Failure<Error>>(intent)
+                        Ok::<_, Error>(intent)
                     });
                     assert_eq!(outcome.unwrap().into_inner(), intent);
                 }
@@ -141,10 +141,10 @@ fn a_waiter_gives_up_at_its_timeout_and_a_lease_deadline_wakes_it_without_anybod
 #[test]
 fn a_duplicate_that_does_not_wait_gets_in_progress_and_one_that_does_gets_the_result() {
     let store = small().open_in_memory().unwrap();
-    let outcome = store.operation("k").run(|_: &Attempt<'_>| {
-        let inner = store.operation("k").run(|_: &Attempt<'_>| Ok::<u32, Failure<Error>>(2));
+    let outcome = store.operation("k").run(|_: &Attempt| {
+        let inner = store.operation("k").run(|_: &Attempt| Ok::<u32, Error>(2));
         assert!(matches!(inner, Err(RunError::Store(Error::InProgress { attempt: 1, .. }))));
-        Ok::<u32, Failure<Error>>(1)
+        Ok::<u32, Error>(1)
     });
     assert_eq!(outcome.unwrap(), Outcome::Done(1));
 }

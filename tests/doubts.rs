@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use common::{NONE, SEGMENT, abandon, small};
 use oncekey::{
-    Begin, Doubt, Error, Expected, Failure, Next, Options, Outcome, Reconciled, RunError, Snapshot, Status,
-    Store, Swapped,
+    Begin, Doubt, Error, Expected, KeyState, Next, Options, Outcome, Reconciled, RunError, Status, Store,
+    Swapped,
 };
 
 /// How a program gets rid of a doubt.
@@ -25,7 +25,7 @@ enum Way {
 const WAYS: [Way; 6] =
     [Way::Reconcile, Way::Complete, Way::Release, Way::SetCompleted, Way::SetAbsent, Way::Forget];
 
-fn present(seen: &Snapshot) -> Expected {
+fn present(seen: &KeyState) -> Expected {
     Expected::Present { status: seen.status(), version: seen.version().unwrap() }
 }
 
@@ -47,7 +47,7 @@ fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
             let reconciled = store
                 .operation(key)
                 .reconcile(|_| Some(result.to_owned()))
-                .run(|_| -> Result<String, Failure<Error>> { panic!("{key}: performed again") });
+                .run(|_| -> Result<String, Error> { panic!("{key}: performed again") });
             match reconciled {
                 Ok(outcome) => {
                     assert_eq!(outcome, Outcome::AlreadyDone(result.to_owned()));
@@ -135,13 +135,13 @@ fn asking_for_a_doubt_takes_no_room_and_going_on_with_it_is_a_begin() {
             asked.set(asked.get() + 1);
             Reconciled::NotApplied
         })
-        .run(|_| -> Result<u32, Failure<Error>> { panic!("performed without room for its result") });
+        .run(|_| -> Result<u32, Error> { panic!("performed without room for its result") });
     assert!(matches!(again, Err(RunError::Store(Error::Full { .. }))), "{again:?}");
     assert_eq!(asked.get(), 1, "without any room");
     let rerun = store
         .operation("doubt")
         .rerun()
-        .run(|_| -> Result<u32, Failure<Error>> { panic!("performed without room for its result") });
+        .run(|_| -> Result<u32, Error> { panic!("performed without room for its result") });
     assert!(matches!(rerun, Err(RunError::Store(Error::Full { .. }))), "{rerun:?}");
     assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt, "the doubt stays");
     end(&store, "doubt", Way::Complete, "receipt 17").unwrap();

@@ -9,9 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
 use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, flip, record_of, seconds, small};
-use oncekey::{
-    Begin, Doubt, Durability, Error, Expected, Failure, Lease, ManualClock, Next, RunError, Store,
-};
+use oncekey::{Begin, Doubt, Durability, Error, Expected, Lease, ManualClock, Next, RunError, Store};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
@@ -226,16 +224,16 @@ const CAUSES: &[Cause] = &[
     ("found in doubt", in_doubt, |store| drop(store.begin("k", NONE).unwrap())),
     ("found in doubt", in_doubt, |store| assert!(store.record("k", NONE, b"r").is_err())),
     ("found in doubt", in_doubt, |store| {
-        assert!(store.operation("k").run(|_| Ok::<_, Failure<Error>>(())).is_err());
+        assert!(store.operation("k").run(|_| Ok::<_, Error>(())).is_err());
     }),
     ("in doubt", Place::open, |store| drop(acquire(store, "k"))),
     ("in doubt", Place::open, |store| {
-        let outcome = store.operation("k").run(|_| Err::<(), _>(Failure::InDoubt("no answer")));
-        assert!(matches!(outcome, Err(RunError::InDoubt("no answer"))));
+        let outcome = store.operation("k").run(|_| Err::<(), _>("no answer"));
+        assert!(matches!(outcome, Err(RunError::InDoubt { error: "no answer", .. })));
     }),
     ("in doubt", Place::open, |store| {
         let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _ = store.operation("k").run(|_| -> Result<(), Failure<Error>> { panic!("on purpose") });
+            let _ = store.operation("k").run(|_| -> Result<(), Error> { panic!("on purpose") });
         }));
         assert!(panicked.is_err());
     }),
@@ -435,7 +433,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
         ("compare and set", |store| {
             store.compare_and_set("k", Expected::Absent, Next::InDoubt { fingerprint: NONE }).map(drop)
         }),
-        ("run", |store| match store.operation("k").run(|_| Ok::<_, Failure<Error>>(())) {
+        ("run", |store| match store.operation("k").run(|_| Ok::<_, Error>(())) {
             Err(RunError::Store(error)) => Err(error),
             other => panic!("{other:?}"),
         }),
@@ -487,7 +485,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
             disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
             Some(17)
         });
-        let outcome = reconciled.run(|_| -> Result<i32, Failure<Error>> { panic!("it was applied") });
+        let outcome = reconciled.run(|_| -> Result<i32, Error> { panic!("it was applied") });
         assert!(
             matches!(outcome, Err(RunError::Unrecorded { source: Error::Poisoned { .. }, .. })),
             "{outcome:?}"

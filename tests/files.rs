@@ -396,7 +396,7 @@ fn the_number_of_syncs_is_two_an_operation_and_one_with_rerun_or_record() {
     };
     assert_eq!(syncs(&|| perform(&store, "a", b"r")), 2);
     assert_eq!(syncs(&|| drop(store.record("b", NONE, b"r"))), 1);
-    let act = |_: &oncekey::Attempt<'_>| Ok::<_, oncekey::Failure<Error>>(1_u8);
+    let act = |_: &oncekey::Attempt| Ok::<_, Error>(1_u8);
     assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(act))), 1);
     assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(act))), 0, "a replay writes nothing");
 }

@@ -14,7 +14,7 @@ mod common;
 use std::path::PathBuf;
 
 use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds};
-use oncekey::{Fingerprint, Key, ManualClock, Recorded, Status, Store};
+use oncekey::{Error, Fingerprint, Key, ManualClock, Operation, Outcome, Recorded, Status, Store};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -34,6 +34,8 @@ fn write_history(store: &Store, clock: &ManualClock) {
     acquire(store, "released").release().unwrap();
     store.record("forgotten", NONE, b"old").unwrap();
     store.forget("forgotten").unwrap();
+    typed(store).record_value(&("receipt".to_owned(), 17)).unwrap();
+    acquire(store, "not kept").complete_without_result().unwrap();
     store.operation("tombstone").retain_result(seconds(1)).record(&[9; 100]).unwrap();
     for n in 0..1_200 {
         let Recorded::Done(_) =
@@ -45,7 +47,17 @@ fn write_history(store: &Store, clock: &ManualClock) {
     }
 }
 
+/// An operation whose fingerprint and shape are in the files.
+fn typed(store: &Store) -> Operation<'_> {
+    store.operation("typed").request(&("charge", 42_u64, Some(-1_000_i32), [0.5, -0.0]))
+}
+
 fn check_history(store: &Store) {
+    let again = typed(store).record_value(&("another".to_owned(), 18)).unwrap();
+    assert_eq!(again, Outcome::AlreadyDone(("receipt".to_owned(), 17)));
+    assert!(store.get("typed").unwrap().decode::<(String, i32)>().is_ok());
+    assert!(matches!(store.get("typed").unwrap().decode::<(String, u32)>(), Err(Error::Decode { .. })));
+    assert!(matches!(store.begin("not kept", NONE), Err(Error::ResultNotKept { .. })));
     let result = |key: Key<'_>| store.get(key).unwrap().into_result();
     assert_eq!(result(Key::new("scoped").scope("tenant")).unwrap(), b"in a scope");
     assert_eq!(result(Key::new("scoped").scope("")).unwrap(), b"in the empty scope");
@@ -265,4 +277,36 @@ fn what_is_written_today_is_what_the_specification_says() {
     }
     assert_eq!((seen, closed_at), (900, Some(previous_end)));
     assert!(sequence > 2, "several segments were seen");
+}
+
+/// Where the first record of a file begins: behind the headers of file and slot, the frame that starts the opening, and the
+/// header of its own frame.
+const FIRST_RECORD: usize = 4_096 + 4_096 + 80 + 56;
+
+#[test]
+fn what_the_typed_interface_records_is_what_the_specification_says() {
+    let extension = |write: &dyn Fn(&Store)| {
+        let place = Place::new();
+        let store = place.open();
+        write(&store);
+        store.close().unwrap();
+        let bytes = place.bytes();
+        let length = usize::from(bytes[FIRST_RECORD + 14]);
+        let at = FIRST_RECORD + 80;
+        assert_eq!(bytes[at + length], b'k', "the key follows");
+        (bytes[FIRST_RECORD + 8], bytes[FIRST_RECORD + 9], bytes[at..at + length].to_vec())
+    };
+    // The shape of a u32, as `src/shape/golden.txt` has it.
+    let (kind, flags, typed) = extension(&|store| {
+        store.operation("k").request(&1).record_value(&17_u32).unwrap();
+    });
+    assert_eq!((kind, flags, &typed[..4], typed.len()), (2, 2, &[1, 10, 1, 1][..], 12));
+    let by_caller = extension(&|store| {
+        store.operation("k").fingerprint(request()).record_value(&17_u32).unwrap();
+    });
+    assert_eq!(by_caller, (2, 2, [&[1, 10, 0, 1][..], &typed[4..]].concat()));
+    let begun = extension(&|store| drop(store.operation("k").request(&1).begin().unwrap()));
+    assert_eq!(begun, (1, 0, vec![1, 2, 1, 1]));
+    let on_bytes = extension(&|store| drop(store.begin("k", request()).unwrap()));
+    assert_eq!(on_bytes, (1, 0, vec![]));
 }

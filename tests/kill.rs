@@ -26,7 +26,7 @@ use std::time::Duration;
 use common::random::{Random, number_from, seed};
 use common::small;
 use oncekey::{
-    Begin, Doubt, Durability, Error, Expected, Fingerprint, Lease, Next, Operation, Recorded, Snapshot,
+    Begin, Doubt, Durability, Error, Expected, Fingerprint, KeyState, Lease, Next, Operation, Recorded,
     Status, Store, Swapped,
 };
 
@@ -648,7 +648,7 @@ fn survivors(before: &[Candidate], calls: &[Call]) -> Vec<Candidate> {
 }
 
 /// Whether a key that is as the candidate says looks like what was found.
-fn fits(key: &str, candidate: &Candidate, found: &Snapshot, fingerprint: Fingerprint) -> bool {
+fn fits(key: &str, candidate: &Candidate, found: &KeyState, fingerprint: Fingerprint) -> bool {
     let completed = matches!(candidate.state, State::Completed(_));
     // Whether a millisecond has passed is left open.
     if found.is_absent() {

@@ -71,7 +71,7 @@ fn after_the_deadline_it_works_while_nobody_has_taken_over() {
     assert_eq!(status(&store), Status::InDoubt);
     // To look, to refuse, and to be refused are no takeovers.
     assert!(matches!(store.record("k", NONE, b"r"), Err(Error::InDoubt { .. })));
-    let ran = store.operation("k").run(|_| -> Result<u32, oncekey::Failure<Error>> { panic!("in doubt") });
+    let ran = store.operation("k").run(|_| -> Result<u32, Error> { panic!("in doubt") });
     assert!(ran.is_err());
     assert!(lease.is_current());
     lease.renew(seconds(100)).unwrap();

@@ -23,7 +23,7 @@ fn an_operation_that_is_retained_for_ever_keeps_its_result_for_ever() {
 #[test]
 fn the_retention_of_an_operation_is_that_of_its_result_unless_one_was_asked_for() {
     let clock = ManualClock::new(START_MS);
-    let expires = |seen: oncekey::Snapshot| {
+    let expires = |seen: oncekey::KeyState| {
         (seen.result_expires_at_ms().unwrap() - START_MS, seen.expires_at_ms().unwrap() - START_MS)
     };
     let plain = clocked(&clock).retention(seconds(100)).open_in_memory().unwrap();

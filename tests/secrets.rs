@@ -4,7 +4,7 @@
 mod common;
 
 use common::{NONE, abandon, small};
-use oncekey::{Expected, Failure, Next, RunError, Store};
+use oncekey::{Expected, Next, RunError, Store};
 
 #[test]
 fn no_two_stores_have_the_same_secret() {
@@ -31,8 +31,8 @@ fn nothing_that_carries_a_result_prints_more_than_its_length() {
     let strict = small().max_result(4).open_in_memory().unwrap();
     abandon(&strict, "k");
     let text = String::from_utf8(secret.to_vec()).unwrap();
-    let ran = strict.operation("k").rerun().run(|_| Ok::<_, Failure<oncekey::Error>>(text.clone()));
-    assert!(matches!(&ran, Err(RunError::Unrecorded { result, .. }) if *result == text));
+    let ran = strict.operation("k").rerun().run(|_| Ok::<_, oncekey::Error>(text.clone()));
+    assert!(matches!(&ran, Err(RunError::Unrecorded { result, .. }) if **result == text));
     printed.push(format!("{:?}", ran.unwrap_err()));
     // Text, or the numbers of its bytes.
     let bytes = format!("{}, {}", secret[0], secret[1]);

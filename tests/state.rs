@@ -5,8 +5,8 @@ mod common;
 
 use common::{NONE, Place, START_MS, abandon, acquire, clocked, perform, seconds, small};
 use oncekey::{
-    Begin, Error, Expected, Failure, Fingerprint, Key, ManualClock, Next, Outcome, Reconciled, Recorded,
-    RunError, Status, Store, Swapped, Version,
+    Begin, Error, Expected, Fingerprint, Key, ManualClock, Next, Outcome, Reconciled, Recorded, RunError,
+    Status, Store, Swapped, Version,
 };
 
 /// Runs a test against a store in memory and one in a file: they must behave alike.
@@ -449,7 +449,7 @@ impl std::fmt::Display for Lost {
 }
 impl std::error::Error for Lost {}
 
-fn act<T>(result: T) -> impl FnOnce(&oncekey::Attempt<'_>) -> Result<T, Failure<Lost>> {
+fn act<T>(result: T) -> impl FnOnce(&oncekey::Attempt) -> Result<T, Lost> {
     move |_| Ok(result)
 }
 
@@ -467,14 +467,15 @@ fn run_performs_once_and_tells_a_replay_apart() {
 #[test]
 fn an_act_that_was_not_applied_frees_the_key_and_a_plain_error_leaves_doubt() {
     both(|store, _| {
-        let not_applied = store.operation("a").run(|_| -> Result<u32, _> { Err(Failure::NotApplied(Lost)) });
-        assert!(matches!(not_applied, Err(RunError::NotApplied(Lost))));
+        let not_applied =
+            store.operation("a").release_if(|_: &Lost| true).run(|_| -> Result<u32, _> { Err(Lost) });
+        assert!(matches!(not_applied, Err(RunError::Released(Lost))));
         assert_eq!(status(store, "a"), Status::Absent);
-        let lost = store.operation("b").run(|_| -> Result<u32, Failure<Lost>> {
+        let lost = store.operation("b").run(|_| -> Result<u32, Lost> {
             Err(Lost)?;
             Ok(1)
         });
-        assert!(matches!(lost, Err(RunError::InDoubt(Lost))));
+        assert!(matches!(lost, Err(RunError::InDoubt { error: Lost, .. })));
         assert_eq!(status(store, "b"), Status::InDoubt);
         let refused = store.operation("b").run(act(1));
         assert!(matches!(refused, Err(RunError::Store(Error::InDoubt { attempt: 1, .. }))));
@@ -492,7 +493,8 @@ fn reconcile_is_asked_only_in_doubt_and_its_three_answers_do_what_they_say() {
 
         abandon(store, "k");
         let before = store.get("k").unwrap();
-        let unknown = store.operation("k").reconcile(|_| Reconciled::<u32>::Unknown).run(act(1));
+        let unknown =
+            store.operation("k").reconcile(|_| Reconciled::<u32>::Unknown { reason: None }).run(act(1));
         assert!(matches!(unknown, Err(RunError::Store(Error::InDoubt { .. }))));
         assert_eq!(store.get("k").unwrap(), before, "version and attempt stay");
 
@@ -517,7 +519,7 @@ fn a_panic_in_the_act_or_in_reconcile_leaves_the_doubt_and_the_panic_goes_on() {
             std::panic::catch_unwind(run).unwrap_err();
         };
         panics(&|| {
-            let _ = store.operation("k").run(|_| -> Result<u32, Failure<Lost>> { panic!("planted") });
+            let _ = store.operation("k").run(|_| -> Result<u32, Lost> { panic!("planted") });
         });
         let before = store.get("k").unwrap();
         assert_eq!(before.status(), Status::InDoubt);
@@ -533,7 +535,7 @@ fn a_panic_in_the_act_or_in_reconcile_leaves_the_doubt_and_the_panic_goes_on() {
 fn a_result_that_does_not_decode_is_an_error_that_names_the_key_and_performs_nothing() {
     both(|store, _| {
         store.record("k", NONE, b"\xff\xff\xff\xff").unwrap();
-        let outcome = store.operation("k").run(|_| -> Result<String, Failure<Lost>> { panic!("performed") });
+        let outcome = store.operation("k").run(|_| -> Result<String, Lost> { panic!("performed") });
         match outcome {
             Err(RunError::Store(Error::Decode { key, .. })) => assert_eq!(key.as_key(), Key::new("k")),
             other => panic!("{other:?}"),
@@ -546,12 +548,12 @@ fn a_result_that_cannot_be_recorded_is_handed_back() {
     let store = small().max_result(10).open_in_memory().unwrap();
     let outcome = store.operation("k").run(act("a result that is too large".to_owned()));
     match outcome {
-        Err(RunError::Unrecorded { result, source: Error::TooLarge { .. } }) => {
-            assert_eq!(result, "a result that is too large");
+        Err(RunError::Unrecorded { result, source: Error::TooLarge { .. }, .. }) => {
+            assert_eq!(*result, "a result that is too large");
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(status(&store, "k"), Status::InDoubt, "it was performed, and nothing says so");
+    assert_eq!(status(&store, "k"), Status::Completed, "that it was performed is recorded");
 }
 
 #[test]

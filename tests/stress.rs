@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::random::Random;
 use common::{NONE, Place, acquire, small};
 use oncekey::{
-    Begin, Doubt, Durability, Error, Expected, Lease, Next, Recorded, Snapshot, Status, Store, Swapped,
+    Begin, Doubt, Durability, Error, Expected, KeyState, Lease, Next, Recorded, Status, Store, Swapped,
     Version,
 };
 
@@ -135,7 +135,7 @@ impl Worker<'_> {
         self.diaries[key].sights.push(Sight { span, state, version: version.map(Version::as_u64) });
     }
 
-    fn saw_snapshot(&mut self, key: usize, span: Span, seen: &Snapshot) {
+    fn saw_snapshot(&mut self, key: usize, span: Span, seen: &KeyState) {
         let state = match seen.status() {
             Status::Absent => State::Absent,
             Status::Completed => State::Completed(number_of(seen.result().unwrap())),

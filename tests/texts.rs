@@ -4,13 +4,13 @@
 mod common;
 
 use common::{NONE, Place, SEGMENT, abandon, acquire, small};
-use oncekey::{Begin, Error, ErrorKind, Expected, Failure, Next, RunError, Store};
+use oncekey::{Begin, Error, ErrorKind, Expected, Next, RunError, Store};
 
 #[test]
 fn what_is_too_large_is_said_without_a_lease_that_is_not_there() {
     let store = small().max_result(4).open_in_memory().unwrap();
     let recorded = store.record("k", NONE, b"12345").unwrap_err();
-    let ran = store.operation("l").run(|_| Ok::<_, Failure<Error>>("12345".to_owned())).unwrap_err();
+    let ran = store.operation("l").run(|_| Ok::<_, Error>("12345".to_owned())).unwrap_err();
     let RunError::Unrecorded { source: ran, .. } = ran else { panic!("{ran}") };
     for error in [recorded, ran] {
         let said = error.to_string();

@@ -13,8 +13,7 @@ use std::time::Duration;
 use common::{NONE, START_MS, abandon, acquire, clocked, perform, seconds, small};
 use oncekey::simulation::SimulatedDisk;
 use oncekey::{
-    Begin, Durability, Error, ErrorKind, Failure, ManualClock, Outcome, Reconciled, Recorded, RunError,
-    Status, Store,
+    Begin, Durability, Error, ErrorKind, ManualClock, Outcome, Reconciled, Recorded, RunError, Status, Store,
 };
 
 /// How long a call that must not wait may take until it is taken to wait for ever.
@@ -85,7 +84,7 @@ fn a_begin_without_wait_is_told_at_once_that_another_thread_is_at_it() {
     assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
     let recorded = at_once(&store, |store| store.record("k", NONE, b"another"));
     assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
-    let ran = at_once(&store, |store| store.operation("k").run(|_| Ok::<_, Failure<Error>>(1)));
+    let ran = at_once(&store, |store| store.operation("k").run(|_| Ok::<_, Error>(1)));
     assert!(matches!(ran, Err(RunError::Store(Error::InProgress { .. }))), "{ran:?}");
     disk.release_syncs();
     changing.join().unwrap();
@@ -111,8 +110,7 @@ fn a_wait_ends_at_its_deadline_also_while_another_caller_syncs() {
     assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
     let recorded = at_once(&store, |store| store.operation("k").wait(A_MOMENT).record(b"another"));
     assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
-    let ran =
-        at_once(&store, |store| store.operation("k").wait(A_MOMENT).run(|_| Ok::<_, Failure<Error>>(1)));
+    let ran = at_once(&store, |store| store.operation("k").wait(A_MOMENT).run(|_| Ok::<_, Error>(1)));
     assert!(matches!(ran, Err(RunError::Store(Error::InProgress { .. }))), "{ran:?}");
     // Whoever has more time is given the result.
     let (tell, told) = mpsc::channel();
@@ -159,12 +157,12 @@ fn a_waiter_notices_a_lease_deadline_that_a_manual_clock_has_passed() {
 
 /// Inside `run` for a key, waiting for that key.
 fn inside(store: &Store, wait: Option<Duration>) -> Result<Outcome<u32>, RunError<u32, Error>> {
-    store.operation("k").run(|_| {
+    store.operation("k").release_if(|_: &Error| true).run(|_| {
         let operation = store.operation("k");
         let operation = if let Some(wait) = wait { operation.wait(wait) } else { operation };
-        match operation.run(|_| Ok::<u32, Failure<Error>>(7)) {
+        match operation.run(|_| Ok::<u32, Error>(7)) {
             Ok(outcome) => Ok(outcome.into_inner()),
-            Err(RunError::Store(error)) => Err(Failure::NotApplied(error)),
+            Err(RunError::Store(error)) => Err(error),
             Err(other) => panic!("{other:?}"),
         }
     })
@@ -175,11 +173,11 @@ fn run_in_run_for_the_same_key_does_not_wait_for_itself() {
     let store = small().open_in_memory().unwrap();
     for wait in [Duration::MAX, seconds(3_600)] {
         let ran = at_once(&store, move |store| inside(store, Some(wait)));
-        assert!(matches!(&ran, Err(RunError::NotApplied(error)) if is_for_itself(error)), "{ran:?}");
+        assert!(matches!(&ran, Err(RunError::Released(error)) if is_for_itself(error)), "{ran:?}");
         assert!(store.get("k").unwrap().is_absent());
     }
     let ran = inside(&store, None);
-    assert!(matches!(ran, Err(RunError::NotApplied(Error::InProgress { attempt: _, .. }))), "{ran:?}");
+    assert!(matches!(ran, Err(RunError::Released(Error::InProgress { attempt: _, .. }))), "{ran:?}");
 }
 
 fn is_for_itself(error: &Error) -> bool {
@@ -199,9 +197,9 @@ fn reconcile_does_not_wait_for_the_doubt_that_it_looks_into() {
                 assert!(matches!(&begun, Err(error) if is_for_itself(error)), "{begun:?}");
                 let recorded = store.operation("k").wait(Duration::MAX).record(b"x");
                 assert!(matches!(&recorded, Err(Error::InDoubt { .. })), "{recorded:?}");
-                Reconciled::<u32>::Unknown
+                Reconciled::<u32>::Unknown { reason: None }
             })
-            .run(|_| Ok::<u32, Failure<Error>>(1))
+            .run(|_| Ok::<u32, Error>(1))
     });
     assert!(matches!(ran, Err(RunError::Store(Error::InDoubt { .. }))), "{ran:?}");
 }
@@ -224,7 +222,7 @@ fn only_the_same_key_of_the_same_store_in_the_same_thread_while_it_runs_is_waiti
                         matches!(begun, Begin::InProgress { .. }),
                         "another thread's, for all that is known: {begun:?}"
                     );
-                    Ok::<u32, Failure<Error>>(1)
+                    Ok::<u32, Error>(1)
                 })
                 .unwrap();
             let begun = std::thread::scope(|scope| {
@@ -234,13 +232,13 @@ fn only_the_same_key_of_the_same_store_in_the_same_thread_while_it_runs_is_waiti
                 matches!(begun, Begin::InProgress { attempt: 1 }),
                 "not known in another thread: {begun:?}"
             );
-            Ok::<u32, Failure<Error>>(1)
+            Ok::<u32, Error>(1)
         })
         .unwrap();
     drop(held);
     // A closure that panics is over as well.
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        store.operation("m").run(|_| -> Result<u32, Failure<Error>> { panic!("as planned") })
+        store.operation("m").run(|_| -> Result<u32, Error> { panic!("as planned") })
     }));
     assert!(panicked.is_err());
     let begun = store.operation("m").wait(A_MOMENT).begin().unwrap();
@@ -286,5 +284,5 @@ fn a_planted_wait_for_itself_is_found() {
     plant(Some(Bug::WaitsForItself));
     let ran = inside(&store, Some(A_MOMENT));
     plant(None);
-    assert!(matches!(ran, Err(RunError::NotApplied(Error::InProgress { .. }))), "it has waited: {ran:?}");
+    assert!(matches!(ran, Err(RunError::Released(Error::InProgress { .. }))), "it has waited: {ran:?}");
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use oncekey::{Attempt, Error, Failure, Options, Outcome, RunError, Store};
+use oncekey::{Attempt, Error, Options, Outcome, RunError, Store};
 
 use crate::Fallible;
 use crate::dice::{self, Dice};
@@ -141,7 +141,7 @@ impl Service<'_> {
                 Ending::TryAgain
             }
             Err(RunError::Store(Error::InProgress { .. })) => Ending::TryAgain,
-            Err(RunError::NotApplied(_) | RunError::InDoubt(_)) => Ending::TryAgain,
+            Err(RunError::Released(_) | RunError::InDoubt { .. }) => Ending::TryAgain,
             Err(error) => Ending::Broken(error.to_string()),
         }
     }
@@ -154,13 +154,14 @@ impl Service<'_> {
     ) -> Result<Outcome<Receipt>, RunError<Receipt, io::Error>> {
         let key = wire::key(call.request.intent);
         let order = Order::new(call.request.intent, self.settings.seed, call.forged);
-        let act = |attempt: &Attempt<'_>| self.act(call.request, attempt);
-        let operation = self.store.operation(&key).request(&order).wait(wait);
+        let act = |attempt: &Attempt| self.act(call.request, attempt);
+        let not_sent = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+        let operation = self.store.operation(&key).request(&order).wait(wait).release_if(not_sent);
         // Who does not ask gets an error where there is a doubt, and asks the next time.
         if !call.request.asks_ledger && call.retry == 0 {
             return operation.run(act);
         }
-        let ask = |attempt: &Attempt<'_>| {
+        let ask = |attempt: &Attempt| {
             call.doubt.set(Some(Finding::Unknown));
             let found = self.ask_ledger(call, attempt)?;
             let finding = found.as_ref().map_or(Finding::HadNotHappened, |_| Finding::HadHappened);
@@ -171,16 +172,14 @@ impl Service<'_> {
     }
 
     /// The act, and everything that can go wrong about it.
-    fn act(&self, request: &Request, attempt: &Attempt<'_>) -> Result<Receipt, Failure<io::Error>> {
+    fn act(&self, request: &Request, attempt: &Attempt) -> Result<Receipt, io::Error> {
         let (trouble, before, after) = fate(self.settings.seed, request.intent, attempt.number());
         thread::sleep(before);
         match trouble {
             Trouble::PanicBefore => panic_as_planned(),
-            Trouble::NoConnection => {
-                return Err(Failure::NotApplied(io::ErrorKind::ConnectionRefused.into()));
-            }
-            // `?` on a plain error leaves the operation in doubt. Nothing happened, but who could know that?
-            Trouble::RequestLost => return Err(timed_out())?,
+            Trouble::NoConnection => return Err(io::ErrorKind::ConnectionRefused.into()),
+            // Leaves the operation in doubt. Nothing happened, but who could know that?
+            Trouble::RequestLost => return Err(timed_out()),
             _ => {}
         }
         let version = attempt.version().as_u64();
@@ -190,13 +189,13 @@ impl Service<'_> {
         thread::sleep(after);
         match trouble {
             Trouble::PanicAfter => panic_as_planned(),
-            Trouble::ReplyLost => Err(timed_out())?,
+            Trouble::ReplyLost => Err(timed_out()),
             _ => Ok(act.receipt()),
         }
     }
 
     /// Did it happen? Who is asked is far away as well, and may not answer.
-    fn ask_ledger(&self, call: &Call<'_>, attempt: &Attempt<'_>) -> io::Result<Option<Receipt>> {
+    fn ask_ledger(&self, call: &Call<'_>, attempt: &Attempt) -> io::Result<Option<Receipt>> {
         let purpose = [call.request.number, call.retry, attempt.number()];
         match Dice::new(self.settings.seed, &purpose).below(100) {
             0..3 => panic_as_planned(),

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use oncekey::{Codec, DefaultCodec, Failure, Options, Outcome, RunError, Store};
+use oncekey::{Codec, DefaultCodec, Options, Outcome, RunError, Store};
 
 use crate::Fallible;
 use crate::ledger::{Acts, Ledger};
@@ -91,9 +91,12 @@ fn check(receipt: &Receipt, intent: u32, acts: &Acts, store: &Store, seed: u64) 
     if seen.result() != Some(&DefaultCodec::default().encode(receipt)?) {
         return Err(format!("the store has {seen:?}").into());
     }
-    let nothing_is_done = Failure::NotApplied(io::Error::from(io::ErrorKind::Unsupported));
-    let again: Result<Outcome<Receipt>, RunError<_, _>> =
-        store.operation(&key).request(&Order::new(intent, seed, false)).run(|_| Err(nothing_is_done));
+    let nothing_is_done = io::Error::from(io::ErrorKind::Unsupported);
+    let again: Result<Outcome<Receipt>, RunError<_, _>> = store
+        .operation(&key)
+        .request(&Order::new(intent, seed, false))
+        .release_if(|_: &io::Error| true)
+        .run(|_| Err(nothing_is_done));
     match again {
         Ok(Outcome::AlreadyDone(again)) if again == *receipt => Ok(()),
         other => Err(format!("one more retry got {other:?}").into()),

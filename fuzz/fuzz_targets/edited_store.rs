@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oncekey::simulation::SimulatedDisk;
-use oncekey::{Error, Fingerprint, Recorded, Snapshot};
+use oncekey::{Error, Fingerprint, Recorded, KeyState};
 use oncekey_fuzz::edits;
 use oncekey_fuzz::input::Input;
 use oncekey_fuzz::specimen::{Specimen, answers, told};
@@ -19,12 +19,12 @@ use oncekey_fuzz::world::options;
 static SPECIMEN: LazyLock<Specimen> = LazyLock::new(Specimen::make);
 
 /// Of a released key the count of attempts may be given up at any time.
-fn same(seen: &Snapshot, before: &Snapshot) -> bool {
+fn same(seen: &KeyState, before: &KeyState) -> bool {
     seen == before || seen.is_absent() && before.is_absent() && seen.attempt() == 0
 }
 
 /// What was answered once is answered again, or not any more; and nothing else.
-fn compare(before: &BTreeMap<u8, Option<Snapshot>>, after: &BTreeMap<u8, Option<Snapshot>>, when: &str) {
+fn compare(before: &BTreeMap<u8, Option<KeyState>>, after: &BTreeMap<u8, Option<KeyState>>, when: &str) {
     for (key, seen) in after {
         let Some(seen) = seen else { continue };
         match &before[key] {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use oncekey::simulation::SimulatedDisk;
-use oncekey::{ManualClock, Snapshot, Status, Store, Version};
+use oncekey::{ManualClock, KeyState, Status, Store, Version};
 
 use crate::world::{Act, Known, Model, World, expire, options, read};
 use crate::{HEADER_BYTES, SEGMENT_BYTES};
@@ -12,7 +12,7 @@ pub struct Specimen {
     pub bytes: Vec<u8>,
     pub clock: ManualClock,
     /// What it answers.
-    pub answers: BTreeMap<u8, Snapshot>,
+    pub answers: BTreeMap<u8, KeyState>,
     /// All that it would have answered at some time before.
     pub history: Vec<Model>,
     pub highest: Version,
@@ -92,7 +92,7 @@ impl Specimen {
     }
 
     /// Whether the answers are those of some one moment of the past; what could not be read left out.
-    pub fn was_once(&self, answers: &BTreeMap<u8, Option<Snapshot>>) -> bool {
+    pub fn was_once(&self, answers: &BTreeMap<u8, Option<KeyState>>) -> bool {
         let now_ms = self.clock.now_ms();
         self.history.iter().rev().any(|model| {
             let mut model = model.clone();
@@ -104,7 +104,7 @@ impl Specimen {
     }
 }
 
-fn fits(known: Option<&Known>, seen: &Snapshot, now_ms: u64) -> bool {
+fn fits(known: Option<&Known>, seen: &KeyState, now_ms: u64) -> bool {
     let Some(known) = known else { return seen.status() == Status::Absent && seen.attempt() == 0 };
     let has_result = known.status == Status::Completed && now_ms < known.result_expires_ms;
     seen.status() == known.status
@@ -117,7 +117,7 @@ fn fits(known: Option<&Known>, seen: &Snapshot, now_ms: u64) -> bool {
 /// # Panics
 ///
 /// If it fails for another reason: nothing else is wrong with the disk.
-pub fn answers(store: &Store) -> BTreeMap<u8, Option<Snapshot>> {
+pub fn answers(store: &Store) -> BTreeMap<u8, Option<KeyState>> {
     (0..crate::world::KEYS)
         .map(|key| match store.get(&crate::world::name(key)) {
             Ok(seen) => (key, Some(seen)),
@@ -128,7 +128,7 @@ pub fn answers(store: &Store) -> BTreeMap<u8, Option<Snapshot>> {
 }
 
 /// A snapshot in one line, whatever the length of its result.
-pub fn told(seen: &Snapshot) -> String {
+pub fn told(seen: &KeyState) -> String {
     let result = seen.result().map(|result| {
         let beginning = String::from_utf8_lossy(&result[..result.len().min(8)]).into_owned();
         format!("{} bytes, {beginning:?}", result.len())

@@ -1,4 +1,4 @@
-//! How typed requests and results become bytes. The store itself knows bytes only.
+//! How typed results become bytes. The store itself knows bytes only.
 
 #[cfg(feature = "bincode")]
 use std::marker::PhantomData;
@@ -17,14 +17,11 @@ use limited::{Budget, Limited};
 /// Why something could not be encoded or decoded.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Turns typed requests and results into bytes and back.
+/// Turns typed results into bytes and back.
 ///
 /// A result is decoded by the program that runs then, not by the one that wrote it. Choose a codec whose encoding
 /// survives what happens to your types until the retention has passed: `Bincode` is compact and forgives no change;
-/// `Json` forgives added and removed fields.
-///
-/// The encoding of a request must be the same each time, since its fingerprint is made of it: a `HashMap` in a
-/// request has no fixed order, a `BTreeMap` has.
+/// `Json` forgives added and removed fields. Requests are not encoded: their fingerprints depend on no codec.
 ///
 /// ```
 /// use oncekey::{Codec, Store};
@@ -46,16 +43,16 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 /// }
 ///
 /// let store = Store::in_memory()?;
-/// let outcome = store.operation("greet:1").codec(Text).run(|_| Ok::<_, oncekey::Failure<oncekey::Error>>("hello".to_owned()));
+/// let outcome = store.operation("greet:1").codec(Text).run(|_| Ok::<_, oncekey::Error>("hello".to_owned()));
 /// assert_eq!(outcome.expect("performed").into_inner(), "hello");
 /// assert_eq!(store.get("greet:1")?.result(), Some(&br#""hello""#[..]));
 /// # Ok::<(), oncekey::Error>(())
 /// ```
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no codec: nothing says how requests and results become bytes",
+    message = "`{Self}` is no codec: nothing says how results become bytes",
     label = "a codec is missing here",
     note = "without the feature `bincode` there is no default codec: turn it on, or choose one with \
-            `.codec(..)` before `.request(..)` and `.run(..)`: `oncekey::Json` of the feature `json`, or your own",
+            `.codec(..)`: `oncekey::Json` of the feature `json`, or your own",
     note = "or use the store on bytes: `Store::begin`, `Store::record`, `Store::get`"
 )]
 pub trait Codec {
@@ -208,10 +205,10 @@ impl Codec for AnyShape {
 /// 128 wrappers (`Some` and newtype structs).
 ///
 /// ```
-/// use oncekey::{Failure, Json, Outcome, Store};
+/// use oncekey::{Json, Outcome, Store};
 ///
 /// let store = Store::in_memory()?;
-/// let outcome = store.operation("greet:1").codec(Json).run(|_| Ok::<_, Failure<oncekey::Error>>(vec![1, 2]));
+/// let outcome = store.operation("greet:1").codec(Json).run(|_| Ok::<_, oncekey::Error>(vec![1, 2]));
 /// assert!(matches!(outcome, Ok(Outcome::Done(_))));
 /// assert_eq!(store.get("greet:1")?.result(), Some(&b"[1,2]"[..]));
 /// # Ok::<(), oncekey::Error>(())
@@ -243,6 +240,13 @@ impl Codec for Json {
 /// The codec of [`Store::operation`](crate::Store::operation): bincode, if the feature `bincode` is on.
 #[cfg(feature = "bincode")]
 pub type DefaultCodec = Bincode;
+
+/// The number of the default codec, if there is one.
+#[cfg(feature = "bincode")]
+pub(crate) const DEFAULT_CODEC_ID: Option<u8> = Some(Bincode::ID);
+/// The number of the default codec, if there is one.
+#[cfg(not(feature = "bincode"))]
+pub(crate) const DEFAULT_CODEC_ID: Option<u8> = None;
 
 /// Without the feature `bincode` there is no default: choose one with
 /// [`Operation::codec`](crate::Operation::codec) before encoding anything.

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use super::change::{Facts, Grant};
 use super::lifecycle::Admitted;
 use super::view::{Found, Seen, View, Want};
-use super::{Engine, Terms};
+use super::{Engine, Request, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::{Kind, encoded_bytes};
+use crate::format::record::{Kind, Value, encoded_bytes, most_encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::record_cost_bytes;
 use crate::log::room::{NoRoom, Purpose};
@@ -41,7 +41,7 @@ impl Engine {
     pub(crate) fn begin(
         self: &Arc<Self>,
         key: Key<'_>,
-        fingerprint: Fingerprint,
+        request: Request,
         terms: &Terms,
         takes_doubt: bool,
     ) -> Result<Began> {
@@ -56,13 +56,13 @@ impl Engine {
             let is_answered = seen.status == Status::Completed
                 || terms.patience == Patience::None && seen.attempt_at_work().is_some();
             if is_answered {
-                return self.answer_of_look(key, fingerprint, terms, seen).map(Began::of_look);
+                return self.answer_of_look(key, request, terms, seen).map(Began::of_look);
             }
             let inside = self.admission.enter()?;
             let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
                 drop(inside);
                 let seen = self.look(key, hash, Want::Result)?;
-                return self.answer_of_look(key, fingerprint, terms, seen).map(Began::of_look);
+                return self.answer_of_look(key, request, terms, seen).map(Began::of_look);
             };
             // Once more: entering may have waited for somebody's write, and a lease begins when it is given.
             let now_ms = self.clock.now_ms();
@@ -70,18 +70,18 @@ impl Engine {
             let View { claim, status, .. } = view;
             let found = view.found.as_ref();
             if let Some(found) = found.filter(|_| status != Status::Absent) {
-                if found.fingerprint != fingerprint {
+                if !request.is(found.fingerprint) {
                     // It may have to be synced first.
                     flight.note_disk();
                 }
-                self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+                self.check_fingerprint(key, request, found, terms.durability)?;
             }
             let attempt = found.map_or(0, |found| found.attempt);
             match transition(status, Event::Begin) {
                 Err(Refused::Completed) => {
                     drop(flight);
                     let Some(found) = view.found else { continue };
-                    self.check_replay(key, fingerprint, &found, terms)?;
+                    self.check_replay(key, request, &found, terms)?;
                     return Ok(Began::Completed(found));
                 }
                 Err(_) => {
@@ -130,10 +130,11 @@ impl Engine {
                 let claim = Claim::Doubt { version: found.version, attempt, number };
                 flight.set_claim(Some(claim));
                 let promise = self.log.no_promise();
-                return Ok(Began::InDoubt(Grant { version: found.version, attempt, claim, promise }));
+                let (version, typing) = (found.version, found.typing);
+                return Ok(Began::InDoubt(Grant { version, attempt, claim, typing, promise }));
             }
             flight.note_disk();
-            match self.begin_attempt(key, hash, fingerprint, terms, &flight, &view)? {
+            match self.begin_attempt(key, hash, request.fingerprint, terms, &flight, &view)? {
                 Ok(grant) => return Ok(Began::Acquired(grant)),
                 Err(no_room) => {
                     drop(flight);
@@ -145,7 +146,7 @@ impl Engine {
 
     /// What an attempt may need to be finished: the largest result, and the key.
     fn finish_cost(&self, key: Key<'_>) -> u64 {
-        record_cost_bytes(encoded_bytes(key, self.settings.max_result_bytes))
+        record_cost_bytes(most_encoded_bytes(key, self.settings.max_result_bytes))
     }
 
     /// Begins the next attempt, if there is room for its record and for the one that will end it: appends the begin record
@@ -159,19 +160,21 @@ impl Engine {
         flight: &FlightGuard<'_>,
         view: &View,
     ) -> Result<Result<Grant, NoRoom>> {
-        let begin_cost = record_cost_bytes(encoded_bytes(key, 0));
+        let value = Value::begun(terms.typing);
+        let begin_cost = record_cost_bytes(encoded_bytes(key, &value));
         let mut promise = match self.log.promise(begin_cost + self.finish_cost(key), Purpose::Begin)? {
             Ok(promise) => promise,
             Err(no_room) => return Ok(Err(no_room)),
         };
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
-        let facts = Facts { fingerprint, attempt, result: None, lease_deadline_ms: Some(deadline_ms) };
+        let facts = Facts { fingerprint, attempt, value, lease_deadline_ms: Some(deadline_ms) };
         let for_begin = promise.split(begin_cost);
         let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, for_begin)?;
         // Writing the record may have been what led to a look at the path. No attempt may be given out then.
         self.path_check.check().inspect_err(|_| flight.set_claim(None))?;
-        Ok(Ok(Grant { version, attempt, claim: Claim::Lease { version, attempt, deadline_ms }, promise }))
+        let claim = Claim::Lease { version, attempt, deadline_ms };
+        Ok(Ok(Grant { version, attempt, claim, typing: terms.typing, promise }))
     }
 
     /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
@@ -213,7 +216,7 @@ impl Engine {
     pub(super) fn answer_of_look(
         &self,
         key: Key<'_>,
-        fingerprint: Fingerprint,
+        request: Request,
         terms: &Terms,
         seen: Seen,
     ) -> Result<std::result::Result<Found, u32>> {
@@ -221,12 +224,12 @@ impl Engine {
         let Some(found) = seen.found else { return Ok(Err(1)) };
         match seen.status {
             Status::Completed => {
-                self.check_replay(key, fingerprint, &found, terms)?;
+                self.check_replay(key, request, &found, terms)?;
                 Ok(Ok(found))
             }
             Status::Absent => Ok(Err(found.attempt.saturating_add(1))),
             Status::InProgress | Status::InDoubt => {
-                self.check_fingerprint(key, fingerprint, &found, terms.durability)?;
+                self.check_fingerprint(key, request, &found, terms.durability)?;
                 Ok(Err(attempt.unwrap_or(found.attempt)))
             }
         }
@@ -290,7 +293,7 @@ mod tests {
             time_ms: 1,
             key_expires_ms: 2,
             result_expires_ms: 2,
-            result: None,
+            value: Value::NONE,
         };
         let promise = engine.log.promise(1_000, Purpose::Begin).unwrap().unwrap();
         let ticket = engine.log.append(&record, 1, promise, Until::Synced).unwrap();
@@ -308,7 +311,8 @@ mod tests {
         let terms = Terms { lease_ms: Some(100), ..engine.settings().terms };
         let somebody = engine.flights.enter(hash);
         let began = std::thread::scope(|scope| {
-            let beginning = scope.spawn(|| engine.begin(key, Fingerprint::NONE, &terms, true).unwrap());
+            let beginning =
+                scope.spawn(|| engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap());
             while engine.flights.waiting(hash) == 0 {
                 std::thread::yield_now();
             }
@@ -319,16 +323,16 @@ mod tests {
         let Began::Acquired(grant) = began else { panic!("{began:?}") };
         let Claim::Lease { deadline_ms, .. } = grant.claim else { panic!("{:?}", grant.claim) };
         assert_eq!(deadline_ms, 1_700_000_000_250);
-        let second = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let second = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         assert!(matches!(second, Began::InProgress { .. }), "{second:?}");
     }
 
     fn began_in_doubt(engine: &Arc<Engine>, key: Key<'_>) -> Grant {
         let terms = engine.settings().terms;
-        let first = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let first = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         let Began::Acquired(grant) = first else { panic!("{first:?}") };
         engine.abandon(key, grant.claim);
-        let second = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let second = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         let Began::InDoubt(grant) = second else { panic!("{second:?}") };
         grant
     }
@@ -341,11 +345,12 @@ mod tests {
         let mut doubt = began_in_doubt(&engine, key);
         let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
         let began = std::thread::scope(|scope| {
-            let beginning = scope.spawn(|| engine.begin(key, Fingerprint::NONE, &terms, true).unwrap());
+            let beginning =
+                scope.spawn(|| engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap());
             while engine.flights.waiting(hash) == 0 && !beginning.is_finished() {
                 std::thread::yield_now();
             }
-            let finish = Finish::Completed(b"r");
+            let finish = Finish::Completed(Value::bytes(b"r"));
             engine.finish(key, doubt.version, finish, &terms, &mut doubt.promise).unwrap();
             beginning.join().unwrap()
         });
@@ -358,9 +363,9 @@ mod tests {
     fn a_begin_that_waits_for_a_lease_takes_over_when_the_deadline_has_passed() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let terms = Terms { lease_ms: Some(50), patience: Patience::Endless, ..engine.settings().terms };
-        let first = engine.begin(Key::new("k"), Fingerprint::NONE, &terms, true).unwrap();
+        let first = engine.begin(Key::new("k"), Fingerprint::NONE.into(), &terms, true).unwrap();
         assert!(matches!(first, Began::Acquired(_)), "{first:?}");
-        let second = engine.begin(Key::new("k"), Fingerprint::NONE, &terms, true).unwrap();
+        let second = engine.begin(Key::new("k"), Fingerprint::NONE.into(), &terms, true).unwrap();
         assert!(matches!(second, Began::InDoubt(Grant { attempt: 1, .. })), "{second:?}");
     }
 
@@ -370,19 +375,19 @@ mod tests {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let terms = engine.settings().terms;
         let done = Key::new("done");
-        engine.record(done, Fingerprint::NONE, b"r", &terms).unwrap().unwrap();
+        engine.record(done, Fingerprint::NONE.into(), Value::bytes(b"r"), &terms).unwrap().unwrap();
         let flight = engine.flights.enter(engine.log.hasher().key(done));
         let patient = Terms { patience: Patience::Endless, ..terms };
-        let began = engine.begin(done, Fingerprint::NONE, &patient, true).unwrap();
+        let began = engine.begin(done, Fingerprint::NONE.into(), &patient, true).unwrap();
         assert!(matches!(began, Began::Completed(_)), "{began:?}");
         drop(flight);
 
         let at_work = Key::new("at work");
-        let began = engine.begin(at_work, Fingerprint::NONE, &terms, true).unwrap();
+        let began = engine.begin(at_work, Fingerprint::NONE.into(), &terms, true).unwrap();
         assert!(matches!(began, Began::Acquired(_)), "{began:?}");
         let flight = engine.flights.enter(engine.log.hasher().key(at_work));
         let impatient = Terms { patience: Patience::None, ..terms };
-        let began = engine.begin(at_work, Fingerprint::NONE, &impatient, true).unwrap();
+        let began = engine.begin(at_work, Fingerprint::NONE.into(), &impatient, true).unwrap();
         assert!(matches!(began, Began::InProgress { attempt: 1 }), "{began:?}");
         drop(flight);
     }

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::view::{Found, View, Want};
-use super::{Engine, Terms};
+use super::{Engine, Request, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
-use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::format::record::{Kind, Record, Typing, Value, encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::Promise;
 use crate::log::commit::{Until, record_cost_bytes};
@@ -22,6 +22,8 @@ pub(crate) struct Grant {
     pub(crate) version: Version,
     pub(crate) attempt: u32,
     pub(crate) claim: Claim,
+    /// What the begin record says of the typed interface.
+    pub(crate) typing: Option<Typing>,
     /// Room for the record that ends the attempt; none for a doubt.
     pub(crate) promise: Promise,
 }
@@ -29,7 +31,8 @@ pub(crate) struct Grant {
 /// What a finished attempt leaves behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish<'a> {
-    Completed(&'a [u8]),
+    /// With its result, or without one that could not be recorded.
+    Completed(Value<'a>),
     Released,
 }
 
@@ -128,13 +131,11 @@ impl Engine {
     ) -> Result<Version> {
         let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
-        if let Finish::Completed(result) = finish {
-            self.check_result(key, result)?;
-        }
-        let (event, kind, result) = match finish {
-            Finish::Completed(result) => (Event::Complete, Kind::Completed, Some(result)),
-            Finish::Released => (Event::Release, Kind::Released, None),
+        let (event, kind, value) = match finish {
+            Finish::Completed(value) => (Event::Complete, Kind::Completed, value),
+            Finish::Released => (Event::Release, Kind::Released, Value::NONE),
         };
+        self.check_result(key, &value)?;
         loop {
             let _inside = self.admission.enter()?;
             let flight = self.flights.enter(hash);
@@ -145,9 +146,9 @@ impl Engine {
             let allowed = transition(view.status, event).is_ok();
             let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
             flight.note_disk();
-            match self.room_to_finish(key, result, promise)? {
+            match self.room_to_finish(key, &value, promise)? {
                 Ok(promise) => {
-                    let facts = Facts::new(found.fingerprint, found.attempt, result);
+                    let facts = Facts::new(found.fingerprint, found.attempt, value);
                     let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
                     // What began is ended in the open file, wherever its path leads. The caller is told by the handle.
@@ -166,10 +167,10 @@ impl Engine {
     fn room_to_finish(
         &self,
         key: Key<'_>,
-        result: Option<&[u8]>,
+        value: &Value<'_>,
         set_aside: &mut Promise,
     ) -> Result<Result<Promise, NoRoom>> {
-        let cost = record_cost_bytes(encoded_bytes(key, result.map_or(0, <[u8]>::len)));
+        let cost = record_cost_bytes(encoded_bytes(key, value));
         if set_aside.bytes() >= cost {
             return Ok(Ok(set_aside.take()));
         }
@@ -185,8 +186,8 @@ impl Engine {
         &self,
         key: Key<'_>,
         doubt: &Grant,
-        fingerprint: Fingerprint,
-        result: &[u8],
+        request: Request,
+        value: Value<'_>,
         terms: &Terms,
     ) -> Result<Applied> {
         let _events = crate::events::hold_back();
@@ -204,25 +205,26 @@ impl Engine {
                 Err(Refused::Completed) => {
                     drop(flight);
                     let Some(found) = view.found else { continue };
-                    self.check_replay(key, fingerprint, &found, terms)?;
+                    self.check_replay(key, request, &found, terms)?;
                     return Ok(Applied::Completed(found));
                 }
                 Err(_) if planted(Bug::AppliedOverAnother) => {}
                 Err(_) => {
                     if let Some(found) = found {
-                        self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+                        self.check_fingerprint(key, request, found, terms.durability)?;
                     }
                     return Err(Error::Fenced { key: key.to_owned(), version: doubt.version });
                 }
             }
             // Only now: a result that cannot be recorded may be there already.
-            self.check_result(key, result)?;
+            self.check_result(key, &value)?;
             flight.note_disk();
             let begun = found.map_or(0, |found| found.attempt);
-            match self.room_to_finish(key, Some(result), &mut self.log.no_promise())? {
+            match self.room_to_finish(key, &value, &mut self.log.no_promise())? {
                 Ok(promise) => {
                     let attempt = begun.max(doubt.attempt);
-                    let facts = Facts::new(fingerprint, attempt, Some(result));
+                    let stored = found.filter(|_| is_in_doubt_still).map(|found| found.fingerprint);
+                    let facts = Facts::new(stored.unwrap_or(request.fingerprint), attempt, value);
                     let kind = Kind::Completed;
                     self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
@@ -241,19 +243,19 @@ impl Engine {
     pub(crate) fn record(
         &self,
         key: Key<'_>,
-        fingerprint: Fingerprint,
-        result: &[u8],
+        request: Request,
+        value: Value<'_>,
         terms: &Terms,
     ) -> Result<std::result::Result<Version, Found>> {
         let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
-        self.check_result(key, result)?;
+        self.check_result(key, &value)?;
         loop {
             let inside = self.admission.enter()?;
             let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
                 drop(inside);
                 let seen = self.look(key, hash, Want::Result)?;
-                return match self.answer_of_look(key, fingerprint, terms, seen)? {
+                return match self.answer_of_look(key, request, terms, seen)? {
                     Ok(found) => Ok(Err(found)),
                     Err(attempt) => Err(Error::InProgress { key: key.to_owned(), attempt }),
                 };
@@ -264,11 +266,11 @@ impl Engine {
             let View { claim, status, .. } = view;
             let found = view.found.as_ref();
             if let Some(found) = found.filter(|_| status != Status::Absent) {
-                if found.fingerprint != fingerprint {
+                if !request.is(found.fingerprint) {
                     // It may have to be synced first.
                     flight.note_disk();
                 }
-                self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+                self.check_fingerprint(key, request, found, terms.durability)?;
             }
             let attempt = found.map_or(0, |found| found.attempt);
             match (transition(status, Event::Record), found) {
@@ -276,7 +278,7 @@ impl Engine {
                 (Err(Refused::Completed), Some(_)) => {
                     drop(flight);
                     let Some(found) = view.found else { continue };
-                    self.check_replay(key, fingerprint, &found, terms)?;
+                    self.check_replay(key, request, &found, terms)?;
                     return Ok(Err(found));
                 }
                 (Err(Refused::InDoubt), Some(found)) => {
@@ -298,10 +300,10 @@ impl Engine {
                 }
             }
             flight.note_disk();
-            let cost = record_cost_bytes(encoded_bytes(key, result.len()));
+            let cost = record_cost_bytes(encoded_bytes(key, &value));
             match self.log.promise(cost, Purpose::Begin)? {
                 Ok(promise) => {
-                    let facts = Facts::new(fingerprint, attempt.saturating_add(1), Some(result));
+                    let facts = Facts::new(request.fingerprint, attempt.saturating_add(1), value);
                     let kind = Kind::Completed;
                     let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Writing it may have been what led to a look at the path.
@@ -333,10 +335,10 @@ impl Engine {
                 Err(_) => return Ok(false),
             }
             flight.note_disk();
-            let cost = record_cost_bytes(encoded_bytes(key, 0));
+            let cost = record_cost_bytes(encoded_bytes(key, &Value::NONE));
             match self.log.promise(cost, Purpose::Forget)? {
                 Ok(promise) => {
-                    let facts = Facts::new(Fingerprint::NONE, attempt, None);
+                    let facts = Facts::new(Fingerprint::NONE, attempt, Value::NONE);
                     let kind = Kind::Forgotten;
                     self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     flight.set_claim(None);
@@ -356,13 +358,16 @@ impl Engine {
         key: Key<'_>,
         expected: Expected,
         next: Next<'_>,
+        typing: Option<Typing>,
         terms: &Terms,
     ) -> Result<Swap> {
         let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
-        if let Next::Completed { result, .. } = next {
-            self.check_result(key, result)?;
-        }
+        let value = match next {
+            Next::Completed { result, .. } => Value { typing, ..Value::bytes(result) },
+            Next::Absent | Next::InDoubt { .. } => Value::NONE,
+        };
+        self.check_result(key, &value)?;
         loop {
             let _inside = self.admission.enter()?;
             let flight = self.flights.enter(hash);
@@ -392,7 +397,7 @@ impl Engine {
             }
             let unfinished = matches!(status, Status::InProgress | Status::InDoubt);
             if let (Some(fingerprint), Some(found)) = (next.fingerprint(), found.filter(|_| unfinished)) {
-                self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+                self.check_fingerprint(key, fingerprint.into(), found, terms.durability)?;
             }
             let Ok(change) = swap_of(status, &next) else {
                 return Err(Error::Conflict { key: key.to_owned() });
@@ -401,11 +406,7 @@ impl Engine {
                 // Absent where absent was expected: there is nothing to write down.
                 return Ok(Swap::Done(Version::from_u64(0)));
             };
-            let result = match next {
-                Next::Completed { result, .. } => Some(result),
-                Next::Absent | Next::InDoubt { .. } => None,
-            };
-            let cost = record_cost_bytes(encoded_bytes(key, result.map_or(0, <[u8]>::len)));
+            let cost = record_cost_bytes(encoded_bytes(key, &value));
             let purpose = match next {
                 Next::Absent | Next::Completed { .. } if unfinished => Purpose::Finish,
                 Next::Absent => Purpose::Forget,
@@ -417,7 +418,7 @@ impl Engine {
                     let fingerprint = next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE);
                     let begun = found.map_or(0, |found| found.attempt);
                     let attempt = if status == Status::Absent { begun.saturating_add(1) } else { begun };
-                    let facts = Facts::new(fingerprint, attempt, result);
+                    let facts = Facts::new(fingerprint, attempt, value);
                     let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
                     // Whoever held a lease finds out by the version; whoever waited looks again.
                     flight.set_claim(None);
@@ -462,7 +463,7 @@ impl Engine {
             Kind::Begun if terms.begin_unsynced => Until::Written,
             _ => terms.durability.until(),
         };
-        let Facts { fingerprint, attempt, result, lease_deadline_ms } = facts;
+        let Facts { fingerprint, attempt, value, lease_deadline_ms } = facts;
         if let Some(deadline_ms) = lease_deadline_ms {
             flight.prepare_claim(Claim::Lease { version, attempt, deadline_ms });
         }
@@ -476,7 +477,7 @@ impl Engine {
             time_ms: now_ms,
             key_expires_ms,
             result_expires_ms,
-            result,
+            value,
         };
         self.commit(flight, hash, &record, promise, until, view.entry)?;
         Ok(version)
@@ -488,14 +489,14 @@ impl Engine {
 pub(super) struct Facts<'a> {
     pub(super) fingerprint: Fingerprint,
     pub(super) attempt: u32,
-    pub(super) result: Option<&'a [u8]>,
+    pub(super) value: Value<'a>,
     /// Until when the lease goes that comes with the record; None: there is none.
     pub(super) lease_deadline_ms: Option<u64>,
 }
 
 impl Facts<'_> {
-    fn new(fingerprint: Fingerprint, attempt: u32, result: Option<&[u8]>) -> Facts<'_> {
-        Facts { fingerprint, attempt, result, lease_deadline_ms: None }
+    fn new(fingerprint: Fingerprint, attempt: u32, value: Value<'_>) -> Facts<'_> {
+        Facts { fingerprint, attempt, value, lease_deadline_ms: None }
     }
 }
 

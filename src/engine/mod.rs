@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::clock::{Sleepers, StoreClock};
 use crate::error::{Error, Result};
 use crate::flights::{FlightGuard, Flights};
-use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES, Record};
+use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES, Record, Typing};
 use crate::index::{Address, Index};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Until, record_cost_bytes};
@@ -76,6 +76,28 @@ impl Durability {
     }
 }
 
+/// The request that a call is for, by its fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Request {
+    /// What is recorded if the call begins or records something.
+    pub(crate) fingerprint: Fingerprint,
+    /// Another one that is the same request: what an earlier version of the program made of it.
+    pub(crate) or: Option<Fingerprint>,
+}
+
+impl Request {
+    /// Whether a record with this fingerprint is of the same request.
+    fn is(self, stored: Fingerprint) -> bool {
+        stored == self.fingerprint || self.or == Some(stored)
+    }
+}
+
+impl From<Fingerprint> for Request {
+    fn from(fingerprint: Fingerprint) -> Request {
+        Request { fingerprint, or: None }
+    }
+}
+
 /// What one call asks for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
@@ -86,6 +108,8 @@ pub(crate) struct Terms {
     pub(crate) retention: Retention,
     /// From its begin, after which a lease may be taken over; None: never.
     pub(crate) lease_ms: Option<u64>,
+    /// What begin records say of the typed interface.
+    pub(crate) typing: Option<Typing>,
     /// How long to wait for other callers: one moment for the whole call, however often it looks again.
     pub(crate) patience: Patience,
 }
@@ -224,7 +248,7 @@ impl Engine {
         until: Until,
         old: Option<Entry>,
     ) -> Result<()> {
-        let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
+        let length = crate::format::record::encoded_bytes(record.key, &record.value);
         if planted(Bug::IndexBeforeDurability) {
             let ticket = self.log.append(record, hash, promise, Until::Written)?;
             let address = self.log.wait(&ticket)?;

@@ -56,11 +56,11 @@ mod tests {
         let engine = engine();
         let key = Key::new("k");
         let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
-        let began = engine.begin(key, Fingerprint::NONE, &terms, true).unwrap();
+        let began = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         let Began::Acquired(grant) = began else { panic!("{began:?}") };
         let _inside = engine.enter_closure(key, grant.claim);
         engine.renew(key, grant.version, 1_000_000).unwrap();
-        let began = engine.begin(key, Fingerprint::NONE, &terms, true);
+        let began = engine.begin(key, Fingerprint::NONE.into(), &terms, true);
         assert!(matches!(began, Err(Error::WouldWaitForItself { .. })), "{began:?}");
     }
 
@@ -69,7 +69,7 @@ mod tests {
     fn a_lease_that_was_dropped_is_not_brought_back() {
         let engine = engine();
         let key = Key::new("k");
-        let began = engine.begin(key, Fingerprint::NONE, &engine.settings().terms, true).unwrap();
+        let began = engine.begin(key, Fingerprint::NONE.into(), &engine.settings().terms, true).unwrap();
         let Began::Acquired(grant) = began else { panic!("{began:?}") };
         engine.renew(key, grant.version, u64::MAX).unwrap();
         assert!(engine.is_current(key, grant.version));

@@ -1,10 +1,10 @@
 //! Looking: what the key's last record says, where that leaves the key, and what may be answered.
 
-use super::{Durability, Engine, Terms};
+use super::{Durability, Engine, Request, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
 use crate::format::footer::FooterEntry;
-use crate::format::record::{Kind, Record};
+use crate::format::record::{Kind, Record, Typing, Value};
 use crate::index::Address;
 use crate::key::{Fingerprint, Key};
 use crate::log::reader::Place;
@@ -27,6 +27,9 @@ pub(crate) struct Found {
     pub(crate) time_ms: u64,
     pub(crate) key_expires_ms: u64,
     pub(crate) result_expires_ms: u64,
+    /// Completed, and its result was never recorded.
+    pub(crate) not_kept: bool,
+    pub(crate) typing: Option<Typing>,
     /// Only if it was asked for and is still kept.
     pub(crate) result: Option<Vec<u8>>,
 }
@@ -122,7 +125,7 @@ impl Engine {
         self.read(key, hash, now_ms, |address, place, record| {
             let mut found = found_at(address, place, record, now_ms);
             if want == Want::Result && found.life == Life::Completed {
-                found.result = record.result.map(<[u8]>::to_vec);
+                found.result = record.value.result.map(<[u8]>::to_vec);
             }
             found
         })
@@ -234,7 +237,7 @@ impl Engine {
     pub(crate) fn replay_into(
         &self,
         key: Key<'_>,
-        fingerprint: Fingerprint,
+        request: Request,
         buffer: &mut Vec<u8>,
     ) -> Result<Option<Version>> {
         let _events = crate::events::hold_back();
@@ -243,19 +246,19 @@ impl Engine {
         let now_ms = self.clock.now_ms();
         let found = self.read(key, hash, now_ms, |address, place, record| {
             let found = found_at(address, place, record, now_ms);
-            if found.life == Life::Completed && found.fingerprint == fingerprint {
-                buffer.extend_from_slice(record.result.unwrap_or_default());
+            if found.life == Life::Completed && request.is(found.fingerprint) {
+                buffer.extend_from_slice(record.value.result.unwrap_or_default());
             }
             found
         })?;
         match found {
             Some(Sight::Unreadable(lost)) if lost.life != Life::Gone => Err(lost.error),
             Some(Sight::Read(found)) if !matches!(found.life, Life::Gone | Life::Released) => {
-                self.check_fingerprint(key, fingerprint, &found, terms.durability)?;
+                self.check_fingerprint(key, request, &found, terms.durability)?;
                 if found.life == Life::Begun {
                     return Ok(None);
                 }
-                self.check_replay(key, fingerprint, &found, terms)?;
+                self.check_replay(key, request, &found, terms)?;
                 Ok(Some(found.version))
             }
             _ => Ok(None),
@@ -365,12 +368,15 @@ impl Engine {
     pub(super) fn check_replay(
         &self,
         key: Key<'_>,
-        fingerprint: Fingerprint,
+        request: Request,
         found: &Found,
         terms: &Terms,
     ) -> Result<()> {
-        self.check_fingerprint(key, fingerprint, found, terms.durability)?;
+        self.check_fingerprint(key, request, found, terms.durability)?;
         self.settle(found, terms.durability)?;
+        if found.not_kept {
+            return Err(Error::ResultNotKept { key: key.to_owned() });
+        }
         if found.life == Life::CompletedWithoutResult {
             return Err(Error::ResultExpired { key: key.to_owned() });
         }
@@ -381,11 +387,11 @@ impl Engine {
     pub(super) fn check_fingerprint(
         &self,
         key: Key<'_>,
-        fingerprint: Fingerprint,
+        request: Request,
         found: &Found,
         durability: Durability,
     ) -> Result<()> {
-        if found.fingerprint == fingerprint {
+        if request.is(found.fingerprint) {
             return Ok(());
         }
         self.settle(found, durability)?;
@@ -393,12 +399,12 @@ impl Engine {
         Err(Error::Mismatch { key: key.to_owned() })
     }
 
-    pub(super) fn check_result(&self, key: Key<'_>, result: &[u8]) -> Result<()> {
-        let limit_bytes = self.settings.max_result_bytes;
-        if result.len() <= limit_bytes {
+    pub(super) fn check_result(&self, key: Key<'_>, value: &Value<'_>) -> Result<()> {
+        let (length_bytes, limit_bytes) = (value.result_bytes(), self.settings.max_result_bytes);
+        if length_bytes <= limit_bytes {
             return Ok(());
         }
-        Err(Error::TooLarge { key: key.to_owned(), length_bytes: result.len(), limit_bytes })
+        Err(Error::TooLarge { key: key.to_owned(), length_bytes, limit_bytes })
     }
 
     /// Whether the attempt of `version` is still the key's last word.
@@ -451,6 +457,8 @@ fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64) ->
         time_ms: record.time_ms,
         key_expires_ms: record.key_expires_ms,
         result_expires_ms: record.result_expires_ms,
+        not_kept: record.value.not_kept,
+        typing: record.value.typing,
         result: None,
     }
 }
@@ -468,7 +476,10 @@ mod tests {
         let engine = Options::new().segment_size(64 << 10).open_file(&path).unwrap();
         let terms = engine.settings().terms;
         let record = |name: &str, result: &[u8]| {
-            engine.record(Key::new(name), Fingerprint::NONE, result, &terms).unwrap().unwrap();
+            engine
+                .record(Key::new(name), Fingerprint::NONE.into(), Value::bytes(result), &terms)
+                .unwrap()
+                .unwrap();
         };
         let hash = |name: &str| engine.log.hasher().key(Key::new(name));
         let address = |name: &str| {

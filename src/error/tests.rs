@@ -195,5 +195,5 @@ fn a_doubt_says_why_it_was_not_resolved_and_on_one_line() {
     assert!(said.ends_with("reconcile it, or rerun it if the act is idempotent"), "{said}");
     let said = doubt(Some("401, key\nexpired\u{202e}"));
     assert!(said.ends_with(r"it could not be found out: 401, key\nexpired\u{202e}"), "{said}");
-    assert!(said.contains("nobody knows whether the act happened"), "{said}");
+    assert!(said.contains("nobody knows whether the side effect happened"), "{said}");
 }

@@ -59,7 +59,7 @@ impl fmt::Display for Error {
             Error::InDoubt { key, attempt, version, reason } => {
                 write!(
                     out,
-                    "{key}: attempt {attempt} (version {version}) began and nobody knows whether the act happened; "
+                    "{key} is in doubt: attempt {attempt} (version {version}) began and nobody knows whether the side effect happened; "
                 )?;
                 match reason {
                     None => out.write_str("reconcile it, or rerun it if the act is idempotent"),

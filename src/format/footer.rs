@@ -1,6 +1,6 @@
 //! Footers: what a full segment says of each key, so that opening reads these and not the records.
 
-use super::record::{Kind, Record};
+use super::record::{Kind, Record, Value};
 use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, NEVER_MS, Seed, array, get_u32, get_u64, put};
 use crate::key::{Fingerprint, Key};
 use crate::planted::{Bug, planted};
@@ -41,7 +41,7 @@ impl FooterEntry {
             time_ms: now_ms,
             key_expires_ms: if never { NEVER_MS } else { self.key_expires_ms },
             result_expires_ms: if never { NEVER_MS } else { self.result_expires_ms },
-            result: Some(bytes),
+            value: Value::bytes(bytes),
         }
     }
 }

@@ -226,7 +226,7 @@ fn write_header(
 #[cfg(test)]
 mod tests {
     use super::super::NEVER_MS;
-    use super::super::record::Kind;
+    use super::super::record::{Kind, Value};
     use super::*;
     use crate::key::{Fingerprint, Key};
     use crate::status::Version;
@@ -253,7 +253,7 @@ mod tests {
                 time_ms: 1,
                 key_expires_ms: NEVER_MS,
                 result_expires_ms: NEVER_MS,
-                result: None,
+                value: Value::NONE,
             }
             .encode(&mut bytes, SEED);
         }

@@ -120,10 +120,10 @@
 //! | 0 | 4 | checksum: of bytes 4..length, seeded, xor the place of the record (see below) |
 //! | 4 | 4 | length in bytes, padding included |
 //! | 8 | 1 | kind |
-//! | 9 | 1 | flags: 1 = the key has a scope, 2 = there is a result |
+//! | 9 | 1 | flags: 1 = the key has a scope, 2 = there is a result, 4 = completed with a result that was not recorded (never with 2) |
 //! | 10 | 2 | key length, 1 to 1,024 |
 //! | 12 | 2 | scope length, 0 to 1,024 |
-//! | 14 | 2 | extension length: 0 in version 1 |
+//! | 14 | 2 | extension length: 0, 4 or 12 |
 //! | 16 | 8 | version |
 //! | 24 | 8 | origin: the version of the first begin of this life of the key |
 //! | 32 | 16 | fingerprint |
@@ -133,6 +133,16 @@
 //! | 64 | 8 | key expiry: store time from which the key is absent; 2^64-1 = never |
 //! | 72 | 8 | result expiry: store time from which the result is gone; 2^64-1 = never |
 //! | 80 | .. | extension, scope, key, value, zeroes up to a multiple of 8 |
+//!
+//! The extension is there if the typed interface made the record. A reader that meets another one refuses the file.
+//!
+//! | offset | bytes | field |
+//! |---|---|---|
+//! | 0 | 1 | number: 1 = typing |
+//! | 1 | 1 | length of what follows: 2 or 10 |
+//! | 2 | 1 | fingerprint scheme: 0 = the caller made the fingerprint, 1 = it is of the request's meaning |
+//! | 3 | 1 | number of the codec: below 128 of this crate (1 bincode, 2 JSON), from 128 on of the program |
+//! | 4 | 8 | shape of the result, if the codec is positional and there is a result |
 //!
 //! Kinds: 1 begun, 2 completed, 3 released, 4 forgotten, 5 unreadable (see below). 16 to 31 are kept for steps, 32 to 47 for the outbox, 48 to
 //! 63 for batches. A reader that meets a kind that it does not know refuses the file, unless the kind's highest bit

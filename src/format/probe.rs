@@ -38,7 +38,7 @@ impl RecordParts {
             kind: record.kind.to_byte(),
             key: record.key.name().to_vec(),
             scope: record.key.scope_name().map(<[u8]>::to_vec),
-            result: record.result.map(<[u8]>::to_vec),
+            result: record.value.result.map(<[u8]>::to_vec),
             encoded,
         }
     }

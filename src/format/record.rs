@@ -8,14 +8,25 @@ use crate::status::Version;
 /// The fixed part of a record.
 pub(crate) const RECORD_HEADER_BYTES: usize = 80;
 /// The longest record without a value.
-pub(crate) const MAX_BARE_RECORD_BYTES: u64 = (RECORD_HEADER_BYTES + 2 * MAX_KEY_BYTES) as u64;
+pub(crate) const MAX_BARE_RECORD_BYTES: u64 =
+    align((RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES + 2 * MAX_KEY_BYTES) as u64);
 
 const _: () = assert!((RECORD_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
-const _: () = assert!(MAX_BARE_RECORD_BYTES == 80 + 1_024 + 1_024);
+const _: () = assert!(MAX_BARE_RECORD_BYTES == 80 + 16 + 1_024 + 1_024);
 
 const FLAG_SCOPE: u8 = 1;
 const FLAG_RESULT: u8 = 2;
-const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT;
+const FLAG_NOT_KEPT: u8 = 4;
+const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT | FLAG_NOT_KEPT;
+
+/// The number of the extension that holds a [`Typing`], and the bytes before its content: its number and its length.
+const TYPING: u8 = 1;
+const EXTENSION_HEADER_BYTES: usize = 2;
+/// The content of a typing without a shape, and with one.
+const TYPING_BYTES: u8 = 2;
+const SHAPED_TYPING_BYTES: u8 = 10;
+/// The longest extension of a record.
+const MAX_EXTENSION_BYTES: usize = EXTENSION_HEADER_BYTES + SHAPED_TYPING_BYTES as usize;
 const IGNORABLE: u8 = 0x80;
 
 /// What a record does to its key.
@@ -60,6 +71,72 @@ impl Kind {
     }
 }
 
+/// How the typed interface made a record: what a later call needs to read it as what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Typing {
+    /// How the fingerprint was made: 0 = by the caller, 1 = from the meaning of a typed request.
+    pub(crate) scheme: u8,
+    /// The codec's number.
+    pub(crate) codec: u8,
+    /// The shape of the result, if the codec is positional and there is a result.
+    pub(crate) shape: Option<u64>,
+}
+
+impl Typing {
+    fn content_bytes(self) -> u8 {
+        if self.shape.is_some() { SHAPED_TYPING_BYTES } else { TYPING_BYTES }
+    }
+}
+
+/// The value that a record has for its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Value<'a> {
+    /// None: there is no result. An empty result is a result.
+    pub(crate) result: Option<&'a [u8]>,
+    /// The operation has a result that was never recorded.
+    pub(crate) not_kept: bool,
+    pub(crate) typing: Option<Typing>,
+}
+
+impl<'a> Value<'a> {
+    /// No result.
+    pub(crate) const NONE: Value<'static> = Value { result: None, not_kept: false, typing: None };
+
+    /// A result that the caller gave as bytes.
+    pub(crate) fn bytes(result: &'a [u8]) -> Value<'a> {
+        Value { result: Some(result), ..Value::NONE }
+    }
+
+    /// A result that a codec encoded.
+    pub(crate) fn typed(result: &'a [u8], typing: Typing) -> Value<'a> {
+        Value { result: Some(result), typing: Some(typing), ..Value::NONE }
+    }
+
+    /// A result that could not be recorded.
+    pub(crate) fn not_kept(typing: Option<Typing>) -> Value<'static> {
+        Value { not_kept: true, typing, ..Value::NONE }
+    }
+
+    /// No result yet, of an operation of the typed interface.
+    pub(crate) fn begun(typing: Option<Typing>) -> Value<'static> {
+        Value { typing, ..Value::NONE }
+    }
+
+    /// What is left of it when its result is given up.
+    pub(crate) fn without_result(self) -> Value<'static> {
+        let typing = self.typing.map(|typing| Typing { shape: None, ..typing });
+        Value { result: None, not_kept: self.not_kept, typing }
+    }
+
+    pub(crate) fn result_bytes(&self) -> usize {
+        self.result.map_or(0, <[u8]>::len)
+    }
+
+    fn extension_bytes(&self) -> usize {
+        self.typing.map_or(0, |typing| EXTENSION_HEADER_BYTES + usize::from(typing.content_bytes()))
+    }
+}
+
 /// A record, its variable parts borrowed from the log or from the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
@@ -72,14 +149,22 @@ pub(crate) struct Record<'a> {
     pub(crate) time_ms: u64,
     pub(crate) key_expires_ms: u64,
     pub(crate) result_expires_ms: u64,
-    /// None: there is no result. An empty result is a result.
-    pub(crate) result: Option<&'a [u8]>,
+    pub(crate) value: Value<'a>,
 }
 
 /// The bytes that a record with these parts takes in the log.
-pub(crate) fn encoded_bytes(key: Key<'_>, result_bytes: usize) -> u64 {
+pub(crate) fn encoded_bytes(key: Key<'_>, value: &Value<'_>) -> u64 {
+    bytes_of_parts(key, value.extension_bytes(), value.result_bytes())
+}
+
+/// The most bytes that a record takes whose result is no longer than this.
+pub(crate) fn most_encoded_bytes(key: Key<'_>, max_result_bytes: usize) -> u64 {
+    bytes_of_parts(key, MAX_EXTENSION_BYTES, max_result_bytes)
+}
+
+fn bytes_of_parts(key: Key<'_>, extension_bytes: usize, result_bytes: usize) -> u64 {
     let scope = key.scope_name().map_or(0, <[u8]>::len);
-    align((RECORD_HEADER_BYTES + scope + key.name().len() + result_bytes) as u64)
+    align((RECORD_HEADER_BYTES + extension_bytes + scope + key.name().len() + result_bytes) as u64)
 }
 
 /// What ties a record's checksum to its position.
@@ -115,18 +200,20 @@ impl<'a> Record<'a> {
     /// is known.
     pub(crate) fn encode(&self, out: &mut Vec<u8>, seed: Seed) {
         let scope = self.key.scope_name();
-        let result = self.result.unwrap_or_default();
+        let result = self.value.result.unwrap_or_default();
         let start = out.len();
-        let length = usize::try_from(encoded_bytes(self.key, result.len()))
+        let length = usize::try_from(encoded_bytes(self.key, &self.value))
             .unwrap_or_else(|_| unreachable!("lengths are bounded by max_frame_bytes"));
         let flags = if scope.is_some() { FLAG_SCOPE } else { 0 }
-            | if self.result.is_some() { FLAG_RESULT } else { 0 };
+            | if self.value.result.is_some() { FLAG_RESULT } else { 0 }
+            | if self.value.not_kept { FLAG_NOT_KEPT } else { 0 };
         let mut header = [0; RECORD_HEADER_BYTES];
         put(&mut header, 4, &narrow(length).to_le_bytes());
         header[8] = self.kind.to_byte();
         header[9] = flags;
         put(&mut header, 10, &narrow_u16(self.key.name().len()).to_le_bytes());
         put(&mut header, 12, &narrow_u16(scope.map_or(0, <[u8]>::len)).to_le_bytes());
+        put(&mut header, 14, &narrow_u16(self.value.extension_bytes()).to_le_bytes());
         put(&mut header, 16, &self.version.as_u64().to_le_bytes());
         put(&mut header, 24, &self.origin.as_u64().to_le_bytes());
         put(&mut header, 32, &self.fingerprint.to_bytes());
@@ -137,6 +224,10 @@ impl<'a> Record<'a> {
         put(&mut header, 72, &self.result_expires_ms.to_le_bytes());
         out.reserve(length);
         out.extend_from_slice(&header);
+        if let Some(typing) = self.value.typing {
+            out.extend_from_slice(&[TYPING, typing.content_bytes(), typing.scheme, typing.codec]);
+            out.extend(typing.shape.into_iter().flat_map(u64::to_le_bytes));
+        }
         out.extend_from_slice(scope.unwrap_or_default());
         out.extend_from_slice(self.key.name());
         out.extend_from_slice(result);
@@ -170,13 +261,18 @@ impl<'a> Record<'a> {
         if end > length || length - end >= 8 {
             return Err(Fault::Damaged("the record's parts do not add up to its length"));
         }
-        if kind != Kind::Ignorable && (flags & !KNOWN_FLAGS != 0 || extension_length != 0) {
-            return Err(Fault::Unknown("the record has unknown flags or an extension"));
+        if kind != Kind::Ignorable && flags & !KNOWN_FLAGS != 0 {
+            return Err(Fault::Unknown("the record has unknown flags"));
         }
+        let typing = match kind {
+            Kind::Ignorable => None,
+            _ => decode_extension(&bytes[RECORD_HEADER_BYTES..scope_at])?,
+        };
         let key = Key::new(&bytes[key_at..value_at]);
         let key = if flags & FLAG_SCOPE != 0 { key.scope(&bytes[scope_at..key_at]) } else { key };
         if kind == Kind::Unreadable {
-            let is_plain = flags == FLAG_RESULT && scope_length == 0 && key_length == 0;
+            let is_plain =
+                flags == FLAG_RESULT && scope_length == 0 && key_length == 0 && extension_length == 0;
             if !is_plain || get_u32(bytes, 48) > u32::from(Kind::Released.to_byte()) {
                 return Err(Fault::Damaged(
                     "the record that carries an unreadable one is not what such records are",
@@ -190,6 +286,10 @@ impl<'a> Record<'a> {
         if flags & FLAG_RESULT == 0 && value_length != 0 {
             return Err(Fault::Damaged("the record has a value and says that it has none"));
         }
+        let not_kept = flags & FLAG_NOT_KEPT != 0;
+        if kind != Kind::Ignorable && not_kept && (flags & FLAG_RESULT != 0 || kind != Kind::Completed) {
+            return Err(Fault::Damaged("the record says that no result was kept where none can be missing"));
+        }
         Ok(Record {
             kind,
             key,
@@ -200,14 +300,37 @@ impl<'a> Record<'a> {
             time_ms: get_u64(bytes, 56),
             key_expires_ms: get_u64(bytes, 64),
             result_expires_ms: get_u64(bytes, 72),
-            result: (flags & FLAG_RESULT != 0).then(|| &bytes[value_at..end]),
+            value: Value {
+                result: (flags & FLAG_RESULT != 0).then(|| &bytes[value_at..end]),
+                not_kept,
+                typing,
+            },
         })
     }
 }
 
+/// What the extension of a record says.
+fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, Fault> {
+    match bytes {
+        [] => Ok(None),
+        [TYPING, length, scheme, codec, shape @ ..]
+            if usize::from(*length) == usize::from(TYPING_BYTES) + shape.len() =>
+        {
+            let shape = match shape.len() {
+                0 => None,
+                8 => Some(get_u64(shape, 0)),
+                _ => return Err(Fault::Damaged("the record's typing is of no length that it can have")),
+            };
+            Ok(Some(Typing { scheme: *scheme, codec: *codec, shape }))
+        }
+        _ => Err(Fault::Unknown("the record has an unknown extension")),
+    }
+}
+
 fn narrow_u16(length_bytes: usize) -> u16 {
-    u16::try_from(length_bytes)
-        .unwrap_or_else(|_| unreachable!("keys and scopes are checked to be at most 1,024"))
+    u16::try_from(length_bytes).unwrap_or_else(|_| {
+        unreachable!("keys and scopes are checked to be at most 1,024, extensions are shorter")
+    })
 }
 
 /// The length that the record at the start of `bytes` gives itself, checked to be possible but not to be true.
@@ -260,7 +383,7 @@ mod tests {
             time_ms: 1_700_000_000_000,
             key_expires_ms: NEVER,
             result_expires_ms: 5,
-            result,
+            value: Value { result, ..Value::NONE },
         }
     }
 
@@ -272,12 +395,17 @@ mod tests {
             name in proptest::collection::vec(any::<u8>(), 1..1_024),
             scope in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..1_024)),
             result in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..3_000)),
+            not_kept: bool,
+            typing in proptest::option::of((any::<u8>(), any::<u8>(), any::<Option<u64>>())),
         ) {
             let key = Key::new(&name);
             let key = match &scope { Some(scope) => key.scope(scope), None => key };
-            let record = sample(key, result.as_deref());
+            let typing = typing.map(|(scheme, codec, shape)| Typing { scheme, codec, shape });
+            let value = Value { result: result.as_deref(), not_kept: result.is_none() && not_kept, typing };
+            let record = Record { value, ..sample(key, None) };
             let bytes = encoded(&record);
-            prop_assert_eq!(bytes.len() as u64, encoded_bytes(key, result.as_ref().map_or(0, Vec::len)));
+            prop_assert_eq!(bytes.len() as u64, encoded_bytes(key, &value));
+            prop_assert!(bytes.len() as u64 <= most_encoded_bytes(key, value.result_bytes()));
             prop_assert_eq!(Record::decode(&bytes, POSITION, SEED), Ok(record));
         }
 
@@ -352,9 +480,30 @@ mod tests {
         assert_eq!(refused(|bytes| bytes[52] = 9), parts);
         assert_eq!(refused(|bytes| bytes[52] = 1), Ok(()), "seven bytes of padding");
         assert_eq!(refused(|bytes| bytes[52] = 0), parts, "eight would be none");
-        let unknown = Err("the record has unknown flags or an extension");
-        assert_eq!(refused(|bytes| bytes[9] |= 4), unknown);
-        assert_eq!(refused(|bytes| (bytes[12], bytes[14]) = (0, 5)), unknown);
+        assert_eq!(refused(|bytes| bytes[9] |= 8), Err("the record has unknown flags"));
+        let extension = Err("the record has an unknown extension");
+        assert_eq!(refused(|bytes| (bytes[12], bytes[14]) = (0, 5)), extension, "another number");
+        assert_eq!(
+            refused(|bytes| {
+                (bytes[12], bytes[14]) = (0, 5);
+                put(bytes, RECORD_HEADER_BYTES, &[TYPING, 2]);
+            }),
+            extension,
+            "another length than there is"
+        );
+        assert_eq!(
+            refused(|bytes| {
+                (bytes[12], bytes[14]) = (0, 5);
+                put(bytes, RECORD_HEADER_BYTES, &[TYPING, 3]);
+            }),
+            Err("the record's typing is of no length that it can have")
+        );
+        let not_kept = Err("the record says that no result was kept where none can be missing");
+        assert_eq!(refused(|bytes| bytes[9] |= FLAG_NOT_KEPT), not_kept, "there is one");
+        assert_eq!(
+            refused(|bytes| (bytes[8], bytes[9]) = (1, FLAG_SCOPE | FLAG_NOT_KEPT)),
+            Err("the record has a value and says that it has none")
+        );
         let key = Err("the record's key is out of range");
         assert_eq!(refused(|bytes| (bytes[10], bytes[52]) = (0, 8)), key, "no key");
         assert_eq!(refused(|bytes| bytes[9] = FLAG_RESULT), key, "a scope, and none");
@@ -407,6 +556,23 @@ mod tests {
 
     /// Pins the encoding, byte by byte.
     #[test]
+    fn the_typing_of_a_record_lies_between_header_and_scope() {
+        let typing = Typing { scheme: 1, codec: 2, shape: Some(0x0807_0605_0403_0201) };
+        let mut bytes = Vec::new();
+        let key = Key::new("k").scope("s");
+        Record { value: Value::typed(b"r", typing), ..sample(key, None) }.encode(&mut bytes, SEED);
+        assert_eq!((bytes[9], bytes[14], bytes[15]), (FLAG_SCOPE | FLAG_RESULT, 12, 0));
+        assert_eq!(bytes[80..], *b"\x01\x0A\x01\x02\x01\x02\x03\x04\x05\x06\x07\x08skr\0");
+
+        let mut bytes = Vec::new();
+        let typing = Typing { shape: None, ..typing };
+        Record { value: Value::not_kept(Some(typing)), ..sample(key, None) }.encode(&mut bytes, SEED);
+        assert_eq!((bytes[9], bytes[14]), (FLAG_SCOPE | FLAG_NOT_KEPT, 4));
+        assert_eq!(bytes[80..], *b"\x01\x02\x01\x02sk\0\0");
+    }
+
+    /// Pins the encoding, byte by byte.
+    #[test]
     fn a_record_that_carries_an_unreadable_one_is_as_specified() {
         let mut bytes = Vec::new();
         listed(Kind::Completed, 200).carrying(b"whatever is left", 3).encode(&mut bytes, SEED);
@@ -426,7 +592,7 @@ mod tests {
         let hasher = KeyHasher::new([1; 16]);
         assert_eq!(record.key_hash(&hasher), listed(Kind::Begun, 0).hash);
         assert_eq!(
-            (record.carried_kind(), record.result),
+            (record.carried_kind(), record.value.result),
             (Some(Kind::Completed), Some(&b"whatever is left"[..]))
         );
         assert_eq!((record.key_expires_ms, record.result_expires_ms), (200, 5));

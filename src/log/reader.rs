@@ -279,7 +279,7 @@ mod tests {
 
     use super::*;
     use crate::format::NEVER_MS;
-    use crate::format::record::{Kind, stamp};
+    use crate::format::record::{Kind, Value, stamp};
     use crate::key::{Fingerprint, Key};
     use crate::status::Version;
     use crate::storage::{FileStorage, MemoryStorage, write_all_at};
@@ -310,7 +310,7 @@ mod tests {
             time_ms: 0,
             key_expires_ms: NEVER_MS,
             result_expires_ms: NEVER_MS,
-            result: None,
+            value: Value::NONE,
         };
         let mut bytes = Vec::new();
         record.encode(&mut bytes, PARAMETERS.seed());

@@ -649,7 +649,7 @@ mod tests {
     use crate::clock::{ManualClock, TimeSource};
     use crate::format::NEVER_MS;
     use crate::format::frame::FRAME_HEADER_BYTES;
-    use crate::format::record::{Kind, Record};
+    use crate::format::record::{Kind, Record, Value};
     use crate::index::Address;
     use crate::key::{Fingerprint, Key};
     use crate::map::Map;
@@ -904,7 +904,7 @@ mod tests {
             time_ms: 0,
             key_expires_ms: NEVER_MS,
             result_expires_ms: NEVER_MS,
-            result: Some(&[7; 4_000]),
+            value: Value::bytes(&[7; 4_000]),
         };
         let write_segment = |writer: &mut Writer, head: u64| {
             if writer.supply().free_slots == 0 {

@@ -8,7 +8,7 @@ use crate::clock::{DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules};
 use crate::format::footer::{self, Trailer};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, SegmentHeader};
-use crate::format::record::{Kind, Record, encoded_bytes};
+use crate::format::record::{Kind, Record, Value, encoded_bytes};
 use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, put};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Until, record_cost_bytes};
@@ -89,9 +89,9 @@ fn append_version(opened: &Recovered, name: &str, version: Version) -> bool {
         time_ms: NOW_MS,
         key_expires_ms: EXPIRY_MS,
         result_expires_ms: EXPIRY_MS,
-        result: Some(&RESULT),
+        value: Value::bytes(&RESULT),
     };
-    let cost = record_cost_bytes(encoded_bytes(key, RESULT.len()));
+    let cost = record_cost_bytes(encoded_bytes(key, &Value::bytes(&RESULT)));
     let Ok(promise) = opened.log.promise(cost, Purpose::Move).unwrap() else { return false };
     let hash = opened.log.hasher().key(key);
     let ticket = opened.log.append(&record, hash, promise, Until::Synced).unwrap();
@@ -101,7 +101,7 @@ fn append_version(opened: &Recovered, name: &str, version: Version) -> bool {
 
 fn holds(opened: &Recovered, name: &str) -> bool {
     let key = Key::new(name);
-    let is_it = |record: &Record<'_>| record.key == key && record.result == Some(&RESULT);
+    let is_it = |record: &Record<'_>| record.key == key && record.value.result == Some(&RESULT);
     let read = |address| opened.log.reader().record(address, |_, record| is_it(record)).unwrap();
     opened.index.find(opened.log.hasher().key(key), |address| read(address).then_some(())).is_some()
 }

@@ -7,9 +7,7 @@ use shuttle::thread;
 
 use super::{WHOLE_STORE, explore, must_find_planted};
 use crate::planted::Bug;
-use crate::{
-    Begin, Error, Failure, Fingerprint, Lease, ManualClock, Options, Outcome, RunError, Status, Store,
-};
+use crate::{Begin, Error, Fingerprint, Lease, ManualClock, Options, Outcome, RunError, Status, Store};
 
 const FOUND: &str = "found out";
 const OTHERS: &str = "another's";
@@ -34,13 +32,13 @@ fn find_out(store: &Store) {
         })
         .run(|_| {
             assert!(!asked.get(), "performed after it was found to be applied");
-            Ok::<_, Failure<Error>>(OTHERS.to_owned())
+            Ok::<_, Error>(OTHERS.to_owned())
         });
     match outcome {
         Ok(Outcome::AlreadyDone(result)) => assert!(result == OTHERS || asked.get() && result == FOUND),
         Ok(Outcome::Done(_)) => assert!(!asked.get()),
         Err(RunError::Unrecorded { result, source: Error::Fenced { .. } }) => {
-            assert!(asked.get() && result == FOUND, "what was found out is lost");
+            assert!(asked.get() && *result == FOUND, "what was found out is lost");
         }
         Err(RunError::Store(Error::InProgress { .. })) => assert!(!asked.get(), "what was found out is lost"),
         Err(other) => panic!("{other}"),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use shuttle::thread;
 
 use super::{DEADLOCK, Effort, WHOLE_STORE, explore, must_find_planted};
+use crate::format::record::Value;
 use crate::planted::Bug;
 use crate::storage::simulated::SimulatedDisk;
 use crate::{Begin, Durability, Error, Fingerprint, Key, ManualClock, Options, Recorded, Store};
@@ -183,7 +184,7 @@ fn close_and_compact(cut_short: &AtomicUsize) {
 fn compact_and_look() {
     let engine = Arc::new(options().open_nowhere().unwrap());
     let (key, terms) = (Key::new("a"), engine.settings().terms);
-    assert!(engine.record(key, NONE, b"r", &terms).unwrap().is_ok());
+    assert!(engine.record(key, NONE.into(), Value::bytes(b"r"), &terms).unwrap().is_ok());
     assert!(engine.forget(key, &terms).unwrap());
     let looking = {
         let engine = Arc::clone(&engine);

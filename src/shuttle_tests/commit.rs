@@ -7,7 +7,7 @@ use std::sync::Arc;
 use shuttle::thread;
 
 use super::{DEADLOCK, THOROUGH, explore, must_find_planted};
-use crate::format::record::{Kind, Record};
+use crate::format::record::{Kind, Record, Value};
 use crate::format::{NEVER_MS, Seed};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Batch, Commit, Medium, Placement, Ticket, Until};
@@ -159,7 +159,7 @@ impl Bench {
             time_ms: 5,
             key_expires_ms: NEVER_MS,
             result_expires_ms: NEVER_MS,
-            result: None,
+            value: Value::NONE,
         };
         self.commit.append(&record, u128::from(version), 0, until)
     }

@@ -10,7 +10,7 @@ use shuttle::thread;
 use super::{Effort, explore, must_find_planted};
 use crate::planted::Bug;
 use crate::storage::simulated::{Fault, SimulatedDisk};
-use crate::{Begin, Durability, Fingerprint, ManualClock, Options, Recorded, Snapshot, Status, Store};
+use crate::{Begin, Durability, Fingerprint, KeyState, ManualClock, Options, Recorded, Status, Store};
 
 const EFFORT: Effort = Effort(3_000);
 /// Images that one crash may have left, of each of which a store is opened.
@@ -58,7 +58,7 @@ impl Course {
         done
     }
 
-    fn check(&self, key: &str, snapshot: &Snapshot) {
+    fn check(&self, key: &str, snapshot: &KeyState) {
         let seen = match snapshot.status() {
             Status::Absent => None,
             Status::Completed => snapshot.result(),
@@ -90,7 +90,7 @@ impl Contested {
         self.replayed = Some(result.to_vec());
     }
 
-    fn check(&self, snapshot: &Snapshot) {
+    fn check(&self, snapshot: &KeyState) {
         match (snapshot.status(), self.result.or(self.replayed.as_deref())) {
             (Status::Completed, Some(result)) => {
                 assert_eq!(snapshot.result(), Some(result), "another result");

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oncekey::simulation::SimulatedDisk;
-use oncekey::{Error, Fingerprint, ManualClock, Options, Snapshot, Store};
+use oncekey::{Error, Fingerprint, KeyState, ManualClock, Options, Store};
 
 use crate::common::random::{Random, seed};
 use crate::points::factor;
@@ -29,7 +29,7 @@ struct Sample {
     bytes: Vec<u8>,
     /// What each sector held before it held what it holds now, where it did.
     before: Vec<u8>,
-    answers: BTreeMap<String, Snapshot>,
+    answers: BTreeMap<String, KeyState>,
     /// Keys whose loss cannot be told: the last batch before a crash; and, if the very sector is damaged in which that
     /// batch begins and says that what is before it was on disk, the one before it.
     unattested: Vec<String>,
@@ -40,7 +40,7 @@ fn keys() -> Vec<String> {
     (0..RECORDS).map(|n| format!("key-{n}")).collect()
 }
 
-fn answers(store: &Store) -> Result<BTreeMap<String, Snapshot>, Error> {
+fn answers(store: &Store) -> Result<BTreeMap<String, KeyState>, Error> {
     keys().into_iter().map(|key| store.get(&key).map(|seen| (key, seen))).collect()
 }
 

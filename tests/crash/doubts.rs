@@ -1,9 +1,7 @@
 //! Doubts on a disk without room: each can be ended, and a disk that fails otherwise is not told as full.
 
 use oncekey::simulation::{Bug, SimulatedDisk, plant};
-use oncekey::{
-    Begin, Error, Expected, Failure, Fingerprint, Next, Reconciled, RunError, Status, Store, Swapped,
-};
+use oncekey::{Begin, Error, Expected, Fingerprint, Next, Reconciled, RunError, Status, Store, Swapped};
 
 use crate::world::{START_MS, options};
 
@@ -42,7 +40,7 @@ fn end_all(slots: usize) -> Result<(), String> {
                 let ran = store
                     .operation(&key)
                     .reconcile(|_| Reconciled::Applied(result.clone()))
-                    .run(|_| -> Result<String, Failure<Error>> { panic!("{key}: performed again") });
+                    .run(|_| -> Result<String, Error> { panic!("{key}: performed again") });
                 match ran {
                     Ok(_) => {}
                     Err(RunError::Store(error) | RunError::Unrecorded { source: error, .. }) => {
@@ -126,7 +124,7 @@ fn applied_while_forgotten(is_begun_anew: bool) -> (Result<String, Error>, bool,
         })
         .run(|_| {
             performed = true;
-            Ok::<_, Failure<Error>>("performed".to_owned())
+            Ok::<_, Error>("performed".to_owned())
         });
     let outcome = match ran {
         Ok(outcome) => Ok(outcome.into_inner()),

@@ -765,7 +765,7 @@ fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
 }
 
 /// What a store says of every key; None: it cannot be read.
-pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<oncekey::Snapshot>>, Error> {
+pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<oncekey::KeyState>>, Error> {
     let read = |key| match store.get(&name(key)) {
         Err(Error::Corrupt { .. }) => Ok((key, None)),
         seen => seen.map(|seen| (key, Some(seen))),
@@ -773,7 +773,7 @@ pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<oncekey::Snapshot>>, Er
     (0..KEYS).map(read).collect()
 }
 
-fn agrees(model: &Model, seen: &BTreeMap<u8, Option<oncekey::Snapshot>>, now_ms: u64) -> Result<(), String> {
+fn agrees(model: &Model, seen: &BTreeMap<u8, Option<oncekey::KeyState>>, now_ms: u64) -> Result<(), String> {
     let mut model = model.clone();
     expire(&mut model, now_ms);
     for (key, seen) in seen {

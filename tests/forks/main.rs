@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{NONE, START_MS, abandon, acquire, small};
-use oncekey::{Begin, Doubt, Expected, Failure, Lease, ManualClock, Next, Outcome, Store};
+use oncekey::{Begin, Doubt, Expected, Lease, ManualClock, Next, Outcome, Store};
 
 const SCENARIO: &str = "ONCEKEY_FORKS_SCENARIO";
 const DIRECTORY: &str = "ONCEKEY_FORKS_DIRECTORY";
@@ -173,7 +173,7 @@ impl Hammer {
                     let mut recorded = Vec::new();
                     while !stop.load(Ordering::Relaxed) {
                         let key = format!("{number}-{}", recorded.len());
-                        store.operation(&key).run(|_| Ok::<_, Failure<String>>(key.clone())).unwrap();
+                        store.operation(&key).run(|_| Ok::<_, String>(key.clone())).unwrap();
                         assert!(store.get(&key).unwrap().is_completed());
                         if recorded.len() % 50 == 49 && number == 0 {
                             store.compact().unwrap();
@@ -243,10 +243,10 @@ impl Held {
         note("close", format!("{:?}", store.close()));
         note("operation.begin", format!("{:?}", store.operation("new").begin()));
         note("operation.record", format!("{:?}", store.operation("new").record(b"")));
-        let ran = store.operation("new").run(|_| Ok::<_, Failure<String>>(7));
+        let ran = store.operation("new").run(|_| Ok::<_, String>(7));
         note("run", format!("{ran:?}"));
         let ran = store.operation("lease").wait(Duration::MAX).rerun();
-        note("rerun", format!("{:?}", ran.run(|_| Ok::<_, Failure<String>>(7))));
+        note("rerun", format!("{:?}", ran.run(|_| Ok::<_, String>(7))));
         note("a wrong option", format!("{:?}", store.operation("new").retain(Duration::ZERO).begin()));
         note("no key", format!("{:?}", store.get("")));
         note("lease.renew", format!("{:?}", lease.renew(Duration::MAX)));
@@ -345,7 +345,7 @@ fn act(directory: &Path) {
         let forked = fork();
         let who = if matches!(forked, Side::Child(_)) { "child" } else { "parent" };
         side = Some(forked);
-        Ok::<_, Failure<String>>(who.to_owned())
+        Ok::<_, String>(who.to_owned())
     });
     match side.unwrap() {
         Side::Child(writer) => end(writer, &format!("{outcome:?}")),
@@ -358,7 +358,7 @@ fn act(directory: &Path) {
     store.close().unwrap();
     drop(store);
     let store = small().open(&path).unwrap();
-    let again = store.operation("charge").run(|_| Ok::<_, Failure<String>>("again".to_owned()));
+    let again = store.operation("charge").run(|_| Ok::<_, String>("again".to_owned()));
     assert_eq!(again.unwrap(), Outcome::AlreadyDone("parent".to_owned()));
 }
 

@@ -366,7 +366,8 @@ impl Engine {
                 Retirement::Keep => self.append_again(record, entry.hash, old_weight),
                 // Nothing expires before the key any more, and must not be counted as if it did.
                 Retirement::KeepWithoutResult => {
-                    let kept = Record { result: None, result_expires_ms: record.key_expires_ms, ..*record };
+                    let value = record.value.without_result();
+                    let kept = Record { value, result_expires_ms: record.key_expires_ms, ..*record };
                     self.append_again(&kept, entry.hash, old_weight)
                 }
             }
@@ -393,7 +394,7 @@ impl Engine {
 
     /// Appends a live record again.
     fn append_again(&self, kept: &Record<'_>, hash: u128, old_weight: Weight) -> Result<Fate> {
-        let length = encoded_bytes(kept.key, kept.result.map_or(0, <[u8]>::len));
+        let length = encoded_bytes(kept.key, &kept.value);
         let Some(promise) = self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Move)
         else {
             return Err(Error::Full {

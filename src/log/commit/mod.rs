@@ -171,7 +171,7 @@ impl Commit {
         promised_bytes: u64,
         until: Until,
     ) -> Result<Ticket, Arc<io::Error>> {
-        let length = crate::format::record::encoded_bytes(record.key, record.result.map_or(0, <[u8]>::len));
+        let length = crate::format::record::encoded_bytes(record.key, &record.value);
         let mut queue = self.queue.lock();
         if let Some(poison) = &queue.poison {
             return Err(Arc::clone(poison));

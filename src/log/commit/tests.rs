@@ -1,6 +1,6 @@
 use super::*;
 use crate::format::NEVER_MS;
-use crate::format::record::Kind;
+use crate::format::record::{Kind, Value};
 use crate::key::{Fingerprint, Key};
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -45,7 +45,7 @@ fn record(key: &str) -> Record<'_> {
         time_ms: 5,
         key_expires_ms: NEVER_MS,
         result_expires_ms: NEVER_MS,
-        result: None,
+        value: Value::NONE,
     }
 }
 
@@ -57,7 +57,7 @@ fn commit() -> Commit {
 fn what_a_batch_takes_of_a_segment_is_never_more_than_its_records_were_promised() {
     let commit = commit();
     let key = "a key of 24 bytes, or so";
-    let length = crate::format::record::encoded_bytes(Key::new(key), 0);
+    let length = crate::format::record::encoded_bytes(Key::new(key), &Value::NONE);
     let promised = record_cost_bytes(length);
     assert_eq!(promised, length + 48 + 56, "a frame header and an entry, should it be alone");
     for records in 1..=5 {
@@ -97,7 +97,7 @@ fn what_waits_together_is_one_write_and_one_sync() {
         (0..10).map(|_| commit.append(&record("k"), 1, 0, Until::Synced).unwrap()).collect();
     let places: Vec<_> = tickets.iter().map(|t| commit.wait(t, &medium).unwrap()).collect();
     assert_eq!((medium.writes.into_inner(), medium.syncs.into_inner()), (1, 1));
-    let length = crate::format::record::encoded_bytes(Key::new("k"), 0);
+    let length = crate::format::record::encoded_bytes(Key::new("k"), &Value::NONE);
     for (place, number) in places.iter().zip(0..) {
         let at = FRAME_HEADER_BYTES as u64 + number * length;
         assert_eq!((place.position, place.offset), (at, at));

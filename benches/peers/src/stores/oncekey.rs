@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oncekey::{Attempt, Begin, Failure, Fingerprint, Options, Recorded, Store};
+use oncekey::{Attempt, Begin, Fingerprint, Options, Recorded, Store};
 
 use crate::contestant::{Contestant, Durability, Reader};
 use crate::operations::{Change, Key, RESULT};
@@ -78,7 +78,7 @@ impl Contestant for Oncekey {
     }
 
     fn rerun(&self, key: &Key) -> bool {
-        let act = |_: &Attempt<'_>| Ok::<_, Failure<std::io::Error>>(RESULT.to_vec());
+        let act = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
         let outcome = self.store.operation(key).rerun().run(act).expect("oncekey runs");
         matches!(outcome, oncekey::Outcome::Done(_))
     }

@@ -1,0 +1,12 @@
+//! The result can be written and not read.
+use oncekey::Store;
+
+#[derive(serde::Serialize)]
+struct Receipt {
+    id: u64,
+}
+
+fn main() {
+    let store = Store::in_memory().unwrap();
+    let _ = store.operation("charge:1").run(|_| Ok::<_, String>(Receipt { id: 17 }));
+}
