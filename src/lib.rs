@@ -25,8 +25,10 @@ mod engine;
 mod typed;
 mod stats;
 mod options;
+mod completion;
 mod lease;
 mod outcome;
+mod policy;
 mod operation;
 mod store;
 pub mod guide;
@@ -51,16 +53,16 @@ pub use codec::Json;
 #[cfg(feature = "bincode")]
 pub use codec::{AnyShape, Bincode};
 pub use codec::{Codec, CodecError, DefaultCodec};
+pub use completion::{Completion, Recorded};
 pub use engine::{Compaction, Durability, Expected, Next};
 pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
-pub use lease::{Begin, Completion, Doubt, Lease, Recorded};
-pub use operation::{
-    DoubtPolicy, KeepInDoubt, Operation, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun,
-};
+pub use lease::{Begin, Doubt, Lease};
+pub use operation::Operation;
 pub use options::Options;
 pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};
+pub use policy::{DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun};
 pub use stats::{KeyState, Stats, Swapped};
 pub use status::{ParseVersionError, Status, Version};
 pub use store::Store;

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::DefaultCodec;
+use crate::completion::Recorded;
 use crate::engine::{Compaction, Engine, Expected, Handle, Next, Swap};
 use crate::error::Result;
 use crate::format::record::Value;
 use crate::key::{AnyKey, Fingerprint};
-use crate::lease::{Begin, Recorded};
+use crate::lease::Begin;
 use crate::operation::Operation;
 use crate::options::Options;
 use crate::stats::{KeyState, Stats, Swapped};

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::hint::black_box;
 
 use proptest::test_runner::{Config, TestRunner};
+use serde::ser::Serializer;
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
 
 use super::*;
