@@ -52,7 +52,7 @@ impl Engine {
             self.path_check.look_if_due(now_ms)?;
             // Most calls of a program that retries are for what is done: answered without entering the flight.
             // So are those that do not wait for an attempt in progress.
-            let seen = self.look(key, hash, Want::Result)?;
+            let seen = self.look(key, hash, now_ms, Want::Result)?;
             let is_answered = seen.status == Status::Completed
                 || terms.patience == Patience::None && seen.attempt_at_work().is_some();
             if is_answered {
@@ -61,7 +61,7 @@ impl Engine {
             let inside = self.admission.enter()?;
             let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
                 drop(inside);
-                let seen = self.look(key, hash, Want::Result)?;
+                let seen = self.look(key, hash, self.clock.now_ms(), Want::Result)?;
                 return self.answer_of_look(key, request, terms, seen).map(Began::of_look);
             };
             // Once more: entering may have waited for somebody's write, and a lease begins when it is given.

@@ -254,7 +254,7 @@ impl Engine {
             let inside = self.admission.enter()?;
             let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
                 drop(inside);
-                let seen = self.look(key, hash, Want::Result)?;
+                let seen = self.look(key, hash, self.clock.now_ms(), Want::Result)?;
                 return match self.answer_of_look(key, request, terms, seen)? {
                     Ok(found) => Ok(Err(found)),
                     Err(attempt) => Err(Error::InProgress { key: key.to_owned(), attempt }),

@@ -324,7 +324,7 @@ impl Engine {
     pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
         let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
-        let Seen { status, found, .. } = self.look(key, hash, Want::Result)?;
+        let Seen { status, found, .. } = self.look(key, hash, self.clock.now_ms(), Want::Result)?;
         match (&found, self.settings.terms.durability) {
             (Some(found), Durability::Sync) if !self.log.sync_to_within(found.end(), patience)? => {
                 Err(Error::Busy { key: key.to_owned() })
@@ -343,8 +343,7 @@ impl Engine {
     /// - If it is the lease of the record that was read, it was there when the index was asked: in progress, then.
     /// - If not, the index is asked again. If it still points to a record of the same version, it did when the claim was
     ///   looked at: in doubt, then. If not, the key was changed meanwhile, and the look begins again with what is there now.
-    pub(super) fn look(&self, key: Key<'_>, hash: u128, want: Want) -> Result<Seen> {
-        let mut now_ms = self.clock.now_ms();
+    pub(super) fn look(&self, key: Key<'_>, hash: u128, mut now_ms: u64, want: Want) -> Result<Seen> {
         let mut found = self.lookup(key, hash, now_ms, want)?;
         loop {
             let Some(Found { life: Life::Begun, version, .. }) = found else {
