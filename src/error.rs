@@ -24,7 +24,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What failed, where, and what to do about it.
 ///
 /// Errors that concern a key carry it; errors that concern the file carry its path and, where there is one, the
-/// offset in it. Payloads (requests, results) are never part of an error's text.
+/// offset in it. Payloads (requests, results) are never part of an error's text, unless a codec
+/// of the program's own, or its `Serialize`, puts them into the text of its error.
 ///
 /// The text says the cause too. [`source`](std::error::Error::source) is the cause of that cause, so that a program
 /// that prints the whole chain prints nothing twice.
@@ -130,7 +131,7 @@ pub enum Error {
     /// The result is larger than `Options::max_result`, and nothing was recorded. Record something smaller, for
     /// instance a reference to where the result is kept: a [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt) that was
     /// to be completed is still usable for that. After [`Operation::run`](crate::Operation::run) there is none: the
-    /// operation is in doubt, and [`RunError::Unrecorded`](crate::RunError::Unrecorded) has the result.
+    /// operation is completed without its result, and [`RunError::Unrecorded`](crate::RunError::Unrecorded) has it.
     #[non_exhaustive]
     TooLarge {
         /// The key in question.

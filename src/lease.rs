@@ -115,7 +115,9 @@ impl Claimed {
         T: Serialize + DeserializeOwned,
     {
         let max_bytes = self.engine.settings().max_result_bytes;
-        self.complete_typed(typed::with_typing(codec, self.grant.typing, result, max_bytes))
+        let encoded = typed::check_codec::<C>(self.grant.typing)
+            .and_then(|()| typed::with_typing(codec, self.grant.typing, result, max_bytes));
+        self.complete_typed(encoded)
     }
 
     fn release(&mut self) -> Result<()> {
@@ -347,11 +349,12 @@ impl Lease {
         self.claimed.complete_value(result)
     }
 
-    /// [`complete_value`](Lease::complete_value) with a codec of the program's own.
+    /// [`complete_value`](Lease::complete_value) with a codec of the program's own, which must be that of the operation
+    /// ([`Operation::codec`](crate::Operation::codec)), if it has one.
     ///
     /// # Errors
     ///
-    /// As [`complete_value`](Lease::complete_value).
+    /// As [`complete_value`](Lease::complete_value); [`Error::Encode`] also if it is another codec.
     pub fn complete_value_with<C: Codec, T>(&mut self, codec: &C, result: &T) -> Result<Version>
     where
         T: Serialize + DeserializeOwned,

@@ -103,7 +103,8 @@ impl<'a, C, R> Operation<'a, C, Refuse, R> {
     /// or into a system that may yet process what was sent, is not enough; [`Reconciled::Unknown`] leaves everything as it is
     /// and is [`Error::InDoubt`], which carries the reason.
     ///
-    /// It returns an `Option<T>`, a `Result<Option<T>, E>` or a [`Reconciled<T>`](Reconciled): see [`Finding`]. It sees the
+    /// It returns an `Option<T>`, a `Result<Option<T>, E>` or a [`Reconciled<T>`](Reconciled): see [`Finding`]. A closure that
+    /// ends in `Ok(..)` names its error: `|attempt| -> anyhow::Result<_> { .. Ok(found) }`. It sees the
     /// [`Attempt`] that is in doubt; search by its [`token`](Attempt::token). If it panics, the doubt stays.
     ///
     /// What it says holds for the attempt that it was asked about, whatever others do to the key meanwhile. After
@@ -206,7 +207,7 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
 
     /// Accepts the fingerprint of `request`, too, for what is recorded already: for a deploy that changes how a request is
     /// written down. What begins now is recorded with [`request`](Operation::request) or
-    /// [`fingerprint`](Operation::fingerprint).
+    /// [`fingerprint`](Operation::fingerprint), or, without either, with none.
     ///
     /// ```
     /// use oncekey::Store;

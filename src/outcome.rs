@@ -125,7 +125,7 @@ impl Attempt {
     ///
     /// # Errors
     ///
-    /// [`Error::Option`]: zero. [`Error::Fenced`]: the attempt does not own its operation any more.
+    /// [`Error::Option`]: less than a millisecond. [`Error::Fenced`]: the attempt does not own its operation any more.
     pub fn retain(&self, retention: Duration) -> Result<()> {
         let Some(engine) = self.owner() else { return Err(self.fenced()) };
         *self.shared.retention.lock() = own_retention(retention, engine.settings())?;
@@ -188,11 +188,11 @@ impl<T> Outcome<T> {
 
 /// Why [`Operation::run`](crate::Operation::run) gave no outcome.
 ///
-/// `E` is the closure's own error type, whatever it is. `{}` says it inline, so `source` goes on behind it and says no cause
-/// twice. `{:?}` shows nothing of the result, because errors end up in logs.
+/// `E` is the closure's own error type, whatever it is. `{}` says it inline, and the store's error as well. `{:?}` shows nothing of
+/// the result, because errors end up in logs.
 ///
-/// With `?` it becomes a `Box<dyn Error>` or an `anyhow::Error` where `E` is an [`Error`](std::error::Error) or at least text.
-/// Where `E` is itself such a box, use [`into_boxed`](RunError::into_boxed), which keeps the chain of causes.
+/// With `?` it becomes a `Box<dyn Error>` or an `anyhow::Error`. That keeps the text of `E` and not its causes, because `E` need be
+/// no [`Error`](std::error::Error). Where the causes matter, use [`into_boxed`](RunError::into_boxed), which keeps the chain.
 ///
 /// ```
 /// use oncekey::{Outcome, RunError, Store};
@@ -336,7 +336,7 @@ impl<T, E: fmt::Display> fmt::Display for RunError<T, E> {
             RunError::InDoubt { error, release_failed } => {
                 write!(out, "{}: {error}", in_doubt_text(release_failed.as_deref()))
             }
-            RunError::Unrecorded { .. } => out.write_str(UNRECORDED),
+            RunError::Unrecorded { source, .. } => write!(out, "{UNRECORDED}: {source}"),
         }
     }
 }
@@ -361,9 +361,8 @@ impl<T, E: fmt::Debug> fmt::Debug for RunError<T, E> {
 impl<T, E: fmt::Debug + fmt::Display> std::error::Error for RunError<T, E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // What it says is what the store's error says.
-            RunError::Store(error) => error.source(),
-            RunError::Unrecorded { source, .. } => Some(source),
+            // The store's error is said inline.
+            RunError::Store(error) | RunError::Unrecorded { source: error, .. } => error.source(),
             RunError::Released(_) | RunError::InDoubt { .. } => None,
         }
     }

@@ -165,6 +165,18 @@ where
     }
 }
 
+/// Refuses another codec than the one that the record of the attempt names: a retry could not read what it encodes.
+pub(crate) fn check_codec<C: Codec>(typing: Option<Typing>) -> Result<(), Unfit> {
+    match typing {
+        Some(Typing { codec, .. }) if codec != C::ID => Err(format!(
+            "the operation was begun with codec {codec}, and this is codec {}: name that one with `Operation::codec`",
+            C::ID
+        )
+        .into()),
+        _ => Ok(()),
+    }
+}
+
 /// [`encode`], and what the record says of it. `typing` is what the record of the attempt says.
 pub(crate) fn with_typing<C: Codec, T>(
     codec: &C,

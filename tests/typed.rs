@@ -594,3 +594,47 @@ fn a_disk_that_fails_leaves_a_doubt_and_is_reported_beside_the_error_of_the_clos
     );
     assert_eq!(store.get("k").unwrap().status(), Status::InDoubt, "only a failed disk leaves one");
 }
+
+#[test]
+fn no_error_text_quotes_a_result() {
+    #[derive(Debug, Serialize, Deserialize)]
+    enum Known {
+        Charged,
+    }
+    fn is_silent<C: oncekey::Codec + Copy, As: Serialize + DeserializeOwned + Debug>(codec: C) {
+        let store = store();
+        store.operation("k").codec(codec).run(|_| Ok::<_, String>("secret-card-4242".to_owned())).unwrap();
+        let error =
+            store.operation("k").codec(codec).run(|_| -> Result<As, String> { panic!() }).unwrap_err();
+        let text = format!("{error} {error:?}");
+        assert!(!text.contains("secret") && !text.contains("4242"), "{text}");
+    }
+    is_silent::<_, u8>(Json);
+    is_silent::<_, Known>(Json);
+    is_silent::<_, (u8, Receipt)>(Json);
+    is_silent::<_, u8>(Bincode);
+    is_silent::<_, Known>(Bincode);
+    is_silent::<_, char>(Bincode);
+    is_silent::<_, Vec<bool>>(Bincode);
+    let _ = Known::Charged;
+}
+
+#[test]
+fn nothing_is_completed_with_a_codec_that_a_retry_of_the_operation_could_not_read() {
+    let store = store();
+    let lost = store.operation("k").codec(Json).run(|_| Err::<u64, _>("lost"));
+    assert!(lost.is_err());
+    let seen = store.get("k").unwrap();
+    let expected = Expected::Present { status: seen.status(), version: seen.version().unwrap() };
+    let other = store.operation("k").complete_if(expected, &17_u64);
+    assert!(
+        matches!(&other, Err(error @ Error::Encode { .. }) if error.to_string().contains("codec 2")),
+        "{other:?}"
+    );
+    let Begin::InDoubt(mut doubt) = store.operation("k").begin().unwrap() else { panic!() };
+    assert!(matches!(doubt.resolve_with(&Bincode, &17_u64), Err(Error::Encode { .. })));
+    drop(doubt);
+    store.operation("k").codec(Json).complete_if(expected, &17_u64).unwrap();
+    let again = store.operation("k").codec(Json).run(|_| -> Result<u64, String> { panic!() });
+    assert_eq!(again.unwrap(), Outcome::AlreadyDone(17));
+}

@@ -63,14 +63,22 @@ impl Budget {
     }
 }
 
+const TOO_MANY: &str = "more values than so many bytes can hold";
+const TOO_DEEP: &str = "the value is nested more than";
+
+/// Whether the text is that of an error made here.
+pub(super) fn is_limit(text: &str) -> bool {
+    text.starts_with(TOO_MANY) || text.starts_with(TOO_DEEP)
+}
+
 #[cold]
 fn too_many<E: Error>() -> E {
-    E::custom("more values than so many bytes can hold")
+    E::custom(TOO_MANY)
 }
 
 #[cold]
 fn too_deep<E: Error>() -> E {
-    E::custom(format_args!("the value is nested more than {MAX_DEPTH} levels deep"))
+    E::custom(format_args!("{TOO_DEEP} {MAX_DEPTH} levels deep"))
 }
 
 /// A deserializer, visitor, seed or access of `serde`, with the limits of where it stands.

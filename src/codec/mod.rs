@@ -147,7 +147,12 @@ impl Codec for Bincode {
             Within { budget: &Budget::new(bytes.len()), of: PhantomData },
             bytes,
             bincode::config::standard(),
-        )?;
+        )
+        .map_err(|error| match error {
+            bincode::error::DecodeError::OtherString(text) => without_values(&text, "").into(),
+            bincode::error::DecodeError::UnexpectedEnd { .. } => "the bytes end too early".into(),
+            _ => CodecError::from(NO_SUCH_VALUE),
+        })?;
         if read != bytes.len() {
             return Err(format!("{} of {} bytes are left over", bytes.len() - read, bytes.len()).into());
         }
@@ -231,10 +236,32 @@ impl Codec for Json {
         // serde_json limits how deep arrays and objects are nested, but not wrappers, which take no bytes in JSON.
         let budget = Budget::new(bytes.len());
         let mut json = serde_json::Deserializer::from_slice(bytes);
-        let value = T::deserialize(Limited::new(&mut json, &budget))?;
-        json.end()?;
-        Ok(value)
+        let value =
+            T::deserialize(Limited::new(&mut json, &budget)).and_then(|value| json.end().map(|()| value));
+        value.map_err(|error| match error.classify() {
+            serde_json::error::Category::Data => {
+                let place = format!(" (line {}, column {})", error.line(), error.column());
+                without_values(&error.to_string(), &place).into()
+            }
+            // These say what is wrong with the text, and nothing of what is in it.
+            _ => error.into(),
+        })
     }
+}
+
+#[cfg(any(feature = "bincode", feature = "json"))]
+const NO_SUCH_VALUE: &str = "the bytes are not those of such a value";
+
+/// What may be said of an error that serde made. Its texts can quote the value, and errors end up in logs: so only those
+/// are passed on that name nothing but a type's own fields, or a limit.
+#[cfg(any(feature = "bincode", feature = "json"))]
+fn without_values(text: &str, place: &str) -> String {
+    let names_a_field = text.starts_with("missing field `") || text.starts_with("duplicate field `");
+    if names_a_field || limited::is_limit(text) || text.starts_with("recursion limit") {
+        // Whatever follows the first line is not serde's.
+        return text.lines().next().unwrap_or_default().to_owned();
+    }
+    format!("{NO_SUCH_VALUE}{place}")
 }
 
 /// The codec of [`Store::operation`](crate::Store::operation): bincode, if the feature `bincode` is on.

@@ -31,9 +31,12 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// `|attempt| -> anyhow::Result<_> { .. Ok(receipt) }`.
     ///
     /// The result is data: what is recorded is what its `Serialize` writes. It is recorded only if it comes back as the same
-    /// value; and it is the value that came back that the first caller gets as well, so that the first call and a retry cannot
-    /// differ. What cannot be recorded is [`RunError::Unrecorded`], the caller has the result in hand, and every retry is
-    /// [`Error::ResultNotKept`]. The side effect is not run again.
+    /// value; and it is the value that came back that the first caller gets as well. So the first call and a retry differ in
+    /// nothing that is recorded. What is not (a field under `#[serde(skip)]`) is made anew by each of them. What cannot be recorded is [`RunError::Unrecorded`], the caller has the result in hand, and every retry is
+    /// [`Error::ResultNotKept`], also where its serde code panics. The side effect is not run again.
+    ///
+    /// A result that was recorded as bytes ([`Lease::complete`](crate::Lease::complete),
+    /// [`Store::record`](crate::Store::record)) names neither a codec nor a shape: it is whatever it decodes as.
     ///
     /// # Errors
     ///
@@ -152,7 +155,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// # Errors
     ///
-    /// As [`Store::compare_and_set`](crate::Store::compare_and_set), and [`Error::Encode`].
+    /// As [`Store::compare_and_set`](crate::Store::compare_and_set), and [`Error::Encode`], also if the attempt was begun with
+    /// another [`codec`](Operation::codec).
     pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<Swapped>
     where
         C: Codec,
@@ -162,7 +166,13 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let terms = self.terms(false)?;
         let key = self.key.as_key();
         let Request { fingerprint, .. } = self.request.clone()?;
-        let (encoded, typing) = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
+        // What stands there has the expected version, or nothing is changed.
+        let (_, seen) = self.engine.get(key, Patience::Endless)?;
+        let begun_with =
+            seen.filter(|_| matches!(expected, Expected::Present { .. })).and_then(|seen| seen.typing);
+        let (encoded, typing) = typed::check_codec::<C>(begun_with)
+            .and_then(|()| self.encode(result))
+            .map_err(|unfit| unfit.into_error(key))?;
         let next = Next::Completed { fingerprint, result: &encoded.bytes };
         match self.engine.compare_and_set(key, expected, next, Some(typing), &terms)? {
             Swap::Done(version) => Ok(Swapped::Done(version)),
