@@ -396,6 +396,9 @@ fn an_attempt_is_told_to_be_in_doubt_when_it_ends_and_only_then() {
     assert_eq!(counts(), (3, 2), "taken over");
     drop(late);
     assert_eq!(counts(), (3, 2));
+    let done = Next::Completed { fingerprint: NONE, result: b"r" };
+    store.compare_and_set("set", Expected::Absent, done).unwrap();
+    assert_eq!(counts(), (3, 2), "what is set as completed is in no doubt");
 }
 
 /// The disk fails under several threads at once.

@@ -6,7 +6,7 @@ mod common;
 use common::{
     NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds, small,
 };
-use oncekey::{Begin, Durability, Error, ManualClock, Status, Store};
+use oncekey::{Begin, Durability, Error, Expected, ManualClock, Next, Status, Store};
 
 #[test]
 fn a_store_under_steady_load_with_a_short_retention_keeps_its_size() {
@@ -234,6 +234,9 @@ fn only_begin_and_record_say_full_and_everything_that_began_can_be_completed() {
     let least_bytes = leases.len() as u64 * 4_000;
     assert!((least_bytes..2 * least_bytes).contains(&reserved_bytes), "{reserved_bytes} for {begun} results");
     assert!(matches!(store.record("one more", NONE, &[0; 4_000]), Err(Error::Full { .. })));
+    let next = Next::Completed { fingerprint: NONE, result: &[0; 4_000] };
+    let set = store.compare_and_set("one more", Expected::Absent, next);
+    assert!(matches!(set, Err(Error::Full { .. })), "nothing ends by it: {set:?}");
     assert!(store.get("one more").unwrap().is_absent());
     for (n, mut lease) in leases.into_iter().enumerate() {
         if n % 2 == 0 {
