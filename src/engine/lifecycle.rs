@@ -272,3 +272,50 @@ impl Drop for Handle {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_close_that_was_decided_refuses_every_call_and_one_that_was_not_none() {
+        let admission = Admission::new();
+        drop(admission.begin_closing().unwrap());
+        assert!(admission.enter().is_ok() && admission.check_open().is_ok() && !admission.is_closing());
+        let mut closing = admission.begin_closing().unwrap();
+        assert!(admission.is_closing() && admission.check_open().is_ok(), "reads go on until it is decided");
+        closing.decide();
+        drop(closing);
+        assert!(matches!(admission.enter(), Err(Error::Closed)));
+        assert!(matches!(admission.check_open(), Err(Error::Closed)));
+        assert!(admission.begin_closing().is_none() && admission.is_closed() && !admission.is_closing());
+    }
+
+    #[test]
+    fn a_close_waits_for_every_call_inside_and_calls_that_come_wait_for_the_close() {
+        for is_decided in [false, true] {
+            let admission = Admission::new();
+            let (first, last) = (admission.enter().unwrap(), admission.enter().unwrap());
+            assert!(!admission.is_closing());
+            let has_left = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                let close = scope.spawn(|| {
+                    let mut closing = admission.begin_closing().unwrap();
+                    assert!(has_left.load(Ordering::SeqCst), "a call is inside");
+                    if is_decided {
+                        closing.decide();
+                    }
+                });
+                while !admission.is_closing() && !close.is_finished() {
+                    std::thread::yield_now();
+                }
+                let call = scope.spawn(|| admission.enter().is_ok());
+                drop(first);
+                has_left.store(true, Ordering::SeqCst);
+                drop(last);
+                close.join().unwrap();
+                assert_eq!(call.join().unwrap(), !is_decided);
+            });
+        }
+    }
+}
