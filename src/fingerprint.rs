@@ -149,6 +149,17 @@ struct Gather {
 }
 
 impl Gather {
+    /// A sequence with this tag, or the one that was marked to have no order.
+    #[inline(always)]
+    fn sequence(&mut self, tag: u8) -> Result<Container<'_>, VisitError> {
+        if std::mem::take(&mut self.unordered) {
+            self.put([UNORDERED_SEQUENCE]);
+            return self.container(Content::Sorted);
+        }
+        self.put([tag]);
+        self.container(Content::Ordered)
+    }
+
     #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
         self.out.extend_from_slice(&bytes);
@@ -258,6 +269,11 @@ struct Container<'g> {
 }
 
 impl Container<'_> {
+    /// A field that is skipped is nothing.
+    #[inline(always)]
+    #[expect(clippy::unused_self, reason = "other walks note it")]
+    fn skip(&self) {}
+
     #[inline(always)]
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
         self.count += 1;

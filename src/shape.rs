@@ -29,7 +29,7 @@ use std::fmt::Display;
 use serde::Serialize;
 use serde::ser::{self, Serializer};
 
-use crate::visit::{Depth, VisitError, fold, mix_bytes, mix_name};
+use crate::visit::{Depth, VisitError, fold, mix_bytes, mix_name, visit_elements, visit_fields};
 
 /// The shape of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -237,7 +237,7 @@ struct Places<'w, const LEAVES: bool> {
 
 impl<const LEAVES: bool> Places<'_, LEAVES> {
     #[inline(always)]
-    fn place<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
+    fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
         self.count += 1;
         value.serialize(&mut *self.walk)
     }
@@ -245,13 +245,12 @@ impl<const LEAVES: bool> Places<'_, LEAVES> {
     #[inline(always)]
     fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), VisitError> {
         self.walk.mix(mix_name(name));
-        self.place(value)
+        self.element(value)
     }
 
     #[inline(always)]
-    fn skip(&mut self) -> Result<(), VisitError> {
+    fn skip(&mut self) {
         self.walk.skips_fields = true;
-        Ok(())
     }
 
     #[inline(always)]
@@ -278,6 +277,13 @@ struct Elements<'w, const LEAVES: bool> {
 }
 
 impl<const LEAVES: bool> Elements<'_, LEAVES> {
+    #[inline(always)]
+    fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
+        value.serialize(&mut *self.walk)?;
+        self.end_element();
+        Ok(())
+    }
+
     #[inline(always)]
     fn end_element(&mut self) {
         self.count += 1;
@@ -492,77 +498,12 @@ impl<'w, const LEAVES: bool> Serializer for &'w mut Walk<LEAVES> {
     }
 }
 
-/// Implements a trait of serde for containers whose places have no names.
-macro_rules! places {
-    ($container:ident, $method:ident) => {
-        impl<const LEAVES: bool> ser::$container for Places<'_, LEAVES> {
-            type Ok = ();
-            type Error = VisitError;
-
-            #[inline]
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
-                self.place(value)
-            }
-
-            #[inline]
-            fn end(self) -> Result<(), VisitError> {
-                self.finish()
-            }
-        }
-    };
-}
-
-places!(SerializeTuple, serialize_element);
-places!(SerializeTupleStruct, serialize_field);
-places!(SerializeTupleVariant, serialize_field);
-
-/// Implements a trait of serde for containers with named fields.
-macro_rules! fields {
-    ($container:ident) => {
-        impl<const LEAVES: bool> ser::$container for Places<'_, LEAVES> {
-            type Ok = ();
-            type Error = VisitError;
-
-            #[inline]
-            fn serialize_field<T>(&mut self, name: &'static str, value: &T) -> Result<(), VisitError>
-            where
-                T: Serialize + ?Sized,
-            {
-                self.field(name, value)
-            }
-
-            #[inline]
-            fn skip_field(&mut self, _: &'static str) -> Result<(), VisitError> {
-                self.skip()
-            }
-
-            #[inline]
-            fn end(self) -> Result<(), VisitError> {
-                self.finish()
-            }
-        }
-    };
-}
-
-fields!(SerializeStruct);
-fields!(SerializeStructVariant);
-
-impl<const LEAVES: bool> ser::SerializeSeq for Elements<'_, LEAVES> {
-    type Ok = ();
-    type Error = VisitError;
-
-    #[inline]
-    fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
-        value.serialize(&mut *self.walk)?;
-        self.end_element();
-        Ok(())
-    }
-
-    #[inline]
-    fn end(self) -> Result<(), VisitError> {
-        self.finish()
-    }
-}
+visit_elements!([const LEAVES: bool] Elements<'_, LEAVES>, SerializeSeq, serialize_element);
+visit_elements!([const LEAVES: bool] Places<'_, LEAVES>, SerializeTuple, serialize_element);
+visit_elements!([const LEAVES: bool] Places<'_, LEAVES>, SerializeTupleStruct, serialize_field);
+visit_elements!([const LEAVES: bool] Places<'_, LEAVES>, SerializeTupleVariant, serialize_field);
+visit_fields!([const LEAVES: bool] Places<'_, LEAVES>, SerializeStruct);
+visit_fields!([const LEAVES: bool] Places<'_, LEAVES>, SerializeStructVariant);
 
 impl<const LEAVES: bool> ser::SerializeMap for Elements<'_, LEAVES> {
     type Ok = ();
@@ -575,9 +516,7 @@ impl<const LEAVES: bool> ser::SerializeMap for Elements<'_, LEAVES> {
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
-        value.serialize(&mut *self.walk)?;
-        self.end_element();
-        Ok(())
+        self.element(value)
     }
 
     #[inline]

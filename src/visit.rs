@@ -14,6 +14,9 @@ pub(crate) mod trees;
 /// How many containers may be nested, and how many wrappers around them. See [`Depth`].
 pub(crate) const MAX_DEPTH: u8 = 128;
 
+/// How the text begins that tells of a value nested too deep.
+pub(crate) const TOO_DEEP: &str = "the value is nested more than";
+
 /// The name of the newtype struct by which [`unordered`] reaches the serializers of this crate.
 pub(crate) const UNORDERED: &str = "$oncekey::private::unordered";
 
@@ -97,6 +100,57 @@ pub(crate) fn mix_bytes(seed: u64, factor: u64, bytes: &[u8]) -> u64 {
     mixed
 }
 
+/// Implements a trait of serde for containers whose elements have neither names nor keys.
+macro_rules! visit_elements {
+    ([$($generics:tt)*] $container:ty, $trait:ident, $method:ident) => {
+        impl<$($generics)*> serde::ser::$trait for $container {
+            type Ok = ();
+            type Error = VisitError;
+
+            #[inline]
+            fn $method<T: serde::Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
+                self.element(value)
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), VisitError> {
+                self.finish()
+            }
+        }
+    };
+}
+
+/// Implements a trait of serde for containers with named fields.
+macro_rules! visit_fields {
+    ([$($generics:tt)*] $container:ty, $trait:ident) => {
+        impl<$($generics)*> serde::ser::$trait for $container {
+            type Ok = ();
+            type Error = VisitError;
+
+            #[inline]
+            fn serialize_field<T>(&mut self, name: &'static str, value: &T) -> Result<(), VisitError>
+            where
+                T: serde::Serialize + ?Sized,
+            {
+                self.field(name, value)
+            }
+
+            #[inline]
+            fn skip_field(&mut self, _: &'static str) -> Result<(), VisitError> {
+                self.skip();
+                Ok(())
+            }
+
+            #[inline]
+            fn end(self) -> Result<(), VisitError> {
+                self.finish()
+            }
+        }
+    };
+}
+
+pub(crate) use {visit_elements, visit_fields};
+
 /// How deep a walk is.
 ///
 /// A container is a sequence, tuple, map, struct or variant with content. A wrapper is a `Some` or a newtype struct. A
@@ -177,7 +231,7 @@ impl VisitError {
 impl Display for VisitError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.problem() {
-            Problem::TooDeep => write!(out, "the value is nested more than {MAX_DEPTH} levels deep"),
+            Problem::TooDeep => write!(out, "{TOO_DEEP} {MAX_DEPTH} levels deep"),
             Problem::TooLarge => out.write_str("the value is larger than 4 GiB"),
             Problem::RawValue => out.write_str(
                 "the value contains a serde_json RawValue, whose text can differ where its meaning does not: \

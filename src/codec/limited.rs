@@ -24,11 +24,12 @@ use serde::de::{
     DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, VariantAccess, Visitor,
 };
 
+#[cfg(doc)]
+use crate::visit::MAX_DEPTH;
+use crate::visit::{Depth, TOO_DEEP};
+
 #[cfg(test)]
 mod tests;
-
-/// How many containers may be nested, and how many wrappers.
-pub(crate) const MAX_DEPTH: u32 = 128;
 
 /// How many values may be visited for each byte.
 const VALUES_PER_BYTE: u64 = 128;
@@ -64,7 +65,6 @@ impl Budget {
 }
 
 const TOO_MANY: &str = "more values than so many bytes can hold";
-const TOO_DEEP: &str = "the value is nested more than";
 
 /// Whether the text is that of an error made here.
 pub(super) fn is_limit(text: &str) -> bool {
@@ -76,47 +76,35 @@ fn too_many<E: Error>() -> E {
     E::custom(TOO_MANY)
 }
 
-#[cold]
-fn too_deep<E: Error>() -> E {
-    E::custom(format_args!("{TOO_DEEP} {MAX_DEPTH} levels deep"))
-}
-
 /// A deserializer, visitor, seed or access of `serde`, with the limits of where it stands.
 #[derive(Debug)]
 pub(super) struct Limited<'b, I> {
     inner: I,
     budget: &'b Budget,
-    containers: u32,
-    wrappers: u32,
+    depth: Depth,
 }
 
 impl<'b, I> Limited<'b, I> {
     /// The outermost deserializer.
     pub(super) fn new(inner: I, budget: &'b Budget) -> Limited<'b, I> {
-        Limited { inner, budget, containers: 0, wrappers: 0 }
+        Limited { inner, budget, depth: Depth::default() }
     }
 
     /// `other` with the limits of this place.
     #[inline]
     fn with<J>(&self, other: J) -> Limited<'b, J> {
-        Limited { inner: other, budget: self.budget, containers: self.containers, wrappers: self.wrappers }
+        Limited { inner: other, budget: self.budget, depth: self.depth }
     }
 
     #[inline]
     fn enter_container<E: Error>(mut self) -> Result<Limited<'b, I>, E> {
-        if self.containers == MAX_DEPTH {
-            return Err(too_deep());
-        }
-        self.containers += 1;
+        self.depth.enter_container().map_err(E::custom)?;
         Ok(self)
     }
 
     #[inline]
     fn enter_wrapper<E: Error>(mut self) -> Result<Limited<'b, I>, E> {
-        if self.wrappers == MAX_DEPTH {
-            return Err(too_deep());
-        }
-        self.wrappers += 1;
+        self.depth.enter_wrapper().map_err(E::custom)?;
         Ok(self)
     }
 
@@ -322,9 +310,9 @@ impl<'b, 'de, A: EnumAccess<'de>> EnumAccess<'de> for Limited<'b, A> {
 
     #[inline]
     fn variant_seed<S: DeserializeSeed<'de>>(self, seed: S) -> Result<(S::Value, Self::Variant), A::Error> {
-        let Limited { inner, budget, containers, wrappers } = self;
-        let (name, variant) = inner.variant_seed(Limited { inner: seed, budget, containers, wrappers })?;
-        Ok((name, Limited { inner: variant, budget, containers, wrappers }))
+        let Limited { inner, budget, depth } = self;
+        let (name, variant) = inner.variant_seed(Limited { inner: seed, budget, depth })?;
+        Ok((name, Limited { inner: variant, budget, depth }))
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     NEWTYPE_VARIANT, NONE, SEQUENCE, SOME, STR, STRUCT, STRUCT_VARIANT, TUPLE, TUPLE_STRUCT, TUPLE_VARIANT,
     UNIT, UNIT_STRUCT, UNIT_VARIANT, UNORDERED_SEQUENCE,
 };
-use crate::visit::{Problem, UNORDERED, VisitError};
+use crate::visit::{Problem, UNORDERED, VisitError, visit_elements, visit_fields};
 
 /// The text of a `Display`, written where it belongs.
 struct Text<'g>(&'g mut Vec<u8>);
@@ -20,6 +20,18 @@ impl fmt::Write for Text<'_> {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())
     }
+}
+
+/// An integer is its value, whatever its width.
+macro_rules! as_wide {
+    ($($method:ident($type:ty) = $wide:ident;)*) => {
+        $(
+            #[inline]
+            fn $method(self, value: $type) -> Result<(), VisitError> {
+                self.$wide(value.into())
+            }
+        )*
+    };
 }
 
 impl<'g> Serializer for &'g mut Gather {
@@ -43,19 +55,13 @@ impl<'g> Serializer for &'g mut Gather {
         Ok(())
     }
 
-    #[inline]
-    fn serialize_i8(self, value: i8) -> Result<(), VisitError> {
-        self.serialize_i64(value.into())
-    }
-
-    #[inline]
-    fn serialize_i16(self, value: i16) -> Result<(), VisitError> {
-        self.serialize_i64(value.into())
-    }
-
-    #[inline]
-    fn serialize_i32(self, value: i32) -> Result<(), VisitError> {
-        self.serialize_i64(value.into())
+    as_wide! {
+        serialize_i8(i8) = serialize_i64;
+        serialize_i16(i16) = serialize_i64;
+        serialize_i32(i32) = serialize_i64;
+        serialize_u8(u8) = serialize_u64;
+        serialize_u16(u16) = serialize_u64;
+        serialize_u32(u32) = serialize_u64;
     }
 
     #[inline]
@@ -67,21 +73,6 @@ impl<'g> Serializer for &'g mut Gather {
     fn serialize_i128(self, value: i128) -> Result<(), VisitError> {
         self.put_wide_integer(value < 0, value.unsigned_abs());
         Ok(())
-    }
-
-    #[inline]
-    fn serialize_u8(self, value: u8) -> Result<(), VisitError> {
-        self.serialize_u64(value.into())
-    }
-
-    #[inline]
-    fn serialize_u16(self, value: u16) -> Result<(), VisitError> {
-        self.serialize_u64(value.into())
-    }
-
-    #[inline]
-    fn serialize_u32(self, value: u32) -> Result<(), VisitError> {
-        self.serialize_u64(value.into())
     }
 
     #[inline]
@@ -221,22 +212,12 @@ impl<'g> Serializer for &'g mut Gather {
 
     #[inline]
     fn serialize_seq(self, _: Option<usize>) -> Result<Container<'g>, VisitError> {
-        if std::mem::take(&mut self.unordered) {
-            self.put([UNORDERED_SEQUENCE]);
-            return self.container(Content::Sorted);
-        }
-        self.put([SEQUENCE]);
-        self.container(Content::Ordered)
+        self.sequence(SEQUENCE)
     }
 
     #[inline]
     fn serialize_tuple(self, _: usize) -> Result<Container<'g>, VisitError> {
-        if std::mem::take(&mut self.unordered) {
-            self.put([UNORDERED_SEQUENCE]);
-            return self.container(Content::Sorted);
-        }
-        self.put([TUPLE]);
-        self.container(Content::Ordered)
+        self.sequence(TUPLE)
     }
 
     #[inline]
@@ -290,56 +271,12 @@ impl<'g> Serializer for &'g mut Gather {
     }
 }
 
-/// Implements a trait of serde for containers whose elements have neither names nor keys.
-macro_rules! elements {
-    ($container:ident, $method:ident) => {
-        impl ser::$container for Container<'_> {
-            type Ok = ();
-            type Error = VisitError;
-
-            #[inline]
-            fn $method<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
-                self.element(value)
-            }
-
-            #[inline]
-            fn end(self) -> Result<(), VisitError> {
-                self.finish()
-            }
-        }
-    };
-}
-
-elements!(SerializeSeq, serialize_element);
-elements!(SerializeTuple, serialize_element);
-elements!(SerializeTupleStruct, serialize_field);
-elements!(SerializeTupleVariant, serialize_field);
-
-/// Implements a trait of serde for containers with named fields. A field that is skipped is nothing.
-macro_rules! fields {
-    ($container:ident) => {
-        impl ser::$container for Container<'_> {
-            type Ok = ();
-            type Error = VisitError;
-
-            #[inline]
-            fn serialize_field<T>(&mut self, name: &'static str, value: &T) -> Result<(), VisitError>
-            where
-                T: Serialize + ?Sized,
-            {
-                self.field(name, value)
-            }
-
-            #[inline]
-            fn end(self) -> Result<(), VisitError> {
-                self.finish()
-            }
-        }
-    };
-}
-
-fields!(SerializeStruct);
-fields!(SerializeStructVariant);
+visit_elements!([] Container<'_>, SerializeSeq, serialize_element);
+visit_elements!([] Container<'_>, SerializeTuple, serialize_element);
+visit_elements!([] Container<'_>, SerializeTupleStruct, serialize_field);
+visit_elements!([] Container<'_>, SerializeTupleVariant, serialize_field);
+visit_fields!([] Container<'_>, SerializeStruct);
+visit_fields!([] Container<'_>, SerializeStructVariant);
 
 impl ser::SerializeMap for Container<'_> {
     type Ok = ();
