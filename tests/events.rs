@@ -8,11 +8,11 @@ use std::fmt::Debug;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
 
+use common::subscriber::OnEvent;
 use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, flip, record_of, seconds, small};
 use oncekey::{Begin, Doubt, Durability, Error, Expected, Lease, ManualClock, Next, RunError, Store};
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use tracing::{Event, Subscriber};
 
 #[derive(Clone, Default)]
 struct Told(Arc<Mutex<Vec<String>>>);
@@ -20,6 +20,21 @@ struct Told(Arc<Mutex<Vec<String>>>);
 impl Told {
     fn of(&self, what: &str) -> usize {
         self.0.lock().unwrap().iter().filter(|text| text.starts_with(what)).count()
+    }
+
+    /// Keeps the message of an event, and returns it.
+    fn note(&self, event: &Event<'_>) -> String {
+        let mut message = String::new();
+        event.record(&mut Message(&mut message));
+        self.0.lock().unwrap().push(message.clone());
+        message
+    }
+
+    fn subscriber(&self) -> impl Subscriber + use<> {
+        let told = self.clone();
+        OnEvent(move |event: &Event<'_>| {
+            told.note(event);
+        })
     }
 }
 
@@ -33,30 +48,6 @@ impl Visit for Message<'_> {
     }
 }
 
-impl Subscriber for Told {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut message = String::new();
-        event.record(&mut Message(&mut message));
-        self.0.lock().unwrap().push(message);
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 fn records(store: &Store, name: &str, count: u32, retention: u64) {
     for n in 0..count {
         let key = format!("{name}/{n}");
@@ -68,7 +59,7 @@ fn records(store: &Store, name: &str, count: u32, retention: u64) {
 #[test]
 fn damage_is_told_of_once_and_not_at_every_visit() {
     let told = Told::default();
-    let _guard = tracing::subscriber::set_default(told.clone());
+    let _guard = tracing::subscriber::set_default(told.subscriber());
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(1_000_000));
@@ -95,7 +86,7 @@ fn damage_is_told_of_once_and_not_at_every_visit() {
 #[test]
 fn that_reclaiming_stopped_is_told_of_once_until_it_goes_on() {
     let told = Told::default();
-    let _guard = tracing::subscriber::set_default(told.clone());
+    let _guard = tracing::subscriber::set_default(told.subscriber());
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000_000)).open(&place.path).unwrap();
@@ -111,44 +102,6 @@ fn that_reclaiming_stopped_is_told_of_once_until_it_goes_on() {
     assert_eq!(told.of("reclaiming stopped"), 1);
 }
 
-/// What a subscriber does with the store when it gets an event.
-type Act = Box<dyn Fn(&str, &Store) + Send + Sync>;
-
-/// A subscriber that uses the store.
-struct Acting {
-    told: Told,
-    store: Mutex<Option<Store>>,
-    act: Act,
-}
-
-impl Subscriber for Acting {
-    fn enabled(&self, _: &Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut message = String::new();
-        event.record(&mut Message(&mut message));
-        self.told.0.lock().unwrap().push(message.clone());
-        let store = self.store.lock().unwrap().clone();
-        if let Some(store) = store {
-            (self.act)(&message, &store);
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 /// Calls `cause` with a store and a subscriber that acts on that store, in a thread that must come to its end.
 fn acting(
     store: Store,
@@ -156,7 +109,8 @@ fn acting(
     cause: impl FnOnce(&Store) + Send + 'static,
 ) -> Told {
     let told = Told::default();
-    let acting = Acting { told: told.clone(), store: Mutex::new(Some(store.clone())), act: Box::new(act) };
+    let (noted, used) = (told.clone(), store.clone());
+    let acting = OnEvent(move |event: &Event<'_>| act(&noted.note(event), &used));
     let (ends, ended) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
         let _guard = tracing::subscriber::set_default(acting);
@@ -368,7 +322,7 @@ fn a_panic_of_a_subscriber_leaves_neither_a_drop_nor_a_call() {
 #[test]
 fn an_attempt_is_told_to_be_in_doubt_when_it_ends_and_only_then() {
     let told = Told::default();
-    let _guard = tracing::subscriber::set_default(told.clone());
+    let _guard = tracing::subscriber::set_default(told.subscriber());
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open_in_memory().unwrap();
     let counts = || (told.of("in doubt"), told.of("found in doubt"));
@@ -509,7 +463,7 @@ fn a_poisoned_store_is_told_of_once_in_all_threads() {
             for thread in 0..4 {
                 let (told, store) = (told.clone(), &store);
                 scope.spawn(move || {
-                    let _guard = tracing::subscriber::set_default(told);
+                    let _guard = tracing::subscriber::set_default(told.subscriber());
                     let record = |n: u32| store.record(&format!("{thread}/{n}"), NONE, b"r");
                     let refused = (0..).find_map(|n| record(n).err());
                     assert!(matches!(refused, Some(Error::Poisoned { .. })));

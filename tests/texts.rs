@@ -120,12 +120,10 @@ fn a_full_store_says_what_can_still_be_done() {
 mod events {
     use super::*;
     use std::sync::{Arc, Mutex};
+    use tracing::Event;
     use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Metadata, Subscriber};
 
-    #[derive(Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
+    use crate::common::subscriber::OnEvent;
 
     struct Line(String);
 
@@ -135,35 +133,23 @@ mod events {
         }
     }
 
-    impl Subscriber for Lines {
-        fn enabled(&self, _: &Metadata<'_>) -> bool {
-            true
-        }
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-        fn event(&self, event: &Event<'_>) {
-            let mut line = Line(String::new());
-            event.record(&mut line);
-            self.0.lock().unwrap().push(line.0);
-        }
-        fn enter(&self, _: &Id) {}
-        fn exit(&self, _: &Id) {}
-    }
-
     #[test]
     fn the_field_of_a_key_is_the_key() {
-        let lines = Lines::default();
-        tracing::subscriber::with_default(lines.clone(), || {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&lines);
+        let subscriber = OnEvent(move |event: &Event<'_>| {
+            let mut line = Line(String::new());
+            event.record(&mut line);
+            seen.lock().unwrap().push(line.0);
+        });
+        tracing::subscriber::with_default(subscriber, || {
             let store = small().open_in_memory().unwrap();
             for _ in 0..2 {
                 store.record("charge:1\n", NONE, b"r").unwrap();
                 store.operation("charge:2").scope("acct 42").record(b"r").unwrap();
             }
         });
-        let lines = lines.0.lock().unwrap().join("\n");
+        let lines = lines.lock().unwrap().join("\n");
         assert!(lines.contains(r"key=charge:1\n "), "{lines}");
         assert!(lines.contains("key=charge:2 scope=acct 42 "), "{lines}");
         assert!(!lines.contains("key \""), "{lines}");

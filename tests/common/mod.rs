@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 pub mod random;
+pub mod subscriber;
 
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
