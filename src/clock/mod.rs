@@ -243,7 +243,7 @@ mod tests {
                 assert_eq!(clock.now_ms(), store_ms + after_ms);
             }
             pass(&manual, 1);
-            assert_eq!(clock.latest_ms(), store_ms + DAY_MS + 1_000, "nobody was told of another");
+            assert_eq!(clock.latest_ms(), store_ms + DAY_MS + 1_000, "no caller was given a later one");
             assert_eq!(clock.steps_not_followed(), 0);
         }
     }

@@ -1,4 +1,4 @@
-//! Keeping a lease alive: in memory only, for whoever knows the key and the version of the attempt.
+//! Renews leases, in memory only. Called by leases and by handles to attempts, with the key and the version of the attempt.
 
 use super::Engine;
 use crate::error::{Error, Result};
@@ -10,8 +10,8 @@ use crate::status::Version;
 impl Engine {
     /// Gives the lease on the attempt of `version` a deadline `lease_ms` from now; `u64::MAX`: never. Writes nothing.
     ///
-    /// [`Error::Fenced`] if the lease was taken over or has ended. That its deadline has passed is no reason: nobody may
-    /// have asked since.
+    /// [`Error::Fenced`] if the lease was taken over or has ended. A passed deadline alone is no
+    /// reason: as long as no other caller takes over, the attempt owns the operation.
     pub(crate) fn renew(&self, key: Key<'_>, version: Version, lease_ms: u64) -> Result<()> {
         let hash = self.admit(key)?;
         let _inside = self.admission.enter()?;
@@ -26,7 +26,7 @@ impl Engine {
         if is_renewed { Ok(()) } else { Err(Error::Fenced { key: key.to_owned(), version }) }
     }
 
-    /// Whether the lease on the attempt of `version` is alive and no other caller has taken it over. Waits for nobody.
+    /// Whether the lease on the attempt of `version` is alive and no other caller has taken it over. Does not wait.
     pub(crate) fn is_current(&self, key: Key<'_>, version: Version) -> bool {
         // Before any lock: in a forked child it may be held by a thread that is not there.
         if self.admission.check_open().is_err() {
