@@ -1,7 +1,6 @@
 //! What is recorded of operations that are done.
 
 use std::fmt;
-use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -71,7 +70,7 @@ impl Completion {
     /// [`Error::Decode`]: it was recorded as another type, or by a codec that is not of this crate.
     pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<T> {
         let decoded = typed::decode_as(self.typing, &self.result);
-        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+        decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
     /// The same with a codec of the program's own.
@@ -81,7 +80,7 @@ impl Completion {
     /// As [`decode`](Completion::decode).
     pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<T> {
         let decoded = typed::decode(codec, &self.result, self.typing);
-        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+        decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
     /// The version of the record.

@@ -12,7 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::key::{KeyProblem, OwnedKey};
+use crate::key::{Key, KeyProblem, OwnedKey};
 use crate::status::Version;
 
 #[cfg(feature = "tracing")]
@@ -414,6 +414,14 @@ impl Error {
             | Error::Replaced { .. }
             | Error::VersionsExhausted { .. } => false,
         }
+    }
+
+    pub(crate) fn decode(key: Key<'_>, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        Error::Decode { key: key.to_owned(), source: Arc::from(source) }
+    }
+
+    pub(crate) fn encode(key: Key<'_>, source: Box<dyn std::error::Error + Send + Sync>) -> Error {
+        Error::Encode { key: key.to_owned(), source: Arc::from(source) }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>, operation: &'static str, source: io::Error) -> Error {

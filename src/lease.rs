@@ -11,7 +11,7 @@ use crate::codec::Codec;
 use crate::completion::Completion;
 use crate::engine::{Applied, Began, Engine, Finish, Grant, Handle, InClosure, Request, Terms};
 use crate::error::{Error, Result};
-use crate::format::record::{Typing, Value};
+use crate::format::record::Value;
 use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::options::{check_renewal, own_retention};
 use crate::record::Retention;
@@ -56,10 +56,9 @@ pub enum Begin {
 
 impl Begin {
     pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, began: Began) -> Begin {
-        let claim = |grant| Claimed::new(engine, key.to_owned(), terms, grant);
         match began {
-            Began::Acquired(grant) => Begin::Acquired(Lease { claimed: claim(grant) }),
-            Began::InDoubt(grant) => Begin::InDoubt(Doubt { claimed: claim(grant) }),
+            Began::Acquired(grant) => Begin::Acquired(Lease::new(engine, key, terms, grant)),
+            Began::InDoubt(grant) => Begin::InDoubt(Doubt::new(engine, key, terms, grant)),
             Began::InProgress { attempt, .. } => Begin::InProgress { attempt },
             Began::Completed(found) => Begin::Completed(Completion::new(key, found)),
         }
@@ -97,12 +96,9 @@ impl Claimed {
         self.engine.check_in_place().map(|()| version)
     }
 
-    fn complete_typed<T>(
-        &mut self,
-        encoded: std::result::Result<(Encoded<T>, Typing), Unfit>,
-    ) -> Result<Version> {
-        let (encoded, typing) = encoded.map_err(|unfit| unfit.into_error(self.key.as_key()))?;
-        self.complete(Value::typed(&encoded.bytes, typing))
+    fn complete_typed<T>(&mut self, encoded: std::result::Result<Encoded<T>, Unfit>) -> Result<Version> {
+        let encoded = encoded.map_err(|unfit| unfit.into_error(self.key.as_key()))?;
+        self.complete(encoded.value())
     }
 
     fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
@@ -116,7 +112,7 @@ impl Claimed {
     {
         let max_bytes = self.engine.settings().max_result_bytes;
         let encoded = typed::check_codec::<C>(self.grant.typing)
-            .and_then(|()| typed::with_typing(codec, self.grant.typing, result, max_bytes));
+            .and_then(|()| typed::encode(codec, self.grant.typing, result, max_bytes));
         self.complete_typed(encoded)
     }
 
@@ -196,6 +192,10 @@ pub struct Lease {
 }
 
 impl Lease {
+    pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, grant: Grant) -> Lease {
+        Lease { claimed: Claimed::new(engine, key.to_owned(), terms, grant) }
+    }
+
     /// The closure that performs the attempt is about to be called, in this thread.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.claimed.enter_closure()
@@ -372,11 +372,8 @@ impl Lease {
         self.claimed.complete(Value::not_kept(self.claimed.grant.typing))
     }
 
-    pub(crate) fn finish_with(&mut self, finish: Finish<'_>) -> Result<Version> {
-        match finish {
-            Finish::Completed(value) => self.claimed.complete(value),
-            Finish::Released => self.claimed.finish(finish),
-        }
+    pub(crate) fn complete_as(&mut self, value: Value<'_>) -> Result<Version> {
+        self.claimed.complete(value)
     }
 
     pub(crate) fn retention(&self) -> Retention {
@@ -433,6 +430,10 @@ pub struct Doubt {
 }
 
 impl Doubt {
+    pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, grant: Grant) -> Doubt {
+        Doubt { claimed: Claimed::new(engine, key.to_owned(), terms, grant) }
+    }
+
     /// The closure that looks into the attempt is about to be called, in this thread.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.claimed.enter_closure()

@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::codec::{Codec, CodecError, DEFAULT_CODEC_ID, DefaultCodec};
+use crate::codec::{Codec, DEFAULT_CODEC_ID, DefaultCodec};
 use crate::completion::Recorded;
 use crate::engine::{Durability, Engine, Request, Terms};
 use crate::error::{Error, Result};
 use crate::fingerprint::canonical;
 use crate::format::record::{Typing, Value};
-use crate::key::{AnyKey, Fingerprint, Key};
+use crate::key::{AnyKey, Fingerprint};
 use crate::lease::Begin;
 use crate::options::{check_lease, check_retention, own_retention};
 use crate::outcome::Attempt;
@@ -236,7 +236,7 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         let mut bytes = Vec::new();
         match canonical(request, &mut bytes) {
             Ok(()) => Ok(self.engine.fingerprint(&bytes)),
-            Err(error) => Err(encode_error(self.key.as_key(), error.into())),
+            Err(error) => Err(Error::encode(self.key.as_key(), error.into())),
         }
     }
 
@@ -344,10 +344,6 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     fn typing(&self) -> Option<Typing> {
         self.codec_id.map(|codec| Typing { scheme: self.scheme, codec, shape: None })
     }
-}
-
-fn encode_error(key: Key<'_>, source: CodecError) -> Error {
-    Error::Encode { key: key.to_owned(), source: Arc::from(source) }
 }
 
 impl<C, D, R> fmt::Debug for Operation<'_, C, D, R> {

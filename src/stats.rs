@@ -2,18 +2,17 @@
 
 use std::fmt;
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Engine, Found};
+use crate::engine::{Engine, Found, Swap};
 use crate::error::{Error, Result};
 use crate::format::record::Typing;
 use crate::key::{Fingerprint, Key, OwnedKey};
 use crate::record::{Length, Life};
 use crate::status::{Status, Version};
+use crate::sync::Patience;
 use crate::typed;
 
 /// Figures of one store at one moment, for a dashboard. They are gathered one after the other, so that under load they
@@ -168,7 +167,13 @@ impl fmt::Debug for KeyState {
 }
 
 impl KeyState {
-    pub(crate) fn new(key: Key<'_>, status: Status, found: Option<Found>) -> KeyState {
+    /// Where the key stands now; see [`Engine::get`].
+    pub(crate) fn look(engine: &Engine, key: Key<'_>, patience: Patience) -> Result<KeyState> {
+        let (status, found) = engine.get(key, patience)?;
+        Ok(KeyState::new(key, status, found))
+    }
+
+    fn new(key: Key<'_>, status: Status, found: Option<Found>) -> KeyState {
         let key = key.to_owned();
         let attempt = found.as_ref().map_or(0, |found| found.attempt);
         match found {
@@ -280,7 +285,7 @@ impl KeyState {
     /// [`Error::Decode`]: it was recorded as another type, or by a codec that is not of this crate.
     pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>> {
         let decoded = self.result().map(|result| typed::decode_as(self.typing, result)).transpose();
-        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+        decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
     /// The same with a codec of the program's own.
@@ -290,7 +295,7 @@ impl KeyState {
     /// As [`decode`](KeyState::decode).
     pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<Option<T>> {
         let decoded = self.result().map(|result| typed::decode(codec, result, self.typing)).transpose();
-        decoded.map_err(|source| Error::Decode { key: self.key.clone(), source: Arc::from(source) })
+        decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
     /// Whether the operation is completed and its result was never recorded, because it could not be: see
@@ -327,4 +332,14 @@ pub enum Swapped {
     Done(Version),
     /// The key did not stand where it was expected; it stands here.
     Differs(KeyState),
+}
+
+impl Swapped {
+    /// How it came out; what stands there otherwise is looked up now.
+    pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<Swapped> {
+        match swap {
+            Swap::Done(version) => Ok(Swapped::Done(version)),
+            Swap::Differs => KeyState::look(engine, key, Patience::Endless).map(Swapped::Differs),
+        }
+    }
 }

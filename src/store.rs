@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::codec::DefaultCodec;
 use crate::completion::Recorded;
-use crate::engine::{Compaction, Engine, Expected, Handle, Next, Swap};
+use crate::engine::{Compaction, Engine, Expected, Handle, Next};
 use crate::error::Result;
 use crate::format::record::Value;
 use crate::key::{AnyKey, Fingerprint};
@@ -151,9 +151,7 @@ impl Store {
     /// [`Error::Io`](crate::Error::Io); [`Error::Poisoned`](crate::Error::Poisoned) if the answer would have to be
     /// made durable first.
     pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<KeyState> {
-        let key = key.into();
-        let (status, found) = self.engine.get(key.as_key(), Patience::Endless)?;
-        Ok(KeyState::new(key.as_key(), status, found))
+        KeyState::look(&self.engine, key.into().as_key(), Patience::Endless)
     }
 
     /// As [`get`](Store::get), but where that waits for a sync of another thread, no longer than `timeout`. A sync that no
@@ -175,9 +173,7 @@ impl Store {
     /// [`Error::Busy`](crate::Error::Busy): the time was not enough. The rest as [`get`](Store::get).
     pub fn get_timeout<'a>(&self, key: impl Into<AnyKey<'a>>, timeout: Duration) -> Result<KeyState> {
         let patience = if timeout.is_zero() { Patience::None } else { Patience::of(timeout) };
-        let key = key.into();
-        let (status, found) = self.engine.get(key.as_key(), patience)?;
-        Ok(KeyState::new(key.as_key(), status, found))
+        KeyState::look(&self.engine, key.into().as_key(), patience)
     }
 
     /// Copies the recorded result of `key` into `buffer`, whose former content goes, and returns the version of the record;
@@ -255,10 +251,8 @@ impl Store {
     ) -> Result<Swapped> {
         let key = key.into();
         let key = key.as_key();
-        match self.engine.compare_and_set(key, expected, next, None, &self.engine.settings().terms)? {
-            Swap::Done(version) => Ok(Swapped::Done(version)),
-            Swap::Differs => Ok(Swapped::Differs(self.get(key)?)),
-        }
+        let swap = self.engine.compare_and_set(key, expected, next, None, &self.engine.settings().terms)?;
+        Swapped::of(&self.engine, key, swap)
     }
 
     /// Gives up what is known of `key`, so that its act can be performed as if for the first time. True if there was

@@ -16,18 +16,28 @@ use crate::codec::Bincode;
 use crate::codec::Json;
 use crate::codec::{Codec, CodecError, DEFAULT_CODEC_ID};
 use crate::error::Error;
-use crate::format::record::Typing;
+use crate::format::record::{Typing, Value};
 use crate::key::Key;
 use crate::shape::{digest_of, shape_of};
-use std::sync::Arc;
+
+/// The fingerprint was made by the caller, or there is none.
+pub(crate) const BY_CALLER: u8 = 0;
+/// The fingerprint was made from the meaning of a typed request.
+pub(crate) const BY_MEANING: u8 = 1;
 
 /// A value that can be recorded.
 pub(crate) struct Encoded<T> {
     pub(crate) bytes: Vec<u8>,
-    /// Its shape, if the codec is positional.
-    pub(crate) shape: Option<u64>,
+    pub(crate) typing: Typing,
     /// The value that its bytes decode to.
-    pub(crate) value: T,
+    pub(crate) returned: T,
+}
+
+impl<T> Encoded<T> {
+    /// What the record holds.
+    pub(crate) fn value(&self) -> Value<'_> {
+        Value::typed(&self.bytes, self.typing)
+    }
 }
 
 /// Why a value cannot be recorded.
@@ -39,12 +49,11 @@ pub(crate) enum Unfit {
 
 impl Unfit {
     pub(crate) fn into_error(self, key: Key<'_>) -> Error {
-        let key = key.to_owned();
         match self {
             Unfit::TooLarge { length_bytes, limit_bytes } => {
-                Error::TooLarge { key, length_bytes, limit_bytes }
+                Error::TooLarge { key: key.to_owned(), length_bytes, limit_bytes }
             }
-            Unfit::Codec(source) => Error::Encode { key, source: Arc::from(source) },
+            Unfit::Codec(source) => Error::encode(key, source),
         }
     }
 }
@@ -55,14 +64,20 @@ impl<E: Into<CodecError>> From<E> for Unfit {
     }
 }
 
-/// Encodes `value`, unless its bytes are too many or it would come back as another value.
-pub(crate) fn encode<C, T>(codec: &C, value: &T, limit_bytes: usize) -> Result<Encoded<T>, Unfit>
+/// Encodes `value`, unless its bytes are too many or it would come back as another value. `begun` is what the record of the
+/// attempt says.
+pub(crate) fn encode<C, T>(
+    codec: &C,
+    begun: Option<Typing>,
+    value: &T,
+    limit_bytes: usize,
+) -> Result<Encoded<T>, Unfit>
 where
     C: Codec,
     T: Serialize + DeserializeOwned,
 {
     // A panic of the value's own serde code must not leave a doubt behind a side effect that returned.
-    let encoded = catch_unwind(AssertUnwindSafe(|| encode_or_unwind(codec, value, limit_bytes)));
+    let encoded = catch_unwind(AssertUnwindSafe(|| encode_or_unwind(codec, begun, value, limit_bytes)));
     encoded.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
@@ -70,7 +85,12 @@ where
     })
 }
 
-fn encode_or_unwind<C, T>(codec: &C, value: &T, limit_bytes: usize) -> Result<Encoded<T>, Unfit>
+fn encode_or_unwind<C, T>(
+    codec: &C,
+    begun: Option<Typing>,
+    value: &T,
+    limit_bytes: usize,
+) -> Result<Encoded<T>, Unfit>
 where
     C: Codec,
     T: Serialize + DeserializeOwned,
@@ -88,15 +108,17 @@ where
     if bytes.len() > limit_bytes {
         return Err(Unfit::TooLarge { length_bytes: bytes.len(), limit_bytes });
     }
-    let back: T = codec.decode(&bytes).map_err(|error| format!("it does not come back: {error}"))?;
-    let returned = digest_of(&back, !C::POSITIONAL)?;
+    let returned: T = codec.decode(&bytes).map_err(|error| format!("it does not come back: {error}"))?;
+    let back = digest_of(&returned, !C::POSITIONAL)?;
     // The bytes decide where the serializer that digests sees another value than the codec's.
-    let is_same = given.shape == returned.shape
-        && (given.leaves == returned.leaves || codec.encode(&back).is_ok_and(|again| again == bytes));
+    let is_same = given.shape == back.shape
+        && (given.leaves == back.leaves || codec.encode(&returned).is_ok_and(|again| again == bytes));
     if !is_same {
         return Err("it comes back as another value: what is serialised must be what is deserialised".into());
     }
-    Ok(Encoded { bytes, shape: C::POSITIONAL.then_some(given.shape.hash), value: back })
+    let scheme = begun.map_or(BY_CALLER, |begun| begun.scheme);
+    let typing = Typing { scheme, codec: C::ID, shape: C::POSITIONAL.then_some(given.shape.hash) };
+    Ok(Encoded { bytes, typing, returned })
 }
 
 /// Decodes a stored value.
@@ -149,19 +171,15 @@ impl Known {
     not(any(feature = "bincode", feature = "json")),
     expect(unused_variables, reason = "there is no codec to hand them to")
 )]
-pub(crate) fn encode_as<T>(
-    typing: Option<Typing>,
-    value: &T,
-    limit_bytes: usize,
-) -> Result<(Encoded<T>, Typing), Unfit>
+pub(crate) fn encode_as<T>(begun: Option<Typing>, value: &T, limit_bytes: usize) -> Result<Encoded<T>, Unfit>
 where
     T: Serialize + DeserializeOwned,
 {
-    match Known::of(typing)? {
+    match Known::of(begun)? {
         #[cfg(feature = "bincode")]
-        Known::Bincode => with_typing(&Bincode, typing, value, limit_bytes),
+        Known::Bincode => encode(&Bincode, begun, value, limit_bytes),
         #[cfg(feature = "json")]
-        Known::Json => with_typing(&Json, typing, value, limit_bytes),
+        Known::Json => encode(&Json, begun, value, limit_bytes),
     }
 }
 
@@ -175,22 +193,6 @@ pub(crate) fn check_codec<C: Codec>(typing: Option<Typing>) -> Result<(), Unfit>
         .into()),
         _ => Ok(()),
     }
-}
-
-/// [`encode`], and what the record says of it. `typing` is what the record of the attempt says.
-pub(crate) fn with_typing<C: Codec, T>(
-    codec: &C,
-    typing: Option<Typing>,
-    value: &T,
-    limit_bytes: usize,
-) -> Result<(Encoded<T>, Typing), Unfit>
-where
-    T: Serialize + DeserializeOwned,
-{
-    let encoded = encode(codec, value, limit_bytes)?;
-    let scheme = typing.map_or(BY_CALLER, |typing| typing.scheme);
-    let typing = Typing { scheme, codec: C::ID, shape: encoded.shape };
-    Ok((encoded, typing))
 }
 
 /// [`decode`] with the codec that the record names.
@@ -209,8 +211,3 @@ where
         Known::Json => decode(&Json, bytes, typing),
     }
 }
-
-/// The fingerprint was made by the caller, or there is none.
-pub(crate) const BY_CALLER: u8 = 0;
-/// The fingerprint was made from the meaning of a typed request.
-pub(crate) const BY_MEANING: u8 = 1;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::change::{Facts, Grant};
 use super::lifecycle::Admitted;
-use super::view::{Found, Seen, View, Want};
+use super::view::{Found, Seen, View, Want, left_in_doubt};
 use super::{Engine, Request, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -107,13 +107,7 @@ impl Engine {
                 flight.note_disk();
                 self.settle(found, terms.durability)?;
                 if !takes_doubt {
-                    crate::events::found_in_doubt(key, attempt);
-                    return Err(Error::InDoubt {
-                        key: key.to_owned(),
-                        attempt,
-                        version: found.version,
-                        reason: None,
-                    });
+                    return Err(left_in_doubt(key, found));
                 }
             }
             // Given without any room: a full store must still let a caller find out what happened.
@@ -358,7 +352,7 @@ mod tests {
         assert_eq!(found.attempt, 1);
     }
 
-    /// The first attempt leaks, so nothing but the deadline ends its lease, and nobody wakes the second.
+    /// The first attempt leaks, so only the deadline ends its lease, and no thread wakes the second.
     #[test]
     fn a_begin_that_waits_for_a_lease_takes_over_when_the_deadline_has_passed() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::view::{Found, View, Want};
+use super::view::{Found, View, Want, left_in_doubt};
 use super::{Engine, Request, Terms};
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -111,7 +111,7 @@ pub(crate) enum Applied {
 }
 
 /// How a compare-and-set came out.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) enum Swap {
     Done(Version),
     Differs,
@@ -284,13 +284,7 @@ impl Engine {
                 (Err(Refused::InDoubt), Some(found)) => {
                     flight.note_disk();
                     self.settle(found, terms.durability)?;
-                    crate::events::found_in_doubt(key, attempt);
-                    return Err(Error::InDoubt {
-                        key: key.to_owned(),
-                        attempt,
-                        version: found.version,
-                        reason: None,
-                    });
+                    return Err(left_in_doubt(key, found));
                 }
                 (Err(_), _) => {
                     if self.wait_for_other(key, inside, flight, claim, terms.patience, now_ms)? {

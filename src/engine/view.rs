@@ -89,7 +89,7 @@ pub(super) struct View {
     pub(super) now_ms: u64,
 }
 
-/// What a look at a key says that waits for nobody.
+/// The state of a key, read without waiting for other callers.
 pub(super) struct Seen {
     pub(super) status: Status,
     pub(super) found: Option<Found>,
@@ -98,7 +98,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The attempt that somebody performs or looks into.
+    /// The attempt that a caller runs or looks into.
     pub(super) fn attempt_at_work(&self) -> Option<u32> {
         let found = self.found.as_ref()?;
         match self.claim {
@@ -411,6 +411,12 @@ impl Engine {
         let holds = found.is_some_and(|found| found.life == Life::Begun && found.version == version);
         if holds { Ok(()) } else { Err(Error::Fenced { key: key.to_owned(), version }) }
     }
+}
+
+/// The error of a call that finds a doubt and does not look into it. Emits the event for that.
+pub(super) fn left_in_doubt(key: Key<'_>, found: &Found) -> Error {
+    crate::events::found_in_doubt(key, found.attempt);
+    Error::InDoubt { key: key.to_owned(), attempt: found.attempt, version: found.version, reason: None }
 }
 
 /// What the footer says of the record at `address`, which cannot be read.

@@ -1,20 +1,18 @@
 //! Ending an operation in typed terms.
 
-use std::sync::Arc;
-
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Operation;
 use crate::codec::Codec;
-use crate::engine::{Applied, Began, Expected, Finish, Found, Next, Request, Swap};
+use crate::engine::{Applied, Began, Expected, Found, Next, Request};
 use crate::error::{Error, Result};
-use crate::format::record::{Typing, Value};
-use crate::lease::{Begin, Doubt, Lease};
+use crate::format::record::Value;
+use crate::lease::{Doubt, Lease};
 use crate::outcome::{Attempt, Outcome, Reconciled, RunError};
 use crate::planted::{Bug, planted};
 use crate::policy::{DoubtPolicy, ReleasePolicy};
-use crate::stats::{KeyState, Swapped};
+use crate::stats::Swapped;
 use crate::sync::Patience;
 use crate::typed;
 
@@ -60,18 +58,18 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let mut was_asked = false;
         loop {
             let takes_doubt = D::TAKES_DOUBT && !was_asked;
-            let began = self.engine.begin(self.key.as_key(), request, &terms, takes_doubt)?;
-            let began = match began {
-                Began::Completed(found) => return Ok(Outcome::AlreadyDone(self.decode(&found)?)),
-                began => began,
-            };
-            match Begin::new(self.engine, self.key.as_key(), &terms, began) {
-                Begin::Acquired(lease) => return self.perform(lease, effect),
-                Begin::Completed(_) => unreachable!("answered above"),
-                Begin::InProgress { attempt } => {
-                    return Err(Error::InProgress { key: self.key.as_key().to_owned(), attempt }.into());
+            let key = self.key.as_key();
+            match self.engine.begin(key, request, &terms, takes_doubt)? {
+                Began::Acquired(grant) => {
+                    let lease = Lease::new(self.engine, key, &terms, grant);
+                    return self.perform(lease, effect);
                 }
-                Begin::InDoubt(doubt) => {
+                Began::Completed(found) => return Ok(Outcome::AlreadyDone(self.decode(&found)?)),
+                Began::InProgress { attempt } => {
+                    return Err(Error::InProgress { key: key.to_owned(), attempt }.into());
+                }
+                Began::InDoubt(grant) => {
+                    let doubt = Doubt::new(self.engine, key, &terms, grant);
                     // Who may simply run it again may do so as often as it takes.
                     was_asked = !D::RERUNS;
                     let in_closure = doubt.enter_closure();
@@ -90,7 +88,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
                             Err(error) => return Err(error.into()),
                         },
                         Reconciled::Unknown { reason } => {
-                            let (key, attempt) = (self.key.as_key().to_owned(), doubt.attempt());
+                            let (key, attempt) = (key.to_owned(), doubt.attempt());
                             let reason = reason.or_else(|| Some("reconcile does not know".to_owned()));
                             let version = doubt.version();
                             return Err(Error::InDoubt { key, attempt, version, reason }.into());
@@ -126,9 +124,9 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let terms = self.terms(false)?;
         let key = self.key.as_key();
         let request = self.request.clone()?;
-        let (encoded, typing) = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
-        match self.engine.record(key, request, Value::typed(&encoded.bytes, typing), &terms)? {
-            Ok(_) => Ok(Outcome::Done(encoded.value)),
+        let encoded = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
+        match self.engine.record(key, request, encoded.value(), &terms)? {
+            Ok(_) => Ok(Outcome::Done(encoded.returned)),
             Err(found) => self.decode(&found).map(Outcome::AlreadyDone),
         }
     }
@@ -136,7 +134,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// Puts a completed operation with this result in the place of `expected`, as
     /// [`Store::compare_and_set`](crate::Store::compare_and_set) does on bytes, so that a retry of [`run`](Operation::run)
     /// gets it. The fingerprint must be the stored one: give the same request, or the
-    /// [`fingerprint`](KeyState::fingerprint) that was seen.
+    /// [`fingerprint`](crate::KeyState::fingerprint) that was seen.
     ///
     /// ```
     /// use oncekey::{Expected, Outcome, Store};
@@ -170,17 +168,12 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let (_, seen) = self.engine.get(key, Patience::Endless)?;
         let begun_with =
             seen.filter(|_| matches!(expected, Expected::Present { .. })).and_then(|seen| seen.typing);
-        let (encoded, typing) = typed::check_codec::<C>(begun_with)
+        let encoded = typed::check_codec::<C>(begun_with)
             .and_then(|()| self.encode(result))
             .map_err(|unfit| unfit.into_error(key))?;
         let next = Next::Completed { fingerprint, result: &encoded.bytes };
-        match self.engine.compare_and_set(key, expected, next, Some(typing), &terms)? {
-            Swap::Done(version) => Ok(Swapped::Done(version)),
-            Swap::Differs => {
-                let (status, found) = self.engine.get(key, Patience::Endless)?;
-                Ok(Swapped::Differs(KeyState::new(key, status, found)))
-            }
-        }
+        let swap = self.engine.compare_and_set(key, expected, next, Some(encoded.typing), &terms)?;
+        Swapped::of(self.engine, key, swap)
     }
 
     /// Runs the side effect under its lease.
@@ -197,21 +190,10 @@ impl<C, D, R> Operation<'_, C, D, R> {
         drop(in_closure);
         lease.set_retention(attempt.retention());
         match performed {
-            Ok(result) => match self.encode(&result) {
-                Ok((encoded, typing)) => {
-                    match lease.finish_with(Finish::Completed(Value::typed(&encoded.bytes, typing))) {
-                        Ok(_) => Ok(Outcome::Done(encoded.value)),
-                        Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
-                    }
-                }
-                Err(unfit) => {
-                    let unfit = unfit.into_error(self.key.as_key());
-                    // It happened: what remains to be known is that.
-                    let finished = lease.finish_with(Finish::Completed(Value::not_kept(self.typing())));
-                    Err(RunError::Unrecorded {
-                        result: Box::new(result),
-                        source: finished.err().unwrap_or(unfit),
-                    })
+            Ok(result) => match self.keep(&result, |value| lease.complete_as(value)) {
+                Ok((_, Ok(returned))) => Ok(Outcome::Done(returned)),
+                Ok((_, Err(source))) | Err(source) => {
+                    Err(RunError::Unrecorded { result: Box::new(result), source })
                 }
             },
             Err(error) if self.release.nothing_happened(&error) => match lease.release() {
@@ -238,34 +220,44 @@ impl<C, D, R> Operation<'_, C, D, R> {
         C: Codec,
         T: Serialize + DeserializeOwned,
     {
-        let (value, recorded) = match self.encode(&result) {
-            Ok((encoded, typing)) => {
-                let recorded = doubt.record_applied(request, Value::typed(&encoded.bytes, typing));
-                (Ok(encoded.value), recorded)
-            }
-            Err(unfit) => {
-                let recorded = doubt.record_applied(request, Value::not_kept(self.typing()));
-                (Err(unfit.into_error(self.key.as_key())), recorded)
-            }
-        };
-        let given = match recorded {
-            Ok(Applied::Recorded) => value,
+        let kept = self.keep(&result, |value| doubt.record_applied(request, value));
+        let given = kept.and_then(|(applied, kept)| match applied {
+            Applied::Recorded => kept,
             // The first recorded result stands, and every retry must get the same.
-            Ok(Applied::Completed(found)) => self.decode(&found),
-            Err(error) => Err(error),
-        };
+            Applied::Completed(found) => self.decode(&found),
+        });
         match given {
             Ok(given) => Ok(Outcome::AlreadyDone(given)),
             Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
         }
     }
 
-    fn encode<T>(&self, result: &T) -> std::result::Result<(typed::Encoded<T>, Typing), typed::Unfit>
+    /// Records by `record` that the side effect happened: with its result, or without one that cannot be recorded. Returns what
+    /// `record` did, and the result that retries get or why they get none.
+    fn keep<T, Recorded>(
+        &self,
+        result: &T,
+        record: impl FnOnce(Value<'_>) -> Result<Recorded>,
+    ) -> Result<(Recorded, Result<T>)>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
     {
-        typed::with_typing(&self.codec, self.typing(), result, self.engine.settings().max_result_bytes)
+        match self.encode(result) {
+            Ok(encoded) => Ok((record(encoded.value())?, Ok(encoded.returned))),
+            Err(unfit) => {
+                let recorded = record(Value::not_kept(self.typing()))?;
+                Ok((recorded, Err(unfit.into_error(self.key.as_key()))))
+            }
+        }
+    }
+
+    fn encode<T>(&self, result: &T) -> std::result::Result<typed::Encoded<T>, typed::Unfit>
+    where
+        C: Codec,
+        T: Serialize + DeserializeOwned,
+    {
+        typed::encode(&self.codec, self.typing(), result, self.engine.settings().max_result_bytes)
     }
 
     fn decode<T: Serialize + DeserializeOwned>(&self, found: &Found) -> Result<T>
@@ -273,7 +265,6 @@ impl<C, D, R> Operation<'_, C, D, R> {
         C: Codec,
     {
         let decoded = typed::decode(&self.codec, found.result.as_deref().unwrap_or_default(), found.typing);
-        decoded
-            .map_err(|source| Error::Decode { key: self.key.as_key().to_owned(), source: Arc::from(source) })
+        decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 }
