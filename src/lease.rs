@@ -151,8 +151,8 @@ impl Claimed {
     }
 
     fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
-        let Grant { version, promise, .. } = &mut self.grant;
-        self.engine.finish(self.key.as_key(), *version, finish, &self.terms, promise)
+        let Grant { version, reservation, .. } = &mut self.grant;
+        self.engine.finish(self.key.as_key(), *version, finish, &self.terms, reservation)
     }
 }
 
@@ -160,7 +160,7 @@ impl Drop for Claimed {
     fn drop(&mut self) {
         if self.engine.has_forked() {
             // Neither the claim nor the room that it has is this process's to give up.
-            self.grant.promise.take().spend();
+            self.grant.reservation.take().spend();
             return;
         }
         self.engine.abandon(self.key.as_key(), self.grant.claim);

@@ -39,7 +39,7 @@ pub mod guide;
 mod shuttle_tests;
 
 /// A disk that fails, for this crate's own tests. No part of the public interface: it may change at any time.
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[doc(hidden)]
 pub mod simulation {
     pub use crate::format::probe;
@@ -63,7 +63,7 @@ pub use operation::Operation;
 pub use options::Options;
 pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};
 pub use policy::{DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun};
-pub use stats::{KeyState, Stats, Swapped};
+pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};
 pub use store::Store;
 pub use visit::unordered;

@@ -282,7 +282,7 @@ impl Options {
     }
 
     /// The works of a store on a disk that fails.
-    #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
+    #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
     pub(crate) fn open_simulation(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Engine> {
         let settings = self.check()?;
         disk.lock();

@@ -1,8 +1,8 @@
-//! Bugs that tests plant, to see that the harness would find them. Without the feature `simulation`, and outside of
+//! Bugs that tests plant, to see that the harness would find them. Without the feature `__simulation`, and outside of
 //! the builds that explore interleavings, nothing is planted and nothing of this is compiled.
 
 #![cfg_attr(
-    not(all(feature = "simulation", not(oncekey_shuttle))),
+    not(all(feature = "__simulation", not(oncekey_shuttle))),
     allow(dead_code, unreachable_pub, reason = "the places that ask remain, the bugs do not")
 )]
 
@@ -129,34 +129,34 @@ pub enum Bug {
     RenewalNotTold,
 }
 
-#[cfg(any(feature = "simulation", oncekey_shuttle))]
+#[cfg(any(feature = "__simulation", oncekey_shuttle))]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
     static EARLIER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
 /// Plants a bug in everything that this thread does from now on; None: there is none any more.
-#[cfg(any(feature = "simulation", oncekey_shuttle))]
+#[cfg(any(feature = "__simulation", oncekey_shuttle))]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
     EARLIER.set(0);
 }
 
 /// Whether this bug is planted in this thread.
-#[cfg(any(feature = "simulation", oncekey_shuttle))]
+#[cfg(any(feature = "__simulation", oncekey_shuttle))]
 pub(crate) fn planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
 /// Nothing is planted.
-#[cfg(not(any(feature = "simulation", oncekey_shuttle)))]
+#[cfg(not(any(feature = "__simulation", oncekey_shuttle)))]
 pub(crate) const fn planted(_bug: Bug) -> bool {
     false
 }
 
 /// The value that this was called with the last time, if the bug is planted; else this one.
 pub(crate) fn one_late(bug: Bug, value: u64) -> u64 {
-    #[cfg(any(feature = "simulation", oncekey_shuttle))]
+    #[cfg(any(feature = "__simulation", oncekey_shuttle))]
     if planted(bug) {
         return EARLIER.replace(value);
     }

@@ -1,7 +1,7 @@
 //! What a record means: how it stands for its key at a given store time.
 //!
 //! A status is never stored. It follows from the key's last record, from the time, and, for an attempt that began,
-//! from whether a lease on it is alive in this process (see [`Life::Begun`]).
+//! from whether a lease on it is alive in this process (see [`Liveness::Begun`]).
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ impl fmt::Debug for Length {
 
 /// What a key's last record leaves of it at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Life {
+pub(crate) enum Liveness {
     /// Nothing: forgotten, or its retention has passed.
     Gone,
     /// The act did not happen; only the number of attempts is remembered, until the segment is retired.
@@ -38,39 +38,39 @@ pub(crate) enum Life {
 }
 
 /// What a record leaves of its key that cannot be read, going by what it was, if that is known.
-pub(crate) fn lost_life(was: Option<Kind>, key_expires_ms: u64, now_ms: u64) -> Life {
+pub(crate) fn lost_liveness(was: Option<Kind>, key_expires_ms: u64, now_ms: u64) -> Liveness {
     match was {
-        Some(Kind::Begun) => Life::Begun,
+        Some(Kind::Begun) => Liveness::Begun,
         // Of a released key only the count of attempts is lost.
-        Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Life::Gone,
-        Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Life::Gone,
-        Some(Kind::Completed) => Life::Completed,
+        Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Liveness::Gone,
+        Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Liveness::Gone,
+        Some(Kind::Completed) => Liveness::Completed,
         // Nobody knows whether it happened.
-        Some(Kind::Unreadable) | None => Life::Begun,
+        Some(Kind::Unreadable) | None => Liveness::Begun,
     }
 }
 
-pub(crate) fn life(record: &Record<'_>, now_ms: u64) -> Life {
+pub(crate) fn liveness(record: &Record<'_>, now_ms: u64) -> Liveness {
     let status = match record.kind {
-        Kind::Forgotten | Kind::Ignorable => return Life::Gone,
+        Kind::Forgotten | Kind::Ignorable => return Liveness::Gone,
         Kind::Begun => Status::InDoubt,
         Kind::Released => Status::Absent,
         Kind::Completed => Status::Completed,
-        Kind::Unreadable if now_ms >= record.key_expires_ms => return Life::Gone,
-        Kind::Unreadable => return Life::Unreadable,
+        Kind::Unreadable if now_ms >= record.key_expires_ms => return Liveness::Gone,
+        Kind::Unreadable => return Liveness::Unreadable,
     };
     if now_ms >= record.key_expires_ms && transition(status, Event::ExpireKey).is_ok() {
-        return Life::Gone;
+        return Liveness::Gone;
     }
     match record.kind {
-        Kind::Forgotten | Kind::Ignorable => Life::Gone,
-        Kind::Begun => Life::Begun,
-        Kind::Unreadable => Life::Unreadable,
-        Kind::Released => Life::Released,
+        Kind::Forgotten | Kind::Ignorable => Liveness::Gone,
+        Kind::Begun => Liveness::Begun,
+        Kind::Unreadable => Liveness::Unreadable,
+        Kind::Released => Liveness::Released,
         Kind::Completed if record.value.result.is_none() || now_ms >= record.result_expires_ms => {
-            Life::CompletedWithoutResult
+            Liveness::CompletedWithoutResult
         }
-        Kind::Completed => Life::Completed,
+        Kind::Completed => Liveness::Completed,
     }
 }
 
@@ -86,16 +86,18 @@ pub(crate) enum Retirement {
 }
 
 pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
-    match life(record, now_ms) {
-        Life::Gone => Retirement::Drop,
-        Life::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
-        Life::CompletedWithoutResult if record.value.result.is_some() => Retirement::KeepWithoutResult,
+    match liveness(record, now_ms) {
+        Liveness::Gone => Retirement::Drop,
+        Liveness::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
+        Liveness::CompletedWithoutResult if record.value.result.is_some() => Retirement::KeepWithoutResult,
         // The count of attempts is a courtesy, not worth a place in the log.
-        Life::Released if !planted(Bug::ReleasedKept) => Retirement::Drop,
-        Life::Unreadable if planted(Bug::UnreadableDropped) => Retirement::Drop,
-        Life::Released | Life::Begun | Life::Completed | Life::CompletedWithoutResult | Life::Unreadable => {
-            Retirement::Keep
-        }
+        Liveness::Released if !planted(Bug::ReleasedKept) => Retirement::Drop,
+        Liveness::Unreadable if planted(Bug::UnreadableDropped) => Retirement::Drop,
+        Liveness::Released
+        | Liveness::Begun
+        | Liveness::Completed
+        | Liveness::CompletedWithoutResult
+        | Liveness::Unreadable => Retirement::Keep,
     }
 }
 
@@ -115,7 +117,7 @@ impl Retention {
 
 /// The parts of a record's length and when each of them stops being of use: what reclaiming counts with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Weight {
+pub(crate) struct RecordSize {
     pub(crate) kind: Kind,
     pub(crate) length_bytes: u64,
     pub(crate) key_expires_ms: u64,
@@ -126,9 +128,9 @@ pub(crate) struct Weight {
 /// needed, and the footer does not know the key's length.
 const TOMBSTONE_ESTIMATE_BYTES: u64 = 120;
 
-impl Weight {
-    pub(crate) fn of(record: &Record<'_>, length_bytes: u64) -> Weight {
-        Weight {
+impl RecordSize {
+    pub(crate) fn of(record: &Record<'_>, length_bytes: u64) -> RecordSize {
+        RecordSize {
             kind: record.kind,
             length_bytes,
             key_expires_ms: record.key_expires_ms,
@@ -137,8 +139,8 @@ impl Weight {
     }
 
     /// The same, as the footer says it.
-    pub(crate) fn listed(entry: &FooterEntry) -> Weight {
-        Weight {
+    pub(crate) fn listed(entry: &FooterEntry) -> RecordSize {
+        RecordSize {
             kind: entry.kind,
             length_bytes: entry.length,
             key_expires_ms: entry.key_expires_ms,
@@ -191,14 +193,14 @@ mod tests {
     fn a_completed_record_loses_its_result_first_and_its_key_last_each_at_its_own_millisecond() {
         let completed = record(Kind::Completed, Some(b""));
         for (now_ms, expected) in [
-            (0, Life::Completed),
-            (99, Life::Completed),
-            (100, Life::CompletedWithoutResult),
-            (199, Life::CompletedWithoutResult),
-            (200, Life::Gone),
-            (u64::MAX, Life::Gone),
+            (0, Liveness::Completed),
+            (99, Liveness::Completed),
+            (100, Liveness::CompletedWithoutResult),
+            (199, Liveness::CompletedWithoutResult),
+            (200, Liveness::Gone),
+            (u64::MAX, Liveness::Gone),
         ] {
-            assert_eq!(life(&completed, now_ms), expected, "at {now_ms}");
+            assert_eq!(liveness(&completed, now_ms), expected, "at {now_ms}");
         }
     }
 
@@ -206,9 +208,9 @@ mod tests {
     fn what_cannot_be_read_is_kept_until_its_key_would_expire() {
         let unreadable = record(Kind::Unreadable, Some(b"bytes"));
         for (now_ms, expected, becomes) in
-            [(199, Life::Unreadable, Retirement::Keep), (200, Life::Gone, Retirement::Drop)]
+            [(199, Liveness::Unreadable, Retirement::Keep), (200, Liveness::Gone, Retirement::Drop)]
         {
-            assert_eq!(life(&unreadable, now_ms), expected, "at {now_ms}");
+            assert_eq!(liveness(&unreadable, now_ms), expected, "at {now_ms}");
             assert_eq!(retirement(&unreadable, now_ms), becomes, "at {now_ms}");
         }
     }
@@ -216,24 +218,27 @@ mod tests {
     #[test]
     fn a_lost_record_leaves_what_its_kind_allows_and_a_doubt_where_that_is_not_known() {
         for (was, before, from_expiry_on) in [
-            (Some(Kind::Begun), Life::Begun, Life::Begun),
-            (Some(Kind::Completed), Life::Completed, Life::Gone),
-            (Some(Kind::Unreadable), Life::Begun, Life::Gone),
-            (None, Life::Begun, Life::Gone),
-            (Some(Kind::Released), Life::Gone, Life::Gone),
-            (Some(Kind::Forgotten), Life::Gone, Life::Gone),
-            (Some(Kind::Ignorable), Life::Gone, Life::Gone),
+            (Some(Kind::Begun), Liveness::Begun, Liveness::Begun),
+            (Some(Kind::Completed), Liveness::Completed, Liveness::Gone),
+            (Some(Kind::Unreadable), Liveness::Begun, Liveness::Gone),
+            (None, Liveness::Begun, Liveness::Gone),
+            (Some(Kind::Released), Liveness::Gone, Liveness::Gone),
+            (Some(Kind::Forgotten), Liveness::Gone, Liveness::Gone),
+            (Some(Kind::Ignorable), Liveness::Gone, Liveness::Gone),
         ] {
-            assert_eq!(lost_life(was, 200, 199), before, "{was:?}");
-            assert_eq!(lost_life(was, 200, 200), from_expiry_on, "{was:?}");
+            assert_eq!(lost_liveness(was, 200, 199), before, "{was:?}");
+            assert_eq!(lost_liveness(was, 200, 200), from_expiry_on, "{was:?}");
         }
     }
 
     #[test]
     fn a_released_record_is_not_moved_and_all_of_it_is_dead_at_once() {
         let released = record(Kind::Released, None);
-        assert_eq!((life(&released, 199), retirement(&released, 199)), (Life::Released, Retirement::Drop));
-        assert_eq!(Weight::of(&released, 88).shares(), [(0, 88), (NEVER_MS, 0)]);
+        assert_eq!(
+            (liveness(&released, 199), retirement(&released, 199)),
+            (Liveness::Released, Retirement::Drop)
+        );
+        assert_eq!(RecordSize::of(&released, 88).shares(), [(0, 88), (NEVER_MS, 0)]);
     }
 
     #[test]
@@ -243,7 +248,11 @@ mod tests {
 
     #[test]
     fn time_never_ends_an_attempt_that_began() {
-        assert_eq!(life(&record(Kind::Begun, None), u64::MAX), Life::Begun, "though its expiry is at 200");
+        assert_eq!(
+            liveness(&record(Kind::Begun, None), u64::MAX),
+            Liveness::Begun,
+            "though its expiry is at 200"
+        );
         assert_eq!(retirement(&record(Kind::Begun, None), u64::MAX), Retirement::Keep);
     }
 
@@ -266,8 +275,8 @@ mod tests {
             (Kind::Forgotten, 88),
             (Kind::Unreadable, 168),
         ] {
-            let weight = Weight::of(&record(kind, None), length_bytes);
-            let [(_, first), (_, second)] = weight.shares();
+            let size = RecordSize::of(&record(kind, None), length_bytes);
+            let [(_, first), (_, second)] = size.shares();
             assert_eq!(first + second, length_bytes, "{kind:?}");
         }
     }

@@ -10,7 +10,7 @@ use crate::engine::{Engine, Found, Swap};
 use crate::error::{Error, Result};
 use crate::format::record::Typing;
 use crate::key::{Fingerprint, Key, OwnedKey};
-use crate::record::{Length, Life};
+use crate::record::{Length, Liveness};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 use crate::typed;
@@ -109,11 +109,11 @@ impl Stats {
         // Everything above reads atomic numbers only. The rest takes locks, which nobody may ever release in a forked child.
         if !engine.has_forked() {
             stats.store_time_ms = engine.clock().now_ms();
-            let balance = log.ledger().balance(stats.store_time_ms);
-            (stats.record_bytes, stats.dead_bytes) = (balance.total_bytes, balance.dead_bytes);
+            let totals = log.space_usage().totals(stats.store_time_ms);
+            (stats.record_bytes, stats.dead_bytes) = (totals.total_bytes, totals.dead_bytes);
             (stats.keys, stats.index_bytes) = (engine.index().len(), engine.index().allocated_bytes());
             stats.file_bytes = log.file_bytes();
-            stats.reserved_bytes = log.promised_bytes();
+            stats.reserved_bytes = log.reserved_bytes();
             stats.poisoned = log.check_poison().is_err();
         }
         stats
@@ -187,7 +187,7 @@ impl KeyState {
                     attempt,
                     changed_at_ms: Some(found.time_ms),
                     result_expires_at_ms: finite(found.result_expires_ms)
-                        .filter(|_| found.life == Life::Completed),
+                        .filter(|_| found.liveness == Liveness::Completed),
                     expires_at_ms: finite(found.key_expires_ms),
                     not_kept: found.not_kept,
                     typing: found.typing,
@@ -327,19 +327,19 @@ impl KeyState {
 /// How [`Store::compare_and_set`](crate::Store::compare_and_set) came out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Swapped {
+pub enum CasOutcome {
     /// It is as was wanted, by the record of this version (0 if absent stayed absent).
     Done(Version),
     /// The key did not stand where it was expected; it stands here.
     Differs(KeyState),
 }
 
-impl Swapped {
+impl CasOutcome {
     /// How it came out; what stands there otherwise is looked up now.
-    pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<Swapped> {
+    pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<CasOutcome> {
         match swap {
-            Swap::Done(version) => Ok(Swapped::Done(version)),
-            Swap::Differs => KeyState::look(engine, key, Patience::Endless).map(Swapped::Differs),
+            Swap::Done(version) => Ok(CasOutcome::Done(version)),
+            Swap::Differs => KeyState::look(engine, key, Patience::Endless).map(CasOutcome::Differs),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::key::{AnyKey, Fingerprint};
 use crate::lease::Begin;
 use crate::operation::Operation;
 use crate::options::Options;
-use crate::stats::{KeyState, Stats, Swapped};
+use crate::stats::{CasOutcome, KeyState, Stats};
 use crate::status::Version;
 use crate::sync::Patience;
 
@@ -223,7 +223,7 @@ impl Store {
     /// [`Error::Corrupt`](crate::Error::Corrupt). [`forget`](Store::forget) needs no version.
     ///
     /// ```
-    /// use oncekey::{Expected, Fingerprint, Next, Store, Swapped};
+    /// use oncekey::{Expected, Fingerprint, Next, Store, CasOutcome};
     ///
     /// let store = Store::in_memory()?;
     /// drop(store.begin("charge:1", Fingerprint::NONE)?); // as a crash would
@@ -231,8 +231,8 @@ impl Store {
     /// // The gateway's own records say that it was charged.
     /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
     /// let next = Next::Completed { fingerprint: seen.fingerprint(), result: b"receipt 17" };
-    /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, Swapped::Done(_)));
-    /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, Swapped::Differs(_)), "not twice");
+    /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, CasOutcome::Done(_)));
+    /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, CasOutcome::Differs(_)), "not twice");
     /// # Ok::<(), oncekey::Error>(())
     /// ```
     ///
@@ -248,11 +248,11 @@ impl Store {
         key: impl Into<AnyKey<'a>>,
         expected: Expected,
         next: Next<'_>,
-    ) -> Result<Swapped> {
+    ) -> Result<CasOutcome> {
         let key = key.into();
         let key = key.as_key();
         let swap = self.engine.compare_and_set(key, expected, next, None, &self.engine.settings().terms)?;
-        Swapped::of(&self.engine, key, swap)
+        CasOutcome::of(&self.engine, key, swap)
     }
 
     /// Gives up what is known of `key`, so that its act can be performed as if for the first time. True if there was
@@ -377,7 +377,7 @@ impl Options {
     }
 
     /// Opens a store on a disk that fails, for this crate's own tests.
-    #[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
+    #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
     #[doc(hidden)]
     pub fn open_simulated(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Store> {
         self.open_simulation(disk).map(Store::new)

@@ -92,7 +92,7 @@ fn an_index_that_was_large_gives_its_memory_back_when_its_keys_leave() {
     assert!(large > 500_000 && forgotten < large / 10, "{large} bytes, then {forgotten}");
 }
 
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[test]
 fn an_index_that_keeps_its_memory_is_noticed() {
     use oncekey::simulation::{Bug, plant};

@@ -7,8 +7,8 @@ use std::cell::Cell;
 
 use common::{NONE, SEGMENT, abandon, small};
 use oncekey::{
-    Begin, Doubt, Error, Expected, KeyState, Next, Options, Outcome, Reconciled, RunError, Status, Store,
-    Swapped,
+    Begin, CasOutcome, Doubt, Error, Expected, KeyState, Next, Options, Outcome, Reconciled, RunError,
+    Status, Store,
 };
 
 /// How a program gets rid of a doubt.
@@ -39,7 +39,7 @@ fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
     };
     let set = |next| {
         let swapped = store.compare_and_set(key, present(&store.get(key)?), next)?;
-        assert!(matches!(swapped, Swapped::Done(_)), "{key}: {swapped:?}");
+        assert!(matches!(swapped, CasOutcome::Done(_)), "{key}: {swapped:?}");
         Ok(())
     };
     match way {

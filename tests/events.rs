@@ -356,7 +356,7 @@ fn an_attempt_is_told_to_be_in_doubt_when_it_ends_and_only_then() {
 }
 
 /// The disk fails under several threads at once.
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[test]
 fn a_poisoned_store_is_told_of_once_however_many_calls_are_refused() {
     use oncekey::simulation::{Fault, SimulatedDisk};
@@ -377,7 +377,7 @@ fn a_poisoned_store_is_told_of_once_however_many_calls_are_refused() {
 }
 
 /// Whichever call it is in which the disk fails, it holds a lock of its own kind.
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[test]
 fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
     use oncekey::simulation::{Fault, SimulatedDisk};
@@ -452,7 +452,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
 }
 
 /// One thread's write fails for all.
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[test]
 fn a_poisoned_store_is_told_of_once_in_all_threads() {
     use oncekey::simulation::{Fault, SimulatedDisk};
@@ -488,7 +488,7 @@ fn a_lease_can_be_dropped_with_the_local_variables_of_its_thread() {
     store.close().unwrap();
 }
 
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[test]
 fn an_event_that_is_emitted_under_a_lock_is_noticed() {
     use oncekey::simulation::{Bug, plant};

@@ -143,7 +143,7 @@ macro_rules! structs {
 
 structs! {
     Plain { a: u32, b: i64, }
-    Swapped { b: i64, a: u32, }
+    CasOutcome { b: i64, a: u32, }
     Renamed { a: u32, c: i64, }
     RenamedBack { a: u32, #[serde(rename = "b")] c: i64, }
     Wider { a: u64, b: i64, }
@@ -313,7 +313,7 @@ macro_rules! family {
 const FAMILY: &[Member] = &family![
     u8, i8, u16, u32, i32, u64, i64, u128, i128, bool, char, String, (), (u8,), (u32, i64), Float, f32Sample, Option<u8>,
     Option<Option<u8>>, Vec<u8>, Vec<u64>, HashSet<u16>, BTreeSet<u16>, HashMap<u8, String>, BTreeMap<String, u8>, Plain,
-    Swapped, Renamed, RenamedBack, Wider, OtherSign, Longer, Shorter, Empty, Optional, SkipsFirst, SkipsLast, SkipsAlways,
+    CasOutcome, Renamed, RenamedBack, Wider, OtherSign, Longer, Shorter, Empty, Optional, SkipsFirst, SkipsLast, SkipsAlways,
     Defaulted, Flattened, FlattenedStruct, Floats, Texts, Collections, Transparent, Strict, Plainly, Adjacent, Untagged,
     Lowercase, Inserted, Internal, Pair, Value,
 ];

@@ -26,8 +26,8 @@ use std::time::Duration;
 use common::random::{Random, number_from, seed};
 use common::small;
 use oncekey::{
-    Begin, Doubt, Durability, Error, Expected, Fingerprint, KeyState, Lease, Next, Operation, Recorded,
-    Status, Store, Swapped,
+    Begin, CasOutcome, Doubt, Durability, Error, Expected, Fingerprint, KeyState, Lease, Next, Operation,
+    Recorded, Status, Store,
 };
 
 const PATH: &str = "ONCEKEY_KILL_PATH";
@@ -380,7 +380,7 @@ impl Worker<'_> {
         let set = || self.store.compare_and_set(key, expected, next);
         self.call(key, state, set, |swapped| match swapped {
             // Version 0: absent stayed absent.
-            Swapped::Done(version) if version.as_u64() > 0 => {
+            CasOutcome::Done(version) if version.as_u64() > 0 => {
                 Answer::Changed { version: Some(version.as_u64()), attempt: None }
             }
             _ => Answer::Unchanged,

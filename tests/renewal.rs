@@ -307,7 +307,7 @@ fn a_waiter_wakes_for_a_deadline_that_has_come_nearer() {
     assert_fenced(&lease);
 }
 
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 #[test]
 fn a_planted_renewal_after_a_takeover_is_found() {
     use oncekey::simulation::{Bug, plant};

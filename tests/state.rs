@@ -5,8 +5,8 @@ mod common;
 
 use common::{NONE, Place, START_MS, abandon, acquire, clocked, perform, seconds, small};
 use oncekey::{
-    Begin, Error, Expected, Fingerprint, Key, ManualClock, Next, Outcome, Reconciled, Recorded, RunError,
-    Status, Store, Swapped, Version,
+    Begin, CasOutcome, Error, Expected, Fingerprint, Key, ManualClock, Next, Outcome, Reconciled, Recorded,
+    RunError, Status, Store, Version,
 };
 
 /// Runs a test against a store in memory and one in a file: they must behave alike.
@@ -335,7 +335,7 @@ fn compare_and_set_obeys_the_table_in_every_combination() {
                     assert_eq!(after.result(), Some(&b"old"[..]), "an acknowledged result never changes");
                     continue;
                 }
-                let Swapped::Done(version) = outcome.unwrap() else { panic!("{from:?} to {to:?}") };
+                let CasOutcome::Done(version) = outcome.unwrap() else { panic!("{from:?} to {to:?}") };
                 let expected_after = match to {
                     Target::Absent => (Status::Absent, None),
                     Target::InDoubt => (Status::InDoubt, None),
@@ -365,7 +365,7 @@ fn compare_and_set_with_another_version_status_or_fingerprint_changes_nothing() 
             Expected::Present { status: Status::InDoubt, version: Version::from_u64(version.as_u64() + 1) },
         ];
         for expected in elsewhere {
-            let Swapped::Differs(stands) = store.compare_and_set("k", expected, next).unwrap() else {
+            let CasOutcome::Differs(stands) = store.compare_and_set("k", expected, next).unwrap() else {
                 panic!()
             };
             assert_eq!(stands, seen);

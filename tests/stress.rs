@@ -15,7 +15,7 @@ use std::time::Duration;
 use common::random::Random;
 use common::{NONE, Place, acquire, small};
 use oncekey::{
-    Begin, Doubt, Durability, Error, Expected, KeyState, Lease, Next, Recorded, Status, Store, Swapped,
+    Begin, CasOutcome, Doubt, Durability, Error, Expected, KeyState, Lease, Next, Recorded, Status, Store,
     Version,
 };
 
@@ -309,13 +309,13 @@ impl Worker<'_> {
         };
         match self.timed(|| self.store.compare_and_set(&name, expected, next)) {
             // Version 0: absent stayed absent.
-            (span, Ok(Swapped::Done(version))) if version.as_u64() == 0 => {
+            (span, Ok(CasOutcome::Done(version))) if version.as_u64() == 0 => {
                 self.saw(key, span, State::Absent, None);
             }
-            (span, Ok(Swapped::Done(version))) => {
+            (span, Ok(CasOutcome::Done(version))) => {
                 self.changed(key, span, state, Some(version), seen.version());
             }
-            (span, Ok(Swapped::Differs(seen))) => self.saw_snapshot(key, span, &seen),
+            (span, Ok(CasOutcome::Differs(seen))) => self.saw_snapshot(key, span, &seen),
             (_, Err(Error::Conflict { .. })) => assert!(seen.is_completed()),
             (_, other) => panic!("{other:?}"),
         }

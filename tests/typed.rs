@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Debug;
 
 use common::{NONE, Place, abandon, small};
-use oncekey::{Begin, Bincode, Error, Expected, Json, Outcome, Reconciled, RunError, Status, Store, Swapped};
+use oncekey::{
+    Begin, Bincode, CasOutcome, Error, Expected, Json, Outcome, Reconciled, RunError, Status, Store,
+};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -85,7 +87,7 @@ struct Receipt {
 #[test]
 fn a_result_is_not_replayed_as_a_type_of_another_shape() {
     #[derive(Debug, Serialize, Deserialize)]
-    struct Swapped {
+    struct CasOutcome {
         cents: u64,
         id: u64,
     }
@@ -107,7 +109,7 @@ fn a_result_is_not_replayed_as_a_type_of_another_shape() {
     }
     let receipt = Receipt { id: 17, cents: 1_000 };
     assert_eq!(replayed_as::<_, Receipt>(receipt.clone()), Ok(receipt.clone()));
-    is_refused::<_, Swapped>(receipt.clone());
+    is_refused::<_, CasOutcome>(receipt.clone());
     is_refused::<_, Renamed>(receipt.clone());
     is_refused::<_, (u64, u64)>(receipt.clone());
     is_refused::<_, Inserted>(Before::Charged);
@@ -507,7 +509,7 @@ fn an_operator_completes_in_typed_terms_what_a_retry_then_gets() {
             true => operation.codec(Json).complete_if(expected, &receipt),
             false => operation.complete_if(expected, &receipt),
         };
-        assert!(matches!(swapped, Ok(Swapped::Done(_))), "{swapped:?}");
+        assert!(matches!(swapped, Ok(CasOutcome::Done(_))), "{swapped:?}");
     }
     drop(store);
     let store = place.open();

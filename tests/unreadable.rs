@@ -8,7 +8,7 @@ use common::{
     NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, flip, record_of, seconds,
 };
 use oncekey::{
-    Begin, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Swapped, Version,
+    Begin, CasOutcome, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Version,
 };
 
 /// Short-lived records, some segments of them.
@@ -129,7 +129,7 @@ fn a_key_can_be_given_up_where_its_record_rots_before_it_was_moved_and_after() {
                 let completed = Next::Completed { fingerprint: NONE, result: b"r" };
                 assert_corrupt(store.compare_and_set(key, expected(status, version), completed));
                 let swapped = store.compare_and_set(key, expected(status, version), Next::Absent).unwrap();
-                assert!(matches!(swapped, Swapped::Done(_)), "{key}: {swapped:?}");
+                assert!(matches!(swapped, CasOutcome::Done(_)), "{key}: {swapped:?}");
             };
             give_up("done", Status::Completed, done);
             give_up("doubt", Status::InDoubt, doubt);

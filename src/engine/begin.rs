@@ -12,7 +12,7 @@ use crate::flights::{Claim, FlightGuard};
 use crate::format::record::{Kind, Value, encoded_bytes, most_encoded_bytes};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::record_cost_bytes;
-use crate::log::room::{NoRoom, Purpose};
+use crate::log::reservations::{NoRoom, ReservationClass};
 use crate::planted::{Bug, planted};
 use crate::status::{Event, Refused, Status, Version, transition};
 use crate::sync::Patience;
@@ -105,7 +105,7 @@ impl Engine {
                 && let Some(found) = found
             {
                 flight.note_disk();
-                self.settle(found, terms.durability)?;
+                self.ensure_durable(found, terms.durability)?;
                 if !takes_doubt {
                     return Err(left_in_doubt(key, found));
                 }
@@ -123,9 +123,9 @@ impl Engine {
                 let number = self.doubts.fetch_add(1, Ordering::Relaxed);
                 let claim = Claim::Doubt { version: found.version, attempt, number };
                 flight.set_claim(Some(claim));
-                let promise = self.log.no_promise();
+                let reservation = self.log.no_reservation();
                 let (version, typing) = (found.version, found.typing);
-                return Ok(Began::InDoubt(Grant { version, attempt, claim, typing, promise }));
+                return Ok(Began::InDoubt(Grant { version, attempt, claim, typing, reservation }));
             }
             flight.note_disk();
             match self.begin_attempt(key, hash, request.fingerprint, terms, &flight, &view)? {
@@ -156,19 +156,20 @@ impl Engine {
     ) -> Result<Result<Grant, NoRoom>> {
         let value = Value::begun(terms.typing);
         let begin_cost = record_cost_bytes(encoded_bytes(key, &value));
-        let mut promise = match self.log.promise(begin_cost + self.finish_cost(key), Purpose::Begin)? {
-            Ok(promise) => promise,
-            Err(no_room) => return Ok(Err(no_room)),
-        };
+        let mut reservation =
+            match self.log.reserve(begin_cost + self.finish_cost(key), ReservationClass::Begin)? {
+                Ok(reservation) => reservation,
+                Err(no_room) => return Ok(Err(no_room)),
+            };
         let attempt = view.found.as_ref().map_or(0, |found| found.attempt).saturating_add(1);
         let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
         let facts = Facts { fingerprint, attempt, value, lease_deadline_ms: Some(deadline_ms) };
-        let for_begin = promise.split(begin_cost);
+        let for_begin = reservation.split(begin_cost);
         let version = self.write_now(key, hash, Kind::Begun, facts, terms, flight, view, for_begin)?;
         // Writing the record may have been what led to a look at the path. No attempt may be given out then.
         self.path_check.check().inspect_err(|_| flight.set_claim(None))?;
         let claim = Claim::Lease { version, attempt, deadline_ms };
-        Ok(Ok(Grant { version, attempt, claim, typing: terms.typing, promise }))
+        Ok(Ok(Grant { version, attempt, claim, typing: terms.typing, reservation }))
     }
 
     /// The doubt about `version` is resolved in favour of another attempt: the act did not happen, or may happen again.
@@ -289,11 +290,11 @@ mod tests {
             result_expires_ms: 2,
             value: Value::NONE,
         };
-        let promise = engine.log.promise(1_000, Purpose::Begin).unwrap().unwrap();
-        let ticket = engine.log.append(&record, 1, promise, Until::Synced).unwrap();
-        assert_eq!(engine.log.promised_bytes(), 1_000, "others may not have it while the record gathers");
+        let reservation = engine.log.reserve(1_000, ReservationClass::Begin).unwrap().unwrap();
+        let ticket = engine.log.append(&record, 1, reservation, Until::Synced).unwrap();
+        assert_eq!(engine.log.reserved_bytes(), 1_000, "others may not have it while the record gathers");
         engine.log.wait(&ticket).unwrap();
-        assert_eq!(engine.log.promised_bytes(), 0);
+        assert_eq!(engine.log.reserved_bytes(), 0);
     }
 
     #[test]
@@ -345,7 +346,7 @@ mod tests {
                 std::thread::yield_now();
             }
             let finish = Finish::Completed(Value::bytes(b"r"));
-            engine.finish(key, doubt.version, finish, &terms, &mut doubt.promise).unwrap();
+            engine.finish(key, doubt.version, finish, &terms, &mut doubt.reservation).unwrap();
             beginning.join().unwrap()
         });
         let Began::Completed(found) = began else { panic!("{began:?}") };

@@ -9,11 +9,11 @@ use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record, Typing, Value, encoded_bytes};
 use crate::key::{Fingerprint, Key};
-use crate::log::Promise;
+use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
-use crate::log::room::{NoRoom, Purpose};
+use crate::log::reservations::{NoRoom, ReservationClass};
 use crate::planted::{Bug, planted};
-use crate::record::{Length, Life};
+use crate::record::{Length, Liveness};
 use crate::status::{Event, Refused, Status, Version, transition};
 
 /// The right to perform one attempt, as the engine knows it.
@@ -25,7 +25,7 @@ pub(crate) struct Grant {
     /// What the begin record says of the typed interface.
     pub(crate) typing: Option<Typing>,
     /// Room for the record that ends the attempt; none for a doubt.
-    pub(crate) promise: Promise,
+    pub(crate) reservation: Reservation,
 }
 
 /// What a finished attempt leaves behind.
@@ -127,7 +127,7 @@ impl Engine {
         version: Version,
         finish: Finish<'_>,
         terms: &Terms,
-        promise: &mut Promise,
+        reservation: &mut Reservation,
     ) -> Result<Version> {
         let _events = crate::events::hold_back();
         let hash = self.admit(key)?;
@@ -146,10 +146,11 @@ impl Engine {
             let allowed = transition(view.status, event).is_ok();
             let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
             flight.note_disk();
-            match self.room_to_finish(key, &value, promise)? {
-                Ok(promise) => {
+            match self.room_to_finish(key, &value, reservation)? {
+                Ok(reservation) => {
                     let facts = Facts::new(found.fingerprint, found.attempt, value);
-                    let finished = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    let finished =
+                        self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
                     flight.set_claim(None);
                     // What began is ended in the open file, wherever its path leads. The caller is told by the handle.
                     let _ = self.path_check.look_if_due(now_ms);
@@ -168,13 +169,13 @@ impl Engine {
         &self,
         key: Key<'_>,
         value: &Value<'_>,
-        set_aside: &mut Promise,
-    ) -> Result<Result<Promise, NoRoom>> {
+        set_aside: &mut Reservation,
+    ) -> Result<Result<Reservation, NoRoom>> {
         let cost = record_cost_bytes(encoded_bytes(key, value));
         if set_aside.bytes() >= cost {
             return Ok(Ok(set_aside.take()));
         }
-        self.log.promise(cost, Purpose::Finish)
+        self.log.reserve(cost, ReservationClass::Finish)
     }
 
     /// Records the result that the attempt in doubt turned out to have: as its end, or, if the doubt has gone and
@@ -220,13 +221,13 @@ impl Engine {
             self.check_result(key, &value)?;
             flight.note_disk();
             let begun = found.map_or(0, |found| found.attempt);
-            match self.room_to_finish(key, &value, &mut self.log.no_promise())? {
-                Ok(promise) => {
+            match self.room_to_finish(key, &value, &mut self.log.no_reservation())? {
+                Ok(reservation) => {
                     let attempt = begun.max(doubt.attempt);
                     let stored = found.filter(|_| is_in_doubt_still).map(|found| found.fingerprint);
                     let facts = Facts::new(stored.unwrap_or(request.fingerprint), attempt, value);
                     let kind = Kind::Completed;
-                    self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
                     flight.set_claim(None);
                     let _ = self.path_check.look_if_due(now_ms);
                     return Ok(Applied::Recorded);
@@ -283,7 +284,7 @@ impl Engine {
                 }
                 (Err(Refused::InDoubt), Some(found)) => {
                     flight.note_disk();
-                    self.settle(found, terms.durability)?;
+                    self.ensure_durable(found, terms.durability)?;
                     return Err(left_in_doubt(key, found));
                 }
                 (Err(_), _) => {
@@ -295,11 +296,12 @@ impl Engine {
             }
             flight.note_disk();
             let cost = record_cost_bytes(encoded_bytes(key, &value));
-            match self.log.promise(cost, Purpose::Begin)? {
-                Ok(promise) => {
+            match self.log.reserve(cost, ReservationClass::Begin)? {
+                Ok(reservation) => {
                     let facts = Facts::new(request.fingerprint, attempt.saturating_add(1), value);
                     let kind = Kind::Completed;
-                    let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    let version =
+                        self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
                     // Writing it may have been what led to a look at the path.
                     self.path_check.check()?;
                     return Ok(Ok(version));
@@ -330,11 +332,11 @@ impl Engine {
             }
             flight.note_disk();
             let cost = record_cost_bytes(encoded_bytes(key, &Value::NONE));
-            match self.log.promise(cost, Purpose::Forget)? {
-                Ok(promise) => {
+            match self.log.reserve(cost, ReservationClass::Forget)? {
+                Ok(reservation) => {
                     let facts = Facts::new(Fingerprint::NONE, attempt, Value::NONE);
                     let kind = Kind::Forgotten;
-                    self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
                     flight.set_claim(None);
                     return Ok(true);
                 }
@@ -371,7 +373,7 @@ impl Engine {
             let (status, found) = (view.status, view.found.as_ref());
             flight.note_disk();
             if let Some(found) = found {
-                self.settle(found, terms.durability)?;
+                self.ensure_durable(found, terms.durability)?;
             }
             let matches = match expected {
                 Expected::Absent => status == Status::Absent,
@@ -401,19 +403,20 @@ impl Engine {
                 return Ok(Swap::Done(Version::from_u64(0)));
             };
             let cost = record_cost_bytes(encoded_bytes(key, &value));
-            let purpose = match next {
-                Next::Absent | Next::Completed { .. } if unfinished => Purpose::Finish,
-                Next::Absent => Purpose::Forget,
-                Next::Completed { .. } | Next::InDoubt { .. } => Purpose::Begin,
+            let class = match next {
+                Next::Absent | Next::Completed { .. } if unfinished => ReservationClass::Finish,
+                Next::Absent => ReservationClass::Forget,
+                Next::Completed { .. } | Next::InDoubt { .. } => ReservationClass::Begin,
             };
-            match self.log.promise(cost, purpose)? {
-                Ok(promise) => {
+            match self.log.reserve(cost, class)? {
+                Ok(reservation) => {
                     let kept = found.filter(|_| unfinished).map(|found| found.fingerprint);
                     let fingerprint = next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE);
                     let begun = found.map_or(0, |found| found.attempt);
                     let attempt = if status == Status::Absent { begun.saturating_add(1) } else { begun };
                     let facts = Facts::new(fingerprint, attempt, value);
-                    let version = self.write_now(key, hash, kind, facts, terms, &flight, &view, promise)?;
+                    let version =
+                        self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
                     // Whoever held a lease finds out by the version; whoever waited looks again.
                     flight.set_claim(None);
                     if matches!(next, Next::InDoubt { .. }) && status != Status::InDoubt {
@@ -440,7 +443,7 @@ impl Engine {
         terms: &Terms,
         flight: &FlightGuard<'_>,
         view: &View,
-        promise: Promise,
+        reservation: Reservation,
     ) -> Result<Version> {
         let now_ms = view.now_ms;
         let version = self.next_version()?;
@@ -450,7 +453,7 @@ impl Engine {
         };
         // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
         let origin = match &view.found {
-            Some(found) if found.life == Life::Begun => found.origin,
+            Some(found) if found.liveness == Liveness::Begun => found.origin,
             _ => version,
         };
         let until = match kind {
@@ -473,7 +476,7 @@ impl Engine {
             result_expires_ms,
             value,
         };
-        self.commit(flight, hash, &record, promise, until, view.entry)?;
+        self.commit(flight, hash, &record, reservation, until, view.entry)?;
         Ok(version)
     }
 }

@@ -25,9 +25,9 @@ use crate::format::record::{Kind, MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES, Re
 use crate::index::{Address, Index};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Until, record_cost_bytes};
-use crate::log::{Log, Promise, batch_limit_bytes};
+use crate::log::{Log, Reservation, batch_limit_bytes};
 use crate::planted::{Bug, planted};
-use crate::record::{Retention, Weight};
+use crate::record::{RecordSize, Retention};
 use crate::recover::Recovered;
 use crate::status::Version;
 use crate::sync::Patience;
@@ -43,8 +43,8 @@ use path_check::PathCheck;
 pub use reclaim::Compaction;
 use reclaim::Reclaim;
 use unreadable::UnreadableRecords;
-use view::Entry;
 pub(crate) use view::Found;
+use view::IndexEntry;
 
 /// When a call that changes something returns.
 ///
@@ -244,19 +244,19 @@ impl Engine {
         flight: &FlightGuard<'_>,
         hash: u128,
         record: &Record<'_>,
-        promise: Promise,
+        reservation: Reservation,
         until: Until,
-        old: Option<Entry>,
+        old: Option<IndexEntry>,
     ) -> Result<()> {
         let length = crate::format::record::encoded_bytes(record.key, &record.value);
         if planted(Bug::IndexBeforeDurability) {
-            let ticket = self.log.append(record, hash, promise, Until::Written)?;
+            let ticket = self.log.append(record, hash, reservation, Until::Written)?;
             let address = self.log.wait(&ticket)?;
             flight.publish_claim();
             self.apply(hash, record, length, address, old);
             return if until == Until::Synced { self.log.sync() } else { Ok(()) };
         }
-        let ticket = self.log.append(record, hash, promise, until)?;
+        let ticket = self.log.append(record, hash, reservation, until)?;
         // Moved records ride along in the frame that this thread waits for anyway.
         let piece = self.reclaim_along(length);
         let applied = self.log.wait(&ticket).map(|address| {
@@ -277,7 +277,7 @@ impl Engine {
     }
 
     /// Makes the index say what a record says that has just become durable.
-    fn apply(&self, hash: u128, record: &Record<'_>, length: u64, address: Address, old: Option<Entry>) {
+    fn apply(&self, hash: u128, record: &Record<'_>, length: u64, address: Address, old: Option<IndexEntry>) {
         match (old, record.kind) {
             (Some(old), Kind::Forgotten) => {
                 self.index.remove(hash, old.address);
@@ -290,10 +290,10 @@ impl Engine {
             (None, _) => self.index.insert(hash, address),
         }
         if let Some(old) = old {
-            self.log.ledger().bury(&old.weight);
+            self.log.space_usage().mark_dead(&old.size);
             self.unreadable.remove(old.address);
         }
-        self.log.ledger().add(&Weight::of(record, length), record.time_ms);
+        self.log.space_usage().add(&RecordSize::of(record, length), record.time_ms);
     }
 
     /// How many records are known that cannot be read.

@@ -7,9 +7,9 @@ use crate::format::footer::FooterEntry;
 use crate::format::record::{Kind, Record, Typing, Value};
 use crate::index::Address;
 use crate::key::{Fingerprint, Key};
-use crate::log::reader::Place;
+use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
-use crate::record::{Life, Weight, life, lost_life};
+use crate::record::{Liveness, RecordSize, liveness, lost_liveness};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
@@ -17,9 +17,9 @@ use crate::sync::Patience;
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) address: Address,
-    pub(crate) place: Place,
-    pub(crate) weight: Weight,
-    pub(crate) life: Life,
+    pub(crate) place: RecordLocation,
+    pub(crate) size: RecordSize,
+    pub(crate) liveness: Liveness,
     pub(crate) version: Version,
     pub(crate) origin: Version,
     pub(crate) fingerprint: Fingerprint,
@@ -46,10 +46,10 @@ impl Found {
 #[derive(Debug)]
 pub(super) struct Unreadable {
     address: Address,
-    weight: Weight,
+    size: RecordSize,
     pub(super) version: Version,
     /// What it would leave of the key.
-    life: Life,
+    liveness: Liveness,
     /// What a caller is told who wants to know more than that.
     pub(super) error: Error,
 }
@@ -70,9 +70,9 @@ pub(crate) enum Want {
 
 /// The index's entry of a key, and what the record weighs that it points to.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Entry {
+pub(super) struct IndexEntry {
     pub(super) address: Address,
-    pub(super) weight: Weight,
+    pub(super) size: RecordSize,
 }
 
 /// What a look at a key under its flight says to somebody who wants to act on it.
@@ -80,7 +80,7 @@ pub(super) struct View {
     pub(super) found: Option<Found>,
     /// What the key's next record takes the place of: there may be an entry though its record leaves nothing of the
     /// key any more. The flight keeps it where it is.
-    pub(super) entry: Option<Entry>,
+    pub(super) entry: Option<IndexEntry>,
     /// The key's last record cannot be read, so `found` is nothing. The status is what the footer says.
     pub(super) unreadable: Option<Unreadable>,
     pub(super) claim: Option<Claim>,
@@ -114,8 +114,8 @@ impl Engine {
     /// durable as it was asked to be.
     pub(super) fn lookup(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Found>> {
         match self.last_record(key, hash, now_ms, want)? {
-            Some(Sight::Read(found)) if found.life != Life::Gone => Ok(Some(found)),
-            Some(Sight::Unreadable(lost)) if lost.life != Life::Gone => Err(lost.error),
+            Some(Sight::Read(found)) if found.liveness != Liveness::Gone => Ok(Some(found)),
+            Some(Sight::Unreadable(lost)) if lost.liveness != Liveness::Gone => Err(lost.error),
             _ => Ok(None),
         }
     }
@@ -124,7 +124,7 @@ impl Engine {
     fn last_record(&self, key: Key<'_>, hash: u128, now_ms: u64, want: Want) -> Result<Option<Sight<Found>>> {
         self.read(key, hash, now_ms, |address, place, record| {
             let mut found = found_at(address, place, record, now_ms);
-            if want == Want::Result && found.life == Life::Completed {
+            if want == Want::Result && found.liveness == Liveness::Completed {
                 found.result = record.value.result.map(<[u8]>::to_vec);
             }
             found
@@ -137,7 +137,7 @@ impl Engine {
         key: Key<'_>,
         hash: u128,
         now_ms: u64,
-        mut read: impl FnMut(Address, Place, &Record<'_>) -> R,
+        mut read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
     ) -> Result<Option<Sight<R>>> {
         loop {
             // Of whatever key: the index does not say.
@@ -190,7 +190,7 @@ impl Engine {
                 Err(error) => return Some(Err(error)),
             };
             let lost = listed.map(|entry| (entry.hash, lost_at(address, &entry, error.clone(), now_ms)));
-            if lost.as_ref().is_none_or(|(_, lost)| lost.life != Life::Gone) {
+            if lost.as_ref().is_none_or(|(_, lost)| lost.liveness != Liveness::Gone) {
                 self.note_unreadable(hash, address);
             }
             // Looked at last: what was listed before is then of the record that could not be read.
@@ -221,14 +221,20 @@ impl Engine {
     }
 
     /// What a record says of the unreadable one that it carries.
-    fn carried(&self, address: Address, place: Place, record: &Record<'_>, now_ms: u64) -> Unreadable {
+    fn carried(
+        &self,
+        address: Address,
+        place: RecordLocation,
+        record: &Record<'_>,
+        now_ms: u64,
+    ) -> Unreadable {
         let reason =
             "the key's record could not be read when its segment was reclaimed, and was carried along";
         Unreadable {
             address,
-            weight: Weight::of(record, place.length_bytes),
+            size: RecordSize::of(record, place.length_bytes),
             version: record.version,
-            life: lost_life(record.carried_kind(), record.key_expires_ms, now_ms),
+            liveness: lost_liveness(record.carried_kind(), record.key_expires_ms, now_ms),
             error: Error::corrupt(self.path(), address.offset(), reason),
         }
     }
@@ -246,16 +252,16 @@ impl Engine {
         let now_ms = self.clock.now_ms();
         let found = self.read(key, hash, now_ms, |address, place, record| {
             let found = found_at(address, place, record, now_ms);
-            if found.life == Life::Completed && request.is(found.fingerprint) {
+            if found.liveness == Liveness::Completed && request.is(found.fingerprint) {
                 buffer.extend_from_slice(record.value.result.unwrap_or_default());
             }
             found
         })?;
         match found {
-            Some(Sight::Unreadable(lost)) if lost.life != Life::Gone => Err(lost.error),
-            Some(Sight::Read(found)) if !matches!(found.life, Life::Gone | Life::Released) => {
+            Some(Sight::Unreadable(lost)) if lost.liveness != Liveness::Gone => Err(lost.error),
+            Some(Sight::Read(found)) if !matches!(found.liveness, Liveness::Gone | Liveness::Released) => {
                 self.check_fingerprint(key, request, &found, terms.durability)?;
-                if found.life == Life::Begun {
+                if found.liveness == Liveness::Begun {
                     return Ok(None);
                 }
                 self.check_replay(key, request, &found, terms)?;
@@ -266,7 +272,7 @@ impl Engine {
     }
 
     /// Returns when what was found is as durable as `durability` demands of an answer.
-    pub(super) fn settle(&self, found: &Found, durability: Durability) -> Result<()> {
+    pub(super) fn ensure_durable(&self, found: &Found, durability: Durability) -> Result<()> {
         match durability {
             Durability::Sync => self.log.sync_to(found.end()),
             Durability::Buffered => Ok(()),
@@ -275,7 +281,7 @@ impl Engine {
 
     /// Where the key stands. With its flight held this stays so, but for a lease that is dropped.
     pub(super) fn status(&self, found: Option<&Found>, claim: Option<Claim>, now_ms: u64) -> Status {
-        status_of(found.map(|found| (found.life, found.version)), claim, now_ms)
+        status_of(found.map(|found| (found.liveness, found.version)), claim, now_ms)
     }
 
     /// What a look under the flight says. An error if the key's last record cannot be read.
@@ -305,15 +311,15 @@ impl Engine {
         Ok(match self.last_record(key, hash, now_ms, want)? {
             None => view,
             Some(Sight::Read(last)) => {
-                let entry = Some(Entry { address: last.address, weight: last.weight });
-                let found = Some(last).filter(|found| found.life != Life::Gone);
+                let entry = Some(IndexEntry { address: last.address, size: last.size });
+                let found = Some(last).filter(|found| found.liveness != Liveness::Gone);
                 let status = self.status(found.as_ref(), claim, now_ms);
                 View { found, entry, status, ..view }
             }
             Some(Sight::Unreadable(lost)) => {
-                let entry = Some(Entry { address: lost.address, weight: lost.weight });
-                let status = status_of(Some((lost.life, lost.version)), claim, now_ms);
-                let unreadable = Some(lost).filter(|lost| lost.life != Life::Gone);
+                let entry = Some(IndexEntry { address: lost.address, size: lost.size });
+                let status = status_of(Some((lost.liveness, lost.version)), claim, now_ms);
+                let unreadable = Some(lost).filter(|lost| lost.liveness != Liveness::Gone);
                 View { entry, unreadable, status, ..view }
             }
         })
@@ -346,7 +352,7 @@ impl Engine {
     pub(super) fn look(&self, key: Key<'_>, hash: u128, mut now_ms: u64, want: Want) -> Result<Seen> {
         let mut found = self.lookup(key, hash, now_ms, want)?;
         loop {
-            let Some(Found { life: Life::Begun, version, .. }) = found else {
+            let Some(Found { liveness: Liveness::Begun, version, .. }) = found else {
                 return Ok(Seen { status: self.status(found.as_ref(), None, now_ms), found, claim: None });
             };
             let claim = self.flights.claim(hash);
@@ -356,7 +362,10 @@ impl Engine {
                 return Ok(Seen { status, found, claim });
             }
             found = self.lookup(key, hash, now_ms, want)?;
-            if found.as_ref().is_some_and(|found| found.life == Life::Begun && found.version == version) {
+            if found
+                .as_ref()
+                .is_some_and(|found| found.liveness == Liveness::Begun && found.version == version)
+            {
                 return Ok(Seen { status, found, claim });
             }
         }
@@ -372,11 +381,11 @@ impl Engine {
         terms: &Terms,
     ) -> Result<()> {
         self.check_fingerprint(key, request, found, terms.durability)?;
-        self.settle(found, terms.durability)?;
+        self.ensure_durable(found, terms.durability)?;
         if found.not_kept {
             return Err(Error::ResultNotKept { key: key.to_owned() });
         }
-        if found.life == Life::CompletedWithoutResult {
+        if found.liveness == Liveness::CompletedWithoutResult {
             return Err(Error::ResultExpired { key: key.to_owned() });
         }
         crate::events::replayed(key);
@@ -393,7 +402,7 @@ impl Engine {
         if request.is(found.fingerprint) {
             return Ok(());
         }
-        self.settle(found, durability)?;
+        self.ensure_durable(found, durability)?;
         crate::events::mismatched(key);
         Err(Error::Mismatch { key: key.to_owned() })
     }
@@ -408,7 +417,7 @@ impl Engine {
 
     /// Whether the attempt of `version` is still the key's last word.
     pub(super) fn check_holds(&self, key: Key<'_>, found: Option<&Found>, version: Version) -> Result<()> {
-        let holds = found.is_some_and(|found| found.life == Life::Begun && found.version == version);
+        let holds = found.is_some_and(|found| found.liveness == Liveness::Begun && found.version == version);
         if holds { Ok(()) } else { Err(Error::Fenced { key: key.to_owned(), version }) }
     }
 }
@@ -423,20 +432,20 @@ pub(super) fn left_in_doubt(key: Key<'_>, found: &Found) -> Error {
 fn lost_at(address: Address, entry: &FooterEntry, error: Error, now_ms: u64) -> Unreadable {
     Unreadable {
         address,
-        weight: Weight::listed(entry),
+        size: RecordSize::listed(entry),
         version: entry.version,
-        life: lost_life(Some(entry.kind), entry.key_expires_ms, now_ms),
+        liveness: lost_liveness(Some(entry.kind), entry.key_expires_ms, now_ms),
         error,
     }
 }
 
 /// Where a key stands whose last record leaves so much of it.
-fn status_of(last: Option<(Life, Version)>, claim: Option<Claim>, now_ms: u64) -> Status {
+fn status_of(last: Option<(Liveness, Version)>, claim: Option<Claim>, now_ms: u64) -> Status {
     match last {
-        None | Some((Life::Gone | Life::Released, _)) => Status::Absent,
-        Some((Life::Completed | Life::CompletedWithoutResult, _)) => Status::Completed,
+        None | Some((Liveness::Gone | Liveness::Released, _)) => Status::Absent,
+        Some((Liveness::Completed | Liveness::CompletedWithoutResult, _)) => Status::Completed,
         // One that cannot be read is in doubt if it is not known to have been anything else.
-        Some((Life::Begun | Life::Unreadable, version)) => match claim {
+        Some((Liveness::Begun | Liveness::Unreadable, version)) => match claim {
             Some(Claim::Lease { version: leased, deadline_ms, .. })
                 if leased == version && now_ms < deadline_ms =>
             {
@@ -448,13 +457,13 @@ fn status_of(last: Option<(Life, Version)>, claim: Option<Claim>, now_ms: u64) -
 }
 
 /// What a record says, without its result.
-fn found_at(address: Address, place: Place, record: &Record<'_>, now_ms: u64) -> Found {
-    let life = life(record, now_ms);
+fn found_at(address: Address, place: RecordLocation, record: &Record<'_>, now_ms: u64) -> Found {
+    let liveness = liveness(record, now_ms);
     Found {
         address,
         place,
-        weight: Weight::of(record, place.length_bytes),
-        life,
+        size: RecordSize::of(record, place.length_bytes),
+        liveness,
         version: record.version,
         origin: record.origin,
         fingerprint: record.fingerprint,

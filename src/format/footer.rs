@@ -1,7 +1,7 @@
 //! Footers: what a full segment says of each key, so that opening reads these and not the records.
 
 use super::record::{Kind, Record, Value};
-use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, NEVER_MS, Seed, array, get_u32, get_u64, put};
+use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, NEVER_MS, Seed, array, get_u32, get_u64, put};
 use crate::key::{Fingerprint, Key};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
@@ -126,9 +126,13 @@ fn checksum_of(trailer: &[u8], entries: &[u8], seed: Seed) -> u32 {
 impl Trailer {
     /// The trailer in a slot's last bytes, if it speaks of `sequence`. Its checksum covers the entries too, so nothing
     /// here is to be believed before [`entries`] agreed; `entry_count` is bounded by what a slot can hold.
-    pub(crate) fn decode(bytes: &[u8; TRAILER], sequence: u64, segment_bytes: u64) -> Result<Trailer, Fault> {
+    pub(crate) fn decode(
+        bytes: &[u8; TRAILER],
+        sequence: u64,
+        segment_bytes: u64,
+    ) -> Result<Trailer, FormatError> {
         if !bytes.starts_with(MAGIC) || get_u64(bytes, 16) != sequence {
-            return Err(Fault::Damaged("no footer of this segment"));
+            return Err(FormatError::Damaged("no footer of this segment"));
         }
         let trailer = Trailer {
             entry_count: get_u32(bytes, 12),
@@ -140,13 +144,13 @@ impl Trailer {
             checksum: get_u32(bytes, 8),
         };
         if footer_bytes(u64::from(trailer.entry_count)) > segment_bytes {
-            return Err(Fault::Damaged("the footer is longer than its segment"));
+            return Err(FormatError::Damaged("the footer is longer than its segment"));
         }
         if trailer.record_bytes > segment_bytes {
-            return Err(Fault::Damaged("the footer counts more records than its segment holds"));
+            return Err(FormatError::Damaged("the footer counts more records than its segment holds"));
         }
         if trailer.end / segment_bytes != sequence || trailer.successor != sequence + 1 {
-            return Err(Fault::Damaged("the footer speaks of another segment"));
+            return Err(FormatError::Damaged("the footer speaks of another segment"));
         }
         Ok(trailer)
     }
@@ -165,7 +169,7 @@ pub(crate) fn is_or_was_of(trailer: &[u8; TRAILER], sequence: u64) -> bool {
 pub(crate) struct Entries<'a>(std::slice::Iter<'a, [u8; ENTRY]>);
 
 impl Iterator for Entries<'_> {
-    type Item = Result<FooterEntry, Fault>;
+    type Item = Result<FooterEntry, FormatError>;
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
@@ -179,14 +183,14 @@ pub(crate) fn entries<'a>(
     trailer_bytes: &[u8; TRAILER],
     segment_bytes: u64,
     seed: Seed,
-) -> Result<Entries<'a>, Fault> {
+) -> Result<Entries<'a>, FormatError> {
     if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked)
     {
-        return Err(Fault::Damaged("the footer's checksum does not fit"));
+        return Err(FormatError::Damaged("the footer's checksum does not fit"));
     }
     let (entries, rest) = bytes.as_chunks::<ENTRY>();
     if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
-        return Err(Fault::Damaged("the footer's length does not fit"));
+        return Err(FormatError::Damaged("the footer's length does not fit"));
     }
     // Each place once, in the order of the segment and within it: the index is made of these places, and what a segment
     // that is given up still holds is found by them.
@@ -194,7 +198,7 @@ pub(crate) fn entries<'a>(
     for field in entries {
         let (offset, length) = place(field);
         if offset < from || length == 0 || offset + length > segment_bytes {
-            return Err(Fault::Damaged("the footer names a place out of order or outside its segment"));
+            return Err(FormatError::Damaged("the footer names a place out of order or outside its segment"));
         }
         from = offset + length;
     }
@@ -209,7 +213,7 @@ fn place(field: &[u8; ENTRY]) -> (u64, u64) {
 }
 
 #[inline]
-fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, Fault> {
+fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, FormatError> {
     let (offset, length) = place(field);
     Ok(FooterEntry {
         hash: u128::from_le_bytes(array(field, 0)),
@@ -219,7 +223,7 @@ fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, Fault> {
         offset,
         length,
         kind: Kind::from_byte(field[47])
-            .ok_or(Fault::Unknown("the footer names an unknown kind of record"))?,
+            .ok_or(FormatError::Unknown("the footer names an unknown kind of record"))?,
     })
 }
 
@@ -248,7 +252,7 @@ mod tests {
         bytes.split_last_chunk::<TRAILER>().unwrap()
     }
 
-    fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), Fault> {
+    fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), FormatError> {
         let (body, trailer) = parts(bytes);
         let entries = super::entries(body, trailer, SEGMENT, SEED)?.collect::<Result<_, _>>()?;
         Ok((Trailer::decode(trailer, 6, SEGMENT)?, entries))
@@ -309,7 +313,7 @@ mod tests {
         let decode = |at, field: &[u8]| {
             let mut bytes = whole.clone();
             forge(&mut bytes, at, field);
-            Trailer::decode(parts(&bytes).1, 6, SEGMENT).map_err(Fault::reason)
+            Trailer::decode(parts(&bytes).1, 6, SEGMENT).map_err(FormatError::reason)
         };
         let most = (SEGMENT - TRAILER_BYTES) / ENTRY_BYTES;
         let count = |count: u64| decode(12, &u32::try_from(count).unwrap().to_le_bytes());
@@ -328,13 +332,13 @@ mod tests {
     fn as_many_entries_as_are_there_must_be_named_and_none_in_part() {
         let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         forge(&mut bytes, 12, &2_u32.to_le_bytes());
-        assert_eq!(read(&bytes).err().map(Fault::reason), Some("the footer's length does not fit"));
+        assert_eq!(read(&bytes).err().map(FormatError::reason), Some("the footer's length does not fit"));
         forge(&mut bytes, 12, &3_u32.to_le_bytes());
         assert!(read(&bytes).is_ok());
         let mut longer = vec![0; 8];
         longer.extend_from_slice(&bytes);
         forge(&mut longer, 12, &3_u32.to_le_bytes());
-        assert_eq!(read(&longer).err().map(Fault::reason), Some("the footer's length does not fit"));
+        assert_eq!(read(&longer).err().map(FormatError::reason), Some("the footer's length does not fit"));
     }
 
     #[test]
@@ -343,7 +347,7 @@ mod tests {
             let mut entries = entries();
             change(&mut entries);
             let bytes = encode(entries, 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
-            read(&bytes).map(drop).map_err(Fault::reason)
+            read(&bytes).map(drop).map_err(FormatError::reason)
         };
         let wrong = Err("the footer names a place out of order or outside its segment");
         assert_eq!(reason(|_| {}), Ok(()));

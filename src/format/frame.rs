@@ -2,7 +2,8 @@
 
 use super::record::{Record, record_length, stamp};
 use super::{
-    ALIGNMENT_BYTES, Fault, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, array, get_u32, get_u64, narrow, put,
+    ALIGNMENT_BYTES, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, array, get_u32, get_u64,
+    narrow, put,
 };
 use crate::clock::{BootId, TimeMark};
 use crate::status::MAX_OPEN_COUNT;
@@ -71,26 +72,31 @@ impl FrameHeader {
     }
 
     /// The header that `bytes` starts with, if it belongs at `position` and its frame can fit `limit` bytes.
-    pub(crate) fn decode(bytes: &[u8], position: u64, limit: u64, seed: Seed) -> Result<FrameHeader, Fault> {
+    pub(crate) fn decode(
+        bytes: &[u8],
+        position: u64,
+        limit: u64,
+        seed: Seed,
+    ) -> Result<FrameHeader, FormatError> {
         if bytes.len() < FRAME_HEADER_BYTES {
-            return Err(Fault::Damaged("the frame header is cut short"));
+            return Err(FormatError::Damaged("the frame header is cut short"));
         }
         let bytes = &bytes[..FRAME_HEADER_BYTES];
         // The position first: it rules out nearly everything that is not a frame for the price of one comparison,
         // which is what a search through a whole segment needs.
         if get_u64(bytes, 8) != position {
-            return Err(Fault::Damaged("no frame of this position"));
+            return Err(FormatError::Damaged("no frame of this position"));
         }
         let checksum = get_u32(bytes, 0);
         if checksum != seed.checksum(&bytes[4..]) {
-            return Err(Fault::Damaged("the frame header's checksum does not fit"));
+            return Err(FormatError::Damaged("the frame header's checksum does not fit"));
         }
         let length = u64::from(get_u32(bytes, 4));
         if length < FRAME_HEADER_BYTES as u64 || length > limit || !length.is_multiple_of(ALIGNMENT_BYTES) {
-            return Err(Fault::Damaged("the frame's length is out of range"));
+            return Err(FormatError::Damaged("the frame's length is out of range"));
         }
-        let length =
-            usize::try_from(length).map_err(|_| Fault::Damaged("the frame's length is out of range"))?;
+        let length = usize::try_from(length)
+            .map_err(|_| FormatError::Damaged("the frame's length is out of range"))?;
         let stamp = Stamp {
             position,
             synced_to: get_u64(bytes, 16),
@@ -100,7 +106,7 @@ impl FrameHeader {
             wall_ms: get_u64(bytes, 48),
         };
         if stamp.synced_to > position || stamp.open_count > MAX_OPEN_COUNT {
-            return Err(Fault::Damaged("the frame header is out of range"));
+            return Err(FormatError::Damaged("the frame header is out of range"));
         }
         let (records_checksum, record_count) = (get_u32(bytes, 28), get_u32(bytes, 36));
         Ok(FrameHeader { checksum, length, stamp, records_checksum, record_count })
@@ -128,10 +134,15 @@ pub(crate) struct Frame<'a> {
 
 impl<'a> Frame<'a> {
     /// The frame at `position`, which `bytes` starts with.
-    pub(crate) fn decode(bytes: &'a [u8], position: u64, limit: u64, seed: Seed) -> Result<Frame<'a>, Fault> {
+    pub(crate) fn decode(
+        bytes: &'a [u8],
+        position: u64,
+        limit: u64,
+        seed: Seed,
+    ) -> Result<Frame<'a>, FormatError> {
         let header = FrameHeader::decode(bytes, position, limit, seed)?;
         if bytes.len() < header.length {
-            return Err(Fault::Damaged("the frame is longer than what holds it"));
+            return Err(FormatError::Damaged("the frame is longer than what holds it"));
         }
         let frame = Frame { header, bytes: &bytes[..header.length], seed };
         if header.record_count == 0 {
@@ -139,7 +150,7 @@ impl<'a> Frame<'a> {
                 && seed.checksum(&frame.bytes[BOOT_AT..]) == header.records_checksum
             {
                 true => Ok(frame),
-                false => Err(Fault::Damaged("the frame of an opening is not what was written")),
+                false => Err(FormatError::Damaged("the frame of an opening is not what was written")),
             };
         }
         let mut checksums = seed.hasher();
@@ -148,7 +159,7 @@ impl<'a> Frame<'a> {
         while at < header.length {
             let length = record_length(&frame.bytes[at..])?;
             if length > header.length - at {
-                return Err(Fault::Damaged("a record is longer than its frame"));
+                return Err(FormatError::Damaged("a record is longer than its frame"));
             }
             Record::decode(&frame.bytes[at..at + length], position + at as u64, seed)?;
             checksums.update(&frame.bytes[at..at + 4]);
@@ -156,7 +167,7 @@ impl<'a> Frame<'a> {
             at += length;
         }
         if count != header.record_count || checksums.finalize() != header.records_checksum {
-            return Err(Fault::Damaged("the frame's records are not those it was written with"));
+            return Err(FormatError::Damaged("the frame's records are not those it was written with"));
         }
         Ok(frame)
     }
@@ -365,7 +376,7 @@ mod tests {
             put(&mut bytes, at, field);
             let checksum = SEED.checksum(&bytes[4..FRAME_HEADER_BYTES]);
             put(&mut bytes, 0, &checksum.to_le_bytes());
-            FrameHeader::decode(&bytes, 8_192, limit, SEED).map_err(Fault::reason)
+            FrameHeader::decode(&bytes, 8_192, limit, SEED).map_err(FormatError::reason)
         };
         let of_length = |bytes: u32, limit| decode(4, &bytes.to_le_bytes(), limit);
         let out_of_range = Err("the frame's length is out of range");

@@ -1,8 +1,8 @@
 //! The parameter block, the store header, segment headers and close marks.
 
 use super::{
-    FORMAT_VERSION, Fault, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed, array, get_u32, get_u64,
-    put,
+    FORMAT_VERSION, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed, array, get_u32,
+    get_u64, put,
 };
 use crate::clock::{BootId, TimeMark};
 use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
@@ -50,7 +50,7 @@ pub(crate) enum HeaderProblem {
     /// Something else altogether.
     Foreign,
     /// Ours, and it does not check.
-    Damaged(Fault),
+    Damaged(FormatError),
     /// Ours, and of a version or with features that this code does not know.
     Unsupported(String),
 }
@@ -103,7 +103,7 @@ impl Parameters {
         if !segment_bytes.is_power_of_two()
             || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes)
         {
-            return Err(HeaderProblem::Damaged(Fault::Damaged("the segment size is out of range")));
+            return Err(HeaderProblem::Damaged(FormatError::Damaged("the segment size is out of range")));
         }
         Ok(Parameters { segment_bytes, file_id: array(sector, 32), secret: array(sector, 48) })
     }
@@ -133,10 +133,12 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
     match (magic_fits, sealed) {
         (true, true) => Parameters::decode(sector),
         (true, false) => {
-            Err(HeaderProblem::Damaged(Fault::Damaged("the store header's checksum does not fit")))
+            Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's checksum does not fit")))
         }
         // A valid checksum over the rest says that only the magic was damaged.
-        (false, true) => Err(HeaderProblem::Damaged(Fault::Damaged("the store header's magic does not fit"))),
+        (false, true) => {
+            Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's magic does not fit")))
+        }
         (false, false) => Err(HeaderProblem::Foreign),
     }
 }
@@ -188,15 +190,15 @@ impl SegmentHeader {
         sector
     }
 
-    pub(crate) fn decode(sector: &Sector) -> Result<SegmentHeader, Fault> {
+    pub(crate) fn decode(sector: &Sector) -> Result<SegmentHeader, FormatError> {
         if !sector.starts_with(SEGMENT_MAGIC) {
-            return Err(Fault::Damaged("no segment header"));
+            return Err(FormatError::Damaged("no segment header"));
         }
         if !is_sealed(sector, Seed::NONE) {
-            return Err(Fault::Damaged("the segment header's checksum does not fit"));
+            return Err(FormatError::Damaged("the segment header's checksum does not fit"));
         }
         let parameters = Parameters::decode(sector).map_err(|_| {
-            Fault::Damaged("the segment header is of another format version or has unknown features")
+            FormatError::Damaged("the segment header is of another format version or has unknown features")
         })?;
         let header = SegmentHeader {
             parameters,
@@ -212,13 +214,13 @@ impl SegmentHeader {
         let sequence_fits =
             header.sequence.checked_add(2).and_then(|next| next.checked_mul(parameters.segment_bytes));
         if header.sequence == 0 || sequence_fits.is_none() {
-            return Err(Fault::Damaged("the segment header's sequence is out of range"));
+            return Err(FormatError::Damaged("the segment header's sequence is out of range"));
         }
         if header.head == 0 || header.head > header.sequence {
-            return Err(Fault::Damaged("the segment header's head is out of range"));
+            return Err(FormatError::Damaged("the segment header's head is out of range"));
         }
         if header.open_count > MAX_OPEN_COUNT {
-            return Err(Fault::Damaged("the segment header's open count is out of range"));
+            return Err(FormatError::Damaged("the segment header's open count is out of range"));
         }
         Ok(header)
     }
@@ -374,7 +376,7 @@ mod tests {
         let decode = |change: fn(&mut SegmentHeader)| {
             let mut header = segment_header();
             change(&mut header);
-            SegmentHeader::decode(&header.encode()).map(drop).map_err(Fault::reason)
+            SegmentHeader::decode(&header.encode()).map(drop).map_err(FormatError::reason)
         };
         let head = Err("the segment header's head is out of range");
         assert_eq!(decode(|header| header.head = 0), head);

@@ -252,7 +252,7 @@
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod header;
-#[cfg(feature = "simulation")]
+#[cfg(feature = "__simulation")]
 pub mod probe;
 pub(crate) mod record;
 
@@ -293,22 +293,22 @@ pub(crate) const fn max_frame_bytes(segment_bytes: u64) -> u64 {
 
 /// Which check some bytes did not pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum FormatError {
     /// They are not what was written.
     Damaged(&'static str),
     /// They are just what was written, by a later version of the format. Never to be taken for a torn tail.
     Unknown(&'static str),
 }
 
-impl Fault {
+impl FormatError {
     pub(crate) fn reason(self) -> &'static str {
         match self {
-            Fault::Damaged(reason) | Fault::Unknown(reason) => reason,
+            FormatError::Damaged(reason) | FormatError::Unknown(reason) => reason,
         }
     }
 }
 
-impl fmt::Display for Fault {
+impl fmt::Display for FormatError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(self.reason())
     }
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn a_fault_says_its_reason() {
-        assert_eq!(Fault::Damaged("torn").to_string(), "torn");
-        assert_eq!(Fault::Unknown("of a later version").reason(), "of a later version");
+        assert_eq!(FormatError::Damaged("torn").to_string(), "torn");
+        assert_eq!(FormatError::Unknown("of a later version").reason(), "of a later version");
     }
 }

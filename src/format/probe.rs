@@ -1,11 +1,11 @@
-//! The decoders on bytes, one by one, for fuzzing. Behind the feature `simulation`, which is no part of the public
+//! The decoders on bytes, one by one, for fuzzing. Behind the feature `__simulation`, which is no part of the public
 //! interface.
 
 use super::footer::{FooterEntry, TRAILER, Trailer, entries, footer_bytes};
 use super::frame::Frame;
 use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encode_store_header};
 use super::record::{Record, stamp};
-use super::{Fault, Seed, max_frame_bytes};
+use super::{FormatError, Seed, max_frame_bytes};
 
 /// What a record says, and the bytes that it is encoded to again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +76,7 @@ pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64
     let bytes = &slot[slot.len() - length..slot.len() - TRAILER];
     let entries = entries(bytes, trailer_bytes, slot.len() as u64, Seed::of_file(file_id))
         .map_err(|fault| fault.to_string())?;
-    let place = |entry: Result<FooterEntry, Fault>| entry.map(|entry| (entry.offset, entry.length));
+    let place = |entry: Result<FooterEntry, FormatError>| entry.map(|entry| (entry.offset, entry.length));
     entries.map(place).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
 }
 

@@ -1,6 +1,6 @@
 //! One record: what one change of one key says, as bytes.
 
-use super::{ALIGNMENT_BYTES, Fault, Seed, align, array, get_u16, get_u32, get_u64, narrow, put};
+use super::{ALIGNMENT_BYTES, FormatError, Seed, align, array, get_u16, get_u32, get_u64, narrow, put};
 use crate::key::{Fingerprint, Key, KeyHasher, MAX_KEY_BYTES};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
@@ -189,7 +189,7 @@ impl<'a> Record<'a> {
     }
 
     /// The record in `bytes` whatever its checksum says: what a planted bug does.
-    pub(crate) fn decode_regardless(bytes: &'a mut [u8]) -> Result<Record<'a>, Fault> {
+    pub(crate) fn decode_regardless(bytes: &'a mut [u8]) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?.min(bytes.len());
         let checksum = Seed::NONE.checksum(&bytes[4..length]) ^ place(0);
         put(bytes, 0, &checksum.to_le_bytes());
@@ -237,32 +237,34 @@ impl<'a> Record<'a> {
     }
 
     /// The record at `position`, which `bytes` starts with.
-    pub(crate) fn decode(bytes: &'a [u8], position: u64, seed: Seed) -> Result<Record<'a>, Fault> {
+    pub(crate) fn decode(bytes: &'a [u8], position: u64, seed: Seed) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?;
         if bytes.len() < length {
-            return Err(Fault::Damaged("the record is longer than what holds it"));
+            return Err(FormatError::Damaged("the record is longer than what holds it"));
         }
         let bytes = &bytes[..length];
         if get_u32(bytes, 0) ^ place(position) != seed.checksum(&bytes[4..]) {
-            return Err(Fault::Damaged("the record's checksum does not fit"));
+            return Err(FormatError::Damaged("the record's checksum does not fit"));
         }
-        let kind = Kind::from_byte(bytes[8]).ok_or(Fault::Unknown("the record is of an unknown kind"))?;
+        let kind =
+            Kind::from_byte(bytes[8]).ok_or(FormatError::Unknown("the record is of an unknown kind"))?;
         let flags = bytes[9];
         let scope_length = usize::from(get_u16(bytes, 12));
         let extension_length = usize::from(get_u16(bytes, 14));
         let key_length = usize::from(get_u16(bytes, 10));
         let value_length = usize::try_from(get_u32(bytes, 52))
-            .map_err(|_| Fault::Damaged("the record's value is too long"))?;
+            .map_err(|_| FormatError::Damaged("the record's value is too long"))?;
         let scope_at = RECORD_HEADER_BYTES + extension_length;
         let key_at = scope_at + scope_length;
         let value_at = key_at + key_length;
-        let end =
-            value_at.checked_add(value_length).ok_or(Fault::Damaged("the record's value is too long"))?;
+        let end = value_at
+            .checked_add(value_length)
+            .ok_or(FormatError::Damaged("the record's value is too long"))?;
         if end > length || length - end >= 8 {
-            return Err(Fault::Damaged("the record's parts do not add up to its length"));
+            return Err(FormatError::Damaged("the record's parts do not add up to its length"));
         }
         if kind != Kind::Ignorable && flags & !KNOWN_FLAGS != 0 {
-            return Err(Fault::Unknown("the record has unknown flags"));
+            return Err(FormatError::Unknown("the record has unknown flags"));
         }
         let typing = match kind {
             Kind::Ignorable => None,
@@ -274,21 +276,23 @@ impl<'a> Record<'a> {
             let is_plain =
                 flags == FLAG_RESULT && scope_length == 0 && key_length == 0 && extension_length == 0;
             if !is_plain || get_u32(bytes, 48) > u32::from(Kind::Released.to_byte()) {
-                return Err(Fault::Damaged(
+                return Err(FormatError::Damaged(
                     "the record that carries an unreadable one is not what such records are",
                 ));
             }
         } else if kind != Kind::Ignorable
             && (key.check().is_err() || (flags & FLAG_SCOPE == 0 && scope_length != 0))
         {
-            return Err(Fault::Damaged("the record's key is out of range"));
+            return Err(FormatError::Damaged("the record's key is out of range"));
         }
         if flags & FLAG_RESULT == 0 && value_length != 0 {
-            return Err(Fault::Damaged("the record has a value and says that it has none"));
+            return Err(FormatError::Damaged("the record has a value and says that it has none"));
         }
         let not_kept = flags & FLAG_NOT_KEPT != 0;
         if kind != Kind::Ignorable && not_kept && (flags & FLAG_RESULT != 0 || kind != Kind::Completed) {
-            return Err(Fault::Damaged("the record says that no result was kept where none can be missing"));
+            return Err(FormatError::Damaged(
+                "the record says that no result was kept where none can be missing",
+            ));
         }
         Ok(Record {
             kind,
@@ -310,7 +314,7 @@ impl<'a> Record<'a> {
 }
 
 /// What the extension of a record says.
-fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, Fault> {
+fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, FormatError> {
     match bytes {
         [] => Ok(None),
         [TYPING, length, scheme, codec, shape @ ..]
@@ -319,11 +323,13 @@ fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, Fault> {
             let shape = match shape.len() {
                 0 => None,
                 8 => Some(get_u64(shape, 0)),
-                _ => return Err(Fault::Damaged("the record's typing is of no length that it can have")),
+                _ => {
+                    return Err(FormatError::Damaged("the record's typing is of no length that it can have"));
+                }
             };
             Ok(Some(Typing { scheme: *scheme, codec: *codec, shape }))
         }
-        _ => Err(Fault::Unknown("the record has an unknown extension")),
+        _ => Err(FormatError::Unknown("the record has an unknown extension")),
     }
 }
 
@@ -334,18 +340,18 @@ fn narrow_u16(length_bytes: usize) -> u16 {
 }
 
 /// The length that the record at the start of `bytes` gives itself, checked to be possible but not to be true.
-pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, Fault> {
+pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
     if bytes.len() < RECORD_HEADER_BYTES {
-        return Err(Fault::Damaged("the record is cut short"));
+        return Err(FormatError::Damaged("the record is cut short"));
     }
     let length = u64::from(get_u32(bytes, 4));
     if length < RECORD_HEADER_BYTES as u64
         || !length.is_multiple_of(ALIGNMENT_BYTES)
         || length > super::MAX_RECORD_BYTES
     {
-        return Err(Fault::Damaged("the record's length is out of range"));
+        return Err(FormatError::Damaged("the record's length is out of range"));
     }
-    usize::try_from(length).map_err(|_| Fault::Damaged("the record's length is out of range"))
+    usize::try_from(length).map_err(|_| FormatError::Damaged("the record's length is out of range"))
 }
 
 /// Ties the checksum of the freshly encoded record at the start of `bytes` to its position; returns the checksum as
@@ -471,7 +477,7 @@ mod tests {
     fn a_record_whose_parts_contradict_each_other_is_refused_though_its_checksum_fits() {
         let refused = |change: fn(&mut Vec<u8>)| {
             let bytes = forged(&sample(Key::new("key").scope("scope"), Some(b"result")), change);
-            Record::decode(&bytes, POSITION, SEED).map(drop).map_err(Fault::reason)
+            Record::decode(&bytes, POSITION, SEED).map(drop).map_err(FormatError::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));
         let parts = Err("the record's parts do not add up to its length");
@@ -528,7 +534,7 @@ mod tests {
         let length = |bytes: u32| {
             let mut header = [0; RECORD_HEADER_BYTES];
             put(&mut header, 4, &bytes.to_le_bytes());
-            record_length(&header).map_err(Fault::reason)
+            record_length(&header).map_err(FormatError::reason)
         };
         let out_of_range = Err("the record's length is out of range");
         assert_eq!(length(80), Ok(80));
@@ -537,7 +543,7 @@ mod tests {
         assert_eq!(length(64 << 20), Ok(64 << 20));
         assert_eq!(length((64 << 20) + 8), out_of_range);
         assert_eq!(
-            record_length(&[0; RECORD_HEADER_BYTES - 1]).map_err(Fault::reason),
+            record_length(&[0; RECORD_HEADER_BYTES - 1]).map_err(FormatError::reason),
             Err("the record is cut short")
         );
     }
@@ -616,7 +622,7 @@ mod tests {
     fn a_record_that_carries_an_unreadable_one_has_no_key_and_something_to_carry() {
         let refused = |change: fn(&mut Vec<u8>)| {
             let bytes = forged(&listed(Kind::Begun, 0).carrying(b"seven..", 3), change);
-            Record::decode(&bytes, POSITION, SEED).map(drop).map_err(Fault::reason)
+            Record::decode(&bytes, POSITION, SEED).map(drop).map_err(FormatError::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));
         let not_such = Err("the record that carries an unreadable one is not what such records are");

@@ -53,16 +53,16 @@ impl Packing {
 
 /// What a record does to its key's entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Step {
+pub(crate) struct IndexUpdate {
     word: u64,
     /// It leaves no entry.
     ends: bool,
 }
 
-impl Step {
+impl IndexUpdate {
     /// The step of a record at `address`, of the key with `hash`.
-    pub(crate) fn new(packing: Packing, hash: u128, address: Address, leaves_something: bool) -> Step {
-        Step { word: packing.word(hash, address), ends: !leaves_something }
+    pub(crate) fn new(packing: Packing, hash: u128, address: Address, leaves_something: bool) -> IndexUpdate {
+        IndexUpdate { word: packing.word(hash, address), ends: !leaves_something }
     }
 }
 
@@ -89,7 +89,7 @@ impl Gathered {
     }
 
     /// Takes what comes next in the log.
-    pub(crate) fn append(&mut self, steps: &[Step]) {
+    pub(crate) fn append(&mut self, steps: &[IndexUpdate]) {
         make_room(&mut self.words, steps.len());
         self.words.extend(steps.iter().map(|step| step.word));
         let ended = || steps.iter().filter(|step| step.ends).map(|step| step.word);
@@ -105,7 +105,7 @@ impl Gathered {
         shard: u8,
         spare: &mut Vec<u64>,
         mut look: impl FnMut(Candidate) -> Result<(u128, W), E>,
-        bury: impl FnMut(&W),
+        mark_dead: impl FnMut(&W),
     ) -> Result<Table, E> {
         sort_by_tag(&mut self.words, spare);
         sort_by_tag(&mut self.ended, &mut Vec::new());
@@ -113,7 +113,7 @@ impl Gathered {
         let room = mem::replace(spare, self.words);
         let entries = spare;
         let look = |word| look(Candidate { packing, shard, word });
-        settle(packing, entries, &self.ended, look, bury)?;
+        deduplicate(packing, entries, &self.ended, look, mark_dead)?;
         if entries.is_empty() {
             return Ok(Table::default());
         }
@@ -183,16 +183,16 @@ fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
 }
 
 /// Makes entries of sorted words, and leaves the last of each key, if that is not among the `ended`, which are sorted too.
-fn settle<W, E>(
+fn deduplicate<W, E>(
     packing: Packing,
     words: &mut Vec<u64>,
     ended: &[u64],
     mut look: impl FnMut(u64) -> Result<(u128, W), E>,
-    mut bury: impl FnMut(&W),
+    mut mark_dead: impl FnMut(&W),
 ) -> Result<(), E> {
     let mut ended = ended.iter().peekable();
     // No two words are alike: each has the address of a record of its own.
-    let mut step = |word: u64| Step { word, ends: ended.next_if_eq(&&word).is_some() };
+    let mut step = |word: u64| IndexUpdate { word, ends: ended.next_if_eq(&&word).is_some() };
     let (mut at, mut kept) = (0, 0);
     while at < words.len() {
         let tag = tag_of_entry(words[at]);
@@ -204,9 +204,9 @@ fn settle<W, E>(
         } else {
             let steps = words[at..at + same].iter().map(|word| step(*word));
             let lasts = if same <= COMPARED_WITH_EACH_OTHER {
-                last_of_each_of_few(packing, steps, &mut look, &mut bury)
+                last_of_each_of_few(packing, steps, &mut look, &mut mark_dead)
             } else {
-                last_of_each_key(packing, steps, &mut look, &mut bury)
+                last_of_each_key(packing, steps, &mut look, &mut mark_dead)
             };
             for word in lasts? {
                 words[kept] = packing.entry(word);
@@ -246,18 +246,18 @@ const COMPARED_WITH_EACH_OTHER: usize = 8;
 /// [`last_of_each_key`] of a few steps.
 fn last_of_each_of_few<W, E>(
     packing: Packing,
-    steps: impl Iterator<Item = Step>,
+    steps: impl Iterator<Item = IndexUpdate>,
     look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
-    bury: &mut impl FnMut(&W),
+    mark_dead: &mut impl FnMut(&W),
 ) -> Result<Vec<u64>, E> {
     let mut lasts: Vec<Last<W>> = Vec::new();
-    for Step { word, ends } in steps {
+    for IndexUpdate { word, ends } in steps {
         let mut new = Last::new(word);
         for at in 0..lasts.len() {
             let old = &mut lasts[at];
             if packing.hash_bits(old.word) == packing.hash_bits(word) && old.hash(look)? == new.hash(look)? {
                 if let Some((_, about)) = &old.seen {
-                    bury(about);
+                    mark_dead(about);
                 }
                 lasts.swap_remove(at);
                 break;
@@ -284,12 +284,12 @@ enum Alike<W> {
 /// them share a tag. The maps are those of the standard library, whose order no file can know beforehand.
 fn last_of_each_key<W, E>(
     packing: Packing,
-    steps: impl Iterator<Item = Step>,
+    steps: impl Iterator<Item = IndexUpdate>,
     look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
-    bury: &mut impl FnMut(&W),
+    mark_dead: &mut impl FnMut(&W),
 ) -> Result<Vec<u64>, E> {
     let mut lasts: HashMap<u64, Alike<W>> = HashMap::new();
-    for Step { word, ends } in steps {
+    for IndexUpdate { word, ends } in steps {
         let mut new = Last::new(word);
         let mut place = match lasts.entry(packing.hash_bits(word)) {
             Entry::Vacant(place) => {
@@ -308,7 +308,7 @@ fn last_of_each_key<W, E>(
         let Alike::Several(several) = place.get_mut() else { continue };
         let hash = new.hash(look)?;
         if let Some(Last { seen: Some((_, about)), .. }) = several.remove(&hash) {
-            bury(&about);
+            mark_dead(&about);
         }
         if !ends {
             several.insert(hash, new);
@@ -345,7 +345,7 @@ mod tests {
     /// Room for addresses of some thousand records, and as much of the hash as is possible; and for none but the tag.
     const PACKINGS: [Packing; 2] = [Packing { address_bits: 20 }, Packing { address_bits: ADDRESS_BITS }];
 
-    fn gathered(steps: impl IntoIterator<Item = Step>) -> Gathered {
+    fn gathered(steps: impl IntoIterator<Item = IndexUpdate>) -> Gathered {
         let mut gathered = Gathered::default();
         gathered.append(&steps.into_iter().collect::<Vec<_>>());
         gathered
@@ -397,9 +397,9 @@ mod tests {
             let index = Index::new();
             let mut gathered = Gathered::expecting(expected, 7);
             let new = |(number, (hash, leaves)): (usize, &(u128, bool))| {
-                Step::new(packing, *hash, address(number), *leaves)
+                IndexUpdate::new(packing, *hash, address(number), *leaves)
             };
-            let all: Vec<Step> = steps.iter().enumerate().map(new).collect();
+            let all: Vec<IndexUpdate> = steps.iter().enumerate().map(new).collect();
             for piece in all.chunks(all.len().div_ceil(pieces).max(1)) {
                 gathered.append(piece);
             }
@@ -409,8 +409,8 @@ mod tests {
                 assert!(candidate.may_be_of(steps[number].0) && !candidate.may_be_of(steps[number].0 ^ 1 << 127));
                 Ok::<_, Infallible>((steps[number].0, number))
             };
-            let bury = |number: &usize| buried.push(*number);
-            index.fill(packing, 7, gathered, &mut Vec::new(), look, bury).unwrap();
+            let mark_dead = |number: &usize| buried.push(*number);
+            index.fill(packing, 7, gathered, &mut Vec::new(), look, mark_dead).unwrap();
 
             for hash in &hashes {
                 let mut found = Vec::new();
@@ -458,7 +458,8 @@ mod tests {
         let index = Index::new();
         let packing = Packing::for_addresses_below(5 << 30);
         let hashes: Vec<u128> = (0..1 << 10).map(|more| 7 << 120 | 5 << 96 | more << 86).collect();
-        let steps = (0..).zip(&hashes).map(|(at, hash)| Step::new(packing, *hash, address(at), at != 3));
+        let steps =
+            (0..).zip(&hashes).map(|(at, hash)| IndexUpdate::new(packing, *hash, address(at), at != 3));
         index.fill(packing, 7, gathered(steps), &mut Vec::new(), nobody_looks, |()| {}).unwrap();
         assert_eq!(index.len(), hashes.len() - 1, "and one of them has ended");
     }
@@ -470,7 +471,7 @@ mod tests {
         let of_keys_that_are_alike = |number: usize| 7_u128 << 120 | number as u128;
         for hash in [&of_one_key as &dyn Fn(usize) -> u128, &of_keys_that_are_alike] {
             let index = Index::new();
-            let steps = (0..COUNT).map(|at| Step::new(PACKINGS[0], hash(at), address(at), true));
+            let steps = (0..COUNT).map(|at| IndexUpdate::new(PACKINGS[0], hash(at), address(at), true));
             let (mut looked, mut buried) = (0, 0);
             let look = |candidate: Candidate| {
                 looked += 1;
@@ -486,7 +487,7 @@ mod tests {
     fn a_record_that_cannot_be_looked_at_is_no_reason_to_go_on() {
         let index = Index::new();
         let hash = in_shard(7, 1);
-        let steps = [4, 5].map(|at| Step::new(PACKINGS[0], hash, address(at), true));
+        let steps = [4, 5].map(|at| IndexUpdate::new(PACKINGS[0], hash, address(at), true));
         let refused = index.fill(PACKINGS[0], 7, gathered(steps), &mut Vec::new(), nobody_looks, |()| {});
         assert_eq!(refused, Err(address(4)));
         assert_eq!(index.len(), 0);
@@ -500,7 +501,7 @@ mod tests {
             for shard in 0..=u8::MAX {
                 let mut gathered = Gathered::expecting(expected, shard);
                 for at in 0..300 {
-                    gathered.append(&[Step::new(PACKINGS[0], in_shard(shard, at), address(at), true)]);
+                    gathered.append(&[IndexUpdate::new(PACKINGS[0], in_shard(shard, at), address(at), true)]);
                     grown.insert(in_shard(shard, at), address(at));
                 }
                 filled.fill(PACKINGS[0], shard, gathered, &mut spare, nobody_looks, |()| {}).unwrap();
@@ -515,7 +516,7 @@ mod tests {
     fn a_table_takes_the_memory_in_which_its_steps_were_gathered_also_where_there_are_some_more_than_expected()
      {
         // Of shards that have 1,000 each on average, all but one in some ten thousand have no more than that.
-        let steps = (0..1_120).map(|at| Step::new(PACKINGS[0], in_shard(200, at), address(at), true));
+        let steps = (0..1_120).map(|at| IndexUpdate::new(PACKINGS[0], in_shard(200, at), address(at), true));
         let mut gathered = Gathered::expecting(1_000, 200);
         let room = gathered.words.capacity();
         assert!(room < 1_600, "{room}");
@@ -531,7 +532,7 @@ mod tests {
         let mut moved = 0;
         for piece in 1..=1_000 {
             let before = gathered.words.capacity();
-            gathered.append(&[Step { word: 1, ends: true }; 10]);
+            gathered.append(&[IndexUpdate { word: 1, ends: true }; 10]);
             moved += usize::from(gathered.words.capacity() != before);
             for words in [&gathered.words, &gathered.ended] {
                 assert!(words.capacity() <= piece * 10 * 5 / 4 + 10);
@@ -544,7 +545,7 @@ mod tests {
     fn of_nothing_comes_a_table_without_memory_and_it_can_be_grown() {
         let index = Index::new();
         let empty_bytes = index.allocated_bytes();
-        let ended = gathered([Step::new(PACKINGS[0], in_shard(9, 1), address(1), false)]);
+        let ended = gathered([IndexUpdate::new(PACKINGS[0], in_shard(9, 1), address(1), false)]);
         index.fill(PACKINGS[0], 9, ended, &mut Vec::new(), nobody_looks, |()| {}).unwrap();
         assert_eq!(index.allocated_bytes(), empty_bytes);
         index.insert(in_shard(9, 1), address(1));

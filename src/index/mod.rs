@@ -17,7 +17,7 @@ mod table;
 use std::fmt;
 
 pub(crate) use entry::{Address, SHARD_COUNT, shard_of};
-pub(crate) use filling::{Candidate, Gathered, Packing, Step};
+pub(crate) use filling::{Candidate, Gathered, IndexUpdate, Packing};
 
 use entry::{entry_of, tag_of_hash};
 use table::Table;
@@ -95,9 +95,9 @@ impl Index {
         gathered: Gathered,
         spare: &mut Vec<u64>,
         look: impl FnMut(Candidate) -> Result<(u128, W), E>,
-        bury: impl FnMut(&W),
+        mark_dead: impl FnMut(&W),
     ) -> Result<(), E> {
-        let filled = gathered.into_table(packing, shard, spare, look, bury)?;
+        let filled = gathered.into_table(packing, shard, spare, look, mark_dead)?;
         let mut table = self.shards[usize::from(shard)].table.write();
         debug_assert_eq!(table.len, 0, "it is filled before anything is put in");
         *table = filled;

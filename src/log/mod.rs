@@ -6,11 +6,11 @@
 
 pub(crate) mod commit;
 mod expiries;
-pub(crate) mod ledger;
-pub(crate) mod listing;
-pub(crate) mod progress;
+pub(crate) mod space_usage;
+pub(crate) mod footer_builder;
+pub(crate) mod log_position;
 pub(crate) mod reader;
-pub(crate) mod room;
+pub(crate) mod reservations;
 pub(crate) mod scan;
 pub(crate) mod writer;
 
@@ -31,12 +31,12 @@ use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Patience};
-use commit::{Batch, Commit, Medium, Placement, Ticket, Until};
-use ledger::Ledger;
-use progress::Progress;
+use commit::{Commit, CommitSink, PendingFrame, Placement, Ticket, Until};
+use log_position::LogPosition;
 use reader::Reader;
-use room::{CannotGrow, NoRoom, Purpose, Room, Supply};
+use reservations::{CannotGrow, FreeSpace, NoRoom, ReservationClass, SpaceReservations};
 use scan::Chain;
+use space_usage::SpaceUsage;
 use writer::{FullSegment, Growing, Start, Writer};
 
 /// The most that a batch may take of a segment, footer entries included.
@@ -81,11 +81,11 @@ pub(crate) struct Log {
     parameters: Parameters,
     hasher: KeyHasher,
     reader: Arc<Reader>,
-    progress: Arc<Progress>,
+    log_position: Arc<LogPosition>,
     writer: Mutex<Writer>,
     commit: Commit,
-    room: Room,
-    ledger: Ledger,
+    reservations: SpaceReservations,
+    space_usage: SpaceUsage,
     /// The oldest sequence that is still needed: everything that was live below it has been moved and written.
     needed_from: AtomicU64,
     /// The number of a slot that was filled and waits for a sync that begins after that, plus one; or the step to the next
@@ -99,19 +99,19 @@ pub(crate) struct Log {
 /// Room that was promised and is given back when this is dropped.
 #[derive(Debug)]
 #[must_use = "the room is given back when this is dropped"]
-pub(crate) struct Promise {
+pub(crate) struct Reservation {
     log: Arc<Log>,
     bytes: u64,
 }
 
-impl Promise {
+impl Reservation {
     /// The room goes with a record; the log gives it back when that is written.
     pub(crate) fn spend(mut self) -> u64 {
         std::mem::take(&mut self.bytes)
     }
 
     /// All of it, in another hand.
-    pub(crate) fn take(&mut self) -> Promise {
+    pub(crate) fn take(&mut self) -> Reservation {
         self.split(self.bytes)
     }
 
@@ -120,17 +120,17 @@ impl Promise {
     }
 
     /// Parts the promise in two.
-    pub(crate) fn split(&mut self, bytes: u64) -> Promise {
+    pub(crate) fn split(&mut self, bytes: u64) -> Reservation {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Promise { log: Arc::clone(&self.log), bytes }
+        Reservation { log: Arc::clone(&self.log), bytes }
     }
 }
 
-impl Drop for Promise {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.log.room.give_back(self.bytes);
+            self.log.reservations.give_back(self.bytes);
         }
     }
 }
@@ -141,32 +141,32 @@ impl Log {
         reader: Arc<Reader>,
         parameters: Parameters,
         growing: Growing,
-        ledger: Ledger,
+        space_usage: SpaceUsage,
         start: Start,
     ) -> Log {
         let limit = batch_limit_bytes(parameters.segment_bytes);
-        let progress = Arc::new(Progress::default());
+        let log_position = Arc::new(LogPosition::default());
         let needed_from = AtomicU64::new(start.head);
         let writer = Writer::new(
             Arc::clone(&storage),
             Arc::clone(&reader),
-            Arc::clone(&progress),
+            Arc::clone(&log_position),
             parameters,
             growing,
             start,
         );
-        let room = Room::new(parameters.segment_bytes, limit);
-        room.update(writer.supply(), 0);
+        let reservations = SpaceReservations::new(parameters.segment_bytes, limit);
+        reservations.update(writer.free_space(), 0);
         Log {
             storage,
             parameters,
             hasher: KeyHasher::new(parameters.secret),
             reader,
-            progress,
+            log_position,
             writer: Mutex::new(writer),
             commit: Commit::new(parameters.seed(), limit),
-            room,
-            ledger,
+            reservations,
+            space_usage,
             needed_from,
             slot_awaits_sync: AtomicU64::new(0),
             syncs: AtomicU64::new(0),
@@ -190,44 +190,48 @@ impl Log {
         &self.reader
     }
 
-    pub(crate) fn ledger(&self) -> &Ledger {
-        &self.ledger
+    pub(crate) fn space_usage(&self) -> &SpaceUsage {
+        &self.space_usage
     }
 
     /// A promise of nothing.
-    pub(crate) fn no_promise(self: &Arc<Self>) -> Promise {
-        Promise { log: Arc::clone(self), bytes: 0 }
+    pub(crate) fn no_reservation(self: &Arc<Self>) -> Reservation {
+        Reservation { log: Arc::clone(self), bytes: 0 }
     }
 
     /// Promises room for `bytes`, growing the file if need be. None, with the reason, if there is none to be had.
-    pub(crate) fn promise(self: &Arc<Self>, bytes: u64, purpose: Purpose) -> Result<Result<Promise, NoRoom>> {
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        bytes: u64,
+        class: ReservationClass,
+    ) -> Result<Result<Reservation, NoRoom>> {
         loop {
-            if self.room.promise(bytes, purpose) {
-                return Ok(Ok(Promise { log: Arc::clone(self), bytes }));
+            if self.reservations.reserve(bytes, class) {
+                return Ok(Ok(Reservation { log: Arc::clone(self), bytes }));
             }
             let mut writer = self.writer.lock();
             // Somebody may have grown the file while this thread waited for the writer.
-            if self.room.promise(bytes, purpose) {
-                return Ok(Ok(Promise { log: Arc::clone(self), bytes }));
+            if self.reservations.reserve(bytes, class) {
+                return Ok(Ok(Reservation { log: Arc::clone(self), bytes }));
             }
             self.check_poison()?;
             match writer.try_grow() {
                 Ok(Ok(())) => {
-                    self.room.update(writer.supply(), 0);
+                    self.reservations.update(writer.free_space(), 0);
                 }
-                Ok(Err(cause)) => return Ok(Err(NoRoom { purpose, cause })),
+                Ok(Err(cause)) => return Ok(Err(NoRoom { class, cause })),
                 Err(error) => return Err(self.poison_with(error)),
             }
         }
     }
 
     /// Promises room in the slots that there are, without growing the file. Needs no lock that a writer holds.
-    pub(crate) fn promise_of_slots_there_are(
+    pub(crate) fn reserve_in_present_slots(
         self: &Arc<Self>,
         bytes: u64,
-        purpose: Purpose,
-    ) -> Option<Promise> {
-        self.room.promise(bytes, purpose).then(|| Promise { log: Arc::clone(self), bytes })
+        class: ReservationClass,
+    ) -> Option<Reservation> {
+        self.reservations.reserve(bytes, class).then(|| Reservation { log: Arc::clone(self), bytes })
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {
@@ -239,12 +243,12 @@ impl Log {
         &self,
         record: &Record<'_>,
         hash: u128,
-        promise: Promise,
+        reservation: Reservation,
         until: Until,
     ) -> Result<Ticket> {
-        let bytes = promise.spend();
+        let bytes = reservation.spend();
         self.commit.append(record, hash, bytes, until).map_err(|poison| {
-            self.room.give_back(bytes);
+            self.reservations.give_back(bytes);
             self.poisoned(poison)
         })
     }
@@ -264,7 +268,7 @@ impl Log {
 
     /// Returns when everything before `position` survives power loss.
     pub(crate) fn sync_to(&self, position: u64) -> Result<()> {
-        if position <= self.progress.durable() { Ok(()) } else { self.sync() }
+        if position <= self.log_position.durable() { Ok(()) } else { self.sync() }
     }
 
     /// The same, but waits for a sync of another caller's no longer than `patience`: false, then. A sync that nobody is at is
@@ -273,7 +277,7 @@ impl Log {
         if patience == Patience::Endless {
             return self.sync_to(position).map(|()| true);
         }
-        let is_durable = || position <= self.progress.durable();
+        let is_durable = || position <= self.log_position.durable();
         if is_durable() {
             return Ok(true);
         }
@@ -303,7 +307,7 @@ impl Log {
     pub(crate) fn begin_opening(&self, before: VersionsBefore) -> Result<(u32, u64)> {
         // A frame for each opening must not eat up what is kept for moving: a full store would be full for ever.
         let frame_bytes = OPENING_FRAME_BYTES as u64;
-        let has_room = self.room.promise(frame_bytes, Purpose::Begin);
+        let has_room = self.reservations.reserve(frame_bytes, ReservationClass::Begin);
         // Noted in a header, an opening leaves a close mark where it is, and only its own open count outdates that.
         let Some((open_count, counter)) = before.next(has_room) else {
             return Err(Error::openings_exhausted(self.path()));
@@ -315,7 +319,7 @@ impl Log {
             false => writer.note_opening(open_count),
         };
         begun.map_err(|error| self.reader.io("begin this opening", error))?;
-        self.room.update(writer.supply(), if has_room { frame_bytes } else { 0 });
+        self.reservations.update(writer.free_space(), if has_room { frame_bytes } else { 0 });
         Ok((open_count, counter))
     }
 
@@ -324,7 +328,7 @@ impl Log {
         let mut writer = self.writer.lock();
         let made = writer.make_min_slots();
         let made = made.map_err(|error| self.reader.io("make the file as long as it is to be", error))?;
-        self.room.update(writer.supply(), 0);
+        self.reservations.update(writer.free_space(), 0);
         made.map_err(|cause| match cause {
             CannotGrow::Full(reason) => Error::Full { path: self.path().to_owned(), reason },
             CannotGrow::Failed(error) => {
@@ -338,7 +342,7 @@ impl Log {
     pub(crate) fn span(&self) -> (u64, u64) {
         // Both only grow, so the one that is never above the other is read first. From the position of the end and not
         // from the writer: this is asked at every commit.
-        let tail = || self.progress.written() / self.parameters.segment_bytes;
+        let tail = || self.log_position.written() / self.parameters.segment_bytes;
         let early = if planted(Bug::SpanReadBackwards) { Some(tail()) } else { None };
         let head = self.needed_from.load(Ordering::Acquire);
         (head, early.unwrap_or_else(tail))
@@ -354,8 +358,8 @@ impl Log {
         self.storage.copies_on_write()
     }
 
-    pub(crate) fn promised_bytes(&self) -> u64 {
-        self.room.promised_bytes()
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.reservations.reserved_bytes()
     }
 
     pub(crate) fn syncs(&self) -> u64 {
@@ -411,12 +415,12 @@ impl Log {
 
     /// What the footer of the segment that is being written will say, were it finished now.
     pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
-        self.writer.lock().listing()
+        self.writer.lock().footer_builder()
     }
 
     /// The oldest segment is not needed any more: what was live in it has been moved, and the moved records written.
     pub(crate) fn retire(&self, sequence: u64, record_bytes: u64) {
-        self.ledger.remove(record_bytes);
+        self.space_usage.remove(record_bytes);
         self.needed_from.store(sequence + 1, Ordering::Release);
     }
 
@@ -431,27 +435,28 @@ impl Log {
     /// Closes the tail, so that everything written so far lies in full segments.
     pub(crate) fn rotate(&self, rotate: Rotate) -> Result<()> {
         let head = self.needed_from.load(Ordering::Acquire);
-        let full = |cause| Err(NoRoom { purpose: Purpose::Move, cause }.into_error(self.path()));
+        let full = |cause| Err(NoRoom { class: ReservationClass::Move, cause }.into_error(self.path()));
         self.with_writer(|writer| {
             if rotate != Rotate::Always && writer.tail_is_empty() {
                 return Ok(Ok(()));
             }
             // What is left of the tail is given up: every promise must be covered without it.
-            let purpose = if rotate == Rotate::IfSpare { Purpose::Begin } else { Purpose::Move };
+            let class =
+                if rotate == Rotate::IfSpare { ReservationClass::Begin } else { ReservationClass::Move };
             loop {
-                let supply = writer.supply();
-                let after = Supply {
-                    tail_bytes: self.room.usable_bytes(),
-                    free_slots: supply.free_slots.saturating_sub(1),
-                    full_segments: supply.full_segments + 1,
+                let free_space = writer.free_space();
+                let after = FreeSpace {
+                    tail_bytes: self.reservations.usable_bytes(),
+                    free_slots: free_space.free_slots.saturating_sub(1),
+                    full_segments: free_space.full_segments + 1,
                 };
-                if supply.free_slots > 0 && self.room.lower(after, purpose) {
+                if free_space.free_slots > 0 && self.reservations.lower(after, class) {
                     return writer.switch(head).map(Ok);
                 }
                 if let Err(cause) = writer.try_grow()? {
                     return Ok(full(cause));
                 }
-                self.room.update(writer.supply(), 0);
+                self.reservations.update(writer.free_space(), 0);
             }
         })?
     }
@@ -469,9 +474,9 @@ impl Log {
     pub(crate) fn shrink(&self) -> Result<()> {
         self.with_writer(|writer| {
             while writer.last_slot_is_free() && writer.slot_count() > writer.min_slots() {
-                let supply = writer.supply();
-                let after = Supply { free_slots: supply.free_slots.saturating_sub(1), ..supply };
-                if !self.room.lower(after, Purpose::Move) {
+                let free_space = writer.free_space();
+                let after = FreeSpace { free_slots: free_space.free_slots.saturating_sub(1), ..free_space };
+                if !self.reservations.lower(after, ReservationClass::Move) {
                     break;
                 }
                 writer.drop_last_slot();
@@ -490,7 +495,7 @@ impl Log {
         let mut writer = self.writer.lock();
         self.check_poison()?;
         let outcome = change(&mut writer);
-        self.room.update(writer.supply(), 0);
+        self.reservations.update(writer.free_space(), 0);
         outcome.map_err(|error| self.poison_with(error))
     }
 }
@@ -508,8 +513,8 @@ fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
     Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum) }
 }
 
-impl Medium for Log {
-    fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+impl CommitSink for Log {
+    fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         self.write_frame(batch)
     }
 
@@ -519,13 +524,13 @@ impl Medium for Log {
 }
 
 impl Log {
-    fn write_frame(&self, batch: &mut Batch) -> io::Result<Placement> {
+    fn write_frame(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         // Read before the writer is entered: what was moved to make it so has been written.
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
         let placement = writer.write(batch, head)?;
         // A slot that is made ahead counts as supply only when it is synced.
-        let is_scarce = self.room.update(writer.supply(), batch.promised_bytes);
+        let is_scarce = self.reservations.update(writer.free_space(), batch.reserved_bytes);
         if is_scarce && let Some(number) = writer.grow_ahead(batch.frame.len() as u64) {
             self.slot_awaits_sync.store(number + 1, Ordering::Release);
         }
@@ -535,13 +540,13 @@ impl Log {
     fn sync_written(&self) -> io::Result<()> {
         let filled_slot = self.slot_awaits_sync.swap(0, Ordering::AcqRel).checked_sub(1);
         self.syncs.fetch_add(1, Ordering::Relaxed);
-        self.progress.sync(&*self.storage)?;
+        self.log_position.sync(&*self.storage)?;
         if let Some(number) = filled_slot {
             // Who has the writer may sync three times for the step to the next segment, and all who wait for this sync would
             // wait for those. The step settles the slot too, or the next sync does.
             if let Some(mut writer) = self.writer.try_lock() {
-                writer.settle_growth_of(number);
-                self.room.update(writer.supply(), 0);
+                writer.confirm_growth_of(number);
+                self.reservations.update(writer.free_space(), 0);
             } else {
                 let awaits = &self.slot_awaits_sync;
                 let _ = awaits.compare_exchange(0, number + 1, Ordering::AcqRel, Ordering::Relaxed);

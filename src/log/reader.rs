@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::{Error, Result};
 use crate::format::header::Parameters;
 use crate::format::record::{RECORD_HEADER_BYTES, Record, record_length};
-use crate::format::{FIRST_FRAME_OFFSET, Fault, STORE_HEADER_BYTES, Seed};
+use crate::format::{FIRST_FRAME_OFFSET, FormatError, STORE_HEADER_BYTES, Seed};
 use crate::index::Address;
 use crate::map::Map;
 use crate::storage::{Storage, read_exact_at};
@@ -59,7 +59,8 @@ const PAGE_SLOTS: u64 = 1_024;
 /// header; and a process may have no more than some ten thousand maps.
 const MAP_ALIGNMENT_BYTES: u64 = 2 << 20;
 
-const BEYOND_WRITTEN: Fault = Fault::Damaged("the record reaches beyond what is written of its segment");
+const BEYOND_WRITTEN: FormatError =
+    FormatError::Damaged("the record reaches beyond what is written of its segment");
 
 /// The log as readers see it.
 #[derive(Debug)]
@@ -73,7 +74,7 @@ pub(crate) struct Reader {
 
 /// Where a record is and how long, beside the record itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct RecordLocation {
     pub(crate) position: u64,
     pub(crate) length_bytes: u64,
 }
@@ -126,19 +127,19 @@ impl Reader {
     pub(crate) fn record<R>(
         &self,
         address: Address,
-        read: impl FnOnce(Place, &Record<'_>) -> R,
+        read: impl FnOnce(RecordLocation, &Record<'_>) -> R,
     ) -> Result<R> {
         let (slot_number, within) = self.split(address);
         let (chunk, slot) = self.slot(slot_number);
         let sequence = slot.sequence.load(Ordering::Acquire);
         if sequence == 0 {
-            return Err(self.corrupt(address, Fault::Damaged("the index points into a free slot")));
+            return Err(self.corrupt(address, FormatError::Damaged("the index points into a free slot")));
         }
         let position = sequence * self.segment_bytes + within;
         // A length that is rotten must not lead to bytes that are being written.
         let limit = readable(within, slot.end.load(Ordering::Acquire));
         let decode = |bytes: &[u8]| match Record::decode(bytes, position, self.seed) {
-            Ok(record) => Ok(read(Place { position, length_bytes: bytes.len() as u64 }, &record)),
+            Ok(record) => Ok(read(RecordLocation { position, length_bytes: bytes.len() as u64 }, &record)),
             Err(fault) => Err(self.corrupt(address, fault)),
         };
         let Some(map) = self.map(chunk) else {
@@ -227,7 +228,7 @@ impl Reader {
         Error::io(&self.path, operation, source)
     }
 
-    fn corrupt(&self, address: Address, fault: Fault) -> Error {
+    fn corrupt(&self, address: Address, fault: FormatError) -> Error {
         Error::corrupt(&self.path, address.offset(), fault.reason())
     }
 

@@ -7,7 +7,9 @@ use crate::format::footer::{self, Entries, FooterEntry, TRAILER, TRAILER_BYTES, 
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters};
 use crate::format::record::Kind;
-use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, Fault, SECTOR_BYTES, get_u64, max_frame_bytes};
+use crate::format::{
+    ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, SECTOR_BYTES, get_u64, max_frame_bytes,
+};
 use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at, read_held_at};
@@ -23,7 +25,7 @@ pub(crate) struct FrameSpan {
 
 /// What the frames of one segment say, up to the first that does not check.
 #[derive(Debug)]
-pub(crate) struct Scan {
+pub(crate) struct SegmentScan {
     pub(crate) frames: Vec<FrameSpan>,
     /// Each key's last record, by offset.
     pub(crate) entries: Vec<FooterEntry>,
@@ -33,7 +35,7 @@ pub(crate) struct Scan {
     pub(crate) last_checksum: u32,
     pub(crate) open_count: u32,
     /// Why it ended there.
-    pub(crate) stop: Fault,
+    pub(crate) stop: FormatError,
 }
 
 /// What a frame must continue.
@@ -61,18 +63,18 @@ pub(crate) fn scan(
     chain: Chain,
     parameters: &Parameters,
     hasher: &KeyHasher,
-) -> Scan {
+) -> SegmentScan {
     let base = sequence * parameters.segment_bytes;
     let mut within = FIRST_FRAME_OFFSET;
     let mut last: HashMap<u128, FooterEntry> = HashMap::new();
-    let mut scan = Scan {
+    let mut scan = SegmentScan {
         frames: Vec::new(),
         entries: Vec::new(),
         record_bytes: 0,
         end: base + within,
         last_checksum: chain.checksum,
         open_count: 0,
-        stop: Fault::Damaged("the segment is full"),
+        stop: FormatError::Damaged("the segment is full"),
     };
     loop {
         let at = usize::try_from(within).unwrap_or(usize::MAX);
@@ -93,11 +95,11 @@ pub(crate) fn scan(
         let stamp = frame.header.stamp;
         // A frame that an earlier life of the log left behind at just this position is whole and still not ours.
         if stamp.previous_checksum != scan.last_checksum && !stale {
-            scan.stop = Fault::Damaged("the frame does not continue the one before");
+            scan.stop = FormatError::Damaged("the frame does not continue the one before");
             break;
         }
         if stamp.open_count < scan.open_count && !stale {
-            scan.stop = Fault::Damaged("the frame is of an earlier opening than the one before");
+            scan.stop = FormatError::Damaged("the frame is of an earlier opening than the one before");
             break;
         }
         for (position, length, record) in frame.records() {
@@ -250,7 +252,7 @@ pub(crate) fn read_footer<'b>(
     sequence: u64,
     parameters: &Parameters,
     buffer: &'b mut Vec<u8>,
-) -> io::Result<Result<(Trailer, Entries<'b>), Fault>> {
+) -> io::Result<Result<(Trailer, Entries<'b>), FormatError>> {
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
     let trailer_bytes = read_trailer(storage, slot_offset, parameters)?;
     let trailer = match Trailer::decode(&trailer_bytes, sequence, parameters.segment_bytes) {

@@ -13,11 +13,11 @@ use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 
-use super::commit::{Batch, Placement};
-use super::listing::Listing;
-use super::progress::Progress;
+use super::commit::{PendingFrame, Placement};
+use super::footer_builder::FooterBuilder;
+use super::log_position::LogPosition;
 use super::reader::Reader;
-use super::room::{CannotGrow, Supply};
+use super::reservations::{CannotGrow, FreeSpace};
 use crate::clock::{StoreClock, TimeMark};
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, OPENING_FRAME_BYTES, Stamp};
@@ -46,7 +46,7 @@ pub(crate) struct Tail {
     pub(crate) last_checksum: u32,
     pub(crate) record_bytes: u64,
     /// What the footer will say.
-    pub(crate) entries: Listing,
+    pub(crate) entries: FooterBuilder,
 }
 
 /// A slot that is being made at the end of the file.
@@ -92,7 +92,7 @@ const ENOUGH_BYTES: u64 = ZEROES_BYTES as u64;
 pub(crate) struct Writer {
     storage: Arc<dyn Storage>,
     reader: Arc<Reader>,
-    progress: Arc<Progress>,
+    log_position: Arc<LogPosition>,
     /// What frames, headers and marks say of time is read when they are written: records may be older, moved ones by far.
     clock: Arc<StoreClock>,
     parameters: Parameters,
@@ -129,7 +129,7 @@ impl Writer {
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         reader: Arc<Reader>,
-        progress: Arc<Progress>,
+        log_position: Arc<LogPosition>,
         parameters: Parameters,
         growing: Growing,
         start: Start,
@@ -140,7 +140,7 @@ impl Writer {
         let writer = Writer {
             storage,
             reader,
-            progress,
+            log_position,
             clock,
             parameters,
             seed,
@@ -155,8 +155,8 @@ impl Writer {
             growth,
             is_half_done: false,
         };
-        writer.progress.set_written(writer.end());
-        writer.progress.set_durable(writer.end());
+        writer.log_position.set_written(writer.end());
+        writer.log_position.set_durable(writer.end());
         writer
     }
 
@@ -180,7 +180,7 @@ impl Writer {
     }
 
     /// The segment that is being written, were it finished now, and what its footer would say.
-    pub(crate) fn listing(&self) -> (FullSegment, Vec<FooterEntry>) {
+    pub(crate) fn footer_builder(&self) -> (FullSegment, Vec<FooterEntry>) {
         let Tail { slot, record_bytes, entries, .. } = &self.tail;
         let segment = FullSegment { slot: *slot, end: self.end(), record_bytes: *record_bytes };
         (segment, entries.iter().collect())
@@ -198,16 +198,16 @@ impl Writer {
         entries.find(|entry| entry.offset == within)
     }
 
-    pub(crate) fn supply(&self) -> Supply {
+    pub(crate) fn free_space(&self) -> FreeSpace {
         let footer = footer_bytes(self.tail.entries.len() as u64);
-        Supply {
+        FreeSpace {
             tail_bytes: self.parameters.segment_bytes.saturating_sub(self.tail.offset + footer),
             free_slots: self.free.len() as u64,
             full_segments: self.full.len() as u64,
         }
     }
 
-    fn fits(&self, batch: &Batch) -> bool {
+    fn fits(&self, batch: &PendingFrame) -> bool {
         let entries = (self.tail.entries.len() + batch.entries.len()) as u64;
         self.tail.offset + batch.frame.len() as u64 + footer_bytes(entries) <= self.parameters.segment_bytes
     }
@@ -215,7 +215,7 @@ impl Writer {
     /// Changes the file by `change`. After a change that failed or unwound, and after a failed sync of any thread, every
     /// further one is refused.
     fn change<R>(&mut self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> io::Result<R> {
-        let refused = self.is_half_done || self.progress.sync_has_failed();
+        let refused = self.is_half_done || self.log_position.sync_has_failed();
         if refused && !planted(Bug::HalfDoneWriterUsed) {
             return Err(io::Error::other("an earlier write, sync or change of length failed half-way"));
         }
@@ -227,11 +227,11 @@ impl Writer {
 
     /// Writes the batch as one frame, in the next segment if it does not fit this one. `head` is the oldest
     /// sequence that is still needed; what was moved away from below it was written before this call.
-    pub(crate) fn write(&mut self, batch: &mut Batch, head: u64) -> io::Result<Placement> {
+    pub(crate) fn write(&mut self, batch: &mut PendingFrame, head: u64) -> io::Result<Placement> {
         self.change(|writer| writer.write_frame(batch, head))
     }
 
-    fn write_frame(&mut self, batch: &mut Batch, head: u64) -> io::Result<Placement> {
+    fn write_frame(&mut self, batch: &mut PendingFrame, head: u64) -> io::Result<Placement> {
         if !self.fits(batch) {
             self.go_to_next_segment(head)?;
         }
@@ -240,7 +240,7 @@ impl Writer {
         self.append(batch, checksum)
     }
 
-    fn stamp(&self, batch: &Batch, mark: &TimeMark) -> Stamp {
+    fn stamp(&self, batch: &PendingFrame, mark: &TimeMark) -> Stamp {
         let position = self.end();
         Stamp {
             position,
@@ -253,7 +253,7 @@ impl Writer {
     }
 
     /// Writes the sealed frame behind the others.
-    fn append(&mut self, batch: &Batch, checksum: u32) -> io::Result<Placement> {
+    fn append(&mut self, batch: &PendingFrame, checksum: u32) -> io::Result<Placement> {
         let position = self.end();
         let placement =
             Placement { position, offset: self.reader.slot_offset(self.tail.slot) + self.tail.offset };
@@ -262,39 +262,39 @@ impl Writer {
             let footer_entry = FooterEntry {
                 hash: entry.hash,
                 version: entry.version,
-                key_expires_ms: entry.weight.key_expires_ms,
-                result_expires_ms: entry.weight.result_expires_ms,
+                key_expires_ms: entry.size.key_expires_ms,
+                result_expires_ms: entry.size.result_expires_ms,
                 offset: self.tail.offset + entry.at,
-                length: entry.weight.length_bytes,
-                kind: entry.weight.kind,
+                length: entry.size.length_bytes,
+                kind: entry.size.kind,
             };
             self.tail.entries.push(footer_entry);
-            self.tail.record_bytes += entry.weight.length_bytes;
+            self.tail.record_bytes += entry.size.length_bytes;
         }
         self.tail.last_checksum = checksum;
         self.tail.offset += batch.frame.len() as u64;
         self.reader.set_end(self.tail.slot, self.tail.offset);
-        self.progress.set_written(self.end());
+        self.log_position.set_written(self.end());
         Ok(placement)
     }
 
     /// What the frame at `position` may say was on disk before it.
-    fn synced_to(&self, position: u64, batch: &Batch) -> u64 {
+    fn synced_to(&self, position: u64, batch: &PendingFrame) -> u64 {
         if planted(Bug::SyncedToTooHigh) && !batch.entries.is_empty() {
             return position;
         }
-        one_late(Bug::SyncedToOneFrameStale, self.progress.durable()).min(position)
+        one_late(Bug::SyncedToOneFrameStale, self.log_position.durable()).min(position)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.progress.sync(&*self.storage)
+        self.log_position.sync(&*self.storage)
     }
 
     /// Makes the open count and the mark of this opening durable before any of its versions is given out, by a frame
     /// without records.
     pub(crate) fn begin_opening(&mut self, open_count: u32, head: u64) -> io::Result<()> {
         self.open_count = open_count;
-        let mut batch = Batch::default();
+        let mut batch = PendingFrame::default();
         batch.frame.resize(OPENING_FRAME_BYTES, 0);
         self.change(|writer| {
             if !writer.fits(&batch) {
@@ -343,7 +343,7 @@ impl Writer {
 
     fn go_to_next_segment(&mut self, head: u64) -> io::Result<()> {
         // Most often the last batch was synced already, and everybody waits for this one.
-        self.progress.sync_to(self.end(), &*self.storage)?;
+        self.log_position.sync_to(self.end(), &*self.storage)?;
         let published = self.head;
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);
@@ -387,10 +387,10 @@ impl Writer {
         self.tail.offset = FIRST_FRAME_OFFSET;
         self.tail.record_bytes = 0;
         self.tail.entries.clear();
-        self.progress.set_written(self.end());
-        self.progress.set_durable(self.end());
+        self.log_position.set_written(self.end());
+        self.log_position.set_durable(self.end());
         // The sync of the header began after whatever was filled. A store that nobody syncs has no other.
-        self.settle_growth();
+        self.confirm_growth();
         self.free_below(head);
         Ok(())
     }
@@ -405,7 +405,7 @@ impl Writer {
         self.change(|writer| {
             writer.sync()?;
             // What was moved lies here now and nowhere else: from this header on, a log that ends before it is damaged.
-            let synced_to = writer.progress.durable().min(writer.end());
+            let synced_to = writer.log_position.durable().min(writer.end());
             let header = SegmentHeader { head, synced_to, ..writer.tail.header };
             write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
             writer.sync()?;
@@ -521,7 +521,7 @@ impl Writer {
     }
 
     /// The filled slot is usable: a sync that began after it was filled has succeeded.
-    pub(crate) fn settle_growth(&mut self) {
+    pub(crate) fn confirm_growth(&mut self) {
         if self.growth_is_filled() {
             self.free.insert(self.slot_count);
             self.slot_count += 1;
@@ -531,9 +531,9 @@ impl Writer {
 
     /// The same if it is that slot. While somebody synced, another may have settled it and filled the next, which that sync
     /// began too early for.
-    pub(crate) fn settle_growth_of(&mut self, number: u64) {
+    pub(crate) fn confirm_growth_of(&mut self, number: u64) {
         if self.growth.number == number {
-            self.settle_growth();
+            self.confirm_growth();
         }
     }
 
@@ -566,7 +566,7 @@ impl Writer {
                 return Ok(Err(CannotGrow::new(error)));
             }
             writer.sync()?;
-            writer.settle_growth();
+            writer.confirm_growth();
             Ok(Ok(()))
         })
     }
@@ -690,7 +690,7 @@ mod tests {
             offset: FIRST_FRAME_OFFSET,
             last_checksum: 0,
             record_bytes: 0,
-            entries: Listing::default(),
+            entries: FooterBuilder::default(),
         };
         let start = Start {
             clock: Arc::new(StoreClock::start(Arc::new(source), now, 0)),
@@ -757,7 +757,7 @@ mod tests {
         ("begin_opening", |writer| writer.begin_opening(1, 1)),
         ("note_opening", |writer| writer.note_opening(2)),
         ("write", |writer| {
-            let mut batch = Batch::default();
+            let mut batch = PendingFrame::default();
             batch.frame.resize(FRAME_HEADER_BYTES, 0);
             writer.write(&mut batch, 1).map(drop)
         }),
@@ -810,8 +810,8 @@ mod tests {
         let storage = Arc::new(FailsAt::default());
         let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
         storage.failing.store(1, Ordering::SeqCst);
-        let progress = Arc::clone(&writer.progress);
-        assert!(progress.sync(&*storage).is_err());
+        let log_position = Arc::clone(&writer.log_position);
+        assert!(log_position.sync(&*storage).is_err());
         let (_, write) = CHANGES[3];
         assert!(write(&mut writer).is_err());
         assert_eq!(storage.calls.load(Ordering::SeqCst), 1);
@@ -822,22 +822,22 @@ mod tests {
         let mut writer = writer();
         let first = writer.grow_ahead(SEGMENT_BYTES).unwrap();
         // While another thread syncs that, the step to the next segment settles it, and what is written there fills the next.
-        writer.settle_growth();
+        writer.confirm_growth();
         assert_eq!(writer.slot_count(), 2);
         let second = writer.grow_ahead(SEGMENT_BYTES).unwrap();
         assert_eq!(writer.grow_ahead(0), Some(second));
-        writer.settle_growth_of(first);
-        assert_eq!((writer.slot_count(), writer.supply().free_slots), (2, 1));
-        writer.settle_growth_of(second);
-        assert_eq!((writer.slot_count(), writer.supply().free_slots), (3, 2));
+        writer.confirm_growth_of(first);
+        assert_eq!((writer.slot_count(), writer.free_space().free_slots), (2, 1));
+        writer.confirm_growth_of(second);
+        assert_eq!((writer.slot_count(), writer.free_space().free_slots), (3, 2));
 
         // Or a compaction cuts it off again.
         let third = writer.grow_ahead(SEGMENT_BYTES).unwrap();
         writer.cut().unwrap();
         let fourth = writer.grow_ahead(SEGMENT_BYTES).unwrap();
-        writer.settle_growth_of(third);
+        writer.confirm_growth_of(third);
         assert_eq!(writer.slot_count(), 3);
-        writer.settle_growth_of(fourth);
+        writer.confirm_growth_of(fourth);
         assert_eq!(writer.slot_count(), 4);
     }
 
@@ -907,12 +907,12 @@ mod tests {
             value: Value::bytes(&[7; 4_000]),
         };
         let write_segment = |writer: &mut Writer, head: u64| {
-            if writer.supply().free_slots == 0 {
+            if writer.free_space().free_slots == 0 {
                 writer.try_grow().unwrap().unwrap();
             }
             let sequence = writer.tail.header.sequence;
             while writer.tail.header.sequence == sequence {
-                let mut batch = Batch::default();
+                let mut batch = PendingFrame::default();
                 batch.frame.resize(FRAME_HEADER_BYTES, 0);
                 record.encode(&mut batch.frame, writer.seed);
                 let placement = writer.write(&mut batch, head).unwrap();

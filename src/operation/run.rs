@@ -12,7 +12,7 @@ use crate::lease::{Doubt, Lease};
 use crate::outcome::{Attempt, Outcome, Reconciled, RunError};
 use crate::planted::{Bug, planted};
 use crate::policy::{DoubtPolicy, ReleasePolicy};
-use crate::stats::Swapped;
+use crate::stats::CasOutcome;
 use crate::sync::Patience;
 use crate::typed;
 
@@ -155,7 +155,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// As [`Store::compare_and_set`](crate::Store::compare_and_set), and [`Error::Encode`], also if the attempt was begun with
     /// another [`codec`](Operation::codec).
-    pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<Swapped>
+    pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<CasOutcome>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
@@ -173,7 +173,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
             .map_err(|unfit| unfit.into_error(key))?;
         let next = Next::Completed { fingerprint, result: &encoded.bytes };
         let swap = self.engine.compare_and_set(key, expected, next, Some(encoded.typing), &terms)?;
-        Swapped::of(self.engine, key, swap)
+        CasOutcome::of(self.engine, key, swap)
     }
 
     /// Runs the side effect under its lease.

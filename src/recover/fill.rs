@@ -10,20 +10,20 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::thread;
 
-use super::medium::Medium;
+use super::open_context::OpenContext;
 use super::survey::{Link, Survey};
 use super::team::with_team;
 use crate::error::{Error, Result};
 use crate::format::footer::{FooterEntry, Trailer};
 use crate::format::record::Kind;
-use crate::format::{Fault, STORE_HEADER_BYTES};
-use crate::index::{Address, Candidate, Gathered, Index, Packing, SHARD_COUNT, Step, shard_of};
+use crate::format::{FormatError, STORE_HEADER_BYTES};
+use crate::index::{Address, Candidate, Gathered, Index, IndexUpdate, Packing, SHARD_COUNT, shard_of};
 use crate::key::KeyHasher;
-use crate::log::ledger::{Ledger, Tally};
 use crate::log::reader::Reader;
 use crate::log::scan;
+use crate::log::space_usage::{SpaceUsage, Tally};
 use crate::log::writer::FullSegment;
-use crate::record::Weight;
+use crate::record::RecordSize;
 use crate::sync::{Mutex, RwLock};
 
 /// A window is this share of the log. What is kept of a window, 16 bytes an entry, is then little beside the 8 bytes for
@@ -48,7 +48,7 @@ const MAX_THREADS: usize = 8;
 /// What the log's segments said.
 pub(super) struct Filled {
     pub(super) index: Index,
-    pub(super) ledger: Ledger,
+    pub(super) space_usage: SpaceUsage,
     pub(super) full: Vec<FullSegment>,
     /// Where the records are that carry unreadable ones, of those that the index points to.
     pub(super) unreadable: Vec<Address>,
@@ -57,7 +57,7 @@ pub(super) struct Filled {
 /// A segment's steps by shard, each shard's from `starts[shard]` to `starts[shard + 1]`.
 #[derive(Default)]
 struct Sorted {
-    steps: Vec<Step>,
+    steps: Vec<IndexUpdate>,
     starts: Vec<u32>,
 }
 
@@ -83,7 +83,7 @@ enum Task {
 
 /// Everything that filling needs to know, and what the threads hand to each other between two tasks.
 struct Filler<'a> {
-    medium: &'a Medium<'a>,
+    medium: &'a OpenContext<'a>,
     survey: &'a Survey,
     reader: &'a Reader,
     hasher: KeyHasher,
@@ -92,7 +92,7 @@ struct Filler<'a> {
     /// Footers that were read to tell whose records they are that cannot be read, by slot.
     footers: Mutex<HashMap<u64, Vec<FooterEntry>>>,
     index: Index,
-    ledger: Ledger,
+    space_usage: SpaceUsage,
     shards: Vec<Mutex<Gathered>>,
     /// What was read of the window, by the number of the segment in it.
     read: Mutex<Vec<(usize, Result<SegmentRead>)>>,
@@ -114,7 +114,12 @@ fn threads_for(log_bytes: u64) -> usize {
 }
 
 /// Fills an index with each key's last record.
-pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms: u64) -> Result<Filled> {
+pub(super) fn fill(
+    medium: &OpenContext<'_>,
+    survey: &Survey,
+    reader: &Reader,
+    now_ms: u64,
+) -> Result<Filled> {
     let Survey { parameters, links, .. } = survey;
     let threads = threads_for((links.len() as u64 + 1) * parameters.segment_bytes);
     let last_slot = links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
@@ -133,7 +138,7 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
         now_ms,
         footers: Mutex::default(),
         index: Index::new(),
-        ledger: Ledger::new(),
+        space_usage: SpaceUsage::new(),
         shards: Vec::new(),
         read: Mutex::default(),
         window: RwLock::default(),
@@ -151,7 +156,7 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     with_team(threads, &work, |team| -> Result<()> {
         let mut take = |read: SegmentRead| {
             unreadable.extend(read.unreadable);
-            filler.ledger.absorb(read.tally);
+            filler.space_usage.absorb(read.tally);
             filler.window.write().push(read.sorted);
             read.segment
         };
@@ -182,7 +187,7 @@ pub(super) fn fill(medium: &Medium<'_>, survey: &Survey, reader: &Reader, now_ms
     }
     unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
     let unreadable = unreadable.into_iter().map(|(_, address)| address).collect();
-    Ok(Filled { index: filler.index, ledger: filler.ledger, full, unreadable })
+    Ok(Filled { index: filler.index, space_usage: filler.space_usage, full, unreadable })
 }
 
 impl Filler<'_> {
@@ -259,8 +264,8 @@ impl Filler<'_> {
     fn sort(
         &self,
         segment: FullSegment,
-        entries: impl Iterator<Item = Result<FooterEntry, Fault>>,
-        steps: &mut Vec<(u8, Step)>,
+        entries: impl Iterator<Item = Result<FooterEntry, FormatError>>,
+        steps: &mut Vec<(u8, IndexUpdate)>,
     ) -> Result<SegmentRead> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut tally = Tally::at(self.now_ms);
@@ -274,7 +279,7 @@ impl Filler<'_> {
         for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
             listed_bytes += entry.length;
-            tally.add(&Weight::listed(&entry));
+            tally.add(&RecordSize::listed(&entry));
             let offset = slot_offset + entry.offset;
             let Some(address) = Address::new(offset) else {
                 return Err(self.corrupt(offset, "the footer's address is out of range"));
@@ -291,7 +296,7 @@ impl Filler<'_> {
             }
             let shard = shard_of(entry.hash);
             starts[usize::from(shard) + 1] += 1;
-            steps.push((shard, Step::new(self.packing, entry.hash, address, leaves_something)));
+            steps.push((shard, IndexUpdate::new(self.packing, entry.hash, address, leaves_something)));
         }
         tally.add_dead(segment.record_bytes.saturating_sub(listed_bytes));
         for shard in 0..SHARD_COUNT {
@@ -300,7 +305,7 @@ impl Filler<'_> {
 
         let mut next = starts.clone();
         // Each of them is written, whatever is there from an earlier segment.
-        sorted.steps.resize(steps.len(), Step::default());
+        sorted.steps.resize(steps.len(), IndexUpdate::default());
         for (shard, step) in steps {
             let place = &mut next[usize::from(*shard)];
             sorted.steps[*place as usize] = *step;
@@ -314,20 +319,20 @@ impl Filler<'_> {
         let gathered = std::mem::take(&mut *self.shards[shard].lock());
         let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
         let look = |candidate| self.look(candidate);
-        self.index.fill(self.packing, shard, gathered, spare, look, |weight| self.ledger.bury(weight))
+        self.index.fill(self.packing, shard, gathered, spare, look, |size| self.space_usage.mark_dead(size))
     }
 
     /// Whose record it is, and what it weighs.
-    fn look(&self, candidate: Candidate) -> Result<(u128, Weight)> {
+    fn look(&self, candidate: Candidate) -> Result<(u128, RecordSize)> {
         let address = candidate.address();
         let read = self.reader.record(address, |place, record| {
-            (record.key_hash(&self.hasher), Weight::of(record, place.length_bytes))
+            (record.key_hash(&self.hasher), RecordSize::of(record, place.length_bytes))
         });
         // One record that cannot be read, or any more, is no reason to refuse all of the others: its segment's footer says
         // whose it was, and whoever asks for that key is told.
-        let (hash, weight) = read.or_else(|error| self.listed(address)?.ok_or(error))?;
+        let (hash, size) = read.or_else(|error| self.listed(address)?.ok_or(error))?;
         if candidate.may_be_of(hash) {
-            Ok((hash, weight))
+            Ok((hash, size))
         } else {
             // The index would not find the record's key, and its act would be performed again.
             Err(self.corrupt(address.offset(), "the footer names another key than this record"))
@@ -335,7 +340,7 @@ impl Filler<'_> {
     }
 
     /// The same by the footer of the segment, if it has one.
-    fn listed(&self, address: Address) -> Result<Option<(u128, Weight)>> {
+    fn listed(&self, address: Address) -> Result<Option<(u128, RecordSize)>> {
         let (slot, within) = self.reader.split(address);
         if slot == self.survey.tail_slot {
             return Ok(None);
@@ -347,7 +352,7 @@ impl Filler<'_> {
             Entry::Vacant(place) => place.insert(self.footer_of(slot)?),
         };
         let at = footer.binary_search_by_key(&within, |entry| entry.offset);
-        Ok(at.ok().map(|at| (footer[at].hash, Weight::listed(&footer[at]))))
+        Ok(at.ok().map(|at| (footer[at].hash, RecordSize::listed(&footer[at]))))
     }
 
     /// The entries of the footer in `slot`, by offset; none if it has no footer.
@@ -374,7 +379,7 @@ fn extrapolate(sample: &[usize], count: usize) -> usize {
 #[derive(Default)]
 struct Buffers {
     footer: Vec<u8>,
-    steps: Vec<(u8, Step)>,
+    steps: Vec<(u8, IndexUpdate)>,
     words: Vec<u64>,
 }
 

@@ -8,7 +8,7 @@
 //! as it is to be at least, or refuses and leaves it as it was; writes the end of the log again; and begins the opening
 //! on disk.
 
-mod medium;
+mod open_context;
 mod verdict;
 mod survey;
 mod team;
@@ -31,8 +31,8 @@ use crate::log::{Log, VersionsBefore};
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
-pub(crate) use medium::Config;
-use medium::Medium;
+pub(crate) use open_context::Config;
+use open_context::OpenContext;
 use survey::Survey;
 use verdict::Verdict;
 
@@ -60,8 +60,8 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn medium(&self) -> Medium<'_> {
-        Medium { storage: &*self.storage, path: self.path }
+    fn medium(&self) -> OpenContext<'_> {
+        OpenContext { storage: &*self.storage, path: self.path }
     }
 }
 
@@ -153,7 +153,7 @@ impl Filled<'_> {
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
         let Surveyed { opening, survey, versions, clock, time, wall_ms } = surveyed;
-        let fill::Filled { index, ledger, full, unreadable } = filled;
+        let fill::Filled { index, space_usage, full, unreadable } = filled;
         let Opening { storage, path, config } = &opening;
         let segment_bytes = survey.parameters.segment_bytes;
         let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
@@ -162,7 +162,7 @@ impl Filled<'_> {
         let growing = Growing { min_slots, max_slots, new_slot: config.new_slot };
 
         let start = survey.start(Arc::clone(&clock), full);
-        let log = Log::new(Arc::clone(storage), reader, survey.parameters, growing, ledger, start);
+        let log = Log::new(Arc::clone(storage), reader, survey.parameters, growing, space_usage, start);
         log.make_min_slots()?;
         opening.medium().io("give the file blocks of its own", storage.unshare())?;
         survey.mend(&opening.medium())?;
@@ -181,7 +181,7 @@ impl Filled<'_> {
 impl Survey {
     /// Writes what was decided on: the frames that were not known to be on disk once more, and zeroes behind them. A
     /// sync that failed before the crash may have left pages that only look clean, so nothing less makes them true.
-    fn mend(&self, medium: &Medium<'_>) -> Result<()> {
+    fn mend(&self, medium: &OpenContext<'_>) -> Result<()> {
         if self.verdict == Verdict::Closed || planted(Bug::TornTailKept) {
             return Ok(());
         }

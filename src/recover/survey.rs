@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::medium::Medium;
+use super::open_context::OpenContext;
 use super::verdict::{Evidence, Verdict, decide, judge_marks, latest};
 use crate::clock::HighWater;
 use crate::error::Result;
@@ -11,7 +11,7 @@ use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHe
 use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES, max_frame_bytes};
 use crate::key::KeyHasher;
 use crate::log::VersionsBefore;
-use crate::log::scan::{self, Chain, Scan};
+use crate::log::scan::{self, Chain, SegmentScan};
 use crate::planted::{Bug, planted};
 
 /// A full segment, as its own header and that of the next one say.
@@ -39,7 +39,7 @@ pub(super) struct Survey {
     pub(super) tail_slot: u64,
     pub(super) tail_header: SegmentHeader,
     pub(super) tail_bytes: Vec<u8>,
-    pub(super) scan: Scan,
+    pub(super) scan: SegmentScan,
     pub(super) marks: Vec<CloseMark>,
     /// Whole slots that hold something, in order. The others are not counted as free: a hole in a file is no room.
     pub(super) held: Vec<u64>,
@@ -47,7 +47,7 @@ pub(super) struct Survey {
 }
 
 impl Survey {
-    pub(super) fn take(medium: &Medium<'_>, parameters: Parameters) -> Result<Survey> {
+    pub(super) fn take(medium: &OpenContext<'_>, parameters: Parameters) -> Result<Survey> {
         let length = medium.length()?;
         let segment_bytes = parameters.segment_bytes;
         let slot_count = length.saturating_sub(STORE_HEADER_BYTES) / segment_bytes;
@@ -127,7 +127,7 @@ impl Survey {
     /// Every segment header by its sequence, with its slot, and the slots that hold something. A slot without a header is
     /// free, unless it holds a frame of the log.
     fn headers(
-        medium: &Medium<'_>,
+        medium: &OpenContext<'_>,
         parameters: &Parameters,
         length: u64,
         slot_count: u64,

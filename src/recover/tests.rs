@@ -12,7 +12,7 @@ use crate::format::record::{Kind, Record, Value, encoded_bytes};
 use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, put};
 use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Until, record_cost_bytes};
-use crate::log::room::Purpose;
+use crate::log::reservations::ReservationClass;
 use crate::log::scan;
 use crate::log::writer::NewSlot;
 use crate::status::Version;
@@ -92,9 +92,9 @@ fn append_version(opened: &Recovered, name: &str, version: Version) -> bool {
         value: Value::bytes(&RESULT),
     };
     let cost = record_cost_bytes(encoded_bytes(key, &Value::bytes(&RESULT)));
-    let Ok(promise) = opened.log.promise(cost, Purpose::Move).unwrap() else { return false };
+    let Ok(reservation) = opened.log.reserve(cost, ReservationClass::Move).unwrap() else { return false };
     let hash = opened.log.hasher().key(key);
-    let ticket = opened.log.append(&record, hash, promise, Until::Synced).unwrap();
+    let ticket = opened.log.append(&record, hash, reservation, Until::Synced).unwrap();
     opened.log.wait(&ticket).unwrap();
     true
 }
@@ -445,7 +445,7 @@ fn a_key_is_there_and_its_record_not_dead_up_to_its_expiry() {
     let whole = Image::whole();
     let at = |now_ms| {
         let opened = open_at(&whole.storage(), now_ms, 16).unwrap();
-        (opened.index.len() as u64, opened.log.ledger().balance(now_ms).dead_bytes > 0)
+        (opened.index.len() as u64, opened.log.space_usage().totals(now_ms).dead_bytes > 0)
     };
     assert_eq!((at(EXPIRY_MS - 1), at(EXPIRY_MS)), ((RECORDS, false), (0, true)));
 }
@@ -483,7 +483,7 @@ fn openings_of_a_store_without_room_for_a_frame_are_counted_and_their_time_kept_
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let opened = open_at(&storage, NOW_MS, 4).unwrap();
     while append(&opened, "k") {}
-    assert!(opened.log.promise(80, Purpose::Begin).unwrap().is_err(), "an opening finds no room");
+    assert!(opened.log.reserve(80, ReservationClass::Begin).unwrap().is_err(), "an opening finds no room");
     drop(opened);
     for (count, wall_ms, store_ms) in [
         (2, NOW_MS, NOW_MS),
@@ -567,7 +567,7 @@ fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_
     }
     let mut left_over = closed.clone();
     left_over.damage(from, 80);
-    assert_eq!(next(&left_over), (1, 5), "of another life of the slot");
+    assert_eq!(next(&left_over), (1, 5), "of another liveness of the slot");
 
     for (counter, expected) in [(9, (1, 9)), (10, (1, 10)), (8, (2, 0)), (0, (2, 0))] {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());

@@ -1,7 +1,7 @@
 //! How the log ended: a pure table over what the scan found.
 
 use crate::format::header::CloseMark;
-use crate::log::scan::{FrameSpan, Scan};
+use crate::log::scan::{FrameSpan, SegmentScan};
 
 /// What the close marks say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,7 +66,7 @@ pub(super) fn latest(marks: &[CloseMark]) -> Option<&CloseMark> {
     marks.iter().max_by_key(|mark| (mark.end, mark.open_count, mark.mark.store_ms))
 }
 
-pub(super) fn judge_marks(marks: &[CloseMark], scan: &Scan, before_first: u32) -> Mark {
+pub(super) fn judge_marks(marks: &[CloseMark], scan: &SegmentScan, before_first: u32) -> Mark {
     let Some(mark) = latest(marks) else { return Mark::None };
     if mark.end > scan.end {
         return Mark::Beyond;
@@ -87,7 +87,7 @@ pub(super) fn judge_marks(marks: &[CloseMark], scan: &Scan, before_first: u32) -
 mod tests {
     use super::*;
     use crate::clock::{BootId, TimeMark};
-    use crate::format::Fault;
+    use crate::format::FormatError;
 
     const END: u64 = 10_000;
 
@@ -125,18 +125,18 @@ mod tests {
     }
 
     /// What a scan says of frames of 100 bytes from 1,000 on, the n-th with the checksum n.
-    fn frames(count: u32) -> Scan {
+    fn frames(count: u32) -> SegmentScan {
         let frames: Vec<_> = (1..=count)
             .map(|n| FrameSpan { position: 900 + u64::from(n) * 100, length: 100, checksum: n, synced_to: 0 })
             .collect();
-        Scan {
+        SegmentScan {
             frames,
             entries: Vec::new(),
             record_bytes: 0,
             end: 1_000 + u64::from(count) * 100,
             last_checksum: count,
             open_count: 1,
-            stop: Fault::Damaged("nothing more"),
+            stop: FormatError::Damaged("nothing more"),
         }
     }
 

@@ -10,7 +10,7 @@ use super::{DEADLOCK, THOROUGH, explore, must_find_planted};
 use crate::format::record::{Kind, Record, Value};
 use crate::format::{NEVER_MS, Seed};
 use crate::key::{Fingerprint, Key};
-use crate::log::commit::{Batch, Commit, Medium, Placement, Ticket, Until};
+use crate::log::commit::{Commit, CommitSink, PendingFrame, Placement, Ticket, Until};
 use crate::planted::Bug;
 use crate::status::Version;
 use crate::sync::{Mutex, yield_now};
@@ -77,8 +77,8 @@ impl Disk {
     }
 }
 
-impl Medium for Disk {
-    fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+impl CommitSink for Disk {
+    fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         let number = {
             let mut contents = self.contents.lock();
             assert!(!contents.is_written_to, "two write at once");

@@ -10,7 +10,7 @@ use shuttle::thread;
 use super::{DEADLOCK, THOROUGH, WHOLE_STORE, explore, must_find_planted};
 use crate::flights::Flights;
 use crate::format::Seed;
-use crate::log::commit::{Batch, Commit, Medium, Placement};
+use crate::log::commit::{Commit, CommitSink, PendingFrame, Placement};
 use crate::planted::Bug;
 use crate::sync::atomic::{AtomicBool, Ordering};
 use crate::sync::{Condvar, Mutex, Patience, yield_now};
@@ -74,8 +74,8 @@ struct Disk {
     is_synced: AtomicBool,
 }
 
-impl Medium for Disk {
-    fn write(&self, _batch: &mut Batch) -> io::Result<Placement> {
+impl CommitSink for Disk {
+    fn write(&self, _batch: &mut PendingFrame) -> io::Result<Placement> {
         Ok(Placement::default())
     }
 

@@ -16,7 +16,7 @@ mod file;
 mod memory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod overwriting;
-#[cfg(any(feature = "simulation", all(test, oncekey_shuttle)))]
+#[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
 pub(crate) use file::{FileStorage, OpenError, file_size_limit};

@@ -1,4 +1,4 @@
-//! A disk that loses power, fills up and fails, for tests. Behind the feature `simulation`, which is no part of the
+//! A disk that loses power, fills up and fails, for tests. Behind the feature `__simulation`, which is no part of the
 //! public interface.
 //!
 //! # The fault model

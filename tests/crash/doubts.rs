@@ -1,7 +1,7 @@
 //! Doubts on a disk without room: each can be ended, and a disk that fails otherwise is not told as full.
 
 use oncekey::simulation::{Bug, SimulatedDisk, plant};
-use oncekey::{Begin, Error, Expected, Fingerprint, Next, Reconciled, RunError, Status, Store, Swapped};
+use oncekey::{Begin, CasOutcome, Error, Expected, Fingerprint, Next, Reconciled, RunError, Status, Store};
 
 use crate::world::{START_MS, options};
 
@@ -64,7 +64,7 @@ fn end_all(slots: usize) -> Result<(), String> {
                 let expected = Expected::Present { status: Status::InDoubt, version };
                 let next = Next::Completed { fingerprint: NONE, result: result.as_bytes() };
                 let swapped = store.compare_and_set(&key, expected, next).map_err(told)?;
-                assert!(matches!(swapped, Swapped::Done(_)), "{key}: {swapped:?}");
+                assert!(matches!(swapped, CasOutcome::Done(_)), "{key}: {swapped:?}");
             }
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use oncekey::simulation::{Bug, SimulatedDisk};
 use oncekey::{
-    ClockJump, Durability, Error, Expected, Fingerprint, ManualClock, Next, Options, Store, Swapped, Version,
+    CasOutcome, ClockJump, Durability, Error, Expected, Fingerprint, ManualClock, Next, Options, Store,
+    Version,
 };
 
 use crate::bugs::finds;
@@ -347,7 +348,7 @@ fn full_store() -> Result<(), String> {
         let expected = Expected::Present { status: seen.status(), version };
         let swapped = store.compare_and_set(&key, expected, Next::Absent).map_err(told)?;
         match swapped {
-            Swapped::Done(version) if version > highest => highest = version,
+            CasOutcome::Done(version) if version > highest => highest = version,
             other => return Err(format!("turn {turn}: {other:?} after {highest}")),
         }
         if turn % 4 == 3 {

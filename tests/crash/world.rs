@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use oncekey::simulation::{Fault, Place, SimulatedDisk};
 use oncekey::{
-    Begin, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options, Recorded,
-    Status, Store, Swapped, Version,
+    Begin, CasOutcome, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options,
+    Recorded, Status, Store, Version,
 };
 
 pub const START_MS: u64 = 1_700_000_000_000;
@@ -404,7 +404,7 @@ impl World {
                 self.oracle.in_flight = Some(next.clone());
                 let to = Next::Completed { fingerprint: NONE, result: &bytes };
                 match store.compare_and_set(&name(key), expected, to) {
-                    Ok(Swapped::Done(version)) => {
+                    Ok(CasOutcome::Done(version)) => {
                         next.get_mut(&key).unwrap().version = Some(version);
                         self.oracle.highest = self.grown(version);
                         if let Some(mut lease) = self.leases.remove(&key) {
@@ -573,7 +573,7 @@ impl World {
                 let status = if is_held { Status::InProgress } else { known.status };
                 let expected = Expected::Present { status, version: known.version.unwrap() };
                 match store.compare_and_set(&name(key), expected, Next::Absent) {
-                    Ok(Swapped::Done(version)) => self.oracle.highest = self.grown(version),
+                    Ok(CasOutcome::Done(version)) => self.oracle.highest = self.grown(version),
                     // What carried it rotted too: nothing says any more what it was.
                     Err(Error::Corrupt { .. }) => {
                         self.oracle.in_flight = None;

@@ -5,8 +5,8 @@ use super::count::Count;
 use super::{Engine, State};
 use crate::error::{Error, Result};
 use crate::log::Rotate;
-use crate::log::ledger::Balance;
-use crate::log::room::NoRoom;
+use crate::log::reservations::NoRoom;
+use crate::log::space_usage::SpaceTotals;
 use crate::sync::MutexGuard;
 use crate::sync::atomic::Ordering;
 
@@ -145,12 +145,13 @@ impl Engine {
 
     fn move_together(&self, state: &mut MutexGuard<'_, State>) -> Result<()> {
         let now_ms = self.clock.now_ms();
-        let is_worth_it = |balance: Balance| balance.dead_bytes * NOTHING_TO_GAIN_SHARE > balance.total_bytes;
+        let is_worth_it =
+            |totals: SpaceTotals| totals.dead_bytes * NOTHING_TO_GAIN_SHARE > totals.total_bytes;
         let mut damage = None;
-        let mut moves = is_worth_it(self.log.ledger().balance(now_ms));
+        let mut moves = is_worth_it(self.log.space_usage().totals(now_ms));
         if !moves {
             let count = Count::take(&self.log, &self.index, now_ms)?;
-            moves = is_worth_it(count.balance());
+            moves = is_worth_it(count.totals());
             damage = count.into_damage();
         }
         if moves {

@@ -4,10 +4,10 @@ use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
 use crate::index::Index;
 use crate::log::Log;
-use crate::log::ledger::{Balance, Tally};
+use crate::log::space_usage::{SpaceTotals, Tally};
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
-use crate::record::Weight;
+use crate::record::RecordSize;
 
 /// What was dead at one time. A record is dead if the index does not point to it, or if it has expired.
 #[derive(Debug)]
@@ -23,7 +23,7 @@ pub(super) struct Count {
     /// The most bytes of the log that come free for one dead byte, as a fraction.
     log_bytes_per_byte: (u64, u64),
     /// Records of the segment that is being written.
-    tail: Balance,
+    tail: SpaceTotals,
     /// Why a segment could not be counted. Nothing of it comes free.
     damage: Option<Error>,
 }
@@ -36,11 +36,11 @@ impl Count {
         let segment_bytes = log.segment_bytes();
         let mut count = Count {
             span: (head, tail),
-            superseded_bytes: log.ledger().superseded_bytes(),
+            superseded_bytes: log.space_usage().superseded_bytes(),
             tally: Tally::at(now_ms),
             dead_log_bytes: 0,
             log_bytes_per_byte: (segment_bytes, segment_bytes),
-            tail: Balance::default(),
+            tail: SpaceTotals::default(),
             damage: None,
         };
         for sequence in head..tail {
@@ -65,7 +65,7 @@ impl Count {
         let (segment, entries) = log.tail_listing();
         let mut tally = Tally::at(now_ms);
         count_live(log, index, now_ms, &segment, &entries, &mut tally)?;
-        count.tail = tally.balance();
+        count.tail = tally.totals();
         Ok(count)
     }
 
@@ -74,9 +74,9 @@ impl Count {
     }
 
     /// Records of the whole log.
-    pub(super) fn balance(&self) -> Balance {
-        let full = self.tally.balance();
-        Balance {
+    pub(super) fn totals(&self) -> SpaceTotals {
+        let full = self.tally.totals();
+        SpaceTotals {
             total_bytes: full.total_bytes + self.tail.total_bytes,
             dead_bytes: full.dead_bytes + self.tail.dead_bytes,
         }
@@ -89,8 +89,8 @@ impl Count {
     /// Whether counting once more could find that so many bytes of the log come free. Not as long as the log has the
     /// same segments and too little can have expired or been superseded.
     pub(super) fn may_have_become(&self, dead_log_bytes: u64, log: &Log, now_ms: u64) -> bool {
-        let superseded_bytes = log.ledger().superseded_bytes() - self.superseded_bytes;
-        let expired_bytes = self.tally.at_most_dead_bytes(now_ms) - self.tally.balance().dead_bytes;
+        let superseded_bytes = log.space_usage().superseded_bytes() - self.superseded_bytes;
+        let expired_bytes = self.tally.at_most_dead_bytes(now_ms) - self.tally.totals().dead_bytes;
         let more_bytes = scale(superseded_bytes + expired_bytes, self.log_bytes_per_byte);
         self.span != log.span() || self.dead_log_bytes + more_bytes >= dead_log_bytes
     }
@@ -113,10 +113,10 @@ fn count_live(
     let (mut listed_bytes, mut live_bytes) = (0, 0);
     for entry in entries {
         if index.holds(entry.hash, log.address(segment, entry)?) {
-            let weight = Weight::listed(entry);
-            tally.add(&weight);
+            let size = RecordSize::listed(entry);
+            tally.add(&size);
             listed_bytes += entry.length;
-            let live = weight.shares().into_iter().filter(|(due_ms, _)| *due_ms > now_ms);
+            let live = size.shares().into_iter().filter(|(due_ms, _)| *due_ms > now_ms);
             live_bytes += live.map(|(_, bytes)| bytes).sum::<u64>();
         }
     }

@@ -20,11 +20,11 @@ use crate::format::footer::FooterEntry;
 use crate::format::record::{Kind, Record, encoded_bytes};
 use crate::index::Address;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
-use crate::log::ledger::Balance;
-use crate::log::room::Purpose;
+use crate::log::reservations::ReservationClass;
+use crate::log::space_usage::SpaceTotals;
 use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
-use crate::record::{Life, Retirement, Weight, lost_life, retirement};
+use crate::record::{Liveness, RecordSize, Retirement, lost_liveness, retirement};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
@@ -54,7 +54,7 @@ struct Current {
 
 impl Current {
     fn take_note<'a>(&mut self, moves: &mut Vec<Move<'a>>, moved: Move<'a>) {
-        self.moved_bytes += moved.new_weight.length_bytes;
+        self.moved_bytes += moved.new_size.length_bytes;
         moves.push(moved);
     }
 
@@ -117,8 +117,8 @@ struct Move<'a> {
     flight: FlightGuard<'a>,
     hash: u128,
     old: Address,
-    old_weight: Weight,
-    new_weight: Weight,
+    old_size: RecordSize,
+    new_size: RecordSize,
     ticket: Ticket,
 }
 
@@ -138,8 +138,8 @@ enum Visit<'a> {
 
 /// What becomes of a record that the index points to.
 enum Fate {
-    Dropped { weight: Weight, has_expired: bool },
-    Appended { old_weight: Weight, new_weight: Weight, ticket: Ticket },
+    Dropped { size: RecordSize, has_expired: bool },
+    Appended { old_size: RecordSize, new_size: RecordSize, ticket: Ticket },
 }
 
 impl Engine {
@@ -174,18 +174,18 @@ impl Engine {
     /// Waits for the moved records, tells the index, and gives up the segment if it was the last of them.
     pub(super) fn finish_piece(&self, piece: Piece<'_>) -> Result<()> {
         let Piece { mut state, moves } = piece;
-        self.settle_moves(&mut state, moves)
+        self.publish_moves(&mut state, moves)
     }
 
-    fn settle_moves(&self, state: &mut State, moves: Vec<Move<'_>>) -> Result<()> {
+    fn publish_moves(&self, state: &mut State, moves: Vec<Move<'_>>) -> Result<()> {
         for moved in moves {
             let address = self.log.wait(&moved.ticket)?;
             let replaced = self.index.replace(moved.hash, moved.old, address);
             debug_assert!(replaced, "the flight keeps the entry where it is");
             self.unreadable.replace(moved.old, address);
-            self.log.ledger().bury(&moved.old_weight);
-            self.log.ledger().add(&moved.new_weight, self.clock.now_ms());
-            self.reclaim.moved_bytes.fetch_add(moved.new_weight.length_bytes, Ordering::Relaxed);
+            self.log.space_usage().mark_dead(&moved.old_size);
+            self.log.space_usage().add(&moved.new_size, self.clock.now_ms());
+            self.reclaim.moved_bytes.fetch_add(moved.new_size.length_bytes, Ordering::Relaxed);
             drop(moved.flight);
         }
         self.give_up_if_empty(state);
@@ -193,11 +193,11 @@ impl Engine {
     }
 
     fn begin_pass_if_worth_it(&self, state: &mut State) -> bool {
-        let balance = self.log.ledger().balance(self.clock.now_ms());
-        if balance.dead_bytes * DEAD_SHARE <= balance.total_bytes {
+        let totals = self.log.space_usage().totals(self.clock.now_ms());
+        if totals.dead_bytes * DEAD_SHARE <= totals.total_bytes {
             return false;
         }
-        let dead_log_bytes = self.dead_log_bytes_of(balance);
+        let dead_log_bytes = self.dead_log_bytes_of(totals);
         // Only whole segments come free, so less than one is not worth moving anything.
         let worth_it =
             dead_log_bytes > self.log.segment_bytes() && dead_log_bytes >= state.not_before_dead_bytes;
@@ -215,13 +215,13 @@ impl Engine {
     /// How many bytes of the log are estimated to come free, were it walked over now: the dead share of its full
     /// segments. Not the bytes of dead records, because frame headers and footers come free with them.
     fn dead_log_bytes(&self) -> u64 {
-        self.dead_log_bytes_of(self.log.ledger().balance(self.clock.now_ms()))
+        self.dead_log_bytes_of(self.log.space_usage().totals(self.clock.now_ms()))
     }
 
-    fn dead_log_bytes_of(&self, balance: Balance) -> u64 {
+    fn dead_log_bytes_of(&self, totals: SpaceTotals) -> u64 {
         let (head, tail) = self.log.span();
         let full_bytes = u128::from((tail - head) * self.log.segment_bytes());
-        let dead_bytes = full_bytes * u128::from(balance.dead_bytes) / u128::from(balance.total_bytes.max(1));
+        let dead_bytes = full_bytes * u128::from(totals.dead_bytes) / u128::from(totals.total_bytes.max(1));
         u64::try_from(dead_bytes).unwrap_or(u64::MAX)
     }
 
@@ -357,18 +357,18 @@ impl Engine {
         }
         let now_ms = self.clock.now_ms();
         let read = self.log.reader().record(address, |place, record| {
-            let old_weight = Weight::of(record, place.length_bytes);
+            let old_size = RecordSize::of(record, place.length_bytes);
             match retirement(record, now_ms) {
                 Retirement::Drop => {
                     let has_expired = record.carried_kind().unwrap_or(record.kind) == Kind::Completed;
-                    Ok(Fate::Dropped { weight: old_weight, has_expired })
+                    Ok(Fate::Dropped { size: old_size, has_expired })
                 }
-                Retirement::Keep => self.append_again(record, entry.hash, old_weight),
+                Retirement::Keep => self.append_again(record, entry.hash, old_size),
                 // Nothing expires before the key any more, and must not be counted as if it did.
                 Retirement::KeepWithoutResult => {
                     let value = record.value.without_result();
                     let kept = Record { value, result_expires_ms: record.key_expires_ms, ..*record };
-                    self.append_again(&kept, entry.hash, old_weight)
+                    self.append_again(&kept, entry.hash, old_size)
                 }
             }
         });
@@ -378,14 +378,14 @@ impl Engine {
             Err(error) => return Err(error),
         };
         Ok(match fate {
-            Fate::Appended { old_weight, new_weight, ticket } => {
-                Visit::Moved(Move { flight, hash: entry.hash, old: address, old_weight, new_weight, ticket })
+            Fate::Appended { old_size, new_size, ticket } => {
+                Visit::Moved(Move { flight, hash: entry.hash, old: address, old_size, new_size, ticket })
             }
-            Fate::Dropped { weight, has_expired } => {
+            Fate::Dropped { size, has_expired } => {
                 self.index.remove(entry.hash, address);
                 self.reclaim.expired_keys.fetch_add(u64::from(has_expired), Ordering::Relaxed);
                 self.unreadable.remove(address);
-                self.log.ledger().bury(&weight);
+                self.log.space_usage().mark_dead(&size);
                 flight.note_change();
                 Visit::Nothing
             }
@@ -393,26 +393,27 @@ impl Engine {
     }
 
     /// Appends a live record again.
-    fn append_again(&self, kept: &Record<'_>, hash: u128, old_weight: Weight) -> Result<Fate> {
+    fn append_again(&self, kept: &Record<'_>, hash: u128, old_size: RecordSize) -> Result<Fate> {
         let length = encoded_bytes(kept.key, &kept.value);
-        let Some(promise) = self.log.promise_of_slots_there_are(record_cost_bytes(length), Purpose::Move)
+        let Some(reservation) =
+            self.log.reserve_in_present_slots(record_cost_bytes(length), ReservationClass::Move)
         else {
             return Err(Error::Full {
                 path: self.path().to_owned(),
                 reason: "there is no room to move live records".into(),
             });
         };
-        let ticket = self.log.append(kept, hash, promise, Until::Written)?;
-        Ok(Fate::Appended { old_weight, new_weight: Weight::of(kept, length), ticket })
+        let ticket = self.log.append(kept, hash, reservation, Until::Written)?;
+        Ok(Fate::Appended { old_size, new_size: RecordSize::of(kept, length), ticket })
     }
 
     /// Appends the bytes of a live record that cannot be read, as what they are. Its key must not look as if nothing had
     /// ever been known of it.
     fn carry(&self, entry: &FooterEntry, address: Address, now_ms: u64) -> Result<Fate> {
-        let old_weight = Weight::listed(entry);
-        let life = lost_life(Some(entry.kind), entry.key_expires_ms, now_ms);
-        if life == Life::Gone || planted(Bug::UnreadableDropped) {
-            return Ok(Fate::Dropped { weight: old_weight, has_expired: entry.kind == Kind::Completed });
+        let old_size = RecordSize::listed(entry);
+        let liveness = lost_liveness(Some(entry.kind), entry.key_expires_ms, now_ms);
+        if liveness == Liveness::Gone || planted(Bug::UnreadableDropped) {
+            return Ok(Fate::Dropped { size: old_size, has_expired: entry.kind == Kind::Completed });
         }
         self.note_unreadable(entry.hash, address);
         let most = largest_carried_bytes(self.log.segment_bytes());
@@ -420,9 +421,9 @@ impl Engine {
         if planted(Bug::UnreadableMadeWhole)
             && let Ok(record) = Record::decode_regardless(&mut bytes)
         {
-            return self.append_again(&record, entry.hash, old_weight);
+            return self.append_again(&record, entry.hash, old_size);
         }
-        self.append_again(&entry.carrying(&bytes, now_ms), entry.hash, old_weight)
+        self.append_again(&entry.carrying(&bytes, now_ms), entry.hash, old_size)
     }
 
     /// Gives up the segment if every record in it has been visited and none is still in flight. No moves may be under way.
@@ -462,7 +463,7 @@ impl Engine {
                 return Ok(false);
             };
             let only_flights_left = moves.is_empty();
-            self.settle_moves(state, moves)?;
+            self.publish_moves(state, moves)?;
             if only_flights_left {
                 // Each is held for the length of a write by a thread that does not wait for this one; there is nothing to
                 // be told by.

@@ -1,4 +1,4 @@
-//! Group commit: leader and followers. Knows no files; what it writes to is a [`Medium`].
+//! Group commit: leader and followers. Knows no files; what it writes to is a [`CommitSink`].
 //!
 //! Appenders put their records into the gathering batch under a short lock and then wait for it. The first waiter
 //! that finds nobody leading takes the oldest batch, writes it as one frame and syncs it once, outside every lock
@@ -31,32 +31,32 @@ use crate::format::footer::ENTRY_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::format::record::Record;
 use crate::planted::{Bug, planted};
-use crate::record::Weight;
+use crate::record::RecordSize;
 use crate::status::Version;
 use crate::sync::atomic::Ordering;
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience};
 
 /// What the footer and the index need to know of one record of a batch.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Entry {
+pub(crate) struct PendingRecord {
     pub(crate) hash: u128,
     pub(crate) version: Version,
-    pub(crate) weight: Weight,
+    pub(crate) size: RecordSize,
     /// From the start of the frame, in bytes.
     pub(crate) at: u64,
 }
 
 /// Records on their way to become one frame.
 #[derive(Debug, Default)]
-pub(crate) struct Batch {
+pub(crate) struct PendingFrame {
     /// Room for the frame header, then the encoded records.
     pub(crate) frame: Vec<u8>,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<PendingRecord>,
     /// The room that was promised to these records; free again for others when they are written.
-    pub(crate) promised_bytes: u64,
+    pub(crate) reserved_bytes: u64,
 }
 
-impl Batch {
+impl PendingFrame {
     /// What the batch takes of a segment: its frame and its footer entries.
     fn cost_bytes(&self) -> u64 {
         self.frame.len() as u64 + self.entries.len() as u64 * ENTRY_BYTES
@@ -70,9 +70,9 @@ pub(crate) const fn record_cost_bytes(encoded_bytes: u64) -> u64 {
 
 /// What batches are written to. One thread may write and another one sync at the same time; a sync owes nothing to a write that
 /// had not returned when it was called.
-pub(crate) trait Medium {
+pub(crate) trait CommitSink {
     /// Writes the batch as one frame.
-    fn write(&self, batch: &mut Batch) -> io::Result<Placement>;
+    fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement>;
     /// Makes everything written so far survive power loss.
     fn sync(&self) -> io::Result<()>;
 }
@@ -81,7 +81,7 @@ pub(crate) trait Medium {
 #[derive(Debug)]
 struct Gathering {
     number: u64,
-    batch: Batch,
+    batch: PendingFrame,
     wants_sync: bool,
     wants_write: bool,
     gate: Arc<Gate>,
@@ -129,7 +129,7 @@ struct Queue {
     synced: u64,
     poison: Option<Arc<io::Error>>,
     /// Buffers of batches that are done, so that the steady state allocates nothing of a frame's size.
-    spare: Vec<Batch>,
+    spare: Vec<PendingFrame>,
     /// Threads that wait for the end of a sync, and no longer than they have patience.
     impatient: u32,
 }
@@ -163,12 +163,12 @@ impl Commit {
         Commit { queue: Mutex::new(queue), sync_ended: Condvar::default(), seed, limit_bytes }
     }
 
-    /// Puts a record into the gathering batch. `promised_bytes` is room that was set aside for it.
+    /// Puts a record into the gathering batch. `reserved_bytes` is room that was set aside for it.
     pub(crate) fn append(
         &self,
         record: &Record<'_>,
         hash: u128,
-        promised_bytes: u64,
+        reserved_bytes: u64,
         until: Until,
     ) -> Result<Ticket, Arc<io::Error>> {
         let length = crate::format::record::encoded_bytes(record.key, &record.value);
@@ -180,9 +180,9 @@ impl Commit {
             queue.gathering(|batch| batch.cost_bytes() + length + ENTRY_BYTES <= self.limit_bytes);
         let at = gathering.batch.frame.len() as u64;
         record.encode(&mut gathering.batch.frame, self.seed);
-        let weight = Weight::of(record, length);
-        gathering.batch.entries.push(Entry { hash, version: record.version, weight, at });
-        gathering.batch.promised_bytes += promised_bytes;
+        let size = RecordSize::of(record, length);
+        gathering.batch.entries.push(PendingRecord { hash, version: record.version, size, at });
+        gathering.batch.reserved_bytes += reserved_bytes;
         let ticket = gathering.ticket(at, until);
         if until == Until::Written {
             queue.last_wants_write = Some(ticket.number);
@@ -191,7 +191,11 @@ impl Commit {
     }
 
     /// Waits until the record is where its ticket wants it, leading if nobody else does. Returns where it went.
-    pub(crate) fn wait(&self, ticket: &Ticket, medium: &impl Medium) -> Result<Placement, Arc<io::Error>> {
+    pub(crate) fn wait(
+        &self,
+        ticket: &Ticket,
+        medium: &impl CommitSink,
+    ) -> Result<Placement, Arc<io::Error>> {
         if let Some(placement) = ticket.told() {
             return Ok(placement);
         }
@@ -230,7 +234,7 @@ impl Commit {
     }
 
     /// Makes everything that was written before this call survive power loss.
-    pub(crate) fn sync(&self, medium: &impl Medium) -> Result<(), Arc<io::Error>> {
+    pub(crate) fn sync(&self, medium: &impl CommitSink) -> Result<(), Arc<io::Error>> {
         let ticket = {
             let mut queue = self.queue.lock();
             if let Some(poison) = &queue.poison {
@@ -254,7 +258,7 @@ impl Commit {
         &self,
         is_durable: impl Fn() -> bool,
         patience: Patience,
-        medium: &impl Medium,
+        medium: &impl CommitSink,
     ) -> Result<bool, Arc<io::Error>> {
         let mut queue = self.queue.lock();
         loop {
@@ -299,7 +303,7 @@ impl Commit {
     }
 
     /// Does for all what is to be done, and tells everybody.
-    fn lead(&self, mut queue: MutexGuard<'_, Queue>, duty: Duty, medium: &impl Medium) {
+    fn lead(&self, mut queue: MutexGuard<'_, Queue>, duty: Duty, medium: &impl CommitSink) {
         queue.syncing |= duty.syncs;
         let taken = if duty.writes { queue.batches.pop_front() } else { None };
         let Some(mut taken) = taken else {
@@ -359,7 +363,7 @@ impl Commit {
 
     /// Syncs what is written, which is everything up to batch `written` at least, and tells those who wait for that.
     /// `unnoted` is that batch, if nobody knows yet that it is written.
-    fn sync_up_to(&self, written: u64, unnoted: Option<Gathering>, medium: &impl Medium) {
+    fn sync_up_to(&self, written: u64, unnoted: Option<Gathering>, medium: &impl CommitSink) {
         let duty = Duty { writes: unnoted.is_some(), syncs: true };
         let unwinding = Unwinding { commit: self, duty, gate: unnoted.as_ref().map(|batch| &*batch.gate) };
         let mut outcome = medium.sync();
@@ -467,7 +471,7 @@ impl Queue {
     }
 
     /// The batch that gathers, or a new one if there is none or `has_room` says no.
-    fn gathering(&mut self, has_room: impl FnOnce(&Batch) -> bool) -> &mut Gathering {
+    fn gathering(&mut self, has_room: impl FnOnce(&PendingFrame) -> bool) -> &mut Gathering {
         let fits = self.batches.back().is_some_and(|last| has_room(&last.batch));
         if !fits {
             let mut batch = self.spare.pop().unwrap_or_default();
@@ -486,13 +490,13 @@ impl Queue {
         &mut self.batches[last]
     }
 
-    fn recycle(&mut self, mut batch: Batch) {
+    fn recycle(&mut self, mut batch: PendingFrame) {
         /// A large result must not keep its buffer for ever.
         const KEEP_BYTES: usize = 256 << 10;
         if self.spare.len() < 2 && batch.frame.capacity() <= KEEP_BYTES {
             batch.frame.clear();
             batch.entries.clear();
-            batch.promised_bytes = 0;
+            batch.reserved_bytes = 0;
             self.spare.push(batch);
         }
     }

@@ -18,8 +18,8 @@ struct Counting {
     panic: bool,
 }
 
-impl Medium for Counting {
-    fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+impl CommitSink for Counting {
+    fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         assert!(!self.panic, "planted");
         if self.fail_write {
             return Err(io::Error::other("planted"));
@@ -65,18 +65,18 @@ fn what_a_batch_takes_of_a_segment_is_never_more_than_its_records_were_promised(
         let queue = commit.queue.lock();
         let batch = &queue.batches[0].batch;
         assert_eq!(batch.cost_bytes(), 56 + records * (length + 48));
-        assert!(batch.cost_bytes() <= batch.promised_bytes, "covered by what was promised");
-        assert_eq!(batch.promised_bytes, records * promised);
+        assert!(batch.cost_bytes() <= batch.reserved_bytes, "covered by what was promised");
+        assert_eq!(batch.reserved_bytes, records * promised);
     }
 }
 
 #[test]
 fn buffers_are_used_again_but_few_and_none_that_a_large_result_made_large() {
     let commit = commit();
-    let batch = |capacity: usize| Batch {
+    let batch = |capacity: usize| PendingFrame {
         frame: Vec::with_capacity(capacity),
-        promised_bytes: 9,
-        ..Batch::default()
+        reserved_bytes: 9,
+        ..PendingFrame::default()
     };
     let mut queue = commit.queue.lock();
     queue.recycle(batch((256 << 10) + 1));
@@ -87,7 +87,7 @@ fn buffers_are_used_again_but_few_and_none_that_a_large_result_made_large() {
     }
     let spare = queue.spare.pop().unwrap();
     assert!(spare.frame.capacity() >= 256 << 10 && spare.frame.is_empty() && spare.entries.is_empty());
-    assert_eq!(spare.promised_bytes, 0);
+    assert_eq!(spare.reserved_bytes, 0);
 }
 
 #[test]
@@ -145,8 +145,8 @@ impl Patient {
     }
 }
 
-impl Medium for Patient {
-    fn write(&self, batch: &mut Batch) -> io::Result<Placement> {
+impl CommitSink for Patient {
+    fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         if batch.entries.len() > 1 {
             Patient::wait(&self.writes_go_on)?;

@@ -8,14 +8,14 @@ use crate::key::ByHash;
 
 /// The list. In order from the beginning, so that nobody has to wait while it is sorted when the segment is full.
 #[derive(Debug, Default)]
-pub(crate) struct Listing {
+pub(crate) struct FooterBuilder {
     /// None: superseded within the segment.
     entries: Vec<Option<FooterEntry>>,
     /// Where each key's entry is.
     places: HashMap<u128, usize, ByHash>,
 }
 
-impl Listing {
+impl FooterBuilder {
     /// How many keys are listed.
     pub(crate) fn len(&self) -> usize {
         self.places.len()
@@ -41,13 +41,13 @@ impl Listing {
     }
 }
 
-impl FromIterator<FooterEntry> for Listing {
-    fn from_iter<I: IntoIterator<Item = FooterEntry>>(entries: I) -> Listing {
-        let mut listing = Listing::default();
+impl FromIterator<FooterEntry> for FooterBuilder {
+    fn from_iter<I: IntoIterator<Item = FooterEntry>>(entries: I) -> FooterBuilder {
+        let mut footer_builder = FooterBuilder::default();
         for entry in entries {
-            listing.push(entry);
+            footer_builder.push(entry);
         }
-        listing
+        footer_builder
     }
 }
 
@@ -71,15 +71,16 @@ mod tests {
 
     #[test]
     fn each_key_is_listed_once_by_its_last_record_in_the_order_of_the_log() {
-        let mut listing: Listing =
+        let mut footer_builder: FooterBuilder =
             [entry(1, 100), entry(2, 200), entry(1, 300), entry(3, 400), entry(1, 500)].into_iter().collect();
-        let listed =
-            |listing: &Listing| listing.iter().map(|entry| (entry.hash, entry.offset)).collect::<Vec<_>>();
-        assert_eq!(listed(&listing), [(2, 200), (3, 400), (1, 500)]);
-        assert_eq!(listing.len(), 3);
-        listing.clear();
-        assert_eq!((listing.len(), listed(&listing)), (0, vec![]));
-        listing.push(entry(1, 100));
-        assert_eq!(listed(&listing), [(1, 100)], "nothing of before is in the way");
+        let listed = |footer_builder: &FooterBuilder| {
+            footer_builder.iter().map(|entry| (entry.hash, entry.offset)).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&footer_builder), [(2, 200), (3, 400), (1, 500)]);
+        assert_eq!(footer_builder.len(), 3);
+        footer_builder.clear();
+        assert_eq!((footer_builder.len(), listed(&footer_builder)), (0, vec![]));
+        footer_builder.push(entry(1, 100));
+        assert_eq!(listed(&footer_builder), [(1, 100)], "nothing of before is in the way");
     }
 }

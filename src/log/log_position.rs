@@ -9,7 +9,7 @@ use crate::sync::{Mutex, MutexGuard};
 
 /// How far the log reaches: with the operating system, and on disk. Positions.
 #[derive(Debug, Default)]
-pub(crate) struct Progress {
+pub(crate) struct LogPosition {
     written: AtomicU64,
     durable: AtomicU64,
     /// Locked while a sync is under way: the operating system reports a failure to one caller only, and another that syncs
@@ -19,7 +19,7 @@ pub(crate) struct Progress {
     sync_failed: AtomicBool,
 }
 
-impl Progress {
+impl LogPosition {
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
@@ -108,10 +108,10 @@ mod tests {
     #[test]
     fn a_sync_that_failed_for_one_caller_succeeds_for_no_other() {
         let storage = FailsOnce { memory: MemoryStorage::new(), failed: AtomicBool::new(false) };
-        let progress = Progress::default();
-        progress.set_written(100);
-        assert!(progress.sync(&storage).is_err());
-        assert!(progress.sync(&storage).is_err(), "the operating system would have said yes");
-        assert_eq!(progress.durable(), 0);
+        let log_position = LogPosition::default();
+        log_position.set_written(100);
+        assert!(log_position.sync(&storage).is_err());
+        assert!(log_position.sync(&storage).is_err(), "the operating system would have said yes");
+        assert_eq!(log_position.durable(), 0);
     }
 }

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::header::{
     HeaderProblem, Parameters, Sector, SegmentHeader, decode_store_header, encode_store_header,
 };
-use crate::format::{Fault, SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::format::{FormatError, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::log::scan;
 use crate::log::writer::NewSlot;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
@@ -28,12 +28,12 @@ pub(crate) struct Config {
 }
 
 /// The storage, with the path that its errors are told with.
-pub(super) struct Medium<'a> {
+pub(super) struct OpenContext<'a> {
     pub(super) storage: &'a dyn Storage,
     pub(super) path: &'a Path,
 }
 
-impl Medium<'_> {
+impl OpenContext<'_> {
     pub(super) fn io<T>(&self, operation: &'static str, outcome: std::io::Result<T>) -> Result<T> {
         outcome.map_err(|error| Error::io(self.path, operation, error))
     }
@@ -101,10 +101,10 @@ impl Medium<'_> {
     }
 
     /// What a later version of the format wrote is neither damage nor a torn tail.
-    pub(super) fn check_known(&self, offset: u64, fault: Fault) -> Result<()> {
+    pub(super) fn check_known(&self, offset: u64, fault: FormatError) -> Result<()> {
         match fault {
-            Fault::Damaged(_) => Ok(()),
-            Fault::Unknown(reason) => Err(Error::Unsupported {
+            FormatError::Damaged(_) => Ok(()),
+            FormatError::Unknown(reason) => Err(Error::Unsupported {
                 path: self.path.to_owned(),
                 reason: format!("at offset {offset}: {reason}; a newer oncekey is needed"),
             }),
