@@ -71,7 +71,7 @@ struct Flight {
 impl Flight {
     fn tell_free(&self) {
         if let Some(free) = &self.free
-            && !planted(Bug::LeavingNotTold)
+            && !planted(Bug::FlightWaitersNotWoken)
         {
             free.notify_one();
         }
@@ -79,7 +79,7 @@ impl Flight {
 
     fn tell_changed(&self) {
         let Some(changed) = &self.changed else { return };
-        if planted(Bug::ChangeToldToOne) {
+        if planted(Bug::OnlyOneWaiterWoken) {
             changed.notify_one();
         } else {
             changed.notify_all();
@@ -167,7 +167,7 @@ impl Flights {
         let mut shard = self.shard(hash).lock();
         loop {
             let flight = shard.entry(hash).or_default();
-            if !flight.changing || planted(Bug::EnteredRegardless) {
+            if !flight.changing || planted(Bug::FlightNotExclusive) {
                 return Some(self.take(hash, flight));
             }
             if is_impatient && flight.at_disk {
@@ -231,7 +231,7 @@ impl Flights {
             return false;
         }
         self.set_claim(flight, None);
-        if !planted(Bug::EndOfClaimNotTold) {
+        if !planted(Bug::ClaimWaitersNotWoken) {
             flight.tell_changed();
         }
         if flight.is_over() {
@@ -257,7 +257,7 @@ impl Flights {
         self.set_claim(flight, Some(Claim::Lease { version, attempt, deadline_ms }));
         // Waiters sleep until the old deadline. If the new one is later they look again too early, and sleep on; if it is
         // earlier they have to be woken.
-        if deadline_ms < old_deadline_ms && !planted(Bug::RenewalNotTold) {
+        if deadline_ms < old_deadline_ms && !planted(Bug::RenewalWaitersNotWoken) {
             flight.tell_changed();
         }
         true
@@ -299,7 +299,7 @@ impl FlightGuard<'_> {
         flight.at_disk = true;
         if flight.impatient > 0
             && let Some(free) = &flight.free
-            && !planted(Bug::DiskNotTold)
+            && !planted(Bug::ImpatientNotWoken)
         {
             free.notify_all();
         }
@@ -364,7 +364,7 @@ impl FlightGuard<'_> {
             flight.tell_changed();
         }
         let clock_moved = flights.clock_moves.load(Ordering::SeqCst) != clock_moves;
-        if (flight.claim != seen || clock_moved) && !planted(Bug::SeenIgnored) {
+        if (flight.claim != seen || clock_moved) && !planted(Bug::SeenClaimNotRechecked) {
             if flight.is_over() {
                 shard.remove(&hash);
             }

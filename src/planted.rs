@@ -40,25 +40,25 @@ pub enum Bug {
     /// A sync counts for what was written while it was under way.
     SyncCoversTooMuch,
     /// Of those who wait for a batch, one is told that it is done.
-    OneFollowerTold,
+    OnlyOneFollowerWoken,
     /// Nobody is asked to lead when somebody ends who did.
-    NextLeaderNotTold,
+    NextLeaderNotWoken,
     /// Those who wait for a later batch are not told that there will be none.
-    PoisonNotTold,
+    PoisonedBatchesNotWoken,
     /// A thread changes a key without asking whether another does.
-    EnteredRegardless,
+    FlightNotExclusive,
     /// Who leaves a flight does not tell those who want to enter it.
-    LeavingNotTold,
+    FlightWaitersNotWoken,
     /// Who waits for a change does not look whether the claim ended since.
-    SeenIgnored,
+    SeenClaimNotRechecked,
     /// Of those who wait for a change, one is told of it.
-    ChangeToldToOne,
+    OnlyOneWaiterWoken,
     /// The end of a claim is told to nobody.
-    EndOfClaimNotTold,
+    ClaimWaitersNotWoken,
     /// Who stopped waiting is counted as waiting for ever.
     TimeoutStillCounted,
     /// A thread that was let in before the writer failed half-way goes on writing with it.
-    HalfDoneWriterUsed,
+    FailedWriterReused,
     /// An opening in the same boot goes by the wall clock.
     WallClockInSameBoot,
     /// The mark of an opening says what the wall clock was before.
@@ -66,7 +66,7 @@ pub enum Bug {
     /// An opening writes no mark of its boot, only its store time and wall clock.
     MarkKeepsOldBoot,
     /// A small step of the wall clock is followed at once.
-    StepFollowedWhole,
+    ClockStepNotSlewed,
     /// An opening after a clean close keeps the open count and counts its changes from zero.
     CounterRestarted,
     /// A close mark is gone on from although an opening was noted in the header after it.
@@ -78,7 +78,7 @@ pub enum Bug {
     /// A close counts claims before it blocks new calls and not again afterwards.
     ClaimsCountedOnce,
     /// The calls that a close blocked are not woken when it is over.
-    BlockedNotWoken,
+    BlockedCallsNotWoken,
     /// A close lets go of the file while reads are under way.
     ReadersNotWaitedFor,
     /// The two ends of the log are read in the order in which the first may overtake the second.
@@ -86,15 +86,15 @@ pub enum Bug {
     /// Whether the path still leads to the open file is not compared.
     PathNotCompared,
     /// A doubt is given only to a caller for whose next attempt there is room.
-    DoubtTakesRoom,
+    DoubtNeedsReservation,
     /// What ends a doubt must leave as much as a begin.
-    FinishLikeBegin,
+    FinishNeedsBeginReserve,
     /// An act that was found to be applied is performed when its doubt has gone meanwhile.
-    AppliedThenPerformed,
+    AppliedEffectRunAgain,
     /// A result that was found out is recorded over another attempt's.
-    AppliedOverAnother,
+    AppliedOverwritesAnother,
     /// Every expiry is noticed as late as the latest of them all may be.
-    ExpiriesAllAsCoarse,
+    ExpiriesTooCoarse,
     /// Whoever counts exactly what is dead takes what has expired for live.
     CountForgetsExpiry,
     /// The record of a released key is moved when its segment is retired, for the count of attempts.
@@ -102,31 +102,31 @@ pub enum Bug {
     /// A record that cannot be read is dropped with its segment.
     UnreadableDropped,
     /// A record that cannot be read is given a checksum that fits when it is moved.
-    UnreadableMadeWhole,
+    UnreadableRechecksummed,
     /// What a record that cannot be read was carried along in is taken for a record of the key that it does not have.
-    UnreadableOfNoKey,
+    UnreadableKeyHashLost,
     /// Whoever wants to change a key waits for the thread that does, as long as that takes.
     FlightWaitUnbounded,
     /// Whoever has no patience is not told that the thread that changes the key goes to the disk.
-    DiskNotTold,
+    ImpatientNotWoken,
     /// A lease is known only after the index points to its record.
     LeaseAfterIndex,
     /// Whoever looks asks the index once, before the claim.
-    LookedOnce,
+    IndexReadOnce,
     /// A call from the closure of `run` waits for that very attempt.
     WaitsForItself,
     /// Whoever waits for a sync with a deadline is not told that it ended.
-    SyncEndNotTold,
+    SyncWaitersNotWoken,
     /// Events are emitted where they are caused, under whatever locks the call holds.
     EventUnderLocks,
     /// A table of the index keeps its memory when its keys leave.
-    TablesKept,
+    TablesNeverShrink,
     /// A renewal brings back a lease that was taken over or has ended.
     RenewedAfterTakeover,
     /// A renewal does not wait for a thread that is taking the lease over.
     RenewedWithoutFlight,
     /// A waiter sleeps until the old deadline of a lease that was given an earlier one.
-    RenewalNotTold,
+    RenewalWaitersNotWoken,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

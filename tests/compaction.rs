@@ -97,7 +97,7 @@ fn an_index_that_was_large_gives_its_memory_back_when_its_keys_leave() {
 fn an_index_that_keeps_its_memory_is_noticed() {
     use oncekey::simulation::{Bug, plant};
     let (large, kept) = index_bytes(|store, clock| {
-        plant(Some(Bug::TablesKept));
+        plant(Some(Bug::TablesNeverShrink));
         clock.advance(seconds(10));
         store.compact().unwrap();
         plant(None);

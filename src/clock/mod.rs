@@ -182,7 +182,7 @@ impl StoreClock {
         let passed_ms = boot_ms.saturating_sub(followed.looked_ms).saturating_add(followed.rest_ms);
         (followed.looked_ms, followed.rest_ms) = (boot_ms, passed_ms % FOLLOW_DIVISOR);
         let most_ms = i64::try_from(passed_ms / FOLLOW_DIVISOR).unwrap_or(i64::MAX);
-        let most_ms = if planted(Bug::StepFollowedWhole) { i64::MAX } else { most_ms };
+        let most_ms = if planted(Bug::ClockStepNotSlewed) { i64::MAX } else { most_ms };
 
         let difference_ms = signed_difference_ms(wall_ms, boot_ms);
         let away_ms = difference_ms.saturating_sub(followed.difference_ms);

@@ -111,7 +111,8 @@ impl Engine {
                 }
             }
             // Given without any room: a full store must still let a caller find out what happened.
-            if let Some(found) = found.filter(|_| status == Status::InDoubt && !planted(Bug::DoubtTakesRoom))
+            if let Some(found) =
+                found.filter(|_| status == Status::InDoubt && !planted(Bug::DoubtNeedsReservation))
             {
                 match claim {
                     // Its deadline passed, and this call ends it.

@@ -209,7 +209,7 @@ impl Engine {
                     self.check_replay(key, request, &found, terms)?;
                     return Ok(Applied::Completed(found));
                 }
-                Err(_) if planted(Bug::AppliedOverAnother) => {}
+                Err(_) if planted(Bug::AppliedOverwritesAnother) => {}
                 Err(_) => {
                     if let Some(found) = found {
                         self.check_fingerprint(key, request, found, terms.durability)?;

@@ -181,7 +181,7 @@ impl Drop for Closing<'_> {
         } else {
             self.admission.state.0.fetch_and(!PHASE, Ordering::SeqCst);
         }
-        if !planted(Bug::BlockedNotWoken) {
+        if !planted(Bug::BlockedCallsNotWoken) {
             let _gate = self.admission.gate.lock();
             self.admission.decided.notify_all();
         }

@@ -358,7 +358,7 @@ impl Engine {
             let claim = self.flights.claim(hash);
             now_ms = self.clock.now_ms();
             let status = self.status(found.as_ref(), claim, now_ms);
-            if status == Status::InProgress || planted(Bug::LookedOnce) {
+            if status == Status::InProgress || planted(Bug::IndexReadOnce) {
                 return Ok(Seen { status, found, claim });
             }
             found = self.lookup(key, hash, now_ms, want)?;

@@ -176,7 +176,7 @@ impl<'a> Record<'a> {
     /// The identity of the key that the record is of.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
-            Kind::Unreadable if !planted(Bug::UnreadableOfNoKey) => {
+            Kind::Unreadable if !planted(Bug::UnreadableKeyHashLost) => {
                 u128::from_le_bytes(self.fingerprint.to_bytes())
             }
             _ => hasher.key(self.key),

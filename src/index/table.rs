@@ -121,7 +121,10 @@ impl Table {
         self.len -= 1;
         // From two fifths full to two thirds: far enough from both limits that many insertions or removals lie
         // between one resize and the next.
-        if self.capacity > MIN_CAPACITY && !planted(Bug::TablesKept) && self.len * 10 < self.capacity * 4 {
+        if self.capacity > MIN_CAPACITY
+            && !planted(Bug::TablesNeverShrink)
+            && self.len * 10 < self.capacity * 4
+        {
             self.resize((self.len + self.len / 2).max(MIN_CAPACITY));
         }
         true

@@ -91,7 +91,7 @@ impl Expiries {
     pub(super) fn bucket_for(&self, due_ms: u64) -> Bucket {
         let distance_ms = due_ms.saturating_sub(self.now_ms);
         let mut level = distance_ms.checked_ilog2().unwrap_or(0).saturating_sub(SHARE_BITS);
-        if planted(Bug::ExpiriesAllAsCoarse)
+        if planted(Bug::ExpiriesTooCoarse)
             && let Some(coarsest) = self.in_level.iter().rposition(|buckets| *buckets > 0)
         {
             level = level.max(u32::try_from(coarsest).unwrap_or(0));

@@ -65,7 +65,7 @@ impl ReservationClass {
         let shared = u64::from(slots >= SLOTS_FOR_A_SEGMENT_EACH);
         match self {
             ReservationClass::Begin => 2 + shared,
-            ReservationClass::Finish if planted(Bug::FinishLikeBegin) => {
+            ReservationClass::Finish if planted(Bug::FinishNeedsBeginReserve) => {
                 ReservationClass::Begin.kept_segments(slots)
             }
             ReservationClass::Finish => 1 + shared,

@@ -216,7 +216,7 @@ impl Writer {
     /// further one is refused.
     fn change<R>(&mut self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> io::Result<R> {
         let refused = self.is_half_done || self.log_position.sync_has_failed();
-        if refused && !planted(Bug::HalfDoneWriterUsed) {
+        if refused && !planted(Bug::FailedWriterReused) {
             return Err(io::Error::other("an earlier write, sync or change of length failed half-way"));
         }
         self.is_half_done = true;

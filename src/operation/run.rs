@@ -78,7 +78,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
                     match reconciled {
                         Reconciled::Applied(result) => match self.record_applied(&doubt, request, result) {
                             Err(RunError::Unrecorded { source: Error::Fenced { .. }, .. })
-                                if planted(Bug::AppliedThenPerformed) => {}
+                                if planted(Bug::AppliedEffectRunAgain) => {}
                             outcome => return outcome,
                         },
                         Reconciled::NotApplied => match doubt.begin_again() {

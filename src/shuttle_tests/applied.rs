@@ -94,13 +94,13 @@ fn what_was_found_to_be_applied_is_not_performed_again() {
 fn finds_applied_then_performed() {
     // It looks at the key again: it performs the act, or finds another at it and has nothing left in hand.
     let expected = ["performed after it was found to be applied", "what was found out is lost"];
-    must_find_planted(Bug::AppliedThenPerformed, WHOLE_STORE, &expected, reconcile_forget_and_begin);
+    must_find_planted(Bug::AppliedEffectRunAgain, WHOLE_STORE, &expected, reconcile_forget_and_begin);
 }
 
 #[test]
 fn finds_applied_over_another() {
     must_find_planted(
-        Bug::AppliedOverAnother,
+        Bug::AppliedOverwritesAnother,
         WHOLE_STORE,
         &["an attempt was taken over", "is taken over"],
         reconcile_forget_and_begin,

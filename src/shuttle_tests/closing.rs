@@ -248,7 +248,7 @@ fn finds_claims_counted_once() {
 
 #[test]
 fn finds_blocked_not_woken() {
-    must_find_planted(Bug::BlockedNotWoken, WHOLE_STORE, &[DEADLOCK], close_and_close);
+    must_find_planted(Bug::BlockedCallsNotWoken, WHOLE_STORE, &[DEADLOCK], close_and_close);
 }
 
 #[test]

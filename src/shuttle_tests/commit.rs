@@ -332,18 +332,20 @@ fn finds_acknowledged_before_sync() {
 
 #[test]
 fn finds_one_follower_told() {
-    must_find_planted(Bug::OneFollowerTold, THOROUGH, &[DEADLOCK], || many_appenders(MANY_RECORDS_BYTES));
+    must_find_planted(Bug::OnlyOneFollowerWoken, THOROUGH, &[DEADLOCK], || {
+        many_appenders(MANY_RECORDS_BYTES)
+    });
 }
 
 #[test]
 fn finds_next_leader_not_told() {
-    must_find_planted(Bug::NextLeaderNotTold, THOROUGH, &[DEADLOCK], || many_appenders(ONE_RECORD_BYTES));
+    must_find_planted(Bug::NextLeaderNotWoken, THOROUGH, &[DEADLOCK], || many_appenders(ONE_RECORD_BYTES));
 }
 
 #[test]
 fn finds_poison_not_told() {
     let scenario = || failing_medium(ONE_RECORD_BYTES, Failing::Write(0));
-    must_find_planted(Bug::PoisonNotTold, THOROUGH, &[DEADLOCK], scenario);
+    must_find_planted(Bug::PoisonedBatchesNotWoken, THOROUGH, &[DEADLOCK], scenario);
 }
 
 #[test]

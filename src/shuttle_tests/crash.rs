@@ -290,7 +290,7 @@ fn finds_in_a_crash_a_sync_that_covers_too_much() {
 #[test]
 fn finds_in_a_failure_a_half_done_writer_that_is_used() {
     let expected = ["unreadable", "free slot", "lost"];
-    must_find_planted(Bug::HalfDoneWriterUsed, EFFORT, &expected, changes_and_one_failure);
+    must_find_planted(Bug::FailedWriterReused, EFFORT, &expected, changes_and_one_failure);
 }
 
 #[test]

@@ -166,7 +166,7 @@ fn a_compaction_among_changes_loses_nothing() {
 fn finds_in_a_store_entered_regardless() {
     let expected =
         ["performed once", "Fenced", "nobody dropped a lease", "flight keeps the entry", "inserted once"];
-    must_find_planted(Bug::EnteredRegardless, WHOLE_STORE, &expected, begin_begin_and_get);
+    must_find_planted(Bug::FlightNotExclusive, WHOLE_STORE, &expected, begin_begin_and_get);
 }
 
 #[test]
@@ -177,10 +177,10 @@ fn finds_in_a_store_move_without_flight() {
 
 #[test]
 fn finds_in_a_store_end_of_claim_not_told() {
-    must_find_planted(Bug::EndOfClaimNotTold, WHOLE_STORE, &[DEADLOCK], || drop_and_wait(1));
+    must_find_planted(Bug::ClaimWaitersNotWoken, WHOLE_STORE, &[DEADLOCK], || drop_and_wait(1));
 }
 
 #[test]
 fn finds_in_a_store_one_follower_told() {
-    must_find_planted(Bug::OneFollowerTold, WHOLE_STORE, &[DEADLOCK], complete_together);
+    must_find_planted(Bug::OnlyOneFollowerWoken, WHOLE_STORE, &[DEADLOCK], complete_together);
 }

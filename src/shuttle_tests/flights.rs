@@ -287,28 +287,28 @@ fn a_record_is_moved_between_two_changes_and_never_within_one() {
 #[test]
 fn finds_entered_regardless() {
     let expected = ["two have the right to act", "exactly one acquires"];
-    must_find_planted(Bug::EnteredRegardless, THOROUGH, &expected, begin_and_begin);
+    must_find_planted(Bug::FlightNotExclusive, THOROUGH, &expected, begin_and_begin);
 }
 
 #[test]
 fn finds_leaving_not_told() {
-    must_find_planted(Bug::LeavingNotTold, THOROUGH, &[DEADLOCK], complete_and_wait);
+    must_find_planted(Bug::FlightWaitersNotWoken, THOROUGH, &[DEADLOCK], complete_and_wait);
 }
 
 #[test]
 fn finds_seen_ignored() {
-    must_find_planted(Bug::SeenIgnored, THOROUGH, &[DEADLOCK], drop_and_take_over_alone);
+    must_find_planted(Bug::SeenClaimNotRechecked, THOROUGH, &[DEADLOCK], drop_and_take_over_alone);
 }
 
 #[test]
 fn finds_change_told_to_one() {
-    must_find_planted(Bug::ChangeToldToOne, THOROUGH, &[DEADLOCK], complete_and_wait);
-    must_find_planted(Bug::ChangeToldToOne, THOROUGH, &[DEADLOCK], time_out_and_complete);
+    must_find_planted(Bug::OnlyOneWaiterWoken, THOROUGH, &[DEADLOCK], complete_and_wait);
+    must_find_planted(Bug::OnlyOneWaiterWoken, THOROUGH, &[DEADLOCK], time_out_and_complete);
 }
 
 #[test]
 fn finds_end_of_claim_not_told() {
-    must_find_planted(Bug::EndOfClaimNotTold, THOROUGH, &[DEADLOCK], drop_and_take_over_alone);
+    must_find_planted(Bug::ClaimWaitersNotWoken, THOROUGH, &[DEADLOCK], drop_and_take_over_alone);
 }
 
 #[test]

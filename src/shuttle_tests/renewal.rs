@@ -185,5 +185,5 @@ fn finds_renewed_without_flight() {
 
 #[test]
 fn finds_renewal_not_told() {
-    must_find_planted(Bug::RenewalNotTold, THOROUGH, &[DEADLOCK], shorten_and_wait);
+    must_find_planted(Bug::RenewalWaitersNotWoken, THOROUGH, &[DEADLOCK], shorten_and_wait);
 }

@@ -180,12 +180,12 @@ fn finds_flight_wait_unbounded() {
 
 #[test]
 fn finds_disk_not_told() {
-    must_find_planted(Bug::DiskNotTold, THOROUGH, &[DEADLOCK], at_the_disk);
+    must_find_planted(Bug::ImpatientNotWoken, THOROUGH, &[DEADLOCK], at_the_disk);
 }
 
 #[test]
 fn finds_sync_end_not_told() {
-    must_find_planted(Bug::SyncEndNotTold, THOROUGH, &[DEADLOCK], sync_together);
+    must_find_planted(Bug::SyncWaitersNotWoken, THOROUGH, &[DEADLOCK], sync_together);
 }
 
 #[test]
@@ -195,10 +195,10 @@ fn finds_lease_after_index() {
 
 #[test]
 fn finds_looked_once() {
-    must_find_planted(Bug::LookedOnce, WHOLE_STORE, &["nobody dropped a lease"], look_and_complete);
+    must_find_planted(Bug::IndexReadOnce, WHOLE_STORE, &["nobody dropped a lease"], look_and_complete);
 }
 
 #[test]
 fn finds_clock_move_ignored_by_whoever_is_about_to_wait() {
-    must_find_planted(Bug::SeenIgnored, WHOLE_STORE, &[DEADLOCK], move_clock_and_wait);
+    must_find_planted(Bug::SeenClaimNotRechecked, WHOLE_STORE, &[DEADLOCK], move_clock_and_wait);
 }

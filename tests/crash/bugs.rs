@@ -76,10 +76,10 @@ finds! { hunt:
     a_footer_that_is_not_checked_is_found: FooterUnchecked,
     a_poison_that_is_ignored_is_found: PoisonIgnored,
     a_path_that_is_not_compared_is_found: PathNotCompared,
-    expiries_that_are_all_noticed_as_late_are_found: ExpiriesAllAsCoarse,
+    expiries_that_are_all_noticed_as_late_are_found: ExpiriesTooCoarse,
     a_count_that_forgets_expiry_is_found: CountForgetsExpiry,
     a_released_record_that_is_kept_is_found: ReleasedKept,
     an_unreadable_record_that_is_dropped_is_found: UnreadableDropped,
-    an_unreadable_record_that_is_made_whole_is_found: UnreadableMadeWhole,
-    an_unreadable_record_of_no_key_is_found: UnreadableOfNoKey,
+    an_unreadable_record_that_is_made_whole_is_found: UnreadableRechecksummed,
+    an_unreadable_record_of_no_key_is_found: UnreadableKeyHashLost,
 }

@@ -98,13 +98,13 @@ fn found(bug: Bug) -> Option<String> {
 
 #[test]
 fn a_doubt_that_takes_room_is_found() {
-    let how = found(Bug::DoubtTakesRoom).expect("the harness did not see it");
+    let how = found(Bug::DoubtNeedsReservation).expect("the harness did not see it");
     assert!(how.contains("there is no room"), "{how}");
 }
 
 #[test]
 fn an_ending_that_leaves_as_much_as_a_begin_is_found() {
-    let how = found(Bug::FinishLikeBegin).expect("the harness did not see it");
+    let how = found(Bug::FinishNeedsBeginReserve).expect("the harness did not see it");
     assert!(how.contains("there is no room"), "{how}");
 }
 
@@ -148,7 +148,7 @@ fn applied_is_final() -> bool {
 #[test]
 fn what_was_applied_is_neither_performed_nor_recorded_over_another_attempt() {
     assert!(applied_is_final());
-    for bug in [Bug::AppliedThenPerformed, Bug::AppliedOverAnother] {
+    for bug in [Bug::AppliedEffectRunAgain, Bug::AppliedOverwritesAnother] {
         plant(Some(bug));
         let is_final = applied_is_final();
         plant(None);

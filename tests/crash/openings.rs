@@ -430,7 +430,7 @@ finds! { hunt:
     a_wall_clock_that_counts_in_the_same_boot_is_found: WallClockInSameBoot,
     a_mark_that_keeps_the_old_wall_clock_is_found: MarkKeepsOldWall,
     a_mark_that_keeps_the_old_boot_is_found: MarkKeepsOldBoot,
-    a_step_that_is_followed_whole_is_found: StepFollowedWhole,
+    a_step_that_is_followed_whole_is_found: ClockStepNotSlewed,
     a_counter_that_is_not_gone_on_from_is_found: CounterRestarted,
     a_noted_opening_that_is_ignored_is_found: NotedOpeningIgnored,
     an_opening_that_is_not_synced_is_found: OpeningNotSynced,

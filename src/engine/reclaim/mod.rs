@@ -418,7 +418,7 @@ impl Engine {
         self.note_unreadable(entry.hash, address);
         let most = largest_carried_bytes(self.log.segment_bytes());
         let mut bytes = self.log.reader().unchecked(address, entry.length.min(most))?;
-        if planted(Bug::UnreadableMadeWhole)
+        if planted(Bug::UnreadableRechecksummed)
             && let Ok(record) = Record::decode_regardless(&mut bytes)
         {
             return self.append_again(&record, entry.hash, old_size);

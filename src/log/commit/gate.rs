@@ -59,7 +59,7 @@ pub(super) const FAILED: u32 = 2;
 impl Gate {
     pub(super) fn tell(&self, until: Until, phase: u32) {
         let told = self.told.of(until);
-        if planted(Bug::OneFollowerTold) {
+        if planted(Bug::OnlyOneFollowerWoken) {
             told.change(phase);
             told.wake_one();
         } else {

@@ -356,7 +356,7 @@ impl Commit {
 
     /// Called with the queue locked, before or after the duty is given up: who is told looks only when the lock is free.
     fn tell_sync_ended(&self, queue: &Queue) {
-        if queue.impatient > 0 && !planted(Bug::SyncEndNotTold) {
+        if queue.impatient > 0 && !planted(Bug::SyncWaitersNotWoken) {
             self.sync_ended.notify_all();
         }
     }
@@ -452,7 +452,7 @@ impl Queue {
 
     /// Asks one waiter for each duty that nobody has: all of them would only wake to wait again.
     fn ask_leaders(&self) -> [Option<Asked>; 2] {
-        if planted(Bug::NextLeaderNotTold) {
+        if planted(Bug::NextLeaderNotWoken) {
             return [None, None];
         }
         let mut gathering = self.batches.iter().map(|batch| &batch.gate);
@@ -511,7 +511,7 @@ impl Queue {
 
     fn poison(&mut self, error: io::Error) -> Arc<io::Error> {
         let poison = self.poison.get_or_insert_with(|| Arc::new(error));
-        if !planted(Bug::PoisonNotTold) {
+        if !planted(Bug::PoisonedBatchesNotWoken) {
             let unsynced = self.unsynced.drain(..).map(|batch| batch.gate);
             for gate in self.batches.iter().map(|batch| Arc::clone(&batch.gate)).chain(unsynced) {
                 gate.tell_all(FAILED);
