@@ -1,131 +1,135 @@
-//! Bugs that tests plant, to see that the harness would find them. Without the feature `__simulation`, and outside of
-//! the builds that explore interleavings, nothing is planted and nothing of this is compiled.
+//! Bugs that tests plant to prove that a harness finds them.
+//!
+//! Code with a place for a bug calls [`planted`], from any module. Tests plant one with [`plant`], in their own thread.
+//! Without the feature `__simulation` or `--cfg oncekey_shuttle`, [`planted`] is a constant `false` and every such place
+//! compiles to nothing.
 
 #![cfg_attr(
     not(all(feature = "__simulation", not(oncekey_shuttle))),
-    allow(dead_code, unreachable_pub, reason = "the places that ask remain, the bugs do not")
+    allow(dead_code, unreachable_pub, reason = "the calls of `planted` remain, the bugs do not")
 )]
 
-/// A bug that has been made in the past, here or elsewhere: first those of storage, which a simulated disk finds, then
-/// those of concurrency, which exploring interleavings finds.
+/// A bug to plant. Each is a mistake that was made before, in this project or in another store.
+///
+/// The tests that find it name it: `tests/crash` on a simulated disk, `shuttle_tests` by exploring interleavings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bug {
-    /// A sync is acknowledged and not made.
+    /// A sync is reported as done without calling the disk.
     SyncSkipped,
-    /// A frame says of itself that it is on disk.
+    /// A frame's `synced_to` claims that the frame itself is durable.
     SyncedToTooHigh,
-    /// A frame says what the one before it could have said.
+    /// A frame carries the `synced_to` that belonged into the frame before it.
     SyncedToOneFrameStale,
-    /// A slot is used again before a durable header says that its segment is not needed.
+    /// A slot is reused before a durable header moves the head past its segment.
     SlotReusedEarly,
-    /// A record is moved while its key is being changed.
+    /// Reclaiming moves a record without holding its key's flight.
     MoveWithoutFlight,
-    /// What a crash left behind the end of the log is neither written again nor zeroed.
+    /// Recovery leaves the bytes behind the end of the log in place instead of zeroing them.
     TornTailKept,
-    /// The index says what is not on disk yet.
+    /// The index points to a record before the record is durable.
     IndexBeforeDurability,
-    /// A key whose result has expired is dropped with it.
+    /// Reclaiming drops a completed key's record once the result has expired, instead of keeping a tombstone.
     TombstoneDropped,
-    /// Store time starts from the wall clock, whatever the log has seen.
+    /// Store time starts from the wall clock, even if the log contains a later time.
     ClockNotClamped,
-    /// A frame of an earlier life of its slot counts.
+    /// Recovery accepts a frame from an earlier use of its slot.
     StaleFrameAccepted,
-    /// A footer is believed without its checksum.
+    /// A footer is used without checking its checksum.
     FooterUnchecked,
-    /// A sync that failed is taken for one that worked.
+    /// A failed sync is treated as a successful one.
     PoisonIgnored,
-    /// A batch that is to be synced is acknowledged when it is written.
+    /// A batch that must be synced is acknowledged as soon as it is written.
     AcknowledgedBeforeSync,
-    /// A sync counts for what was written while it was under way.
+    /// A sync is credited with bytes that were written while it was running.
     SyncCoversTooMuch,
-    /// Of those who wait for a batch, one is told that it is done.
+    /// Only one of the followers of a finished batch is woken.
     OnlyOneFollowerWoken,
-    /// Nobody is asked to lead when somebody ends who did.
+    /// A leader that finishes does not wake a waiter to lead next.
     NextLeaderNotWoken,
-    /// Those who wait for a later batch are not told that there will be none.
+    /// Poisoning the log does not wake the followers of batches that will now never be written.
     PoisonedBatchesNotWoken,
-    /// A thread changes a key without asking whether another does.
+    /// A thread enters a flight that another thread holds.
     FlightNotExclusive,
-    /// Who leaves a flight does not tell those who want to enter it.
+    /// A thread that leaves a flight does not wake one that waits to enter it.
     FlightWaitersNotWoken,
-    /// Who waits for a change does not look whether the claim ended since.
+    /// A thread that starts to wait for a change does not check whether the claim it saw has changed already.
     SeenClaimNotRechecked,
-    /// Of those who wait for a change, one is told of it.
+    /// A change of a key wakes only one of the threads that wait for it.
     OnlyOneWaiterWoken,
-    /// The end of a claim is told to nobody.
+    /// The end of a claim wakes no waiter.
     ClaimWaitersNotWoken,
-    /// Who stopped waiting is counted as waiting for ever.
+    /// A waiter that timed out stays counted as waiting.
     TimeoutStillCounted,
-    /// A thread that was let in before the writer failed half-way goes on writing with it.
+    /// A thread that was already queued for the writer goes on with it after the writer failed half-way.
     FailedWriterReused,
-    /// An opening in the same boot goes by the wall clock.
+    /// An opening in the same boot follows the wall clock instead of the boot clock.
     WallClockInSameBoot,
-    /// The mark of an opening says what the wall clock was before.
+    /// The clock mark of an opening keeps the wall clock reading of an earlier mark.
     MarkKeepsOldWall,
-    /// An opening writes no mark of its boot, only its store time and wall clock.
+    /// The clock mark of an opening keeps the boot of an earlier mark and renews only store time and wall clock.
     MarkKeepsOldBoot,
-    /// A small step of the wall clock is followed at once.
+    /// Store time follows a small step of the wall clock at once instead of gradually.
     ClockStepNotSlewed,
-    /// An opening after a clean close keeps the open count and counts its changes from zero.
+    /// An opening after a clean close keeps the open count and restarts the count of changes, so versions repeat.
     CounterRestarted,
-    /// A close mark is gone on from although an opening was noted in the header after it.
+    /// Recovery trusts a close mark although the header notes a later opening.
     NotedOpeningIgnored,
-    /// Versions are given out before the opening's frame is synced.
+    /// Versions are handed out before the opening's frame is synced.
     OpeningNotSynced,
-    /// A close does not wait for the calls inside, which then write behind the close mark.
+    /// A close does not wait for calls in progress, which then write behind the close mark.
     CallsInsideIgnored,
-    /// A close counts claims before it blocks new calls and not again afterwards.
+    /// A close counts claims before it blocks new calls, and not again afterwards.
     ClaimsCountedOnce,
-    /// The calls that a close blocked are not woken when it is over.
+    /// The calls that a close blocked are not woken when it ends.
     BlockedCallsNotWoken,
-    /// A close lets go of the file while reads are under way.
+    /// A close unlocks the file while reads are in progress.
     ReadersNotWaitedFor,
-    /// The two ends of the log are read in the order in which the first may overtake the second.
+    /// The head and tail of the log are read in the order in which the head can overtake the tail.
     SpanReadBackwards,
-    /// Whether the path still leads to the open file is not compared.
+    /// The store does not check whether its path still leads to the open file.
     PathNotCompared,
-    /// A doubt is given only to a caller for whose next attempt there is room.
+    /// A caller gets a doubt only if the log has space for another attempt.
     DoubtNeedsReservation,
-    /// What ends a doubt must leave as much as a begin.
+    /// Ending a doubt must leave as many segments free as a begin.
     FinishNeedsBeginReserve,
-    /// An act that was found to be applied is performed when its doubt has gone meanwhile.
+    /// A side effect that reconciliation found applied is run again if its doubt has gone meanwhile.
     AppliedEffectRunAgain,
-    /// A result that was found out is recorded over another attempt's.
+    /// A reconciled result is recorded over another attempt.
     AppliedOverwritesAnother,
-    /// Every expiry is noticed as late as the latest of them all may be.
+    /// Every expiry goes into a bucket as coarse as the coarsest in use.
     ExpiriesTooCoarse,
-    /// Whoever counts exactly what is dead takes what has expired for live.
+    /// The exact count of dead bytes takes expired records for live.
     CountForgetsExpiry,
-    /// The record of a released key is moved when its segment is retired, for the count of attempts.
+    /// Reclaiming moves a released key's record, to keep its attempt count, instead of dropping it.
     ReleasedKept,
-    /// A record that cannot be read is dropped with its segment.
+    /// An unreadable record is dropped with its segment.
     UnreadableDropped,
-    /// A record that cannot be read is given a checksum that fits when it is moved.
+    /// An unreadable record gets a valid checksum when it is moved.
     UnreadableRechecksummed,
-    /// What a record that cannot be read was carried along in is taken for a record of the key that it does not have.
+    /// The key hash of a carried unreadable record is computed from its (empty) key instead of read from the carrier.
     UnreadableKeyHashLost,
-    /// Whoever wants to change a key waits for the thread that does, as long as that takes.
+    /// A caller waits for a flight without limit, whatever its patience.
     FlightWaitUnbounded,
-    /// Whoever has no patience is not told that the thread that changes the key goes to the disk.
+    /// A caller without patience is not woken when the thread in the flight starts disk I/O.
     ImpatientNotWoken,
-    /// A lease is known only after the index points to its record.
+    /// A lease becomes visible only after the index points to its record.
     LeaseAfterIndex,
-    /// Whoever looks asks the index once, before the claim.
+    /// A lookup reads the index only once, before the claim.
     IndexReadOnce,
-    /// A call from the closure of `run` waits for that very attempt.
+    /// A call made inside the closure of `run` waits for that same attempt.
     WaitsForItself,
-    /// Whoever waits for a sync with a deadline is not told that it ended.
+    /// Callers that wait with a deadline for a running sync are not woken when it ends.
     SyncWaitersNotWoken,
-    /// Events are emitted where they are caused, under whatever locks the call holds.
+    /// Events are emitted at their cause, while the call holds locks.
     EventUnderLocks,
-    /// A table of the index keeps its memory when its keys leave.
+    /// An index table keeps its memory after its keys are removed.
     TablesNeverShrink,
-    /// A renewal brings back a lease that was taken over or has ended.
+    /// A renewal revives a lease that ended or was taken over.
     RenewedAfterTakeover,
-    /// A renewal does not wait for a thread that is taking the lease over.
+    /// A renewal does not take the flight, so it races with a thread that takes the lease over.
     RenewedWithoutFlight,
-    /// A waiter sleeps until the old deadline of a lease that was given an earlier one.
+    /// A renewal to an earlier deadline does not wake waiters, which sleep until the old one.
     RenewalWaitersNotWoken,
 }
 
@@ -135,7 +139,7 @@ thread_local! {
     static EARLIER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Plants a bug in everything that this thread does from now on; None: there is none any more.
+/// Plants a bug in everything that this thread does from now on. None removes it.
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
@@ -148,13 +152,13 @@ pub(crate) fn planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Nothing is planted.
+/// Always false: no bug can be planted in this build.
 #[cfg(not(any(feature = "__simulation", oncekey_shuttle)))]
 pub(crate) const fn planted(_bug: Bug) -> bool {
     false
 }
 
-/// The value that this was called with the last time, if the bug is planted; else this one.
+/// `value`, or the value of the previous call if the bug is planted.
 pub(crate) fn one_late(bug: Bug, value: u64) -> u64 {
     #[cfg(any(feature = "__simulation", oncekey_shuttle))]
     if planted(bug) {
