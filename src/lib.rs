@@ -44,7 +44,7 @@ mod shuttle_tests;
 pub mod simulation {
     pub use crate::format::probe;
     pub use crate::planted::{Bug, plant};
-    pub use crate::storage::simulated::{Fault, Place, SimulatedDisk};
+    pub use crate::storage::simulated::{DiskFault, PathTarget, SimulatedDisk};
 }
 
 pub use clock::{ClockJump, ManualClock};

@@ -359,12 +359,12 @@ fn an_attempt_is_told_to_be_in_doubt_when_it_ends_and_only_then() {
 #[cfg(feature = "__simulation")]
 #[test]
 fn a_poisoned_store_is_told_of_once_however_many_calls_are_refused() {
-    use oncekey::simulation::{Fault, SimulatedDisk};
+    use oncekey::simulation::{DiskFault, SimulatedDisk};
     let disk = SimulatedDisk::new();
     let store = small().open_simulated(&disk).unwrap();
     let told = acting(store, use_everything, move |store| {
         store.record("k", NONE, b"r").unwrap();
-        disk.fault_at(disk.steps() + 1, Fault::ErrorFromNowOn);
+        disk.fault_at(disk.steps() + 1, DiskFault::ErrorFromNowOn);
         for n in 0..5 {
             assert!(matches!(
                 store.record(&format!("{n}"), NONE, b"r"),
@@ -380,7 +380,7 @@ fn a_poisoned_store_is_told_of_once_however_many_calls_are_refused() {
 #[cfg(feature = "__simulation")]
 #[test]
 fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
-    use oncekey::simulation::{Fault, SimulatedDisk};
+    use oncekey::simulation::{DiskFault, SimulatedDisk};
     type Call = fn(&Store) -> oncekey::Result<()>;
     type Finish = fn(Doubt) -> oncekey::Result<()>;
     let calls: [(&str, Call); 9] = [
@@ -407,7 +407,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
         store.forget("dead").unwrap();
         store.operation("buffered").durability(Durability::Buffered).record(b"").unwrap();
         let told = acting(store, use_everything, move |store| {
-            disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
+            disk.fault_at(disk.steps(), DiskFault::ErrorFromNowOn);
             assert!(matches!(call(store), Err(Error::Poisoned { .. })), "{name}");
         });
         assert_eq!(told.of("poisoned"), 1, "{name}");
@@ -423,7 +423,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
         abandon(&store, "k");
         let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("{name}") };
         let told = acting(store, use_everything, move |_| {
-            disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
+            disk.fault_at(disk.steps(), DiskFault::ErrorFromNowOn);
             assert!(matches!(finish(doubt), Err(Error::Poisoned { .. })), "{name}");
         });
         assert_eq!(told.of("poisoned"), 1, "{name}");
@@ -439,7 +439,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
     };
     let told = acting(store, act, move |store| {
         let reconciled = store.operation("k").reconcile(|_| {
-            disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
+            disk.fault_at(disk.steps(), DiskFault::ErrorFromNowOn);
             Some(17)
         });
         let outcome = reconciled.run(|_| -> Result<i32, Error> { panic!("it was applied") });
@@ -455,7 +455,7 @@ fn a_subscriber_may_use_the_store_in_whatever_call_it_is_poisoned() {
 #[cfg(feature = "__simulation")]
 #[test]
 fn a_poisoned_store_is_told_of_once_in_all_threads() {
-    use oncekey::simulation::{Fault, SimulatedDisk};
+    use oncekey::simulation::{DiskFault, SimulatedDisk};
     for _ in 0..20 {
         let (told, disk) = (Told::default(), SimulatedDisk::new());
         let store = small().open_simulated(&disk).unwrap();
@@ -469,7 +469,7 @@ fn a_poisoned_store_is_told_of_once_in_all_threads() {
                     assert!(matches!(refused, Some(Error::Poisoned { .. })));
                 });
             }
-            disk.fault_at(disk.steps() + 20, Fault::ErrorFromNowOn);
+            disk.fault_at(disk.steps() + 20, DiskFault::ErrorFromNowOn);
         });
         assert_eq!(told.of("poisoned"), 1);
     }

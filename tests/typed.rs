@@ -570,11 +570,11 @@ fn the_handle_of_an_attempt_outlives_it_and_is_fenced() {
 
 #[test]
 fn a_disk_that_fails_leaves_a_doubt_and_is_reported_beside_the_error_of_the_closure() {
-    use oncekey::simulation::{Fault, SimulatedDisk};
+    use oncekey::simulation::{DiskFault, SimulatedDisk};
     let disk = SimulatedDisk::new();
     let store = small().open_simulated(&disk).unwrap();
     let refused = store.operation("k").release_if(|_: &&str| true).run(|_| {
-        disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
+        disk.fault_at(disk.steps(), DiskFault::ErrorFromNowOn);
         Err::<u8, _>("connection refused")
     });
     let Err(error @ RunError::InDoubt { error: "connection refused", release_failed: Some(_), .. }) = refused
@@ -588,7 +588,7 @@ fn a_disk_that_fails_leaves_a_doubt_and_is_reported_beside_the_error_of_the_clos
     let disk = SimulatedDisk::new();
     let store = small().open_simulated(&disk).unwrap();
     let lost = store.operation("k").run(|_| {
-        disk.fault_at(disk.steps(), Fault::ErrorFromNowOn);
+        disk.fault_at(disk.steps(), DiskFault::ErrorFromNowOn);
         Ok::<_, String>(17)
     });
     assert!(

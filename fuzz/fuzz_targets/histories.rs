@@ -6,7 +6,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::simulation::{DiskFault, SimulatedDisk};
 use oncekey::{Fingerprint, ManualClock};
 use oncekey_fuzz::acts;
 use oncekey_fuzz::input::Input;
@@ -44,11 +44,11 @@ fuzz_target!(|data: &[u8]| {
     for _ in 0..3 {
         let (step, kind) = (input.u16(), input.u8());
         let fault = match kind % 8 {
-            0 | 1 => Fault::PowerLoss,
-            2 => Fault::Error,
-            3 => Fault::ErrorFromNowOn,
-            4 => Fault::Interrupted,
-            5 => Fault::Short,
+            0 | 1 => DiskFault::PowerLoss,
+            2 => DiskFault::Error,
+            3 => DiskFault::ErrorFromNowOn,
+            4 => DiskFault::Interrupted,
+            5 => DiskFault::Short,
             _ => continue,
         };
         disk.fault_at(u64::from(step % 1_024), fault);
@@ -73,7 +73,7 @@ fuzz_target!(|data: &[u8]| {
     let image = crash(&disk, &mut decisions, latest);
     // The opening is crashed as well, at one of its steps.
     let trial = SimulatedDisk::holding(image.bytes());
-    trial.fault_at(again, Fault::PowerLoss);
+    trial.fault_at(again, DiskFault::PowerLoss);
     drop(options(&world.clock).open_simulated(&trial));
     if trial.steps() > again {
         check(&world, &crash(&trial, &mut decisions, !latest), "crashed while it was opened");

@@ -9,7 +9,7 @@ use shuttle::thread;
 
 use super::{Effort, explore, must_find_planted};
 use crate::planted::Bug;
-use crate::storage::simulated::{Fault, SimulatedDisk};
+use crate::storage::simulated::{DiskFault, SimulatedDisk};
 use crate::{Begin, Durability, Fingerprint, KeyState, ManualClock, Options, Recorded, Status, Store};
 
 const EFFORT: Effort = Effort(3_000);
@@ -112,7 +112,7 @@ fn changes_and_power_loss() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     store.record("kept", Fingerprint::NONE, b"kept").unwrap();
-    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS), Fault::PowerLoss);
+    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS), DiskFault::PowerLoss);
     let contested = Arc::new(Mutex::new(Contested::default()));
 
     let leasing = thread::spawn({
@@ -182,7 +182,7 @@ fn writes_during_syncs_and_power_loss() {
     const KEYS: [&str; 3] = ["1", "2", "3"];
     let disk = SimulatedDisk::new();
     let store = open(&disk);
-    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS), Fault::PowerLoss);
+    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS), DiskFault::PowerLoss);
     let writing = thread::spawn({
         let store = store.clone();
         move || {
@@ -211,7 +211,7 @@ fn changes_and_one_failure() {
     store.record("kept", Fingerprint::NONE, b"kept").unwrap();
     store.record("dead", Fingerprint::NONE, &[1; 500]).unwrap();
     store.forget("dead").unwrap();
-    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS_OF_FAILURES), Fault::Error);
+    disk.fault_at(disk.steps() + thread_rng().gen_range(0..STEPS_OF_FAILURES), DiskFault::Error);
 
     let recording = |key: &'static str, durability: Durability| {
         let store = store.clone();

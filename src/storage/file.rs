@@ -104,16 +104,16 @@ impl FileStorage {
     }
 
     fn open_once(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
-        let place = Place::resolve(path, create)?;
+        let resolved = ResolvedPath::resolve(path, create)?;
         let path = std::path::absolute(path).map_err(OpenError::during("resolve the path"))?;
-        let directory = Directory::open(&place.directory)?;
-        match fs::metadata(&place.file) {
+        let directory = Directory::open(&resolved.directory)?;
+        match fs::metadata(&resolved.file) {
             Ok(metadata) => require_regular(metadata.file_type())?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(OpenError::during("inspect the file")(error)),
         }
 
-        let file = open_or_create(&place.file, create)?;
+        let file = open_or_create(&resolved.file, create)?;
         // The path may have come to name something else in between; the handle cannot.
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
@@ -165,9 +165,9 @@ impl FileStorage {
 
     /// Creates an empty file at `path`, for [`FileStorage::open`], where there is nothing yet.
     pub(crate) fn create_new(path: &Path) -> Result<(), OpenError> {
-        let place = Place::resolve(path, true)?;
+        let resolved = ResolvedPath::resolve(path, true)?;
         let mut options = OpenOptions::new();
-        let created = options.write(true).create_new(true).mode(MODE).open(place.file);
+        let created = options.write(true).create_new(true).mode(MODE).open(resolved.file);
         created.map(|_| ()).map_err(OpenError::during("create a new file"))
     }
 }
@@ -375,16 +375,16 @@ impl Directory {
 
 /// Where a file is, or will be, independent of the working directory.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
+struct ResolvedPath {
     /// The file, without symbolic links unless it is itself one that leads nowhere.
     file: PathBuf,
     /// The directory that holds its entry.
     directory: PathBuf,
 }
 
-impl Place {
+impl ResolvedPath {
     /// Finds the place that `path` names; the file need not exist, its directory must.
-    fn resolve(path: &Path, create: bool) -> Result<Place, OpenError> {
+    fn resolve(path: &Path, create: bool) -> Result<ResolvedPath, OpenError> {
         // `Path` ignores a slash at the end, and would have a file created where a directory was meant.
         if path.as_os_str().as_bytes().ends_with(b"/") {
             return Err(OpenError::Directory);
@@ -392,7 +392,7 @@ impl Place {
         match fs::canonicalize(path) {
             Ok(file) => {
                 let directory = file.parent().ok_or(OpenError::Directory)?.to_path_buf();
-                return Ok(Place { file, directory });
+                return Ok(ResolvedPath { file, directory });
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(OpenError::during("resolve the path")(error)),
@@ -403,7 +403,7 @@ impl Place {
         };
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
         match fs::canonicalize(parent) {
-            Ok(directory) => Ok(Place { file: directory.join(name), directory }),
+            Ok(directory) => Ok(ResolvedPath { file: directory.join(name), directory }),
             Err(error) if error.kind() == io::ErrorKind::NotFound && !create => Err(OpenError::NotFound),
             Err(error) => Err(OpenError::during("resolve the directory of the file")(error)),
         }
@@ -700,8 +700,8 @@ mod tests {
     fn the_directory_of_a_bare_name_is_the_working_directory() {
         let working_directory = fs::canonicalize(".").unwrap();
         let name = "no-file-of-this-name-is-here.once";
-        let expected = Place { file: working_directory.join(name), directory: working_directory };
-        assert_eq!(Place::resolve(Path::new(name), true).unwrap(), expected);
+        let expected = ResolvedPath { file: working_directory.join(name), directory: working_directory };
+        assert_eq!(ResolvedPath::resolve(Path::new(name), true).unwrap(), expected);
     }
 
     #[test]
@@ -710,8 +710,8 @@ mod tests {
         fs::write(&path, b"").unwrap();
         let (_second, link) = in_new_directory("link");
         symlink(&path, &link).unwrap();
-        let place = Place::resolve(&link, true).unwrap();
-        assert_eq!(place.directory, fs::canonicalize(first.path()).unwrap());
+        let resolved = ResolvedPath::resolve(&link, true).unwrap();
+        assert_eq!(resolved.directory, fs::canonicalize(first.path()).unwrap());
     }
 
     #[test]

@@ -34,7 +34,7 @@ use crate::sync::yield_now;
 /// What happens to one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Fault {
+pub enum DiskFault {
     /// The machine loses power in the middle of it. Every later call fails.
     PowerLoss,
     /// It fails with an input/output error, this once.
@@ -49,7 +49,7 @@ pub enum Fault {
 
 /// A sort of call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sort {
+enum CallKind {
     Read,
     Write,
     Sync,
@@ -77,14 +77,14 @@ struct Disk {
     /// Calls so far, reads not counted.
     steps: u64,
     reads: u64,
-    faults: BTreeMap<u64, Fault>,
-    read_faults: BTreeMap<u64, Fault>,
-    failing: Vec<Sort>,
+    faults: BTreeMap<u64, DiskFault>,
+    read_faults: BTreeMap<u64, DiskFault>,
+    failing: Vec<CallKind>,
     has_power: bool,
     capacity_bytes: Option<usize>,
     cannot_reserve: bool,
     syncs: u64,
-    place: Place,
+    path_target: PathTarget,
     is_unlocked: bool,
     touched_unlocked: u64,
     holds_syncs: bool,
@@ -94,7 +94,7 @@ struct Disk {
 /// What the path of the file leads to, as the operating system says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
-pub enum Place {
+pub enum PathTarget {
     /// The file.
     #[default]
     Here,
@@ -134,12 +134,12 @@ impl SimulatedDisk {
     }
 
     /// Lets the write, sync or change of length with this number (from 0, of all since the disk was made) meet a fault.
-    pub fn fault_at(&self, step: u64, fault: Fault) {
+    pub fn fault_at(&self, step: u64, fault: DiskFault) {
         self.disk.lock().faults.insert(step, fault);
     }
 
     /// The same for reads, which are counted on their own.
-    pub fn fault_at_read(&self, read: u64, fault: Fault) {
+    pub fn fault_at_read(&self, read: u64, fault: DiskFault) {
         self.disk.lock().read_faults.insert(read, fault);
     }
 
@@ -175,8 +175,8 @@ impl SimulatedDisk {
     }
 
     /// Lets the path of the file lead elsewhere from now on, or to it again.
-    pub fn set_place(&self, place: Place) {
-        self.disk.lock().place = place;
+    pub fn set_path_target(&self, target: PathTarget) {
+        self.disk.lock().path_target = target;
     }
 
     /// Holds every sync that begins from now on until [`release_syncs`](SimulatedDisk::release_syncs): a disk as slow as a
@@ -290,12 +290,12 @@ fn planted() -> io::Error {
 
 impl Disk {
     /// Counts a call and says what happens to it.
-    fn step(&mut self, sort: Sort) -> io::Result<Option<Fault>> {
+    fn step(&mut self, kind: CallKind) -> io::Result<Option<DiskFault>> {
         if !self.has_power {
             return Err(power_is_gone());
         }
-        self.touched_unlocked += u64::from(self.is_unlocked && sort != Sort::Sync);
-        let fault = if sort == Sort::Read {
+        self.touched_unlocked += u64::from(self.is_unlocked && kind != CallKind::Sync);
+        let fault = if kind == CallKind::Read {
             self.reads += 1;
             self.read_faults.remove(&(self.reads - 1))
         } else {
@@ -303,15 +303,15 @@ impl Disk {
             self.faults.remove(&(self.steps - 1))
         };
         match fault {
-            Some(Fault::ErrorFromNowOn) => self.failing.push(sort),
-            Some(Fault::PowerLoss) => self.has_power = false,
-            Some(Fault::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
-            Some(Fault::Error | Fault::Short) | None => {}
+            Some(DiskFault::ErrorFromNowOn) => self.failing.push(kind),
+            Some(DiskFault::PowerLoss) => self.has_power = false,
+            Some(DiskFault::Interrupted) => return Err(io::ErrorKind::Interrupted.into()),
+            Some(DiskFault::Error | DiskFault::Short) | None => {}
         }
-        if fault.is_none() && self.failing.contains(&sort) {
-            return Ok(Some(Fault::Error));
+        if fault.is_none() && self.failing.contains(&kind) {
+            return Ok(Some(DiskFault::Error));
         }
-        Ok(fault.map(|fault| if fault == Fault::ErrorFromNowOn { Fault::Error } else { fault }))
+        Ok(fault.map(|fault| if fault == DiskFault::ErrorFromNowOn { DiskFault::Error } else { fault }))
     }
 
     fn set_length(&mut self, length: usize) {
@@ -415,15 +415,15 @@ impl Storage for SimulatedDisk {
         let length = place(length)?;
         let_others_go_on();
         let mut disk = self.disk.lock();
-        match disk.step(Sort::Write)? {
-            Some(Fault::Error) => Err(planted()),
+        match disk.step(CallKind::Write)? {
+            Some(DiskFault::Error) => Err(planted()),
             fault => {
                 if length > disk.cache.len() && disk.capacity_bytes.is_some_and(|capacity| length > capacity)
                 {
                     return Err(io::ErrorKind::StorageFull.into());
                 }
                 disk.set_length(length);
-                if fault == Some(Fault::PowerLoss) { Err(power_is_gone()) } else { Ok(()) }
+                if fault == Some(DiskFault::PowerLoss) { Err(power_is_gone()) } else { Ok(()) }
             }
         }
     }
@@ -444,14 +444,14 @@ impl Storage for SimulatedDisk {
         // A read may take as long as anything that other threads do meanwhile.
         let_others_go_on();
         let mut disk = self.disk.lock();
-        let fault = disk.step(Sort::Read)?;
+        let fault = disk.step(CallKind::Read)?;
         match fault {
-            Some(Fault::Error) => return Err(planted()),
-            Some(Fault::PowerLoss) => return Err(power_is_gone()),
+            Some(DiskFault::Error) => return Err(planted()),
+            Some(DiskFault::PowerLoss) => return Err(power_is_gone()),
             _ => {}
         }
         let rest = disk.cache.get(place(offset)?..).unwrap_or_default();
-        let asked = if fault == Some(Fault::Short) { buffer.len().div_ceil(2) } else { buffer.len() };
+        let asked = if fault == Some(DiskFault::Short) { buffer.len().div_ceil(2) } else { buffer.len() };
         let length = rest.len().min(asked);
         buffer[..length].copy_from_slice(&rest[..length]);
         Ok(length)
@@ -462,13 +462,13 @@ impl Storage for SimulatedDisk {
         // Other threads go on while a write is under way, whatever becomes of it.
         let_others_go_on();
         let mut disk = self.disk.lock();
-        let fault = disk.step(Sort::Write)?;
+        let fault = disk.step(CallKind::Write)?;
         let mut length = match fault {
             // A write that fails may have got somewhere all the same.
-            Some(Fault::Short | Fault::Error) => bytes.len() / 2,
+            Some(DiskFault::Short | DiskFault::Error) => bytes.len() / 2,
             _ => bytes.len(),
         };
-        if fault == Some(Fault::Short) {
+        if fault == Some(DiskFault::Short) {
             length = length.max(1);
         }
         if let Some(capacity) = disk.capacity_bytes.map(|capacity| capacity.max(disk.cache.len())) {
@@ -479,16 +479,16 @@ impl Storage for SimulatedDisk {
         }
         disk.put(&bytes[..length.min(bytes.len())], offset);
         match fault {
-            Some(Fault::Error) => Err(planted()),
-            Some(Fault::PowerLoss) => Err(power_is_gone()),
+            Some(DiskFault::Error) => Err(planted()),
+            Some(DiskFault::PowerLoss) => Err(power_is_gone()),
             _ => Ok(length),
         }
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut disk = self.disk.lock();
-        let fault = disk.step(Sort::Sync)?;
-        if fault == Some(Fault::PowerLoss) {
+        let fault = disk.step(CallKind::Sync)?;
+        if fault == Some(DiskFault::PowerLoss) {
             // Some of it may have reached the medium, which is what a crash decides anyway.
             return Err(power_is_gone());
         }
@@ -508,7 +508,7 @@ impl Storage for SimulatedDisk {
         if !disk.has_power {
             return Err(power_is_gone());
         }
-        if fault == Some(Fault::Error) {
+        if fault == Some(DiskFault::Error) {
             disk.mark_clean(begun);
             return Err(planted());
         }
@@ -522,10 +522,10 @@ impl Storage for SimulatedDisk {
     }
 
     fn is_in_place(&self) -> io::Result<bool> {
-        match self.disk.lock().place {
-            Place::Here => Ok(true),
-            Place::Elsewhere => Ok(false),
-            Place::Unknown => Err(planted()),
+        match self.disk.lock().path_target {
+            PathTarget::Here => Ok(true),
+            PathTarget::Elsewhere => Ok(false),
+            PathTarget::Unknown => Err(planted()),
         }
     }
 
@@ -601,7 +601,7 @@ mod tests {
         disk.write_at(&[1; 512], 0).unwrap();
         disk.sync_data().unwrap();
         disk.write_at(&[2; 512], 0).unwrap();
-        disk.fault_at(disk.steps(), Fault::Error);
+        disk.fault_at(disk.steps(), DiskFault::Error);
         assert!(disk.sync_data().is_err());
         disk.sync_data().unwrap();
         assert_eq!(disk.bytes(), [2; 512], "the cache shows it");
@@ -613,7 +613,7 @@ mod tests {
         let disk = SimulatedDisk::new();
         disk.write_at(&[1; 512], 0).unwrap();
         disk.sync_data().unwrap();
-        disk.fault_at(disk.steps(), Fault::PowerLoss);
+        disk.fault_at(disk.steps(), DiskFault::PowerLoss);
         assert!(disk.write_at(&[2; 512], 0).is_err());
         assert!(disk.sync_data().is_err() && disk.len().is_err() && disk.read_at(&mut [0], 0).is_err());
         assert_eq!(disk.crash(|_| 0).bytes(), [1; 512]);

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use oncekey::simulation::{Bug, Fault, plant};
+use oncekey::simulation::{Bug, DiskFault, plant};
 
 use crate::common::random::seed;
 use crate::damage::a_few_damages;
@@ -22,7 +22,7 @@ fn hunt() -> Result<(), String> {
     }
     for (name, script) in scripts() {
         for step in 0..steps(&script, oncekey::simulation::SimulatedDisk::steps) {
-            for fault in [Fault::Error, Fault::ErrorFromNowOn] {
+            for fault in [DiskFault::Error, DiskFault::ErrorFromNowOn] {
                 fault_at(&script, step, fault).map_err(|why| format!("{name}: {why}"))?;
             }
         }

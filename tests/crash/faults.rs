@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncekey::simulation::{Fault, Place, SimulatedDisk};
+use oncekey::simulation::{DiskFault, PathTarget, SimulatedDisk};
 use oncekey::{Begin, Durability, Error, Fingerprint};
 
 use crate::common::random::{Random, seed};
@@ -62,7 +62,7 @@ fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Resul
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
 /// One fault, at one call of one script.
-pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
+pub fn fault_at(script: &[Act], step: u64, fault: DiskFault) -> Result<(), String> {
     FAULTS.fetch_add(1, Ordering::Relaxed);
     let disk = SimulatedDisk::new();
     disk.fault_at(step, fault);
@@ -73,7 +73,7 @@ pub fn fault_at(script: &[Act], step: u64, fault: Fault) -> Result<(), String> {
         return begin_anew(&disk, &mut random)
             .map_err(|why| told(format!("after a creation that failed: {why}")));
     };
-    if let (Fault::Short | Fault::Interrupted, Some((at, error))) = (fault, &failed) {
+    if let (DiskFault::Short | DiskFault::Interrupted, Some((at, error))) = (fault, &failed) {
         return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
     }
     // Whoever is told that the disk is full goes and deletes files.
@@ -112,7 +112,9 @@ fn for_every_script(test: impl Fn(&[Act]) -> Result<(), String> + Sync) {
 fn every_write_and_every_sync_may_fail_once_or_for_good_or_be_short_or_interrupted() {
     for_every_script(|script| {
         for step in 0..steps(script, SimulatedDisk::steps) {
-            for fault in [Fault::Error, Fault::ErrorFromNowOn, Fault::Interrupted, Fault::Short] {
+            for fault in
+                [DiskFault::Error, DiskFault::ErrorFromNowOn, DiskFault::Interrupted, DiskFault::Short]
+            {
                 fault_at(script, step, fault)?;
             }
         }
@@ -126,14 +128,14 @@ fn every_read_may_fail_or_be_short_or_interrupted() {
     let faults = AtomicU64::new(0);
     for_every_script(|script| {
         for read in 0..steps(script, SimulatedDisk::reads) {
-            for fault in [Fault::Error, Fault::Interrupted, Fault::Short] {
+            for fault in [DiskFault::Error, DiskFault::Interrupted, DiskFault::Short] {
                 faults.fetch_add(1, Ordering::Relaxed);
                 let disk = SimulatedDisk::new();
                 disk.fault_at_read(read, fault);
                 let mut random = Random(seed() ^ read);
                 let told = |why: String| format!("{fault:?} at read {read}, seed {}: {why}", seed());
                 let Some((world, failed)) = run(script, &disk) else { continue };
-                if let (Fault::Short | Fault::Interrupted, Some((at, error))) = (fault, &failed) {
+                if let (DiskFault::Short | DiskFault::Interrupted, Some((at, error))) = (fault, &failed) {
                     return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
                 }
                 // A read that failed is no reason to believe that a write did.
@@ -268,12 +270,12 @@ fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_o
 fn a_path_that_the_system_cannot_tell_about_changes_nothing() {
     let disk = SimulatedDisk::new();
     let store = options(&oncekey::ManualClock::new(crate::world::START_MS)).open_simulated(&disk).unwrap();
-    disk.set_place(Place::Unknown);
+    disk.set_path_target(PathTarget::Unknown);
     store.sync().unwrap();
     store.record("k", Fingerprint::NONE, b"").unwrap();
-    disk.set_place(Place::Elsewhere);
+    disk.set_path_target(PathTarget::Elsewhere);
     assert!(matches!(store.sync(), Err(Error::Replaced { .. })));
-    disk.set_place(Place::Unknown);
+    disk.set_path_target(PathTarget::Unknown);
     assert!(matches!(store.sync(), Err(Error::Replaced { .. })), "what was seen holds");
     assert!(store.stats().replaced);
     assert!(matches!(store.close(), Err(Error::Replaced { .. })));

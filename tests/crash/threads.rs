@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncekey::simulation::{Fault, SimulatedDisk};
+use oncekey::simulation::{DiskFault, SimulatedDisk};
 use oncekey::{Durability, Fingerprint, ManualClock, Store};
 
 use crate::common::random::{Random, seed};
@@ -44,7 +44,7 @@ fn check<'a>(store: &Store, all: impl Iterator<Item = &'a Acknowledged>) -> Resu
     Ok(())
 }
 
-fn fails_among_threads(step: u64, fault: Fault) -> Result<bool, String> {
+fn fails_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
     let disk = SimulatedDisk::new();
     let clock = ManualClock::new(START_MS);
     let open = |disk: &SimulatedDisk| options(&clock).open_simulated(disk);
@@ -97,7 +97,7 @@ fn a_call_that_fails_while_others_are_inside_leaves_a_file_that_opens_with_all_t
     let failed = AtomicU64::new(0);
     for round in 0..u64::from(factor()) {
         for step in 0..STEPS {
-            for fault in [Fault::Error, Fault::ErrorFromNowOn] {
+            for fault in [DiskFault::Error, DiskFault::ErrorFromNowOn] {
                 match fails_among_threads(step, fault) {
                     Ok(has_failed) => drop(failed.fetch_add(u64::from(has_failed), Ordering::Relaxed)),
                     Err(why) => panic!("{fault:?} at step {step}, round {round}: {why}"),

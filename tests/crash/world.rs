@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oncekey::simulation::{Fault, Place, SimulatedDisk};
+use oncekey::simulation::{DiskFault, PathTarget, SimulatedDisk};
 use oncekey::{
     Begin, CasOutcome, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options,
     Recorded, Status, Store, Version,
@@ -420,7 +420,7 @@ impl World {
             }
             Act::Sync | Act::Replace => {
                 if act == Act::Replace {
-                    self.disk.set_place(Place::Elsewhere);
+                    self.disk.set_path_target(PathTarget::Elsewhere);
                     self.replaced = true;
                 }
                 match store.sync() {
@@ -471,7 +471,7 @@ impl World {
                     self.clock.reboot(Duration::from_millis(u64::from(down_ms)));
                     self.time_ms += u64::from(down_ms);
                 }
-                self.disk.set_place(Place::Here);
+                self.disk.set_path_target(PathTarget::Here);
                 self.replaced = false;
                 self.buffered = act == Act::DropToBuffered;
                 if self.buffered {
@@ -889,5 +889,5 @@ pub fn grow(store: &Store) -> Result<(), String> {
 
 /// Plans a power loss at a step.
 pub fn power_loss_at(disk: &SimulatedDisk, step: u64) {
-    disk.fault_at(step, Fault::PowerLoss);
+    disk.fault_at(step, DiskFault::PowerLoss);
 }
