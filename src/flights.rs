@@ -1,19 +1,22 @@
-//! Who is at what right now in this process, and who waits for it.
+//! Per-key coordination: which thread is changing a key, who holds a claim on it, and who is waiting.
 //!
-//! A key that is being changed or acted on has a **flight**. Two things can hold on to it:
+//! A key that is being changed or claimed has a **flight**. Two things can hold it:
 //!
-//! - a *change*: one thread, from its decision to the moment at which the index says what it decided. Short; one at a
-//!   time. Whoever changes a key does so under a [`FlightGuard`], without exception, so that a decision is never
-//!   made on what another thread is about to replace.
-//! - a *claim*: a lease on an attempt, or the right to resolve a doubt. As long as the caller likes.
+//! - a *change*: one thread, from its decision until the index points to what it decided. Short, and exclusive. A thread
+//!   changes a key only under a [`FlightGuard`], without exception, so that no decision is made on what another thread is
+//!   about to replace.
+//! - a *claim*: a lease on an attempt, or the right to resolve a doubt. For as long as its holder likes.
 //!
-//! A claim does not keep a change out: a record can be moved while its operation is in progress, and a late completion
-//! can end a doubt that somebody is looking into.
+//! A claim does not keep a change out: a record can be moved while its operation is in progress, and a late completion can
+//! end a doubt that another caller is resolving.
 //!
-//! A caller that only looks enters no flight: [`Flights::claim`] and the index are enough for it. One that is not to wait
-//! for the disk of another enters with [`Patience`]. A thread that holds a flight and is about to wait for the disk says so
-//! with [`FlightGuard::note_disk`]; one that moves a record does not, because a move is nothing that a caller could be told
-//! of, and ends with the write of its copy or the sync of the record that it travels with.
+//! A caller that only looks enters no flight: [`Flights::claim`] and the index are enough for it. A caller that must not wait
+//! for another thread's disk I/O enters with [`Patience`]. A thread that holds a flight and is about to wait for the disk says
+//! so with [`FlightGuard::note_disk`]. A thread that moves a record does not: a move is no change that a caller could be told
+//! about, and it ends with the write of its copy or the sync of the record that it travels with.
+//!
+//! A thread that holds a flight never waits for another one. A call that changes several keys enters their flights in the
+//! order of their hashes.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -27,22 +30,22 @@ use crate::status::Version;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Patience};
 
-/// The right to act on a key.
+/// The right to run an operation, or to find out what became of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// A lease on an attempt.
     Lease {
         version: Version,
         attempt: u32,
-        /// Store time from which somebody else may take over; `u64::MAX`: never.
+        /// Store time from which another caller may take over; `u64::MAX`: never.
         deadline_ms: u64,
     },
-    /// Somebody finds out whether the attempt of this version happened. The number tells two of them apart.
+    /// A caller finds out whether the attempt of this version had its side effect. The number is unique in the process.
     Doubt { version: Version, attempt: u32, number: u64 },
 }
 
 impl Claim {
-    /// Whether the two are one claim. A renewal moves the deadline of a lease, and it stays the same lease.
+    /// Whether the two are one claim. A renewed lease is the same lease with another deadline.
     pub(crate) fn is(self, other: Claim) -> bool {
         match (self, other) {
             (Claim::Lease { version, .. }, Claim::Lease { version: other, .. }) => version == other,
@@ -57,19 +60,20 @@ struct Flight {
     changing: bool,
     /// The thread that changes the key waits for the disk.
     at_disk: bool,
-    /// How many of those who wait do so only until `at_disk` is set.
+    /// How many of the waiting threads wait only until `at_disk` is set.
     impatient: u32,
     claim: Option<Claim>,
     waiting: u32,
-    /// Both made when somebody first waits, which most flights never see. Two, because whoever waits for another
-    /// state of the key must not be woken by every thread that only looks at it: two such waiters would wake each
-    /// other for ever.
+    /// Both are made when a thread first waits, which happens to few flights. There are two, because a thread that waits for
+    /// another state of the key must not be woken by every thread that leaves: two such waiters would wake each other for
+    /// ever.
     free: Option<Arc<Condvar>>,
     changed: Option<Arc<Condvar>>,
 }
 
 impl Flight {
-    fn tell_free(&self) {
+    /// Wakes one thread that waits to enter.
+    fn wake_next(&self) {
         if let Some(free) = &self.free
             && !planted(Bug::FlightWaitersNotWoken)
         {
@@ -77,7 +81,8 @@ impl Flight {
         }
     }
 
-    fn tell_changed(&self) {
+    /// Wakes every thread that waits for another state of the key.
+    fn wake_waiters(&self) {
         let Some(changed) = &self.changed else { return };
         if planted(Bug::OnlyOneWaiterWoken) {
             changed.notify_one();
@@ -99,8 +104,8 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
-    /// How many flights have a claim. Counted here and not by the handles of claims: a handle may outlive its claim, and
-    /// one that leaked never ends.
+    /// How many flights have a claim. Not counted by the handles of claims: a handle may outlive its claim, and a leaked
+    /// one never ends.
     claims: AtomicUsize,
     /// How often the clock was moved by hand.
     clock_moves: AtomicU64,
@@ -131,12 +136,12 @@ impl Flights {
     }
 
     fn shard(&self, hash: u128) -> &Mutex<Shard> {
-        // The index takes its shards from the upper end of the hash, the maps in here theirs from the lower.
+        // The index takes its shards from the upper end of the hash, and the maps here take their buckets from the lower.
         let at = usize::try_from(hash >> 64 & (SHARDS as u128 - 1)).unwrap_or(0);
         &self.shards[at]
     }
 
-    /// The right to change the key, of which the flight is locked.
+    /// Takes the right to change the key, whose shard is locked.
     fn take(&self, hash: u128, flight: &mut Flight) -> FlightGuard<'_> {
         flight.changing = true;
         flight.at_disk = false;
@@ -145,12 +150,11 @@ impl Flights {
             hash,
             claim: flight.claim,
             clock_moves: self.clock_moves.load(Ordering::SeqCst),
-            prepared: Cell::new(None),
             changed: Cell::new(false),
         }
     }
 
-    /// Waits until nobody changes the key, and keeps others from changing it.
+    /// Waits until no thread changes the key, and keeps other threads from changing it.
     pub(crate) fn enter(&self, hash: u128) -> FlightGuard<'_> {
         loop {
             if let Some(guard) = self.enter_within(hash, Patience::Endless) {
@@ -159,8 +163,8 @@ impl Flights {
         }
     }
 
-    /// The same, unless that takes longer than `patience`. Without patience a caller waits as long as the other thread
-    /// touches only memory, and for a move of the key's record, which is no change that it could be told of.
+    /// The same, unless that takes longer than `patience`. A caller without patience still waits while the other thread touches
+    /// only memory, and for a move of the key's record.
     pub(crate) fn enter_within(&self, hash: u128, patience: Patience) -> Option<FlightGuard<'_>> {
         let patience = if planted(Bug::FlightWaitUnbounded) { Patience::Endless } else { patience };
         let is_impatient = patience == Patience::None;
@@ -186,7 +190,7 @@ impl Flights {
             if let Some(flight) = shard.get_mut(&hash) {
                 flight.waiting -= 1;
                 flight.impatient -= u32::from(is_impatient);
-                // One that has come free is entered all the same: this thread may be the one that was told of it.
+                // If it has come free, it is entered all the same: this thread may be the one that was woken for it.
                 if !in_time && flight.changing {
                     return None;
                 }
@@ -194,7 +198,7 @@ impl Flights {
         }
     }
 
-    /// The same, unless somebody changes the key just now.
+    /// The same, unless another thread changes the key just now.
     pub(crate) fn try_enter(&self, hash: u128) -> Option<FlightGuard<'_>> {
         let mut shard = self.shard(hash).lock();
         let flight = shard.entry(hash).or_default();
@@ -204,26 +208,25 @@ impl Flights {
         Some(self.take(hash, flight))
     }
 
-    /// Enters whether or not somebody else is there: what a planted bug does.
+    /// Enters even if another thread changes the key: what a planted bug does.
     pub(crate) fn barge_in(&self, hash: u128) -> Option<FlightGuard<'_>> {
         let mut shard = self.shard(hash).lock();
         Some(self.take(hash, shard.entry(hash).or_default()))
     }
 
-    /// The claim on the key, for a caller who only looks and waits for no change. It belongs to the record of its version
-    /// and to no other: it is made just before the index points to that record, and ended by a change just after the
-    /// index points to another.
+    /// The claim on the key, for a caller that only looks. It belongs to the record of its version and to no other: it is set
+    /// just before the index points to that record, and a change ends it just after the index points to another.
     pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
         self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)
     }
 
-    /// Whether somebody changes the key just now.
+    /// Whether a thread changes the key just now.
     pub(crate) fn is_changing(&self, hash: u128) -> bool {
         self.shard(hash).lock().get(&hash).is_some_and(|flight| flight.changing)
     }
 
-    /// Ends a claim, if it is still the one on the key. Touches memory only and cannot fail: this is what dropping a lease
-    /// does, during a panic as well. True if it was.
+    /// Ends a claim, if it is still the one on the key; returns whether it was. Touches memory only and cannot fail, because
+    /// dropping a lease calls it, during a panic as well.
     pub(crate) fn end_claim(&self, hash: u128, claim: Claim) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
@@ -232,7 +235,7 @@ impl Flights {
         }
         self.set_claim(flight, None);
         if !planted(Bug::ClaimWaitersNotWoken) {
-            flight.tell_changed();
+            flight.wake_waiters();
         }
         if flight.is_over() {
             shard.remove(&hash);
@@ -245,8 +248,8 @@ impl Flights {
     pub(crate) fn renew_lease(&self, hash: u128, version: Version, deadline_ms: u64) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
-        // Looked at now and not when the flight was entered: a drop ends a claim without the flight, and a claim that
-        // came back after its handle is gone would never end.
+        // Read now and not when the flight was entered: a drop ends a claim without the flight, and a claim that came back
+        // after its handle is gone would never end.
         let (attempt, old_deadline_ms) = match flight.claim {
             Some(Claim::Lease { version: leased, attempt, deadline_ms }) if leased == version => {
                 (attempt, deadline_ms)
@@ -255,10 +258,10 @@ impl Flights {
             _ => return false,
         };
         self.set_claim(flight, Some(Claim::Lease { version, attempt, deadline_ms }));
-        // Waiters sleep until the old deadline. If the new one is later they look again too early, and sleep on; if it is
-        // earlier they have to be woken.
+        // Waiters sleep until the old deadline. If the new one is later they wake too early, and sleep on; if it is earlier
+        // they must be woken.
         if deadline_ms < old_deadline_ms && !planted(Bug::RenewalWaitersNotWoken) {
-            flight.tell_changed();
+            flight.wake_waiters();
         }
         true
     }
@@ -276,23 +279,20 @@ impl Flights {
     }
 }
 
-/// The exclusive right to change a key. Gives it up when it is dropped, and wakes whoever waits for a change if there
-/// was one.
+/// The exclusive right to change a key. Dropping it gives the right up and, if the key was changed, wakes its waiters.
 #[derive(Debug)]
-#[must_use = "nobody else can change the key until this is dropped"]
+#[must_use = "no other thread can change the key until this is dropped"]
 pub(crate) struct FlightGuard<'a> {
     flights: &'a Flights,
     hash: u128,
     claim: Option<Claim>,
     /// How often the clock had been moved by hand when this was entered.
     clock_moves: u64,
-    /// The claim that goes with the record that is being written.
-    prepared: Cell<Option<Claim>>,
     changed: Cell<bool>,
 }
 
 impl FlightGuard<'_> {
-    /// From here on this thread waits for the disk. Callers without patience do not wait for that.
+    /// This thread is about to wait for the disk. Sends callers without patience away.
     pub(crate) fn note_disk(&self) {
         let mut shard = self.flights.shard(self.hash).lock();
         let Some(flight) = shard.get_mut(&self.hash) else { return };
@@ -305,34 +305,18 @@ impl FlightGuard<'_> {
         }
     }
 
-    /// The record that is being written brings this claim with it.
-    pub(crate) fn prepare_claim(&self, claim: Claim) {
-        self.prepared.set(Some(claim));
-    }
-
-    /// The record is as durable as was asked for, and the index is about to point to it. Before that, or a caller who only
-    /// looks would see an attempt without its lease, which is a doubt.
-    pub(crate) fn publish_claim(&self) {
-        if let Some(claim) = self.prepared.take() {
-            self.set_claim(Some(claim));
-        }
-    }
-
-    /// The claim that there was when this was entered. It may have ended since, as claims do without the right to change;
-    /// nobody else can have made one.
+    /// The claim at the time when the flight was entered. It may have ended since, because claims end without the right to
+    /// change; no other thread can have set one.
     pub(crate) fn claim(&self) -> Option<Claim> {
         self.claim
     }
 
-    pub(crate) fn hash(&self) -> u128 {
-        self.hash
-    }
-
-    /// The index says something else of the key from now on.
+    /// The key has another state now: its waiters are to be woken when the flight is left.
     pub(crate) fn note_change(&self) {
         self.changed.set(true);
     }
 
+    /// Sets or ends the claim on the key.
     pub(crate) fn set_claim(&self, claim: Option<Claim>) {
         self.note_change();
         if let Some(flight) = self.flights.shard(self.hash).lock().get_mut(&self.hash) {
@@ -342,16 +326,16 @@ impl FlightGuard<'_> {
 
     /// Moves the deadline of the lease on the attempt of `version`. False if it has ended or was taken over.
     ///
-    /// Under the flight, because a takeover decides by the old deadline and replaces the claim only later: without it
+    /// Needs the flight, because a takeover decides by the old deadline and replaces the claim only later: without the flight
     /// both could succeed.
     pub(crate) fn renew_lease(&self, version: Version, deadline_ms: u64) -> bool {
         self.flights.renew_lease(self.hash, version, deadline_ms)
     }
 
-    /// Gives up the right and waits until something about the key changes or `until` has come. False if it came.
+    /// Leaves the flight and waits until the key has another state, or until `until`. False if the time came first.
     ///
-    /// `seen` is the claim that the caller wants to see changed, its deadline included: claims end without the right, so
-    /// it may have ended since it was looked at, and nobody would tell of that again.
+    /// `seen` is the claim, with its deadline, that the caller waits to see changed. Claims end without the flight, so it may
+    /// have ended since the caller read it, and no later wake-up would follow.
     pub(crate) fn wait_for_change(self, seen: Option<Claim>, until: Option<Instant>) -> bool {
         let (flights, hash, has_changed) = (self.flights, self.hash, self.changed.get());
         let clock_moves = self.clock_moves;
@@ -359,9 +343,9 @@ impl FlightGuard<'_> {
         let mut shard = flights.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return true };
         flight.changing = false;
-        flight.tell_free();
+        flight.wake_next();
         if has_changed {
-            flight.tell_changed();
+            flight.wake_waiters();
         }
         let clock_moved = flights.clock_moves.load(Ordering::SeqCst) != clock_moves;
         if (flight.claim != seen || clock_moved) && !planted(Bug::SeenClaimNotRechecked) {
@@ -393,13 +377,13 @@ impl FlightGuard<'_> {
 }
 
 impl Sleepers for Flights {
-    /// A lease deadline may have passed. Counted before the shards are locked: whoever is about to wait in one sees the
-    /// count, and whoever waits is woken.
+    /// Wakes every waiter, because a lease deadline may have passed. Counts before it locks the shards: a thread that is about
+    /// to wait sees the count, and one that waits is woken.
     fn wake_all(&self) {
         self.clock_moves.fetch_add(1, Ordering::SeqCst);
         for shard in &self.shards {
             for flight in shard.lock().values() {
-                flight.tell_changed();
+                flight.wake_waiters();
             }
         }
     }
@@ -410,9 +394,9 @@ impl Drop for FlightGuard<'_> {
         let mut shard = self.flights.shard(self.hash).lock();
         let Some(flight) = shard.get_mut(&self.hash) else { return };
         flight.changing = false;
-        flight.tell_free();
+        flight.wake_next();
         if self.changed.get() {
-            flight.tell_changed();
+            flight.wake_waiters();
         }
         if flight.is_over() {
             shard.remove(&self.hash);
@@ -448,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_outlives_the_change_and_only_its_own_end_ends_it() {
+    fn a_claim_outlives_the_change_and_ends_only_by_its_own_end() {
         let flights = Flights::new();
         let guard = flights.enter(7);
         guard.set_claim(Some(LEASE));
@@ -485,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_at_a_key_wakes_nobody_who_waits_for_a_change() {
+    fn leaving_an_unchanged_key_wakes_no_waiter() {
         let flights = Flights::new();
         flights.enter(7).set_claim(Some(LEASE));
         let wakes = std::sync::atomic::AtomicU32::new(0);
@@ -507,9 +491,9 @@ mod tests {
         assert_eq!(wakes.into_inner(), 0);
     }
 
-    /// Woken by the same call, the patient one goes on to wait.
+    /// The same call wakes the patient caller, which goes on waiting.
     #[test]
-    fn a_wait_for_the_disk_sends_away_the_callers_without_patience_and_no_others() {
+    fn a_wait_for_the_disk_sends_away_impatient_callers_only() {
         let flights = Flights::new();
         let guard = flights.enter(7);
         let until = Patience::of(Duration::from_secs(3_600));
@@ -520,7 +504,7 @@ mod tests {
                 std::thread::yield_now();
             }
             guard.note_disk();
-            assert!(!impatient.join().unwrap(), "it was told that this thread is at the disk");
+            assert!(!impatient.join().unwrap(), "woken because this thread waits for the disk");
             assert!(flights.enter_within(7, Patience::None).is_none(), "the next finds it there");
             drop(guard);
             assert!(patient.join().unwrap());
@@ -540,7 +524,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_that_is_not_answered_ends_at_its_time() {
+    fn a_wait_without_a_change_ends_at_its_deadline() {
         let flights = Flights::new();
         flights.enter(7).set_claim(Some(LEASE));
         assert!(

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::clock::{
     ClockJump, DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules, SystemTimeSource, TimeSource,
 };
-use crate::engine::{Durability, Engine, Settings, Terms, largest_result_bytes};
+use crate::engine::{Durability, Engine, Settings, Terms};
 use crate::error::{Error, Result};
 use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
-use crate::log::writer::NewSlot;
+use crate::log::largest_result_bytes;
+use crate::log::slots::NewSlot;
 use crate::record::Retention;
 use crate::recover::{self, Config, MAX_FILE_BYTES};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};

@@ -1,22 +1,34 @@
-//! The other verbs: complete, release, record, forget, compare-and-set.
+//! The one way in which a call changes a key: enter its flight, take a view, decide, reserve space, commit.
+//!
+//! [`Engine::change`] goes that way for every call of `begin`, `finish` and `edit`. A call says what to decide and by which
+//! rules, and maps what came of it to its own answer.
+//!
+//! A thread that holds a flight never waits for space or for another flight. If there is no space it leaves the flight, makes
+//! space, and decides anew.
 
-use std::fmt;
+use std::slice;
+use std::time::{Duration, Instant};
 
-use super::view::{Found, View, Want, left_in_doubt};
-use super::{Engine, Request, Terms};
+use super::admission::Admitted;
+use super::assembly::Engine;
+use super::decide::{self, Decision, Draft};
+use super::records::{Found, HashedKey, Want};
+use super::terms::{Request, Terms};
+use super::view::{Seen, View};
+use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::NEVER_MS;
-use crate::format::record::{Kind, Record, Typing, Value, encoded_bytes};
-use crate::key::{Fingerprint, Key};
+use crate::format::record::{Typing, Value, encoded_bytes, most_encoded_bytes};
+use crate::key::Key;
 use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
-use crate::log::reservations::{NoRoom, ReservationClass};
+use crate::log::reservations::NoRoom;
 use crate::planted::{Bug, planted};
-use crate::record::{Length, Liveness};
-use crate::status::{Event, Refused, Status, Version, transition};
+use crate::status::{Status, Version};
+use crate::sync::Patience;
+use crate::sync::atomic::Ordering;
 
-/// The right to perform one attempt, as the engine knows it.
+/// The right to run one attempt, or to resolve the doubt about one.
 #[derive(Debug)]
 pub(crate) struct Grant {
     pub(crate) version: Version,
@@ -24,507 +36,360 @@ pub(crate) struct Grant {
     pub(crate) claim: Claim,
     /// What the begin record says of the typed interface.
     pub(crate) typing: Option<Typing>,
-    /// Room for the record that ends the attempt; none for a doubt.
+    /// Space for the record that ends the attempt; none for a doubt.
     pub(crate) reservation: Reservation,
 }
 
-/// What a finished attempt leaves behind.
+/// What a call does about a path that leads to another file than the open one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Finish<'a> {
-    /// With its result, or without one that could not be recorded.
-    Completed(Value<'a>),
-    Released,
+pub(super) enum PathRule {
+    /// It begins something: it is refused before, and also if writing its record is what led to the check.
+    Begins,
+    /// It gives something up: it is refused before.
+    GivesUp,
+    /// It ends what began: never refused. The caller's handle reports the path.
+    Ends,
 }
 
-/// What [`Store::compare_and_set`](crate::Store::compare_and_set) expects to find.
-///
-/// The version is what makes it safe: a state that went away and came back has another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Expected {
-    /// Nothing is known of the key.
-    Absent,
-    /// The key is in progress, in doubt or completed, by the record of this version.
-    Present {
-        /// The status.
-        status: Status,
-        /// The version of the record that made it so.
-        version: Version,
-    },
-}
-
-/// What [`Store::compare_and_set`](crate::Store::compare_and_set) puts in its place.
-///
-/// `{:?}` prints the length of the result and not what is in it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Next<'a> {
-    /// The act certainly did not happen, or what is known of it is given up.
-    Absent,
-    /// Somebody without a lease began, or may have begun. A lease is only had by
-    /// [`Store::begin`](crate::Store::begin), which is why there is no "in progress" here.
-    InDoubt {
-        /// Of the request; must be the stored one if the key is in progress or in doubt already.
-        fingerprint: Fingerprint,
-    },
-    /// The act happened, with this result.
-    Completed {
-        /// Of the request; must be the stored one if the key is in progress or in doubt already.
-        fingerprint: Fingerprint,
-        /// The result.
-        result: &'a [u8],
-    },
-}
-
-impl fmt::Debug for Next<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Next::Absent => out.write_str("Absent"),
-            Next::InDoubt { fingerprint } => {
-                out.debug_struct("InDoubt").field("fingerprint", fingerprint).finish()
-            }
-            Next::Completed { fingerprint, result } => out
-                .debug_struct("Completed")
-                .field("fingerprint", fingerprint)
-                .field("result", &Length(result.len()))
-                .finish(),
-        }
-    }
-}
-
-impl Next<'_> {
-    fn fingerprint(&self) -> Option<Fingerprint> {
-        match self {
-            Next::Absent => None,
-            Next::InDoubt { fingerprint } | Next::Completed { fingerprint, .. } => Some(*fingerprint),
-        }
-    }
-}
-
-/// How a result that was found out came to be recorded.
-#[derive(Debug)]
-pub(crate) enum Applied {
-    /// By this call.
-    Recorded,
-    /// The key is completed, and this stands.
-    Completed(Found),
-}
-
-/// How a compare-and-set came out.
+/// The rules of one call that changes a key.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Swap {
-    Done(Version),
+pub(super) struct Call<'a> {
+    pub(super) key: HashedKey<'a>,
+    pub(super) terms: &'a Terms,
+    pub(super) want: Want,
+    pub(super) path_rule: PathRule,
+    /// How long it waits while another thread changes the key.
+    pub(super) flight_patience: Patience,
+    /// How long it waits for the end of another caller's claim.
+    pub(super) claim_patience: Patience,
+    /// It may decide about a key whose last record cannot be read.
+    pub(super) takes_unreadable: bool,
+    /// The state is made as durable as the terms say before it is decided on: a caller acts on what it compared with, so a
+    /// loss of power must not undo that.
+    pub(super) compares: bool,
+}
+
+impl<'a> Call<'a> {
+    /// A call that waits as long as another thread changes the key, and for no claim.
+    pub(super) fn new(key: HashedKey<'a>, terms: &'a Terms, path_rule: PathRule) -> Call<'a> {
+        Call {
+            key,
+            terms,
+            want: Want::State,
+            path_rule,
+            flight_patience: Patience::Endless,
+            claim_patience: Patience::None,
+            takes_unreadable: false,
+            compares: false,
+        }
+    }
+
+    /// A call that begins or records an operation, and waits as long as its terms say.
+    pub(super) fn beginning(key: HashedKey<'a>, terms: &'a Terms) -> Call<'a> {
+        Call {
+            want: Want::Result,
+            flight_patience: terms.patience,
+            claim_patience: terms.patience,
+            ..Call::new(key, terms, PathRule::Begins)
+        }
+    }
+}
+
+/// What came of a call.
+#[derive(Debug)]
+pub(super) enum ChangeOutcome {
+    /// Its record is written and applied.
+    Written(Written),
+    /// There was nothing to write.
+    Nothing,
+    /// The operation is completed, and that stands. The request is checked, and the record as durable as it must be.
+    Completed(Found),
+    /// Another caller's attempt is in progress, and this call does not wait for it any longer.
+    InProgress {
+        attempt: u32,
+    },
+    /// Another thread changes the key, and this call does not wait for it any longer.
+    Busy,
+    /// The doubt is this caller's.
+    Doubt(Grant),
+    Fenced,
     Differs,
 }
 
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) version: Version,
+    pub(super) attempt: u32,
+    /// The lease that began with it.
+    pub(super) lease: Option<Claim>,
+    /// What was reserved beyond the record.
+    pub(super) rest: Reservation,
+    /// The status that it replaced.
+    pub(super) was: Status,
+}
+
 impl Engine {
-    /// Ends the attempt of `version`, by its lease, by a doubt that was resolved, or late by a lease that nobody took
-    /// over from. Returns the version of the record that ended it. Its room is `promise`, which is kept if this fails
-    /// before the record is appended, or that of a finish.
-    pub(crate) fn finish(
-        &self,
-        key: Key<'_>,
-        version: Version,
-        finish: Finish<'_>,
-        terms: &Terms,
-        reservation: &mut Reservation,
-    ) -> Result<Version> {
-        let _events = crate::events::hold_back();
-        let hash = self.admit(key)?;
-        let (event, kind, value) = match finish {
-            Finish::Completed(value) => (Event::Complete, Kind::Completed, value),
-            Finish::Released => (Event::Release, Kind::Released, Value::NONE),
-        };
-        self.check_result(key, &value)?;
-        loop {
-            let _inside = self.admission.enter()?;
-            let flight = self.flights.enter(hash);
-            let now_ms = self.clock.now_ms();
-            let view = self.view(key, hash, &flight, now_ms, Want::State)?;
-            self.check_holds(key, view.found.as_ref(), version)?;
-            let fenced = || Error::Fenced { key: key.to_owned(), version };
-            let allowed = transition(view.status, event).is_ok();
-            let Some(found) = view.found.as_ref().filter(|_| allowed) else { return Err(fenced()) };
-            flight.note_disk();
-            match self.room_to_finish(key, &value, reservation)? {
-                Ok(reservation) => {
-                    let facts = Facts::new(found.fingerprint, found.attempt, value);
-                    let finished =
-                        self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
-                    flight.set_claim(None);
-                    // What began is ended in the open file, wherever its path leads. The caller is told by the handle.
-                    let _ = self.path_check.look_if_due(now_ms);
-                    return Ok(finished);
-                }
-                Err(no_room) => {
-                    drop(flight);
-                    self.make_room(no_room)?;
-                }
-            }
-        }
-    }
-
-    /// Room for a record that ends something: what was set aside for it, if that is enough.
-    fn room_to_finish(
-        &self,
-        key: Key<'_>,
-        value: &Value<'_>,
-        set_aside: &mut Reservation,
-    ) -> Result<Result<Reservation, NoRoom>> {
-        let cost = record_cost_bytes(encoded_bytes(key, value));
-        if set_aside.bytes() >= cost {
-            return Ok(Ok(set_aside.take()));
-        }
-        self.log.reserve(cost, ReservationClass::Finish)
-    }
-
-    /// Records the result that the attempt in doubt turned out to have: as its end, or, if the doubt has gone and
-    /// left the key absent, as seen and done. Decided in one step, so that nothing can come between. If the key is
-    /// completed, that stands.
+    /// Changes a key: see the [module](self).
     ///
-    /// [`Error::Fenced`] if another attempt has the key now; then nothing is changed.
-    pub(crate) fn record_applied(
+    /// `decide` is called under the flight, once for each time that the call enters it. `set_aside` is space that may be used
+    /// for the record; it is kept if the record is not appended.
+    pub(super) fn change<'a>(
         &self,
-        key: Key<'_>,
-        doubt: &Grant,
-        request: Request,
-        value: Value<'_>,
-        terms: &Terms,
-    ) -> Result<Applied> {
-        let _events = crate::events::hold_back();
-        let hash = self.admit(key)?;
-        loop {
-            let _inside = self.admission.enter()?;
-            let flight = self.flights.enter(hash);
-            let now_ms = self.clock.now_ms();
-            let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
-            let found = view.found.as_ref();
-            let is_in_doubt_still = self.check_holds(key, found, doubt.version).is_ok();
-            let event = if is_in_doubt_still { Event::Complete } else { Event::Record };
-            match transition(view.status, event) {
-                Ok(_) => {}
-                Err(Refused::Completed) => {
-                    drop(flight);
-                    let Some(found) = view.found else { continue };
-                    self.check_replay(key, request, &found, terms)?;
-                    return Ok(Applied::Completed(found));
-                }
-                Err(_) if planted(Bug::AppliedOverwritesAnother) => {}
-                Err(_) => {
-                    if let Some(found) = found {
-                        self.check_fingerprint(key, request, found, terms.durability)?;
-                    }
-                    return Err(Error::Fenced { key: key.to_owned(), version: doubt.version });
-                }
-            }
-            // Only now: a result that cannot be recorded may be there already.
-            self.check_result(key, &value)?;
-            flight.note_disk();
-            let begun = found.map_or(0, |found| found.attempt);
-            match self.room_to_finish(key, &value, &mut self.log.no_reservation())? {
-                Ok(reservation) => {
-                    let attempt = begun.max(doubt.attempt);
-                    let stored = found.filter(|_| is_in_doubt_still).map(|found| found.fingerprint);
-                    let facts = Facts::new(stored.unwrap_or(request.fingerprint), attempt, value);
-                    let kind = Kind::Completed;
-                    self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
-                    flight.set_claim(None);
-                    let _ = self.path_check.look_if_due(now_ms);
-                    return Ok(Applied::Recorded);
-                }
-                Err(no_room) => {
-                    drop(flight);
-                    self.make_room(no_room)?;
-                }
-            }
-        }
-    }
-
-    /// Seen and done, in one record.
-    pub(crate) fn record(
-        &self,
-        key: Key<'_>,
-        request: Request,
-        value: Value<'_>,
-        terms: &Terms,
-    ) -> Result<std::result::Result<Version, Found>> {
-        let _events = crate::events::hold_back();
-        let hash = self.admit(key)?;
-        self.check_result(key, &value)?;
+        call: &Call<'a>,
+        set_aside: Option<&mut Reservation>,
+        mut decide: impl FnMut(&View) -> Result<Decision<'a>>,
+    ) -> Result<ChangeOutcome> {
+        let Call { key, terms, .. } = *call;
+        let mut set_aside = set_aside;
         loop {
             let inside = self.admission.enter()?;
-            let Some(flight) = self.flights.enter_within(hash, terms.patience) else {
-                drop(inside);
-                let seen = self.look(key, hash, self.clock.now_ms(), Want::Result)?;
-                return match self.answer_of_look(key, request, terms, seen)? {
-                    Ok(found) => Ok(Err(found)),
-                    Err(attempt) => Err(Error::InProgress { key: key.to_owned(), attempt }),
-                };
+            let Some(flight) = self.flights.enter_within(key.hash, call.flight_patience) else {
+                if call.flight_patience == Patience::Endless {
+                    continue;
+                }
+                return Ok(ChangeOutcome::Busy);
             };
+            // Now: entering may have waited for another thread's write, and a lease begins when it is given.
             let now_ms = self.clock.now_ms();
-            self.path_check.look_if_due(now_ms)?;
-            let view = self.view(key, hash, &flight, now_ms, Want::Result)?;
-            let View { claim, status, .. } = view;
-            let found = view.found.as_ref();
-            if let Some(found) = found.filter(|_| status != Status::Absent) {
-                if !request.is(found.fingerprint) {
-                    // It may have to be synced first.
-                    flight.note_disk();
-                }
-                self.check_fingerprint(key, request, found, terms.durability)?;
+            if call.path_rule != PathRule::Ends {
+                self.path_check.look_if_due(now_ms)?;
             }
-            let attempt = found.map_or(0, |found| found.attempt);
-            match (transition(status, Event::Record), found) {
-                (Ok(_), _) => {}
-                (Err(Refused::Completed), Some(_)) => {
+            let mut view = self.viewer.view(key, &flight, now_ms, call.want)?;
+            if !call.takes_unreadable
+                && let Some(lost) = view.unreadable.take()
+            {
+                return Err(lost.error);
+            }
+            if let Some(found) = view.found.as_ref().filter(|_| call.compares) {
+                flight.note_disk();
+                self.viewer.ensure_durable(found, terms.durability)?;
+            }
+            let decision = decide(&view)?;
+            let draft = match decision {
+                Decision::Write(draft) => draft,
+                Decision::Nothing => return Ok(ChangeOutcome::Nothing),
+                Decision::Completed => {
                     drop(flight);
+                    // Completed means that there is one.
                     let Some(found) = view.found else { continue };
-                    self.check_replay(key, request, &found, terms)?;
-                    return Ok(Err(found));
+                    return Ok(ChangeOutcome::Completed(found));
                 }
-                (Err(Refused::InDoubt), Some(found)) => {
-                    flight.note_disk();
-                    self.ensure_durable(found, terms.durability)?;
-                    return Err(left_in_doubt(key, found));
-                }
-                (Err(_), _) => {
-                    if self.wait_for_other(key, inside, flight, claim, terms.patience, now_ms)? {
+                Decision::InProgress => {
+                    let attempt = view.attempt();
+                    if self.wait_for_other(call, inside, flight, &view)? {
                         continue;
                     }
-                    return Err(Error::InProgress { key: key.to_owned(), attempt });
+                    return Ok(ChangeOutcome::InProgress { attempt });
                 }
-            }
+                Decision::InDoubt | Decision::GiveDoubt | Decision::Mismatch => {
+                    // The answer may need a sync first.
+                    flight.note_disk();
+                    let Some(found) = &view.found else { continue };
+                    self.viewer.ensure_durable(found, terms.durability)?;
+                    return match decision {
+                        Decision::GiveDoubt => {
+                            Ok(ChangeOutcome::Doubt(self.give_doubt(key.key, found, &flight)))
+                        }
+                        Decision::InDoubt => Err(left_in_doubt(key.key, found)),
+                        _ => {
+                            crate::events::mismatched(key.key);
+                            Err(Error::Mismatch { key: key.key.to_owned() })
+                        }
+                    };
+                }
+                Decision::Fenced => return Ok(ChangeOutcome::Fenced),
+                Decision::Differs => return Ok(ChangeOutcome::Differs),
+                Decision::Conflict => return Err(Error::Conflict { key: key.key.to_owned() }),
+                Decision::Unreadable => match view.unreadable {
+                    Some(lost) => return Err(lost.error),
+                    None => continue,
+                },
+            };
             flight.note_disk();
-            let cost = record_cost_bytes(encoded_bytes(key, &value));
-            match self.log.reserve(cost, ReservationClass::Begin)? {
-                Ok(reservation) => {
-                    let facts = Facts::new(request.fingerprint, attempt.saturating_add(1), value);
-                    let kind = Kind::Completed;
-                    let version =
-                        self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
-                    // Writing it may have been what led to a look at the path.
-                    self.path_check.check()?;
-                    return Ok(Ok(version));
-                }
-                Err(reason) => {
+            match self.reserve(key.key, &draft, set_aside.as_deref_mut())? {
+                Ok(reservation) => return self.write_draft(call, &flight, &view, &draft, reservation),
+                Err(no_room) => {
                     drop(flight);
-                    self.make_room(reason)?;
+                    self.reclaim.make_room(no_room)?;
                 }
             }
         }
     }
 
-    /// Gives up what is known of the key. False if nothing was.
-    pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
-        let _events = crate::events::hold_back();
-        let hash = self.admit(key)?;
-        loop {
-            let _inside = self.admission.enter()?;
-            let flight = self.flights.enter(hash);
-            let now_ms = self.clock.now_ms();
-            self.path_check.look_if_due(now_ms)?;
-            let view = self.view_though_unreadable(key, hash, &flight, now_ms, Want::State)?;
-            let attempt = view.found.as_ref().map_or(0, |found| found.attempt);
-            match transition(view.status, Event::Forget) {
-                Ok(_) => {}
-                Err(Refused::InProgress) => return Err(Error::InProgress { key: key.to_owned(), attempt }),
-                Err(_) => return Ok(false),
-            }
-            flight.note_disk();
-            let cost = record_cost_bytes(encoded_bytes(key, &Value::NONE));
-            match self.log.reserve(cost, ReservationClass::Forget)? {
-                Ok(reservation) => {
-                    let facts = Facts::new(Fingerprint::NONE, attempt, Value::NONE);
-                    let kind = Kind::Forgotten;
-                    self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
-                    flight.set_claim(None);
-                    return Ok(true);
-                }
-                Err(reason) => {
-                    drop(flight);
-                    self.make_room(reason)?;
-                }
-            }
-        }
-    }
-
-    /// Puts `next` where `expected` is, if it still is.
-    pub(crate) fn compare_and_set(
+    /// Space for the draft's record: what is set aside for it, if that is enough. With a record that begins an attempt, space
+    /// for the one that ends it.
+    fn reserve(
         &self,
         key: Key<'_>,
-        expected: Expected,
-        next: Next<'_>,
-        typing: Option<Typing>,
-        terms: &Terms,
-    ) -> Result<Swap> {
-        let _events = crate::events::hold_back();
-        let hash = self.admit(key)?;
-        let value = match next {
-            Next::Completed { result, .. } => Value { typing, ..Value::bytes(result) },
-            Next::Absent | Next::InDoubt { .. } => Value::NONE,
+        draft: &Draft<'_>,
+        set_aside: Option<&mut Reservation>,
+    ) -> Result<Result<Reservation, NoRoom>> {
+        let cost_bytes = record_cost_bytes(encoded_bytes(key, &draft.value));
+        if let Some(set_aside) = set_aside.filter(|set_aside| set_aside.bytes() >= cost_bytes) {
+            return Ok(Ok(set_aside.take()));
+        }
+        let finish_bytes = match draft.claim {
+            decide::ClaimChange::Lease { .. } => {
+                record_cost_bytes(most_encoded_bytes(key, self.settings.max_result_bytes))
+            }
+            decide::ClaimChange::Keep | decide::ClaimChange::End => 0,
         };
-        self.check_result(key, &value)?;
-        loop {
-            let _inside = self.admission.enter()?;
-            let flight = self.flights.enter(hash);
-            let now_ms = self.clock.now_ms();
-            self.path_check.look_if_due(now_ms)?;
-            let view = self.view_though_unreadable(key, hash, &flight, now_ms, Want::State)?;
-            let (status, found) = (view.status, view.found.as_ref());
-            flight.note_disk();
-            if let Some(found) = found {
-                self.ensure_durable(found, terms.durability)?;
-            }
-            let matches = match expected {
-                Expected::Absent => status == Status::Absent,
-                Expected::Present { status: wanted, version } => {
-                    let last = found.map(|found| found.version);
-                    let lost = view.unreadable.as_ref().map(|lost| lost.version);
-                    status == wanted && last.or(lost) == Some(version)
-                }
-            };
-            if let Some(lost) = &view.unreadable
-                && !(matches && next == Next::Absent)
-            {
-                return Err(lost.error.clone());
-            }
-            if !matches {
-                return Ok(Swap::Differs);
-            }
-            let unfinished = matches!(status, Status::InProgress | Status::InDoubt);
-            if let (Some(fingerprint), Some(found)) = (next.fingerprint(), found.filter(|_| unfinished)) {
-                self.check_fingerprint(key, fingerprint.into(), found, terms.durability)?;
-            }
-            let Ok(change) = swap_of(status, &next) else {
-                return Err(Error::Conflict { key: key.to_owned() });
-            };
-            let Some(kind) = change else {
-                // Absent where absent was expected: there is nothing to write down.
-                return Ok(Swap::Done(Version::from_u64(0)));
-            };
-            let cost = record_cost_bytes(encoded_bytes(key, &value));
-            let class = match next {
-                Next::Absent | Next::Completed { .. } if unfinished => ReservationClass::Finish,
-                Next::Absent => ReservationClass::Forget,
-                Next::Completed { .. } | Next::InDoubt { .. } => ReservationClass::Begin,
-            };
-            match self.log.reserve(cost, class)? {
-                Ok(reservation) => {
-                    let kept = found.filter(|_| unfinished).map(|found| found.fingerprint);
-                    let fingerprint = next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE);
-                    let begun = found.map_or(0, |found| found.attempt);
-                    let attempt = if status == Status::Absent { begun.saturating_add(1) } else { begun };
-                    let facts = Facts::new(fingerprint, attempt, value);
-                    let version =
-                        self.write_now(key, hash, kind, facts, terms, &flight, &view, reservation)?;
-                    // Whoever held a lease finds out by the version; whoever waited looks again.
-                    flight.set_claim(None);
-                    if matches!(next, Next::InDoubt { .. }) && status != Status::InDoubt {
-                        crate::events::in_doubt(key, attempt);
-                    }
-                    return Ok(Swap::Done(version));
-                }
-                Err(reason) => {
-                    drop(flight);
-                    self.make_room(reason)?;
-                }
-            }
-        }
+        self.log().reserve(cost_bytes + finish_bytes, draft.class)
     }
 
-    /// Appends the record of a decision: the one place in which a change becomes a record.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one record, each known to the caller only")]
-    pub(super) fn write_now(
+    /// Writes the draft's record and applies it.
+    fn write_draft<'a>(
         &self,
-        key: Key<'_>,
-        hash: u128,
-        kind: Kind,
-        facts: Facts<'_>,
-        terms: &Terms,
+        call: &Call<'a>,
         flight: &FlightGuard<'_>,
         view: &View,
-        reservation: Reservation,
-    ) -> Result<Version> {
-        let now_ms = view.now_ms;
-        let version = self.next_version()?;
-        let (key_expires_ms, result_expires_ms) = match kind {
-            Kind::Completed | Kind::Released => terms.retention.expiries(now_ms),
-            Kind::Begun | Kind::Forgotten | Kind::Unreadable | Kind::Ignorable => (NEVER_MS, NEVER_MS),
+        draft: &Draft<'a>,
+        mut reservation: Reservation,
+    ) -> Result<ChangeOutcome> {
+        let version = self.versions.next()?;
+        let subject = (call.key, view);
+        let change = Change::new(&self.records, subject, draft, call.terms.retention, version, flight);
+        // A lease that ends with a record of another size than a begin keeps the rest.
+        let for_record = match change.lease() {
+            Some(_) => reservation.split(record_cost_bytes(change.record.size.length_bytes)),
+            None => reservation.take(),
         };
-        // A life begins where nothing was left of the key, or only the count of attempts that did not happen.
-        let origin = match &view.found {
-            Some(found) if found.liveness == Liveness::Begun => found.origin,
-            _ => version,
-        };
-        let until = match kind {
-            Kind::Begun if terms.begin_unsynced => Until::Written,
-            _ => terms.durability.until(),
-        };
-        let Facts { fingerprint, attempt, value, lease_deadline_ms } = facts;
-        if let Some(deadline_ms) = lease_deadline_ms {
-            flight.prepare_claim(Claim::Lease { version, attempt, deadline_ms });
+        let lease = change.lease();
+        self.commit(slice::from_ref(&change), for_record, draft.until)?;
+        match call.path_rule {
+            PathRule::GivesUp => {}
+            // What began is ended in the open file, wherever its path leads. The caller's handle reports that.
+            PathRule::Ends => drop(self.path_check.look_if_due(view.now_ms)),
+            // Writing the record may be what led to a check of the path. No attempt may be given out then.
+            PathRule::Begins => self.path_check.check().inspect_err(|_| {
+                if lease.is_some() {
+                    flight.set_claim(None);
+                }
+            })?,
         }
-        let record = Record {
-            kind,
-            key,
+        Ok(ChangeOutcome::Written(Written {
             version,
-            origin,
-            fingerprint,
-            attempt,
-            time_ms: now_ms,
-            key_expires_ms,
-            result_expires_ms,
-            value,
+            attempt: draft.attempt,
+            lease,
+            rest: reservation,
+            was: view.status,
+        }))
+    }
+
+    /// Commits `changes`: appends them as part of one frame, waits once until all of them are as durable as `until` says, and
+    /// applies them. `reservation` is the space for all of them; the caller holds their flights.
+    pub(super) fn commit(
+        &self,
+        changes: &[Change<'_>],
+        reservation: Reservation,
+        until: Until,
+    ) -> Result<()> {
+        if planted(Bug::IndexBeforeDurability) {
+            let ticket = self.write.append(changes, reservation, Until::Written)?;
+            self.write.finish(changes, &ticket)?;
+            return if until == Until::Synced { self.log().sync() } else { Ok(()) };
+        }
+        let ticket = self.write.append(changes, reservation, until)?;
+        // Moves ride along in the frame that this thread waits for anyway.
+        let appended_bytes = changes.iter().map(|change| change.record.size.length_bytes).sum();
+        let piece = self.reclaim.append_along(appended_bytes);
+        let finished = self.write.finish(changes, &ticket);
+        self.path_check.look_if_new(self.log().span().1);
+        // Published whatever became of the changes: no other thread waits for the moves, and the segment must not be given up
+        // under them. An error of a move is not an error of this call; the next change will meet it.
+        if let Some(piece) = piece {
+            let _ = self.reclaim.publish(piece);
+        }
+        finished
+    }
+
+    /// Gives the caller the doubt about the attempt that was found.
+    fn give_doubt(&self, key: Key<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
+        let (version, attempt, typing) = (found.version, found.attempt, found.typing);
+        match flight.claim() {
+            // Its deadline has passed, and this call ends it.
+            Some(Claim::Lease { version: leased, .. }) if leased == version => {
+                crate::events::in_doubt(key, attempt);
+            }
+            _ => crate::events::found_in_doubt(key, attempt),
+        }
+        let number = self.doubts.fetch_add(1, Ordering::Relaxed);
+        let claim = Claim::Doubt { version, attempt, number };
+        flight.set_claim(Some(claim));
+        Grant { version, attempt, claim, typing, reservation: self.log().no_reservation() }
+    }
+
+    /// Waits until another caller's claim may have ended, outside of the flight and of the store's admission: the call is
+    /// admitted again as a new one. False if the caller does not wait any longer.
+    fn wait_for_other(
+        &self,
+        call: &Call<'_>,
+        inside: Admitted<'_>,
+        flight: FlightGuard<'_>,
+        view: &View,
+    ) -> Result<bool> {
+        let claim = view.claim;
+        let is_own = |claim| super::inside::is_own(&self.flights, call.key.hash, claim);
+        if call.claim_patience != Patience::None && claim.is_some_and(is_own) {
+            return Err(Error::WouldWaitForItself { key: call.key.key.to_owned() });
+        }
+        if call.claim_patience.is_over() {
+            return Ok(false);
+        }
+        let until = if let Patience::Until(until) = call.claim_patience { Some(until) } else { None };
+        // A lease can be taken over once its deadline has passed. Nothing wakes this thread then, unless the clock is moved
+        // by hand.
+        let deadline = match claim {
+            Some(Claim::Lease { deadline_ms, .. }) if deadline_ms < u64::MAX && !self.clock.is_manual() => {
+                let wait_ms = deadline_ms.saturating_sub(view.now_ms).max(1);
+                Instant::now().checked_add(Duration::from_millis(wait_ms))
+            }
+            _ => None,
         };
-        self.commit(flight, hash, &record, reservation, until, view.entry)?;
-        Ok(version)
+        let first = match (until, deadline) {
+            (Some(until), Some(deadline)) => Some(until.min(deadline)),
+            (until, deadline) => until.or(deadline),
+        };
+        drop(inside);
+        flight.wait_for_change(claim, first);
+        Ok(true)
     }
-}
 
-/// What a record says beside its kind and its times.
-#[derive(Clone, Copy)]
-pub(super) struct Facts<'a> {
-    pub(super) fingerprint: Fingerprint,
-    pub(super) attempt: u32,
-    pub(super) value: Value<'a>,
-    /// Until when the lease goes that comes with the record; None: there is none.
-    pub(super) lease_deadline_ms: Option<u64>,
-}
-
-impl Facts<'_> {
-    fn new(fingerprint: Fingerprint, attempt: u32, value: Value<'_>) -> Facts<'_> {
-        Facts { fingerprint, attempt, value, lease_deadline_ms: None }
-    }
-}
-
-/// The record that takes a key from `status` to `next`; Ok(None) if none is needed.
-fn swap_of(status: Status, next: &Next<'_>) -> Result<Option<Kind>, Refused> {
-    match (next, status) {
-        (Next::Absent, Status::Absent) => Ok(None),
-        (Next::Absent, Status::Completed) => transition(status, Event::Forget).map(|_| Some(Kind::Forgotten)),
-        (Next::Absent, _) => transition(status, Event::Release).map(|_| Some(Kind::Released)),
-        (Next::InDoubt { .. }, Status::Absent) => {
-            let begun = transition(status, Event::Begin)?;
-            transition(begun, Event::Doubt).map(|_| Some(Kind::Begun))
+    /// The answer from a look, of a call that does not wait to enter the flight: the completed operation, or the number of the
+    /// attempt that is in progress. While another thread changes the key, that is the state before its change.
+    pub(super) fn answer_of_look(
+        &self,
+        key: Key<'_>,
+        request: Request,
+        terms: &Terms,
+        seen: Seen,
+    ) -> Result<std::result::Result<Found, u32>> {
+        let attempt = seen.attempt_at_work();
+        let Some(found) = seen.found else { return Ok(Err(1)) };
+        match seen.status {
+            Status::Completed => {
+                self.viewer.check_replay(key, request, &found, terms.durability)?;
+                Ok(Ok(found))
+            }
+            Status::Absent => Ok(Err(found.attempt.saturating_add(1))),
+            Status::InProgress | Status::InDoubt => {
+                self.viewer.check_request(key, request, &found, terms.durability)?;
+                Ok(Err(attempt.unwrap_or(found.attempt)))
+            }
         }
-        (Next::InDoubt { .. }, _) => transition(status, Event::Doubt).map(|_| Some(Kind::Begun)),
-        (Next::Completed { .. }, Status::Absent) => {
-            transition(status, Event::Record).map(|_| Some(Kind::Completed))
+    }
+
+    pub(super) fn check_result(&self, key: Key<'_>, value: &Value<'_>) -> Result<()> {
+        let (length_bytes, limit_bytes) = (value.result_bytes(), self.settings.max_result_bytes);
+        if length_bytes <= limit_bytes {
+            return Ok(());
         }
-        (Next::Completed { .. }, _) => transition(status, Event::Complete).map(|_| Some(Kind::Completed)),
+        Err(Error::TooLarge { key: key.to_owned(), length_bytes, limit_bytes })
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_put_in_a_place_is_printed_without_its_result() {
-        let fingerprint = Fingerprint::NONE;
-        let printed = format!("{:?}", Next::Completed { fingerprint, result: b"secret" });
-        assert!(printed.starts_with("Completed {") && printed.ends_with("result: <6 bytes> }"), "{printed}");
-        assert!(format!("{:?}", Next::InDoubt { fingerprint }).starts_with("InDoubt { fingerprint: "));
-        assert_eq!(format!("{:?}", Next::Absent), "Absent");
-    }
+/// The error of a call that finds a doubt and does not resolve it. Emits the event for that.
+fn left_in_doubt(key: Key<'_>, found: &Found) -> Error {
+    crate::events::found_in_doubt(key, found.attempt);
+    Error::InDoubt { key: key.to_owned(), attempt: found.attempt, version: found.version, reason: None }
 }

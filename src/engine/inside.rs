@@ -1,19 +1,17 @@
-//! Which claims this thread's own callers work under: those of the `run`s whose closures it is in.
+//! Which claims this thread works under: those of the `run`s whose closures it is in.
 //!
-//! A call from such a closure that waited for the claim would wait for itself. What a closure has another thread do is not
-//! known here.
+//! A call from such a closure that waited for the claim would wait for itself. Work that a closure gives to another thread is
+//! not known here.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::Engine;
-use crate::flights::Claim;
-use crate::key::Key;
+use crate::flights::{Claim, Flights};
 use crate::planted::{Bug, planted};
 
-/// A claim of one store. The store cannot go while the closure runs, so its address tells it from every other.
-type Held = (*const Engine, u128, Claim);
+/// A claim of one store. The store outlives the closure, so the address of its flights is unique.
+type Held = (*const Flights, u128, Claim);
 
 #[cfg(not(oncekey_shuttle))]
 thread_local! {
@@ -40,17 +38,14 @@ impl Drop for InClosure {
     }
 }
 
-impl Engine {
-    /// This thread is about to call the closure that acts under `claim`.
-    pub(crate) fn enter_closure(self: &Arc<Self>, key: Key<'_>, claim: Claim) -> InClosure {
-        let hash = self.log.hasher().key(key);
-        HELD.with(|held| held.borrow_mut().push((Arc::as_ptr(self), hash, claim)));
-        InClosure { _of_this_thread: PhantomData }
-    }
+/// This thread is about to call the closure that runs under `claim`.
+pub(super) fn enter(flights: &Arc<Flights>, hash: u128, claim: Claim) -> InClosure {
+    HELD.with(|held| held.borrow_mut().push((Arc::as_ptr(flights), hash, claim)));
+    InClosure { _of_this_thread: PhantomData }
+}
 
-    /// Whether this thread is in the closure that acts under `claim`.
-    pub(super) fn is_own(&self, hash: u128, claim: Claim) -> bool {
-        let is_own = |held: &Held| std::ptr::eq(held.0, self) && held.1 == hash && held.2.is(claim);
-        !planted(Bug::WaitsForItself) && HELD.with(|held| held.borrow().iter().any(is_own))
-    }
+/// Whether this thread is in the closure that runs under `claim`.
+pub(super) fn is_own(flights: &Flights, hash: u128, claim: Claim) -> bool {
+    let is_own = |held: &Held| std::ptr::eq(held.0, flights) && held.1 == hash && held.2.is(claim);
+    !planted(Bug::WaitsForItself) && HELD.with(|held| held.borrow().iter().any(is_own))
 }

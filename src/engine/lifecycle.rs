@@ -1,194 +1,44 @@
-//! Whether the store is open: which calls may change it, how it is closed, and which process it belongs to.
+//! Closes a store, and lets go of one that is not closed.
 //!
-//! Every call that changes something is **admitted**: it holds an [`Admitted`] from before it takes a flight until it
-//! has left it. It does not hold one while the caller's own code runs, nor while it waits for another caller's lease:
-//! a call that waited is admitted again, as a new call. Admission is taken before every other lock of the engine.
+//! A store is closed in this order; each step relies on the one before:
 //!
-//! A store is closed in this order, of which each step rests on the one before:
-//!
-//! 1. With claims alive it is refused, and nothing has changed.
+//! 1. While claims are alive the close is refused, and nothing has changed.
 //! 2. New calls are blocked. No waiter has to be woken: calls wait only for a claim, and there is none.
-//! 3. The calls inside end. Any of them may still take a claim, so claims are counted again; if there are any, the
+//! 3. The calls inside end. Any of them may still take a claim, so claims are counted again. If there are any, the
 //!    blocked calls go on and the close is refused.
-//! 4. Now that no call is inside and none comes in, everything is synced and the close mark is written. No frame can
-//!    follow it.
-//! 5. Reads, which are not admitted, are refused from now on, and those under way are waited for: each holds the lock
-//!    of its index shard. No call reads the file any more, and it is unlocked.
-//!
-//! A process that is **forked** from the one that opened the store inherits its memory, with locks held by threads that
-//! it does not have, and its open file. It must touch neither: see [`Admission::check_process`] and [`Handle`].
+//! 4. No call is inside and none can enter. Everything is synced and the close mark is written. No frame can follow it.
+//! 5. Reads, which are not admitted, are refused from now on. The close waits for those under way: each holds the lock
+//!    of its index shard. Then no call reads the file any more, and the file is unlocked.
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-use super::Engine;
+use super::assembly::Engine;
+use super::reclaim::Compaction;
 use crate::error::{Error, Result};
-use crate::map::ForkMark;
 use crate::planted::{Bug, planted};
-use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use crate::sync::{Condvar, Mutex, MutexGuard};
-
-/// The phase of a store, in the lowest bits of [`Admission::state`].
-const OPEN: u64 = 0;
-const CLOSING: u64 = 1;
-const CLOSED: u64 = 3;
-const PHASE: u64 = 3;
-/// One call inside, in the same number.
-const CALL: u64 = 4;
-
-/// A number on a cache line of its own: every change writes to it, and reads must not wait for that.
-#[derive(Debug)]
-#[repr(align(128))]
-struct Counted(AtomicU64);
-
-/// Who may change the store, and whether anybody may. See the [module](self).
-#[derive(Debug)]
-pub(super) struct Admission {
-    fork_mark: ForkMark,
-    /// Set once, when no call is inside any more: all that a read looks at.
-    closed: AtomicBool,
-    /// The phase, and above it how many calls are inside. One number, so that a call is counted and sees the phase in
-    /// one step: either the closing thread sees the call, or the call sees that the store is closing.
-    state: Counted,
-    /// Held by the one call that closes.
-    closer: Mutex<()>,
-    /// Taken by a thread that waits for one of the two conditions, and by the one that makes it true.
-    gate: Mutex<()>,
-    /// No call is inside.
-    emptied: Condvar,
-    /// The store is open again, or closed.
-    decided: Condvar,
-}
-
-impl Admission {
-    pub(super) fn new() -> Admission {
-        Admission {
-            fork_mark: ForkMark::new(),
-            closed: AtomicBool::new(false),
-            state: Counted(AtomicU64::new(OPEN)),
-            closer: Mutex::default(),
-            gate: Mutex::default(),
-            emptied: Condvar::default(),
-            decided: Condvar::default(),
-        }
-    }
-
-    /// Whether this process was forked from the one that opened the store. Touches no lock.
-    pub(super) fn has_forked(&self) -> bool {
-        self.fork_mark.has_forked()
-    }
-
-    /// Every call that can return an error asks this before anything else.
-    pub(super) fn check_process(&self) -> Result<()> {
-        if self.has_forked() { Err(Error::Forked) } else { Ok(()) }
-    }
-
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst)
-    }
-
-    /// Refuses a call in the wrong process or on a closed store. Enough for a read; writes to nothing.
-    pub(super) fn check_open(&self) -> Result<()> {
-        self.check_process()?;
-        if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
-    }
-
-    /// Whether a close waits for the calls inside. A call that takes long leaves then and enters again.
-    pub(super) fn is_closing(&self) -> bool {
-        self.state.0.load(Ordering::Relaxed) & PHASE == CLOSING
-    }
-
-    /// Admits a call that changes something, once no close is under way.
-    pub(super) fn enter(&self) -> Result<Admitted<'_>> {
-        self.check_process()?;
-        loop {
-            let before = self.state.0.fetch_add(CALL, Ordering::SeqCst);
-            let admitted = Admitted { admission: self };
-            match before & PHASE {
-                OPEN => return Ok(admitted),
-                CLOSED => return Err(Error::Closed),
-                _ => {}
-            }
-            drop(admitted);
-            let mut gate = self.gate.lock();
-            while self.state.0.load(Ordering::SeqCst) & PHASE == CLOSING {
-                self.decided.wait(&mut gate);
-            }
-        }
-    }
-
-    /// Blocks new calls and waits for those inside, and for another close. None if the store is closed.
-    pub(super) fn begin_closing(&self) -> Option<Closing<'_>> {
-        let closer = self.closer.lock();
-        if self.is_closed() {
-            return None;
-        }
-        self.state.0.fetch_or(CLOSING, Ordering::SeqCst);
-        let closing = Closing { admission: self, is_decided: false, _closer: closer };
-        let mut gate = self.gate.lock();
-        while self.state.0.load(Ordering::SeqCst) >= CALL && !planted(Bug::CallsInsideIgnored) {
-            self.emptied.wait(&mut gate);
-        }
-        drop(gate);
-        Some(closing)
-    }
-}
-
-/// The right to change the store, for one call.
-#[derive(Debug)]
-#[must_use = "the store may be closed once this is dropped"]
-pub(super) struct Admitted<'a> {
-    admission: &'a Admission,
-}
-
-impl Drop for Admitted<'_> {
-    fn drop(&mut self) {
-        let before = self.admission.state.0.fetch_sub(CALL, Ordering::SeqCst);
-        // The last call inside.
-        if before & PHASE == CLOSING && before < 2 * CALL {
-            let _gate = self.admission.gate.lock();
-            self.admission.emptied.notify_all();
-        }
-    }
-}
-
-/// A close under way, with no call inside. Dropped, it lets the blocked calls go on, or fail if it was decided.
-#[derive(Debug)]
-pub(super) struct Closing<'a> {
-    admission: &'a Admission,
-    is_decided: bool,
-    _closer: MutexGuard<'a, ()>,
-}
-
-impl Closing<'_> {
-    /// The store will be closed, whatever becomes of writing that down, be it a panic: something may be written behind
-    /// which nothing may follow.
-    fn decide(&mut self) {
-        self.is_decided = true;
-    }
-
-    /// Refuses new reads. Those under way may still go on.
-    fn refuse_reads(&self) {
-        self.admission.closed.store(true, Ordering::SeqCst);
-    }
-}
-
-impl Drop for Closing<'_> {
-    fn drop(&mut self) {
-        if self.is_decided {
-            self.refuse_reads();
-            self.admission.state.0.fetch_or(CLOSED, Ordering::SeqCst);
-        } else {
-            self.admission.state.0.fetch_and(!PHASE, Ordering::SeqCst);
-        }
-        if !planted(Bug::BlockedCallsNotWoken) {
-            let _gate = self.admission.gate.lock();
-            self.admission.decided.notify_all();
-        }
-    }
-}
 
 impl Engine {
+    /// Makes everything that was changed before this call survive a loss of power.
+    pub(crate) fn sync(&self) -> Result<()> {
+        let _events = crate::events::hold_back();
+        let _inside = self.admission.enter()?;
+        let in_place = self.path_check.look();
+        self.log().sync()?;
+        in_place
+    }
+
+    /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
+    pub(crate) fn compact(&self) -> Result<Compaction> {
+        let _events = crate::events::hold_back();
+        self.reclaim.compact()
+    }
+
+    /// Marks the log as closed. No call may be inside: the mark states the counter of the last version.
+    fn mark_closed(&self) -> Result<()> {
+        self.log().mark_closed(self.versions.last_counter())
+    }
+
     /// Closes the store, unless claims are alive: see the [module](self).
     ///
     /// The disk may fail while the close mark is written. The store is closed all the same, because nothing can be
@@ -201,7 +51,7 @@ impl Engine {
         }
         let Some(mut closing) = self.admission.begin_closing() else {
             // Closed for good is not closed well: the second caller must not take it for a success either.
-            self.log.check_poison()?;
+            self.log().check_poison()?;
             self.path_check.check()?;
             return Err(Error::Closed);
         };
@@ -210,12 +60,12 @@ impl Engine {
         }
         closing.decide();
         let in_place = self.path_check.look();
-        let marked = self.log.sync().and_then(|()| self.mark_closed());
+        let marked = self.log().sync().and_then(|()| self.mark_closed());
         closing.refuse_reads();
         if !planted(Bug::ReadersNotWaitedFor) {
-            self.index.wait_for_readers();
+            self.index().wait_for_readers();
         }
-        self.log.storage().unlock();
+        self.log().storage().unlock();
         drop(closing);
         marked.and(in_place)
     }
@@ -236,11 +86,11 @@ impl Drop for Engine {
         if self.admission.check_open().is_err() {
             return;
         }
-        if self.log.check_poison().is_ok() {
-            let _ = self.log.sync().and_then(|()| self.mark_closed());
+        if self.log().check_poison().is_ok() {
+            let _ = self.log().sync().and_then(|()| self.mark_closed());
         }
         // Not left to the end of the file handle: a process that was forked meanwhile has a copy of it.
-        self.log.storage().unlock();
+        self.log().storage().unlock();
     }
 }
 
@@ -269,53 +119,6 @@ impl Drop for Handle {
     fn drop(&mut self) {
         if self.0.admission.has_forked() {
             std::mem::forget(Arc::clone(&self.0));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_close_that_was_decided_refuses_every_call_and_one_that_was_not_none() {
-        let admission = Admission::new();
-        drop(admission.begin_closing().unwrap());
-        assert!(admission.enter().is_ok() && admission.check_open().is_ok() && !admission.is_closing());
-        let mut closing = admission.begin_closing().unwrap();
-        assert!(admission.is_closing() && admission.check_open().is_ok(), "reads go on until it is decided");
-        closing.decide();
-        drop(closing);
-        assert!(matches!(admission.enter(), Err(Error::Closed)));
-        assert!(matches!(admission.check_open(), Err(Error::Closed)));
-        assert!(admission.begin_closing().is_none() && admission.is_closed() && !admission.is_closing());
-    }
-
-    #[test]
-    fn a_close_waits_for_every_call_inside_and_calls_that_come_wait_for_the_close() {
-        for is_decided in [false, true] {
-            let admission = Admission::new();
-            let (first, last) = (admission.enter().unwrap(), admission.enter().unwrap());
-            assert!(!admission.is_closing());
-            let has_left = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                let close = scope.spawn(|| {
-                    let mut closing = admission.begin_closing().unwrap();
-                    assert!(has_left.load(Ordering::SeqCst), "a call is inside");
-                    if is_decided {
-                        closing.decide();
-                    }
-                });
-                while !admission.is_closing() && !close.is_finished() {
-                    std::thread::yield_now();
-                }
-                let call = scope.spawn(|| admission.enter().is_ok());
-                drop(first);
-                has_left.store(true, Ordering::SeqCst);
-                drop(last);
-                close.join().unwrap();
-                assert_eq!(call.join().unwrap(), !is_decided);
-            });
         }
     }
 }

@@ -266,7 +266,8 @@ mod tests {
                 result_expires_ms: NEVER_MS,
                 value: Value::NONE,
             }
-            .encode(&mut bytes, SEED);
+            .encode(SEED)
+            .append_to(&mut bytes);
         }
         seal(&mut bytes, &stamp_at(position), SEED);
         bytes

@@ -30,7 +30,7 @@ pub struct RecordParts {
 impl RecordParts {
     fn of(record: &Record<'_>, position: u64, length_bytes: u64, seed: Seed) -> RecordParts {
         let mut encoded = Vec::new();
-        record.encode(&mut encoded, seed);
+        record.encode(seed).append_to(&mut encoded);
         stamp(&mut encoded, position);
         RecordParts {
             position,

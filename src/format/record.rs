@@ -172,6 +172,43 @@ fn place(position: u64) -> u32 {
     (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
+/// A record's header with the longest extension.
+const MAX_HEAD_BYTES: usize = RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES;
+
+/// A record as it goes into a frame: header and checksum are encoded, key and result are still the caller's.
+///
+/// What is left to do is to copy it. Encoding happens before a thread takes the lock of the commit queue, copying while
+/// it holds the lock.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EncodedRecord<'a> {
+    /// Header and extension.
+    head: [u8; MAX_HEAD_BYTES],
+    head_bytes: usize,
+    scope: &'a [u8],
+    name: &'a [u8],
+    result: &'a [u8],
+    padding_bytes: usize,
+    length_bytes: usize,
+}
+
+impl EncodedRecord<'_> {
+    pub(crate) fn length_bytes(&self) -> u64 {
+        self.length_bytes as u64
+    }
+
+    /// What follows header and extension.
+    fn tail_parts(&self) -> [&[u8]; 4] {
+        [self.scope, self.name, self.result, &[0; 8][..self.padding_bytes]]
+    }
+
+    /// Copies the record to the end of `out`.
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
+        out.reserve(self.length_bytes);
+        out.extend_from_slice(&self.head[..self.head_bytes]);
+        self.tail_parts().into_iter().for_each(|part| out.extend_from_slice(part));
+    }
+}
+
 impl<'a> Record<'a> {
     /// The identity of the key that the record is of.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
@@ -196,44 +233,49 @@ impl<'a> Record<'a> {
         Record::decode(bytes, 0, Seed::NONE)
     }
 
-    /// Appends the record to `out`, its checksum not yet tied to a position: [`stamp`] does that when the position
-    /// is known.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>, seed: Seed) {
+    /// Encodes the record's header and computes its checksum, without copying the key or the result.
+    ///
+    /// The checksum is not tied to a position yet: [`stamp`] does that once the position is known.
+    pub(crate) fn encode(&self, seed: Seed) -> EncodedRecord<'a> {
         let scope = self.key.scope_name();
         let result = self.value.result.unwrap_or_default();
-        let start = out.len();
-        let length = usize::try_from(encoded_bytes(self.key, &self.value))
+        let length_bytes = usize::try_from(encoded_bytes(self.key, &self.value))
             .unwrap_or_else(|_| unreachable!("lengths are bounded by max_frame_bytes"));
         let flags = if scope.is_some() { FLAG_SCOPE } else { 0 }
             | if self.value.result.is_some() { FLAG_RESULT } else { 0 }
             | if self.value.not_kept { FLAG_NOT_KEPT } else { 0 };
-        let mut header = [0; RECORD_HEADER_BYTES];
-        put(&mut header, 4, &narrow(length).to_le_bytes());
-        header[8] = self.kind.to_byte();
-        header[9] = flags;
-        put(&mut header, 10, &narrow_u16(self.key.name().len()).to_le_bytes());
-        put(&mut header, 12, &narrow_u16(scope.map_or(0, <[u8]>::len)).to_le_bytes());
-        put(&mut header, 14, &narrow_u16(self.value.extension_bytes()).to_le_bytes());
-        put(&mut header, 16, &self.version.as_u64().to_le_bytes());
-        put(&mut header, 24, &self.origin.as_u64().to_le_bytes());
-        put(&mut header, 32, &self.fingerprint.to_bytes());
-        put(&mut header, 48, &self.attempt.to_le_bytes());
-        put(&mut header, 52, &narrow(result.len()).to_le_bytes());
-        put(&mut header, 56, &self.time_ms.to_le_bytes());
-        put(&mut header, 64, &self.key_expires_ms.to_le_bytes());
-        put(&mut header, 72, &self.result_expires_ms.to_le_bytes());
-        out.reserve(length);
-        out.extend_from_slice(&header);
+        let mut head = [0; MAX_HEAD_BYTES];
+        put(&mut head, 4, &narrow(length_bytes).to_le_bytes());
+        head[8] = self.kind.to_byte();
+        head[9] = flags;
+        put(&mut head, 10, &narrow_u16(self.key.name().len()).to_le_bytes());
+        put(&mut head, 12, &narrow_u16(scope.map_or(0, <[u8]>::len)).to_le_bytes());
+        put(&mut head, 14, &narrow_u16(self.value.extension_bytes()).to_le_bytes());
+        put(&mut head, 16, &self.version.as_u64().to_le_bytes());
+        put(&mut head, 24, &self.origin.as_u64().to_le_bytes());
+        put(&mut head, 32, &self.fingerprint.to_bytes());
+        put(&mut head, 48, &self.attempt.to_le_bytes());
+        put(&mut head, 52, &narrow(result.len()).to_le_bytes());
+        put(&mut head, 56, &self.time_ms.to_le_bytes());
+        put(&mut head, 64, &self.key_expires_ms.to_le_bytes());
+        put(&mut head, 72, &self.result_expires_ms.to_le_bytes());
         if let Some(typing) = self.value.typing {
-            out.extend_from_slice(&[TYPING, typing.content_bytes(), typing.scheme, typing.codec]);
-            out.extend(typing.shape.into_iter().flat_map(u64::to_le_bytes));
+            let fixed = [TYPING, typing.content_bytes(), typing.scheme, typing.codec];
+            put(&mut head, RECORD_HEADER_BYTES, &fixed);
+            if let Some(shape) = typing.shape {
+                put(&mut head, RECORD_HEADER_BYTES + fixed.len(), &shape.to_le_bytes());
+            }
         }
-        out.extend_from_slice(scope.unwrap_or_default());
-        out.extend_from_slice(self.key.name());
-        out.extend_from_slice(result);
-        out.resize(start + length, 0);
-        let checksum = seed.checksum(&out[start + 4..]);
-        put(&mut out[start..], 0, &checksum.to_le_bytes());
+        let head_bytes = RECORD_HEADER_BYTES + self.value.extension_bytes();
+        let (scope, name) = (scope.unwrap_or_default(), self.key.name());
+        let padding_bytes = length_bytes - (head_bytes + scope.len() + name.len() + result.len());
+        let mut encoded =
+            EncodedRecord { head, head_bytes, scope, name, result, padding_bytes, length_bytes };
+        let mut hasher = seed.hasher();
+        hasher.update(&head[4..head_bytes]);
+        encoded.tail_parts().into_iter().for_each(|part| hasher.update(part));
+        put(&mut encoded.head, 0, &hasher.finalize().to_le_bytes());
+        encoded
     }
 
     /// The record at `position`, which `bytes` starts with.
@@ -373,7 +415,7 @@ mod tests {
 
     fn encoded(record: &Record<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        record.encode(&mut bytes, SEED);
+        record.encode(SEED).append_to(&mut bytes);
         stamp(&mut bytes, POSITION);
         bytes
     }
@@ -443,7 +485,7 @@ mod tests {
     fn an_unknown_kind_is_refused_unless_it_is_ignorable() {
         for (kind, expected) in [(9, None), (16, None), (0x90, Some(Kind::Ignorable))] {
             let mut bytes = Vec::new();
-            sample(Key::new("k"), None).encode(&mut bytes, SEED);
+            sample(Key::new("k"), None).encode(SEED).append_to(&mut bytes);
             bytes[8] = kind;
             let checksum = SEED.checksum(&bytes[4..]);
             put(&mut bytes, 0, &checksum.to_le_bytes());
@@ -465,7 +507,7 @@ mod tests {
     /// Changes bytes of a record and makes its checksum true again.
     fn forged(record: &Record<'_>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut bytes = Vec::new();
-        record.encode(&mut bytes, SEED);
+        record.encode(SEED).append_to(&mut bytes);
         change(&mut bytes);
         let checksum = SEED.checksum(&bytes[4..]);
         put(&mut bytes, 0, &checksum.to_le_bytes());
@@ -566,13 +608,15 @@ mod tests {
         let typing = Typing { scheme: 1, codec: 2, shape: Some(0x0807_0605_0403_0201) };
         let mut bytes = Vec::new();
         let key = Key::new("k").scope("s");
-        Record { value: Value::typed(b"r", typing), ..sample(key, None) }.encode(&mut bytes, SEED);
+        Record { value: Value::typed(b"r", typing), ..sample(key, None) }.encode(SEED).append_to(&mut bytes);
         assert_eq!((bytes[9], bytes[14], bytes[15]), (FLAG_SCOPE | FLAG_RESULT, 12, 0));
         assert_eq!(bytes[80..], *b"\x01\x0A\x01\x02\x01\x02\x03\x04\x05\x06\x07\x08skr\0");
 
         let mut bytes = Vec::new();
         let typing = Typing { shape: None, ..typing };
-        Record { value: Value::not_kept(Some(typing)), ..sample(key, None) }.encode(&mut bytes, SEED);
+        Record { value: Value::not_kept(Some(typing)), ..sample(key, None) }
+            .encode(SEED)
+            .append_to(&mut bytes);
         assert_eq!((bytes[9], bytes[14]), (FLAG_SCOPE | FLAG_NOT_KEPT, 4));
         assert_eq!(bytes[80..], *b"\x01\x02\x01\x02sk\0\0");
     }
@@ -581,7 +625,7 @@ mod tests {
     #[test]
     fn a_record_that_carries_an_unreadable_one_is_as_specified() {
         let mut bytes = Vec::new();
-        listed(Kind::Completed, 200).carrying(b"whatever is left", 3).encode(&mut bytes, SEED);
+        listed(Kind::Completed, 200).carrying(b"whatever is left", 3).encode(SEED).append_to(&mut bytes);
         let mut expected = vec![0; 96];
         put(&mut expected, 4, &96_u32.to_le_bytes());
         (expected[8], expected[9]) = (5, 2);

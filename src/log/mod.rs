@@ -1,18 +1,37 @@
 //! The log: a queue of segments in the slots of one file, appended to by group commit.
 //!
-//! `scan` reads it, `reader` reads single records of it, `writer` knows its end, `progress` how far it is on disk, `commit`
-//! gathers what is written together, `listing` is what a footer will say, `room` promises space, `ledger` counts what is
-//! dead, `expiries` when it dies. [`Log`] puts them together; it knows records and their places, and nothing of keys' states.
+//! [`Log`] owns the file while a store is open and puts the parts below together. It knows records, frames, segments and
+//! where they are, and nothing of the states of keys: recovery makes it, the engine uses it.
+//!
+//! | module | what it owns |
+//! |---|---|
+//! | `log_position` | how much of the log is written, and how much of it is durable |
+//! | `footer_builder` | what the footer of the tail will list |
+//! | `reservations` | who may still write how much |
+//! | `expiries`, `space_usage` | how many bytes are dead, and when live ones will die |
+//! | `reader` | single records, through memory maps |
+//! | `scan` | whole segments, frame by frame |
+//! | `commit` | batches, their leaders and followers |
+//! | `limits` | how much one frame, one record and one result may take |
+//! | `slots` | free slots, growing and shrinking |
+//! | `writer` | the end of the log, and the switch to the next segment |
+//! | `full_segment` | the entries of a full segment |
+//! | `versions` | where versions go on after an opening |
 
-pub(crate) mod commit;
+// Each module uses only those above it.
+pub(crate) mod log_position;
+pub(crate) mod footer_builder;
+pub(crate) mod reservations;
 mod expiries;
 pub(crate) mod space_usage;
-pub(crate) mod footer_builder;
-pub(crate) mod log_position;
 pub(crate) mod reader;
-pub(crate) mod reservations;
 pub(crate) mod scan;
+pub(crate) mod commit;
+mod limits;
+pub(crate) mod slots;
 pub(crate) mod writer;
+mod full_segment;
+mod versions;
 
 use std::io;
 use std::path::Path;
@@ -23,55 +42,31 @@ use crate::format::footer::FooterEntry;
 use crate::format::frame::OPENING_FRAME_BYTES;
 use crate::format::header::Parameters;
 use crate::format::record::Record;
-use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
 use crate::index::Address;
 use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
-use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Patience};
-use commit::{Commit, CommitSink, PendingFrame, Placement, Ticket, Until};
+use commit::{Commit, CommitSink, NewRecord, PendingFrame, Placement, Ticket, Until};
+pub(crate) use limits::{batch_limit_bytes, largest_carried_bytes, largest_result_bytes};
 use log_position::LogPosition;
 use reader::Reader;
+pub(crate) use reservations::Reservation;
 use reservations::{CannotGrow, FreeSpace, NoRoom, ReservationClass, SpaceReservations};
-use scan::Chain;
+use slots::Growing;
 use space_usage::SpaceUsage;
-use writer::{FullSegment, Growing, Start, Writer};
+pub(crate) use versions::VersionsBefore;
+use writer::{FullSegment, Start, Writer};
 
-/// The most that a batch may take of a segment, footer entries included.
-pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {
-    max_frame_bytes(segment_bytes)
-}
-
-/// Whether to go on in the next segment even if nothing was written to this one.
+/// When the log goes on in the next segment before the tail is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rotate {
-    /// If something was, and if what is kept for moving records is left then.
+    /// If the tail holds frames, and if enough space stays free for new operations.
     IfSpare,
+    /// If the tail holds frames.
     IfWritten,
     Always,
-}
-
-/// Where the versions of a log go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct VersionsBefore {
-    /// The highest open count anywhere in the log.
-    pub(crate) open_count: u32,
-    /// The counter of the last version under it, if the log was closed and not opened since.
-    pub(crate) closed_at: Option<u64>,
-}
-
-impl VersionsBefore {
-    /// Open count and counter that an opening goes on from; None if there are no more.
-    pub(crate) fn next(self, can_go_on: bool) -> Option<(u32, u64)> {
-        // Half of the counter is left for the changes of one opening: more than any can make.
-        match self.closed_at.filter(|counter| can_go_on && *counter <= MAX_COUNTER / 2) {
-            Some(_) if planted(Bug::CounterRestarted) => Some((self.open_count, 0)),
-            Some(counter) => Some((self.open_count, counter)),
-            None => (self.open_count < MAX_OPEN_COUNT).then_some((self.open_count + 1, 0)),
-        }
-    }
 }
 
 /// The log of one store.
@@ -84,55 +79,16 @@ pub(crate) struct Log {
     log_position: Arc<LogPosition>,
     writer: Mutex<Writer>,
     commit: Commit,
-    reservations: SpaceReservations,
+    reservations: Arc<SpaceReservations>,
     space_usage: SpaceUsage,
-    /// The oldest sequence that is still needed: everything that was live below it has been moved and written.
+    /// The oldest sequence that is still needed: everything live below it has been moved, and the copies are written.
     needed_from: AtomicU64,
-    /// The number of a slot that was filled and waits for a sync that begins after that, plus one; or the step to the next
-    /// segment has settled it since, and the next sync asks in vain. 0 for none.
+    /// One more than the number of a slot that was filled and waits for a sync that begins after that; 0 for none. A switch
+    /// to the next segment may have confirmed the slot since.
     slot_awaits_sync: AtomicU64,
     syncs: AtomicU64,
-    /// Some call was refused because the queue is poisoned, and the event was emitted.
+    /// The event was emitted that the queue is poisoned.
     has_reported_poison: AtomicBool,
-}
-
-/// Room that was promised and is given back when this is dropped.
-#[derive(Debug)]
-#[must_use = "the room is given back when this is dropped"]
-pub(crate) struct Reservation {
-    log: Arc<Log>,
-    bytes: u64,
-}
-
-impl Reservation {
-    /// The room goes with a record; the log gives it back when that is written.
-    pub(crate) fn spend(mut self) -> u64 {
-        std::mem::take(&mut self.bytes)
-    }
-
-    /// All of it, in another hand.
-    pub(crate) fn take(&mut self) -> Reservation {
-        self.split(self.bytes)
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Parts the promise in two.
-    pub(crate) fn split(&mut self, bytes: u64) -> Reservation {
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        Reservation { log: Arc::clone(&self.log), bytes }
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.log.reservations.give_back(self.bytes);
-        }
-    }
 }
 
 impl Log {
@@ -155,7 +111,7 @@ impl Log {
             growing,
             start,
         );
-        let reservations = SpaceReservations::new(parameters.segment_bytes, limit);
+        let reservations = Arc::new(SpaceReservations::new(parameters.segment_bytes, limit));
         reservations.update(writer.free_space(), 0);
         Log {
             storage,
@@ -164,7 +120,7 @@ impl Log {
             reader,
             log_position,
             writer: Mutex::new(writer),
-            commit: Commit::new(parameters.seed(), limit),
+            commit: Commit::new(limit),
             reservations,
             space_usage,
             needed_from,
@@ -194,25 +150,21 @@ impl Log {
         &self.space_usage
     }
 
-    /// A promise of nothing.
-    pub(crate) fn no_reservation(self: &Arc<Self>) -> Reservation {
-        Reservation { log: Arc::clone(self), bytes: 0 }
+    /// A reservation of nothing.
+    pub(crate) fn no_reservation(&self) -> Reservation {
+        self.reservations.none()
     }
 
-    /// Promises room for `bytes`, growing the file if need be. None, with the reason, if there is none to be had.
-    pub(crate) fn reserve(
-        self: &Arc<Self>,
-        bytes: u64,
-        class: ReservationClass,
-    ) -> Result<Result<Reservation, NoRoom>> {
+    /// Reserves space for `bytes`, growing the file if need be. The inner error says why there is none.
+    pub(crate) fn reserve(&self, bytes: u64, class: ReservationClass) -> Result<Result<Reservation, NoRoom>> {
         loop {
-            if self.reservations.reserve(bytes, class) {
-                return Ok(Ok(Reservation { log: Arc::clone(self), bytes }));
+            if let Some(reservation) = self.reservations.take(bytes, class) {
+                return Ok(Ok(reservation));
             }
             let mut writer = self.writer.lock();
-            // Somebody may have grown the file while this thread waited for the writer.
-            if self.reservations.reserve(bytes, class) {
-                return Ok(Ok(Reservation { log: Arc::clone(self), bytes }));
+            // Another thread may have grown the file while this one waited for the writer.
+            if let Some(reservation) = self.reservations.take(bytes, class) {
+                return Ok(Ok(reservation));
             }
             self.check_poison()?;
             match writer.try_grow() {
@@ -225,40 +177,49 @@ impl Log {
         }
     }
 
-    /// Promises room in the slots that there are, without growing the file. Needs no lock that a writer holds.
+    /// Reserves space in the slots that there are, without growing the file. Needs no lock that a writer holds.
     pub(crate) fn reserve_in_present_slots(
-        self: &Arc<Self>,
+        &self,
         bytes: u64,
         class: ReservationClass,
     ) -> Option<Reservation> {
-        self.reservations.reserve(bytes, class).then(|| Reservation { log: Arc::clone(self), bytes })
+        self.reservations.take(bytes, class)
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.parameters.segment_bytes
     }
 
-    /// Puts a record into the gathering batch, with the room that was promised for it.
-    pub(crate) fn append(
+    /// Encodes and checksums a record of the key with this hash. Takes no lock.
+    pub(crate) fn encode<'a>(&self, record: &Record<'a>, hash: u128) -> NewRecord<'a> {
+        NewRecord::new(record, hash, self.parameters.seed())
+    }
+
+    /// Copies `records` into the gathering batch: all of them into one frame, so that all of them survive a crash or none.
+    /// `reservation` is the space for them.
+    pub(crate) fn append<'r, 'a: 'r>(
         &self,
-        record: &Record<'_>,
-        hash: u128,
+        records: impl Iterator<Item = &'r NewRecord<'a>> + Clone,
         reservation: Reservation,
         until: Until,
     ) -> Result<Ticket> {
         let bytes = reservation.spend();
-        self.commit.append(record, hash, bytes, until).map_err(|poison| {
+        self.commit.append(records, bytes, until).map_err(|poison| {
             self.reservations.give_back(bytes);
             self.poisoned(poison)
         })
     }
 
-    /// Waits until the record is as durable as its ticket wants it. Returns where it went.
-    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<Address> {
-        let placement = self.commit.wait(ticket, self).map_err(|poison| self.poisoned(poison))?;
-        Address::new(placement.offset).ok_or_else(|| {
-            Error::corrupt(self.path(), placement.offset, "the file is longer than an address can say")
-        })
+    /// Waits until the records of the ticket are as durable as it wants them. Returns where the first was written; the
+    /// others follow it without a gap.
+    pub(crate) fn wait(&self, ticket: &Ticket) -> Result<Placement> {
+        self.commit.wait(ticket, self).map_err(|poison| self.poisoned(poison))
+    }
+
+    /// The address of a record that was written at this offset of the file.
+    pub(crate) fn address_at(&self, offset: u64) -> Result<Address> {
+        Address::new(offset)
+            .ok_or_else(|| Error::corrupt(self.path(), offset, "the file is longer than an address can say"))
     }
 
     /// Makes everything written before this call survive power loss.
@@ -271,8 +232,8 @@ impl Log {
         if position <= self.log_position.durable() { Ok(()) } else { self.sync() }
     }
 
-    /// The same, but waits for a sync of another caller's no longer than `patience`: false, then. A sync that nobody is at is
-    /// done by this thread, unless its patience is over.
+    /// The same, but waits for another thread's sync no longer than `patience`, and returns false then. A sync that no thread
+    /// has begun is made by this one, unless its patience is over.
     pub(crate) fn sync_to_within(&self, position: u64, patience: Patience) -> Result<bool> {
         if patience == Patience::Endless {
             return self.sync_to(position).map(|()| true);
@@ -288,8 +249,8 @@ impl Log {
         self.commit.poison().map_or(Ok(()), |poison| Err(self.poisoned(poison)))
     }
 
-    /// What a call gets that is refused because of `source`. The first one reports it: whatever poisoned the queue, and
-    /// whichever thread that was, somebody is refused for it.
+    /// The error of a call that is refused because the queue is poisoned by `source`. The first such call emits the event,
+    /// whichever thread failed.
     fn poisoned(&self, source: Arc<io::Error>) -> Error {
         if !self.has_reported_poison.swap(true, Ordering::Relaxed) {
             crate::events::poisoned(self.path(), &source);
@@ -302,13 +263,13 @@ impl Log {
         self.poisoned(poison)
     }
 
-    /// Makes open count and mark of this opening durable before any of its versions is given out. Returns the open count,
-    /// and the counter that its versions go on from.
+    /// Makes the open count and the time mark of this opening durable, before any of its versions is given out. Returns the
+    /// open count, and the counter that its versions go on from.
     pub(crate) fn begin_opening(&self, before: VersionsBefore) -> Result<(u32, u64)> {
-        // A frame for each opening must not eat up what is kept for moving: a full store would be full for ever.
+        // A frame for each opening must not use up what is kept for moving: a full store would be full for ever.
         let frame_bytes = OPENING_FRAME_BYTES as u64;
         let has_room = self.reservations.reserve(frame_bytes, ReservationClass::Begin);
-        // Noted in a header, an opening leaves a close mark where it is, and only its own open count outdates that.
+        // An opening that is noted in a header leaves an old close mark in place. Only a higher open count outdates that.
         let Some((open_count, counter)) = before.next(has_room) else {
             return Err(Error::openings_exhausted(self.path()));
         };
@@ -323,7 +284,7 @@ impl Log {
         Ok((open_count, counter))
     }
 
-    /// Makes the slots that the file is to have at least, all or none.
+    /// Makes the slots that the file lacks of `Options::min_size`, all or none.
     pub(crate) fn make_min_slots(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         let made = writer.make_min_slots();
@@ -337,23 +298,23 @@ impl Log {
         })
     }
 
-    /// Sequences of the oldest segment that is still needed and of the one being written. The first is never above the
-    /// second, whatever other threads do meanwhile.
+    /// The sequences of the oldest segment that is still needed and of the tail. The first is never above the second,
+    /// whatever other threads do meanwhile.
     pub(crate) fn span(&self) -> (u64, u64) {
-        // Both only grow, so the one that is never above the other is read first. From the position of the end and not
-        // from the writer: this is asked at every commit.
+        // Both only grow, so the one that is never above the other is read first. The tail follows from the end of the log
+        // and not from the writer, because every commit calls this and must not wait for the writer's lock.
         let tail = || self.log_position.written() / self.parameters.segment_bytes;
         let early = if planted(Bug::SpanReadBackwards) { Some(tail()) } else { None };
         let head = self.needed_from.load(Ordering::Acquire);
         (head, early.unwrap_or_else(tail))
     }
 
-    /// Header and slots, without a slot that is being made.
+    /// The length of the file: store header and slots, without a slot that is being made.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.reader.slot_offset(self.writer.lock().slot_count())
+        self.reader.slot_offset(self.writer.lock().slots().count())
     }
 
-    /// Whether bytes that are written again may have to find room on the medium, as far as is known.
+    /// Whether the file system is known to write elsewhere what is written again in place, and so may need free space for it.
     pub(crate) fn copies_on_write(&self) -> bool {
         self.storage.copies_on_write()
     }
@@ -372,31 +333,17 @@ impl Log {
             .ok_or_else(|| Error::corrupt(self.path(), offset, "the footer's address is out of range"))
     }
 
-    /// The footer entries of a full segment, from its footer or, if that is damaged, from its records.
+    /// The footer entries of a full segment, from its footer or, if that is damaged, from its records. None if there is no full
+    /// segment of that sequence.
     pub(crate) fn full_segment(&self, sequence: u64) -> Result<Option<(FullSegment, Vec<FooterEntry>)>> {
         let Some(segment) = self.writer.lock().full_segment(sequence) else { return Ok(None) };
-        let slot_offset = self.reader.slot_offset(segment.slot);
-        let io = |error| self.reader.io("read a segment to retire it", error);
-        let mut buffer = Vec::new();
-        let footer = scan::read_footer(&*self.storage, slot_offset, sequence, &self.parameters, &mut buffer)
-            .map_err(io)?;
-        if let Ok(entries) = footer.and_then(|(_, entries)| entries.collect()) {
-            return Ok(Some((segment, entries)));
-        }
-        let bytes =
-            scan::read_slot(&*self.storage, slot_offset, self.parameters.segment_bytes).map_err(io)?;
-        let first = sequence * self.parameters.segment_bytes + FIRST_FRAME_OFFSET;
-        let chain = first_chain(&bytes, first, &self.parameters);
-        let scan = scan::scan(&bytes, sequence, chain, &self.parameters, &self.hasher);
-        if scan.end != segment.end {
-            let offset = slot_offset + (scan.end % self.parameters.segment_bytes);
-            return Err(Error::corrupt(self.path(), offset, scan.stop.reason()));
-        }
-        Ok(Some((segment, scan.entries)))
+        let (storage, hasher) = (&*self.storage, &self.hasher);
+        full_segment::read_entries(storage, &self.reader, &self.parameters, hasher, (sequence, &segment))
+            .map(|entries| Some((segment, entries)))
     }
 
-    /// What the footer says of the record at `address`, or will say if its segment is still being written. None if it is
-    /// damaged, or if no key's last record in the segment is there.
+    /// What the footer says of the record at `address`, or will say if it is in the tail. None if the footer is damaged, or if
+    /// the record is not its key's last one in the segment.
     pub(crate) fn listed(&self, address: Address) -> Result<Option<FooterEntry>> {
         let (slot, within) = self.reader.split(address);
         let (in_tail, sequence) = {
@@ -413,19 +360,18 @@ impl Log {
         }
     }
 
-    /// What the footer of the segment that is being written will say, were it finished now.
+    /// What the footer of the tail would list if the tail were full now.
     pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
-        self.writer.lock().footer_builder()
+        self.writer.lock().tail_listing()
     }
 
-    /// The oldest segment is not needed any more: what was live in it has been moved, and the moved records written.
+    /// Notes that the oldest segment is not needed any more: its live records have been moved, and the copies are written.
     pub(crate) fn retire(&self, sequence: u64, record_bytes: u64) {
         self.space_usage.remove(record_bytes);
         self.needed_from.store(sequence + 1, Ordering::Release);
     }
 
-    /// Makes the slots of retired segments free now, instead of with the next segment.
-    /// False if there were none.
+    /// Frees the slots of retired segments now, instead of with the next switch. False if there were none.
     pub(crate) fn publish_head(&self) -> Result<bool> {
         // Read before the writer's sync, which then covers everything that was moved to make it so.
         let head = self.needed_from.load(Ordering::Acquire);
@@ -440,7 +386,7 @@ impl Log {
             if rotate != Rotate::Always && writer.tail_is_empty() {
                 return Ok(Ok(()));
             }
-            // What is left of the tail is given up: every promise must be covered without it.
+            // The rest of the tail is given up, so every reservation must be covered without it.
             let class =
                 if rotate == Rotate::IfSpare { ReservationClass::Begin } else { ReservationClass::Move };
             loop {
@@ -461,32 +407,33 @@ impl Log {
         })?
     }
 
-    /// Whether moving segments to lower slots would let the file end earlier; the sequence up to which.
+    /// The sequence up to which segments have to be moved to lower slots for the file to become shorter; None if moving does
+    /// not help.
     pub(crate) fn shorter_by_moving(&self) -> Option<u64> {
         let writer = self.writer.lock();
-        let lowest_free = writer.lowest_free_slot()?;
+        let lowest_free = writer.slots().lowest_free()?;
         let highest_used = writer.highest_used_slot();
-        (lowest_free < highest_used && highest_used >= writer.min_slots())
+        (lowest_free < highest_used && highest_used >= writer.slots().min_count())
             .then(|| writer.sequence_in_highest_slot())
     }
 
-    /// Cuts off free slots at the end of the file that no promise needs.
+    /// Cuts off free slots at the end of the file that no reservation needs.
     pub(crate) fn shrink(&self) -> Result<()> {
         self.with_writer(|writer| {
-            while writer.last_slot_is_free() && writer.slot_count() > writer.min_slots() {
+            while writer.slots().last_is_free() && writer.slots().count() > writer.slots().min_count() {
                 let free_space = writer.free_space();
                 let after = FreeSpace { free_slots: free_space.free_slots.saturating_sub(1), ..free_space };
                 if !self.reservations.lower(after, ReservationClass::Move) {
                     break;
                 }
-                writer.drop_last_slot();
+                writer.slots_mut().drop_last();
             }
             writer.cut()
         })
     }
 
-    /// Writes down that the log ends here, and that versions have come to `counter`. No version may be given out
-    /// afterwards: the next opening goes on from there.
+    /// Writes the close marks: that the log ends here, and that versions have come to `counter`. No version may be given out
+    /// afterwards, because the next opening goes on from there.
     pub(crate) fn mark_closed(&self, counter: u64) -> Result<()> {
         self.with_writer(|writer| writer.mark_closed(counter))
     }
@@ -498,19 +445,6 @@ impl Log {
         self.reservations.update(writer.free_space(), 0);
         outcome.map_err(|error| self.poison_with(error))
     }
-}
-
-/// The chain that the first frame of a segment says it continues: in a full segment, whose end is known, that end is
-/// the check.
-fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
-    let at = usize::try_from(FIRST_FRAME_OFFSET).unwrap_or(usize::MAX);
-    let header = crate::format::frame::FrameHeader::decode(
-        slot.get(at..).unwrap_or_default(),
-        first,
-        max_frame_bytes(parameters.segment_bytes),
-        parameters.seed(),
-    );
-    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum) }
 }
 
 impl CommitSink for Log {
@@ -525,13 +459,13 @@ impl CommitSink for Log {
 
 impl Log {
     fn write_frame(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
-        // Read before the writer is entered: what was moved to make it so has been written.
+        // Read before the writer is locked: the copies that made it so are written then.
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
         let placement = writer.write(batch, head)?;
-        // A slot that is made ahead counts as supply only when it is synced.
+        // A slot that is made ahead counts as free only once it is synced.
         let is_scarce = self.reservations.update(writer.free_space(), batch.reserved_bytes);
-        if is_scarce && let Some(number) = writer.grow_ahead(batch.frame.len() as u64) {
+        if is_scarce && let Some(number) = writer.slots_mut().grow_ahead(batch.frame.len() as u64) {
             self.slot_awaits_sync.store(number + 1, Ordering::Release);
         }
         Ok(placement)
@@ -542,10 +476,10 @@ impl Log {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.log_position.sync(&*self.storage)?;
         if let Some(number) = filled_slot {
-            // Who has the writer may sync three times for the step to the next segment, and all who wait for this sync would
-            // wait for those. The step settles the slot too, or the next sync does.
+            // Not waited for: the thread that has the writer may sync three times to switch segments, and every caller that
+            // waits for this sync would wait for those. The switch confirms the slot too, or else the next sync does.
             if let Some(mut writer) = self.writer.try_lock() {
-                writer.confirm_growth_of(number);
+                writer.slots_mut().confirm_growth_of(number);
                 self.reservations.update(writer.free_space(), 0);
             } else {
                 let awaits = &self.slot_awaits_sync;

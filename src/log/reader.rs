@@ -314,7 +314,7 @@ mod tests {
             value: Value::NONE,
         };
         let mut bytes = Vec::new();
-        record.encode(&mut bytes, PARAMETERS.seed());
+        record.encode(PARAMETERS.seed()).append_to(&mut bytes);
         stamp(&mut bytes, ((slot + 1) << 16) + within);
         reader.set_segment(slot, slot + 1, PARAMETERS.segment_bytes);
         let address = Address::new(reader.slot_offset(slot) + within).unwrap();

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::format::FIRST_FRAME_OFFSET;
@@ -163,6 +164,16 @@ impl SpaceReservations {
         fits
     }
 
+    /// Reserves `bytes`, if there is space for them beside all earlier reservations.
+    pub(crate) fn take(self: &Arc<Self>, bytes: u64, class: ReservationClass) -> Option<Reservation> {
+        self.reserve(bytes, class).then(|| Reservation { reservations: Arc::clone(self), bytes })
+    }
+
+    /// A reservation of nothing.
+    pub(crate) fn none(self: &Arc<Self>) -> Reservation {
+        Reservation { reservations: Arc::clone(self), bytes: 0 }
+    }
+
     /// Gives a promise back, kept or not needed.
     pub(crate) fn give_back(&self, bytes: u64) {
         let mut state = self.state.lock();
@@ -224,6 +235,45 @@ impl SpaceReservations {
         let full_segments = free_space.full_segments + beyond_tail.div_ceil(self.worth());
         let slots = 1 + free_space.free_slots + free_space.full_segments;
         full_segments.min(class.kept_segments(slots)) * self.worth()
+    }
+}
+
+/// Space that is reserved, and given back when this is dropped.
+#[derive(Debug)]
+#[must_use = "the space is given back when this is dropped"]
+pub(crate) struct Reservation {
+    reservations: Arc<SpaceReservations>,
+    bytes: u64,
+}
+
+impl Reservation {
+    /// Takes note that the space goes with records. The log gives it back when they are written.
+    pub(crate) fn spend(mut self) -> u64 {
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// Moves all of it into a reservation of its own; this one is empty then.
+    pub(crate) fn take(&mut self) -> Reservation {
+        self.split(self.bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Moves `bytes` of it, or all that there is, into a reservation of its own.
+    pub(crate) fn split(&mut self, bytes: u64) -> Reservation {
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        Reservation { reservations: Arc::clone(&self.reservations), bytes }
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.reservations.give_back(self.bytes);
+        }
     }
 }
 

@@ -1,13 +1,14 @@
-//! The end of the log: where the next frame goes, and the slots that it will go to later.
+//! The end of the log: where the next frame goes, and the switch to the next segment.
 //!
-//! One thread at a time is here, who writes a batch, publishes a head, grows or shrinks the file. Readers never wait for it,
-//! nor does who syncs.
+//! The log locks the writer, so one thread at a time writes a batch, publishes a head, grows or shrinks the file. Readers and
+//! threads that sync do not wait for it. The order of the steps of [`Writer::switch`] and [`Writer::publish_head`] is what
+//! recovery relies on.
 //!
-//! A writer whose change of the file failed is never used again. What is on disk then is not what is in memory: after a failed
-//! segment switch the new header may state an end of the old segment, and a frame behind that end, or a second switch, would
-//! make a file that no opening accepts. The commit queue is poisoned too, but only after the failing thread has left the
-//! writer, and threads that passed the queue's check before may already wait for it. So the writer refuses them itself:
-//! every method that changes the file goes through [`Writer::change`].
+//! Invariant: **a writer whose change of the file failed is never used again.** What is on disk then is not what is in memory.
+//! After a failed segment switch the new header may state an end of the old segment; a frame behind that end, or a second
+//! switch, would make a file that no opening accepts. The commit queue is poisoned too, but only after the failing thread has
+//! left the writer, and threads that passed the queue's check before may already wait for the writer's lock. So the writer
+//! refuses them itself: every method that changes the file goes through [`Writer::change`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -18,14 +19,15 @@ use super::footer_builder::FooterBuilder;
 use super::log_position::LogPosition;
 use super::reader::Reader;
 use super::reservations::{CannotGrow, FreeSpace};
+use super::slots::{Growing, Slots};
 use crate::clock::{StoreClock, TimeMark};
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
 use crate::format::frame::{self, OPENING_FRAME_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
-use crate::format::{FIRST_FRAME_OFFSET, STORE_HEADER_BYTES, Seed};
+use crate::format::{FIRST_FRAME_OFFSET, Seed};
 use crate::planted::{Bug, one_late, planted};
 use crate::status::MAX_COUNTER;
-use crate::storage::{Storage, ZEROES_BYTES, set_len, write_all_at, write_zeroes_at};
+use crate::storage::{Storage, write_all_at};
 
 /// A segment of the log that is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,51 +51,13 @@ pub(crate) struct Tail {
     pub(crate) entries: FooterBuilder,
 }
 
-/// A slot that is being made at the end of the file.
-#[derive(Debug, Default)]
-struct Growth {
-    /// Which one it is of all that this writer makes.
-    number: u64,
-    /// Zeroes written, or room reserved, so far.
-    filled_bytes: u64,
-    /// What appended bytes have paid for and is not there yet.
-    owed_bytes: u64,
-}
-
-/// How a slot at the end of the file comes by its room.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NewSlot {
-    /// Zeroes are written to it, so that a sync of a record in it finds no metadata of the file system to write.
-    Zeroed,
-    /// Room is reserved and not written to: half of what is written to a file that grows, where hardly anything is synced
-    /// by itself. A file system that cannot do it gets zeroes.
-    Reserved,
-}
-
-/// How far a file is to grow at least and may grow at most, and how.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Growing {
-    pub(crate) min_slots: u64,
-    pub(crate) max_slots: u64,
-    pub(crate) new_slot: NewSlot,
-}
-
-/// How many zeroes an appended byte pays for. A slot is asked for when a batch's limit is left of this one, a quarter of a
-/// segment at most, and is ready before that is full: the step to the next segment then settles it.
-const ZEROES_PER_BYTE: u64 = 8;
-/// How many zeroes are worth writing at once: this share of a segment, or as many bytes if that is less. Every piece has the
-/// next sync write the file's new length and extents too, which costs as much as a quarter of a MiB: smaller pieces would pay
-/// that more often, larger ones would make more threads wait longer for the one sync that carries them.
-const PIECES_PER_SEGMENT: u64 = 16;
-const ENOUGH_BYTES: u64 = ZEROES_BYTES as u64;
-
-/// The end of the log and the slots of the file.
+/// The end of one log.
 #[derive(Debug)]
 pub(crate) struct Writer {
     storage: Arc<dyn Storage>,
     reader: Arc<Reader>,
     log_position: Arc<LogPosition>,
-    /// What frames, headers and marks say of time is read when they are written: records may be older, moved ones by far.
+    /// Read when a frame, a header or a close mark is written: records may be older, moved ones by far.
     clock: Arc<StoreClock>,
     parameters: Parameters,
     seed: Seed,
@@ -103,13 +67,7 @@ pub(crate) struct Writer {
     /// Sequences head.. in order; the tail is not among them.
     full: VecDeque<FullSegment>,
     tail: Tail,
-    /// Slots at full length, synced, holding nothing that a durable header counts to the log. Lowest first, so that
-    /// the end of the file falls free.
-    free: BTreeSet<u64>,
-    /// Slots at full length and synced.
-    slot_count: u64,
-    growing: Growing,
-    growth: Growth,
+    slots: Slots,
     /// A change of the file is under way, or one has failed or unwound: file and memory may differ.
     is_half_done: bool,
 }
@@ -136,7 +94,14 @@ impl Writer {
     ) -> Writer {
         let Start { clock, head, full, tail, free, slot_count } = start;
         let seed = parameters.seed();
-        let growth = Growth::default();
+        let slots = Slots::new(
+            Arc::clone(&storage),
+            Arc::clone(&reader),
+            Arc::clone(&log_position),
+            parameters.segment_bytes,
+            growing,
+            (slot_count, free),
+        );
         let writer = Writer {
             storage,
             reader,
@@ -149,10 +114,7 @@ impl Writer {
             head,
             full,
             tail,
-            free,
-            slot_count,
-            growing,
-            growth,
+            slots,
             is_half_done: false,
         };
         writer.log_position.set_written(writer.end());
@@ -165,8 +127,13 @@ impl Writer {
         self.tail.header.sequence * self.parameters.segment_bytes + self.tail.offset
     }
 
-    pub(crate) fn slot_count(&self) -> u64 {
-        self.slot_count
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.slots
+    }
+
+    /// For what changes the slots in memory only. What changes the file goes through a method of the writer.
+    pub(crate) fn slots_mut(&mut self) -> &mut Slots {
+        &mut self.slots
     }
 
     pub(crate) fn tail_is_empty(&self) -> bool {
@@ -180,7 +147,7 @@ impl Writer {
     }
 
     /// The segment that is being written, were it finished now, and what its footer would say.
-    pub(crate) fn footer_builder(&self) -> (FullSegment, Vec<FooterEntry>) {
+    pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
         let Tail { slot, record_bytes, entries, .. } = &self.tail;
         let segment = FullSegment { slot: *slot, end: self.end(), record_bytes: *record_bytes };
         (segment, entries.iter().collect())
@@ -202,7 +169,7 @@ impl Writer {
         let footer = footer_bytes(self.tail.entries.len() as u64);
         FreeSpace {
             tail_bytes: self.parameters.segment_bytes.saturating_sub(self.tail.offset + footer),
-            free_slots: self.free.len() as u64,
+            free_slots: self.slots.free_count(),
             full_segments: self.full.len() as u64,
         }
     }
@@ -335,21 +302,21 @@ impl Writer {
         })
     }
 
-    /// Goes on in the next segment. The order of the four steps is what makes a footer without its successor, and
-    /// a gap between head and tail, signs of damage and never of a crash.
+    /// Goes on in the next segment. Because of the order of the four steps, a footer without its successor and a gap
+    /// between head and tail are signs of damage and never of a crash.
     pub(crate) fn switch(&mut self, head: u64) -> io::Result<()> {
         self.change(|writer| writer.go_to_next_segment(head))
     }
 
     fn go_to_next_segment(&mut self, head: u64) -> io::Result<()> {
-        // Most often the last batch was synced already, and everybody waits for this one.
+        // Most often the last batch is synced already, and every appender waits for this thread.
         self.log_position.sync_to(self.end(), &*self.storage)?;
         let published = self.head;
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);
         }
-        // There is one: a batch that does not fit the tail was promised room in a slot, and `Log::rotate` makes sure of one.
-        let Some(slot) = self.free.pop_first() else {
+        // There is one: space in a slot is reserved for a batch that does not fit the tail, and `Log::rotate` makes sure of one.
+        let Some(slot) = self.slots.take() else {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no slot for the next segment"));
         };
         let header = SegmentHeader {
@@ -389,8 +356,8 @@ impl Writer {
         self.tail.entries.clear();
         self.log_position.set_written(self.end());
         self.log_position.set_durable(self.end());
-        // The sync of the header began after whatever was filled. A store that nobody syncs has no other.
-        self.confirm_growth();
+        // The sync of the header began after the last slot was filled. A buffered store may have no other sync.
+        self.slots.confirm_growth();
         self.free_below(head);
         Ok(())
     }
@@ -419,187 +386,32 @@ impl Writer {
         while self.head < head {
             let Some(segment) = self.full.pop_front() else { break };
             self.reader.set_free(segment.slot);
-            self.free.insert(segment.slot);
+            self.slots.give_back(segment.slot);
             self.head += 1;
         }
     }
 
-    /// Pays for the next slot what `appended_bytes` owe it: a piece of zeroes at a time, or all of it at once where room
-    /// is reserved. Its number when it is filled and waits for a sync.
-    ///
-    /// A disk that is full, or any other reason not to grow, is met here where it harms nobody; whoever needs the slot meets
-    /// it again in [`Writer::try_grow`].
-    pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> Option<u64> {
-        if self.growth_is_filled() {
-            return Some(self.growth.number);
-        }
-        let piece_bytes = (self.parameters.segment_bytes / PIECES_PER_SEGMENT).min(ENOUGH_BYTES);
-        self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
-        if self.growth.owed_bytes < piece_bytes
-            || self.slot_count >= self.growing.max_slots
-            || self
-                .storage
-                .size_limit()
-                .is_some_and(|limit| self.reader.slot_offset(self.slot_count + 1) > limit)
-        {
-            return None;
-        }
-        // All that is owed, which after a large frame is more than a piece, or large frames would outrun the zeroes.
-        let owed_bytes = std::mem::take(&mut self.growth.owed_bytes);
-        self.fill(owed_bytes).ok()?;
-        self.growth_is_filled().then_some(self.growth.number)
-    }
-
-    fn growth_is_filled(&self) -> bool {
-        self.growth.filled_bytes == self.parameters.segment_bytes
-    }
-
-    fn fill(&mut self, bytes: u64) -> io::Result<()> {
-        let left = self.parameters.segment_bytes - self.growth.filled_bytes;
-        if left == 0 {
-            return Ok(());
-        }
-        let at = self.reader.slot_offset(self.slot_count) + self.growth.filled_bytes;
-        if self.growing.new_slot == NewSlot::Reserved && self.storage.reserve(at, left)? {
-            self.growth.filled_bytes += left;
-            return Ok(());
-        }
-        // What is large goes on to where the next piece can be cached as one.
-        let up_to_piece =
-            if bytes < ENOUGH_BYTES { bytes } else { (at + bytes).next_multiple_of(ENOUGH_BYTES) - at };
-        let bytes = up_to_piece.min(left);
-        write_zeroes_at(&*self.storage, at, bytes)?;
-        self.growth.filled_bytes += bytes;
-        Ok(())
-    }
-
-    /// Makes all the slots that there are to be at least, with one sync; or none. The outer error is one that leaves unknown
-    /// what is on disk; the inner one says why the file cannot be that long.
+    /// Makes the slots that the file lacks of its minimum, all or none. The outer error leaves unknown what is on disk; the
+    /// inner one says why the file cannot be that long.
     pub(crate) fn make_min_slots(&mut self) -> io::Result<Result<(), CannotGrow>> {
-        let (from, to) = (self.slot_count, self.growing.min_slots);
-        if from >= to {
+        if !self.slots.lacks_min_slots() {
             return Ok(Ok(()));
         }
-        self.change(|writer| writer.make_slots(from, to))
+        self.change(|writer| writer.slots.make_min_slots())
     }
 
-    fn make_slots(&mut self, from: u64, to: u64) -> io::Result<Result<(), CannotGrow>> {
-        let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
-        if let Some(limit) = self.storage.size_limit().filter(|limit| end > *limit) {
-            return Ok(Err(CannotGrow::Full(format!(
-                "Options::min_size asks for a file of {end} bytes, and the process may write files of {limit} bytes at \
-                 most (RLIMIT_FSIZE); raise that limit, or ask for less"
-            ))));
-        }
-        let length = self.storage.len()?;
-        // Reserved before it is filled: a disk that has no room for it says so at once, and not when it is full. What an
-        // earlier growth left behind the last slot is overwritten last: until then a refusal can leave it as it was.
-        let made = self.storage.reserve(at, end - at).and_then(|is_reserved| match self.growing.new_slot {
-            NewSlot::Reserved if is_reserved => Ok(()),
-            _ => write_zeroes_at(&*self.storage, length, end.saturating_sub(length)),
-        });
-        let left_over = length.min(end).saturating_sub(at);
-        let made = made.and_then(|()| write_zeroes_at(&*self.storage, at, left_over));
-        if let Err(error) = made {
-            // Whoever else needs the disk should not find it full for nothing.
-            if self.storage.len()? > length {
-                set_len(&*self.storage, length)?;
-                self.sync()?;
-            }
-            return Ok(Err(match CannotGrow::new(error) {
-                CannotGrow::Full(why) => CannotGrow::Full(format!(
-                    "Options::min_size asks for a file of {end} bytes, and it cannot grow beyond its {at}: {why}; free \
-                     disk space, or ask for less"
-                )),
-                failed @ CannotGrow::Failed(_) => failed,
-            }));
-        }
-        self.sync()?;
-        self.free.extend(from..to);
-        self.slot_count = to;
-        Ok(Ok(()))
-    }
-
-    /// The filled slot is usable: a sync that began after it was filled has succeeded.
-    pub(crate) fn confirm_growth(&mut self) {
-        if self.growth_is_filled() {
-            self.free.insert(self.slot_count);
-            self.slot_count += 1;
-            self.begin_growth();
-        }
-    }
-
-    /// The same if it is that slot. While somebody synced, another may have settled it and filled the next, which that sync
-    /// began too early for.
-    pub(crate) fn confirm_growth_of(&mut self, number: u64) {
-        if self.growth.number == number {
-            self.confirm_growth();
-        }
-    }
-
-    fn begin_growth(&mut self) {
-        self.growth = Growth { number: self.growth.number + 1, ..Growth::default() };
-    }
-
-    /// Makes the next slot at once. The outer error is one that leaves unknown what is on disk; the inner one says
-    /// why the file cannot grow.
+    /// Makes the next slot at once. The outer error leaves unknown what is on disk; the inner one says why the file cannot
+    /// grow.
     pub(crate) fn try_grow(&mut self) -> io::Result<Result<(), CannotGrow>> {
-        if self.slot_count >= self.growing.max_slots {
-            let now_bytes = STORE_HEADER_BYTES + self.slot_count * self.parameters.segment_bytes;
-            return Ok(Err(CannotGrow::Full(format!(
-                "another segment of {} bytes would take the file, now {now_bytes} bytes, over Options::max_size",
-                self.parameters.segment_bytes
-            ))));
+        if let Err(cause) = self.slots.check_limits() {
+            return Ok(Err(cause));
         }
-        let (now_bytes, end) =
-            (self.reader.slot_offset(self.slot_count), self.reader.slot_offset(self.slot_count + 1));
-        if let Some(limit) = self.storage.size_limit().filter(|limit| end > *limit) {
-            return Ok(Err(CannotGrow::Full(format!(
-                "another segment of {} bytes would take the file, now {now_bytes} bytes, over the {limit} bytes that the \
-                 process may write (RLIMIT_FSIZE)",
-                self.parameters.segment_bytes
-            ))));
-        }
-        self.change(|writer| {
-            // Nothing is in a slot that is being made, so a write to it that fails leaves nothing half done.
-            if let Err(error) = writer.fill(writer.parameters.segment_bytes) {
-                return Ok(Err(CannotGrow::new(error)));
-            }
-            writer.sync()?;
-            writer.confirm_growth();
-            Ok(Ok(()))
-        })
+        self.change(|writer| writer.slots.grow())
     }
 
-    /// How many slots there are to be at least.
-    pub(crate) fn min_slots(&self) -> u64 {
-        self.growing.min_slots
-    }
-
-    pub(crate) fn last_slot_is_free(&self) -> bool {
-        self.slot_count > 0 && self.free.contains(&(self.slot_count - 1))
-    }
-
-    /// Gives up the last slot of the file, which is free; [`Writer::cut`] then makes it so on disk.
-    pub(crate) fn drop_last_slot(&mut self) {
-        assert!(self.last_slot_is_free(), "a slot in use is never given up");
-        self.slot_count -= 1;
-        self.free.remove(&self.slot_count);
-    }
-
-    /// Cuts the file behind its last slot.
+    /// Cuts the file off behind its last slot.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
-        self.change(Writer::cut_behind_last_slot)
-    }
-
-    fn cut_behind_last_slot(&mut self) -> io::Result<()> {
-        self.begin_growth();
-        let length = self.reader.slot_offset(self.slot_count);
-        if self.storage.len()? > length {
-            set_len(&*self.storage, length)?;
-            self.sync()?;
-        }
-        Ok(())
+        self.change(|writer| writer.slots.cut())
     }
 
     /// The highest slot in use: what keeps the file from being shorter.
@@ -612,10 +424,6 @@ impl Writer {
         let highest = self.highest_used_slot();
         let at = self.full.iter().position(|segment| segment.slot == highest);
         at.map_or(self.tail.header.sequence, |at| self.head + at as u64)
-    }
-
-    pub(crate) fn lowest_free_slot(&self) -> Option<u64> {
-        self.free.first().copied()
     }
 
     /// Writes down where the log ends, twice, so that one damaged sector does not take the knowledge away.
@@ -647,11 +455,12 @@ const _: () = assert!(TRAILER_BYTES < FIRST_FRAME_OFFSET);
 mod tests {
     use super::*;
     use crate::clock::{ManualClock, TimeSource};
-    use crate::format::NEVER_MS;
     use crate::format::frame::FRAME_HEADER_BYTES;
     use crate::format::record::{Kind, Record, Value};
+    use crate::format::{NEVER_MS, STORE_HEADER_BYTES};
     use crate::index::Address;
     use crate::key::{Fingerprint, Key};
+    use crate::log::slots::NewSlot;
     use crate::map::Map;
     use crate::status::Version;
     use crate::storage::MemoryStorage;
@@ -764,8 +573,8 @@ mod tests {
         ("switch", |writer| writer.switch(1)),
         ("publish_head", |writer| writer.publish_head(2).map(drop)),
         ("cut", |writer| {
-            while writer.last_slot_is_free() {
-                writer.drop_last_slot();
+            while writer.slots.last_is_free() {
+                writer.slots.drop_last();
             }
             writer.cut()
         }),
@@ -778,7 +587,7 @@ mod tests {
             let storage = Arc::new(FailsAt::default());
             storage.failing.store(failing, Ordering::SeqCst);
             let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
-            writer.growing.min_slots = 3;
+            writer.slots.growing.min_slots = 3;
             (storage, writer)
         };
         let (storage, mut writer) = storage_that_fails_at(0);
@@ -820,25 +629,25 @@ mod tests {
     #[test]
     fn a_slot_that_is_filled_after_a_sync_began_is_not_settled_by_it() {
         let mut writer = writer();
-        let first = writer.grow_ahead(SEGMENT_BYTES).unwrap();
+        let first = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
         // While another thread syncs that, the step to the next segment settles it, and what is written there fills the next.
-        writer.confirm_growth();
-        assert_eq!(writer.slot_count(), 2);
-        let second = writer.grow_ahead(SEGMENT_BYTES).unwrap();
-        assert_eq!(writer.grow_ahead(0), Some(second));
-        writer.confirm_growth_of(first);
-        assert_eq!((writer.slot_count(), writer.free_space().free_slots), (2, 1));
-        writer.confirm_growth_of(second);
-        assert_eq!((writer.slot_count(), writer.free_space().free_slots), (3, 2));
+        writer.slots.confirm_growth();
+        assert_eq!(writer.slots.count(), 2);
+        let second = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
+        assert_eq!(writer.slots.grow_ahead(0), Some(second));
+        writer.slots.confirm_growth_of(first);
+        assert_eq!((writer.slots.count(), writer.free_space().free_slots), (2, 1));
+        writer.slots.confirm_growth_of(second);
+        assert_eq!((writer.slots.count(), writer.free_space().free_slots), (3, 2));
 
         // Or a compaction cuts it off again.
-        let third = writer.grow_ahead(SEGMENT_BYTES).unwrap();
+        let third = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
         writer.cut().unwrap();
-        let fourth = writer.grow_ahead(SEGMENT_BYTES).unwrap();
-        writer.confirm_growth_of(third);
-        assert_eq!(writer.slot_count(), 3);
-        writer.confirm_growth_of(fourth);
-        assert_eq!(writer.slot_count(), 4);
+        let fourth = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
+        writer.slots.confirm_growth_of(third);
+        assert_eq!(writer.slots.count(), 3);
+        writer.slots.confirm_growth_of(fourth);
+        assert_eq!(writer.slots.count(), 4);
     }
 
     /// Fails a write to bytes that readers may be looking at.
@@ -914,7 +723,7 @@ mod tests {
             while writer.tail.header.sequence == sequence {
                 let mut batch = PendingFrame::default();
                 batch.frame.resize(FRAME_HEADER_BYTES, 0);
-                record.encode(&mut batch.frame, writer.seed);
+                record.encode(writer.seed).append_to(&mut batch.frame);
                 let placement = writer.write(&mut batch, head).unwrap();
                 let end = placement.offset + batch.frame.len() as u64;
                 assert!(
@@ -931,24 +740,10 @@ mod tests {
         }
         writer.publish_head(11).unwrap();
         writer.mark_closed(1).unwrap();
-        while writer.last_slot_is_free() {
-            writer.drop_last_slot();
+        while writer.slots.last_is_free() {
+            writer.slots.drop_last();
         }
         writer.cut().unwrap();
         assert!(storage.writes.load(Ordering::Relaxed) > 100, "the test means to watch");
-    }
-
-    #[test]
-    fn what_is_filled_ends_where_the_next_piece_can_be_cached_as_one_unless_it_is_small() {
-        let ends = |segment_bytes, asked: u64| {
-            let mut writer = Writer { parameters: Parameters { segment_bytes, ..parameters() }, ..writer() };
-            writer.fill(asked).unwrap();
-            writer.storage.len().unwrap()
-        };
-        let slot = STORE_HEADER_BYTES + SEGMENT_BYTES;
-        assert_eq!(ends(4 << 20, 100), slot + 100);
-        assert_eq!(ends(4 << 20, 256 << 10), 512 << 10);
-        assert_eq!(ends(4 << 20, 600 << 10), 768 << 10);
-        assert_eq!(ends(300 << 10, 256 << 10), slot + (300 << 10), "no further than the slot");
     }
 }

@@ -11,7 +11,7 @@ use crate::format::header::{
 };
 use crate::format::{FormatError, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::log::scan;
-use crate::log::writer::NewSlot;
+use crate::log::slots::NewSlot;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
 
 /// How to open.

@@ -14,7 +14,7 @@ use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::reservations::ReservationClass;
 use crate::log::scan;
-use crate::log::writer::NewSlot;
+use crate::log::slots::NewSlot;
 use crate::status::Version;
 use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 use crate::storage::{MemoryStorage, read_exact_at};
@@ -94,7 +94,8 @@ fn append_version(opened: &Recovered, name: &str, version: Version) -> bool {
     let cost = record_cost_bytes(encoded_bytes(key, &Value::bytes(&RESULT)));
     let Ok(reservation) = opened.log.reserve(cost, ReservationClass::Move).unwrap() else { return false };
     let hash = opened.log.hasher().key(key);
-    let ticket = opened.log.append(&record, hash, reservation, Until::Synced).unwrap();
+    let new = opened.log.encode(&record, hash);
+    let ticket = opened.log.append(std::iter::once(&new), reservation, Until::Synced).unwrap();
     opened.log.wait(&ticket).unwrap();
     true
 }

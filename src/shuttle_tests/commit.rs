@@ -10,7 +10,7 @@ use super::{DEADLOCK, THOROUGH, explore, must_find_planted};
 use crate::format::record::{Kind, Record, Value};
 use crate::format::{NEVER_MS, Seed};
 use crate::key::{Fingerprint, Key};
-use crate::log::commit::{Commit, CommitSink, PendingFrame, Placement, Ticket, Until};
+use crate::log::commit::{Commit, CommitSink, NewRecord, PendingFrame, Placement, Ticket, Until};
 use crate::planted::Bug;
 use crate::status::Version;
 use crate::sync::{Mutex, yield_now};
@@ -145,7 +145,7 @@ struct Bench {
 
 impl Bench {
     fn new(limit_bytes: u64, failing: Failing) -> Arc<Bench> {
-        Arc::new(Bench { commit: Commit::new(Seed::NONE, limit_bytes), disk: Disk::new(failing) })
+        Arc::new(Bench { commit: Commit::new(limit_bytes), disk: Disk::new(failing) })
     }
 
     fn append(&self, version: u64, until: Until) -> Result<Ticket, Arc<io::Error>> {
@@ -161,7 +161,8 @@ impl Bench {
             result_expires_ms: NEVER_MS,
             value: Value::NONE,
         };
-        self.commit.append(&record, u128::from(version), 0, until)
+        let new = NewRecord::new(&record, u128::from(version), Seed::NONE);
+        self.commit.append(std::iter::once(&new), 0, until)
     }
 
     /// Appends and waits; true if that was acknowledged, which is then checked.

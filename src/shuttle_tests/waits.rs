@@ -9,7 +9,6 @@ use shuttle::thread;
 
 use super::{DEADLOCK, THOROUGH, WHOLE_STORE, explore, must_find_planted};
 use crate::flights::Flights;
-use crate::format::Seed;
 use crate::log::commit::{Commit, CommitSink, PendingFrame, Placement};
 use crate::planted::Bug;
 use crate::sync::atomic::{AtomicBool, Ordering};
@@ -88,7 +87,7 @@ impl CommitSink for Disk {
 
 /// Three want the same to be durable, and one of them syncs.
 fn sync_together() {
-    let commit = Arc::new((Commit::new(Seed::NONE, 300), Disk::default()));
+    let commit = Arc::new((Commit::new(300), Disk::default()));
     let callers: Vec<_> = (0..3)
         .map(|_| {
             let commit = Arc::clone(&commit);

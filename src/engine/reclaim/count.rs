@@ -1,4 +1,4 @@
-//! How much is dead, counted from the footers: for those who must not go by an estimate.
+//! Counts from the footers how many bytes are dead, for callers that must not go by the estimate.
 
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
@@ -14,7 +14,7 @@ use crate::record::RecordSize;
 pub(super) struct Count {
     /// The oldest and the last sequence of the log.
     span: (u64, u64),
-    /// What the ledger had seen superseded.
+    /// How many bytes had been superseded.
     superseded_bytes: u64,
     /// Of the full segments.
     tally: Tally,
@@ -22,14 +22,14 @@ pub(super) struct Count {
     dead_log_bytes: u64,
     /// The most bytes of the log that come free for one dead byte, as a fraction.
     log_bytes_per_byte: (u64, u64),
-    /// Records of the segment that is being written.
+    /// Records of the tail.
     tail: SpaceTotals,
     /// Why a segment could not be counted. Nothing of it comes free.
     damage: Option<Error>,
 }
 
 impl Count {
-    /// Counts. No segment may be retired meanwhile; what others append and supersede is counted or not.
+    /// Counts. No segment may be retired meanwhile. What other threads append and supersede may or may not be counted.
     pub(super) fn take(log: &Log, index: &Index, now_ms: u64) -> Result<Count> {
         let now_ms = if planted(Bug::CountForgetsExpiry) { 0 } else { now_ms };
         let (head, tail) = log.span();
@@ -86,8 +86,8 @@ impl Count {
         self.damage
     }
 
-    /// Whether counting once more could find that so many bytes of the log come free. Not as long as the log has the
-    /// same segments and too little can have expired or been superseded.
+    /// Whether a new count could find that so many bytes of the log come free. It could not while the log has the same
+    /// segments and too little can have expired or been superseded.
     pub(super) fn may_have_become(&self, dead_log_bytes: u64, log: &Log, now_ms: u64) -> bool {
         let superseded_bytes = log.space_usage().superseded_bytes() - self.superseded_bytes;
         let expired_bytes = self.tally.at_most_dead_bytes(now_ms) - self.tally.totals().dead_bytes;
@@ -101,7 +101,7 @@ fn scale(bytes: u64, (multiplier, divisor): (u64, u64)) -> u64 {
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// Adds what a segment holds to `tally`, and says how much of it would have to be moved.
+/// Adds the records of a segment to `tally`, and returns how many bytes of it would have to be moved.
 fn count_live(
     log: &Log,
     index: &Index,

@@ -1,4 +1,4 @@
-//! Where those wait who want something of a batch, and what they are told there.
+//! Per-batch wait points: followers block here until their batch is written or synced.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,14 +6,16 @@ use crate::planted::{Bug, planted};
 use crate::sync::Signal;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// Whether the caller wants its record on disk or only with the operating system before it goes on.
+/// How far a record must have come before its caller goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
+    /// Handed to the operating system.
     Written,
+    /// On the disk.
     Synced,
 }
 
-/// Something for each of the two.
+/// One value for each [`Until`].
 #[derive(Debug, Default)]
 pub(super) struct ByUntil<T> {
     pub(super) written: T,
@@ -29,83 +31,105 @@ impl<T> ByUntil<T> {
     }
 }
 
-/// Where a frame went.
+/// Where a frame or a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Placement {
-    /// In the log.
+    /// Its position in the log.
     pub(crate) position: u64,
-    /// In the file.
+    /// Its offset in the file.
     pub(crate) offset: u64,
 }
 
-/// What the waiters of one batch are told: that it is done without the queue's lock, and seen without it.
+/// The wait point of one batch. The leader wakes it, and followers read it, without the queue's lock.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    /// Whether the batch is where these want it (the lowest bits), and how often one of them was asked to come and lead (the
-    /// rest). Two, so that who waits for the sync sleeps on when the others are told of the write.
-    pub(super) told: ByUntil<Signal>,
-    /// How many wait at the gate, until it tells them that the batch is where they want it. Changed with the queue locked.
+    /// In the lowest bits the phase of the batch; above them a counter of nudges. Two signals, so that followers that
+    /// wait for the sync sleep on when those that wait for the write are woken.
+    pub(super) signals: ByUntil<Signal>,
+    /// Followers that sleep on each signal. Changed with the queue locked.
     pub(super) waiting: ByUntil<AtomicU32>,
     pub(super) placement: OnceLock<Placement>,
 }
 
-/// The phase; 0 while the batch gathers or is on its way.
+/// The bits of a signal that hold the phase. Phase 0: the batch still gathers, or a leader has it.
 const PHASE_BITS: u32 = 0b11;
-/// It is where they want it.
+/// The batch is written, or synced.
 pub(super) const DONE: u32 = 1;
-/// Something failed: what became of the batch is for the queue to say.
+/// A write or a sync failed. The queue knows what became of the batch.
 pub(super) const FAILED: u32 = 2;
 
 impl Gate {
-    pub(super) fn tell(&self, until: Until, phase: u32) {
-        let told = self.told.of(until);
+    /// Sets the phase and wakes every follower that waits for `until`.
+    pub(super) fn wake(&self, until: Until, phase: u32) {
+        let signal = self.signals.of(until);
         if planted(Bug::OnlyOneFollowerWoken) {
-            told.change(phase);
-            told.wake_one();
+            signal.change(phase);
+            signal.wake_one();
         } else {
-            told.tell_all(phase);
+            signal.tell_all(phase);
         }
     }
 
-    pub(super) fn tell_all(&self, phase: u32) {
-        self.tell(Until::Synced, phase);
-        self.tell(Until::Written, phase);
+    /// Sets the phase of both signals and wakes every follower.
+    pub(super) fn wake_all(&self, phase: u32) {
+        self.wake(Until::Synced, phase);
+        self.wake(Until::Written, phase);
     }
 
-    /// Lets those who wait see that one of them is to come and lead, if any of them does: the number must change, or one who is
-    /// about to wait would sleep through being woken. The phase stays, because they are told nothing else meanwhile: of gates
-    /// in the queue those are asked who are told later, when their batch has been taken from it, or now, with the queue locked.
-    pub(super) fn ask(self: &Arc<Gate>, until: Until) -> Option<Asked> {
+    /// Prepares to wake one follower that waits for `until`, if there is one, so that it becomes a leader.
+    ///
+    /// Called with the queue locked, and only for gates whose batch is still in the queue, so it cannot race with
+    /// [`Gate::wake`]. It changes the signal, because a follower that is about to sleep would otherwise sleep through
+    /// the nudge.
+    pub(super) fn nudge(self: &Arc<Gate>, until: Until) -> Option<Nudge> {
         if self.waiting.of(until).load(Ordering::Relaxed) == 0 {
             return None;
         }
-        let told = self.told.of(until);
-        told.change(told.get().wrapping_add(PHASE_BITS + 1));
-        Some(Asked { gate: Arc::clone(self), until })
+        let signal = self.signals.of(until);
+        signal.change(signal.get().wrapping_add(PHASE_BITS + 1));
+        Some(Nudge { gate: Arc::clone(self), until })
     }
 }
 
-/// A place in a batch.
+/// A follower that is to be woken so that it takes a free role.
+#[derive(Debug)]
+#[must_use = "the follower sleeps on until it is sent"]
+pub(super) struct Nudge {
+    gate: Arc<Gate>,
+    pub(super) until: Until,
+}
+
+impl Nudge {
+    /// Wakes the follower. Called without the queue's lock, which is the first thing that the follower takes.
+    pub(super) fn send(self) {
+        self.gate.signals.of(self.until).wake_one();
+    }
+}
+
+/// A caller's claim on a batch: the records that it appended there, and how durable it wants them.
 #[derive(Debug)]
 #[must_use = "a record is neither written nor acknowledged until its ticket has been waited for"]
 pub(crate) struct Ticket {
+    /// The number of the batch.
     pub(super) number: u64,
+    /// Where the first record begins, in bytes from the start of the frame.
     pub(super) at: u64,
     pub(super) until: Until,
     pub(super) gate: Arc<Gate>,
 }
 
 impl Ticket {
-    /// Where the record went, if the gate says that it is there: the way of most followers, which needs no lock.
-    pub(super) fn told(&self) -> Option<Placement> {
+    /// Where the first record was written, once the batch is as durable as the caller wants it. Most followers go on by
+    /// this alone, without the queue's lock.
+    pub(super) fn done(&self) -> Option<Placement> {
         (self.signal().get() & PHASE_BITS == DONE).then(|| self.placement())
     }
 
     pub(super) fn signal(&self) -> &Signal {
-        self.gate.told.of(self.until)
+        self.gate.signals.of(self.until)
     }
 
-    /// How many wait for the same.
+    /// Followers that wait for the same batch to be as durable.
     pub(super) fn waiting(&self) -> &AtomicU32 {
         self.gate.waiting.of(self.until)
     }
@@ -113,18 +137,5 @@ impl Ticket {
     pub(super) fn placement(&self) -> Placement {
         let frame = self.gate.placement.get().copied().unwrap_or_default();
         Placement { position: frame.position + self.at, offset: frame.offset + self.at }
-    }
-}
-
-/// Who is to be woken to do something for all.
-#[derive(Debug)]
-pub(super) struct Asked {
-    gate: Arc<Gate>,
-    pub(super) until: Until,
-}
-
-impl Asked {
-    pub(super) fn wake(self) {
-        self.gate.told.of(self.until).wake_one();
     }
 }

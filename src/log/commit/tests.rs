@@ -1,7 +1,10 @@
 use super::*;
-use crate::format::NEVER_MS;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::format::record::Record;
 use crate::format::record::{Kind, Value};
+use crate::format::{NEVER_MS, Seed};
 use crate::key::{Fingerprint, Key};
+use crate::status::Version;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -50,20 +53,34 @@ fn record(key: &str) -> Record<'_> {
 }
 
 fn commit() -> Commit {
-    Commit::new(Seed::NONE, 16 << 10)
+    Commit::new(16 << 10)
+}
+
+fn try_append(
+    commit: &Commit,
+    key: &str,
+    reserved_bytes: u64,
+    until: Until,
+) -> Result<Ticket, Arc<io::Error>> {
+    let new = NewRecord::new(&record(key), 1, Seed::NONE);
+    commit.append(std::iter::once(&new), reserved_bytes, until)
+}
+
+fn append(commit: &Commit, key: &str, reserved_bytes: u64, until: Until) -> Ticket {
+    try_append(commit, key, reserved_bytes, until).unwrap()
 }
 
 #[test]
-fn what_a_batch_takes_of_a_segment_is_never_more_than_its_records_were_promised() {
+fn a_batch_takes_no_more_of_a_segment_than_was_reserved() {
     let commit = commit();
     let key = "a key of 24 bytes, or so";
     let length = crate::format::record::encoded_bytes(Key::new(key), &Value::NONE);
     let promised = record_cost_bytes(length);
     assert_eq!(promised, length + 48 + 56, "a frame header and an entry, should it be alone");
     for records in 1..=5 {
-        let _ = commit.append(&record(key), 1, promised, Until::Written).unwrap();
+        let _ = append(&commit, key, promised, Until::Written);
         let queue = commit.queue.lock();
-        let batch = &queue.batches[0].batch;
+        let batch = &queue.batches[0].pending;
         assert_eq!(batch.cost_bytes(), 56 + records * (length + 48));
         assert!(batch.cost_bytes() <= batch.reserved_bytes, "covered by what was promised");
         assert_eq!(batch.reserved_bytes, records * promised);
@@ -71,7 +88,7 @@ fn what_a_batch_takes_of_a_segment_is_never_more_than_its_records_were_promised(
 }
 
 #[test]
-fn buffers_are_used_again_but_few_and_none_that_a_large_result_made_large() {
+fn few_and_small_buffers_are_kept_for_later_batches() {
     let commit = commit();
     let batch = |capacity: usize| PendingFrame {
         frame: Vec::with_capacity(capacity),
@@ -91,12 +108,11 @@ fn buffers_are_used_again_but_few_and_none_that_a_large_result_made_large() {
 }
 
 #[test]
-fn what_waits_together_is_one_write_and_one_sync() {
-    let (commit, medium) = (commit(), Counting::default());
-    let tickets: Vec<_> =
-        (0..10).map(|_| commit.append(&record("k"), 1, 0, Until::Synced).unwrap()).collect();
-    let places: Vec<_> = tickets.iter().map(|t| commit.wait(t, &medium).unwrap()).collect();
-    assert_eq!((medium.writes.into_inner(), medium.syncs.into_inner()), (1, 1));
+fn records_that_wait_together_share_one_write_and_one_sync() {
+    let (commit, sink) = (commit(), Counting::default());
+    let tickets: Vec<_> = (0..10).map(|_| append(&commit, "k", 0, Until::Synced)).collect();
+    let places: Vec<_> = tickets.iter().map(|t| commit.wait(t, &sink).unwrap()).collect();
+    assert_eq!((sink.writes.into_inner(), sink.syncs.into_inner()), (1, 1));
     let length = crate::format::record::encoded_bytes(Key::new("k"), &Value::NONE);
     for (place, number) in places.iter().zip(0..) {
         let at = FRAME_HEADER_BYTES as u64 + number * length;
@@ -130,13 +146,13 @@ impl Patient {
     fn new() -> (GoingOn, Patient) {
         let (syncs, syncs_go_on) = channel();
         let (writes, writes_go_on) = channel();
-        let medium = Patient {
+        let sink = Patient {
             syncs_go_on: Mutex::new(syncs_go_on),
             writes_go_on: Mutex::new(writes_go_on),
             syncs: AtomicU64::new(0),
             writes: AtomicU64::new(0),
         };
-        (GoingOn { syncs, writes }, medium)
+        (GoingOn { syncs, writes }, sink)
     }
 
     /// Long enough for any machine; only a wait that never ends gets there.
@@ -159,21 +175,21 @@ impl CommitSink for Patient {
     }
 }
 
-/// A queue over a patient medium, and threads that wait there.
+/// A queue over a patient sink, and threads that wait there.
 struct Bench<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     commit: &'env Commit,
-    medium: &'env Patient,
+    sink: &'env Patient,
 }
 
 impl<'scope> Bench<'scope, '_> {
     fn append(&self, wanted: Until) -> Ticket {
-        self.commit.append(&record("k"), 1, 0, wanted).unwrap()
+        append(self.commit, "k", 0, wanted)
     }
 
     fn wait(&self, ticket: Ticket) -> ScopedJoinHandle<'scope, ()> {
-        let (commit, medium) = (self.commit, self.medium);
-        self.scope.spawn(move || commit.wait(&ticket, medium).map(drop).unwrap())
+        let (commit, sink) = (self.commit, self.sink);
+        self.scope.spawn(move || commit.wait(&ticket, sink).map(drop).unwrap())
     }
 
     /// A thread that waits for the ticket and does nothing else, by now.
@@ -188,20 +204,20 @@ impl<'scope> Bench<'scope, '_> {
 
     /// A thread whose sync is under way.
     fn syncing(&self) -> ScopedJoinHandle<'scope, ()> {
-        let before = self.medium.syncs.load(Ordering::SeqCst);
+        let before = self.sink.syncs.load(Ordering::SeqCst);
         let thread = self.wait(self.append(Until::Synced));
-        until(|| self.medium.syncs.load(Ordering::SeqCst) == before + 1);
+        until(|| self.sink.syncs.load(Ordering::SeqCst) == before + 1);
         thread
     }
 }
 
 fn with_patience(story: impl FnOnce(&Bench<'_, '_>, &GoingOn)) {
-    let ((going_on, medium), commit) = (Patient::new(), commit());
-    std::thread::scope(|scope| story(&Bench { scope, commit: &commit, medium: &medium }, &going_on));
+    let ((going_on, sink), commit) = (Patient::new(), commit());
+    std::thread::scope(|scope| story(&Bench { scope, commit: &commit, sink: &sink }, &going_on));
 }
 
 #[test]
-fn who_wants_its_record_written_does_not_wait_for_the_sync_and_wakes_none_of_those_who_do() {
+fn a_write_only_caller_neither_waits_for_the_sync_nor_wakes_its_waiters() {
     with_patience(|bench, going_on| {
         let synced = bench.append(Until::Synced);
         let gate = Arc::clone(&synced.gate);
@@ -209,21 +225,21 @@ fn who_wants_its_record_written_does_not_wait_for_the_sync_and_wakes_none_of_tho
         going_on.writes.send(()).unwrap();
         let leading = bench.wait(synced);
         bench.wait(written).join().unwrap();
-        assert_eq!(gate.told.synced.get(), 0);
+        assert_eq!(gate.signals.synced.get(), 0);
         going_on.syncs.send(()).unwrap();
         leading.join().unwrap();
     });
 }
 
 #[test]
-fn who_wants_its_record_written_writes_it_while_another_thread_syncs() {
+fn a_write_only_caller_writes_while_another_thread_syncs() {
     with_patience(|bench, going_on| {
         bench.wait(bench.append(Until::Written)).join().unwrap();
         let syncing = bench.syncing();
         for _ in 0..3 {
             bench.wait(bench.append(Until::Written)).join().unwrap();
         }
-        assert_eq!(bench.medium.writes.load(Ordering::SeqCst), 5);
+        assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 5);
         assert!(!syncing.is_finished());
         going_on.syncs.send(()).unwrap();
         syncing.join().unwrap();
@@ -231,19 +247,19 @@ fn who_wants_its_record_written_writes_it_while_another_thread_syncs() {
 }
 
 #[test]
-fn it_is_remembered_for_some_batches_that_somebody_wanted_no_more_than_a_write() {
+fn write_only_callers_are_remembered_for_64_batches() {
     let commit = commit();
     let mut queue = commit.queue.lock();
-    assert!(!queue.somebody_only_writes(1));
+    assert!(!queue.may_be_written_to(1));
     queue.last_wants_write = Some(5);
     // A batch that is taken after a later one was begun is earlier than that.
     for (number, expected) in [(4, true), (5, true), (69, true), (70, false)] {
-        assert_eq!(queue.somebody_only_writes(number), expected, "{number}");
+        assert_eq!(queue.may_be_written_to(number), expected, "{number}");
     }
 }
 
 #[test]
-fn a_record_that_another_thread_wrote_during_a_sync_is_synced_by_the_next_one() {
+fn a_record_written_during_a_sync_is_synced_by_the_next_one() {
     with_patience(|bench, going_on| {
         bench.wait(bench.append(Until::Written)).join().unwrap();
         let syncing = bench.syncing();
@@ -252,16 +268,16 @@ fn a_record_that_another_thread_wrote_during_a_sync_is_synced_by_the_next_one() 
         bench.wait(bench.append(Until::Written)).join().unwrap();
         going_on.syncs.send(()).unwrap();
         syncing.join().unwrap();
-        until(|| bench.medium.syncs.load(Ordering::SeqCst) == 2);
+        until(|| bench.sink.syncs.load(Ordering::SeqCst) == 2);
         assert!(!waiting.is_finished(), "the sync under way began before it was written");
         going_on.syncs.send(()).unwrap();
         waiting.join().unwrap();
-        assert_eq!(bench.medium.writes.load(Ordering::SeqCst), 3);
+        assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 3);
     });
 }
 
 #[test]
-fn who_waits_for_a_sync_waits_for_nobody_who_writes_something_later() {
+fn a_caller_that_waits_for_a_sync_does_not_wait_for_later_writes() {
     with_patience(|bench, going_on| {
         bench.wait(bench.append(Until::Written)).join().unwrap();
         let syncing = bench.syncing();
@@ -271,7 +287,7 @@ fn who_waits_for_a_sync_waits_for_nobody_who_writes_something_later() {
         // Of two records, so that its writing takes until it is told to go on.
         let (one, other) = (bench.append(Until::Written), bench.append(Until::Written));
         let writing = [bench.wait(one), bench.wait(other)];
-        until(|| bench.medium.writes.load(Ordering::SeqCst) == 4);
+        until(|| bench.sink.writes.load(Ordering::SeqCst) == 4);
         for _ in 0..2 {
             going_on.syncs.send(()).unwrap();
         }
@@ -286,10 +302,10 @@ fn who_waits_for_a_sync_waits_for_nobody_who_writes_something_later() {
 }
 
 #[test]
-fn who_begins_a_sync_leaves_nobody_asleep_who_could_write_meanwhile() {
+fn a_thread_that_starts_a_sync_nudges_a_waiting_writer() {
     with_patience(|bench, going_on| {
         let synced = bench.append(Until::Synced);
-        bench.commit.lead(bench.commit.queue.lock(), Duty { writes: true, syncs: false }, bench.medium);
+        bench.commit.lead(bench.commit.queue.lock(), Roles { writes: true, syncs: false }, bench.sink);
         bench.commit.queue.lock().writing = true;
         let writing = bench.sleep(bench.append(Until::Written));
         bench.commit.queue.lock().writing = false;
@@ -302,28 +318,24 @@ fn who_begins_a_sync_leaves_nobody_asleep_who_could_write_meanwhile() {
 }
 
 #[test]
-fn a_batch_that_nobody_wants_synced_is_not_synced_for_who_waits_behind_it() {
-    let (commit, medium) = (Commit::new(Seed::NONE, 300), Counting::default());
+fn a_write_only_batch_is_not_synced_for_the_batch_behind_it() {
+    let (commit, sink) = (Commit::new(300), Counting::default());
     // Each in a batch of its own: the limit has room for one.
-    let written = commit.append(&record("a"), 1, 0, Until::Written).unwrap();
-    let synced = commit.append(&record("b"), 2, 0, Until::Synced).unwrap();
-    commit.wait(&synced, &medium).unwrap();
-    commit.wait(&written, &medium).unwrap();
-    assert_eq!((medium.writes.into_inner(), medium.syncs.into_inner()), (2, 1));
+    let written = append(&commit, "a", 0, Until::Written);
+    let synced = append(&commit, "b", 0, Until::Synced);
+    commit.wait(&synced, &sink).unwrap();
+    commit.wait(&written, &sink).unwrap();
+    assert_eq!((sink.writes.into_inner(), sink.syncs.into_inner()), (2, 1));
 }
 
 #[test]
-fn all_who_come_while_a_sync_is_under_way_share_the_next_write_and_the_next_sync() {
+fn callers_that_come_during_a_sync_share_the_next_write_and_sync() {
     with_patience(|bench, going_on| {
         let mut threads = vec![bench.syncing()];
         for _ in 0..15 {
             threads.push(bench.sleep(bench.append(Until::Synced)));
         }
-        assert_eq!(
-            bench.medium.writes.load(Ordering::SeqCst),
-            1,
-            "nobody writes who would wait all the same"
-        );
+        assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 1, "nobody writes who would wait all the same");
         going_on.writes.send(()).unwrap();
         for _ in 0..2 {
             going_on.syncs.send(()).unwrap();
@@ -331,85 +343,84 @@ fn all_who_come_while_a_sync_is_under_way_share_the_next_write_and_the_next_sync
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(bench.medium.syncs.load(Ordering::SeqCst), 2, "one of the first, one of the fifteen");
-        assert_eq!(bench.medium.writes.load(Ordering::SeqCst), 2);
+        assert_eq!(bench.sink.syncs.load(Ordering::SeqCst), 2, "one of the first, one of the fifteen");
+        assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 2);
     });
 }
 
 #[test]
-fn one_is_asked_to_write_and_to_sync_who_waits_for_both_and_another_only_to_write_what_it_would_not() {
-    let asked = |commit: &Commit| commit.queue.lock().ask_leaders().map(|asked| Some(asked?.until));
+fn one_waiter_is_nudged_for_each_free_role() {
+    let nudged = |commit: &Commit| commit.queue.lock().nudge_leaders().map(|nudge| Some(nudge?.until));
     let appended = |commit: &Commit, wanted| {
-        let ticket = commit.append(&record("k"), 1, 0, wanted).unwrap();
+        let ticket = append(commit, "k", 0, wanted);
         ticket.waiting().fetch_add(1, Ordering::Relaxed);
     };
     let (both, write) = ([Some(Until::Synced), None], [None, Some(Until::Written)]);
 
-    let (medium, commit) = (Counting::default(), commit());
-    assert_eq!(asked(&commit), [None, None]);
+    let (sink, commit) = (Counting::default(), commit());
+    assert_eq!(nudged(&commit), [None, None]);
     appended(&commit, Until::Written);
-    assert_eq!(asked(&commit), write);
+    assert_eq!(nudged(&commit), write);
     appended(&commit, Until::Synced);
-    assert_eq!(asked(&commit), both, "who waits for the sync anyway");
+    assert_eq!(nudged(&commit), both, "who waits for the sync anyway");
     commit.queue.lock().syncing = true;
-    assert_eq!(asked(&commit), write, "while somebody syncs");
+    assert_eq!(nudged(&commit), write, "while somebody syncs");
     commit.queue.lock().writing = true;
-    assert_eq!(asked(&commit), [None, None]);
+    assert_eq!(nudged(&commit), [None, None]);
     (commit.queue.lock().writing, commit.queue.lock().syncing) = (false, false);
 
     // Written by somebody who does not sync.
-    let writes = Duty { writes: true, syncs: false };
-    commit.lead(commit.queue.lock(), writes, &medium);
-    assert_eq!(asked(&commit), both);
+    let writes = Roles { writes: true, syncs: false };
+    commit.lead(commit.queue.lock(), writes, &sink);
+    assert_eq!(nudged(&commit), both);
     commit.queue.lock().writing = true;
-    assert_eq!(asked(&commit), both, "a sync waits for no write");
+    assert_eq!(nudged(&commit), both, "a sync waits for no write");
     commit.queue.lock().writing = false;
     appended(&commit, Until::Written);
-    assert_eq!(asked(&commit), [Some(Until::Synced), Some(Until::Written)]);
+    assert_eq!(nudged(&commit), [Some(Until::Synced), Some(Until::Written)]);
     appended(&commit, Until::Synced);
-    assert_eq!(asked(&commit), both, "who syncs writes before");
+    assert_eq!(nudged(&commit), both, "who syncs writes before");
 }
 
 #[test]
 fn a_batch_never_outgrows_its_limit() {
-    let (commit, medium) = (commit(), Counting::default());
-    let tickets: Vec<_> =
-        (0..1_000).map(|_| commit.append(&record("k"), 1, 0, Until::Written).unwrap()).collect();
-    for gathering in &commit.queue.lock().batches {
-        assert!(gathering.batch.cost_bytes() <= 16 << 10);
+    let (commit, sink) = (commit(), Counting::default());
+    let tickets: Vec<_> = (0..1_000).map(|_| append(&commit, "k", 0, Until::Written)).collect();
+    for batch in &commit.queue.lock().batches {
+        assert!(batch.pending.cost_bytes() <= 16 << 10);
     }
     // Waited for from the last one: a batch in front of it has waiters of its own and must not be skipped.
     std::thread::scope(|scope| {
         for ticket in &tickets {
-            scope.spawn(|| commit.wait(ticket, &medium).unwrap());
+            scope.spawn(|| commit.wait(ticket, &sink).unwrap());
         }
     });
-    assert_eq!(medium.records.into_inner(), 1_000);
-    assert_eq!(medium.syncs.into_inner(), 0, "nobody asked for a sync");
+    assert_eq!(sink.records.into_inner(), 1_000);
+    assert_eq!(sink.syncs.into_inner(), 0, "nobody asked for a sync");
 }
 
 #[test]
-fn after_a_failed_write_or_sync_nobody_is_acknowledged_any_more() {
+fn after_a_failed_write_or_sync_no_caller_is_acknowledged() {
     for (fail_write, fail_sync) in [(true, false), (false, true)] {
         let commit = commit();
-        let medium = Counting { fail_write, fail_sync, ..Counting::default() };
-        let first = commit.append(&record("a"), 1, 0, Until::Synced).unwrap();
-        assert!(commit.wait(&first, &medium).is_err());
-        assert!(commit.append(&record("b"), 2, 0, Until::Synced).is_err());
-        assert!(commit.sync(&medium).is_err());
-        assert!(commit.wait(&first, &medium).is_err(), "asking again does not help");
+        let sink = Counting { fail_write, fail_sync, ..Counting::default() };
+        let first = append(&commit, "a", 0, Until::Synced);
+        assert!(commit.wait(&first, &sink).is_err());
+        assert!(try_append(&commit, "b", 0, Until::Synced).is_err());
+        assert!(commit.sync(&sink).is_err());
+        assert!(commit.wait(&first, &sink).is_err(), "asking again does not help");
     }
 }
 
 #[test]
-fn a_leader_that_unwinds_poisons_and_wakes_everybody() {
+fn a_leader_that_unwinds_poisons_the_queue_and_wakes_all() {
     let commit = commit();
-    let medium = Counting { panic: true, ..Counting::default() };
-    let tickets: Vec<_> = (0..8).map(|_| commit.append(&record("k"), 1, 0, Until::Synced).unwrap()).collect();
-    let (commit, medium) = (&commit, &medium);
+    let sink = Counting { panic: true, ..Counting::default() };
+    let tickets: Vec<_> = (0..8).map(|_| append(&commit, "k", 0, Until::Synced)).collect();
+    let (commit, sink) = (&commit, &sink);
     let outcomes: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> =
-            tickets.iter().map(|ticket| scope.spawn(move || commit.wait(ticket, medium).is_err())).collect();
+            tickets.iter().map(|ticket| scope.spawn(move || commit.wait(ticket, sink).is_err())).collect();
         threads.into_iter().map(ScopedJoinHandle::join).collect()
     });
     let panicked = outcomes.iter().filter(|outcome| outcome.is_err()).count();
@@ -418,43 +429,43 @@ fn a_leader_that_unwinds_poisons_and_wakes_everybody() {
 }
 
 #[test]
-fn sync_without_anything_unsynced_touches_nothing_and_otherwise_syncs_once() {
-    let (commit, medium) = (commit(), Counting::default());
-    commit.sync(&medium).unwrap();
-    assert_eq!(medium.syncs.load(Ordering::SeqCst), 0);
-    let ticket = commit.append(&record("k"), 1, 0, Until::Written).unwrap();
-    commit.wait(&ticket, &medium).unwrap();
-    commit.sync(&medium).unwrap();
-    commit.sync(&medium).unwrap();
-    assert_eq!(medium.syncs.load(Ordering::SeqCst), 1);
+fn a_sync_syncs_once_if_anything_is_unsynced() {
+    let (commit, sink) = (commit(), Counting::default());
+    commit.sync(&sink).unwrap();
+    assert_eq!(sink.syncs.load(Ordering::SeqCst), 0);
+    let ticket = append(&commit, "k", 0, Until::Written);
+    commit.wait(&ticket, &sink).unwrap();
+    commit.sync(&sink).unwrap();
+    commit.sync(&sink).unwrap();
+    assert_eq!(sink.syncs.load(Ordering::SeqCst), 1);
 }
 
 #[test]
-fn a_batch_whose_threads_are_gone_keeps_nobody_waiting() {
-    let (commit, medium) = (Commit::new(Seed::NONE, 300), Counting::default());
+fn a_batch_whose_threads_are_gone_blocks_no_later_one() {
+    let (commit, sink) = (Commit::new(300), Counting::default());
     // Each in a batch of its own: the limit has room for one.
-    let abandoned = commit.append(&record("a"), 1, 0, Until::Synced).unwrap();
-    let ticket = commit.append(&record("b"), 2, 0, Until::Synced).unwrap();
+    let abandoned = append(&commit, "a", 0, Until::Synced);
+    let ticket = append(&commit, "b", 0, Until::Synced);
     assert_ne!(abandoned.number, ticket.number);
     drop(abandoned);
-    commit.wait(&ticket, &medium).unwrap();
-    assert_eq!(medium.records.into_inner(), 2);
+    commit.wait(&ticket, &sink).unwrap();
+    assert_eq!(sink.records.into_inner(), 2);
 }
 
 #[test]
-fn every_record_of_many_threads_is_written_once_with_fewer_syncs_than_records() {
-    let (commit, medium) = (commit(), Counting::default());
+fn every_record_of_many_threads_is_written_once() {
+    let (commit, sink) = (commit(), Counting::default());
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
                 for turn in 0..200 {
                     let until = if turn % 3 == 0 { Until::Written } else { Until::Synced };
-                    let ticket = commit.append(&record("k"), 1, 0, until).unwrap();
-                    commit.wait(&ticket, &medium).unwrap();
+                    let ticket = append(&commit, "k", 0, until);
+                    commit.wait(&ticket, &sink).unwrap();
                 }
             });
         }
     });
-    assert_eq!(medium.records.into_inner(), 1_600);
-    assert!(medium.syncs.into_inner() <= 1_600);
+    assert_eq!(sink.records.into_inner(), 1_600);
+    assert!(sink.syncs.into_inner() <= 1_600);
 }

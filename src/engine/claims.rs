@@ -1,6 +1,9 @@
-//! Renews leases, in memory only. Called by leases and by handles to attempts, with the key and the version of the attempt.
+//! What holders of leases and doubts do with their claims: renew them, drop them, run closures under them. In memory only.
 
-use super::Engine;
+use std::sync::Arc;
+
+use super::assembly::Engine;
+use super::inside::{self, InClosure};
 use crate::error::{Error, Result};
 use crate::flights::Claim;
 use crate::key::Key;
@@ -13,7 +16,7 @@ impl Engine {
     /// [`Error::Fenced`] if the lease was taken over or has ended. A passed deadline alone is no
     /// reason: as long as no other caller takes over, the attempt owns the operation.
     pub(crate) fn renew(&self, key: Key<'_>, version: Version, lease_ms: u64) -> Result<()> {
-        let hash = self.admit(key)?;
+        let hash = self.admit(key)?.hash;
         let _inside = self.admission.enter()?;
         // The time is read under the flight: entering it may have waited for another caller's write.
         let deadline_ms = || self.clock.now_ms().saturating_add(lease_ms);
@@ -32,8 +35,23 @@ impl Engine {
         if self.admission.check_open().is_err() {
             return false;
         }
-        let claim = self.flights.claim(self.log.hasher().key(key));
+        let claim = self.flights.claim(self.log().hasher().key(key));
         matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == version)
+    }
+
+    /// Ends the claim of a handle that is dropped. If its attempt has not ended, the operation is in doubt from now on.
+    /// Touches memory only and cannot fail, because drops call it.
+    pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
+        let _events = crate::events::hold_back();
+        let has_ended = self.flights.end_claim(self.log().hasher().key(key), claim);
+        if has_ended && let Claim::Lease { attempt, .. } = claim {
+            crate::events::in_doubt(key, attempt);
+        }
+    }
+
+    /// This thread is about to call the closure that runs under `claim`.
+    pub(crate) fn enter_closure(self: &Arc<Self>, key: Key<'_>, claim: Claim) -> InClosure {
+        inside::enter(&self.flights, self.log().hasher().key(key), claim)
     }
 }
 

@@ -1,0 +1,148 @@
+//! Puts the parts of one open store together.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::admission::Admission;
+use super::path_check::PathCheck;
+use super::reclaim::Reclaim;
+use super::records::{HashedKey, Records};
+use super::terms::Settings;
+use super::unreadable::UnreadableRecords;
+use super::view::Viewer;
+use super::write::{Versions, WritePath};
+use crate::clock::{Sleepers, StoreClock};
+use crate::error::Result;
+use crate::flights::Flights;
+use crate::index::Index;
+use crate::key::{Fingerprint, Key};
+use crate::log::Log;
+use crate::recover::Recovered;
+use crate::sync::atomic::AtomicU64;
+
+/// The parts of one open store. Adds nothing to them but what hands them out: the calls are in `change`, `begin`, `claims` and
+/// `lifecycle`.
+#[derive(Debug)]
+pub(crate) struct Engine {
+    pub(super) settings: Settings,
+    pub(super) admission: Arc<Admission>,
+    pub(super) path_check: Arc<PathCheck>,
+    pub(super) flights: Arc<Flights>,
+    pub(super) clock: Arc<StoreClock>,
+    pub(super) versions: Versions,
+    /// Numbers the doubts that were given to callers.
+    pub(super) doubts: AtomicU64,
+    pub(super) records: Arc<Records>,
+    pub(super) viewer: Viewer,
+    pub(super) write: Arc<WritePath>,
+    pub(super) reclaim: Reclaim,
+}
+
+impl Engine {
+    /// The engine of a store that was recovered.
+    pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
+        let Recovered { log, index, clock, open_count, counter, unreadable } = recovered;
+        let flights = Arc::new(Flights::new());
+        clock.wake_when_moved(Arc::downgrade(&(Arc::clone(&flights) as Arc<dyn Sleepers>)));
+        let admission = Arc::new(Admission::new());
+        let (storage, path) = (Arc::clone(log.storage()), log.path().to_owned());
+        let versions = Versions::new(path.clone(), open_count, counter);
+        let path_check = Arc::new(PathCheck::new(storage, path, clock.now_ms(), log.span().1));
+        let unreadable = UnreadableRecords::new(unreadable);
+        let records = Arc::new(Records::new(log, index, unreadable, Arc::clone(&admission)));
+        let write = Arc::new(WritePath::new(Arc::clone(&records)));
+        let viewer = Viewer::new(Arc::clone(&records), Arc::clone(&flights), Arc::clone(&clock));
+        let reclaim = Reclaim::new(
+            Arc::clone(&records),
+            Arc::clone(&write),
+            Arc::clone(&flights),
+            Arc::clone(&clock),
+            Arc::clone(&admission),
+            Arc::clone(&path_check),
+        );
+        Engine {
+            settings,
+            admission,
+            path_check,
+            flights,
+            clock,
+            versions,
+            doubts: AtomicU64::new(0),
+            records,
+            viewer,
+            write,
+            reclaim,
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.records.path()
+    }
+
+    pub(crate) fn log(&self) -> &Log {
+        self.records.log()
+    }
+
+    pub(crate) fn index(&self) -> &Index {
+        self.records.index()
+    }
+
+    pub(crate) fn clock(&self) -> &StoreClock {
+        &self.clock
+    }
+
+    /// Leases and doubts that are alive. Takes no lock.
+    pub(crate) fn claim_count(&self) -> usize {
+        self.flights.claims()
+    }
+
+    /// Whether this process was forked from the one that opened the store. Takes no lock.
+    pub(crate) fn has_forked(&self) -> bool {
+        self.admission.has_forked()
+    }
+
+    /// [`Error::Forked`](crate::Error::Forked) if it was.
+    pub(crate) fn check_process(&self) -> Result<()> {
+        self.admission.check_process()
+    }
+
+    /// Whether the path was seen to lead to another file than the open one, or to none.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.path_check.is_replaced()
+    }
+
+    /// [`Error::Replaced`](crate::Error::Replaced) if it was.
+    pub(crate) fn check_in_place(&self) -> Result<()> {
+        self.path_check.check()
+    }
+
+    pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
+        self.log().hasher().fingerprint(request)
+    }
+
+    /// How many records are known that cannot be read.
+    pub(crate) fn unreadable_records(&self) -> u64 {
+        self.records.unreadable().count()
+    }
+
+    /// Whether reclaiming could not go on when it was last tried.
+    pub(crate) fn reclaiming_stopped(&self) -> bool {
+        self.reclaim.is_stopped()
+    }
+
+    /// Bytes of live records that were moved, and segments that were retired, since the store was opened.
+    pub(crate) fn reclaimed(&self) -> (u64, u64) {
+        (self.reclaim.moved_bytes(), self.reclaim.segments())
+    }
+
+    /// Checks the process, the key, and that the store is open.
+    pub(super) fn admit<'a>(&self, key: Key<'a>) -> Result<HashedKey<'a>> {
+        self.admission.check_open()?;
+        key.check()?;
+        Ok(HashedKey { key, hash: self.log().hasher().key(key) })
+    }
+}

@@ -1,0 +1,487 @@
+//! Decides what a call does to a key: pure functions from a [`View`] to a [`Decision`].
+//!
+//! They are called under the key's flight, so that a decision is never made on what another thread is about to replace. They
+//! do no I/O, wait for nothing and emit no events; `change` carries their decisions out. Which changes of a status are allowed
+//! is the state machine's business, [`transition`].
+
+use super::records::Found;
+use super::terms::{Expected, Finish, Next, Request, Terms};
+use super::view::View;
+use crate::flights::Claim;
+use crate::format::record::{Kind, Value};
+use crate::key::Fingerprint;
+use crate::log::commit::Until;
+use crate::log::reservations::ReservationClass;
+use crate::planted::{Bug, planted};
+use crate::record::Liveness;
+use crate::status::{Event, Refused, Status, Version, transition};
+
+/// What a call does next.
+#[derive(Debug)]
+pub(super) enum Decision<'a> {
+    /// It writes this record.
+    Write(Draft<'a>),
+    /// The state is what the call asks for. There is nothing to write.
+    Nothing,
+    /// The operation is completed, and that stands.
+    Completed,
+    /// An attempt is in progress, or another caller resolves its doubt: the call waits, or returns.
+    InProgress,
+    /// The operation is in doubt, and the call does not resolve doubts.
+    InDoubt,
+    /// The operation is in doubt, and the call is given the doubt. Takes no space: a full store must still let a caller
+    /// find out what happened.
+    GiveDoubt,
+    /// The key is used for another request.
+    Mismatch,
+    /// Another attempt took the operation over, or it has ended.
+    Fenced,
+    /// The state is not the one that the call expects.
+    Differs,
+    /// There is no way from the expected state to the next one.
+    Conflict,
+    /// The key's last record cannot be read, and the call needs to know what is in it.
+    Unreadable,
+}
+
+/// What a change does to the claim on its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ClaimChange {
+    Keep,
+    /// The record begins an attempt, with a lease until then.
+    Lease {
+        deadline_ms: u64,
+    },
+    /// The claim ends: what it was for has another state now.
+    End,
+}
+
+/// A record that a call has decided to write. Its version and its times follow when it is written.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) kind: Kind,
+    pub(super) fingerprint: Fingerprint,
+    pub(super) attempt: u32,
+    pub(super) value: Value<'a>,
+    /// The version of the operation's first record; None: it is this one.
+    pub(super) origin: Option<Version>,
+    pub(super) claim: ClaimChange,
+    /// How far the record must have come before the call returns.
+    pub(super) until: Until,
+    /// Whose space it may use.
+    pub(super) class: ReservationClass,
+}
+
+impl<'a> Draft<'a> {
+    /// A record that follows what the view shows of the key.
+    fn new(kind: Kind, view: &View, class: ReservationClass, terms: &Terms) -> Draft<'a> {
+        // An operation starts where nothing was left of the key, or only the count of attempts that did not happen.
+        let last = view.found.as_ref().filter(|found| found.liveness == Liveness::Begun);
+        Draft {
+            kind,
+            fingerprint: Fingerprint::NONE,
+            attempt: view.attempt(),
+            value: Value::NONE,
+            origin: last.map(|found| found.origin),
+            claim: ClaimChange::Keep,
+            until: terms.durability.until(),
+            class,
+        }
+    }
+}
+
+/// The record that begins the key's next attempt, with a lease on it.
+fn next_attempt<'a>(view: &View, fingerprint: Fingerprint, terms: &Terms) -> Draft<'a> {
+    let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
+    let draft = Draft::new(Kind::Begun, view, ReservationClass::Begin, terms);
+    Draft {
+        fingerprint,
+        attempt: view.attempt().saturating_add(1),
+        value: Value::begun(terms.typing),
+        claim: ClaimChange::Lease { deadline_ms },
+        until: if terms.begin_unsynced { Until::Written } else { draft.until },
+        ..draft
+    }
+}
+
+/// Whether a present key is used for another request.
+fn is_mismatch(view: &View, request: Request) -> bool {
+    view.status != Status::Absent && view.found.as_ref().is_some_and(|found| !request.is(found.fingerprint))
+}
+
+/// Whether the attempt of `version` is the key's last one and has not ended.
+fn holds(found: Option<&Found>, version: Version) -> bool {
+    found.is_some_and(|found| found.liveness == Liveness::Begun && found.version == version)
+}
+
+/// An attempt begins; or, if `takes_doubt`, the call is given a doubt.
+pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doubt: bool) -> Decision<'a> {
+    if is_mismatch(view, request) {
+        return Decision::Mismatch;
+    }
+    match transition(view.status, Event::Begin) {
+        Err(Refused::Completed) => return Decision::Completed,
+        Err(_) => return Decision::InProgress,
+        Ok(_) => {}
+    }
+    if view.status == Status::InDoubt {
+        // To other callers, finding out what happened is an attempt in progress.
+        if matches!(view.claim, Some(Claim::Doubt { .. })) {
+            return Decision::InProgress;
+        }
+        if !takes_doubt {
+            return Decision::InDoubt;
+        }
+        if !planted(Bug::DoubtNeedsReservation) {
+            return Decision::GiveDoubt;
+        }
+    }
+    Decision::Write(next_attempt(view, request.fingerprint, terms))
+}
+
+/// The doubt about the attempt of `version` is resolved: the side effect did not happen, or may happen again. Needs the space
+/// of a begin; without it the doubt stays.
+pub(super) fn begin_again<'a>(view: &View, version: Version, terms: &Terms) -> Decision<'a> {
+    match view.found.as_ref().filter(|found| holds(Some(found), version)) {
+        Some(found) => Decision::Write(next_attempt(view, found.fingerprint, terms)),
+        None => Decision::Fenced,
+    }
+}
+
+/// The attempt of `version` ends.
+pub(super) fn finish<'a>(view: &View, version: Version, finish: Finish<'a>, terms: &Terms) -> Decision<'a> {
+    let (event, kind, value) = match finish {
+        Finish::Completed(value) => (Event::Complete, Kind::Completed, value),
+        Finish::Released => (Event::Release, Kind::Released, Value::NONE),
+    };
+    let may_end = holds(view.found.as_ref(), version) && transition(view.status, event).is_ok();
+    let Some(found) = view.found.as_ref().filter(|_| may_end) else { return Decision::Fenced };
+    let draft = Draft::new(kind, view, ReservationClass::Finish, terms);
+    Decision::Write(Draft { fingerprint: found.fingerprint, value, claim: ClaimChange::End, ..draft })
+}
+
+/// The attempt in doubt, of that version and number, turned out to have had its side effect. Its result is recorded as its
+/// end; or, if the doubt has gone and left the key absent, as seen and done.
+pub(super) fn applied<'a>(
+    view: &View,
+    (version, attempt): (Version, u32),
+    request: Request,
+    value: Value<'a>,
+    terms: &Terms,
+) -> Decision<'a> {
+    let is_still_in_doubt = holds(view.found.as_ref(), version);
+    let event = if is_still_in_doubt { Event::Complete } else { Event::Record };
+    match transition(view.status, event) {
+        Ok(_) => {}
+        Err(Refused::Completed) => return Decision::Completed,
+        Err(_) if planted(Bug::AppliedOverwritesAnother) => {}
+        Err(_) if view.found.as_ref().is_some_and(|found| !request.is(found.fingerprint)) => {
+            return Decision::Mismatch;
+        }
+        Err(_) => return Decision::Fenced,
+    }
+    let stored = view.found.as_ref().filter(|_| is_still_in_doubt).map(|found| found.fingerprint);
+    let draft = Draft::new(Kind::Completed, view, ReservationClass::Finish, terms);
+    Decision::Write(Draft {
+        fingerprint: stored.unwrap_or(request.fingerprint),
+        attempt: view.attempt().max(attempt),
+        value,
+        claim: ClaimChange::End,
+        ..draft
+    })
+}
+
+/// The operation is seen and done in one record.
+pub(super) fn record<'a>(view: &View, request: Request, value: Value<'a>, terms: &Terms) -> Decision<'a> {
+    if is_mismatch(view, request) {
+        return Decision::Mismatch;
+    }
+    match transition(view.status, Event::Record) {
+        Ok(_) => {
+            let draft = Draft::new(Kind::Completed, view, ReservationClass::Begin, terms);
+            let attempt = view.attempt().saturating_add(1);
+            Decision::Write(Draft { fingerprint: request.fingerprint, attempt, value, ..draft })
+        }
+        Err(Refused::Completed) => Decision::Completed,
+        Err(Refused::InDoubt) => Decision::InDoubt,
+        Err(_) => Decision::InProgress,
+    }
+}
+
+/// What is known of the key is given up.
+pub(super) fn forget<'a>(view: &View, terms: &Terms) -> Decision<'a> {
+    match transition(view.status, Event::Forget) {
+        Ok(_) => {
+            let draft = Draft::new(Kind::Forgotten, view, ReservationClass::Forget, terms);
+            Decision::Write(Draft { claim: ClaimChange::End, ..draft })
+        }
+        Err(Refused::InProgress) => Decision::InProgress,
+        Err(_) => Decision::Nothing,
+    }
+}
+
+/// The key's state becomes `next` if it is the expected one.
+pub(super) fn compare_and_set<'a>(
+    view: &View,
+    expected: Expected,
+    next: Next<'a>,
+    value: Value<'a>,
+    terms: &Terms,
+) -> Decision<'a> {
+    let (status, found) = (view.status, view.found.as_ref());
+    let matches = match expected {
+        Expected::Absent => status == Status::Absent,
+        Expected::Present { status: wanted, version } => {
+            let last = found.map(|found| found.version);
+            let lost = view.unreadable.as_ref().map(|lost| lost.version);
+            status == wanted && last.or(lost) == Some(version)
+        }
+    };
+    if view.unreadable.is_some() && !(matches && next == Next::Absent) {
+        return Decision::Unreadable;
+    }
+    if !matches {
+        return Decision::Differs;
+    }
+    let unfinished = found.filter(|_| matches!(status, Status::InProgress | Status::InDoubt));
+    if let (Some(fingerprint), Some(found)) = (next.fingerprint(), unfinished)
+        && fingerprint != found.fingerprint
+    {
+        return Decision::Mismatch;
+    }
+    let Ok(change) = swap_of(status, &next) else { return Decision::Conflict };
+    // Absent where absent was expected needs no record.
+    let Some(kind) = change else { return Decision::Nothing };
+    let is_unfinished = matches!(status, Status::InProgress | Status::InDoubt);
+    let class = match next {
+        Next::Absent | Next::Completed { .. } if is_unfinished => ReservationClass::Finish,
+        Next::Absent => ReservationClass::Forget,
+        Next::Completed { .. } | Next::InDoubt { .. } => ReservationClass::Begin,
+    };
+    let kept = unfinished.map(|found| found.fingerprint);
+    let draft = Draft::new(kind, view, class, terms);
+    Decision::Write(Draft {
+        fingerprint: next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE),
+        attempt: view.attempt().saturating_add(u32::from(status == Status::Absent)),
+        value,
+        // The holder of a lease finds out by the version; waiters look again.
+        claim: ClaimChange::End,
+        until: if kind == Kind::Begun && terms.begin_unsynced { Until::Written } else { draft.until },
+        ..draft
+    })
+}
+
+/// The record that takes a key from `status` to `next`; None if none is needed.
+fn swap_of(status: Status, next: &Next<'_>) -> Result<Option<Kind>, Refused> {
+    match (next, status) {
+        (Next::Absent, Status::Absent) => Ok(None),
+        (Next::Absent, Status::Completed) => transition(status, Event::Forget).map(|_| Some(Kind::Forgotten)),
+        (Next::Absent, _) => transition(status, Event::Release).map(|_| Some(Kind::Released)),
+        (Next::InDoubt { .. }, Status::Absent) => {
+            let begun = transition(status, Event::Begin)?;
+            transition(begun, Event::Doubt).map(|_| Some(Kind::Begun))
+        }
+        (Next::InDoubt { .. }, _) => transition(status, Event::Doubt).map(|_| Some(Kind::Begun)),
+        (Next::Completed { .. }, Status::Absent) => {
+            transition(status, Event::Record).map(|_| Some(Kind::Completed))
+        }
+        (Next::Completed { .. }, _) => transition(status, Event::Complete).map(|_| Some(Kind::Completed)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::records::Found;
+    use crate::format::record::Kind;
+    use crate::index::Address;
+    use crate::log::reader::RecordLocation;
+    use crate::record::{RecordSize, Retention};
+    use crate::sync::Patience;
+
+    const OURS: Fingerprint = Fingerprint::from_bytes([1; 16]);
+    const OTHER: Fingerprint = Fingerprint::from_bytes([2; 16]);
+    const VERSION: Version = Version::from_u64(7);
+
+    fn terms() -> Terms {
+        Terms {
+            durability: crate::Durability::Sync,
+            begin_unsynced: false,
+            retention: Retention { key_ms: 10, result_ms: 10 },
+            lease_ms: Some(100),
+            typing: None,
+            patience: Patience::None,
+        }
+    }
+
+    /// A key of which its last record, of attempt 3, leaves so much.
+    fn view(liveness: Liveness, status: Status) -> View {
+        let kind = Kind::Begun;
+        let size = RecordSize { kind, length_bytes: 8, key_expires_ms: 0, result_expires_ms: 0 };
+        let found = Found {
+            address: Address::new(8).unwrap(),
+            place: RecordLocation { position: 8, length_bytes: 8 },
+            size,
+            liveness,
+            version: VERSION,
+            origin: Version::from_u64(5),
+            fingerprint: OURS,
+            attempt: 3,
+            time_ms: 0,
+            key_expires_ms: 0,
+            result_expires_ms: 0,
+            not_kept: false,
+            typing: None,
+            result: None,
+        };
+        let found = (liveness != Liveness::Gone).then_some(found);
+        View { found, entry: None, unreadable: None, claim: None, status, now_ms: 1_000 }
+    }
+
+    /// The decision in short: for a record its kind, attempt, and whose space it may use.
+    fn short(decision: Decision<'_>) -> String {
+        match decision {
+            Decision::Write(draft) => format!("{:?} {} {:?}", draft.kind, draft.attempt, draft.class),
+            other => format!("{other:?}"),
+        }
+    }
+
+    /// One line for each state of a key, one column for each call.
+    #[test]
+    fn every_call_decides_as_the_table_says_in_every_state() {
+        let value = Value::bytes(b"r");
+        let (request, terms) = (Request::from(OURS), terms());
+        let states = [
+            ("absent", view(Liveness::Gone, Status::Absent)),
+            ("released", view(Liveness::Released, Status::Absent)),
+            ("in progress", view(Liveness::Begun, Status::InProgress)),
+            ("in doubt", view(Liveness::Begun, Status::InDoubt)),
+            ("completed", view(Liveness::Completed, Status::Completed)),
+        ];
+        type Call<'a> = (&'static str, Box<dyn Fn(&View) -> Decision<'a> + 'a>, [&'static str; 5]);
+        let present = |status, next| {
+            move |view: &View| {
+                compare_and_set(view, Expected::Present { status, version: VERSION }, next, value, &terms)
+            }
+        };
+        let completed = Next::Completed { fingerprint: OURS, result: b"r" };
+        let calls: [Call<'_>; 11] = [
+            (
+                "begin",
+                Box::new(|view| begin(view, request, &terms, true)),
+                ["Begun 1 Begin", "Begun 4 Begin", "InProgress", "GiveDoubt", "Completed"],
+            ),
+            (
+                "begin, leaving doubts alone",
+                Box::new(|view| begin(view, request, &terms, false)),
+                ["Begun 1 Begin", "Begun 4 Begin", "InProgress", "InDoubt", "Completed"],
+            ),
+            (
+                "begin again",
+                Box::new(|view| begin_again(view, VERSION, &terms)),
+                ["Fenced", "Fenced", "Begun 4 Begin", "Begun 4 Begin", "Fenced"],
+            ),
+            (
+                "complete",
+                Box::new(|view| finish(view, VERSION, Finish::Completed(value), &terms)),
+                ["Fenced", "Fenced", "Completed 3 Finish", "Completed 3 Finish", "Fenced"],
+            ),
+            (
+                "release",
+                Box::new(|view| finish(view, VERSION, Finish::Released, &terms)),
+                ["Fenced", "Fenced", "Released 3 Finish", "Released 3 Finish", "Fenced"],
+            ),
+            (
+                "applied",
+                Box::new(|view| applied(view, (VERSION, 3), request, value, &terms)),
+                [
+                    "Completed 3 Finish",
+                    "Completed 3 Finish",
+                    "Completed 3 Finish",
+                    "Completed 3 Finish",
+                    "Completed",
+                ],
+            ),
+            (
+                "applied, of an earlier attempt",
+                Box::new(|view| applied(view, (Version::from_u64(6), 2), request, value, &terms)),
+                ["Completed 2 Finish", "Completed 3 Finish", "Fenced", "Fenced", "Completed"],
+            ),
+            (
+                "record",
+                Box::new(|view| record(view, request, value, &terms)),
+                ["Completed 1 Begin", "Completed 4 Begin", "InProgress", "InDoubt", "Completed"],
+            ),
+            (
+                "forget",
+                Box::new(|view| forget(view, &terms)),
+                ["Nothing", "Nothing", "InProgress", "Forgotten 3 Forget", "Forgotten 3 Forget"],
+            ),
+            (
+                "set in doubt to completed",
+                Box::new(present(Status::InDoubt, completed)),
+                ["Differs", "Differs", "Differs", "Completed 3 Finish", "Differs"],
+            ),
+            (
+                "set absent to absent",
+                Box::new(|view| compare_and_set(view, Expected::Absent, Next::Absent, value, &terms)),
+                ["Nothing", "Nothing", "Differs", "Differs", "Differs"],
+            ),
+        ];
+        for (call, decide, expected) in calls {
+            for ((state, view), expected) in states.iter().zip(expected) {
+                assert_eq!(short(decide(view)), expected, "{call}: {state}");
+            }
+        }
+    }
+
+    #[test]
+    fn another_request_is_a_mismatch_only_while_the_key_is_present() {
+        let (request, terms) = (Request::from(OTHER), terms());
+        for (liveness, status, is_mismatch) in [
+            (Liveness::Released, Status::Absent, false),
+            (Liveness::Begun, Status::InProgress, true),
+            (Liveness::Begun, Status::InDoubt, true),
+            (Liveness::Completed, Status::Completed, true),
+        ] {
+            let view = view(liveness, status);
+            let decisions =
+                [begin(&view, request, &terms, true), record(&view, request, Value::NONE, &terms)];
+            for decision in decisions {
+                assert_eq!(matches!(decision, Decision::Mismatch), is_mismatch, "{status:?}: {decision:?}");
+            }
+        }
+        let accepted = Request { or: Some(OURS), ..request };
+        let view = view(Liveness::Completed, Status::Completed);
+        assert!(matches!(begin(&view, accepted, &terms, true), Decision::Completed));
+    }
+
+    #[test]
+    fn a_doubt_that_another_caller_resolves_is_an_attempt_in_progress() {
+        let claim = Some(Claim::Doubt { version: VERSION, attempt: 3, number: 1 });
+        let view = View { claim, ..view(Liveness::Begun, Status::InDoubt) };
+        assert!(matches!(begin(&view, Request::from(OURS), &terms(), true), Decision::InProgress));
+    }
+
+    #[test]
+    fn a_next_attempt_keeps_the_origin_and_gets_a_lease() {
+        let of = |view: &View| match begin_again(view, VERSION, &terms()) {
+            Decision::Write(draft) => (draft.origin, draft.claim, draft.fingerprint),
+            other => panic!("{other:?}"),
+        };
+        let (origin, claim, fingerprint) = of(&view(Liveness::Begun, Status::InDoubt));
+        assert_eq!(origin, Some(Version::from_u64(5)));
+        assert_eq!(claim, ClaimChange::Lease { deadline_ms: 1_100 });
+        assert_eq!(fingerprint, OURS);
+        let Decision::Write(first) = begin(
+            &view(Liveness::Released, Status::Absent),
+            Request::from(OTHER),
+            &Terms { begin_unsynced: true, lease_ms: None, ..terms() },
+            true,
+        ) else {
+            panic!("a released key begins")
+        };
+        assert_eq!((first.origin, first.until), (None, Until::Written));
+        assert_eq!(first.claim, ClaimChange::Lease { deadline_ms: u64::MAX });
+    }
+}

@@ -1,0 +1,94 @@
+//! Calls that change a key without an attempt: record what is done, forget, compare and set.
+
+use super::assembly::Engine;
+use super::change::{Call, ChangeOutcome, PathRule};
+use super::decide;
+use super::records::{Found, Want};
+use super::terms::{Expected, Next, Request, Terms};
+use super::view::View;
+use crate::error::{Error, Result};
+use crate::format::record::{Typing, Value};
+use crate::key::Key;
+use crate::status::{Status, Version};
+
+/// The answer of a compare-and-set.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Swap {
+    Done(Version),
+    Differs,
+}
+
+impl Engine {
+    /// Records an operation as seen and done. The inner error is the completed operation that there was before.
+    pub(crate) fn record(
+        &self,
+        key: Key<'_>,
+        request: Request,
+        value: Value<'_>,
+        terms: &Terms,
+    ) -> Result<std::result::Result<Version, Found>> {
+        let _events = crate::events::hold_back();
+        let hashed = self.admit(key)?;
+        self.check_result(key, &value)?;
+        let call = Call::beginning(hashed, terms);
+        match self.change(&call, None, |view| Ok(decide::record(view, request, value, terms)))? {
+            ChangeOutcome::Written(written) => Ok(Ok(written.version)),
+            ChangeOutcome::Completed(found) => {
+                self.viewer.check_replay(key, request, &found, terms.durability)?;
+                Ok(Err(found))
+            }
+            ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
+            _ => {
+                let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
+                match self.answer_of_look(key, request, terms, seen)? {
+                    Ok(found) => Ok(Err(found)),
+                    Err(attempt) => Err(Error::InProgress { key: key.to_owned(), attempt }),
+                }
+            }
+        }
+    }
+
+    /// Gives up what is known of the key. False if nothing was.
+    pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
+        let _events = crate::events::hold_back();
+        let hashed = self.admit(key)?;
+        let call = Call { takes_unreadable: true, ..Call::new(hashed, terms, PathRule::GivesUp) };
+        match self.change(&call, None, |view| Ok(decide::forget(view, terms)))? {
+            ChangeOutcome::Written(_) => Ok(true),
+            ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
+            _ => Ok(false),
+        }
+    }
+
+    /// Atomically sets the key's state to `next` if it still matches `expected`.
+    pub(crate) fn compare_and_set(
+        &self,
+        key: Key<'_>,
+        expected: Expected,
+        next: Next<'_>,
+        typing: Option<Typing>,
+        terms: &Terms,
+    ) -> Result<Swap> {
+        let _events = crate::events::hold_back();
+        let hashed = self.admit(key)?;
+        let value = match next {
+            Next::Completed { result, .. } => Value { typing, ..Value::bytes(result) },
+            Next::Absent | Next::InDoubt { .. } => Value::NONE,
+        };
+        self.check_result(key, &value)?;
+        let rules = Call::new(hashed, terms, PathRule::GivesUp);
+        let call = Call { takes_unreadable: true, compares: true, ..rules };
+        let decide = |view: &View| Ok(decide::compare_and_set(view, expected, next, value, terms));
+        let outcome = self.change(&call, None, decide)?;
+        match outcome {
+            ChangeOutcome::Written(written) => {
+                if matches!(next, Next::InDoubt { .. }) && written.was != Status::InDoubt {
+                    crate::events::in_doubt(key, written.attempt);
+                }
+                Ok(Swap::Done(written.version))
+            }
+            ChangeOutcome::Nothing => Ok(Swap::Done(Version::from_u64(0))),
+            _ => Ok(Swap::Differs),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Calls that read a key and change nothing.
+
+use super::assembly::Engine;
+use super::records::Found;
+use super::terms::Request;
+use crate::error::Result;
+use crate::key::Key;
+use crate::status::{Status, Version};
+use crate::sync::Patience;
+
+impl Engine {
+    /// The key's state. Waits at most for a sync, and for one that another thread makes no longer than `patience`.
+    pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
+        let _events = crate::events::hold_back();
+        self.viewer.get(self.admit(key)?, self.settings.terms.durability, patience)
+    }
+
+    /// Copies the result of a completed operation to the end of `buffer`. None if the operation is not completed.
+    pub(crate) fn replay_into(
+        &self,
+        key: Key<'_>,
+        request: Request,
+        buffer: &mut Vec<u8>,
+    ) -> Result<Option<Version>> {
+        let _events = crate::events::hold_back();
+        self.viewer.replay_into(self.admit(key)?, request, self.settings.terms.durability, buffer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::records::{HashedKey, Sight, Want};
+    use crate::format::record::Value;
+    use crate::{Error, Fingerprint, Options};
+
+    /// Two keys in 2^32 share what the index knows of a hash. The one must not answer for the other's damage.
+    #[test]
+    fn a_key_is_not_corrupt_because_the_damaged_record_of_another_is_found_with_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("test.once");
+        let engine = Options::new().segment_size(64 << 10).open_file(&path).unwrap();
+        let terms = engine.settings().terms;
+        let record = |name: &str, result: &[u8]| {
+            engine
+                .record(Key::new(name), Fingerprint::NONE.into(), Value::bytes(result), &terms)
+                .unwrap()
+                .unwrap();
+        };
+        let hash = |name: &str| engine.log().hasher().key(Key::new(name));
+        let address = |name: &str| {
+            let found = engine
+                .records
+                .last_record(HashedKey { key: Key::new(name), hash: hash(name) }, 0, Want::State)
+                .unwrap();
+            let Some(Sight::Read(found)) = found else { panic!("{name}") };
+            found.address
+        };
+        for (in_full_segment, damaged) in [(false, "first"), (true, "second")] {
+            record(damaged, b"result");
+            let address = address(damaged);
+            for n in 0..if in_full_segment { 10 } else { 0 } {
+                record(&format!("{n}"), &[7; 12_000]);
+            }
+            let others = ["one", "other"];
+            for other in others {
+                engine.index().insert(hash(other), address);
+            }
+            let mut bytes = std::fs::read(&path).unwrap();
+            bytes[usize::try_from(address.offset()).unwrap() + 20] ^= 1;
+            std::fs::write(&path, bytes).unwrap();
+            assert!(
+                matches!(engine.get(Key::new(damaged), Patience::Endless), Err(Error::Corrupt { offset, .. }) if offset == address.offset())
+            );
+            for other in others {
+                assert!(engine.get(Key::new(other), Patience::Endless).unwrap().1.is_none(), "{other}");
+                assert!(!engine.forget(Key::new(other), &terms).unwrap(), "{other}");
+            }
+            assert!(engine.forget(Key::new(damaged), &terms).unwrap());
+            for other in others {
+                assert!(engine.index().remove(hash(other), address));
+            }
+        }
+        assert_eq!(engine.unreadable_records(), 0);
+    }
+}

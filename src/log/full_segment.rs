@@ -1,0 +1,54 @@
+//! Reads what a full segment lists: its footer or, if that is damaged, its records.
+
+use std::io;
+
+use super::reader::Reader;
+use super::scan::{self, Chain};
+use super::writer::FullSegment;
+use crate::error::{Error, Result};
+use crate::format::footer::FooterEntry;
+use crate::format::frame::FrameHeader;
+use crate::format::header::Parameters;
+use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
+use crate::key::KeyHasher;
+use crate::storage::Storage;
+
+/// The entries of the segment with this sequence.
+///
+/// [`Error::Corrupt`] if neither its footer nor all of its records can be read.
+pub(super) fn read_entries(
+    storage: &dyn Storage,
+    reader: &Reader,
+    parameters: &Parameters,
+    hasher: &KeyHasher,
+    (sequence, segment): (u64, &FullSegment),
+) -> Result<Vec<FooterEntry>> {
+    let slot_offset = reader.slot_offset(segment.slot);
+    let io = |error: io::Error| reader.io("read a segment to retire it", error);
+    let mut buffer = Vec::new();
+    let footer = scan::read_footer(storage, slot_offset, sequence, parameters, &mut buffer).map_err(io)?;
+    if let Ok(entries) = footer.and_then(|(_, entries)| entries.collect()) {
+        return Ok(entries);
+    }
+    let bytes = scan::read_slot(storage, slot_offset, parameters.segment_bytes).map_err(io)?;
+    let first = sequence * parameters.segment_bytes + FIRST_FRAME_OFFSET;
+    let chain = first_chain(&bytes, first, parameters);
+    let scan = scan::scan(&bytes, sequence, chain, parameters, hasher);
+    if scan.end != segment.end {
+        let offset = slot_offset + (scan.end % parameters.segment_bytes);
+        return Err(Error::corrupt(reader.path(), offset, scan.stop.reason()));
+    }
+    Ok(scan.entries)
+}
+
+/// The chain that the segment's first frame says it continues. The end of a full segment is known, and that is the check.
+fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
+    let at = usize::try_from(FIRST_FRAME_OFFSET).unwrap_or(usize::MAX);
+    let header = FrameHeader::decode(
+        slot.get(at..).unwrap_or_default(),
+        first,
+        max_frame_bytes(parameters.segment_bytes),
+        parameters.seed(),
+    );
+    Chain { checksum: header.map_or(0, |header| header.stamp.previous_checksum) }
+}
