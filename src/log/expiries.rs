@@ -1,22 +1,25 @@
-//! When how many bytes expire: a histogram that is as fine as the expiry is near.
+//! Expiries: a histogram of how many bytes expire when, finer the nearer the expiry is.
 //!
-//! What expires in a minute is wanted to within seconds, what expires in ten years to within months. So the distance of
-//! an expiry, at the moment at which it is added, chooses the width of its bucket: a power of two of milliseconds, at
-//! most a 32nd of the distance. An expiry is noticed when its bucket ends, late by at most that much, whatever else is in
-//! here. Of each width there are at most 65 buckets at a time, because what is further away goes into wider ones.
+//! A minute ahead, an expiry matters to within seconds; ten years ahead, to within months. So the distance of an expiry
+//! at the time at which it is added selects the width of its bucket: a power of two of milliseconds, at most a 32nd of
+//! the distance. An expiry counts when its bucket ends, late by at most that width, whatever else is in the histogram.
+//! At most 65 buckets of each width exist at a time, because expiries further away go into wider buckets.
 //!
-//! Bytes are taken out by the time of their expiry alone: nobody remembers how far away that was when they were added.
-//! Widths are powers of two and buckets end at multiples of them, so the buckets that a time can be in are nested. They
-//! are looked through from the narrowest on. If two expiries of one narrow bucket are in buckets of different widths, the
-//! one may be taken for the other, which then stays in the wider one; and every later one still finds its bytes.
+//! Bytes are taken out by the time of their expiry alone, since their distance when they were added is not stored.
+//! Widths are powers of two and buckets end at multiples of them, so the buckets that can contain a time are nested.
+//! They are searched from the narrowest on. If bytes of one narrow bucket are spread over buckets of different widths,
+//! bytes may be taken from another bucket than they were added to. The wider bucket then keeps bytes of an expiry that
+//! is gone; the sum stays right, and every later expiry still finds its bytes.
+//!
+//! Only space usage uses this module.
 
 use std::collections::BTreeMap;
 
 use crate::planted::{Bug, planted};
 
-/// A bucket is at most this share of the distance of what it is for, as a power of two.
+/// The width of a bucket is at most the distance divided by 2 to this power.
 const SHARE_BITS: u32 = 5;
-/// As many widths as a distance of 64 bits can ask for.
+/// The number of widths for distances of 64 bits.
 const LEVELS: usize = (u64::BITS - SHARE_BITS) as usize;
 
 /// The time at which a bucket ends, and its width, as the exponent of a power of two. Ordered by time.
@@ -27,34 +30,35 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket of this width that `due_ms` is in. One that would end beyond all time ends there.
+    /// The bucket of this width that contains `due_ms`. A bucket that would end after the last time ends there.
     fn around(due_ms: u64, level: u8) -> Bucket {
         let end_ms = due_ms.checked_next_multiple_of(1 << level).unwrap_or(u64::MAX);
         Bucket { end_ms, level }
     }
 
-    /// The last time before those that are in it.
+    /// The last time before the bucket.
     pub(super) fn after_ms(self) -> u64 {
         self.end_ms.saturating_sub(1 << self.level)
     }
 
-    /// The last time that is in it.
+    /// The last time in the bucket.
     pub(super) fn end_ms(self) -> u64 {
         self.end_ms
     }
 
-    /// Whether some of what it can contain has expired at `now_ms`.
+    /// Whether bytes in the bucket can have expired at `now_ms`.
     pub(super) fn has_begun(self, now_ms: u64) -> bool {
         self.after_ms() < now_ms
     }
 }
 
-/// The histogram. Its time is the latest that it was told.
+/// The histogram.
 #[derive(Debug)]
 pub(super) struct Expiries {
     buckets: BTreeMap<Bucket, u64>,
-    /// How many buckets there are of each width, so that nobody looks for one where there is none.
+    /// How many buckets there are of each width, so that a search skips widths without any.
     in_level: [u32; LEVELS],
+    /// The latest time passed to [`advance`](Expiries::advance).
     now_ms: u64,
 }
 
@@ -65,7 +69,7 @@ impl Default for Expiries {
 }
 
 impl Expiries {
-    /// Goes on to `now_ms`, unless it is there already, and takes out the buckets that have ended. Returns their bytes.
+    /// Advances the time to `now_ms`, never back, and removes the buckets that have ended. Returns their bytes.
     pub(super) fn advance(&mut self, now_ms: u64) -> u64 {
         self.now_ms = self.now_ms.max(now_ms);
         let mut expired_bytes = 0;
@@ -87,7 +91,7 @@ impl Expiries {
         due_ms <= self.now_ms
     }
 
-    /// The bucket for what expires at `due_ms`, which is yet to come.
+    /// The bucket for an expiry at `due_ms`, which is in the future.
     pub(super) fn bucket_for(&self, due_ms: u64) -> Bucket {
         let distance_ms = due_ms.saturating_sub(self.now_ms);
         let mut level = distance_ms.checked_ilog2().unwrap_or(0).saturating_sub(SHARE_BITS);
@@ -99,7 +103,7 @@ impl Expiries {
         Bucket::around(due_ms, u8::try_from(level).unwrap_or(0))
     }
 
-    /// Puts bytes into a bucket. Returns those that have expired already, because it has ended.
+    /// Adds bytes to a bucket. Returns them if the bucket has ended, because they count as expired at once.
     pub(super) fn put(&mut self, bucket: Bucket, bytes: u64) -> u64 {
         if bytes == 0 || self.has_expired(bucket.end_ms) {
             return bytes;
@@ -111,7 +115,8 @@ impl Expiries {
         0
     }
 
-    /// Takes out bytes that were added as expiring at `due_ms`. What has expired since is gone, or goes with its bucket.
+    /// Removes bytes that were added as expiring at `due_ms`. Does nothing if that has passed: those bytes are gone
+    /// already, or go when their bucket ends.
     pub(super) fn take(&mut self, due_ms: u64, bytes: u64) {
         if self.has_expired(due_ms) {
             return;
@@ -134,12 +139,12 @@ impl Expiries {
         }
     }
 
-    /// The most bytes that can have expired at `now_ms`: those of every bucket that has begun by then.
+    /// An upper bound of the bytes that have expired at `now_ms`: those of every bucket that has begun by then.
     pub(super) fn at_most_expired(&self, now_ms: u64) -> u64 {
         self.buckets.iter().filter(|(bucket, _)| bucket.has_begun(now_ms)).map(|(_, bytes)| bytes).sum()
     }
 
-    /// All that is in here.
+    /// The buckets and their bytes.
     pub(super) fn into_buckets(self) -> impl Iterator<Item = (Bucket, u64)> {
         self.buckets.into_iter()
     }
@@ -174,12 +179,12 @@ mod tests {
     }
 
     #[test]
-    fn an_expiry_is_noticed_at_most_a_32nd_of_its_distance_late_and_never_early() {
+    fn an_expiry_counts_at_most_a_32nd_of_its_distance_late_and_never_early() {
         for distance in (0..63).flat_map(|bits| [1_u64 << bits, (1 << bits) + 1, (2 << bits) - 1]) {
             for now in [0, 1, 999, 1_700_000_000_000] {
                 let mut expiries = Expiries::default();
                 assert_eq!(expiries.advance(now), 0);
-                // Much further ones, and nearer ones, change nothing.
+                // A much further expiry changes nothing.
                 expiries.add(now.saturating_add(distance).saturating_mul(1_000), 1 << 40);
                 let due = now + distance;
                 assert_eq!(expiries.add(due, 7), 0);
@@ -190,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_when_it_is_added_is_so_at_once_and_time_has_two_ends() {
+    fn the_first_and_the_last_time_expire_like_any_other() {
         let mut expiries = Expiries::default();
         assert_eq!(expiries.add(0, 5), 5, "at time 0");
         assert_eq!(expiries.add(u64::MAX - 1, 5), 0);
@@ -202,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_that_has_ended_takes_nothing_in_and_nothing_makes_no_bucket() {
+    fn neither_an_ended_bucket_nor_zero_bytes_add_a_bucket() {
         let mut expiries = Expiries::default();
         let bucket = expiries.bucket_for(6_400);
         assert_eq!((expiries.put(bucket, 0), expiries.len()), (0, 0));
@@ -211,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn there_are_never_many_buckets_whatever_comes_and_goes() {
+    fn there_are_at_most_65_buckets_of_each_width() {
         let mut expiries = Expiries::default();
         let mut random = 1_u64;
         let mut most = 0;
         for now in 0..200_000_u64 {
             expiries.advance(now * 997);
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            // Up to 2^40 ms, which are 34 years, each order of magnitude as often as the others.
+            // Up to 2^40 ms, which are 34 years, and each order of magnitude equally often.
             expiries.add(now * 997 + (random >> 24 >> (random % 40)), 1);
             most = most.max(expiries.len());
         }
@@ -230,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bucket_has_not_begun_when_something_is_put_into_it() {
+    fn no_bucket_for_a_future_expiry_has_begun() {
         for now in [0, 1, 999, 1_700_000_000_000] {
             let mut expiries = Expiries::default();
             expiries.advance(now);
@@ -244,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_have_expired_is_all_of_each_bucket_that_has_begun() {
+    fn the_bound_counts_all_of_each_bucket_that_has_begun() {
         let mut expiries = Expiries::default();
         expiries.add(6_400, 5);
         expiries.add(640_000, 7);
@@ -255,9 +260,9 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken for whatever, nothing is lost and nothing is left.
+        /// Whichever bucket bytes are taken from, none are lost and none are left.
         #[test]
-        fn what_is_taken_out_is_found_however_far_away_it_was_when_it_was_added(
+        fn bytes_are_found_whatever_their_distance_was_when_added(
             steps in prop::collection::vec((0..1_u64 << 20, 1..500_u64, 0..20_000_u64, any::<bool>(), any::<prop::sample::Index>()), 1..200)
         ) {
             let mut expiries = Expiries::default();
@@ -266,7 +271,7 @@ mod tests {
             for (distance, bytes, passes, takes, which) in steps {
                 now += passes;
                 held -= expiries.advance(now);
-                // Few times, so that many share their buckets.
+                // Few different times, so that many share a bucket.
                 let due = (now + distance).next_multiple_of(4_096);
                 prop_assert_eq!(expiries.add(due, bytes), 0);
                 there.push((due, bytes));

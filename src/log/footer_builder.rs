@@ -1,29 +1,30 @@
-//! What the footer of the segment that is being written will list: each key's last record in it, in the order of the
-//! log.
+//! The footer of the segment that is being written, as far as it is known: the last record of each key in that segment,
+//! in the order of the log. Only the writer uses it, under the writer's lock.
 
 use std::collections::HashMap;
 
 use crate::format::footer::FooterEntry;
 use crate::key::ByHash;
 
-/// The list. In order from the beginning, so that nobody has to wait while it is sorted when the segment is full.
+/// Footer entries, kept in order while they are added. Sorting them at the end of a segment would make every thread
+/// that waits for that batch wait for the sort.
 #[derive(Debug, Default)]
 pub(crate) struct FooterBuilder {
-    /// None: superseded within the segment.
+    /// None where a later record of the same key superseded the entry.
     entries: Vec<Option<FooterEntry>>,
-    /// Where each key's entry is.
-    places: HashMap<u128, usize, ByHash>,
+    /// The position in `entries` of each key's entry, by the hash of the key.
+    positions: HashMap<u128, usize, ByHash>,
 }
 
 impl FooterBuilder {
-    /// How many keys are listed.
+    /// The number of entries.
     pub(crate) fn len(&self) -> usize {
-        self.places.len()
+        self.positions.len()
     }
 
-    /// Lists a record that lies behind all that are listed, in the place of an earlier one of its key.
+    /// Adds the entry of a record that lies behind all others. It replaces an earlier entry of the same key.
     pub(crate) fn push(&mut self, entry: FooterEntry) {
-        if let Some(earlier) = self.places.insert(entry.hash, self.entries.len()) {
+        if let Some(earlier) = self.positions.insert(entry.hash, self.entries.len()) {
             self.entries[earlier] = None;
         }
         self.entries.push(Some(entry));
@@ -34,10 +35,10 @@ impl FooterBuilder {
         self.entries.iter().flatten().copied()
     }
 
-    /// Lists nothing any more, and keeps its memory for the next segment.
+    /// Removes all entries, and keeps the memory for the next segment.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
-        self.places.clear();
+        self.positions.clear();
     }
 }
 
@@ -70,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_is_listed_once_by_its_last_record_in_the_order_of_the_log() {
+    fn the_footer_has_the_last_record_of_each_key_in_log_order() {
         let mut footer_builder: FooterBuilder =
             [entry(1, 100), entry(2, 200), entry(1, 300), entry(3, 400), entry(1, 500)].into_iter().collect();
         let listed = |footer_builder: &FooterBuilder| {
@@ -81,6 +82,6 @@ mod tests {
         footer_builder.clear();
         assert_eq!((footer_builder.len(), listed(&footer_builder)), (0, vec![]));
         footer_builder.push(entry(1, 100));
-        assert_eq!(listed(&footer_builder), [(1, 100)], "nothing of before is in the way");
+        assert_eq!(listed(&footer_builder), [(1, 100)], "no entry from before the clear counts");
     }
 }

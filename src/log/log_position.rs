@@ -1,4 +1,9 @@
-//! How far the log is written and synced, and the one place that syncs it.
+//! How far the log is written and how far it is synced, and the only code that syncs it while the store is open.
+//!
+//! Invariant: after one failed sync, no sync succeeds and `durable` does not move. The kernel reports a failed
+//! writeback once and may then mark the pages clean, so a second sync could report a success that is not one.
+//!
+//! The writer sets what is written; writer and commit sync; any thread reads both positions.
 
 use std::io;
 
@@ -7,23 +12,25 @@ use crate::storage::{Storage, sync_data};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How far the log reaches: with the operating system, and on disk. Positions.
+/// The end of the log as written to the operating system, and as durable. Both are positions.
 #[derive(Debug, Default)]
 pub(crate) struct LogPosition {
     written: AtomicU64,
     durable: AtomicU64,
-    /// Locked while a sync is under way: the operating system reports a failure to one caller only, and another that syncs
-    /// at the same moment would take its own success for true.
+    /// Held during a sync. The operating system may report a failure to one caller only; a second caller that synced at
+    /// the same time would believe its own success.
     syncing: Mutex<()>,
-    /// A sync has failed. Set with `syncing` locked, read without.
+    /// A sync has failed. Set under `syncing`, read without it.
     sync_failed: AtomicBool,
 }
 
 impl LogPosition {
+    /// Everything before this position is written.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
+    /// Everything before this position is on disk.
     pub(crate) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
     }
@@ -32,24 +39,29 @@ impl LogPosition {
         self.written.store(position, Ordering::Release);
     }
 
+    /// Moves the durable position forward; never back.
     pub(crate) fn set_durable(&self, position: u64) {
         self.durable.fetch_max(position, Ordering::AcqRel);
     }
 
-    /// Whether a sync has failed, so that none will succeed again.
+    /// Whether a sync has failed, after which none succeeds.
     pub(crate) fn sync_has_failed(&self) -> bool {
         self.sync_failed.load(Ordering::Acquire)
     }
 
-    /// Makes everything written so far durable. After one failure it never succeeds again, for anybody.
+    /// Makes everything written so far durable.
+    ///
+    /// # Errors
+    ///
+    /// The error of the sync. After one failure every further call fails, on any thread.
     pub(crate) fn sync(&self, storage: &dyn Storage) -> io::Result<()> {
         self.sync_locked(&self.syncing.lock(), storage)
     }
 
-    /// Makes everything before `position` durable, if it is not.
+    /// Makes everything before `position` durable, if it is not already.
     pub(crate) fn sync_to(&self, position: u64, storage: &dyn Storage) -> io::Result<()> {
         let syncing = self.syncing.lock();
-        // By the sync that was under way until now.
+        // The sync that held the lock until now may have covered it.
         if self.durable() >= position { Ok(()) } else { self.sync_locked(&syncing, storage) }
     }
 
@@ -57,6 +69,7 @@ impl LogPosition {
         if self.sync_has_failed() {
             return Err(io::Error::other("an earlier sync failed"));
         }
+        // Read before the sync, which may not cover what is written while it runs.
         let written = self.written();
         let outcome = if planted(Bug::SyncSkipped) { Ok(()) } else { sync_data(storage) };
         let written = if planted(Bug::SyncCoversTooMuch) { self.written() } else { written };
@@ -74,7 +87,7 @@ mod tests {
     use crate::map::Map;
     use crate::storage::MemoryStorage;
 
-    /// Fails one sync, as Linux tells a failed writeback to one caller only.
+    /// Fails the first sync and no other, as Linux reports a failed writeback to one caller only.
     #[derive(Debug)]
     struct FailsOnce {
         memory: MemoryStorage,
@@ -106,12 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_sync_that_failed_for_one_caller_succeeds_for_no_other() {
+    fn after_one_failed_sync_no_sync_succeeds() {
         let storage = FailsOnce { memory: MemoryStorage::new(), failed: AtomicBool::new(false) };
         let log_position = LogPosition::default();
         log_position.set_written(100);
         assert!(log_position.sync(&storage).is_err());
-        assert!(log_position.sync(&storage).is_err(), "the operating system would have said yes");
+        assert!(log_position.sync(&storage).is_err(), "the storage itself would report success");
         assert_eq!(log_position.durable(), 0);
     }
 }

@@ -1,12 +1,14 @@
-//! Reading records by address, from any thread, while others append.
+//! Reads records by address, from any thread, while another thread appends.
 //!
-//! Which slot holds which segment is kept here, because a reader needs it to turn an address into the position that
-//! the record's checksum is tied to; and how far each of these segments is written, because behind that bytes may be
-//! changing while they are read.
+//! The reader owns the slot table, which says for each slot which segment it holds and where that segment's frames end.
+//! A record's checksum is tied to its position, and only the table turns an address into a position. Bytes behind the
+//! end may change while they are read, so no read goes beyond it.
+//!
+//! The writer, and recovery before there is one, maintain the table. Engine and recovery read records.
 
 #![allow(
     unsafe_code,
-    reason = "only the reader of records knows that nothing writes to the bytes that it looks at"
+    reason = "only the slot table shows that no thread writes to the mapped bytes of a record"
 )]
 
 use std::path::{Path, PathBuf};
@@ -21,48 +23,50 @@ use crate::map::Map;
 use crate::storage::{Storage, read_exact_at};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// What a slot holds.
+/// The content of a slot.
 #[derive(Debug, Default)]
 struct Slot {
     /// The sequence of its segment; 0 while it is free.
     sequence: AtomicU64,
-    /// Where the segment's frames end, from the slot's start. Frames before this place are written and are not written
-    /// again before the slot is freed; what follows it may be changing: the next frame, the footer.
+    /// Where the segment's frames end, from the slot's start. Frames before the end are written, and do not change
+    /// until the slot is freed. Bytes behind it, of the next frame or the footer, may be changing.
     end: AtomicU64,
 }
 
-/// Slots that lie behind one another in the file.
+/// A run of adjacent slots.
 #[derive(Debug)]
 struct Chunk {
     slot_count: u64,
-    /// The slots, [`PAGE_SLOTS`] each, or all of them if there are fewer. Made when the first of them is used: a file may
-    /// be long, and hold little.
+    /// The slots, in pages of [`PAGE_SLOTS`], or in one page if there are fewer. A page is allocated when its first
+    /// slot is used, because a long file may hold little.
     pages: Box<[OnceLock<Box<[Slot]>>]>,
-    /// Where the map begins in the file.
+    /// The offset in the file at which the map begins.
     map_offset: u64,
-    /// A view of all of them, slots that are yet to be made too: they are seen once they are. Made at the first read and
-    /// kept until the store is closed: a slot that is cut off and made again is the same range of the same file. None:
-    /// the storage is read without maps.
+    /// A map of all slots of the chunk, including those beyond the end of the file, which become readable when the file
+    /// grows. It is made at the first read and kept until the store is closed: a slot that is cut off and made again is
+    /// the same range of the same file. None if the chunk is read without a map.
     map: OnceLock<Option<Map>>,
 }
 
-/// Chunk `n` of the table has `FIRST_CHUNK << n` slots, so that the table grows without moving what readers hold.
+/// Chunk `n` of the table has `FIRST_CHUNK << n` slots, so that the table grows without moving a slot that a thread
+/// reads.
 const FIRST_CHUNK: u64 = 64;
 const CHUNKS: usize = 32;
-/// How many slots are made together.
+/// How many slots are allocated at once.
 const PAGE_SLOTS: u64 = 1_024;
 
-/// Maps begin at a multiple of this. Where the operating system keeps a file in its cache in pieces as large as the
-/// processor's large pages, it maps them as such, if file and memory are aligned to them alike; and then a lookup, which
-/// goes to a place that has nothing to do with the last one, waits once for memory and not once more, or twice, to learn
-/// where that place is. A map for each slot would have such pages for half of it, because slots begin behind the store
-/// header; and a process may have no more than some ten thousand maps.
+/// Maps begin at a multiple of this, the size of a large page. If the page cache holds a file in pieces of that size,
+/// and file and memory are aligned alike, the operating system maps large pages. A lookup reads at a random place, and
+/// with large pages it waits for memory once, without one or two more accesses to page tables.
+///
+/// A map for each slot would have large pages for only half of its slot, because slots begin behind the store header.
+/// It would also need many maps, of which a process may have some ten thousand.
 const MAP_ALIGNMENT_BYTES: u64 = 2 << 20;
 
 const BEYOND_WRITTEN: FormatError =
     FormatError::Damaged("the record reaches beyond what is written of its segment");
 
-/// The log as readers see it.
+/// The slot table and the maps of one store.
 #[derive(Debug)]
 pub(crate) struct Reader {
     storage: Arc<dyn Storage>,
@@ -72,7 +76,7 @@ pub(crate) struct Reader {
     chunks: [OnceLock<Chunk>; CHUNKS],
 }
 
-/// Where a record is and how long, beside the record itself.
+/// The position and length of a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordLocation {
     pub(crate) position: u64,
@@ -94,25 +98,25 @@ impl Reader {
         &self.path
     }
 
-    /// Where slot `slot` begins in the file.
+    /// The offset in the file at which `slot` begins.
     pub(crate) fn slot_offset(&self, slot: u64) -> u64 {
         STORE_HEADER_BYTES + slot * self.segment_bytes
     }
 
-    /// Says which segment a slot holds from now on, and where its frames end so far, from the slot's start.
+    /// Sets which segment the slot holds, and where its frames end so far, from the slot's start.
     pub(crate) fn set_segment(&self, slot: u64, sequence: u64, end: u64) {
         let (_, slot) = self.slot(slot);
         slot.end.store(end, Ordering::Release);
         slot.sequence.store(sequence, Ordering::Release);
     }
 
-    /// Says that the frames of the segment in `slot` end there from now on, further than before. Must be called when
-    /// the write of the last of them has returned, and before the index learns of its records.
+    /// Moves the end of the frames in `slot` forward to `end`. Must be called after the write of the last frame has
+    /// returned, and before a record of it enters the index.
     pub(crate) fn set_end(&self, slot: u64, end: u64) {
         self.slot(slot).1.end.store(end, Ordering::Release);
     }
 
-    /// Says that a slot is free. Its records must have left the index before.
+    /// Marks a slot as free. Its records must have left the index before.
     pub(crate) fn set_free(&self, slot: u64) {
         self.set_segment(slot, 0, 0);
     }
@@ -122,8 +126,10 @@ impl Reader {
         self.slot(slot).1.sequence.load(Ordering::Acquire)
     }
 
-    /// Calls `read` with the record at `address`, every byte of it checked. The caller keeps the index from
-    /// giving up the address meanwhile, by holding its shard's lock or the key's flight.
+    /// Verifies the checksum of the record at `address` and calls `read` with it.
+    ///
+    /// The caller must keep the address in the index until this returns, by holding the lock of its shard or the flight
+    /// of the key: that keeps the slot from being freed and overwritten. `read` must not write to the file.
     pub(crate) fn record<R>(
         &self,
         address: Address,
@@ -136,7 +142,7 @@ impl Reader {
             return Err(self.corrupt(address, FormatError::Damaged("the index points into a free slot")));
         }
         let position = sequence * self.segment_bytes + within;
-        // A length that is rotten must not lead to bytes that are being written.
+        // A damaged length must not lead the read to bytes that are being written.
         let limit = readable(within, slot.end.load(Ordering::Acquire));
         let decode = |bytes: &[u8]| match Record::decode(bytes, position, self.seed) {
             Ok(record) => Ok(read(RecordLocation { position, length_bytes: bytes.len() as u64 }, &record)),
@@ -150,28 +156,32 @@ impl Reader {
         if limit < RECORD_HEADER_BYTES as u64 {
             return Err(outside());
         }
-        // SAFETY: nothing writes to these bytes meanwhile. Both slices lie between the first frame of a slot and the end
-        // of its frames as it was read above (`limit`), and there the file is written
-        // - by appending, each frame behind the end of that time. The end grows when that write has returned, by a store
-        //   with `Release` that the load with `Acquire` above has seen; so all writes below `end` happened before this.
-        // - when the slot is recycled, cut off, or zeroed because it was cut off. Before that it is freed, before that its
-        //   records leave the index, and that waits for this call: the caller holds the lock of the index's shard, which
-        //   taking an address out needs, or the flight of the key, without which no record leaves the index. For a slot
-        //   that was freed before, the sequence above was 0: no address of the index leads there.
-        // - by recovery, which writes the end of the log again after it has filled the index, with one thread and
-        //   before anything else has this reader.
-        // Headers and close marks lie before the first frame, footers behind the end.
+        // SAFETY: no thread writes to these bytes meanwhile. Both slices lie between the first frame of a slot and the
+        // end of its frames as read above (`limit`). Headers and close marks lie before the first frame, footers behind
+        // the end. In between, the file is written
+        // - by the writer's appends, each behind the end of that time. The end moves when the write has returned, by a
+        //   `Release` store that the `Acquire` load above has seen, so all writes below `end` happened before this
+        //   read.
+        // - when the slot is recycled, cut off, or zeroed because it was cut off. The slot is freed before that, and
+        //   its records leave the index before it is freed, which waits for this call: the caller holds the lock of the
+        //   index's shard, which removing an address takes, or the flight of the key, without which no record leaves
+        //   the index. If the slot was freed earlier, the sequence above was 0: no address of the index leads there.
+        // - by recovery, which rewrites the end of the log after it has filled the index, on one thread and before any
+        //   other code has this reader.
         let length = unsafe { map.read(at, RECORD_HEADER_BYTES, record_length) }.ok_or_else(outside)?;
         let length = length.map_err(|fault| self.corrupt(address, fault))?;
         if length as u64 > limit {
             return Err(outside());
         }
-        // SAFETY: as above; and `decode` and what it calls write nothing: they copy out, or append to memory.
+        // SAFETY: as above; and `decode` and `read` do not write to the file: they copy out of the record, or append to
+        // memory.
         unsafe { map.read(at, length, decode) }.ok_or_else(outside)?
     }
 
-    /// What lies at `address`, not checked: so many bytes, or fewer if the frames of the segment end before. The caller
-    /// keeps the segment from being given up, by holding the flight of the key whose record lies there.
+    /// Copies `length_bytes` bytes at `address` without a check, or fewer if the frames of the segment end before that.
+    ///
+    /// The caller must keep the segment in the log until this returns, by holding the flight of the key whose record is
+    /// at `address`.
     pub(crate) fn unchecked(&self, address: Address, length_bytes: u64) -> Result<Vec<u8>> {
         let (slot_number, within) = self.split(address);
         let (chunk, slot) = self.slot(slot_number);
@@ -184,13 +194,13 @@ impl Reader {
         };
         let at = usize::try_from(address.offset() - chunk.map_offset).unwrap_or(usize::MAX);
         // SAFETY: as in `record`: the bytes lie between the first frame of the slot and the end of its frames, and the
-        // caller keeps the segment from being given up; a copy of them writes to memory of its own.
+        // caller keeps the slot from being freed. Copying them writes only to new memory.
         let bytes = unsafe { map.read(at, length, <[u8]>::to_vec) };
         bytes.ok_or_else(|| self.corrupt(address, BEYOND_WRITTEN))
     }
 
     fn read_unmapped(&self, address: Address, limit: u64) -> Result<Vec<u8>> {
-        /// Most records are shorter, so that one read is enough.
+        /// Most records are shorter and take one read.
         const FIRST_READ_BYTES: u64 = 512;
         let read = |buffer: &mut [u8], offset| {
             read_exact_at(&*self.storage, buffer, offset).map_err(|error| self.io("read a record", error))
@@ -209,14 +219,14 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// The position of what is at `address` now.
+    /// The position that `address` has now.
     #[cfg(test)]
     fn position(&self, address: Address) -> u64 {
         let (slot, within) = self.split(address);
         self.sequence(slot) * self.segment_bytes + within
     }
 
-    /// Whether readers may look at the bytes at `address`.
+    /// Whether a reader may read the bytes at `address`.
     #[cfg(test)]
     pub(crate) fn shows(&self, address: Address) -> bool {
         let (slot, within) = self.split(address);
@@ -232,13 +242,13 @@ impl Reader {
         Error::corrupt(&self.path, address.offset(), fault.reason())
     }
 
-    /// The slot that `address` is in, and how far into it.
+    /// The slot of `address`, and the offset in the slot.
     pub(crate) fn split(&self, address: Address) -> (u64, u64) {
         let offset = address.offset() - STORE_HEADER_BYTES;
         (offset / self.segment_bytes, offset % self.segment_bytes)
     }
 
-    /// The chunk that `slot` is in, and the slot.
+    /// The chunk of `slot`, and its entry in the table.
     fn slot(&self, slot: u64) -> (&Chunk, &Slot) {
         // Chunk n begins at FIRST_CHUNK x (2^n - 1).
         let number = (slot / FIRST_CHUNK + 1).ilog2();
@@ -260,7 +270,7 @@ impl Reader {
     fn map<'c>(&self, chunk: &'c Chunk) -> Option<&'c Map> {
         let make = || {
             let bytes = chunk.slot_count * self.segment_bytes;
-            // An address space or a kernel limit that is used up is no reason to fail: the slots are read without a map.
+            // Without address space, or at the limit on maps, the slots are read without a map.
             let length = usize::try_from(bytes + MAP_ALIGNMENT_BYTES).ok()?;
             self.storage.map(chunk.map_offset, length).unwrap_or(None)
         };
@@ -268,16 +278,14 @@ impl Reader {
     }
 }
 
-/// How many bytes may be read from `within` on, in a slot whose frames end at `end`: none of the slot's headers, and none
-/// behind its frames.
+/// How many bytes may be read at `within`, in a slot whose frames end at `end`: none before the first frame, and none
+/// behind the last.
 fn readable(within: u64, end: u64) -> u64 {
     if within < FIRST_FRAME_OFFSET { 0 } else { end.saturating_sub(within) }
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
-
     use super::*;
     use crate::format::NEVER_MS;
     use crate::format::record::{Kind, Value, stamp};
@@ -288,7 +296,7 @@ mod tests {
     const PARAMETERS: Parameters = Parameters { segment_bytes: 1 << 16, file_id: [0; 16], secret: [0; 16] };
 
     #[test]
-    fn every_slot_of_the_table_is_its_own() {
+    fn each_slot_has_its_own_entry_in_the_table() {
         let reader = Reader::new(Arc::new(MemoryStorage::new()), PathBuf::new(), &PARAMETERS);
         for slot in 0..1_000 {
             reader.set_segment(slot, slot + 1, 4_096);
@@ -299,7 +307,7 @@ mod tests {
         }
     }
 
-    /// Writes a record with `name` as its key where `slot` has `within`, of a segment with the sequence `slot + 1`.
+    /// Writes a record of the key `name` at `within` in `slot`, which holds the segment with the sequence `slot + 1`.
     fn write_record(storage: &dyn Storage, reader: &Reader, slot: u64, within: u64, name: &[u8]) -> Address {
         let record = Record {
             kind: Kind::Completed,
@@ -326,7 +334,7 @@ mod tests {
         reader.record(address, |_, record| record.key.name().to_vec())
     }
 
-    /// A reader of a file in `directory`, with maps or without.
+    /// A reader of a new file in `directory`, with maps or without.
     fn reader_of_file(directory: &Path, mmap: bool) -> (Arc<FileStorage>, Reader) {
         let path = directory.join(format!("{mmap}.once"));
         let storage = Arc::new(FileStorage::open(&path, true, mmap).unwrap());
@@ -335,11 +343,11 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_wherever_it_is_and_the_file_grows_under_the_maps() {
+    fn records_are_read_from_every_chunk_while_the_file_grows() {
         let directory = tempfile::tempdir().unwrap();
         for mmap in [true, false] {
             let (storage, reader) = reader_of_file(directory.path(), mmap);
-            // The first and last slots of the table's first chunks, and some between.
+            // The first and last slots of the first chunks, and some in between.
             let slots = [0, 1, 31, 32, 62, 63, 64, 65, 190, 191, 192, 447, 448];
             let written: Vec<_> = slots
                 .into_iter()
@@ -359,16 +367,16 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_reaches_into_the_next_slot_is_refused_where_the_map_goes_on_too() {
+    fn a_record_that_reaches_into_the_next_slot_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         for mmap in [true, false] {
             let (storage, reader) = reader_of_file(directory.path(), mmap);
-            // It fits with 88 bytes: the header and a key.
+            // The record takes 88 bytes: the header and a key.
             let fits = write_record(&*storage, &reader, 0, (1 << 16) - 88, b"inside");
             assert_eq!(name_at(&reader, fits).unwrap(), b"inside");
             for within in [(1 << 16) - 80, (1 << 16) - 72] {
                 let address = write_record(&*storage, &reader, 0, within, b"across");
-                // To look behind the end of the file would end the process.
+                // A read behind the end of the file would end the process with SIGBUS.
                 storage.set_len(reader.slot_offset(1)).unwrap();
                 let refusal = name_at(&reader, address).unwrap_err().to_string();
                 assert!(refusal.contains(&address.offset().to_string()), "{mmap}: {refusal}");
@@ -377,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_whose_length_is_rotten_is_refused_and_nothing_behind_what_is_written_is_looked_at() {
+    fn no_read_goes_beyond_the_end_of_frames_whatever_a_record_says() {
         const WITHIN: u64 = 4_104;
         let directory = tempfile::tempdir().unwrap();
         for mmap in [true, false] {
@@ -390,13 +398,13 @@ mod tests {
 
             let furthest = || crate::map::tests::FURTHEST.get() as u64;
             crate::map::tests::FURTHEST.set(0);
-            for rotten in [96, 1_024, (1 << 16) - WITHIN, 1 << 16] {
-                let rotten = u32::try_from(rotten).unwrap();
-                write_all_at(&*storage, &rotten.to_le_bytes(), address.offset() + 4).unwrap();
+            for damaged in [96, 1_024, (1 << 16) - WITHIN, 1 << 16] {
+                let damaged = u32::try_from(damaged).unwrap();
+                write_all_at(&*storage, &damaged.to_le_bytes(), address.offset() + 4).unwrap();
                 let refusal = name_at(&reader, address).unwrap_err().to_string();
-                assert!(refusal.contains("beyond what is written"), "{mmap}, {rotten}: {refusal}");
+                assert!(refusal.contains("beyond what is written"), "{mmap}, {damaged}: {refusal}");
             }
-            // The index may be wrong as well.
+            // An address of the index may be wrong as well.
             for within in [0, 512, 4_088, end - 8, end, end + 8] {
                 let address = Address::new(reader.slot_offset(0) + within).unwrap();
                 assert!(name_at(&reader, address).is_err(), "{mmap}, {within}");
@@ -407,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_readable_before_the_first_frame_or_behind_the_last() {
+    fn only_bytes_between_the_first_frame_and_the_end_are_readable() {
         assert_eq!([0, 512, 4_088].map(|within| readable(within, 60_000)), [0; 3]);
         assert_eq!(readable(4_096, 60_000), 55_904);
         assert_eq!(readable(59_992, 60_000), 8);
@@ -416,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_far_away_takes_little_memory() {
+    fn a_slot_far_away_allocates_one_page_of_the_table() {
         let reader = Reader::new(Arc::new(MemoryStorage::new()), PathBuf::new(), &PARAMETERS);
         let last = (1 << 27) - 1;
         reader.set_segment(last, 7, 4_096);
@@ -427,7 +435,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_file_of_many_slots_takes_few_of_the_maps_that_a_process_may_have() {
+    fn a_file_of_many_slots_takes_few_maps() {
         let directory = tempfile::tempdir().unwrap();
         let (storage, reader) = reader_of_file(directory.path(), true);
         for slot in 0..300 {

@@ -1,12 +1,15 @@
-//! Who may still write how much: so that only those who begin something are ever told that the store is full.
+//! Space reservations: a record is appended only into space that was reserved for it before.
 //!
-//! Every record is promised its room before it is appended: a begin for itself and for the completion that will
-//! follow it, the record that resolves a doubt, a forget or a moved record for itself. A promise is kept whatever happens to the disk, because it is
-//! covered by slots that exist already, at full length and synced.
+//! Invariant: the file's existing slots, at full length and synced, cover every outstanding reservation. So a full disk
+//! can refuse a caller that begins something new, but never the completion of an operation that has begun. A begin
+//! reserves space for its own record and for the completion that follows. A record that ends a doubt, a forget and a
+//! moved record each reserve their own.
 //!
-//! A batch that does not fit the rest of a segment goes to the next one, and the rest is wasted; no batch takes more
-//! than `batch_limit_bytes`, so every segment is worth at least its usable bytes less that limit, however the
-//! records fall. That is what is counted with here.
+//! A batch that does not fit the rest of a segment goes to the next one, and the rest is wasted. No batch takes more
+//! than `batch_limit_bytes`. So however the records fall, a segment is worth at least its usable bytes less that limit,
+//! and that is what reservations count on.
+//!
+//! Only [`Log`](super::Log) calls [`SpaceReservations`]. The lock is held for arithmetic only.
 
 use std::io;
 use std::path::Path;
@@ -18,14 +21,14 @@ use crate::format::footer::TRAILER_BYTES;
 use crate::planted::{Bug, planted};
 use crate::sync::Mutex;
 
-/// What the writer tells of the log after every change.
+/// The free space of the log. The writer computes it after each change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct FreeSpace {
     /// Bytes left for frames and footer entries in the segment that is being written.
     pub(crate) tail_bytes: u64,
-    /// Slots that can be taken at once.
+    /// Slots that the next segments can go to.
     pub(crate) free_slots: u64,
-    /// Full segments: what could be retired.
+    /// Full segments, which could be retired.
     pub(crate) full_segments: u64,
 }
 
@@ -35,7 +38,7 @@ struct State {
     reserved_bytes: u64,
 }
 
-/// The account of one store's room.
+/// The outstanding reservations of one store, and the free space that covers them.
 #[derive(Debug)]
 pub(crate) struct SpaceReservations {
     state: Mutex<State>,
@@ -43,25 +46,25 @@ pub(crate) struct SpaceReservations {
     batch_limit_bytes: u64,
 }
 
-/// Who asks for room, and how many segments' worth must be left beside it for moving live records: a full store can
-/// only be reclaimed if the oldest segment's can be appended once more.
+/// What a reservation is for. It decides how many segments must stay free beside the reservation for moving live
+/// records: a full store can only be reclaimed if the live records of its oldest segment can be appended once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReservationClass {
-    /// Something new: leaves alone everything that is kept.
+    /// Something new. Takes nothing of what is kept for the other classes.
     Begin,
-    /// The end of something that began and has no room of its own: a doubt, whose lease took its room with it.
+    /// The end of a doubt. The reservation that its begin made went away with the lease.
     Finish,
-    /// A forget gives room back in the end, and needs some first.
+    /// A forget, which needs space for its record before it frees that of the key.
     Forget,
-    /// What it is kept for.
+    /// A live record that moves, for which the space is kept.
     Move,
 }
 
-/// With fewer slots than this, finishing and forgetting share a segment: one for each would be most of the store.
+/// In a log of fewer slots, `Finish` and `Forget` share one kept segment: one for each would be most of the store.
 const SLOTS_FOR_A_SEGMENT_EACH: u64 = 6;
 
 impl ReservationClass {
-    /// How many segments this purpose leaves alone in a log of so many slots.
+    /// How many segments this class must leave free, in a log of `slots` slots.
     fn kept_segments(self, slots: u64) -> u64 {
         let shared = u64::from(slots >= SLOTS_FOR_A_SEGMENT_EACH);
         match self {
@@ -75,7 +78,7 @@ impl ReservationClass {
         }
     }
 
-    /// What the caller who found no room should know.
+    /// The end of the error text: what was not done, and how to make space.
     fn advice(self) -> &'static str {
         match self {
             ReservationClass::Begin => {
@@ -94,7 +97,7 @@ impl ReservationClass {
     }
 }
 
-/// Why room could not be had.
+/// A refused reservation.
 #[derive(Debug)]
 pub(crate) struct NoRoom {
     pub(crate) class: ReservationClass,
@@ -102,7 +105,7 @@ pub(crate) struct NoRoom {
 }
 
 impl NoRoom {
-    /// The same, with another reason beside the first.
+    /// Adds another reason to why the file is full.
     pub(crate) fn and(self, other: &str) -> NoRoom {
         let cause = match self.cause {
             CannotGrow::Full(reason) => CannotGrow::Full(format!("{reason}, and {other}")),
@@ -125,10 +128,10 @@ impl NoRoom {
 /// Why the file cannot grow.
 #[derive(Debug)]
 pub(crate) enum CannotGrow {
-    /// There is no space: on the disk, in a quota, or below a limit on the size of the file.
+    /// There is no space on the disk, in a quota, or below a limit on the file's size.
     Full(String),
-    /// The operating system failed at it in another way. No reason to poison the log: what failed is the filling of a
-    /// slot that holds nothing and is not used before it has been filled whole and synced.
+    /// The operating system failed in another way. This does not poison the log, because the slot that was being filled
+    /// holds nothing, and is not used before all of it is filled and synced.
     Failed(io::Error),
 }
 
@@ -151,7 +154,7 @@ impl SpaceReservations {
         SpaceReservations { state: Mutex::default(), usable_bytes, batch_limit_bytes }
     }
 
-    /// Promises `bytes`, if there is room for them beside all earlier promises.
+    /// Reserves `bytes` if there is space for them beside all outstanding reservations. False if there is not.
     #[must_use]
     pub(crate) fn reserve(&self, bytes: u64, class: ReservationClass) -> bool {
         let mut state = self.state.lock();
@@ -174,30 +177,33 @@ impl SpaceReservations {
         Reservation { reservations: Arc::clone(self), bytes: 0 }
     }
 
-    /// Gives a promise back, kept or not needed.
+    /// Releases a reservation whose record will not be written.
     pub(crate) fn give_back(&self, bytes: u64) {
         let mut state = self.state.lock();
-        debug_assert!(state.reserved_bytes >= bytes, "more given back than was promised");
+        debug_assert!(state.reserved_bytes >= bytes, "more was given back than was reserved");
         state.reserved_bytes = state.reserved_bytes.saturating_sub(bytes);
     }
 
-    /// Takes note of what the log has now; `kept_bytes` of promises were just kept by writing their records. One step,
-    /// so that nobody is promised room that is used and not yet accounted for, or refused room that is free.
+    /// Sets the free space after a write, which used up `written_bytes` of reservations. Both change in one step:
+    /// otherwise another thread could reserve space that is already used, or be refused space that is free.
     ///
-    /// True if another slot should be made ready: no more than a segment's worth is left for beginning. Just so much is
-    /// left while the last quarter of a segment is written, which promises do not count on; a slot that is made then is
-    /// settled by the step to the next segment, and nobody has to wait for it.
-    pub(crate) fn update(&self, free_space: FreeSpace, kept_bytes: u64) -> bool {
+    /// True if the next slot should be made: no more than one segment's worth is left for new begins. That is so while
+    /// the last quarter of a segment is written, on which reservations do not count. A slot that is filled then becomes
+    /// usable with the syncs of the next segment switch, so no thread waits for it.
+    pub(crate) fn update(&self, free_space: FreeSpace, written_bytes: u64) -> bool {
         let mut state = self.state.lock();
         state.free_space = free_space;
-        debug_assert!(state.reserved_bytes >= kept_bytes, "more was written than was promised");
-        state.reserved_bytes = state.reserved_bytes.saturating_sub(kept_bytes);
+        debug_assert!(state.reserved_bytes >= written_bytes, "more was written than was reserved");
+        state.reserved_bytes = state.reserved_bytes.saturating_sub(written_bytes);
         let kept = self.kept_for_moving(&state.free_space, state.reserved_bytes, ReservationClass::Begin);
         self.guaranteed(&state.free_space) <= state.reserved_bytes + kept + self.worth()
     }
 
-    /// Takes note that the log is about to have less, unless a promise would then be uncovered, or what is kept from
-    /// `purpose`. Before it has, so that no promise is made in between that could not be kept.
+    /// Sets the free space to less than before, unless that would leave a reservation, or what `class` must leave free,
+    /// without cover. False if it would.
+    ///
+    /// The caller gives up the space only after this returns true. The other way round, another thread could reserve
+    /// the space in between.
     #[must_use]
     pub(crate) fn lower(&self, free_space: FreeSpace, class: ReservationClass) -> bool {
         let mut state = self.state.lock();
@@ -209,7 +215,7 @@ impl SpaceReservations {
         covered
     }
 
-    /// What a segment holds that nothing was written to.
+    /// The bytes for frames and footer entries in an empty segment.
     pub(crate) fn usable_bytes(&self) -> u64 {
         self.usable_bytes
     }
@@ -218,17 +224,18 @@ impl SpaceReservations {
         self.state.lock().reserved_bytes
     }
 
-    /// What an empty segment is worth, however the records fall.
+    /// The bytes that surely fit in an empty segment, however the records fall.
     fn worth(&self) -> u64 {
         self.usable_bytes - self.batch_limit_bytes
     }
 
+    /// The bytes that surely fit in the log without growing the file.
     fn guaranteed(&self, free_space: &FreeSpace) -> u64 {
         free_space.tail_bytes.saturating_sub(self.batch_limit_bytes) + free_space.free_slots * self.worth()
     }
 
-    /// What must stay free beside `reserved_bytes`. Counts the segments that these promises will fill, not only those
-    /// that are full: by the time that they are kept, it is too late to keep anything for moving.
+    /// The bytes that `class` must leave free beside `reserved_bytes`, for moving. Counts the segments that these
+    /// reservations will fill as full already: once they are, it is too late to keep space for moving their records.
     fn kept_for_moving(&self, free_space: &FreeSpace, reserved_bytes: u64, class: ReservationClass) -> u64 {
         let beyond_tail =
             reserved_bytes.saturating_sub(free_space.tail_bytes.saturating_sub(self.batch_limit_bytes));
@@ -285,69 +292,69 @@ mod tests {
     const LIMIT: u64 = 16 << 10;
     const USABLE: u64 = SEGMENT - 4_096 - 64;
 
-    fn room(free_space: FreeSpace) -> SpaceReservations {
-        let room = SpaceReservations::new(SEGMENT, LIMIT);
-        room.update(free_space, 0);
-        room
+    fn reservations(free_space: FreeSpace) -> SpaceReservations {
+        let reservations = SpaceReservations::new(SEGMENT, LIMIT);
+        reservations.update(free_space, 0);
+        reservations
     }
 
     #[test]
-    fn promises_never_exceed_what_is_sure_to_fit_however_the_batches_fall() {
-        let room = room(FreeSpace { tail_bytes: USABLE, free_slots: 3, full_segments: 0 });
-        let mut promised = 0;
-        while room.reserve(1_000, ReservationClass::Begin) {
-            promised += 1_000;
+    fn reservations_never_exceed_what_surely_fits() {
+        let log = reservations(FreeSpace { tail_bytes: USABLE, free_slots: 3, full_segments: 0 });
+        let mut reserved = 0;
+        while log.reserve(1_000, ReservationClass::Begin) {
+            reserved += 1_000;
         }
-        // The promises fill two segments, and two are kept for moving what will then be in them.
+        // The reservations fill two segments, and two more are kept for moving the records that will be in them.
         let sure = 2 * (USABLE - LIMIT);
-        assert!(promised <= sure && promised + 1_000 > sure, "{promised} of {sure}");
+        assert!(reserved <= sure && reserved + 1_000 > sure, "{reserved} of {sure}");
     }
 
     #[test]
-    fn a_begin_leaves_three_segments_a_finish_two_a_forget_one_and_moving_none() {
+    fn a_begin_leaves_three_segments_a_finish_two_a_forget_one_and_a_move_none() {
         let worth = USABLE - LIMIT;
-        let room = room(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 5 });
-        assert!(!room.reserve(8, ReservationClass::Begin));
-        assert!(room.reserve(worth, ReservationClass::Finish));
-        assert!(!room.reserve(8, ReservationClass::Finish));
-        assert!(room.reserve(worth, ReservationClass::Forget));
-        assert!(!room.reserve(8, ReservationClass::Forget));
-        assert!(room.reserve(worth, ReservationClass::Move));
-        assert!(!room.reserve(8, ReservationClass::Move));
-        room.give_back(3 * worth);
-        assert_eq!(room.reserved_bytes(), 0);
+        let log = reservations(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 5 });
+        assert!(!log.reserve(8, ReservationClass::Begin));
+        assert!(log.reserve(worth, ReservationClass::Finish));
+        assert!(!log.reserve(8, ReservationClass::Finish));
+        assert!(log.reserve(worth, ReservationClass::Forget));
+        assert!(!log.reserve(8, ReservationClass::Forget));
+        assert!(log.reserve(worth, ReservationClass::Move));
+        assert!(!log.reserve(8, ReservationClass::Move));
+        log.give_back(3 * worth);
+        assert_eq!(log.reserved_bytes(), 0);
     }
 
     #[test]
-    fn in_a_small_store_finishing_and_forgetting_share_a_segment_and_begins_lose_none() {
+    fn in_a_small_log_finish_and_forget_share_a_segment_at_no_cost_to_begins() {
         let worth = USABLE - LIMIT;
         for (free_slots, full_segments) in [(2, 1), (2, 2)] {
-            let room = room(FreeSpace { tail_bytes: 0, free_slots, full_segments });
-            assert!(!room.reserve(8, ReservationClass::Begin));
-            assert!(room.reserve(worth / 2, ReservationClass::Finish));
-            assert!(room.reserve(worth - worth / 2, ReservationClass::Forget));
-            assert!(!room.reserve(8, ReservationClass::Finish) && !room.reserve(8, ReservationClass::Forget));
-            assert!(room.reserve(worth, ReservationClass::Move));
+            let log = reservations(FreeSpace { tail_bytes: 0, free_slots, full_segments });
+            assert!(!log.reserve(8, ReservationClass::Begin));
+            assert!(log.reserve(worth / 2, ReservationClass::Finish));
+            assert!(log.reserve(worth - worth / 2, ReservationClass::Forget));
+            assert!(!log.reserve(8, ReservationClass::Finish) && !log.reserve(8, ReservationClass::Forget));
+            assert!(log.reserve(worth, ReservationClass::Move));
         }
-        let room = room(FreeSpace { tail_bytes: LIMIT + 8, free_slots: 2, full_segments: 2 });
+        let log = reservations(FreeSpace { tail_bytes: LIMIT + 8, free_slots: 2, full_segments: 2 });
         assert!(
-            room.reserve(8, ReservationClass::Begin),
+            log.reserve(8, ReservationClass::Begin),
             "two segments are kept, as without a class for finishing"
         );
     }
 
     #[test]
-    fn a_store_is_large_from_six_slots_on_whatever_they_hold() {
-        let large = room(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 2 });
+    fn a_log_of_six_slots_keeps_a_segment_for_each_class() {
+        let large = reservations(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 2 });
         assert!(!large.reserve(8, ReservationClass::Begin), "three segments are kept");
-        let large = room(FreeSpace { tail_bytes: USABLE, free_slots: 1, full_segments: 4 });
+        let large = reservations(FreeSpace { tail_bytes: USABLE, free_slots: 1, full_segments: 4 });
         assert!(!large.reserve(8, ReservationClass::Finish), "two segments are kept");
-        let small = room(FreeSpace { tail_bytes: USABLE, free_slots: 1, full_segments: 3 });
+        let small = reservations(FreeSpace { tail_bytes: USABLE, free_slots: 1, full_segments: 3 });
         assert!(small.reserve(8, ReservationClass::Finish), "one segment is kept");
     }
 
     #[test]
-    fn the_advice_says_what_was_not_done_and_how_to_make_room() {
+    fn a_full_error_says_what_was_not_done_and_how_to_make_space() {
         for (class, advice) in [
             (ReservationClass::Begin, "nothing was begun"),
             (ReservationClass::Finish, "in doubt as before"),
@@ -363,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_lack_of_space_is_told_as_one() {
+    fn only_a_lack_of_space_is_reported_as_full() {
         use io::ErrorKind::{FileTooLarge, Other, PermissionDenied, QuotaExceeded, StorageFull, WriteZero};
         for (kind, is_full) in [
             (StorageFull, true),
@@ -381,50 +388,50 @@ mod tests {
     }
 
     #[test]
-    fn a_small_store_keeps_nothing_for_moving_before_it_has_a_full_segment() {
-        let room = room(FreeSpace { tail_bytes: USABLE, free_slots: 0, full_segments: 0 });
-        assert!(room.reserve(USABLE - LIMIT, ReservationClass::Begin));
+    fn nothing_is_kept_for_moving_before_a_segment_is_full() {
+        let log = reservations(FreeSpace { tail_bytes: USABLE, free_slots: 0, full_segments: 0 });
+        assert!(log.reserve(USABLE - LIMIT, ReservationClass::Begin));
     }
 
     #[test]
-    fn a_slot_is_spared_only_if_every_promise_stays_covered() {
-        let room = room(FreeSpace { tail_bytes: 0, free_slots: 2, full_segments: 0 });
-        assert!(room.reserve(USABLE - LIMIT + 8, ReservationClass::Move));
+    fn space_is_given_up_only_if_every_reservation_stays_covered() {
+        let log = reservations(FreeSpace { tail_bytes: 0, free_slots: 2, full_segments: 0 });
+        assert!(log.reserve(USABLE - LIMIT + 8, ReservationClass::Move));
         assert!(
-            !room.lower(FreeSpace { tail_bytes: 0, free_slots: 1, full_segments: 0 }, ReservationClass::Move)
+            !log.lower(FreeSpace { tail_bytes: 0, free_slots: 1, full_segments: 0 }, ReservationClass::Move)
         );
-        room.give_back(8);
+        log.give_back(8);
         assert!(
-            room.lower(FreeSpace { tail_bytes: 0, free_slots: 1, full_segments: 0 }, ReservationClass::Move)
+            log.lower(FreeSpace { tail_bytes: 0, free_slots: 1, full_segments: 0 }, ReservationClass::Move)
         );
-        assert!(!room.reserve(USABLE, ReservationClass::Move), "it counts from then on");
-        let full = self::room(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 5 });
+        assert!(!log.reserve(USABLE, ReservationClass::Move), "the lower free space counts from then on");
+        let full = reservations(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 5 });
         let less = FreeSpace { tail_bytes: 0, free_slots: 2, full_segments: 5 };
-        assert!(!full.lower(less, ReservationClass::Begin), "what is kept from the class stays, too");
+        assert!(!full.lower(less, ReservationClass::Begin), "what a begin must leave free stays, too");
         assert!(full.lower(less, ReservationClass::Finish));
     }
 
     #[test]
-    fn it_is_scarce_when_no_more_than_a_segment_is_left_for_beginning() {
-        // What is kept for moving needs a full segment; without one, an empty tail and a slot are worth more than one.
+    fn space_is_scarce_when_begins_have_one_segment_or_less() {
+        // Without a full segment nothing is kept for moving, and an empty tail is worth one segment and a little more.
         let worth = USABLE - LIMIT;
-        let is_scarce = |room: &SpaceReservations| {
-            let free_space = room.state.lock().free_space;
-            room.update(free_space, 0)
+        let is_scarce = |log: &SpaceReservations| {
+            let free_space = log.state.lock().free_space;
+            log.update(free_space, 0)
         };
-        let enough = room(FreeSpace { tail_bytes: USABLE + 8, free_slots: 0, full_segments: 0 });
+        let enough = reservations(FreeSpace { tail_bytes: USABLE + 8, free_slots: 0, full_segments: 0 });
         assert!(!is_scarce(&enough), "more than a segment");
         assert!(enough.reserve(8, ReservationClass::Begin));
         assert!(is_scarce(&enough), "just a segment");
         enough.give_back(8);
         assert!(!is_scarce(&enough));
-        let kept = |free_slots| room(FreeSpace { tail_bytes: 0, free_slots, full_segments: 5 });
+        let kept = |free_slots| reservations(FreeSpace { tail_bytes: 0, free_slots, full_segments: 5 });
         assert!(is_scarce(&kept(4)) && !is_scarce(&kept(5)), "three segments are kept");
-        let promised = room(FreeSpace { tail_bytes: LIMIT + 8, free_slots: 5, full_segments: 5 });
-        assert!(promised.reserve(worth, ReservationClass::Begin));
-        assert!(!is_scarce(&promised));
-        assert!(promised.reserve(8, ReservationClass::Begin));
-        assert!(is_scarce(&promised));
-        assert_eq!((promised.reserved_bytes(), promised.usable_bytes()), (worth + 8, USABLE));
+        let reserved = reservations(FreeSpace { tail_bytes: LIMIT + 8, free_slots: 5, full_segments: 5 });
+        assert!(reserved.reserve(worth, ReservationClass::Begin));
+        assert!(!is_scarce(&reserved));
+        assert!(reserved.reserve(8, ReservationClass::Begin));
+        assert!(is_scarce(&reserved));
+        assert_eq!((reserved.reserved_bytes(), reserved.usable_bytes()), (worth + 8, USABLE));
     }
 }

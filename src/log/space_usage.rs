@@ -1,9 +1,12 @@
-//! How many bytes of the log are dead: what decides when reclaiming is worth its while.
+//! Space usage: how many bytes of records the log holds, and how many of them are dead. It decides when reclaiming
+//! pays.
 //!
-//! An estimate, kept in memory and made anew at open. Bytes die in two ways: a record is superseded, which is known
-//! at once, or it expires, which is known in advance and noticed somewhat late (see [`Expiries`]). Bytes that have
-//! expired are dead when that is noticed, and not before, also if the record is dropped in between: so each byte is
-//! counted once. Whoever has to know exactly counts from the footers, with a [`Tally`].
+//! The figures are an estimate in memory, computed anew at each opening. Bytes die in two ways. A record is superseded,
+//! which counts at once; or it expires, which is known in advance and counts when the end of its bucket has passed,
+//! which is somewhat late (see [`Expiries`]). Bytes that have expired become dead when their bucket ends and not
+//! before, even if their record is dropped in between. So each byte is counted once.
+//!
+//! Where reclaiming needs exact figures, it counts them from the footers, with a [`Tally`].
 
 use super::expiries::{Bucket, Expiries};
 use crate::format::NEVER_MS;
@@ -13,32 +16,32 @@ use crate::sync::Mutex;
 #[derive(Debug, Default)]
 struct State {
     total_bytes: u64,
-    /// Below zero while a segment is gone whose records had expired and this was not noticed yet.
+    /// Below zero when a segment was removed whose records had expired, until the end of their bucket counts them.
     dead_bytes: i64,
     expiries: Expiries,
-    /// How many bytes were superseded, ever.
+    /// All bytes that were superseded or dropped so far.
     superseded_bytes: u64,
 }
 
-/// The account of one log's dead bytes.
+/// The space usage of one log.
 #[derive(Debug)]
 pub(crate) struct SpaceUsage {
     state: Mutex<State>,
 }
 
-/// What some records weigh at one time, counted apart and added at once: opening counts millions of them.
+/// The space usage of some records at one time, which is added to that of the log at once: an opening counts millions.
 #[derive(Debug)]
 pub(crate) struct Tally {
     state: State,
-    /// The run that each of the two shares of the last record fell into. Records that were written together expire
-    /// together.
+    /// For each of the two shares of a record's bytes, the run that the last record fell into. Records that were
+    /// written together expire together, so most fall into the same run.
     runs: [Run; 2],
 }
 
-/// Bytes that expire in one bucket, after the time of the tally. By default the bucket of nothing.
+/// Bytes that expire in one bucket, after the time of the tally. The default run contains no time.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
-    /// What is due later than this, and not later than `last_ms`, falls into the bucket.
+    /// The bucket holds bytes that expire after this, and at `last_ms` or before.
     after_ms: u64,
     last_ms: u64,
     bytes: u64,
@@ -52,14 +55,14 @@ impl Run {
 }
 
 impl Tally {
-    /// With nothing in it; what is added has expired or not at `now_ms`.
+    /// An empty tally. A record that is added has expired if it expires at `now_ms` or before.
     pub(crate) fn at(now_ms: u64) -> Tally {
         let mut state = State::default();
         state.advance(now_ms);
         Tally { state, runs: [Run::default(); 2] }
     }
 
-    /// Opening calls this for every record of the log, and most fall into the runs of the one before.
+    /// Adds a record. An opening calls this for every record of the log.
     #[inline]
     pub(crate) fn add(&mut self, size: &RecordSize) {
         self.state.total_bytes += size.length_bytes;
@@ -72,7 +75,7 @@ impl Tally {
         }
     }
 
-    /// Adds what does not fall into the run.
+    /// Adds a share that does not fall into the current run, and begins the run of its bucket.
     #[cold]
     fn begin_run(&mut self, number: usize, due_ms: u64, bytes: u64) {
         if due_ms == NEVER_MS {
@@ -80,28 +83,29 @@ impl Tally {
         }
         let expiries = &self.state.expiries;
         if expiries.has_expired(due_ms) {
-            self.state.die(bytes);
+            self.state.count_dead(bytes);
             return;
         }
         let bucket = expiries.bucket_for(due_ms);
-        // Its bucket begins after now, because it is narrower than the distance. The last one reaches to what never expires.
+        // The bucket is narrower than its distance from now and so begins after now: no expired bytes fall into the
+        // run. The last bucket of all would include `NEVER_MS`, which is no time.
         let last_ms = bucket.end_ms().min(NEVER_MS - 1);
         let run = Run { after_ms: bucket.after_ms(), last_ms, bytes, bucket };
         let earlier = std::mem::replace(&mut self.runs[number], run);
         self.state.put(earlier.bucket, earlier.bytes);
     }
 
-    /// Records that were superseded within their own segment, as the footer tells at open.
+    /// Adds records that were superseded within their segment, which the footer counts without listing them.
     pub(crate) fn add_dead(&mut self, bytes: u64) {
         self.state.total_bytes += bytes;
-        self.state.die(bytes);
+        self.state.count_dead(bytes);
     }
 
     pub(crate) fn totals(&self) -> SpaceTotals {
         self.state.totals()
     }
 
-    /// The most bytes that can be dead at `now_ms`, if nothing is superseded until then.
+    /// An upper bound of the bytes that are dead at `now_ms`, if no record is superseded until then.
     pub(crate) fn at_most_dead_bytes(&self, now_ms: u64) -> u64 {
         let runs = self.runs.iter().filter(|run| run.bucket.has_begun(now_ms));
         self.totals().dead_bytes
@@ -122,15 +126,16 @@ impl SpaceUsage {
         SpaceUsage { state: Mutex::default() }
     }
 
-    /// A record was appended at `now_ms` and is its key's last.
+    /// Adds a record that was appended at `now_ms` and is the last of its key.
     pub(crate) fn add(&self, size: &RecordSize, now_ms: u64) {
         let mut state = self.state.lock();
-        // Or the distance of what comes now would be counted from an earlier time, and noticed later for it.
+        // Without this, the distance to the expiry would be counted from an earlier time, and the bucket would be
+        // wider.
         state.advance(now_ms);
         state.total_bytes += size.length_bytes;
         for (due_ms, bytes) in size.shares().into_iter().filter(|(due_ms, _)| *due_ms != NEVER_MS) {
             if state.expiries.has_expired(due_ms) {
-                state.die(bytes);
+                state.count_dead(bytes);
             } else {
                 let bucket = state.expiries.bucket_for(due_ms);
                 state.put(bucket, bytes);
@@ -138,7 +143,7 @@ impl SpaceUsage {
         }
     }
 
-    /// All that was counted apart.
+    /// Adds all records of a tally.
     pub(crate) fn absorb(&self, tally: Tally) {
         let mut state = self.state.lock();
         state.advance(tally.state.expiries.now_ms());
@@ -150,33 +155,34 @@ impl SpaceUsage {
         }
     }
 
-    /// A record that was added is no longer its key's last, or was dropped.
+    /// Counts a record as dead that was added before: it is no longer the last of its key, or was dropped.
     pub(crate) fn mark_dead(&self, size: &RecordSize) {
         let mut state = self.state.lock();
         for (due_ms, bytes) in size.shares() {
-            // What has expired is dead already, or will be when that is noticed.
+            // Expired bytes are dead already, or will be when their bucket ends.
             if due_ms == NEVER_MS || !state.expiries.has_expired(due_ms) {
                 state.expiries.take(due_ms, bytes);
-                state.die(bytes);
+                state.count_dead(bytes);
                 state.superseded_bytes += bytes;
             }
         }
     }
 
-    /// A segment left the log; everything in it had been buried.
+    /// Removes a segment that left the log. All of its records are dead.
     pub(crate) fn remove(&self, record_bytes: u64) {
         let mut state = self.state.lock();
         state.total_bytes = state.total_bytes.saturating_sub(record_bytes);
         state.dead_bytes = state.dead_bytes.saturating_sub_unsigned(record_bytes);
     }
 
+    /// The totals at `now_ms`.
     pub(crate) fn totals(&self, now_ms: u64) -> SpaceTotals {
         let mut state = self.state.lock();
         state.advance(now_ms);
         state.totals()
     }
 
-    /// How many bytes were superseded since the store was opened.
+    /// All bytes that were superseded or dropped so far. Only grows.
     pub(crate) fn superseded_bytes(&self) -> u64 {
         self.state.lock().superseded_bytes
     }
@@ -185,15 +191,15 @@ impl SpaceUsage {
 impl State {
     fn advance(&mut self, now_ms: u64) {
         let expired_bytes = self.expiries.advance(now_ms);
-        self.die(expired_bytes);
+        self.count_dead(expired_bytes);
     }
 
     fn put(&mut self, bucket: Bucket, bytes: u64) {
         let expired_bytes = self.expiries.put(bucket, bytes);
-        self.die(expired_bytes);
+        self.count_dead(expired_bytes);
     }
 
-    fn die(&mut self, bytes: u64) {
+    fn count_dead(&mut self, bytes: u64) {
         self.dead_bytes = self.dead_bytes.saturating_add_unsigned(bytes);
     }
 
@@ -212,7 +218,7 @@ mod tests {
         RecordSize { kind, length_bytes, key_expires_ms, result_expires_ms }
     }
 
-    /// Too short to lose a part of it with the result.
+    /// A completed record, too short for a share that expires with the result.
     fn expiring(bytes: u64, due_ms: u64) -> RecordSize {
         assert!(bytes <= 120);
         size(Kind::Completed, bytes, due_ms, due_ms)
@@ -223,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expires_is_dead_from_its_bucket_on_the_result_before_the_key() {
+    fn expired_bytes_die_when_their_bucket_ends_result_before_key() {
         let space_usage = SpaceUsage::new();
         space_usage.add(&size(Kind::Completed, 1_120, 1_000, 2_000), 0);
         assert_eq!(space_usage.totals(999).dead_bytes, 0);
@@ -233,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_released_or_forgotten_is_dead_at_once() {
+    fn a_released_or_forgotten_record_is_dead_at_once() {
         let space_usage = SpaceUsage::new();
         space_usage.add(&size(Kind::Released, 88, 1_000, 2_000), 0);
         space_usage.add(&size(Kind::Forgotten, 80, NEVER_MS, NEVER_MS), 0);
@@ -241,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_apart_is_what_would_have_been_added_one_by_one() {
+    fn tallies_count_what_adding_one_by_one_counts() {
         const NOW: u64 = 60;
         let records: Vec<_> = (0..3_000_u64)
             .map(|n| match n % 5 {
@@ -252,7 +258,7 @@ mod tests {
             })
             .collect();
         let (one_by_one, at_once) = (SpaceUsage::new(), SpaceUsage::new());
-        // Several threads count, and each has a part.
+        // As if three threads had counted.
         let mut tallies = [Tally::at(NOW), Tally::at(NOW), Tally::at(NOW)];
         for (n, record) in records.iter().enumerate() {
             one_by_one.add(record, NOW);
@@ -269,7 +275,7 @@ mod tests {
         let superseded_alone = SpaceUsage::new();
         superseded_alone.absorb(superseded);
         assert_eq!(superseded_alone.totals(0), SpaceTotals { total_bytes: 80, dead_bytes: 80 });
-        // Exact but for the delay, which is at most a 32nd of the longest of them.
+        // Exact but for the delay, which is at most a 32nd of the distance.
         for now_ms in [400_u64, 1_000, 7_000] {
             let (early, late) = (now_ms - now_ms / 30, now_ms);
             let exact = records.iter().flat_map(RecordSize::shares).filter(|(due_ms, _)| *due_ms <= early);
@@ -280,12 +286,12 @@ mod tests {
             at_once.mark_dead(record);
         }
         assert_eq!(at_once.totals(20_000).dead_bytes, at_once.totals(20_000).total_bytes);
-        assert!(is_empty(&at_once), "mark_dead found every bucket, or it ended");
+        assert!(is_empty(&at_once), "mark_dead found every bucket that had not ended");
     }
 
     /// The bucket of 1000 ms, seen from 0, is 16 ms wide and ends at 1008.
     #[test]
-    fn what_is_counted_apart_is_noticed_when_its_own_bucket_ends() {
+    fn tallied_bytes_die_when_their_own_bucket_ends() {
         let mut tally = Tally::at(0);
         tally.add(&expiring(10, 1_000));
         tally.add(&expiring(20, 992));
@@ -301,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_expires_is_not_counted_with_what_does_so_at_the_end_of_time() {
+    fn the_last_bucket_does_not_count_what_never_expires() {
         let mut tally = Tally::at(0);
         tally.add(&expiring(100, NEVER_MS - 1));
         tally.add(&size(Kind::Begun, 90, NEVER_MS, NEVER_MS));
@@ -311,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_had_expired_when_it_was_counted_apart_does_not_die_again() {
+    fn bytes_that_had_expired_when_tallied_do_not_die_again() {
         let mut tally = Tally::at(5_000);
         tally.add(&expiring(100, 1_000));
         tally.add(&size(Kind::Begun, 1_000, NEVER_MS, NEVER_MS));
@@ -323,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn at_most_dead_is_what_is_dead_and_all_that_can_have_expired() {
+    fn the_bound_on_dead_bytes_counts_every_bucket_that_has_begun() {
         let mut tally = Tally::at(0);
         tally.add_dead(1);
         tally.add(&expiring(10, 1_000));
@@ -332,11 +338,15 @@ mod tests {
         assert_eq!(tally.at_most_dead_bytes(0), 1);
         assert_eq!(tally.at_most_dead_bytes(999), 11, "the bucket has begun");
         assert_eq!(tally.at_most_dead_bytes(2_000), 61);
-        assert_eq!(tally.at_most_dead_bytes(3_000), 161, "the last is not in the histogram yet");
+        assert_eq!(
+            tally.at_most_dead_bytes(3_000),
+            161,
+            "the bytes of the last run, which are not in the histogram yet"
+        );
     }
 
     #[test]
-    fn nothing_is_buried_twice_however_it_died() {
+    fn no_byte_dies_twice() {
         let space_usage = SpaceUsage::new();
         let expiring = size(Kind::Completed, 500, 1_000, 1_000);
         let begun = size(Kind::Begun, 100, NEVER_MS, NEVER_MS);
@@ -352,15 +362,15 @@ mod tests {
         assert_eq!(space_usage.superseded_bytes(), 100);
     }
 
-    /// Reclaiming drops what has expired, whether or not that was noticed: the sums are right again when it is.
+    /// Reclaiming drops expired records whose bucket has not ended. The sums are right again when it ends.
     #[test]
-    fn what_is_dropped_before_its_expiry_was_noticed_is_counted_once() {
+    fn a_record_dropped_before_its_bucket_ends_is_counted_once() {
         let space_usage = SpaceUsage::new();
         let long = expiring(100, 100_000);
         let others = size(Kind::Begun, 1_000, NEVER_MS, NEVER_MS);
         space_usage.add(&long, 0);
         space_usage.add(&others, 0);
-        assert_eq!(space_usage.totals(100_001).dead_bytes, 0, "not noticed yet");
+        assert_eq!(space_usage.totals(100_001).dead_bytes, 0, "its bucket has not ended");
         space_usage.mark_dead(&long);
         space_usage.remove(100);
         assert_eq!(space_usage.totals(100_001), SpaceTotals { total_bytes: 1_000, dead_bytes: 0 });
@@ -370,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_expired_before_it_was_counted_is_dead_at_once_and_what_never_expires_is_not_expected() {
+    fn a_record_that_has_expired_when_added_is_dead_at_once() {
         let space_usage = SpaceUsage::new();
         space_usage.add(&expiring(100, 1_000), 5_000);
         assert_eq!(space_usage.totals(0).dead_bytes, 100);
@@ -379,11 +389,15 @@ mod tests {
         assert!(is_empty(&space_usage));
         assert_eq!(space_usage.totals(u64::MAX), SpaceTotals { total_bytes: 250, dead_bytes: 100 });
         space_usage.mark_dead(&size(Kind::Begun, 90, NEVER_MS, NEVER_MS));
-        assert_eq!(space_usage.totals(u64::MAX).dead_bytes, 190, "at the end of time, too");
+        assert_eq!(
+            space_usage.totals(u64::MAX).dead_bytes,
+            190,
+            "a record that never expires dies when it is superseded"
+        );
     }
 
     #[test]
-    fn the_histogram_stays_small_and_exact_in_its_sum() {
+    fn the_histogram_stays_small_and_its_sum_exact() {
         let space_usage = SpaceUsage::new();
         let records: Vec<_> = (0..50_000_u64).map(|n| expiring(100, 1_000 + n * 777)).collect();
         for record in &records {
