@@ -1,10 +1,10 @@
-//! Filling the index from the footers of full segments, and of the last segment from its frames.
+//! Fills the index, from the footers of full segments and from the frames of the last segment.
 //!
-//! A footer says little of each key, but there is an entry for every operation that the store remembers, so this is
-//! what opening takes its time for. It goes in windows of some segments: first their footers are read and checked,
-//! several at a time, and what they say sorted by the shard of the index that it belongs to; then the shards gather
-//! theirs, several at a time, each in the order of the log. When all of the log was read, the shards become tables, in the
-//! memory in which they were gathered.
+//! Footers have an entry for every operation that the store remembers, so this takes most of the time of an opening.
+//! The log is read in windows of some segments. For each window, the threads first read and check the footers, several
+//! at a time, and sort the entries by the shard of the index that they belong to. Then each shard gathers its entries,
+//! several shards at a time, each in the order of the log. When the whole log is read, the threads turn the shards into
+//! tables, in the memory in which the entries were gathered.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,87 +26,88 @@ use crate::log::writer::FullSegment;
 use crate::record::RecordSize;
 use crate::sync::{Mutex, RwLock};
 
-/// A window is this share of the log. What is kept of a window, 16 bytes an entry, is then little beside the 8 bytes for
-/// each entry of the log that the shards gather, and the 10 of the index that these become.
+/// The number of windows that a log is read in, unless the limits below say otherwise. A window's updates take 16 bytes
+/// an entry. For a 32nd of the log that is little beside the 8 bytes an entry of the whole log that the shards gather,
+/// and the 10 bytes of the finished index.
 const WINDOWS: usize = 32;
 
-/// Of how many segments it is asked how many entries they have, before they are read.
-const TRAILERS_ASKED: usize = 256;
+/// The number of trailers, at most, that are read beforehand to estimate the number of entries.
+const SAMPLED_TRAILERS: usize = 256;
 
-/// Segments that each thread reads in a window, at least, or starting the threads would take longer.
+/// The number of segments in a window for each thread, at least. With fewer, sharing the work costs more than it saves.
 const SEGMENTS_FOR_A_THREAD: usize = 4;
 
-/// No window is longer, unless that is less than a segment for each thread.
+/// The length of a window, at most, unless that is less than a segment for each thread.
 const MAX_WINDOW_BYTES: u64 = 512 << 20;
 
-/// Logs shorter than this are read by one thread: starting others would take longer.
+/// One thread reads a log that is shorter: starting others would take longer.
 const PARALLEL_FROM_BYTES: u64 = 16 << 20;
 
-/// More threads than this wait for memory and not for each other.
+/// The number of threads, at most. More would mostly wait for memory.
 const MAX_THREADS: usize = 8;
 
-/// What the log's segments said.
-pub(super) struct Filled {
+/// The filled index, and what else the footers and frames contain.
+pub(super) struct FilledIndex {
     pub(super) index: Index,
     pub(super) space_usage: SpaceUsage,
     pub(super) full: Vec<FullSegment>,
-    /// Where the records are that carry unreadable ones, of those that the index points to.
+    /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(super) unreadable: Vec<Address>,
 }
 
-/// A segment's steps by shard, each shard's from `starts[shard]` to `starts[shard + 1]`.
+/// The index updates of a segment by shard: those of a shard are at `starts[shard]..starts[shard + 1]`.
 #[derive(Default)]
 struct Sorted {
-    steps: Vec<IndexUpdate>,
+    updates: Vec<IndexUpdate>,
     starts: Vec<u32>,
 }
 
-/// What a segment said.
+/// A segment that was read.
 struct SegmentRead {
     segment: FullSegment,
     sorted: Sorted,
     tally: Tally,
-    /// Records that carry unreadable ones: the hashes of their keys, and where they are.
+    /// The records of kind `Unreadable`: the hashes of their keys, and their addresses.
     unreadable: Vec<(u128, Address)>,
 }
 
-/// What the threads do together, for each number of a range.
+/// A task that the threads share, item by item.
 #[derive(Clone, Copy)]
 enum Task {
-    /// Reads a segment of the window that begins with this link.
+    /// Reads one segment of the window that begins with this link.
     Read { first_link: usize },
-    /// Gives a shard what the segments of the window say of it, oldest first.
+    /// Appends the updates of the window to one shard, oldest segment first.
     Gather,
-    /// Makes a shard of the index of what was gathered.
-    Index,
+    /// Builds one shard of the index from its gathered updates.
+    Build,
 }
 
-/// Everything that filling needs to know, and what the threads hand to each other between two tasks.
+/// The input of filling, and the results that the threads hand over from one task to the next.
 struct Filler<'a> {
-    medium: &'a OpenContext<'a>,
+    context: &'a OpenContext<'a>,
     survey: &'a Survey,
     reader: &'a Reader,
     hasher: KeyHasher,
     packing: Packing,
     now_ms: u64,
-    /// Footers that were read to tell whose records they are that cannot be read, by slot.
+    /// Entries of footers that were read to identify the keys of unreadable records, by slot.
     footers: Mutex<HashMap<u64, Vec<FooterEntry>>>,
     index: Index,
     space_usage: SpaceUsage,
     shards: Vec<Mutex<Gathered>>,
-    /// What was read of the window, by the number of the segment in it.
+    /// The segments read of the window, each with its number in the window.
     read: Mutex<Vec<(usize, Result<SegmentRead>)>>,
     /// The window, oldest segment first.
     window: RwLock<Vec<Sorted>>,
-    /// Those of earlier windows, whose memory is used again.
+    /// Updates of earlier windows, whose memory is used again.
     spare: Mutex<Vec<Sorted>>,
-    /// Shards that could not be made.
+    /// Shards that could not be built.
     failed: Mutex<Vec<(usize, Error)>>,
 }
 
-/// How many threads read a log of `log_bytes`.
+/// The number of threads that read a log of `log_bytes`.
 fn threads_for(log_bytes: u64) -> usize {
-    // Shuttle explores the threads that it started itself, and knows of no others.
+    // Shuttle explores only threads that it started itself.
     if log_bytes < PARALLEL_FROM_BYTES || cfg!(oncekey_shuttle) {
         return 1;
     }
@@ -115,22 +116,22 @@ fn threads_for(log_bytes: u64) -> usize {
 
 /// Fills an index with each key's last record.
 pub(super) fn fill(
-    medium: &OpenContext<'_>,
+    context: &OpenContext<'_>,
     survey: &Survey,
     reader: &Reader,
     now_ms: u64,
-) -> Result<Filled> {
+) -> Result<FilledIndex> {
     let Survey { parameters, links, .. } = survey;
     let threads = threads_for((links.len() as u64 + 1) * parameters.segment_bytes);
     let last_slot = links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
-    // All of them first: to tell two keys apart, a record of any earlier segment may have to be read.
+    // All segments first: telling two keys apart may take reading a record of any earlier segment.
     for link in links {
         reader.set_segment(link.slot, link.sequence, link.end % parameters.segment_bytes);
     }
     let end = survey.scan.end % parameters.segment_bytes;
     reader.set_segment(survey.tail_slot, survey.tail_header.sequence, end);
     let mut filler = Filler {
-        medium,
+        context,
         survey,
         reader,
         hasher: KeyHasher::new(parameters.secret),
@@ -145,7 +146,7 @@ pub(super) fn fill(
         spare: Mutex::default(),
         failed: Mutex::default(),
     };
-    let expected = filler.expected_steps()?.div_ceil(SHARD_COUNT);
+    let expected = filler.estimated_updates()?.div_ceil(SHARD_COUNT);
     filler.shards = (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
 
     let mut full = Vec::with_capacity(links.len());
@@ -161,13 +162,13 @@ pub(super) fn fill(
             read.segment
         };
         for first_link in (0..links.len()).step_by(window) {
-            team.share(Task::Read { first_link }, window.min(links.len() - first_link));
+            team.run(Task::Read { first_link }, window.min(links.len() - first_link));
             let mut read = std::mem::take(&mut *filler.read.lock());
             read.sort_unstable_by_key(|(number, _)| *number);
             for (_, outcome) in read {
                 full.push(take(outcome?));
             }
-            team.share(Task::Gather, SHARD_COUNT);
+            team.run(Task::Gather, SHARD_COUNT);
             filler.spare.lock().append(&mut filler.window.write());
         }
         let tail = FullSegment {
@@ -177,8 +178,8 @@ pub(super) fn fill(
         };
         let entries = survey.scan.entries.iter().copied().map(Ok);
         take(filler.sort(tail, entries, &mut Vec::new())?);
-        team.share(Task::Gather, SHARD_COUNT);
-        team.share(Task::Index, SHARD_COUNT);
+        team.run(Task::Gather, SHARD_COUNT);
+        team.run(Task::Build, SHARD_COUNT);
         Ok(())
     })?;
     let failed = filler.failed.into_inner();
@@ -187,7 +188,7 @@ pub(super) fn fill(
     }
     unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
     let unreadable = unreadable.into_iter().map(|(_, address)| address).collect();
-    Ok(Filled { index: filler.index, space_usage: filler.space_usage, full, unreadable })
+    Ok(FilledIndex { index: filler.index, space_usage: filler.space_usage, full, unreadable })
 }
 
 impl Filler<'_> {
@@ -199,73 +200,75 @@ impl Filler<'_> {
             }
             Task::Gather => {
                 let mut gathered = self.shards[number].lock();
-                for Sorted { steps, starts } in &*self.window.read() {
-                    gathered.append(&steps[starts[number] as usize..starts[number + 1] as usize]);
+                for Sorted { updates, starts } in &*self.window.read() {
+                    gathered.append(&updates[starts[number] as usize..starts[number + 1] as usize]);
                 }
             }
-            Task::Index => {
-                if let Err(error) = self.index(number, &mut buffers.words) {
+            Task::Build => {
+                if let Err(error) = self.build(number, &mut buffers.words) {
                     self.failed.lock().push((number, error));
                 }
             }
         }
     }
 
-    /// About how many steps there are: as many as the trailers of some segments say, spread over the log. They are not
-    /// checked, and only decide how much room is made beforehand.
-    fn expected_steps(&self) -> Result<usize> {
+    /// Estimates the number of updates from the trailers of some segments, spread over the log. The trailers are not
+    /// verified: the estimate only decides how much memory is allocated beforehand.
+    fn estimated_updates(&self) -> Result<usize> {
         let Survey { parameters, links, .. } = self.survey;
-        let mut asked = Vec::new();
-        for link in links.iter().step_by(links.len().div_ceil(TRAILERS_ASKED).max(1)) {
+        let mut sampled = Vec::new();
+        for link in links.iter().step_by(links.len().div_ceil(SAMPLED_TRAILERS).max(1)) {
             let offset = self.reader.slot_offset(link.slot);
-            let trailer = scan::read_trailer(self.medium.storage, offset, parameters);
-            let trailer = self.medium.io("read a footer", trailer)?;
+            let trailer = scan::read_trailer(self.context.storage, offset, parameters);
+            let trailer = self.context.io("read a footer", trailer)?;
             if let Ok(trailer) = Trailer::decode(&trailer, link.sequence, parameters.segment_bytes) {
-                asked.push(trailer.entry_count as usize);
+                sampled.push(trailer.entry_count as usize);
             }
         }
-        Ok(extrapolate(&asked, links.len()) + self.survey.scan.entries.len())
+        Ok(extrapolate(&sampled, links.len()) + self.survey.scan.entries.len())
     }
 
-    /// What a full segment says, by its footer or, where that is damaged, by its frames.
+    /// Reads a full segment by its footer or, if that is not valid, by its frames.
     fn read(&self, link: &Link, buffers: &mut Buffers) -> Result<SegmentRead> {
         let Survey { parameters, .. } = self.survey;
-        let (medium, sequence) = (self.medium, link.sequence);
+        let (context, sequence) = (self.context, link.sequence);
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
-        let footer = scan::read_footer(medium.storage, offset, sequence, parameters, &mut buffers.footer);
-        if let Ok((trailer, entries)) = medium.io("read a footer", footer)? {
+        let footer = scan::read_footer(context.storage, offset, sequence, parameters, &mut buffers.footer);
+        if let Ok((trailer, entries)) = context.io("read a footer", footer)? {
             if trailer.end != link.end || trailer.last_checksum != link.checksum {
-                return medium.corrupt(offset, "the footer and the next segment's header do not agree");
+                return context.corrupt(offset, "the footer and the next segment's header do not agree");
             }
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
-            // A kind that this version does not know is told of by the frame that holds it.
-            if let Ok(read) = self.sort(segment, entries, &mut buffers.steps) {
+            // An entry of unknown kind fails here. The frames below then yield the error with the record's offset.
+            if let Ok(read) = self.sort(segment, entries, &mut buffers.updates) {
                 return Ok(read);
             }
         }
-        // The footer is written after the next segment's header, so a crash may have torn it. The frames say the same.
-        let bytes = scan::read_slot(medium.storage, offset, parameters.segment_bytes);
-        let bytes = medium.io("read a segment whose footer does not check", bytes)?;
+        // The footer is written last and not synced by itself, so a crash may have torn it. The frames contain the
+        // same.
+        let bytes = scan::read_slot(context.storage, offset, parameters.segment_bytes);
+        let bytes = context.io("read a segment whose footer is not valid", bytes)?;
         let scan = scan::scan(&bytes, sequence, link.chain, parameters, &self.hasher);
         if scan.end != link.end || scan.last_checksum != link.checksum {
             let end = offset + scan.end % parameters.segment_bytes;
-            medium.check_known(end, scan.stop)?;
-            return medium.corrupt(
+            context.check_known(end, scan.stop)?;
+            return context.corrupt(
                 end,
                 format!("segment {sequence} was whole on disk and now ends here: {}", scan.stop),
             );
         }
         let segment = FullSegment { slot: link.slot, end: scan.end, record_bytes: scan.record_bytes };
-        self.sort(segment, scan.entries.into_iter().map(Ok), &mut buffers.steps)
+        self.sort(segment, scan.entries.into_iter().map(Ok), &mut buffers.updates)
     }
 
-    /// Sorts a segment's entries by shard, and counts what they weigh. `steps` is room that is used again.
+    /// Sorts a segment's entries by shard and adds up the sizes of its records. `updates` is a buffer that is used
+    /// again.
     fn sort(
         &self,
         segment: FullSegment,
         entries: impl Iterator<Item = Result<FooterEntry, FormatError>>,
-        steps: &mut Vec<(u8, IndexUpdate)>,
+        updates: &mut Vec<(u8, IndexUpdate)>,
     ) -> Result<SegmentRead> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut tally = Tally::at(self.now_ms);
@@ -275,7 +278,7 @@ impl Filler<'_> {
         starts.resize(SHARD_COUNT + 1, 0);
         let mut listed_bytes = 0;
         let mut unreadable = Vec::new();
-        steps.clear();
+        updates.clear();
         for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
             listed_bytes += entry.length;
@@ -285,7 +288,7 @@ impl Filler<'_> {
                 return Err(self.corrupt(offset, "the footer's address is out of range"));
             };
             let leaves_something = match entry.kind {
-                // It says nothing of its key that this version could pass on, and must not hide what does.
+                // This version cannot read what it says about its key, so it must not hide an earlier record.
                 Kind::Ignorable => continue,
                 Kind::Forgotten => false,
                 Kind::Completed | Kind::Released | Kind::Unreadable => self.now_ms < entry.key_expires_ms,
@@ -296,7 +299,7 @@ impl Filler<'_> {
             }
             let shard = shard_of(entry.hash);
             starts[usize::from(shard) + 1] += 1;
-            steps.push((shard, IndexUpdate::new(self.packing, entry.hash, address, leaves_something)));
+            updates.push((shard, IndexUpdate::new(self.packing, entry.hash, address, leaves_something)));
         }
         tally.add_dead(segment.record_bytes.saturating_sub(listed_bytes));
         for shard in 0..SHARD_COUNT {
@@ -304,48 +307,49 @@ impl Filler<'_> {
         }
 
         let mut next = starts.clone();
-        // Each of them is written, whatever is there from an earlier segment.
-        sorted.steps.resize(steps.len(), IndexUpdate::default());
-        for (shard, step) in steps {
+        // Old values of an earlier segment may remain here: the loop overwrites every element.
+        sorted.updates.resize(updates.len(), IndexUpdate::default());
+        for (shard, update) in updates {
             let place = &mut next[usize::from(*shard)];
-            sorted.steps[*place as usize] = *step;
+            sorted.updates[*place as usize] = *update;
             *place += 1;
         }
         Ok(SegmentRead { segment, sorted, tally, unreadable })
     }
 
-    /// Makes a shard of the index of what it has gathered.
-    fn index(&self, shard: usize, spare: &mut Vec<u64>) -> Result<()> {
+    /// Builds a shard of the index from its gathered updates.
+    fn build(&self, shard: usize, spare: &mut Vec<u64>) -> Result<()> {
         let gathered = std::mem::take(&mut *self.shards[shard].lock());
         let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
-        let look = |candidate| self.look(candidate);
-        self.index.fill(self.packing, shard, gathered, spare, look, |size| self.space_usage.mark_dead(size))
+        let inspect = |candidate| self.inspect(candidate);
+        self.index
+            .fill(self.packing, shard, gathered, spare, inspect, |size| self.space_usage.mark_dead(size))
     }
 
-    /// Whose record it is, and what it weighs.
-    fn look(&self, candidate: Candidate) -> Result<(u128, RecordSize)> {
+    /// The hash of the key of a record, and the record's size.
+    fn inspect(&self, candidate: Candidate) -> Result<(u128, RecordSize)> {
         let address = candidate.address();
         let read = self.reader.record(address, |place, record| {
             (record.key_hash(&self.hasher), RecordSize::of(record, place.length_bytes))
         });
-        // One record that cannot be read, or any more, is no reason to refuse all of the others: its segment's footer says
-        // whose it was, and whoever asks for that key is told.
-        let (hash, size) = read.or_else(|error| self.listed(address)?.ok_or(error))?;
+        // An unreadable record is no reason to refuse the whole file: the footer of its segment identifies the key, and
+        // a lookup of that key reports the damage.
+        let (hash, size) = read.or_else(|error| self.listed_in_footer(address)?.ok_or(error))?;
         if candidate.may_be_of(hash) {
             Ok((hash, size))
         } else {
-            // The index would not find the record's key, and its act would be performed again.
+            // The index would not find the record's key, and its operation would run again.
             Err(self.corrupt(address.offset(), "the footer names another key than this record"))
         }
     }
 
-    /// The same by the footer of the segment, if it has one.
-    fn listed(&self, address: Address) -> Result<Option<(u128, RecordSize)>> {
+    /// The same from the footer of the segment. None if there is no valid footer, or no entry of this record.
+    fn listed_in_footer(&self, address: Address) -> Result<Option<(u128, RecordSize)>> {
         let (slot, within) = self.reader.split(address);
         if slot == self.survey.tail_slot {
             return Ok(None);
         }
-        // Read once and kept: there may be as many records that cannot be read as the footer has entries.
+        // Kept once read: every record of the segment may be unreadable.
         let mut footers = self.footers.lock();
         let footer = match footers.entry(slot) {
             Entry::Occupied(footer) => footer.into_mut(),
@@ -355,13 +359,13 @@ impl Filler<'_> {
         Ok(at.ok().map(|at| (footer[at].hash, RecordSize::listed(&footer[at]))))
     }
 
-    /// The entries of the footer in `slot`, by offset; none if it has no footer.
+    /// The entries of the footer in `slot`, by offset; none if the footer is not valid.
     fn footer_of(&self, slot: u64) -> Result<Vec<FooterEntry>> {
         let Survey { parameters, .. } = self.survey;
         let mut buffer = Vec::new();
         let (offset, sequence) = (self.reader.slot_offset(slot), self.reader.sequence(slot));
-        let footer = scan::read_footer(self.medium.storage, offset, sequence, parameters, &mut buffer);
-        let footer = self.medium.io("read a footer", footer)?;
+        let footer = scan::read_footer(self.context.storage, offset, sequence, parameters, &mut buffer);
+        let footer = self.context.io("read a footer", footer)?;
         Ok(footer.map_or_else(|_| Vec::new(), |(_, entries)| entries.flatten().collect()))
     }
 
@@ -370,16 +374,16 @@ impl Filler<'_> {
     }
 }
 
-/// How much `count` of them are together, if they are like those of `sample`.
+/// The sum of `count` numbers whose average is that of `sample`.
 fn extrapolate(sample: &[usize], count: usize) -> usize {
     sample.iter().sum::<usize>() * count / sample.len().max(1)
 }
 
-/// What a thread works with, kept from one segment or shard to the next.
+/// The buffers of a thread, kept from one item to the next.
 #[derive(Default)]
 struct Buffers {
     footer: Vec<u8>,
-    steps: Vec<(u8, IndexUpdate)>,
+    updates: Vec<(u8, IndexUpdate)>,
     words: Vec<u64>,
 }
 
@@ -388,7 +392,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_are_taken_to_be_like_the_sample() {
+    fn the_estimate_scales_the_average_of_the_sample() {
         assert_eq!(extrapolate(&[10, 20, 60], 100), 3_000);
         assert_eq!(extrapolate(&[7], 1), 7);
         assert_eq!(extrapolate(&[], 5), 0);

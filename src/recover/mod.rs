@@ -33,6 +33,7 @@ use crate::planted::{Bug, planted};
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
 pub(crate) use open_context::Config;
+use fill::FilledIndex;
 use open_context::OpenContext;
 use survey::Survey;
 use verdict::Verdict;
@@ -80,7 +81,7 @@ pub(crate) struct Surveyed<'a> {
 pub(crate) struct Filled<'a> {
     surveyed: Surveyed<'a>,
     reader: Arc<Reader>,
-    filled: fill::Filled,
+    filled: FilledIndex,
 }
 
 /// Reads how the log on `storage` lies and ends, and judges the clock. What is not there yet is created first, if it may
@@ -154,7 +155,7 @@ impl Filled<'_> {
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
         let Surveyed { opening, survey, versions, clock, time, wall_ms } = surveyed;
-        let fill::Filled { index, space_usage, full, unreadable } = filled;
+        let FilledIndex { index, space_usage, full, unreadable } = filled;
         let Opening { storage, path, config } = &opening;
         let segment_bytes = survey.parameters.segment_bytes;
         let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
