@@ -1,4 +1,7 @@
-//! Reading whole segments: by their footer where it checks, frame by frame where it does not. Changes nothing.
+//! Reads whole segments: by their footer, or frame by frame where the footer is not valid. Writes nothing.
+//!
+//! Recovery uses it to open a file, and the log to retire a full segment. Nothing here decides what an invalid frame
+//! means: see the table in `recover`.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,7 +17,7 @@ use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at, read_held_at};
 
-/// A frame that checked.
+/// A valid frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FrameSpan {
     pub(crate) position: u64,
@@ -23,40 +26,43 @@ pub(crate) struct FrameSpan {
     pub(crate) synced_to: u64,
 }
 
-/// What the frames of one segment say, up to the first that does not check.
+/// The content of a segment's frames, up to the first invalid one.
 #[derive(Debug)]
 pub(crate) struct SegmentScan {
     pub(crate) frames: Vec<FrameSpan>,
-    /// Each key's last record, by offset.
+    /// The last record of each key, in order of offset.
     pub(crate) entries: Vec<FooterEntry>,
     pub(crate) record_bytes: u64,
-    /// The position behind the last frame that checked.
+    /// The position behind the last valid frame.
     pub(crate) end: u64,
     pub(crate) last_checksum: u32,
     pub(crate) open_count: u32,
-    /// Why it ended there.
+    /// Why the next frame is not valid.
     pub(crate) stop: FormatError,
 }
 
-/// What a frame must continue.
+/// The frame that a segment's first frame must continue, by its checksum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain {
     pub(crate) checksum: u32,
 }
 
-/// The whole of a slot.
+/// The bytes of a slot, or of a part of one. Ranges that hold no data are not read and come back as zeroes.
 pub(crate) fn read_slot(storage: &dyn Storage, offset: u64, segment_bytes: u64) -> io::Result<Vec<u8>> {
     let length = usize::try_from(segment_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
     read_held_at(storage, length, offset)
 }
 
-/// The most that a frame at `within` (from the start of its slot) can be long.
+/// The greatest length of a frame at `within`, counted from the start of its slot.
 fn frame_limit(parameters: &Parameters, within: u64) -> u64 {
     let left = parameters.segment_bytes.saturating_sub(TRAILER_BYTES).saturating_sub(within);
     left.min(max_frame_bytes(parameters.segment_bytes))
 }
 
-/// Follows the frames of segment `sequence`, which `slot` is all of.
+/// Follows the frames of segment `sequence` in `slot`, the bytes of its whole slot.
+///
+/// The scan stops at the first frame that is invalid, breaks the checksum chain, or has a lower open count than the
+/// frame before.
 pub(crate) fn scan(
     slot: &[u8],
     sequence: u64,
@@ -93,7 +99,8 @@ pub(crate) fn scan(
             }
         };
         let stamp = frame.header.stamp;
-        // A frame that an earlier life of the log left behind at just this position is whole and still not ours.
+        // An earlier tail that was cut off may have left a valid frame at just this position, which continues another
+        // frame.
         if stamp.previous_checksum != scan.last_checksum && !stale {
             scan.stop = FormatError::Damaged("the frame does not continue the one before");
             break;
@@ -105,7 +112,7 @@ pub(crate) fn scan(
         for (position, length, record) in frame.records() {
             scan.record_bytes += length;
             if record.kind == Kind::Ignorable {
-                // It says nothing of its key that this version could pass on, and must not hide what does.
+                // This version cannot read what it says about its key, so it must not hide an earlier record.
                 continue;
             }
             let hash = record.key_hash(hasher);
@@ -135,19 +142,20 @@ pub(crate) fn scan(
     scan
 }
 
-/// The highest `synced_to` of any frame header that checks behind `from` in the slot, and where that frame is: what
-/// tells a hole in synced data from a tail that was never promised to anybody. The records of such a frame need not
-/// check: its header alone was written by a leader who knew.
-pub(crate) fn later_attestation(
+/// The highest `synced_to` of the valid frame headers behind position `after` in the slot. It is what tells lost
+/// durable data from a torn tail.
+///
+/// The records of such a frame need not be valid: the header alone proves what was on disk when it was written.
+pub(crate) fn highest_synced_to_after(
     slot: &[u8],
     sequence: u64,
-    from: u64,
+    after: u64,
     parameters: &Parameters,
-) -> Option<(u64, u64)> {
+) -> Option<u64> {
     let base = sequence * parameters.segment_bytes;
     let seed = parameters.seed();
-    let mut highest: Option<(u64, u64)> = None;
-    let mut within = from - base + ALIGNMENT_BYTES;
+    let mut highest = None;
+    let mut within = after - base + ALIGNMENT_BYTES;
     let last = parameters.segment_bytes - TRAILER_BYTES - FRAME_HEADER_BYTES as u64;
     while within <= last {
         let at = usize::try_from(within).unwrap_or(usize::MAX);
@@ -155,18 +163,17 @@ pub(crate) fn later_attestation(
             && let Ok(header) =
                 FrameHeader::decode(&slot[at..], base + within, frame_limit(parameters, within), seed)
         {
-            let found = (header.stamp.synced_to, header.stamp.position);
-            highest = highest.max(Some(found));
+            highest = highest.max(Some(header.stamp.synced_to));
         }
         within += ALIGNMENT_BYTES;
     }
     highest
 }
 
-/// Of how much of a slot [`latest_trace_in`] makes a copy at a time.
+/// How many bytes of a slot [`latest_trace_in`] reads at a time.
 const TRACED_BYTES: u64 = 1 << 20;
 
-/// [`latest_trace`] of the first `length` bytes of the slot at `offset`, without reading what is not held.
+/// [`latest_trace`] of the first `length` bytes of the slot at `offset`. Reads only the ranges that hold data.
 pub(crate) fn latest_trace_in(
     storage: &dyn Storage,
     offset: u64,
@@ -180,8 +187,8 @@ pub(crate) fn latest_trace_in(
         && run.start < end
         && run.end > at
     {
-        // What is looked for begins with something other than zeroes, at a multiple of 8, and may go on behind the run, or
-        // behind the piece of it.
+        // A header begins at a multiple of 8, does not begin with zeroes, and may reach beyond the run or this piece of
+        // it.
         let from = run.start.max(at) / ALIGNMENT_BYTES * ALIGNMENT_BYTES;
         let piece_end = run.end.min(end).min(from + TRACED_BYTES);
         let to = (piece_end + FRAME_HEADER_BYTES as u64).min(end);
@@ -192,8 +199,8 @@ pub(crate) fn latest_trace_in(
     Ok(latest)
 }
 
-/// The highest sequence that any frame header or close mark in a part of a slot speaks of, whatever the segment header says.
-/// The part begins at `start` from the start of the slot, a multiple of 8.
+/// The highest sequence among the valid frame headers and close marks in a part of a slot, without regard to the
+/// segment header. `start` is where the part begins in its slot, a multiple of 8.
 pub(crate) fn latest_trace(part: &[u8], start: u64, parameters: &Parameters) -> Option<u64> {
     let (segment_bytes, seed) = (parameters.segment_bytes, parameters.seed());
     let from = |within: u64| usize::try_from(within.checked_sub(start)?).ok().and_then(|at| part.get(at..));
@@ -215,13 +222,13 @@ pub(crate) fn latest_trace(part: &[u8], start: u64, parameters: &Parameters) -> 
     marks.chain(frames).max()
 }
 
-/// Whether the last bytes of the slot say that segment `sequence` was finished, be they damaged or not.
+/// Whether the slot ends with the footer of segment `sequence`, valid or damaged.
 pub(crate) fn was_finished(slot: &[u8], sequence: u64) -> bool {
     slot.last_chunk::<TRAILER>().is_some_and(|trailer| footer::is_or_was_of(trailer, sequence))
 }
 
-/// Whether the slot, which may be cut short, holds what looks like a frame or a close mark of a store whose parameters are
-/// lost, so that no checksum can be asked.
+/// Whether the slot, which may be cut short, holds what looks like a frame or a close mark. For a store whose
+/// parameters are lost, so that no checksum can be computed.
 pub(crate) fn resembles_used_slot(slot: &[u8]) -> bool {
     let marked = CLOSE_MARK_OFFSETS.iter().any(|offset| {
         usize::try_from(*offset).ok().and_then(|at| slot.get(at..)).is_some_and(CloseMark::resembles)
@@ -234,7 +241,7 @@ pub(crate) fn resembles_used_slot(slot: &[u8]) -> bool {
         })
 }
 
-/// The last bytes of a slot, which are the trailer of a full segment.
+/// Reads the last bytes of a slot: in a full segment, the trailer.
 pub(crate) fn read_trailer(
     storage: &dyn Storage,
     slot_offset: u64,
@@ -245,7 +252,7 @@ pub(crate) fn read_trailer(
     Ok(trailer)
 }
 
-/// The footer of a full segment, if there is one that checks. `buffer` is what it is read into.
+/// Reads the footer of a full segment into `buffer`. The inner error says why it is not valid.
 pub(crate) fn read_footer<'b>(
     storage: &dyn Storage,
     slot_offset: u64,

@@ -1,12 +1,47 @@
-//! Opening: survey, decide, and only then change anything.
+//! Recovery: opens the log of an existing file, or creates a new one. Only `options` calls it.
 //!
-//! An opening is two halves. [`survey`] and [`Surveyed::fill`] read and return values. The survey reads headers and the
-//! last segment; [`decide`](verdict::decide) is a table over what it found and says whether the log ends where it was
-//! closed, in a tail that was never acknowledged, or in a hole where there had been synced data; and the clock is judged.
-//! Then the index is filled from the footers. Until all that stands, and the caller has checked its options against what
-//! was found, not a byte of an existing file is written. [`Filled::begin`] is the other half: it makes the file as long
-//! as it is to be at least, or refuses and leaves it as it was; writes the end of the log again; and begins the opening
-//! on disk.
+//! An opening has two halves. The first half only reads: [`survey`] reads the headers and the last segment, decides how
+//! the log ended, and judges the clock; [`Surveyed::fill`] fills the index from the footers. The second half,
+//! [`Filled::begin`], writes: it extends the file to its minimum size, rewrites the end of the log, and records the
+//! opening. Between the two, the caller checks its options against what was found.
+//!
+//! Invariant: an opening that is refused has changed no byte of an existing store. That includes a file that cannot be
+//! extended to its minimum size.
+//!
+//! # How the log ended
+//!
+//! A crash can tear the frame that was being written. Recovery cuts such a tail off, because it was never acknowledged
+//! as durable. Damage to durable frames looks the same at first: a place without a valid frame. Cutting the log off
+//! there would lose acknowledged operations, so recovery refuses that file. What decides between the two is what was
+//! written later, by a writer that knew how far the log was on disk. Damage to the last frames, after which nothing was
+//! written, cannot be told from a crash: see "What a later frame attests" in [`crate::format`].
+//!
+//! The survey scans the last segment up to the **end**: the first position without a valid frame that continues the
+//! one before. Four conditions then select one row of the table:
+//!
+//! - **footer**: the last segment has a footer, valid or damaged.
+//! - **close mark**: whether the latest close mark of the segment names this end, an *earlier* one, or one *beyond* it.
+//!   It *contradicts* the log if no frame with its checksum ends where it says.
+//! - **later headers**: *synced* if the `synced_to` of a valid frame header behind the end, or that of the segment
+//!   header, is beyond the end; otherwise *unsynced* if there is a valid frame header behind the end.
+//! - **torn frame**: the bytes at the end may be what is left of a frame that belongs there.
+//!
+//! | case | footer | close mark | later headers | torn frame | verdict | why |
+//! |---|---|---|---|---|---|---|
+//! | `NextSegmentLost` | yes | any | any | any | corrupt | A footer is written only when the next segment's header is on disk. |
+//! | `ClosedBeyondEnd` | no | beyond end | any | any | corrupt | A close mark is written only when everything before it is on disk. |
+//! | `MarkContradictsLog` | no | contradicts | any | any | corrupt | Frames before a close mark do not change after it is written. |
+//! | `SyncedBeyondEnd` | no | none, earlier, at end | synced | any | corrupt | A header attests only what an earlier sync made durable. |
+//! | `CleanClose` | no | at end | none | no | closed | No frame was written after the close mark. |
+//! | `TornAfterClose` | no | at end | none | yes | crashed | The next session crashed while it wrote its first frame. |
+//! | `UnsyncedAfterClose` | no | at end | unsynced | any | crashed | The next session wrote frames and crashed before the first was on disk. |
+//! | `NotClosed` | no | none, earlier | none, unsynced | any | crashed | The last session did not close, and nothing attests a frame at the end. |
+//!
+//! - **closed**: the end stands as it is, and nothing is rewritten.
+//! - **crashed**: frames that are not known to be on disk are written again, and the rest of the segment is zeroed.
+//! - **corrupt**: [`Error::Corrupt`] at the end of the scan.
+//!
+//! A record of an unknown kind is neither torn nor damaged: [`Error::Unsupported`] comes before the table.
 
 mod open_context;
 mod verdict;
@@ -32,29 +67,29 @@ use crate::log::{Log, VersionsBefore};
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
-pub(crate) use open_context::Config;
 use fill::FilledIndex;
+pub(crate) use open_context::Config;
 use open_context::OpenContext;
 use survey::Survey;
 use verdict::Verdict;
 
-/// No file is longer: what an address in the index can say.
+/// The largest file: an address in the index cannot reach further.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 43;
 
-/// An open store.
+/// The parts of an open store.
 #[derive(Debug)]
 pub(crate) struct Recovered {
     pub(crate) log: Arc<Log>,
     pub(crate) index: Index,
     pub(crate) clock: Arc<StoreClock>,
     pub(crate) open_count: u32,
-    /// The counter that the versions of this opening go on from.
+    /// The versions of this opening continue from this counter.
     pub(crate) counter: u64,
-    /// Where the records are that carry unreadable ones.
+    /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(crate) unreadable: Vec<Address>,
 }
 
-/// What is read on the way to an open store, and what it is read with.
+/// The file that is being opened, and how.
 struct Opening<'a> {
     storage: Arc<dyn Storage>,
     path: &'a Path,
@@ -62,12 +97,12 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn medium(&self) -> OpenContext<'_> {
+    fn context(&self) -> OpenContext<'_> {
         OpenContext { storage: &*self.storage, path: self.path }
     }
 }
 
-/// A store whose end and clock were found good. Nothing has been written.
+/// A store whose end and clock are accepted. Nothing has been written yet, unless the store was created.
 pub(crate) struct Surveyed<'a> {
     opening: Opening<'a>,
     survey: Survey,
@@ -77,39 +112,39 @@ pub(crate) struct Surveyed<'a> {
     wall_ms: u64,
 }
 
-/// A store whose index is filled. Nothing has been written.
+/// A store whose index is filled. Nothing has been written yet, unless the store was created.
 pub(crate) struct Filled<'a> {
     surveyed: Surveyed<'a>,
     reader: Arc<Reader>,
     filled: FilledIndex,
 }
 
-/// Reads how the log on `storage` lies and ends, and judges the clock. What is not there yet is created first, if it may
-/// be; the options for that must have been checked.
+/// Reads the layout and the end of the log on `storage`, and judges the clock. An empty or half-created file becomes a
+/// new store first if `config.create` allows it; the caller has checked the options for that.
 pub(crate) fn survey<'a>(
     storage: Arc<dyn Storage>,
     path: &'a Path,
     config: &'a Config,
 ) -> Result<Surveyed<'a>> {
     let opening = Opening { storage, path, config };
-    let medium = opening.medium();
-    medium.check_size_limit()?;
-    // First of all: nothing may be decided on data that a crash could still take away.
-    medium.io("sync the file and its directory", sync_all(medium.storage))?;
-    let parameters = match medium.parameters(config)? {
+    let context = opening.context();
+    context.check_size_limit()?;
+    // Before anything is read: recovery must not base a decision on data that a later crash could still take away.
+    context.io("sync the file and its directory", sync_all(context.storage))?;
+    let parameters = match context.parameters(config)? {
         Some(parameters) => parameters,
-        None if config.create => medium.create(config)?,
+        None if config.create => context.create(config)?,
         None => {
             return Err(Error::NotAStore {
                 path: path.to_owned(),
                 reason:
-                    "the file is empty, a creation that was cut short; open it with Options::create(true) to \
-                         finish it"
+                    "the file is empty, because its creation was interrupted; open it with Options::create(true) \
+                     to finish that"
                         .into(),
             });
         }
     };
-    let survey = Survey::take(&medium, parameters)?;
+    let survey = Survey::take(&context, parameters)?;
     let now = config.time_source.read();
     let time = judge_clock(config, path, &survey, &now)?;
     let clock = StoreClock::start(Arc::clone(&config.time_source), now, time.store_ms);
@@ -135,23 +170,24 @@ fn judge_clock(config: &Config, path: &Path, survey: &Survey, now: &Reading) -> 
 }
 
 impl<'a> Surveyed<'a> {
-    /// The file's own, which holds whatever the options say.
+    /// The segment size of the file. The option of that name applies to new files only.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.survey.parameters.segment_bytes
     }
 
-    /// Fills the index.
+    /// Fills the index from the footers, and from the frames of the last segment.
     pub(crate) fn fill(self) -> Result<Filled<'a>> {
         let Opening { storage, path, .. } = &self.opening;
         let reader = Reader::new(Arc::clone(storage), path.to_path_buf(), &self.survey.parameters);
         let reader = Arc::new(reader);
-        let filled = fill::fill(&self.opening.medium(), &self.survey, &reader, self.time.store_ms)?;
+        let filled = fill::fill(&self.opening.context(), &self.survey, &reader, self.time.store_ms)?;
         Ok(Filled { surveyed: self, reader, filled })
     }
 }
 
 impl Filled<'_> {
-    /// Begins the opening on disk. If the file cannot be made as long as it is to be at least, that is all that is tried.
+    /// Writes what the opening has to write. A file that cannot be extended to its minimum size is refused before
+    /// anything else is written.
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
         let Surveyed { opening, survey, versions, clock, time, wall_ms } = surveyed;
@@ -166,8 +202,8 @@ impl Filled<'_> {
         let start = survey.start(Arc::clone(&clock), full);
         let log = Log::new(Arc::clone(storage), reader, survey.parameters, growing, space_usage, start);
         log.make_min_slots()?;
-        opening.medium().io("give the file blocks of its own", storage.unshare())?;
-        survey.mend(&opening.medium())?;
+        opening.context().io("give the file blocks of its own", storage.unshare())?;
+        survey.rewrite_end(&opening.context())?;
         let (open_count, counter) = log.begin_opening(versions)?;
         if let Some(jump) = time.accepted_jump {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
@@ -181,45 +217,50 @@ impl Filled<'_> {
 }
 
 impl Survey {
-    /// Writes what was decided on: the frames that were not known to be on disk once more, and zeroes behind them. A
-    /// sync that failed before the crash may have left pages that only look clean, so nothing less makes them true.
-    fn mend(&self, medium: &OpenContext<'_>) -> Result<()> {
+    /// Makes the end of a log that was not closed durable: writes the frames that are not known to be on disk again,
+    /// and zeroes behind them.
+    ///
+    /// A sync is not enough. If a sync failed in the last session, the page cache may hold pages as clean whose bytes
+    /// never reached the disk, and only a new write makes the kernel write them.
+    fn rewrite_end(&self, context: &OpenContext<'_>) -> Result<()> {
         if self.verdict == Verdict::Closed || planted(Bug::TornTailKept) {
             return Ok(());
         }
         let segment_bytes = self.parameters.segment_bytes;
         let offset = STORE_HEADER_BYTES + self.tail_slot * segment_bytes;
-        let attested = self.attested();
-        let first = self.scan.frames.iter().find(|frame| frame.position + frame.length > attested);
+        let durable_to = self.durable_to();
+        let first = self.scan.frames.iter().find(|frame| frame.position + frame.length > durable_to);
         let from = first.map_or(self.scan.end, |frame| frame.position) % segment_bytes;
         let end = self.scan.end % segment_bytes;
-        let mend = || {
+        let rewrite = || {
             let at = |within: u64| usize::try_from(within).unwrap_or(usize::MAX);
-            // The headers too: the last sync of a session that failed is the one that they may have been waiting for.
+            // The headers too: the sync that failed may have been the one that was to make them durable. For the store
+            // header that can only be so before the first opening has succeeded.
             if self.highest_open_count() == 0 {
-                write_all_at(medium.storage, &encode_store_header(&self.parameters), 0)?;
+                write_all_at(context.storage, &encode_store_header(&self.parameters), 0)?;
             }
-            write_all_at(medium.storage, &self.tail_header.encode(), offset)?;
+            write_all_at(context.storage, &self.tail_header.encode(), offset)?;
             let again = self.tail_bytes.get(at(from)..at(end)).unwrap_or_default();
-            write_all_at(medium.storage, again, offset + from)?;
-            // A store that was never written to holds the zeroes of its creation.
-            let is_new =
+            write_all_at(context.storage, again, offset + from)?;
+            // A segment without frames that reads as zeroes needs no others, as in a new store.
+            let is_blank =
                 self.scan.frames.is_empty() && self.tail_bytes[at(end)..].iter().all(|byte| *byte == 0);
-            if !is_new {
-                write_zeroes_at(medium.storage, offset + end, segment_bytes - end)?;
+            if !is_blank {
+                write_zeroes_at(context.storage, offset + end, segment_bytes - end)?;
             }
-            sync_data(medium.storage)
+            sync_data(context.storage)
         };
-        medium.io("write the end of the log again", mend())
+        context.io("write the end of the log again", rewrite())
     }
 
-    /// Everything below this position is known to have been on disk.
-    fn attested(&self) -> u64 {
+    /// The position below which every frame is known to be on disk.
+    fn durable_to(&self) -> u64 {
         let frames = self.scan.frames.iter().map(|frame| frame.synced_to).max().unwrap_or(0);
         let marks = self.marks.iter().map(|mark| mark.end).max().unwrap_or(0);
         frames.max(marks).max(self.tail_header.synced_to)
     }
 
+    /// The state that the log's writer starts from.
     fn start(&self, clock: Arc<StoreClock>, full: Vec<FullSegment>) -> Start {
         let used: BTreeSet<u64> = full.iter().map(|segment| segment.slot).chain([self.tail_slot]).collect();
         Start {
@@ -234,8 +275,8 @@ impl Survey {
                 record_bytes: self.scan.record_bytes,
                 entries: self.scan.entries.iter().copied().collect(),
             },
-            free: self.held.iter().copied().filter(|slot| !used.contains(slot)).collect(),
-            slot_count: self.held.last().map_or(0, |last| last + 1),
+            free: self.data_slots.iter().copied().filter(|slot| !used.contains(slot)).collect(),
+            slot_count: self.data_slots.last().map_or(0, |last| last + 1),
         }
     }
 }

@@ -1,4 +1,7 @@
-//! The storage as recovery sees it, and how a store comes into being on it.
+//! The storage of an opening: reads that return the crate's errors, and the creation of a new store.
+//!
+//! It also decides what a file without a store header is: new, an interrupted creation, or a store whose header is
+//! lost.
 
 use std::ops::Range;
 use std::path::Path;
@@ -14,11 +17,11 @@ use crate::log::scan;
 use crate::log::slots::NewSlot;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
 
-/// How to open.
+/// The options of an opening.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
     pub(crate) create: bool,
-    /// Of a new file; an existing one keeps its own.
+    /// The segment size of a new file. An existing file keeps its own.
     pub(crate) segment_bytes: u64,
     pub(crate) min_bytes: u64,
     pub(crate) max_bytes: u64,
@@ -27,7 +30,7 @@ pub(crate) struct Config {
     pub(crate) time_source: Arc<dyn TimeSource>,
 }
 
-/// The storage, with the path that its errors are told with.
+/// The storage, and the path that its errors name.
 pub(super) struct OpenContext<'a> {
     pub(super) storage: &'a dyn Storage,
     pub(super) path: &'a Path,
@@ -46,7 +49,8 @@ impl OpenContext<'_> {
         self.io("find the length of the file", self.storage.len())
     }
 
-    /// Refuses a file that the process may not write to its end: the first write there would end the process.
+    /// Refuses a file that is longer than the process may write. A write beyond that limit raises SIGXFSZ, which by
+    /// default ends the process.
     pub(super) fn check_size_limit(&self) -> Result<()> {
         let length = self.length()?;
         match self.storage.size_limit() {
@@ -61,18 +65,19 @@ impl OpenContext<'_> {
         }
     }
 
-    /// The first run of bytes at or behind `offset` that may be other than zero.
+    /// The first run of bytes at or behind `offset` that may hold something other than zeroes.
     pub(super) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
         self.io("find what the file holds", self.storage.next_data(offset))
     }
 
+    /// Reads the sector at `offset`.
     pub(super) fn sector(&self, offset: u64) -> Result<Sector> {
         let mut sector = [0; SECTOR_BYTES];
         self.io("read a header", read_exact_at(self.storage, &mut sector, offset))?;
         Ok(sector)
     }
 
-    /// What the store header says; None if the file was never finished.
+    /// Reads the parameters of the store from its header. None if the file is empty or its creation was interrupted.
     pub(super) fn parameters(&self, config: &Config) -> Result<Option<Parameters>> {
         let length = self.length()?;
         if length == 0 {
@@ -86,21 +91,21 @@ impl OpenContext<'_> {
                 false if bytes.starts_with(b"ONCEKEY") => {
                     self.corrupt(length, "the file was cut short within its header")
                 }
-                false => self.foreign("it is too short and begins with something else"),
+                false => self.foreign("the file is too short and does not begin like a store header"),
             };
         }
         match decode_store_header(&self.sector(0)?) {
             Ok(parameters) => Ok(Some(parameters)),
-            Err(HeaderProblem::Foreign) => self.foreign("it begins with something else"),
+            Err(HeaderProblem::Foreign) => self.foreign("the file does not begin with a store header"),
             Err(HeaderProblem::Damaged(fault)) => self.corrupt(0, fault.reason()),
             Err(HeaderProblem::Unsupported(reason)) => {
                 Err(Error::Unsupported { path: self.path.to_owned(), reason })
             }
-            Err(HeaderProblem::Blank) => self.creation_was_cut_short(length, config).map(|()| None),
+            Err(HeaderProblem::Blank) => self.check_interrupted_creation(length, config).map(|()| None),
         }
     }
 
-    /// What a later version of the format wrote is neither damage nor a torn tail.
+    /// Refuses what a later version of the format wrote, which is neither damage nor a torn tail.
     pub(super) fn check_known(&self, offset: u64, fault: FormatError) -> Result<()> {
         match fault {
             FormatError::Damaged(_) => Ok(()),
@@ -115,13 +120,16 @@ impl OpenContext<'_> {
         Err(Error::NotAStore { path: self.path.to_owned(), reason: reason.into() })
     }
 
-    /// A blank store header is either the sign of a creation that was cut short, or of damage. It is written last, so
-    /// in the first case there is one slot at most, of sequence 1, and no frame in it.
-    fn creation_was_cut_short(&self, length: u64, config: &Config) -> Result<()> {
+    /// Accepts a file with a blank store header if an interrupted creation can have left it, and refuses it as corrupt
+    /// otherwise.
+    ///
+    /// A creation writes the store header last. So an interrupted one left at most one slot, with no header or one of
+    /// sequence 1, and no frame. Anything more is a store whose header was lost.
+    fn check_interrupted_creation(&self, length: u64, config: &Config) -> Result<()> {
         let lost = |what: &str| {
             self.corrupt(
                 0,
-                format!("the store header is blank, and {what}: not a creation that was cut short"),
+                format!("the store header is blank, but {what}, so this is not an interrupted creation"),
             )
         };
         if length < STORE_HEADER_BYTES + SECTOR_BYTES as u64 {
@@ -129,25 +137,25 @@ impl OpenContext<'_> {
         }
         let Ok(header) = SegmentHeader::decode(&self.sector(STORE_HEADER_BYTES)?) else {
             let longest = STORE_HEADER_BYTES + config.segment_bytes;
-            // A creation with larger segments may have been cut short too, but then it wrote nothing but zeroes.
+            // A creation with larger segments may have been interrupted, but then it wrote only zeroes.
             if length > longest && !self.is_zero(length)? {
                 return lost("the file is longer than a new one");
             }
-            // Both headers may be what was lost.
+            // Both headers may be lost.
             let resembles = length <= longest && scan::resembles_used_slot(&self.first_slot(length)?);
-            return if resembles { lost("there is what looks like a log") } else { Ok(()) };
+            return if resembles { lost("the file holds what looks like a log") } else { Ok(()) };
         };
         let parameters = header.parameters;
         if header.sequence != 1 || length > STORE_HEADER_BYTES + parameters.segment_bytes {
-            return lost("there is a log");
+            return lost("the file holds a log");
         }
         match scan::latest_trace(&self.first_slot(length)?, 0, &parameters) {
-            Some(_) => lost("there is a log"),
+            Some(_) => lost("the file holds a log"),
             None => Ok(()),
         }
     }
 
-    /// What there is of the only slot of a file.
+    /// The bytes of the file behind the store header, which are its only slot, whole or in part.
     fn first_slot(&self, length: u64) -> Result<Vec<u8>> {
         let slot = scan::read_slot(self.storage, STORE_HEADER_BYTES, length - STORE_HEADER_BYTES);
         self.io("read the first segment", slot)
@@ -173,7 +181,8 @@ impl OpenContext<'_> {
         Ok(true)
     }
 
-    /// Makes the file: length, slot 0 with its header, and only when those are on disk the store header.
+    /// Creates the store: sets the length, writes slot 0 and its header, and writes the store header when those are on
+    /// disk.
     pub(super) fn create(&self, config: &Config) -> Result<Parameters> {
         let parameters = Parameters {
             segment_bytes: config.segment_bytes,
@@ -191,10 +200,10 @@ impl OpenContext<'_> {
             synced_to: 0,
         };
         let create = || {
-            // Emptied first: what a creation that was cut short left behind must not be taken for anything.
+            // First of all empty: nothing that an interrupted creation left may become part of the new store.
             set_len(self.storage, 0)?;
-            // The header's sector holds synced zeroes before the header is written over them, so that a crash leaves
-            // one or the other and never garbage.
+            // The sector of the store header holds synced zeroes before the header is written, so a crash leaves one or
+            // the other and never garbage.
             set_len(self.storage, STORE_HEADER_BYTES)?;
             sync_all(self.storage)?;
             write_zeroes_at(self.storage, STORE_HEADER_BYTES, parameters.segment_bytes)?;
@@ -208,7 +217,7 @@ impl OpenContext<'_> {
         Ok(parameters)
     }
 
-    /// Random bytes of the operating system's, fit for a secret.
+    /// Random bytes from the operating system, fit for a secret.
     fn random_bytes(&self) -> Result<[u8; 16]> {
         let mut bytes = [0; 16];
         let filled = getrandom::fill(&mut bytes).map_err(Into::into);

@@ -1,9 +1,13 @@
-//! Reading what says how the log lies and how it ended, and changing nothing.
+//! The survey: reads where the segments of the log are and how the log ended.
+//!
+//! It reads every segment header and the whole last segment, and writes nothing. It checks that the segments from the
+//! head to the last one are all there, each once, and that each begins where the one before ends. It does not read the
+//! frames of full segments: filling the index reads their footers.
 
 use std::collections::HashMap;
 
 use super::open_context::OpenContext;
-use super::verdict::{Evidence, Verdict, decide, judge_marks, latest};
+use super::verdict::{Evidence, Later, Verdict, classify, judge_marks, latest};
 use crate::clock::HighWater;
 use crate::error::Result;
 use crate::format::frame::{FrameHeader, may_be_torn_frame};
@@ -14,54 +18,56 @@ use crate::log::VersionsBefore;
 use crate::log::scan::{self, Chain, SegmentScan};
 use crate::planted::{Bug, planted};
 
-/// A full segment, as its own header and that of the next one say.
+/// A full segment, by its own header and that of the next one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
     pub(super) sequence: u64,
     pub(super) slot: u64,
-    /// What its first frame continues.
+    /// What its first frame must continue.
     pub(super) chain: Chain,
     /// The position at which its frames end.
     pub(super) end: u64,
-    /// Of its last frame.
+    /// The checksum of its last frame.
     pub(super) checksum: u32,
 }
 
-/// Segment headers by their sequence, with their slots.
+/// Slot and header of each segment, by sequence.
 type Headers = HashMap<u64, (u64, SegmentHeader)>;
 
-/// How the log lies in the file, and how it ended.
+/// The segments of the log, and how it ended.
 pub(super) struct Survey {
     pub(super) parameters: Parameters,
+    /// The sequence of the oldest segment of the log.
     pub(super) head: u64,
-    /// Sequences head.. in order; the last segment is not among them.
+    /// The full segments, from the head on in order: all but the last segment.
     pub(super) links: Vec<Link>,
     pub(super) tail_slot: u64,
     pub(super) tail_header: SegmentHeader,
     pub(super) tail_bytes: Vec<u8>,
     pub(super) scan: SegmentScan,
     pub(super) marks: Vec<CloseMark>,
-    /// Whole slots that hold something, in order. The others are not counted as free: a hole in a file is no room.
-    pub(super) held: Vec<u64>,
+    /// The whole slots that hold data, in order. A slot that is a hole in the file does not count as free: writing to
+    /// it may find the disk full.
+    pub(super) data_slots: Vec<u64>,
     pub(super) verdict: Verdict,
 }
 
 impl Survey {
-    pub(super) fn take(medium: &OpenContext<'_>, parameters: Parameters) -> Result<Survey> {
-        let length = medium.length()?;
+    pub(super) fn take(context: &OpenContext<'_>, parameters: Parameters) -> Result<Survey> {
+        let length = context.length()?;
         let segment_bytes = parameters.segment_bytes;
         let slot_count = length.saturating_sub(STORE_HEADER_BYTES) / segment_bytes;
         let slot_offset = |slot: u64| STORE_HEADER_BYTES + slot * segment_bytes;
-        let (headers, mut held) = Survey::headers(medium, &parameters, length, slot_count)?;
-        held.retain(|slot| *slot < slot_count);
+        let (headers, mut data_slots) = Survey::headers(context, &parameters, length, slot_count)?;
+        data_slots.retain(|slot| *slot < slot_count);
         let Some(head) = headers.values().map(|(_, header)| header.head).max() else {
-            return medium.corrupt(STORE_HEADER_BYTES, "no segment has a header that checks");
+            return context.corrupt(STORE_HEADER_BYTES, "no segment has a valid header");
         };
         let tail_sequence = headers.keys().max().copied().unwrap_or(head);
         if let Some((sequence, (slot, _))) =
             headers.iter().find(|(sequence, (slot, _))| **sequence >= head && *slot >= slot_count)
         {
-            return medium.corrupt(slot_offset(*slot), format!("segment {sequence} is cut short"));
+            return context.corrupt(slot_offset(*slot), format!("segment {sequence} is cut short"));
         }
 
         let mut links = Vec::new();
@@ -70,15 +76,15 @@ impl Survey {
                 (headers.get(&sequence), headers.get(&(sequence + 1)))
             else {
                 let missing = if headers.contains_key(&sequence) { sequence + 1 } else { sequence };
-                return medium.corrupt(
+                return context.corrupt(
                     length,
                     format!("segment {missing} of the log's {head} to {tail_sequence} is missing"),
                 );
             };
             if next.previous_end / segment_bytes != sequence {
-                return medium.corrupt(
+                return context.corrupt(
                     slot_offset(*next_slot),
-                    "the segment does not say where the one before it ends",
+                    "the segment header does not name an end of the segment before it",
                 );
             }
             links.push(Link {
@@ -91,22 +97,20 @@ impl Survey {
         }
 
         let Some(&(tail_slot, tail_header)) = headers.get(&tail_sequence) else {
-            return medium.corrupt(length, format!("segment {tail_sequence} is missing"));
+            return context.corrupt(length, format!("segment {tail_sequence} is missing"));
         };
         let offset = slot_offset(tail_slot);
         let tail_bytes =
-            medium.io("read the last segment", scan::read_slot(medium.storage, offset, segment_bytes))?;
+            context.io("read the last segment", scan::read_slot(context.storage, offset, segment_bytes))?;
         let chain = Chain { checksum: tail_header.previous_checksum };
         let hasher = KeyHasher::new(parameters.secret);
         let scan = scan::scan(&tail_bytes, tail_sequence, chain, &parameters, &hasher);
         let marks = Survey::marks(&tail_bytes, tail_sequence, &parameters);
-        let later = scan::later_attestation(&tail_bytes, tail_sequence, scan.end, &parameters);
-        medium.check_known(offset + scan.end % segment_bytes, scan.stop)?;
-        let attested_by_header = (tail_header.synced_to > scan.end).then_some(tail_header.synced_to);
+        let later = scan::highest_synced_to_after(&tail_bytes, tail_sequence, scan.end, &parameters);
+        context.check_known(offset + scan.end % segment_bytes, scan.stop)?;
         let evidence = Evidence {
-            end: scan.end,
             mark: judge_marks(&marks, &scan, tail_header.previous_checksum),
-            later: later.map(|(synced_to, _)| synced_to).max(attested_by_header),
+            later: Later::of(scan.end, later, tail_header.synced_to),
             has_footer: scan::was_finished(&tail_bytes, tail_sequence),
             may_be_torn: may_be_torn_frame(
                 rest_from(&tail_bytes, scan.end, segment_bytes),
@@ -114,29 +118,41 @@ impl Survey {
                 scan.last_checksum,
             ),
         };
-        let verdict = decide(&evidence);
+        let verdict = classify(&evidence).verdict();
         if let Verdict::Corrupt(reason) = verdict {
-            return medium.corrupt(
+            return context.corrupt(
                 offset + scan.end % segment_bytes,
-                format!("{reason}, and what is there does not check: {}", scan.stop),
+                format!("{reason}; there is no valid frame here: {}", scan.stop),
             );
         }
-        Ok(Survey { parameters, head, links, tail_slot, tail_header, tail_bytes, scan, marks, held, verdict })
+        Ok(Survey {
+            parameters,
+            head,
+            links,
+            tail_slot,
+            tail_header,
+            tail_bytes,
+            scan,
+            marks,
+            data_slots,
+            verdict,
+        })
     }
 
-    /// Every segment header by its sequence, with its slot, and the slots that hold something. A slot without a header is
-    /// free, unless it holds a frame of the log.
+    /// The headers of the segments of the log, and the slots that hold data. A slot without a valid header is free, and
+    /// must hold no frame and no close mark of the log.
     fn headers(
-        medium: &OpenContext<'_>,
+        context: &OpenContext<'_>,
         parameters: &Parameters,
         length: u64,
         slot_count: u64,
     ) -> Result<(Headers, Vec<u64>)> {
         let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
-        let mut bad: Vec<(u64, bool)> = Vec::new();
-        // The slot behind the last whole one is looked at too: it must not be a segment that was cut short.
-        let mut held = Vec::new();
-        // A file may be long and hold little: only the slots that hold something are looked at.
+        // Slots without a valid header, and whether its sector is blank.
+        let mut invalid: Vec<(u64, bool)> = Vec::new();
+        let mut data_slots = Vec::new();
+        // Only slots that hold data are read, because a long file may hold little. The range includes the partial slot
+        // at the end of the file, which must not be a segment that was cut short.
         let (mut slot, mut run) = (0, 0..0);
         while slot <= slot_count {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
@@ -144,7 +160,7 @@ impl Survey {
                 break;
             }
             if run.end <= offset {
-                match medium.next_data(offset)? {
+                match context.next_data(offset)? {
                     Some(next) if next.end > offset => run = next,
                     _ => break,
                 }
@@ -153,46 +169,48 @@ impl Survey {
                 slot = (run.start - STORE_HEADER_BYTES) / parameters.segment_bytes;
                 continue;
             }
-            held.push(slot);
-            let sector = medium.sector(offset)?;
+            data_slots.push(slot);
+            let sector = context.sector(offset)?;
             match SegmentHeader::decode(&sector) {
                 Ok(header) if header.parameters != *parameters => {
-                    return medium
+                    return context
                         .corrupt(offset, "the segment's parameters are not those of the store header");
                 }
                 Ok(header) => found.push((slot, header)),
-                Err(_) => bad.push((slot, sector.iter().all(|byte| *byte == 0))),
+                Err(_) => invalid.push((slot, sector.iter().all(|byte| *byte == 0))),
             }
             slot += 1;
         }
         let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
         let mut headers = Headers::new();
-        // What lies below the head is a left-over in a free slot, whatever it says.
+        // A header below the head is a left-over in a free slot, and may say anything.
         for (slot, header) in found.into_iter().filter(|(_, header)| header.sequence >= head) {
             if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
                 let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
-                return medium
+                return context
                     .corrupt(offset, format!("segment {} is in slots {other} and {slot}", header.sequence));
             }
         }
-        for (slot, is_blank) in bad {
+        for (slot, is_blank) in invalid {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
             let left = parameters.segment_bytes.min(length - offset);
-            // A slot that was never used has a blank header; there may be many, and they are not read whole.
-            let look = if is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
-            let trace = scan::latest_trace_in(medium.storage, offset, look, parameters);
-            if let Some(sequence) = medium.io("read a slot", trace)?
+            // A slot that was never used has a blank header. There may be many of those, so only their first bytes are
+            // read, up to the place of the first frame header.
+            let length = if is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
+            let trace = scan::latest_trace_in(context.storage, offset, length, parameters);
+            if let Some(sequence) = context.io("read a slot", trace)?
                 && sequence >= head
             {
-                return medium.corrupt(
+                return context.corrupt(
                     offset,
-                    format!("the slot has no header that checks and holds a part of segment {sequence}"),
+                    format!("the slot has no valid header, but holds a part of segment {sequence}"),
                 );
             }
         }
-        Ok((headers, held))
+        Ok((headers, data_slots))
     }
 
+    /// The valid close marks of the last segment.
     fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {
         CLOSE_MARK_OFFSETS
             .iter()
@@ -204,15 +222,16 @@ impl Survey {
             .collect()
     }
 
-    /// The close mark at the end of the log, if that is where it was closed last and nothing came after it.
+    /// The close mark at the end of the log, if the store was not opened again since. An opening that was only noted in
+    /// the segment header leaves the close mark where it is, and outdates it by a higher open count.
     fn close_mark(&self) -> Option<&CloseMark> {
         let mark = latest(&self.marks).filter(|mark| mark.end == self.scan.end)?;
         let noted = self.tail_header.open_count.max(self.scan.open_count);
         (mark.open_count >= noted || planted(Bug::NotedOpeningIgnored)).then_some(mark)
     }
 
-    /// The latest that the log says of time: its last segment's header, frames and close mark in their order. A header that
-    /// was written again for an opening comes behind the frames of earlier ones.
+    /// The latest time in the log: that of the last segment's header, then of its frames, then of the close mark. A
+    /// header that was rewritten for an opening comes after the frames of earlier openings.
     pub(super) fn latest_time(&self) -> HighWater {
         let Parameters { segment_bytes, .. } = self.parameters;
         let mut seen = HighWater::at(self.tail_header.mark);
@@ -235,11 +254,12 @@ impl Survey {
         seen
     }
 
-    /// Where versions go on.
+    /// The open count and, after a clean close, the counter that the versions of the next opening continue from.
     pub(super) fn versions(&self) -> VersionsBefore {
         let open_count = self.highest_open_count();
         let mark = self.close_mark().filter(|_| self.verdict == Verdict::Closed);
-        // No opening has the count 0; and what is there has its version from somewhere.
+        // No opening has the count 0, and no version of the log may be higher than the mark's counter: a version that
+        // was given out twice would no longer fence.
         let counts = |mark: &&CloseMark| {
             let entries = self.scan.entries.iter().map(|entry| entry.version);
             let mut same = entries.filter(|version| version.open_count() == mark.open_count);
@@ -251,14 +271,14 @@ impl Survey {
         }
     }
 
-    /// The highest open count of any frame, header or mark.
+    /// The highest open count in the last segment: in a frame, the segment header or a close mark.
     pub(super) fn highest_open_count(&self) -> u32 {
         let marked = self.marks.iter().map(|mark| mark.open_count).max().unwrap_or(0);
         self.scan.open_count.max(self.tail_header.open_count).max(marked)
     }
 }
 
-/// The bytes of the segment from this position on.
+/// The bytes of the segment from `position` to its end.
 fn rest_from(segment: &[u8], position: u64, segment_bytes: u64) -> &[u8] {
     usize::try_from(position % segment_bytes).ok().and_then(|at| segment.get(at..)).unwrap_or_default()
 }

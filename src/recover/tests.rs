@@ -1,5 +1,5 @@
-//! What an opening makes of a file that is not what was written: a refusal that names the place and changes nothing, or
-//! a store that has lost nothing.
+//! Openings of files that were changed from outside. Each is refused with the offset of the damage, and leaves the file
+//! as it was; or it succeeds and has lost nothing.
 
 use std::ops::Range;
 
@@ -27,15 +27,15 @@ const HEADER: u64 = SECTOR_BYTES as u64;
 const NOW_MS: u64 = 1_000;
 const EXPIRY_MS: u64 = 2_000;
 const RESULT: [u8; 4_000] = [7; 4_000];
-/// What a record with such a result takes, in a frame of its own.
+/// The length of a frame with one record with such a result.
 const FRAME: u64 = 56 + 4_088;
 const FRAMES_IN_SEGMENT: u64 = 14;
-/// Segment n is in slot n - 1; the last one is not full.
+/// Segment n is in slot n - 1. The last segment is not full.
 const SLOTS: u64 = 5;
 const TAIL: u64 = SLOTS - 1;
 const FRAMES_IN_TAIL: u64 = 5;
 const RECORDS: u64 = TAIL * FRAMES_IN_SEGMENT + FRAMES_IN_TAIL;
-/// Where frames end, from the start of the slot; not in the first, which has the frame of the opening too.
+/// The end of the frames, from the start of the slot. Slot 0 also has the frame of the opening.
 const FULL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_SEGMENT * FRAME;
 const TAIL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_TAIL * FRAME;
 
@@ -72,7 +72,7 @@ fn key_name(number: u64) -> String {
     format!("k{number:02}")
 }
 
-/// False if there is no room.
+/// Appends a record. False if there is no space.
 fn append(opened: &Recovered, name: &str) -> bool {
     append_version(opened, name, Version::from_u64(1))
 }
@@ -118,7 +118,7 @@ impl Image {
         Image(bytes)
     }
 
-    /// A store that nobody closed, every frame of it synced, in as many slots as it needs.
+    /// A store that was not closed, with all frames synced, cut to the slots that it needs.
     fn whole() -> Image {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let opened = open_at(&storage, NOW_MS, 16).unwrap();
@@ -145,7 +145,7 @@ impl Image {
         &mut self.0[index(offset)..index(offset + length)]
     }
 
-    /// Neither blank nor anything that was ever written.
+    /// Overwrites bytes with a pattern that is not blank and that no code writes.
     fn damage(&mut self, offset: u64, length: u64) {
         self.range(offset, length).fill(0xEE);
     }
@@ -158,13 +158,14 @@ impl Image {
         put(&mut self.0, index(slot(slot_number)), &header.encode());
     }
 
-    /// Damage that a checksum does not tell of.
+    /// Changes a header and keeps its checksum valid.
     fn change_header(&mut self, slot_number: u64, change: impl FnOnce(&mut SegmentHeader)) {
         let mut header = self.header(slot_number);
         change(&mut header);
         self.put_header(slot_number, &header);
     }
 
+    /// Changes a trailer and keeps its checksum valid.
     fn change_footer(&mut self, slot_number: u64, change: impl FnOnce(&mut Trailer)) {
         let SegmentHeader { parameters, sequence, .. } = self.header(slot_number);
         let (storage, offset, mut buffer) = (self.storage(), slot(slot_number), Vec::new());
@@ -177,7 +178,7 @@ impl Image {
         put(&mut self.0, index(slot(slot_number + 1)) - bytes.len(), &bytes);
     }
 
-    /// Makes a record one of a kind that there is not, as a later version would have written it.
+    /// Makes a record one of an unknown kind, as a later version of the format may write it.
     fn change_kind(&mut self, slot_number: u64, number: u64) {
         let header = self.header(slot_number);
         let position = header.sequence * SEGMENT + FIRST_FRAME_OFFSET + number * FRAME;
@@ -192,7 +193,7 @@ impl Image {
     }
 }
 
-/// What happens to a file.
+/// A change to a file.
 #[derive(Debug, Clone, Copy)]
 enum Edit {
     Cut(u64),
@@ -201,26 +202,26 @@ enum Edit {
     Header(u64, fn(&mut SegmentHeader)),
     Footer(u64, fn(&mut Trailer)),
     DamageFooter(u64),
-    /// A record that a newer version wrote: the slot, and which of its frames it is in.
+    /// Makes a record one of a newer version: the slot, and the number of the frame.
     NewerKind(u64, u64),
 }
 
-/// What comes of an opening.
+/// The outcome of an opening.
 #[derive(Debug)]
 enum Outcome {
-    /// A store that was just created.
+    /// A new, empty store.
     New,
     /// These records, and no others.
     Records(Range<u64>),
     NotAStore,
-    /// What a newer version wrote is at this offset.
+    /// There is a record of a newer version at this offset.
     Unsupported(u64),
-    /// Where, and what the reason says among other things.
+    /// The offset, and a part of the reason.
     Corrupt(u64, &'static str),
 }
 
 impl Image {
-    /// The file after those edits, opened, is as expected, and a refusal has changed nothing of it.
+    /// Checks the outcome of opening the file after these edits, and that a refusal has not changed the file.
     #[track_caller]
     fn check(&self, edits: &[Edit], expected: Outcome) {
         let mut image = self.clone();
@@ -263,13 +264,13 @@ impl Image {
 }
 
 #[test]
-fn a_file_shorter_than_a_store_header_is_new_if_it_is_blank_and_damaged_if_it_begins_like_one() {
+fn a_file_shorter_than_a_store_header_is_new_only_if_blank() {
     let whole = Image::whole();
     for length in [0, 1, 6, 7, 511, 512, 4_095] {
         Image(vec![0; index(length)]).check(&[], New);
         let outcome = match length {
             0 => New,
-            // Too little to tell what it is the beginning of.
+            // Too short to tell what it is the beginning of.
             1..=6 => NotAStore,
             _ => Corrupt(length, "cut short within its header"),
         };
@@ -279,7 +280,7 @@ fn a_file_shorter_than_a_store_header_is_new_if_it_is_blank_and_damaged_if_it_be
 }
 
 #[test]
-fn under_a_blank_store_header_there_is_a_new_store_only_where_a_creation_could_have_left_it() {
+fn a_blank_store_header_is_new_only_where_a_creation_can_leave_it() {
     const ONE: u64 = STORE_HEADER_BYTES + SEGMENT;
     const TWO: u64 = ONE + SEGMENT;
     let longer = "longer than a new one";
@@ -293,7 +294,7 @@ fn under_a_blank_store_header_there_is_a_new_store_only_where_a_creation_could_h
     for (length, offset) in [(ONE + 1, 4_096), (ONE + 1, ONE), (TWO, 4_096), (TWO, TWO - 1)] {
         zeroes(length).check(&[Damage(offset, 1)], Corrupt(0, longer));
     }
-    // Where the pieces meet in which the file is looked through.
+    // At the boundaries of the pieces in which the file is read.
     for offset in [SEGMENT - 1, SEGMENT, 2 * SEGMENT - 1, 2 * SEGMENT] {
         zeroes(TWO).check(&[Damage(offset, 1)], Corrupt(0, longer));
     }
@@ -306,19 +307,19 @@ fn under_a_blank_store_header_there_is_a_new_store_only_where_a_creation_could_h
     };
     for length in [4_608, ONE - 1, ONE] {
         begun(length, 1).check(&[], New);
-        begun(length, 2).check(&[], Corrupt(0, "there is a log"));
+        begun(length, 2).check(&[], Corrupt(0, "holds a log"));
     }
     begun(ONE, 1).check(&[Damage(ONE - 1, 1)], New);
     for length in [ONE + 1, TWO] {
-        begun(length, 1).check(&[], Corrupt(0, "there is a log"));
+        begun(length, 1).check(&[], Corrupt(0, "holds a log"));
     }
 }
 
 #[test]
-fn the_one_segment_of_a_small_store_is_no_new_one_whatever_else_is_lost_with_the_store_header() {
+fn a_used_segment_under_a_blank_store_header_is_never_new() {
     const ONE: u64 = STORE_HEADER_BYTES + SEGMENT;
     let used = Image::whole();
-    let (log, like_one) = ("there is a log", "there is what looks like a log");
+    let (log, like_one) = ("holds a log", "holds what looks like a log");
     let lost = |further: &[Edit], says| {
         let first = [Cut(ONE), Blank(0, STORE_HEADER_BYTES)];
         used.check(&[&first, further].concat(), Corrupt(0, says));
@@ -343,10 +344,10 @@ fn the_one_segment_of_a_small_store_is_no_new_one_whatever_else_is_lost_with_the
 }
 
 #[test]
-fn every_segment_of_the_log_must_be_there_once_and_whole_and_belong_to_the_store() {
+fn each_segment_of_the_log_must_exist_once_whole_and_of_this_store() {
     let whole = Image::whole();
     whole.check(&[], Records(0..RECORDS));
-    whole.check(&[Cut(slot(0))], Corrupt(slot(0), "no segment has a header that checks"));
+    whole.check(&[Cut(slot(0))], Corrupt(slot(0), "no segment has a valid header"));
 
     let missing = |says| Corrupt(slot(SLOTS), says);
     whole.check(&[Blank(slot(2), SEGMENT)], missing("segment 3 of the log's 1 to 5 is missing"));
@@ -357,7 +358,7 @@ fn every_segment_of_the_log_must_be_there_once_and_whole_and_belong_to_the_store
     whole.check(&[third_is_head, Blank(slot(1), SEGMENT)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
 
     let elsewhere = Header(2, |header| header.previous_end -= SEGMENT);
-    whole.check(&[elsewhere], Corrupt(slot(2), "does not say where the one before it ends"));
+    whole.check(&[elsewhere], Corrupt(slot(2), "does not name an end of the segment before it"));
     let twice = Header(3, |header| (header.sequence, header.head) = (2, 1));
     whole.check(&[twice], Corrupt(slot(3), "segment 2 is in slots 1 and 3"));
     let of_another = |number| Corrupt(slot(number), "parameters are not those of the store header");
@@ -367,7 +368,7 @@ fn every_segment_of_the_log_must_be_there_once_and_whole_and_belong_to_the_store
     for length in [512, 4_096, SEGMENT - 1] {
         whole.check(&[Cut(slot(TAIL) + length)], Corrupt(slot(TAIL), "segment 5 is cut short"));
     }
-    // Without its header nothing is left that names it, but the one before it was finished.
+    // Without its header nothing names the segment, but the footer of the one before it exists.
     for length in [0, 511] {
         let end = slot(TAIL - 1) + FULL_END;
         whole.check(&[Cut(slot(TAIL) + length)], Corrupt(end, "finished and the one after it is missing"));
@@ -375,7 +376,7 @@ fn every_segment_of_the_log_must_be_there_once_and_whole_and_belong_to_the_store
 }
 
 #[test]
-fn a_slot_whose_header_does_not_check_must_hold_nothing_of_the_log() {
+fn a_slot_without_a_valid_header_must_hold_no_part_of_the_log() {
     let whole = Image::whole();
     let part = |number, says| Corrupt(slot(number), says);
     let first_frame = |number| Damage(frame(number, 0), 64);
@@ -384,7 +385,7 @@ fn a_slot_whose_header_does_not_check_must_hold_nothing_of_the_log() {
     whole.check(&[Damage(slot(1), FULL_END - FRAME)], part(1, "a part of segment 2"));
     whole.check(&[Blank(slot(0), HEADER)], part(0, "a part of segment 1"));
     whole.check(&[Blank(slot(1), HEADER)], part(1, "a part of segment 2"));
-    // Slots that were never used are blank, there may be many, and so no more than this is read of them.
+    // Of a slot with a blank header, recovery reads no further than the first frame header.
     let missing = Corrupt(slot(SLOTS), "segment 2 of the log's 1 to 5 is missing");
     whole.check(&[Blank(slot(1), HEADER), first_frame(1)], missing);
 
@@ -400,14 +401,14 @@ fn a_slot_whose_header_does_not_check_must_hold_nothing_of_the_log() {
     let frames = Blank(frame(TAIL, 0), SEGMENT - FIRST_FRAME_OFFSET);
     Image::of(&*storage).check(&[Damage(slot(TAIL), HEADER), frames], part(TAIL, "a part of segment 5"));
 
-    // What is left over of a segment before the head is nothing of the log.
+    // A segment before the head is no part of the log.
     let third_is_head = Header(TAIL, |header| header.head = 3);
     whole.check(&[third_is_head, Damage(slot(1), HEADER)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
     whole.check(&[third_is_head, Damage(slot(2), HEADER)], part(2, "a part of segment 3"));
 }
 
 #[test]
-fn damage_in_the_last_segment_is_told_of_by_what_was_written_after_it() {
+fn later_headers_reveal_damage_in_the_last_segment() {
     let whole = Image::whole();
     whole.check(&[Damage(frame(TAIL, 1) + 500, 1)], Corrupt(frame(TAIL, 1), "a later frame"));
     let last = frame(TAIL, FRAMES_IN_TAIL - 1);
@@ -421,7 +422,7 @@ fn damage_in_the_last_segment_is_told_of_by_what_was_written_after_it() {
 }
 
 #[test]
-fn a_full_segment_must_be_what_the_next_one_says_of_it_by_its_footer_or_by_its_frames() {
+fn a_full_segment_must_match_the_next_header_by_footer_or_frames() {
     let whole = Image::whole();
     let other_checksum = Header(2, |header| header.previous_checksum ^= 1);
     let other_end = Header(2, |header| header.previous_end -= 8);
@@ -442,7 +443,7 @@ fn a_full_segment_must_be_what_the_next_one_says_of_it_by_its_footer_or_by_its_f
 }
 
 #[test]
-fn a_key_is_there_and_its_record_not_dead_up_to_its_expiry() {
+fn a_key_and_its_record_live_until_the_expiry() {
     let whole = Image::whole();
     let at = |now_ms| {
         let opened = open_at(&whole.storage(), now_ms, 16).unwrap();
@@ -452,7 +453,7 @@ fn a_key_is_there_and_its_record_not_dead_up_to_its_expiry() {
 }
 
 #[test]
-fn behind_the_end_of_the_log_nothing_is_written_if_the_store_was_closed_there_and_zeroes_if_not() {
+fn bytes_behind_the_end_are_zeroed_unless_the_store_was_closed() {
     let storage = Image::whole().storage();
     let opened = open_at(&storage, NOW_MS, 16).unwrap();
     opened.log.mark_closed(1).unwrap();
@@ -466,7 +467,7 @@ fn behind_the_end_of_the_log_nothing_is_written_if_the_store_was_closed_there_an
         assert_eq!(storage.len().unwrap(), slot(SLOTS));
         Image::of(&*storage).range(left_over, 1) == [0xEE]
     };
-    // Whatever its header says of what was on disk before the end.
+    // Whatever the segment header attests up to the end.
     for synced_to in [0, TAIL_END - 8, TAIL_END].map(|within| SLOTS * SEGMENT + within) {
         closed.change_header(TAIL, |header| header.synced_to = synced_to);
         assert!(is_kept(&closed), "{synced_to}");
@@ -479,7 +480,7 @@ fn behind_the_end_of_the_log_nothing_is_written_if_the_store_was_closed_there_an
 }
 
 #[test]
-fn openings_of_a_store_without_room_for_a_frame_are_counted_and_their_time_kept_all_the_same() {
+fn an_opening_without_space_for_its_frame_keeps_count_and_time() {
     const HOUR_MS: u64 = 3_600_000;
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let opened = open_at(&storage, NOW_MS, 4).unwrap();
@@ -497,7 +498,7 @@ fn openings_of_a_store_without_room_for_a_frame_are_counted_and_their_time_kept_
 }
 
 #[test]
-fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_it() {
+fn no_opening_exceeds_the_highest_open_count() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let open = || open_at(&storage, NOW_MS, 8);
     assert_eq!(open().unwrap().open_count, 1);
@@ -509,7 +510,7 @@ fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_i
     let image = Image::of(&*storage);
     assert!(matches!(open(), Err(Error::VersionsExhausted { .. })));
     assert!(Image::of(&*storage) == image, "the refusal changed the file");
-    // Closed, it can still be opened as often as one likes.
+    // After a clean close, the store opens any number of times.
     opened.log.mark_closed(17).unwrap();
     for _ in 0..3 {
         let opened = open().unwrap();
@@ -518,7 +519,7 @@ fn the_last_opening_whose_versions_can_be_told_apart_is_allowed_and_none_after_i
     }
 }
 
-/// Closes with this counter, and says what the next opening goes on from.
+/// Closes with this counter. Returns the open count and counter that the next opening continues from.
 fn close_and_open(storage: &Arc<dyn Storage>, opened: &Recovered, counter: u64) -> (u32, u64) {
     opened.log.mark_closed(counter).unwrap();
     let next = open_at(storage, NOW_MS, 8).unwrap();
@@ -526,7 +527,7 @@ fn close_and_open(storage: &Arc<dyn Storage>, opened: &Recovered, counter: u64) 
 }
 
 #[test]
-fn versions_go_on_after_a_clean_close_and_begin_a_new_count_after_anything_else() {
+fn versions_continue_only_after_a_clean_close() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let first = open_at(&storage, NOW_MS, 8).unwrap();
     assert_eq!((first.open_count, first.counter), (1, 0));
@@ -545,8 +546,7 @@ fn versions_go_on_after_a_clean_close_and_begin_a_new_count_after_anything_else(
 }
 
 #[test]
-fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_what_is_there_is_not_gone_on_from()
- {
+fn versions_do_not_continue_from_an_outdated_close_mark() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let opened = open_at(&storage, NOW_MS, 8).unwrap();
     opened.log.mark_closed(5).unwrap();
@@ -568,7 +568,7 @@ fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_
     }
     let mut left_over = closed.clone();
     left_over.damage(from, 80);
-    assert_eq!(next(&left_over), (1, 5), "of another liveness of the slot");
+    assert_eq!(next(&left_over), (1, 5), "a left-over of an earlier use of the slot");
 
     for (counter, expected) in [(9, (1, 9)), (10, (1, 10)), (8, (2, 0)), (0, (2, 0))] {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
@@ -581,7 +581,7 @@ fn a_close_mark_with_what_may_be_a_torn_frame_behind_it_or_a_lower_counter_than_
 }
 
 #[test]
-fn an_opening_that_is_noted_in_the_header_has_an_open_count_and_a_mark_of_its_own() {
+fn an_opening_noted_in_the_header_has_its_own_count_and_mark() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let clock = ManualClock::new(NOW_MS);
     let opened = open_by(&storage, &clock, 4).unwrap();
@@ -589,14 +589,14 @@ fn an_opening_that_is_noted_in_the_header_has_an_open_count_and_a_mark_of_its_ow
     let mut last = (opened.open_count, 77);
     opened.log.mark_closed(77).unwrap();
     for turn in 0..4_u32 {
-        // The header says so as soon as it is open, and as long as nothing is written: a crash, and the mark of the close
-        // before still stands at the end of the log.
+        // This opening is noted in the header and then crashes without a write. The close mark of the session before is
+        // still at the end of the log.
         clock.reboot(std::time::Duration::from_secs(5));
         clock.advance(std::time::Duration::from_secs(1));
         let opened = open_by(&storage, &clock, 4).unwrap();
         assert_eq!((opened.open_count, opened.counter), (last.0 + 1, 0), "turn {turn}");
         assert_eq!(opened.clock.now_ms(), clock.now_ms());
-        // In the same boot, although the wall clock has jumped since.
+        // An opening in the same boot, although the wall clock has jumped.
         let wall_ms = clock.now_ms();
         clock.jump_wall(wall_ms + 9_999_999_999_999);
         let crashed = open_by(&storage, &clock, 4).unwrap();

@@ -1,75 +1,133 @@
-//! How the log ended: a pure table over what the scan found.
+//! The decision table of recovery: how the log ended, and what an opening does about it.
+//!
+//! [`classify`] is pure. It maps what the survey found at the end of the log to a [`Case`], which is one row of the
+//! table in the [module documentation](super); [`Case::verdict`] is that row's decision. Only the survey calls this
+//! module. A test reads the documented table and compares it with the code for every combination of conditions.
 
 use crate::format::header::CloseMark;
 use crate::log::scan::{FrameSpan, SegmentScan};
 
-/// What the close marks say.
+/// How the latest close mark of the last segment relates to the end of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mark {
-    /// There is none in the last segment.
+    /// The segment has no close mark.
     None,
-    /// The store was closed here once and went on later.
-    Earlier { attested: u64 },
-    /// The store was closed just where the scan ended.
+    /// The store was closed before this end, and a later session wrote more.
+    Earlier,
+    /// The store was closed at this end.
     AtEnd,
-    /// The store was closed beyond where the scan ended.
-    Beyond,
-    /// The mark names a place or a frame that the log does not have.
+    /// The store was closed after this end.
+    BeyondEnd,
+    /// The mark names an end, or a checksum of the last frame, that the log does not have.
     Contradicts,
 }
 
-/// What the scan found at the end of the log.
+/// What headers that were written later prove about the end of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Evidence {
-    /// Where the first frame that does not check would be.
-    pub(super) end: u64,
-    pub(super) mark: Mark,
-    /// The highest `synced_to` of any frame header behind the end, or of the segment's own header if it is beyond
-    /// the end.
-    pub(super) later: Option<u64>,
-    /// The footer of the last segment is there, so there was a segment after it.
-    pub(super) has_footer: bool,
-    /// What stands at the end may be what is left of a frame.
-    pub(super) may_be_torn: bool,
+pub(super) enum Later {
+    /// No frame header behind the end is valid, and the segment header does not attest anything beyond the end.
+    None,
+    /// A frame header behind the end is valid, but no header attests that data at the end was on disk.
+    Unsynced,
+    /// A frame header behind the end, or the segment header, attests that data at the end was on disk.
+    Synced,
 }
 
-/// How the log ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It was closed, and there is nothing behind the end.
-    Closed,
-    /// It was cut off. What follows the end was promised to nobody.
-    CutOff,
-    /// Data that was on disk is gone.
-    Corrupt(&'static str),
-}
-
-/// The table of recovery.
-pub(super) fn decide(evidence: &Evidence) -> Verdict {
-    let Evidence { end, mark, later, has_footer, may_be_torn } = *evidence;
-    match (has_footer, mark, later) {
-        (true, _, _) => Verdict::Corrupt("the segment was finished and the one after it is missing"),
-        (_, Mark::Beyond, _) => Verdict::Corrupt("the store was closed beyond this place"),
-        (_, Mark::Contradicts, _) => Verdict::Corrupt("the close mark does not agree with the log"),
-        (_, _, Some(synced_to)) if synced_to > end => {
-            Verdict::Corrupt("a later frame, or the segment's header, says that this place was on disk")
+impl Later {
+    /// Compares `end` with the highest `synced_to` of the frame headers behind it, if there are any, and with that of
+    /// the segment header.
+    pub(super) fn of(end: u64, frames: Option<u64>, segment_header: u64) -> Later {
+        match frames {
+            _ if segment_header > end => Later::Synced,
+            Some(synced_to) if synced_to > end => Later::Synced,
+            Some(_) => Later::Unsynced,
+            None => Later::None,
         }
-        (_, Mark::AtEnd, None) if !may_be_torn => Verdict::Closed,
-        // A left-over behind the mark: the opening after the close got no further than that.
-        (_, Mark::AtEnd, _) => Verdict::CutOff,
-        (_, Mark::None | Mark::Earlier { .. }, _) => Verdict::CutOff,
     }
 }
 
-/// Of several close marks the one that was written last.
+/// The conditions of the table: what the survey found at the end of the log, which is the first position of the last
+/// segment without a valid frame that continues the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Evidence {
+    /// The last segment has a footer, valid or damaged.
+    pub(super) has_footer: bool,
+    pub(super) mark: Mark,
+    pub(super) later: Later,
+    /// The bytes at the end may be what is left of a frame that belongs there.
+    pub(super) may_be_torn: bool,
+}
+
+/// A row of the table, by its label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Case {
+    NextSegmentLost,
+    ClosedBeyondEnd,
+    MarkContradictsLog,
+    SyncedBeyondEnd,
+    CleanClose,
+    TornAfterClose,
+    UnsyncedAfterClose,
+    NotClosed,
+}
+
+/// What an opening does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It takes the end of the log as it is and rewrites nothing.
+    Closed,
+    /// It rewrites the frames that are not known to be on disk, and zeroes the rest of the segment.
+    Crashed,
+    /// It refuses the file, for this reason, because data that was on disk is lost.
+    Corrupt(&'static str),
+}
+
+/// The row of the table for `evidence`. No arm depends on the order of the arms: exactly one row matches.
+#[rustfmt::skip]
+pub(super) fn classify(evidence: &Evidence) -> Case {
+    let Evidence { has_footer, mark, later, may_be_torn } = *evidence;
+    match (has_footer, mark, later, may_be_torn) {
+        // footer, close mark, later headers, torn frame
+        (true,  _,                                        _,                             _)     => Case::NextSegmentLost,
+        (false, Mark::BeyondEnd,                          _,                             _)     => Case::ClosedBeyondEnd,
+        (false, Mark::Contradicts,                        _,                             _)     => Case::MarkContradictsLog,
+        (false, Mark::None | Mark::Earlier | Mark::AtEnd, Later::Synced,                 _)     => Case::SyncedBeyondEnd,
+        (false, Mark::AtEnd,                              Later::None,                   false) => Case::CleanClose,
+        (false, Mark::AtEnd,                              Later::None,                   true)  => Case::TornAfterClose,
+        (false, Mark::AtEnd,                              Later::Unsynced,               _)     => Case::UnsyncedAfterClose,
+        (false, Mark::None | Mark::Earlier,               Later::None | Later::Unsynced, _)     => Case::NotClosed,
+    }
+}
+
+impl Case {
+    /// The decision of the row.
+    pub(super) fn verdict(self) -> Verdict {
+        match self {
+            Case::NextSegmentLost => {
+                Verdict::Corrupt("the segment was finished and the one after it is missing")
+            }
+            Case::ClosedBeyondEnd => Verdict::Corrupt("the close mark names an end beyond this offset"),
+            Case::MarkContradictsLog => Verdict::Corrupt("the close mark does not agree with the log"),
+            Case::SyncedBeyondEnd => Verdict::Corrupt(
+                "a later frame, or the segment's header, attests that a frame was on disk at this offset",
+            ),
+            Case::CleanClose => Verdict::Closed,
+            Case::TornAfterClose | Case::UnsyncedAfterClose | Case::NotClosed => Verdict::Crashed,
+        }
+    }
+}
+
+/// The close mark that was written last, of several.
 pub(super) fn latest(marks: &[CloseMark]) -> Option<&CloseMark> {
     marks.iter().max_by_key(|mark| (mark.end, mark.open_count, mark.mark.store_ms))
 }
 
+/// Compares the latest close mark with the frames of the segment. `before_first` is the checksum of the last frame of
+/// the segment before, which the first frame of this one continues.
 pub(super) fn judge_marks(marks: &[CloseMark], scan: &SegmentScan, before_first: u32) -> Mark {
     let Some(mark) = latest(marks) else { return Mark::None };
     if mark.end > scan.end {
-        return Mark::Beyond;
+        return Mark::BeyondEnd;
     }
     let ends_there = |frame: &&FrameSpan| frame.position + frame.length == mark.end;
     let checksum = match scan.frames.iter().find(ends_there) {
@@ -80,43 +138,110 @@ pub(super) fn judge_marks(marks: &[CloseMark], scan: &SegmentScan, before_first:
     if checksum != Some(mark.last_checksum) {
         return Mark::Contradicts;
     }
-    if mark.end == scan.end { Mark::AtEnd } else { Mark::Earlier { attested: mark.end } }
+    if mark.end == scan.end { Mark::AtEnd } else { Mark::Earlier }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use crate::clock::{BootId, TimeMark};
     use crate::format::FormatError;
 
     const END: u64 = 10_000;
 
+    /// What the cells of the documented table mean.
+    const NO_YES: [(&str, bool); 2] = [("no", false), ("yes", true)];
+    const MARKS: [(&str, Mark); 5] = [
+        ("none", Mark::None),
+        ("earlier", Mark::Earlier),
+        ("at end", Mark::AtEnd),
+        ("beyond end", Mark::BeyondEnd),
+        ("contradicts", Mark::Contradicts),
+    ];
+    const LATER: [(&str, Later); 3] =
+        [("none", Later::None), ("unsynced", Later::Unsynced), ("synced", Later::Synced)];
+
+    struct Row {
+        label: &'static str,
+        /// Footer, close mark, later headers, torn frame: each "any", or the values that match.
+        conditions: [&'static str; 4],
+        verdict: &'static str,
+    }
+
+    impl Row {
+        fn matches(&self, values: [&str; 4]) -> bool {
+            let mut cells = self.conditions.iter().zip(values);
+            cells.all(|(cell, value)| *cell == "any" || cell.split(", ").any(|one| one == value))
+        }
+    }
+
+    /// The rows of the table in the documentation of the module `recover`.
+    fn documented_rows() -> Vec<Row> {
+        let lines = include_str!("mod.rs").lines();
+        let rows = lines.filter_map(|line| line.strip_prefix("//! | `")?.strip_suffix(" |"));
+        rows.map(|row| {
+            let cells: Vec<_> = row.split(" | ").collect();
+            let [label, footer, mark, later, torn, verdict, why] = cells[..] else {
+                panic!("a row has seven cells: {row}");
+            };
+            assert!(why.ends_with('.'), "a row gives its reason in sentences: {row}");
+            Row { label: label.trim_end_matches('`'), conditions: [footer, mark, later, torn], verdict }
+        })
+        .collect()
+    }
+
     #[test]
-    fn every_row_of_the_recovery_table_is_as_specified() {
-        let closed_before = "beyond";
-        let marks =
-            [Mark::None, Mark::Earlier { attested: 5_000 }, Mark::AtEnd, Mark::Beyond, Mark::Contradicts];
-        let laters = [None, Some(END), Some(END + 8)];
-        for mark in marks {
-            for later in laters {
-                for (has_footer, may_be_torn) in [(false, false), (false, true), (true, false), (true, true)]
-                {
-                    let verdict = decide(&Evidence { end: END, mark, later, has_footer, may_be_torn });
-                    let corrupt = has_footer
-                        || matches!(mark, Mark::Beyond | Mark::Contradicts)
-                        || later == Some(END + 8);
-                    let closed = !corrupt && mark == Mark::AtEnd && later.is_none() && !may_be_torn;
-                    match verdict {
-                        Verdict::Corrupt(reason) => {
-                            assert!(corrupt, "{mark:?} {later:?} {has_footer}");
-                            assert!(mark != Mark::Beyond || has_footer || reason.contains(closed_before));
-                        }
-                        Verdict::Closed => assert!(closed, "{mark:?} {later:?} {has_footer}"),
-                        Verdict::CutOff => assert!(!corrupt && !closed, "{mark:?} {later:?} {has_footer}"),
+    fn each_combination_matches_one_documented_row_and_is_decided_by_it() {
+        let rows = documented_rows();
+        let mut reached = BTreeSet::new();
+        for (footer, has_footer) in NO_YES {
+            for (mark_name, mark) in MARKS {
+                for (later_name, later) in LATER {
+                    for (torn, may_be_torn) in NO_YES {
+                        let evidence = Evidence { has_footer, mark, later, may_be_torn };
+                        let case = classify(&evidence);
+                        let values = [footer, mark_name, later_name, torn];
+                        let matching: Vec<_> =
+                            rows.iter().filter(|row| row.matches(values)).map(|row| row.label).collect();
+                        assert_eq!(matching, [format!("{case:?}")], "{evidence:?}");
+                        reached.insert(case);
                     }
                 }
             }
         }
+        assert_eq!(reached.len(), rows.len(), "{reached:?}");
+        for case in reached {
+            let verdict = match case.verdict() {
+                Verdict::Closed => "closed",
+                Verdict::Crashed => "crashed",
+                Verdict::Corrupt(_) => "corrupt",
+            };
+            let row = rows.iter().find(|row| row.label == format!("{case:?}")).unwrap();
+            assert_eq!(verdict, row.verdict, "{case:?}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_evidence_against_the_file() {
+        for (case, evidence) in [
+            (Case::NextSegmentLost, "the one after it is missing"),
+            (Case::ClosedBeyondEnd, "close mark names an end beyond"),
+            (Case::MarkContradictsLog, "close mark does not agree"),
+            (Case::SyncedBeyondEnd, "was on disk"),
+        ] {
+            let Verdict::Corrupt(reason) = case.verdict() else { panic!("{case:?} is a refusal") };
+            assert!(reason.contains(evidence), "{case:?}: {reason}");
+        }
+    }
+
+    #[test]
+    fn only_a_synced_to_beyond_the_end_attests_data_there() {
+        let of = |frames, segment_header| Later::of(END, frames, segment_header);
+        assert_eq!([of(None, 0), of(None, END)], [Later::None; 2]);
+        assert_eq!([of(Some(0), 0), of(Some(END), 0), of(Some(END), END)], [Later::Unsynced; 3]);
+        assert_eq!([of(Some(END + 8), 0), of(None, END + 8), of(Some(END), END + 8)], [Later::Synced; 3]);
     }
 
     fn mark(end: u64, last_checksum: u32) -> CloseMark {
@@ -124,7 +249,7 @@ mod tests {
         CloseMark { end, last_checksum, open_count: 1, mark: time, counter: 0 }
     }
 
-    /// What a scan says of frames of 100 bytes from 1,000 on, the n-th with the checksum n.
+    /// The scan of `count` frames of 100 bytes from position 1,000 on, the n-th of which has the checksum n.
     fn frames(count: u32) -> SegmentScan {
         let frames: Vec<_> = (1..=count)
             .map(|n| FrameSpan { position: 900 + u64::from(n) * 100, length: 100, checksum: n, synced_to: 0 })
@@ -141,18 +266,18 @@ mod tests {
     }
 
     #[test]
-    fn every_place_and_every_checksum_of_a_close_mark_is_judged_as_specified() {
+    fn a_close_mark_agrees_with_the_log_only_by_end_and_checksum() {
         const BEFORE: u32 = 77;
         let judge = |mark, count| judge_marks(&[mark], &frames(count), BEFORE);
         assert_eq!(judge_marks(&[], &frames(3), BEFORE), Mark::None);
         assert_eq!(judge(mark(1_300, 3), 3), Mark::AtEnd);
-        assert_eq!(judge(mark(1_301, 3), 3), Mark::Beyond, "whatever its checksum");
+        assert_eq!(judge(mark(1_301, 3), 3), Mark::BeyondEnd, "whatever its checksum");
         assert_eq!(judge(mark(1_300, 2), 3), Mark::Contradicts, "another frame ends there");
-        assert_eq!(judge(mark(1_200, 2), 3), Mark::Earlier { attested: 1_200 });
-        assert_eq!(judge(mark(1_100, 1), 3), Mark::Earlier { attested: 1_100 });
+        assert_eq!(judge(mark(1_200, 2), 3), Mark::Earlier);
+        assert_eq!(judge(mark(1_100, 1), 3), Mark::Earlier);
         assert_eq!(judge(mark(1_250, 2), 3), Mark::Contradicts, "no frame ends there");
-        // Before the first frame of the segment it is the last of the one before that counts.
-        assert_eq!(judge(mark(1_000, BEFORE), 3), Mark::Earlier { attested: 1_000 });
+        // At the start of the segment, the mark has the checksum of the last frame of the segment before.
+        assert_eq!(judge(mark(1_000, BEFORE), 3), Mark::Earlier);
         assert_eq!(judge(mark(1_000, 1), 3), Mark::Contradicts);
         assert_eq!(judge(mark(1_000, BEFORE), 0), Mark::AtEnd, "closed before anything was written");
         assert_eq!(judge(mark(1_000, 0), 0), Mark::Contradicts);
@@ -160,11 +285,11 @@ mod tests {
     }
 
     #[test]
-    fn of_two_close_marks_the_later_counts() {
+    fn the_later_of_two_close_marks_counts() {
         let marks = [mark(1_100, 1), mark(1_300, 3)];
         assert_eq!(judge_marks(&marks, &frames(3), 77), Mark::AtEnd);
         assert_eq!(judge_marks(&[marks[1], marks[0]], &frames(3), 77), Mark::AtEnd);
-        // Closed at the same place by an opening that was noted in the header.
+        // A session whose opening was noted in the segment header closed at the same end.
         let noted = CloseMark { open_count: 2, ..marks[1] };
         assert_eq!(latest(&[noted, marks[1]]), Some(&noted));
         assert_eq!(latest(&[marks[1], noted]), Some(&noted));
