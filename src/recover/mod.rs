@@ -1,7 +1,7 @@
 //! Recovery: opens the log of an existing file, or creates a new one. Only `options` calls it.
 //!
-//! An opening has two halves. The first half only reads: [`survey`] reads the headers and the last segment, decides how
-//! the log ended, and judges the clock; [`Surveyed::fill`] fills the index from the footers. The second half,
+//! An opening has two halves. The first half only reads: [`survey()`] reads the headers and the last segment, decides
+//! how the log ended, and judges the clock; [`Surveyed::fill`] fills the index from the footers. The second half,
 //! [`Filled::begin`], writes: it extends the file to its minimum size, rewrites the end of the log, and records the
 //! opening. Between the two, the caller checks its options against what was found.
 //!
