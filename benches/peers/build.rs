@@ -1,4 +1,4 @@
-//! Hands the versions of the peers to the program, so that a figure can say what it was measured with.
+//! Passes the versions of the stores to the program, which saves them with its results.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-//! What was asked for on the command line.
+//! The command line.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::contestant::{self, Kind};
+use crate::roster::{self, Setup};
 
 pub const USAGE: &str = "\
 usage: compare COMMAND [OPTIONS]
@@ -11,39 +11,39 @@ usage: compare COMMAND [OPTIONS]
   commit    durable operations: record, begin and complete, rerun
   replay    lookups of known and of unknown keys
   buffered  records that are not synced, and batches that are
-  open      opening what was closed, and what a crash left
-  reclaim   durable records while most of what is there expires
+  open      opening a store that was closed, and one that crashed
+  reclaim   durable records while most operations expire
   memory    memory and disk for each key
-  scale     durable records with more and more operations there
+  scale     durable records in stores with more and more operations
   all       all of these
-  draw      plots and tables of what was measured, into a directory
+  draw      plots and tables of the results
 
-  --rounds N       rounds, everybody once in each; 5
-  --seconds S      for how long each is measured in a round; 2
+  --rounds N       rounds; every store has one turn in each; 5
+  --seconds S      how long a turn is measured; 2
   --threads N,..   for commit; 1,8,64
-  --keys N,..      operations that are there; 1000,10000,100000,1000000,10000000 (reclaim: 1000000)
-  --only NAME,..   of the stores; all. A prefix of a name will do
-  --dir PATH       where files are made, on the disk that is to be measured; the working directory
-  --out FILE       results are added to it; results.json
-  --drawings PATH  where `draw` puts what it draws; drawings";
+  --keys N,..      operations in the store; 1000,10000,100000,1000000,10000000 (reclaim: 1000000)
+  --only NAME,..   stores, by name or by prefix of a name; all
+  --dir PATH       a directory on the disk to be measured; the working directory
+  --out FILE       the file to which results are added; results.json
+  --drawings PATH  the directory into which `draw` writes; drawings";
 
-/// The options, checked.
+/// The parsed and checked command line.
 #[derive(Clone)]
 pub struct Arguments {
     pub command: String,
     pub rounds: u32,
     pub duration: Duration,
     pub threads: Vec<u32>,
-    /// None: what the command takes by itself.
+    /// `None`: the default of the command.
     pub keys: Option<Vec<u64>>,
-    pub kinds: Vec<Kind>,
+    pub setups: Vec<Setup>,
     pub directory: PathBuf,
     pub out: PathBuf,
     pub drawings: PathBuf,
 }
 
 fn list<T: std::str::FromStr>(option: &str, text: &str) -> Result<Vec<T>, String> {
-    let parse = |item: &str| item.parse().map_err(|_| format!("{option}: {item} is no number"));
+    let parse = |item: &str| item.parse().map_err(|_| format!("{option}: {item} is not a number"));
     text.split(',').map(parse).collect()
 }
 
@@ -55,25 +55,25 @@ impl Arguments {
             duration: Duration::from_secs(2),
             threads: vec![1, 8, 64],
             keys: None,
-            kinds: contestant::all(),
+            setups: roster::all(),
             directory: PathBuf::from("."),
             out: PathBuf::from("results.json"),
             drawings: PathBuf::from("drawings"),
         };
         while let Some(option) = words.next() {
-            let value = words.next().ok_or_else(|| format!("{option} wants a value"))?;
-            let no_number = |_| format!("{option}: {value} is no number");
+            let value = words.next().ok_or_else(|| format!("{option} needs a value"))?;
+            let not_a_number = |_| format!("{option}: {value} is not a number");
             match option.as_str() {
-                "--rounds" => arguments.rounds = value.parse().map_err(no_number)?,
+                "--rounds" => arguments.rounds = value.parse().map_err(not_a_number)?,
                 "--seconds" => {
                     let seconds: f64 =
-                        value.parse().map_err(|_| format!("{option}: {value} is no number"))?;
+                        value.parse().map_err(|_| format!("{option}: {value} is not a number"))?;
                     arguments.duration =
                         Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())?;
                 }
                 "--threads" => arguments.threads = list(&option, &value)?,
                 "--keys" => arguments.keys = Some(list(&option, &value)?),
-                "--only" => arguments.kinds = chosen(&value)?,
+                "--only" => arguments.setups = chosen(&value)?,
                 "--dir" => arguments.directory = PathBuf::from(value),
                 "--out" => arguments.out = PathBuf::from(value),
                 "--drawings" => arguments.drawings = PathBuf::from(value),
@@ -86,19 +86,19 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// How many operations are to be there, one after the other.
+    /// The numbers of operations in the store, to be measured one after the other.
     pub fn keys(&self) -> Vec<u64> {
         self.keys.clone().unwrap_or_else(|| vec![1_000, 10_000, 100_000, 1_000_000, 10_000_000])
     }
 }
 
-fn chosen(names: &str) -> Result<Vec<Kind>, String> {
-    let mut kinds = contestant::all();
+fn chosen(names: &str) -> Result<Vec<Setup>, String> {
+    let mut setups = roster::all();
     let names: Vec<String> = names.split(',').map(str::to_lowercase).collect();
-    let is_named = |name: &String, kind: &Kind| kind.name.to_lowercase().starts_with(name.as_str());
-    if let Some(unknown) = names.iter().find(|name| !kinds.iter().any(|kind| is_named(name, kind))) {
-        return Err(format!("{unknown}: no such store, or it was left out when this was built"));
+    let is_named = |name: &String, setup: &Setup| setup.name.to_lowercase().starts_with(name.as_str());
+    if let Some(unknown) = names.iter().find(|name| !setups.iter().any(|setup| is_named(name, setup))) {
+        return Err(format!("{unknown}: no such store in this build"));
     }
-    kinds.retain(|kind| names.iter().any(|name| is_named(name, kind)));
-    Ok(kinds)
+    setups.retain(|setup| names.iter().any(|name| is_named(name, setup)));
+    Ok(setups)
 }

@@ -1,4 +1,4 @@
-//! One run: where it works, what it has measured so far, and the stores that it has filled.
+//! One run of the program: its directory, its samples so far, and the stores that it has filled.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -9,55 +9,62 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 
 use crate::arguments::Arguments;
-use crate::contestant::{Contestant, Durability, Kind};
+use crate::contestant::{Contestant, Durability};
 use crate::machine::Machine;
-use crate::operations::{Change, Purpose, RESULT, key};
+use crate::operations::{Change, KeySet, RESULT, key};
 use crate::results::{self, Metrics, Results, Sample, Subject};
+use crate::roster::Setup;
 
 pub struct Bench {
     pub arguments: Arguments,
     results: RefCell<Results>,
+    /// When the run began, in seconds since the Unix epoch. It identifies the run.
     run: u64,
-    cells: Cell<u64>,
+    measurements: Cell<u64>,
 }
 
-/// A directory for one measurement. When it goes, its blocks are given back before anything else is measured.
-pub struct Place(Option<TempDir>, PathBuf);
+/// A temporary directory for one measurement. Dropping it syncs its parent, so that the file system frees the blocks now
+/// and not during the next measurement.
+pub struct ScratchDirectory {
+    directory: Option<TempDir>,
+    parent: PathBuf,
+}
 
-impl Place {
-    pub fn new(parent: &Path) -> Place {
-        Place(Some(TempDir::new_in(parent).expect("a directory can be made")), parent.to_owned())
+impl ScratchDirectory {
+    pub fn new(parent: &Path) -> ScratchDirectory {
+        let directory = TempDir::new_in(parent).expect("a directory can be created");
+        ScratchDirectory { directory: Some(directory), parent: parent.to_owned() }
     }
 }
 
-impl Deref for Place {
+impl Deref for ScratchDirectory {
     type Target = Path;
     fn deref(&self) -> &Path {
-        self.0.as_ref().expect("there until it is dropped").path()
+        self.directory.as_ref().expect("it exists until it is dropped").path()
     }
 }
 
-impl Drop for Place {
+impl Drop for ScratchDirectory {
     fn drop(&mut self) {
-        drop(self.0.take());
-        if let Ok(parent) = fs::File::open(&self.1) {
+        drop(self.directory.take());
+        if let Ok(parent) = fs::File::open(&self.parent) {
             let _ = parent.sync_all();
         }
     }
 }
 
-/// Writes so many operations into a new store, many at a time, and makes them durable.
-pub fn fill_open(kind: &Kind, directory: &Path, keys: u64) -> Box<dyn Contestant> {
-    let contestant = (kind.open)(directory, Durability::Buffered);
+/// Creates a store with this many operations, written in large batches, and makes them durable.
+pub fn fill_open(setup: &Setup, directory: &Path, keys: u64) -> Box<dyn Contestant> {
+    let contestant = (setup.open)(directory, Durability::Buffered);
     let mut next = 0;
     while next < keys {
         let end = keys.min(next + 1_000);
         let changes: Vec<Change> =
-            (next..end).map(|number| Change::PutIfAbsent(key(Purpose::Filled, number), RESULT)).collect();
+            (next..end).map(|number| Change::PutIfAbsent(key(KeySet::Filled, number), RESULT)).collect();
         let applied = contestant.apply(&changes);
-        assert!(applied.into_iter().all(|applied| applied), "{}: every key is new", kind.name);
+        assert!(applied.into_iter().all(|applied| applied), "{}: every key is new", setup.name);
         next = end;
-        // Some cannot use space again that they freed since they were last synced.
+        // Some stores cannot reuse the space that they have freed since the last sync.
         if next.is_multiple_of(100_000) {
             contestant.sync();
         }
@@ -68,45 +75,46 @@ pub fn fill_open(kind: &Kind, directory: &Path, keys: u64) -> Box<dyn Contestant
 
 impl Bench {
     pub fn new(arguments: Arguments) -> Bench {
-        fs::create_dir_all(&arguments.directory).expect("the directory can be made");
+        fs::create_dir_all(&arguments.directory).expect("the directory can be created");
         let run = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
         let mut results = Results::load(&arguments.out);
         results.runs.insert(run, Machine::here(&arguments.directory));
-        Bench { arguments, results: RefCell::new(results), run, cells: Cell::new(0) }
+        Bench { arguments, results: RefCell::new(results), run, measurements: Cell::new(0) }
     }
 
-    /// Tells keys that are written in one measurement from those of all others.
-    pub fn next_cell(&self) -> u64 {
-        self.cells.set(self.cells.get() + 1);
-        self.run << 16 | self.cells.get()
+    /// Returns a new number for [`KeySet::Written`], which no other measurement of this or another run has.
+    pub fn next_measurement(&self) -> u64 {
+        self.measurements.set(self.measurements.get() + 1);
+        self.run << 16 | self.measurements.get()
     }
 
-    pub fn place(&self) -> Place {
-        Place::new(&self.arguments.directory)
+    pub fn scratch_directory(&self) -> ScratchDirectory {
+        ScratchDirectory::new(&self.arguments.directory)
     }
 
-    /// A store with so many operations, closed. It is kept: filling takes longer than what is measured with it.
-    pub fn filled(&self, kind: &Kind, keys: u64) -> PathBuf {
-        let name: String = kind.name.chars().filter(|character| character.is_alphanumeric()).collect();
+    /// Returns the directory of a closed store with this many operations, and fills it first if it does not exist. It is
+    /// kept for later runs, because filling takes longer than measuring.
+    pub fn filled(&self, setup: &Setup, keys: u64) -> PathBuf {
+        let name: String = setup.name.chars().filter(|character| character.is_alphanumeric()).collect();
         let directory = self.arguments.directory.join("filled").join(format!("{name}-{keys}"));
         let complete = directory.with_extension("complete");
         if !complete.exists() {
-            eprintln!("  filling {} with {keys} operations", kind.name);
+            eprintln!("  filling {} with {keys} operations", setup.name);
             let _ = fs::remove_dir_all(&directory);
-            fs::create_dir_all(&directory).expect("the directory can be made");
-            fill_open(kind, &directory, keys).close();
-            fs::write(complete, "").expect("the mark can be written");
+            fs::create_dir_all(&directory).expect("the directory can be created");
+            fill_open(setup, &directory, keys).close();
+            fs::write(complete, "").expect("the marker file can be written");
         }
         directory
     }
 
-    /// The stores, each set up in one way.
-    pub fn as_they_come(&self) -> impl Iterator<Item = &Kind> {
-        self.arguments.kinds.iter().filter(|kind| !kind.is_variant)
+    /// The chosen stores without the variants: one setup for each.
+    pub fn plain_setups(&self) -> impl Iterator<Item = &Setup> {
+        self.arguments.setups.iter().filter(|setup| !setup.is_variant)
     }
 
-    /// Takes what one contestant did in one round.
-    pub fn note(&self, subject: &Subject, contestant: &str, round: u32, metrics: Metrics) {
+    /// Adds the metrics of one contestant in one round, and prints some of them.
+    pub fn add_sample(&self, subject: &Subject, contestant: &str, round: u32, metrics: Metrics) {
         let some = ["operations_per_second", "mean_ns", "p99_ns", "open_ns", "anonymous_bytes"];
         let shown: Vec<String> = some
             .iter()
@@ -127,7 +135,7 @@ impl Bench {
         });
     }
 
-    /// Writes everything down and prints what this run has of the measure.
+    /// Saves all results, and prints those of one measure and this run.
     pub fn finish(&self, measure: &str) {
         let results = self.results.borrow();
         results.save(&self.arguments.out);

@@ -1,5 +1,4 @@
-//! What must happen in a process of its own: memory is measured in a fresh one, and one is
-//! killed to leave what a crash leaves.
+//! Measurements in a child process: memory, which needs a fresh heap, and crashes, which need a process to kill.
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -8,11 +7,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::bench;
-use crate::contestant::{self, Durability, FLOOR, Kind};
+use crate::contestant::{Durability, FLOOR};
 use crate::machine::anonymous_bytes;
-use crate::measure::replay::ShardedMap;
-use crate::operations::{Purpose, chosen, key};
+use crate::operations::{KeySet, chosen, key};
 use crate::results::Metrics;
+use crate::roster::{self, Setup};
+use crate::sharded_map::ShardedMap;
 
 /// The first word of a child's command line.
 pub const COMMAND: &str = "as-child";
@@ -21,8 +21,9 @@ const CRASH: &str = "crash";
 const FILL: &str = "fill";
 const REOPEN: &str = "reopen";
 
-/// How many operations a child records before it is killed, and what it then says.
+/// How many operations a child records before it is killed.
 const LAST_OPERATIONS: u64 = 1_000;
+/// What it prints when it has done so.
 const RECORDED: &str = "recorded";
 
 fn command(words: [&str; 4], directory: &Path) -> Command {
@@ -38,54 +39,54 @@ fn metrics_of(words: [&str; 4], directory: &Path) -> Metrics {
     serde_json::from_slice(&output.stdout).expect("a child prints its figures")
 }
 
-/// Memory while and after a store is filled in a fresh process.
+/// Measures memory while and after a fresh process fills a store.
 pub fn memory_filling(contestant: &str, keys: u64, directory: &Path) -> Metrics {
     metrics_of([FILL, contestant, &keys.to_string(), "0"], directory)
 }
 
-/// Memory of a fresh process that opened a filled store and looked some of it up.
+/// Measures memory of a fresh process that opens a filled store and looks some keys up.
 pub fn memory_reopened(contestant: &str, keys: u64, directory: &Path) -> Metrics {
     metrics_of([REOPEN, contestant, &keys.to_string(), "0"], directory)
 }
 
-/// Opens the store in a process that records something, durably, and is killed before it closes it.
-pub fn crash(kind: &Kind, cell: u64, directory: &Path) {
-    let words = [CRASH, kind.name, "0", &cell.to_string()];
+/// Starts a process that opens the store and records some operations durably, and kills it before it closes the store.
+pub fn crash(setup: &Setup, measurement: u64, directory: &Path) {
+    let words = [CRASH, setup.name, "0", &measurement.to_string()];
     let mut child = command(words, directory).spawn().expect("a child can be started");
-    let mut said = String::new();
-    let stdout = child.stdout.take().expect("it was asked for");
-    BufReader::new(stdout).read_line(&mut said).expect("a child can be listened to");
-    assert_eq!(said.trim(), RECORDED, "the child failed before it was killed");
+    let mut line = String::new();
+    let stdout = child.stdout.take().expect("it is piped");
+    BufReader::new(stdout).read_line(&mut line).expect("the child's output can be read");
+    assert_eq!(line.trim(), RECORDED, "the child failed before it was killed");
     child.kill().expect("a child can be killed");
-    child.wait().expect("a child that was killed is gone");
+    child.wait().expect("a killed child can be waited for");
 }
 
-/// The work of a child.
+/// Runs the child: the words after [`COMMAND`] say what it does.
 pub fn run(words: &[String]) {
-    let [what, name, keys, cell, directory] = words else { panic!("started by hand") };
+    let [what, name, keys, measurement, directory] = words else { panic!("not started by this program") };
     let number = |text: &String| text.parse::<u64>().expect("a number");
-    let (keys, cell, directory) = (number(keys), number(cell), PathBuf::from(directory));
-    let kind = contestant::all().into_iter().find(|kind| kind.name == name);
-    let metrics = match (what.as_str(), kind) {
-        (CRASH, Some(kind)) => {
-            let contestant = (kind.open)(&directory, Durability::Synced);
+    let (keys, measurement, directory) = (number(keys), number(measurement), PathBuf::from(directory));
+    let setup = roster::all().into_iter().find(|setup| setup.name == name);
+    let metrics = match (what.as_str(), setup) {
+        (CRASH, Some(setup)) => {
+            let contestant = (setup.open)(&directory, Durability::Synced);
             for number in 0..LAST_OPERATIONS {
-                contestant.record(&key(Purpose::Written { cell, thread: 0 }, number));
+                contestant.record(&key(KeySet::Written { measurement, thread: 0 }, number));
             }
             println!("{RECORDED}");
             loop {
                 std::thread::park();
             }
         }
-        (FILL, Some(kind)) => filling(|| bench::fill_open(&kind, &directory, keys)),
+        (FILL, Some(setup)) => filling(|| bench::fill_open(&setup, &directory, keys)),
         (FILL, None) if name == FLOOR => filling(|| ShardedMap::filled(keys)),
-        (REOPEN, Some(kind)) => reopened(&kind, &directory, keys),
-        _ => panic!("started by hand"),
+        (REOPEN, Some(setup)) => reopened(&setup, &directory, keys),
+        _ => panic!("not started by this program"),
     };
     println!("{}", serde_json::to_string(&metrics).expect("figures are plain data"));
 }
 
-/// Fills something, watches how much memory that takes, and keeps it until that is known.
+/// Measures the memory that `fill` takes, at its peak and at the end. Drops what it returns only after that.
 fn filling<T>(fill: impl FnOnce() -> T) -> Metrics {
     let (highest, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let before = anonymous_bytes();
@@ -97,7 +98,7 @@ fn filling<T>(fill: impl FnOnce() -> T) -> Metrics {
             }
         });
         let filled = fill();
-        // What works behind the scenes may end what it began.
+        // Background threads may still be working.
         std::thread::sleep(Duration::from_millis(500));
         let after = anonymous_bytes();
         over.store(true, Ordering::Relaxed);
@@ -111,13 +112,13 @@ fn filling<T>(fill: impl FnOnce() -> T) -> Metrics {
     })
 }
 
-fn reopened(kind: &Kind, directory: &Path, keys: u64) -> Metrics {
+fn reopened(setup: &Setup, directory: &Path, keys: u64) -> Metrics {
     let before = anonymous_bytes();
-    let contestant = (kind.open)(directory, Durability::Synced);
+    let contestant = (setup.open)(directory, Durability::Synced);
     let opened = anonymous_bytes();
     let mut reader = contestant.reader();
     for number in chosen(100_000, keys) {
-        assert!(reader.is_known(&key(Purpose::Filled, number)), "{}: it was filled", kind.name);
+        assert!(reader.is_known(&key(KeySet::Filled, number)), "{}: it was filled", setup.name);
     }
     let looked_up = anonymous_bytes();
     drop(reader);

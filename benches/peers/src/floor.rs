@@ -1,5 +1,5 @@
-//! The floors: as many bytes as oncekey writes, at the same granularity, into a file made ready in the same way, by as
-//! little code as does it. No keys, no index, no checksums, no answers.
+//! The floors of writing: they write as many bytes as oncekey, at the same granularity, into a file that is prepared in the
+//! same way, with as little code as possible. They have no keys, no index, no checksums and no answers.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -9,9 +9,9 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::operations::{Key, RESULT};
 
-/// What oncekey puts in front of what it commits together.
+/// The header of a frame, which oncekey writes once for each commit.
 pub const FRAME_HEADER_BYTES: usize = 48;
-/// The record of a key of 36 bytes and its result: the fixed part, the two, and zeroes up to a multiple of 8.
+/// The record of a key and its result: the fixed part, both of these, and zeroes up to a multiple of 8.
 pub const RECORD_BYTES: usize = (80 + size_of::<Key>() + RESULT.len()).next_multiple_of(8);
 /// The record of a begin, which has no result.
 pub const BEGIN_BYTES: usize = (80 + size_of::<Key>()).next_multiple_of(8);
@@ -19,35 +19,35 @@ pub const BEGIN_BYTES: usize = (80 + size_of::<Key>()).next_multiple_of(8);
 const FRAME: [u8; FRAME_HEADER_BYTES + RECORD_BYTES] = [1; FRAME_HEADER_BYTES + RECORD_BYTES];
 const BEGIN_FRAME: [u8; FRAME_HEADER_BYTES + BEGIN_BYTES] = [1; FRAME_HEADER_BYTES + BEGIN_BYTES];
 
-/// How much of the file is written before it is begun anew. As large as what a run writes, or nearly.
+/// The length of a preallocated file, which is written again and again. About as much as a run writes.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// Where the room comes from that is written to.
+/// How the file gets the space that is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// A file of zeroes that are on disk, as oncekey's slots are before they are written to, and that is begun anew when it is
-    /// full.
-    There,
-    /// Zeroes that are written a little ahead, as many at a time as oncekey writes, and synced with what is written to them.
-    Grown,
+pub enum FileSpace {
+    /// The whole file is zeroes on disk from the beginning, as oncekey's segment slots are before they are written to. At
+    /// its end writing continues at its beginning.
+    Preallocated,
+    /// Zeroes are written a little ahead, as many at a time as oncekey writes, and synced together with the data.
+    Growing,
 }
 
-/// So many zeroes oncekey writes at a time, once it has to.
-const GROWN_BYTES: usize = 256 << 10;
+/// How many zeroes oncekey writes ahead at a time.
+const ZEROES_BYTES: usize = 256 << 10;
 
-/// The file, and where to write next.
+/// The file and the position of the next write.
 struct Tail {
     file: File,
-    room: Room,
-    place: u64,
+    space: FileSpace,
+    position: u64,
     end: u64,
 }
 
 impl Tail {
-    fn new(directory: &Path, room: Room) -> Tail {
+    fn new(directory: &Path, space: FileSpace) -> Tail {
         let file = File::create_new(directory.join("floor")).expect("the file of the floor is new");
-        let mut tail = Tail { file, room, place: 0, end: 0 };
-        if room == Room::There {
+        let mut tail = Tail { file, space, position: 0, end: 0 };
+        if space == FileSpace::Preallocated {
             while tail.end < FILE_BYTES {
                 tail.grow(1 << 20);
             }
@@ -61,28 +61,29 @@ impl Tail {
         self.end += bytes as u64;
     }
 
+    /// Returns the position for `length` bytes and moves behind them.
     fn advance(&mut self, length: usize) -> u64 {
-        if self.place + length as u64 > self.end {
-            match self.room {
-                Room::There => self.place = 0,
-                Room::Grown => self.grow(GROWN_BYTES),
+        if self.position + length as u64 > self.end {
+            match self.space {
+                FileSpace::Preallocated => self.position = 0,
+                FileSpace::Growing => self.grow(ZEROES_BYTES),
             }
         }
-        let here = self.place;
-        self.place += length as u64;
+        let here = self.position;
+        self.position += length as u64;
         here
     }
 }
 
-/// The floor of one thread: a positional write, and a sync where one is asked for.
-pub struct Bare {
-    /// Only one thread writes; a lock that nobody waits for costs nothing beside the write.
+/// The floor of one thread: a positional write, and a sync where durability needs one.
+pub struct SingleThreadFloor {
+    /// Only one thread writes. An uncontended lock costs nothing beside the write.
     tail: Mutex<Tail>,
 }
 
-impl Bare {
-    pub fn new(directory: &Path, room: Room) -> Bare {
-        Bare { tail: Mutex::new(Tail::new(directory, room)) }
+impl SingleThreadFloor {
+    pub fn new(directory: &Path, space: FileSpace) -> SingleThreadFloor {
+        SingleThreadFloor { tail: Mutex::new(Tail::new(directory, space)) }
     }
 
     pub fn write(&self, bytes: &[u8]) {
@@ -116,30 +117,30 @@ impl Bare {
     }
 }
 
-/// The floor of several threads: a bare group commit. Who finds nobody leading writes and syncs what has gathered, for
-/// all, outside the lock under which the next batch gathers.
-pub struct Group {
-    /// Only who leads is here.
+/// The floor of several threads: a bare group commit. A thread that finds no leader becomes the leader. It writes and
+/// syncs the gathered batch for all its followers, without the lock under which the next batch gathers.
+pub struct GroupCommitFloor {
+    /// Only the leader locks this.
     tail: Mutex<Tail>,
     queue: Mutex<Queue>,
-    /// Where the threads of the batches with even and odd numbers wait. Two are enough: while one batch is on its way, one
-    /// gathers.
+    /// Where the threads of batches with even and with odd numbers wait. Two are enough: while one batch is being
+    /// committed, one gathers.
     gates: [Condvar; 2],
 }
 
 #[derive(Default)]
 struct Queue {
     gathering: Vec<u8>,
-    /// What those in the gathering batch wait for.
+    /// Whether a follower of the gathering batch waits for its write, and whether one waits for its sync.
     wants_write: bool,
     wants_sync: bool,
-    /// The buffer of the batch before, to be used again.
+    /// The buffer of the previous batch, for the next one.
     spare: Vec<u8>,
-    /// The number of the batch that gathers, of the last that is written, and of the last that is on disk.
+    /// The number of the gathering batch, of the last one that is written, and of the last one that is synced.
     number: u64,
     written: u64,
     synced: u64,
-    leading: bool,
+    has_leader: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -148,11 +149,11 @@ enum Until {
     Synced,
 }
 
-impl Group {
-    pub fn new(directory: &Path, room: Room) -> Group {
+impl GroupCommitFloor {
+    pub fn new(directory: &Path, space: FileSpace) -> GroupCommitFloor {
         let queue = Queue { gathering: vec![1; FRAME_HEADER_BYTES], number: 1, ..Queue::default() };
-        let tail = Mutex::new(Tail::new(directory, room));
-        Group { tail, queue: Mutex::new(queue), gates: Default::default() }
+        let tail = Mutex::new(Tail::new(directory, space));
+        GroupCommitFloor { tail, queue: Mutex::new(queue), gates: Default::default() }
     }
 
     fn gate(&self, number: u64) -> &Condvar {
@@ -166,7 +167,7 @@ impl Group {
         queue.wants_sync |= until == Until::Synced;
         let own = queue.number;
         while own > if until == Until::Written { queue.written } else { queue.synced } {
-            if queue.leading {
+            if queue.has_leader {
                 self.gate(own).wait(&mut queue);
             } else {
                 queue = self.lead(queue);
@@ -174,9 +175,9 @@ impl Group {
         }
     }
 
-    /// Takes the batch that gathers. It is that of the thread that is here: an earlier one would be done.
+    /// Commits the gathering batch. The caller's record is in it: if it were in an earlier one, it would be committed.
     fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-        queue.leading = true;
+        queue.has_leader = true;
         let mut spare = std::mem::take(&mut queue.spare);
         spare.resize(FRAME_HEADER_BYTES, 1);
         let mut batch = std::mem::replace(&mut queue.gathering, spare);
@@ -198,7 +199,7 @@ impl Group {
         drop(tail);
         batch.clear();
         let mut queue = self.queue.lock();
-        queue.leading = false;
+        queue.has_leader = false;
         queue.written = number;
         if wants_sync {
             queue.synced = number;
@@ -220,7 +221,7 @@ impl Group {
         self.record();
     }
 
-    /// The begin is with the operating system before the act, and on disk with the completion.
+    /// The begin is written before the side effect would run, and becomes durable together with the completion.
     pub fn rerun(&self) {
         self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Written);
         self.record();

@@ -1,4 +1,4 @@
-//! A group commit written around a store that has none: what a careful user of it would do.
+//! A group commit around a store that has none of its own, as a careful user would write it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,8 +7,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::contestant::{Contestant, Reader};
 use crate::operations::Change;
 
-/// Threads put their changes into the gathering batch; the first that finds nobody leading commits the batch for all,
-/// while the next one gathers.
+/// Threads add their changes to the gathering batch. A thread that finds no leader becomes the leader and commits the
+/// batch for all its followers, while the next batch gathers.
 pub struct Grouped<C> {
     contestant: C,
     queue: Mutex<Queue>,
@@ -18,10 +18,10 @@ pub struct Grouped<C> {
 struct Queue {
     gathering: Vec<Change>,
     gate: Arc<Gate>,
-    leading: bool,
+    has_leader: bool,
 }
 
-/// Where those of one batch wait for what became of it.
+/// Per-batch wait point: followers block here until their batch is committed.
 #[derive(Default)]
 struct Gate {
     committed: Condvar,
@@ -38,27 +38,27 @@ impl<C: Contestant> Contestant for Grouped<C> {
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let mut queue = self.queue.lock();
         let gate = Arc::clone(&queue.gate);
-        let place = queue.gathering.len();
+        let start = queue.gathering.len();
         queue.gathering.extend_from_slice(changes);
         loop {
             if let Some(applied) = gate.applied.get() {
-                return applied[place..place + changes.len()].to_vec();
+                return applied[start..start + changes.len()].to_vec();
             }
-            if queue.leading {
+            if queue.has_leader {
                 gate.committed.wait(&mut queue);
                 continue;
             }
-            // Nobody leads and this batch is not committed: it is the one that gathers.
-            queue.leading = true;
+            // There is no leader and this thread's batch is not committed, so it is the gathering one.
+            queue.has_leader = true;
             let batch = std::mem::take(&mut queue.gathering);
             queue.gate = Arc::default();
             drop(queue);
             let applied = self.contestant.apply(&batch);
             queue = self.queue.lock();
-            queue.leading = false;
+            queue.has_leader = false;
             gate.applied.set(applied).expect("a batch is committed once");
             gate.committed.notify_all();
-            // One of those who wait for the next batch leads it; more would only wake to wait again.
+            // Wake one waiter of the next batch to lead it. The others would only go back to sleep.
             queue.gate.committed.notify_one();
         }
     }

@@ -1,9 +1,9 @@
-//! How long things took: a histogram whose buckets grow with what is in them, so that recording costs a few
-//! instructions and the error is below one part in a hundred.
+//! A histogram of latencies. Its buckets grow with the latency, so that recording takes a few instructions and the relative
+//! error is below one in a hundred.
 
 use std::time::Duration;
 
-/// Buckets for each power of two.
+/// The number of buckets for each power of two.
 const PARTS: u64 = 128;
 const PART_BITS: u32 = PARTS.trailing_zeros();
 /// Up to 2^40 ns, a quarter of an hour.
@@ -17,6 +17,7 @@ pub struct Latencies {
     sum: u64,
 }
 
+/// The bucket of a latency.
 fn bucket(nanoseconds: u64) -> usize {
     if nanoseconds < PARTS {
         return nanoseconds as usize;
@@ -26,6 +27,7 @@ fn bucket(nanoseconds: u64) -> usize {
     (bucket as usize).min(BUCKETS - 1)
 }
 
+/// The lowest latency of a bucket, in nanoseconds.
 fn lowest_of(bucket: usize) -> u64 {
     let (shift, part) = (bucket as u64 / PARTS, bucket as u64 % PARTS);
     if shift == 0 { part } else { (PARTS + part) << (shift - 1) }
@@ -36,7 +38,7 @@ impl Latencies {
         Latencies { buckets: vec![0; BUCKETS], count: 0, highest: 0, sum: 0 }
     }
 
-    pub fn note(&mut self, took: Duration) {
+    pub fn record(&mut self, took: Duration) {
         let nanoseconds = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.buckets[bucket(nanoseconds)] += 1;
         self.count += 1;
@@ -44,7 +46,7 @@ impl Latencies {
         self.highest = self.highest.max(nanoseconds);
     }
 
-    pub fn absorb(&mut self, other: &Latencies) {
+    pub fn merge(&mut self, other: &Latencies) {
         for (own, others) in self.buckets.iter_mut().zip(&other.buckets) {
             *own += others;
         }
@@ -57,17 +59,17 @@ impl Latencies {
         self.count
     }
 
-    /// In nanoseconds.
+    /// The mean, in nanoseconds.
     pub fn mean(&self) -> f64 {
         self.sum as f64 / self.count.max(1) as f64
     }
 
-    /// In nanoseconds.
+    /// The highest latency, in nanoseconds.
     pub fn highest(&self) -> f64 {
         self.highest as f64
     }
 
-    /// The time, in nanoseconds, that this share of all took at most.
+    /// Returns the latency, in nanoseconds, that this share of all latencies does not exceed.
     pub fn quantile(&self, share: f64) -> f64 {
         let wanted = (share * self.count as f64).ceil() as u64;
         let mut seen = 0;
@@ -86,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bucket_holds_what_is_put_into_it_and_little_else() {
+    fn a_bucket_spans_at_most_one_percent() {
         for nanoseconds in [0, 1, 127, 128, 129, 255, 256, 1_000, 123_456, 98_765_432_109] {
             let lowest = lowest_of(bucket(nanoseconds));
             assert!(
@@ -97,10 +99,10 @@ mod tests {
     }
 
     #[test]
-    fn quantiles_are_those_of_what_was_noted() {
+    fn quantiles_are_within_one_percent() {
         let mut latencies = Latencies::new();
         for microseconds in 1..=1_000 {
-            latencies.note(Duration::from_micros(microseconds));
+            latencies.record(Duration::from_micros(microseconds));
         }
         for (share, expected) in [(0.5, 500_000.0), (0.99, 990_000.0), (1.0, 1_000_000.0)] {
             assert!((latencies.quantile(share) / expected - 1.0).abs() < 0.01, "{share}");

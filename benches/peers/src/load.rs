@@ -1,4 +1,4 @@
-//! Threads that do one thing over and over, for a time.
+//! Threads that repeat one operation for a time.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::latency::Latencies;
 use crate::results::Metrics;
 
-/// How much, and how long.
+/// The number of threads, and for how long they are measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub threads: u32,
@@ -18,16 +18,16 @@ const WARMING: u8 = 0;
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
 
-/// What came of it.
+/// What was measured.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct Timings {
     pub latencies: Latencies,
     pub elapsed: Duration,
 }
 
-impl Outcome {
+impl Timings {
     pub fn metrics(&self) -> Metrics {
-        let Outcome { latencies, elapsed } = self;
+        let Timings { latencies, elapsed } = self;
         Metrics::from([
             ("operations_per_second".to_owned(), latencies.count() as f64 / elapsed.as_secs_f64()),
             ("mean_ns".to_owned(), latencies.mean()),
@@ -39,9 +39,9 @@ impl Outcome {
     }
 }
 
-/// Runs what `worker` makes for each thread until the time is over. What happens in a fifth of the time before that is not
-/// counted: caches fill, files grow to where they stay.
-pub fn run<W, O>(load: Load, worker: W) -> Outcome
+/// Calls `worker` once for each thread and repeats the operation that it returns until the time is over. A fifth of the
+/// time before that is a warm-up and not measured: caches fill, and files grow to their final size.
+pub fn run<W, O>(load: Load, worker: W) -> Timings
 where
     W: Fn(u32) -> O + Sync,
     O: FnMut(),
@@ -58,7 +58,7 @@ where
                     ready.wait();
                     let mut before = Instant::now();
                     loop {
-                        // What was under way when measuring began or ended is not counted.
+                        // An operation that was running when measuring began or ended is not counted.
                         let phase_before = phase.load(Ordering::Relaxed);
                         if phase_before == OVER {
                             return latencies;
@@ -66,7 +66,7 @@ where
                         operation();
                         let after = Instant::now();
                         if phase_before == MEASURING && phase.load(Ordering::Relaxed) == MEASURING {
-                            latencies.note(after - before);
+                            latencies.record(after - before);
                         }
                         before = after;
                     }
@@ -82,8 +82,8 @@ where
         let elapsed = start.elapsed();
         let mut latencies = Latencies::new();
         for thread in threads {
-            latencies.absorb(&thread.join().expect("a thread of the load does not panic"));
+            latencies.merge(&thread.join().expect("a thread of the load does not panic"));
         }
-        Outcome { latencies, elapsed }
+        Timings { latencies, elapsed }
     })
 }

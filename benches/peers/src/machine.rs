@@ -1,4 +1,4 @@
-//! What a figure was measured on and with, and what the operating system says of this process and its files.
+//! The machine and the versions that a figure was measured with; memory of this process and disk space of its files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-/// What belongs beside every figure.
+/// The environment of a run, which is stored with its figures.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     pub processor: String,
@@ -36,7 +36,7 @@ fn kibibytes(file: &str, name: &str) -> u64 {
     value.trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
-/// The kind of file system that a directory is on: that of the longest mount point above it.
+/// Returns the type of the file system of a directory: that of the longest mount point above it.
 fn file_system(directory: &Path) -> Option<String> {
     let directory = fs::canonicalize(directory).ok()?;
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
@@ -49,7 +49,7 @@ fn file_system(directory: &Path) -> Option<String> {
 }
 
 impl Machine {
-    /// This one; files are measured in `directory`.
+    /// Describes this machine. `directory` is where files are measured.
     pub fn here(directory: &Path) -> Machine {
         Machine {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_default(),
@@ -64,25 +64,25 @@ impl Machine {
     }
 }
 
-/// Memory of this process that no file stands behind, in bytes.
+/// Returns the anonymous memory of this process, in bytes.
 pub fn anonymous_bytes() -> u64 {
     kibibytes("/proc/self/status", "RssAnon") << 10
 }
 
-/// What the files in a directory take of the disk, in bytes; not how long they say they are.
+/// Returns the disk space of the files in a directory, in bytes: their blocks, not their lengths.
 pub fn disk_bytes(directory: &Path) -> u64 {
     let entries = fs::read_dir(directory).expect("the directory can be listed");
     entries
         .map(|entry| {
             let path = entry.expect("the directory can be listed").path();
-            // A file that a compaction removed meanwhile takes nothing.
+            // A compaction may have removed the file meanwhile. It takes no space then.
             let Ok(metadata) = fs::symlink_metadata(&path) else { return 0 };
             if metadata.is_dir() { disk_bytes(&path) } else { metadata.blocks() * 512 }
         })
         .sum()
 }
 
-/// Reads all files in a directory, so that they are in the cache of the operating system.
+/// Reads all files in a directory, so that they are in the page cache.
 pub fn warm(directory: &Path) {
     let mut buffer = vec![0; 1 << 20];
     for entry in fs::read_dir(directory).expect("the directory can be listed") {

@@ -1,31 +1,33 @@
-//! Measures oncekey beside other embedded stores, and all of them beside a bare loop: see the README.
+//! Measures oncekey beside other embedded stores, and all of them beside a bare loop. The README describes how.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a measurement that fails should stop, and say where"
+    reason = "a measurement that fails should stop and show where"
 )]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, reason = "figures for people")]
 #![cfg_attr(
     not(all(feature = "redb", feature = "fjall", feature = "lmdb", feature = "rocksdb", feature = "sled")),
-    allow(dead_code, reason = "what a peer needs that was left out")
+    allow(dead_code, reason = "used only by peers that are not in this build")
 )]
 
-mod arguments;
-mod bench;
-mod child;
+mod operations;
 mod contestant;
-mod draw;
-mod floor;
 mod grouped;
+mod stores;
+mod roster;
+mod arguments;
+mod machine;
+mod results;
 mod latency;
 mod load;
-mod machine;
+mod floor;
+mod sharded_map;
+mod bench;
+mod child;
 mod measure;
-mod operations;
-mod results;
-mod stores;
+mod draw;
 
 use std::process::ExitCode;
 
@@ -45,7 +47,7 @@ const MEASURES: [Measure; 7] = [
 ];
 
 fn main() -> ExitCode {
-    // A thread that panics would leave others waiting for ever.
+    // If one thread panicked, others could wait for it for ever. So any panic ends the process.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
@@ -80,7 +82,7 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     if cfg!(debug_assertions) {
-        eprintln!("built without optimisation: the figures mean nothing");
+        eprintln!("built without optimisation: the figures are meaningless");
     }
     let bench = Bench::new(arguments);
     for (name, run) in wanted {

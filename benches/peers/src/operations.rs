@@ -1,21 +1,21 @@
-//! What is written and looked up: the same keys and results for everybody.
+//! The keys and results that are written and looked up. They are the same for every store.
 
-/// A key: 36 bytes, as long as a UUID in text and as random.
+/// A key: 36 bytes, as long and as random as a UUID in text form.
 pub type Key = [u8; 36];
 
-/// What every operation returned. Nobody compresses, so that its bytes need not differ from key to key.
+/// The result of every operation. No store compresses, so results need not differ from key to key.
 pub const RESULT: &[u8] = &[7; 256];
-/// What stands for an operation that has begun, in stores that know only keys and values.
+/// The value of an operation that has begun, in stores that know only keys and values.
 pub const BEGUN: &[u8] = &[1; 16];
 
-/// Keys of the operations of one purpose; two purposes share none.
+/// A set of keys. Two sets have no key in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// Those that are there before anything is measured.
+pub enum KeySet {
+    /// The keys that are in the store before anything is measured.
     Filled,
-    /// Those that are written while it is measured, by one thread in one measurement.
-    Written { cell: u64, thread: u32 },
-    /// Those that nobody ever writes.
+    /// The keys that one thread writes in one measurement. Each measurement has a number of its own.
+    Written { measurement: u64, thread: u32 },
+    /// Keys that are never written.
     Unknown,
 }
 
@@ -25,30 +25,31 @@ fn mixed(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// The key of operation `number`. Keys come in no order: sorted ones would spare trees the work that real ones cost.
-pub fn key(purpose: Purpose, number: u64) -> Key {
+/// Returns key `number` of a set. Keys are in random order: with sorted ones a tree would do less work than it does in
+/// practice.
+pub fn key(set: KeySet, number: u64) -> Key {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let salt = match purpose {
-        Purpose::Filled => 0,
-        Purpose::Written { cell, thread } => 1 << 63 | cell << 16 | u64::from(thread),
-        Purpose::Unknown => 1 << 62,
+    let salt = match set {
+        KeySet::Filled => 0,
+        KeySet::Written { measurement, thread } => 1 << 63 | measurement << 16 | u64::from(thread),
+        KeySet::Unknown => 1 << 62,
     };
     let upper = mixed(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ mixed(salt));
     let bits = u128::from(upper) << 64 | u128::from(mixed(upper ^ number));
     let mut key = [b'-'; 36];
-    let places = (0..36).filter(|place| !matches!(place, 8 | 13 | 18 | 23));
-    for (digit, place) in places.enumerate() {
-        key[place] = DIGITS[(bits >> (124 - 4 * digit)) as usize & 15];
+    let positions = (0..36).filter(|position| !matches!(position, 8 | 13 | 18 | 23));
+    for (digit, position) in positions.enumerate() {
+        key[position] = DIGITS[(bits >> (124 - 4 * digit)) as usize & 15];
     }
     key
 }
 
-/// A walk through `count` numbers below `below`, in no order.
+/// Returns `count` pseudo-random numbers below `below`, the same in every run.
 pub fn chosen(count: u64, below: u64) -> impl Iterator<Item = u64> {
     (0..count).map(move |turn| mixed(turn.wrapping_add(0x5EED)) % below)
 }
 
-/// One change in a batch.
+/// One change of a batch.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     PutIfAbsent(Key, &'static [u8]),

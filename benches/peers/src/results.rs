@@ -1,4 +1,4 @@
-//! What was measured: kept as it is, round by round, and summed up in medians and ratios.
+//! The results: stored round by round, and summarised as medians and ratios.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,15 @@ use crate::machine::Machine;
 
 pub type Metrics = BTreeMap<String, f64>;
 
-/// What is compared with each other: everybody's samples of one subject.
+/// What is measured. The samples of one subject are comparable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Subject {
-    /// The subcommand.
+    /// The command.
     pub measure: String,
-    /// What of it.
+    /// The part of it.
     pub case: String,
     pub threads: u32,
-    /// Operations that were there before; 0 where it does not matter.
+    /// The number of operations in the store before; 0 where it does not matter.
     pub keys: u64,
 }
 
@@ -29,14 +29,14 @@ impl Subject {
     }
 }
 
-/// What one contestant did in one round.
+/// The metrics of one contestant in one round.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sample {
     #[serde(flatten)]
     pub subject: Subject,
     pub contestant: String,
     pub round: u32,
-    /// Tells runs apart: when it began, in seconds since the Unix epoch.
+    /// The run: when it began, in seconds since the Unix epoch.
     pub run: u64,
     pub metrics: Metrics,
 }
@@ -49,7 +49,7 @@ pub struct Results {
     pub samples: Vec<Sample>,
 }
 
-/// A median over the rounds, and how it compares.
+/// A median over the rounds, absolute and relative.
 #[derive(Debug, Clone, Copy)]
 pub struct Figure {
     pub median: f64,
@@ -70,21 +70,21 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
 impl Results {
     pub fn load(path: &Path) -> Results {
         match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).expect("the file of results is one"),
+            Ok(bytes) => serde_json::from_slice(&bytes).expect("the file of results can be parsed"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::default(),
             Err(error) => panic!("{} cannot be read: {error}", path.display()),
         }
     }
 
-    /// Replaces the file in one step: a run that is interrupted must not take earlier ones with it.
+    /// Replaces the file atomically, so that an interrupted run does not lose earlier ones.
     pub fn save(&self, path: &Path) {
         let text = serde_json::to_string_pretty(self).expect("results are plain data");
         let beside = path.with_extension("json.new");
         fs::write(&beside, text).expect("the results are written");
-        fs::rename(&beside, path).expect("the results are put in place");
+        fs::rename(&beside, path).expect("the results replace the old ones");
     }
 
-    /// The samples of each subject's latest run, in which all are comparable.
+    /// Returns the samples of each subject's latest run. Samples of different runs are not comparable.
     pub fn latest(&self) -> Vec<&Sample> {
         let mut latest: BTreeMap<&Subject, u64> = BTreeMap::new();
         for sample in &self.samples {
@@ -95,7 +95,7 @@ impl Results {
     }
 }
 
-/// The subjects of these samples, in order.
+/// Returns the subjects of these samples, sorted.
 pub fn subjects(samples: &[&Sample]) -> Vec<Subject> {
     let mut subjects: Vec<Subject> = samples.iter().map(|sample| sample.subject.clone()).collect();
     subjects.sort();
@@ -103,7 +103,7 @@ pub fn subjects(samples: &[&Sample]) -> Vec<Subject> {
     subjects
 }
 
-/// Everybody with samples of the subject, in the order in which they were measured.
+/// Returns the contestants with samples of the subject, in the order in which they were measured.
 pub fn contestants<'a>(samples: &[&'a Sample], subject: &Subject) -> Vec<&'a str> {
     let mut contestants: Vec<&str> = Vec::new();
     for sample in samples.iter().filter(|sample| sample.subject == *subject) {
@@ -114,7 +114,7 @@ pub fn contestants<'a>(samples: &[&'a Sample], subject: &Subject) -> Vec<&'a str
     contestants
 }
 
-/// A contestant's values of a metric, by round.
+/// Returns a contestant's values of a metric, by round.
 fn rounds(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str) -> BTreeMap<u32, f64> {
     samples
         .iter()
@@ -123,7 +123,8 @@ fn rounds(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str
         .collect()
 }
 
-/// The median of the ratios, round by round, of one figure to another; each a subject, a contestant and a metric.
+/// Returns the median, over the rounds, of the ratio of one figure to another. A figure is a subject, a contestant and a
+/// metric.
 pub fn ratio(
     samples: &[&Sample],
     over: (&Subject, &str, &str),
@@ -133,14 +134,14 @@ pub fn ratio(
     median(over.iter().filter_map(|(round, value)| Some(value / under.get(round)?)).collect())
 }
 
-/// One figure of one contestant.
+/// Returns one figure of one contestant.
 pub fn figure(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str) -> Option<Figure> {
     let median = median(rounds(samples, subject, contestant, metric).into_values().collect())?;
     let to_floor = ratio(samples, (subject, contestant, metric), (subject, FLOOR, metric));
     Some(Figure { median, to_floor })
 }
 
-/// A figure of nanoseconds, bytes or operations, as people read it.
+/// Formats a value in the unit of its metric: nanoseconds, bytes or operations a second.
 pub fn readable(metric: &str, value: f64) -> String {
     let scaled = |units: [&str; 4], step: f64| {
         let mut value = value;
@@ -163,7 +164,7 @@ pub fn readable(metric: &str, value: f64) -> String {
     }
 }
 
-/// A ratio with about two digits that say something.
+/// Formats a ratio with about two significant digits.
 pub fn readable_ratio(ratio: f64) -> String {
     let digits = if ratio >= 100.0 {
         0
@@ -177,10 +178,10 @@ pub fn readable_ratio(ratio: f64) -> String {
     format!("{ratio:.digits$}")
 }
 
-/// The figures that are printed last, in this order; all others come before them.
+/// The metrics that are printed last, in this order. All others come before them.
 const ORDER: [&str; 5] = ["mean_ns", "p50_ns", "p99_ns", "p999_ns", "worst_ns"];
 
-/// Prints a table of these samples: for each subject everybody's medians, and in brackets the ratio to the floor.
+/// Prints a table for each subject: the medians of every contestant, and in brackets the ratios to the floor.
 pub fn print(samples: &[&Sample]) {
     for subject in subjects(samples) {
         let mut title = format!("{}: {}", subject.measure, subject.case);
@@ -191,7 +192,7 @@ pub fn print(samples: &[&Sample]) {
             title += &format!(", {} keys", subject.keys);
         }
         println!("\n{title}");
-        let everybody = contestants(samples, &subject);
+        let contestants = contestants(samples, &subject);
         let of_subject = samples.iter().filter(|sample| sample.subject == subject);
         let mut metrics: Vec<&str> =
             of_subject.flat_map(|sample| sample.metrics.keys().map(String::as_str)).collect();
@@ -199,7 +200,7 @@ pub fn print(samples: &[&Sample]) {
         metrics.dedup();
         let mut table = vec![vec![String::new()]];
         table[0].extend(metrics.iter().map(|metric| metric.trim_end_matches("_ns").replace('_', " ")));
-        for contestant in everybody {
+        for contestant in contestants {
             let cells = metrics.iter().map(|metric| {
                 figure(samples, &subject, contestant, metric).map_or(String::new(), |figure| {
                     let ratio = figure

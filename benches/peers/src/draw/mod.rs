@@ -1,4 +1,4 @@
-//! Plots and tables of what was measured.
+//! Plots and tables of the results.
 
 mod pictures;
 mod plot;
@@ -12,7 +12,7 @@ use crate::arguments::Arguments;
 use crate::machine::Machine;
 use crate::results::{Results, Sample};
 
-/// Draws the latest samples of everything that the file of results has.
+/// Draws the latest samples of each subject in the file of results.
 pub fn run(arguments: &Arguments) {
     let results = Results::load(&arguments.out);
     let samples = results.latest();
@@ -20,7 +20,7 @@ pub fn run(arguments: &Arguments) {
         eprintln!("{} has no results", arguments.out.display());
         return;
     }
-    fs::create_dir_all(&arguments.drawings).expect("the directory can be made");
+    fs::create_dir_all(&arguments.drawings).expect("the directory can be created");
     let mut drawn = Vec::new();
     for (name, draw) in pictures::PICTURES {
         let path = arguments.drawings.join(format!("{name}.svg"));
@@ -37,7 +37,7 @@ pub fn run(arguments: &Arguments) {
     println!("\n{targets}");
 }
 
-/// What it was measured on: one sentence, or several if not everything was measured on one day.
+/// Describes the machines and versions: one sentence, or several if they differ between subjects.
 fn provenance(results: &Results, samples: &[&Sample]) -> Vec<String> {
     let runs: BTreeSet<u64> = samples.iter().map(|sample| sample.run).collect();
     let machines = runs.iter().filter_map(|run| results.runs.get(run));

@@ -1,4 +1,4 @@
-//! Which plots there are, and what is in them.
+//! The plots, and the data of each.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::plot::{Area, Row, bars, height_of_rows, legend, lines, spans};
 use crate::contestant::FLOOR;
 use crate::results::{Sample, Subject, contestants, figure, subjects};
 
-/// Draws into a file, or says that there is nothing to draw.
+/// Draws into a file. Returns false if there is nothing to draw.
 type Picture = fn(&[&Sample], &Path) -> bool;
 
 pub const PICTURES: [(&str, Picture); 8] = [
@@ -39,15 +39,21 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
     ("open", |samples, path| {
         let graphs = [
-            Graph::new("open", "closed", 0, "open_ns", "Opening what was closed"),
-            Graph::new("open", "after a crash", 0, "open_ns", "Opening what a crash left"),
+            Graph::new("open", "closed", 0, "open_ns", "Opening a closed store"),
+            Graph::new("open", "after a crash", 0, "open_ns", "Opening a store after a crash"),
         ];
         graphed(samples, path, &graphs)
     }),
     ("memory", |samples, path| {
         let graphs = [
             Graph::new("memory", "filled", 0, "anonymous_per_key_bytes", "Anonymous memory for each key"),
-            Graph::new("memory", "filled", 0, "peak_anonymous_per_key_bytes", "The same at its peak"),
+            Graph::new(
+                "memory",
+                "filled",
+                0,
+                "peak_anonymous_per_key_bytes",
+                "Peak of anonymous memory for each key",
+            ),
             Graph::new(
                 "memory",
                 "filled",
@@ -62,7 +68,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     ("scale", |samples, path| {
         let graphs = [
             Graph::new("scale", "record", 1, "operations_per_second", "Durable records a second"),
-            Graph::new("scale", "record", 1, "p99_ns", "Durable record, 99 of 100 take at most"),
+            Graph::new("scale", "record", 1, "p99_ns", "Durable record, p99"),
             Graph::new("open", "closed", 0, "open_ns", "Opening"),
             Graph::new("memory", "filled", 0, "anonymous_bytes", "Anonymous memory"),
         ];
@@ -70,7 +76,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
 ];
 
-/// The subjects of these cases, case by case.
+/// Returns the subjects of these cases, case by case.
 fn panels(samples: &[&Sample], measure: &str, cases: &[&str]) -> Vec<Subject> {
     let of_case = |case: &&str| -> Vec<Subject> {
         let subjects = subjects(samples).into_iter();
@@ -92,7 +98,7 @@ fn rows<'a>(samples: &[&'a Sample], subject: &Subject, metrics: &[&str]) -> Vec<
     contestants(samples, subject).into_iter().filter_map(row).collect()
 }
 
-/// A white sheet.
+/// Returns a white drawing area.
 fn sheet(path: &Path, width: u32, height: u32) -> Area<'_> {
     let area = SVGBackend::new(path, (width, height)).into_drawing_area();
     area.fill(&WHITE).expect("a file can be drawn into");
@@ -101,7 +107,7 @@ fn sheet(path: &Path, width: u32, height: u32) -> Area<'_> {
 
 const PANEL_WIDTH: u32 = 420;
 
-/// One panel of rows for each subject, three in a line.
+/// Draws one panel of rows for each subject, two or three side by side.
 fn in_panels(
     path: &Path,
     panels: &[(String, Vec<Row<'_>>)],
@@ -136,7 +142,7 @@ fn spanned(samples: &[&Sample], path: &Path, subjects: &[Subject], metrics: &[&s
     in_panels(path, &panels, |area, title, rows| spans(area, title, rows, metrics[0]))
 }
 
-/// One graph over the number of operations.
+/// One graph of a metric over the number of operations.
 struct Graph {
     measure: &'static str,
     case: &'static str,
@@ -164,7 +170,7 @@ impl Graph {
         for subject in &subjects {
             for name in contestants(samples, subject) {
                 let Some(figure) = figure(samples, subject, name, self.metric) else { continue };
-                // There is no place for nothing on an axis of powers of ten.
+                // A logarithmic axis has no zero.
                 if figure.median <= 0.0 {
                     continue;
                 }
@@ -175,13 +181,13 @@ impl Graph {
                 }
             }
         }
-        // The floor comes into some of them late, and is at the front all the same.
+        // The floor comes first, also where its first sample is a later one.
         series.sort_by_key(|(name, _)| *name != FLOOR);
         series
     }
 }
 
-/// Graphs, two in a line, with one legend.
+/// Draws graphs, two side by side, with one legend.
 fn graphed(samples: &[&Sample], path: &Path, graphs: &[Graph]) -> bool {
     let all: Vec<_> = graphs
         .iter()

@@ -1,4 +1,4 @@
-//! Kinds of plots: bars, spans and lines. Their numbers come from elsewhere.
+//! The kinds of plots: bars, spans and lines.
 
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -12,18 +12,18 @@ pub type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
 const INK: RGBColor = RGBColor(40, 40, 40);
 const PALE: RGBColor = RGBColor(225, 225, 225);
-/// Where bars begin: to their left are the names.
+/// The width of the column of names, to the left of the bars.
 const NAMES_WIDTH: i32 = 120;
 const TITLE_HEIGHT: i32 = 40;
 const ROW_HEIGHT: i32 = 24;
 
-/// A value of somebody's, or nothing where nothing was measured.
+/// The values of one contestant.
 pub struct Row<'a> {
     pub name: &'a str,
     pub values: Vec<f64>,
 }
 
-/// What each is drawn in; the same everywhere.
+/// The colour of a contestant, the same in all plots.
 pub fn colour(name: &str) -> RGBColor {
     let base = name.split(' ').next().unwrap_or(name);
     match base {
@@ -42,9 +42,9 @@ fn text(size: i32) -> TextStyle<'static> {
     ("sans-serif", size).into_font().color(&INK)
 }
 
-fn write(area: &Area<'_>, words: &str, place: (i32, i32), size: i32, horizontal: HPos) {
+fn write(area: &Area<'_>, words: &str, at: (i32, i32), size: i32, horizontal: HPos) {
     let style = text(size).pos(Pos::new(horizontal, VPos::Center));
-    area.draw(&Text::new(words.to_owned(), place, style)).expect("text can be drawn");
+    area.draw(&Text::new(words.to_owned(), at, style)).expect("text can be drawn");
 }
 
 fn shape(area: &Area<'_>, from: (i32, i32), to: (i32, i32), style: ShapeStyle) {
@@ -59,7 +59,7 @@ pub fn height_of_rows(rows: usize) -> u32 {
     u32::try_from(TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows).expect("few") + 12).expect("positive")
 }
 
-/// Bars from the left, as long as their values, which stand at their ends.
+/// Draws a horizontal bar for each row, with its value at the end.
 pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     write(area, title, (8, TITLE_HEIGHT / 2), 15, HPos::Left);
     let highest = rows.iter().map(|row| row.values[0]).fold(0.0, f64::max);
@@ -81,21 +81,21 @@ pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     }
 }
 
-/// A line from the lowest to the highest value of each, with a mark at every one, on an axis of powers of ten.
+/// Draws for each row a line from its lowest to its highest value, with a mark at every value, on a logarithmic axis.
 pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     write(area, title, (8, TITLE_HEIGHT / 2 - 7), 15, HPos::Left);
     let values = || rows.iter().flat_map(|row| row.values.iter().copied()).filter(|value| *value > 0.0);
     let lowest = values().fold(f64::INFINITY, f64::min).log10().floor();
     let highest = values().fold(0.0, f64::max).log10().ceil().max(lowest + 1.0);
     let room = f64::from(width_of(area) - NAMES_WIDTH - 30);
-    let place =
+    let across =
         |value: f64| NAMES_WIDTH + (room * (value.max(1.0).log10() - lowest) / (highest - lowest)) as i32;
     let bottom = TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows.len()).expect("few");
     for power in (lowest as i32)..=(highest as i32) {
         let value = 10_f64.powi(power);
-        let across = place(value);
-        shape(area, (across, TITLE_HEIGHT), (across, bottom), PALE.stroke_width(1));
-        write(area, &readable(metric, value), (across, TITLE_HEIGHT - 7), 10, HPos::Center);
+        let x = across(value);
+        shape(area, (x, TITLE_HEIGHT), (x, bottom), PALE.stroke_width(1));
+        write(area, &readable(metric, value), (x, TITLE_HEIGHT - 7), 10, HPos::Center);
     }
     let mut top = TITLE_HEIGHT;
     for row in rows {
@@ -104,10 +104,10 @@ pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
         let ends = (row.values.first().copied(), row.values.last().copied());
         if let (Some(first), Some(last)) = ends {
             let style = colour(row.name).mix(0.4).filled();
-            shape(area, (place(first), middle - 1), (place(last), middle + 1), style);
+            shape(area, (across(first), middle - 1), (across(last), middle + 1), style);
         }
         for value in &row.values {
-            let mark = Circle::new((place(*value), middle), 4, colour(row.name).filled());
+            let mark = Circle::new((across(*value), middle), 4, colour(row.name).filled());
             area.draw(&mark).expect("a circle can be drawn");
         }
         top += ROW_HEIGHT;
@@ -119,7 +119,7 @@ fn is_round(value: f64) -> bool {
     (value.log10() - value.log10().round()).abs() < 1e-3
 }
 
-/// Lines over the number of operations, both axes in powers of ten.
+/// Draws lines over the number of operations. Both axes are logarithmic.
 pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], metric: &str) {
     let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
     let keys = points().map(|(keys, _)| keys);
@@ -158,7 +158,7 @@ pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], m
     }
 }
 
-/// Who is drawn in which colour.
+/// Draws the colour and the name of each contestant.
 pub fn legend(area: &Area<'_>, names: &[&str]) {
     let step = (width_of(area) - 80) / i32::try_from(names.len().max(1)).expect("few");
     for (turn, name) in names.iter().enumerate() {

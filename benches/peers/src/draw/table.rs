@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::contestant::FLOOR;
 use crate::results::{Figure, Sample, Subject, contestants, figure, readable, readable_ratio, subjects};
 
-/// What is put side by side: a measure, one of its cases, a figure of it, and what to say above.
+/// One table: a measure, one of its cases, one metric, and a title.
 struct Section {
     measure: &'static str,
     case: &'static str,
@@ -24,11 +24,11 @@ const fn section(
 
 const SECTIONS: [Section; 21] = [
     section("commit", "record", "operations_per_second", "Durable records a second"),
-    section("commit", "record", "p50_ns", "Durable record, half take at most"),
-    section("commit", "record", "p99_ns", "Durable record, 99 of 100 take at most"),
-    section("commit", "record", "p999_ns", "Durable record, 999 of 1,000 take at most"),
+    section("commit", "record", "p50_ns", "Durable record, p50"),
+    section("commit", "record", "p99_ns", "Durable record, p99"),
+    section("commit", "record", "p999_ns", "Durable record, p99.9"),
     section("commit", "begin and complete", "operations_per_second", "Durable begin and complete, a second"),
-    section("commit", "begin and complete", "p99_ns", "Durable begin and complete, 99 of 100 take at most"),
+    section("commit", "begin and complete", "p99_ns", "Durable begin and complete, p99"),
     section("commit", "rerun", "operations_per_second", "With `rerun()`, a second"),
     section("buffered", "record", "operations_per_second", "Buffered records a second"),
     section(
@@ -39,20 +39,25 @@ const SECTIONS: [Section; 21] = [
     ),
     section("replay", "known", "mean_ns", "Replay of a known key"),
     section("replay", "unknown", "mean_ns", "Lookup of an unknown key"),
-    section("open", "closed", "open_ns", "Opening what was closed"),
-    section("open", "closed", "open_and_look_up_ns", "Opening what was closed, and a first lookup"),
-    section("open", "after a crash", "open_ns", "Opening what a crash left"),
-    section("memory", "filled", "anonymous_per_key_bytes", "Anonymous memory for each key, filled"),
-    section("memory", "filled", "peak_anonymous_per_key_bytes", "The same at its peak, while it was filled"),
+    section("open", "closed", "open_ns", "Opening a closed store"),
+    section("open", "closed", "open_and_look_up_ns", "Opening a closed store, and a first lookup"),
+    section("open", "after a crash", "open_ns", "Opening a store after a crash"),
+    section("memory", "filled", "anonymous_per_key_bytes", "Anonymous memory for each key, after filling"),
+    section(
+        "memory",
+        "filled",
+        "peak_anonymous_per_key_bytes",
+        "Peak of anonymous memory for each key, while filling",
+    ),
     section("memory", "filled", "disk_per_key_bytes", "Disk for each key"),
-    section("reclaim", "nothing expires", "p99_ns", "Durable record while nothing expires, 99 of 100"),
-    section("reclaim", "nine in ten expire", "p99_ns", "Durable record while nine in ten expire, 99 of 100"),
-    section("reclaim", "nine in ten expire", "worst_ns", "The longest of these"),
+    section("reclaim", "nothing expires", "p99_ns", "Durable record while nothing expires, p99"),
+    section("reclaim", "nine in ten expire", "p99_ns", "Durable record while nine in ten expire, p99"),
+    section("reclaim", "nine in ten expire", "worst_ns", "Durable record while nine in ten expire, longest"),
     section(
         "scale",
         "record",
         "operations_per_second",
-        "Durable records a second, by operations that are there",
+        "Durable records a second, by operations in the store",
     ),
 ];
 
@@ -61,9 +66,9 @@ pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> S
     for sentence in provenance {
         let _ = writeln!(text, "{sentence}\n");
     }
-    text += "Keys of 36 bytes, results of 256. Medians of rounds in which everybody had a turn; in brackets the median of \
-             the ratios to the floor of the same round. The best but for the floor is bold. What the floors are, and how \
-             the others were set up: benches/peers/README.md.\n";
+    text += "Keys of 36 bytes, results of 256. Medians over rounds in which every store had one turn; in brackets the median \
+             of the ratios to the floor of the same round. The best figure besides the floors is bold. \
+             benches/peers/README.md describes the floors and the setup of each store.\n";
     for name in drawn {
         let _ = write!(text, "\n![{name}]({name}.svg)\n");
     }
@@ -73,7 +78,7 @@ pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> S
     text
 }
 
-/// One table: a row for everybody, a column for each number of threads and of keys.
+/// Writes one table: a row for each contestant, a column for each number of threads and of keys.
 fn table(samples: &[&Sample], section: &Section) -> String {
     let columns: Vec<Subject> = subjects(samples)
         .into_iter()
@@ -125,7 +130,7 @@ fn best(rows: &[&str], cells: &[Vec<Option<Figure>>], column: usize, metric: &st
     figures.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(row, _)| row)
 }
 
-/// What tells this column from the others.
+/// Returns a heading that distinguishes this column from the others.
 fn heading(subject: &Subject, columns: &[Subject]) -> String {
     let differ = |of: fn(&Subject) -> u64| columns.iter().any(|other| of(other) != of(subject));
     let mut parts = Vec::new();
@@ -139,12 +144,12 @@ fn heading(subject: &Subject, columns: &[Subject]) -> String {
     parts.join(", ")
 }
 
-/// A number with its digits in groups of three.
+/// Formats a number with its digits in groups of three.
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut out = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);

@@ -1,11 +1,11 @@
-//! What oncekey is meant to reach, and what it reaches.
+//! The targets for oncekey, and whether it meets them.
 
 use std::fmt::Write;
 
 use crate::contestant::{FLOOR, ONCEKEY, ONCEKEY_SIZED};
 use crate::results::{Sample, Subject, contestants, figure, ratio, readable_ratio};
 
-/// One figure: of a subject, of somebody, of a kind.
+/// One figure: a subject, a contestant and a metric.
 type Of<'a> = (&'a Subject, &'a str, &'a str);
 
 enum Bound {
@@ -13,7 +13,7 @@ enum Bound {
     AtMost(f64),
 }
 
-/// A Markdown table of the targets for which something was measured.
+/// Writes a Markdown table of the targets for which there are results.
 pub fn markdown(samples: &[&Sample]) -> String {
     let mut text = String::from("# Targets\n\n| what | target | figure | met |\n|---|---:|---:|---|\n");
     for (what, bound, value) in targets(samples) {
@@ -45,23 +45,23 @@ fn targets(samples: &[&Sample]) -> Vec<(String, Bound, Option<f64>)> {
         ),
     ];
     let crowd = record(64);
-    // The floor's file need not grow.
-    for (ours, place) in [(ONCEKEY, ""), (ONCEKEY_SIZED, ", in a file that need not grow")] {
+    // The floor's file is preallocated, as that of "oncekey sized" is.
+    for (ours, file) in [(ONCEKEY, ""), (ONCEKEY_SIZED, ", in a preallocated file")] {
         let against = |threads, name: &str, metric| {
             let subject = record(threads);
             over((&subject, ours, metric), (&subject, name, metric))
         };
         for threads in [8, 64] {
-            let what = format!("durable record, {threads} threads{place}, of the floor");
+            let what = format!("durable record, {threads} threads{file}, of the floor");
             targets.push((what, AtLeast(0.85), against(threads, FLOOR, RATE)));
         }
-        let what = format!("durable record, 64 threads{place}, of RocksDB");
+        let what = format!("durable record, 64 threads{file}, of RocksDB");
         targets.push((what, AtLeast(4.0), against(64, "RocksDB", RATE)));
-        let what = format!("durable record, 64 threads{place}, of the best with a group commit around it");
+        let what = format!("durable record, 64 threads{file}, of the best with a group commit around it");
         let grouped = contestants(samples, &crowd).into_iter().filter(|name| name.contains("grouped"));
         let least = grouped.filter_map(|name| against(64, name, RATE)).reduce(f64::min);
         targets.push((what, AtLeast(2.0), least));
-        let what = format!("p99, 64 threads{place}, of the floor's");
+        let what = format!("p99, 64 threads{file}, of the floor's");
         targets.push((what, AtMost(1.5), against(64, FLOOR, "p99_ns")));
     }
 

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use crate::bench::Bench;
-use crate::contestant::{Contestant, Durability, FLOOR, FLOOR_THAT_GROWS, Kind, ONCEKEY, ONCEKEY_SIZED};
-use crate::floor::{Bare, Group, Room};
+use crate::contestant::{Contestant, Durability, FLOOR, FLOOR_THAT_GROWS, ONCEKEY, ONCEKEY_SIZED};
+use crate::floor::{FileSpace, GroupCommitFloor, SingleThreadFloor};
 use crate::load::{self, Load};
-use crate::operations::{Purpose, key};
+use crate::operations::{KeySet, key};
 use crate::results::{Metrics, Subject};
+use crate::roster::Setup;
 
-/// How an operation is performed.
+/// How an operation is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
     Record,
@@ -33,49 +34,54 @@ pub fn run(bench: &Bench) {
             let subject = Subject::new("commit", case.name(), threads, 0);
             let load = Load { threads, duration: bench.arguments.duration };
             for round in 0..bench.arguments.rounds {
-                bench.note(&subject, FLOOR, round, floor(case, load, &bench.place(), Room::There));
-                let grown = floor(case, load, &bench.place(), Room::Grown);
-                bench.note(&subject, FLOOR_THAT_GROWS, round, grown);
-                // To the others an operation that may be performed again is one that is recorded.
+                bench.add_sample(
+                    &subject,
+                    FLOOR,
+                    round,
+                    floor(case, load, &bench.scratch_directory(), FileSpace::Preallocated),
+                );
+                let growing = floor(case, load, &bench.scratch_directory(), FileSpace::Growing);
+                bench.add_sample(&subject, FLOOR_THAT_GROWS, round, growing);
+                // For the other stores `rerun` is the same as `record`.
                 let takes_part =
-                    |kind: &&Kind| case != Case::Rerun || [ONCEKEY, ONCEKEY_SIZED].contains(&kind.name);
-                for kind in bench.arguments.kinds.iter().filter(takes_part) {
-                    let place = bench.place();
-                    let contestant = (kind.open)(&place, Durability::Synced);
-                    let metrics = perform(&*contestant, case, load, bench.next_cell());
+                    |setup: &&Setup| case != Case::Rerun || [ONCEKEY, ONCEKEY_SIZED].contains(&setup.name);
+                for setup in bench.arguments.setups.iter().filter(takes_part) {
+                    let scratch = bench.scratch_directory();
+                    let contestant = (setup.open)(&scratch, Durability::Synced);
+                    let metrics = perform(&*contestant, case, load, bench.next_measurement());
                     contestant.close();
-                    bench.note(&subject, kind.name, round, metrics);
+                    bench.add_sample(&subject, setup.name, round, metrics);
                 }
             }
         }
     }
 }
 
-pub fn floor(case: Case, load: Load, directory: &Path, room: Room) -> Metrics {
+pub fn floor(case: Case, load: Load, directory: &Path, space: FileSpace) -> Metrics {
     if load.threads == 1 {
-        let bare = Bare::new(directory, room);
-        let operation: fn(&Bare) = match case {
-            Case::Record => Bare::record,
-            Case::BeginAndComplete => Bare::begin_and_complete,
-            Case::Rerun => Bare::rerun,
+        let bare = SingleThreadFloor::new(directory, space);
+        let operation: fn(&SingleThreadFloor) = match case {
+            Case::Record => SingleThreadFloor::record,
+            Case::BeginAndComplete => SingleThreadFloor::begin_and_complete,
+            Case::Rerun => SingleThreadFloor::rerun,
         };
         load::run(load, |_| || operation(&bare)).metrics()
     } else {
-        let group = Group::new(directory, room);
-        let operation: fn(&Group) = match case {
-            Case::Record => Group::record,
-            Case::BeginAndComplete => Group::begin_and_complete,
-            Case::Rerun => Group::rerun,
+        let group = GroupCommitFloor::new(directory, space);
+        let operation: fn(&GroupCommitFloor) = match case {
+            Case::Record => GroupCommitFloor::record,
+            Case::BeginAndComplete => GroupCommitFloor::begin_and_complete,
+            Case::Rerun => GroupCommitFloor::rerun,
         };
         load::run(load, |_| || operation(&group)).metrics()
     }
 }
 
-pub fn perform(contestant: &dyn Contestant, case: Case, load: Load, cell: u64) -> Metrics {
+pub fn perform(contestant: &dyn Contestant, case: Case, load: Load, measurement: u64) -> Metrics {
     let worker = |thread| {
         let mut number = 0;
         move || {
-            let key = key(Purpose::Written { cell, thread }, number);
+            let key = key(KeySet::Written { measurement, thread }, number);
             number += 1;
             let is_new = match case {
                 Case::Record => contestant.record(&key),

@@ -1,4 +1,4 @@
-//! Memory and disk for each key. In processes of their own, so that nobody pays for what another left on the heap.
+//! Memory and disk for each key. Each turn is a process of its own, so that no store inherits another one's heap.
 
 use crate::bench::Bench;
 use crate::child;
@@ -10,15 +10,15 @@ pub fn run(bench: &Bench) {
     for keys in bench.arguments.keys() {
         let subject = Subject::new("memory", "filled", 0, keys);
         for round in 0..bench.arguments.rounds {
-            // The floor is a map in memory, of the keys and their results.
-            let metrics = child::memory_filling(FLOOR, keys, &bench.place());
-            bench.note(&subject, FLOOR, round, per_key(metrics, keys));
-            for kind in bench.as_they_come() {
-                let place = bench.place();
-                let mut metrics = child::memory_filling(kind.name, keys, &place);
-                metrics.extend(child::memory_reopened(kind.name, keys, &place));
-                metrics.insert("disk_bytes".to_owned(), disk_bytes(&place) as f64);
-                bench.note(&subject, kind.name, round, per_key(metrics, keys));
+            // The floor is a map of the keys and their results in memory.
+            let metrics = child::memory_filling(FLOOR, keys, &bench.scratch_directory());
+            bench.add_sample(&subject, FLOOR, round, per_key(metrics, keys));
+            for setup in bench.plain_setups() {
+                let scratch = bench.scratch_directory();
+                let mut metrics = child::memory_filling(setup.name, keys, &scratch);
+                metrics.extend(child::memory_reopened(setup.name, keys, &scratch));
+                metrics.insert("disk_bytes".to_owned(), disk_bytes(&scratch) as f64);
+                bench.add_sample(&subject, setup.name, round, per_key(metrics, keys));
             }
         }
     }

@@ -1,5 +1,5 @@
-//! What is measured. Everywhere the same: everybody has a turn in each round, the floor first, so that whatever changes on
-//! the machine meanwhile changes it for all; and everybody starts from a store of its own, opened for the turn.
+//! The measures, one module each. All of them work in rounds. In each round every store has one turn, and the floor comes
+//! first, so that a change of the machine's speed affects all of them. Each turn opens a store of its own.
 
 pub mod buffered;
 pub mod commit;

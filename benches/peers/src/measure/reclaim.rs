@@ -1,7 +1,7 @@
-//! Durable records while nine in ten of a million operations expire, and without that.
+//! Durable records while nine in ten of a million operations expire, and while none does.
 //!
-//! oncekey gives space back by itself, two bytes for each that is written. The others know no expiry, so that a second
-//! thread deletes for them, at the same pace: two operations for each that is recorded, a thousand in a commit.
+//! oncekey reclaims space by itself, two bytes for each that is written. The other stores have no expiry, so a second thread
+//! deletes at the same pace for them: two operations for each that is recorded, a thousand in a commit.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -11,17 +11,18 @@ use oncekey::{Fingerprint, ManualClock, Options, Recorded, Store};
 
 use super::commit::{self, Case};
 use crate::bench::{self, Bench};
-use crate::contestant::{Contestant, Durability, FLOOR, Kind, ONCEKEY};
-use crate::floor::Room;
+use crate::contestant::{Contestant, Durability, FLOOR, ONCEKEY};
+use crate::floor::FileSpace;
 use crate::load::{self, Load};
-use crate::operations::{Change, Purpose, RESULT, key};
+use crate::operations::{Change, KeySet, RESULT, key};
 use crate::results::{Metrics, Subject};
+use crate::roster::Setup;
 use crate::stores::oncekey::file;
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
-/// One operation in so many stays.
+/// One operation in this many does not expire.
 const KEPT: u64 = 10;
-/// Operations deleted in one commit.
+/// How many operations are deleted in one commit.
 const SWEEP: u64 = 1_000;
 
 pub fn run(bench: &Bench) {
@@ -30,29 +31,31 @@ pub fn run(bench: &Bench) {
         for round in 0..bench.arguments.rounds {
             for (case, expires) in [("nothing expires", false), ("nine in ten expire", true)] {
                 let subject = Subject::new("reclaim", case, 1, keys);
-                let metrics = commit::floor(Case::Record, load, &bench.place(), Room::There);
-                bench.note(&subject, FLOOR, round, metrics);
-                for kind in bench.as_they_come() {
-                    let place = bench.place();
-                    let metrics = if kind.name == ONCEKEY {
-                        expiring(&place, keys, expires, load, bench.next_cell())
+                let metrics =
+                    commit::floor(Case::Record, load, &bench.scratch_directory(), FileSpace::Preallocated);
+                bench.add_sample(&subject, FLOOR, round, metrics);
+                for setup in bench.plain_setups() {
+                    let scratch = bench.scratch_directory();
+                    let metrics = if setup.name == ONCEKEY {
+                        expiring(&scratch, keys, expires, load, bench.next_measurement())
                     } else {
-                        swept(kind, &place, keys, expires, load, bench.next_cell())
+                        swept(setup, &scratch, keys, expires, load, bench.next_measurement())
                     };
-                    bench.note(&subject, kind.name, round, metrics);
+                    bench.add_sample(&subject, setup.name, round, metrics);
                 }
             }
         }
     }
 }
 
-fn expiring(directory: &Path, keys: u64, expires: bool, load: Load, cell: u64) -> Metrics {
+/// Measures oncekey, which expires and reclaims by itself.
+fn expiring(directory: &Path, keys: u64, expires: bool, load: Load, measurement: u64) -> Metrics {
     let clock = ManualClock::new(1_700_000_000_000);
     let options = Options::new().manual_clock(clock.clone()).retention(30 * DAY);
     let store = options.open(file(directory)).expect("oncekey opens");
     for number in 0..keys {
         let retention = if number.is_multiple_of(KEPT) { 30 * DAY } else { DAY };
-        let key = key(Purpose::Filled, number);
+        let key = key(KeySet::Filled, number);
         let operation = store.operation(&key).retain(retention).durability(oncekey::Durability::Buffered);
         operation.record(RESULT).expect("oncekey records");
     }
@@ -61,7 +64,7 @@ fn expiring(directory: &Path, keys: u64, expires: bool, load: Load, cell: u64) -
         clock.advance(2 * DAY);
     }
     let before = store.stats();
-    let mut metrics = load::run(load, |thread| recording(&store, cell, thread)).metrics();
+    let mut metrics = load::run(load, |thread| recording(&store, measurement, thread)).metrics();
     let after = store.stats();
     let retired = after.segments_retired - before.segments_retired;
     metrics.insert("segments_retired".to_owned(), retired as f64);
@@ -70,36 +73,37 @@ fn expiring(directory: &Path, keys: u64, expires: bool, load: Load, cell: u64) -
     metrics
 }
 
-fn recording(store: &Store, cell: u64, thread: u32) -> impl FnMut() {
+fn recording(store: &Store, measurement: u64, thread: u32) -> impl FnMut() {
     let mut number = 0;
     move || {
-        let key = key(Purpose::Written { cell, thread }, number);
+        let key = key(KeySet::Written { measurement, thread }, number);
         number += 1;
         let recorded = store.record(&key, Fingerprint::NONE, RESULT).expect("oncekey records");
         assert!(matches!(recorded, Recorded::Done(_)), "every key is new");
     }
 }
 
-fn swept(kind: &Kind, directory: &Path, keys: u64, expires: bool, load: Load, cell: u64) -> Metrics {
-    bench::fill_open(kind, directory, keys).close();
-    let contestant = (kind.open)(directory, Durability::Synced);
-    let (paid, payments) = mpsc::channel();
+/// Measures another store, with a thread that deletes.
+fn swept(setup: &Setup, directory: &Path, keys: u64, expires: bool, load: Load, measurement: u64) -> Metrics {
+    bench::fill_open(setup, directory, keys).close();
+    let contestant = (setup.open)(directory, Durability::Synced);
+    let (due, sweeps_due) = mpsc::channel();
     let (mut metrics, removed) = std::thread::scope(|scope| {
-        let sweeper = scope.spawn(|| sweep(&*contestant, keys, payments));
+        let sweeper = scope.spawn(|| sweep(&*contestant, keys, sweeps_due));
         let outcome = load::run(load, |thread| {
-            let (contestant, paid) = (&*contestant, paid.clone());
+            let (contestant, due) = (&*contestant, due.clone());
             let mut number = 0;
             move || {
-                let key = key(Purpose::Written { cell, thread }, number);
+                let key = key(KeySet::Written { measurement, thread }, number);
                 number += 1;
                 assert!(contestant.record(&key), "every key is new");
                 if expires && number.is_multiple_of(SWEEP / 2) {
-                    // Nobody listens any more when everything is removed.
-                    let _ = paid.send(());
+                    // Fails once everything is removed and the sweeper has ended.
+                    let _ = due.send(());
                 }
             }
         });
-        drop(paid);
+        drop(due);
         (outcome.metrics(), sweeper.join().expect("the sweeper does not panic"))
     });
     contestant.close();
@@ -107,12 +111,12 @@ fn swept(kind: &Kind, directory: &Path, keys: u64, expires: bool, load: Load, ce
     metrics
 }
 
-/// Deletes what has expired, a sweep for each payment. Says how many operations it deleted.
-fn sweep(contestant: &dyn Contestant, keys: u64, payments: mpsc::Receiver<()>) -> usize {
+/// Deletes expired operations, one sweep for each message. Returns how many operations it deleted.
+fn sweep(contestant: &dyn Contestant, keys: u64, sweeps_due: mpsc::Receiver<()>) -> usize {
     let expired = (0..keys).filter(|number| !number.is_multiple_of(KEPT));
-    let mut changes = expired.map(|number| Change::Remove(key(Purpose::Filled, number)));
+    let mut changes = expired.map(|number| Change::Remove(key(KeySet::Filled, number)));
     let mut removed = 0;
-    for () in payments {
+    for () in sweeps_due {
         let sweep: Vec<Change> = changes.by_ref().take(SWEEP as usize).collect();
         if sweep.is_empty() {
             break;

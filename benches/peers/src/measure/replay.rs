@@ -1,57 +1,24 @@
-//! Lookups: of keys that are known, which copy the result out, and of keys that are not.
+//! Lookups of known keys, which copy the result out, and of unknown keys.
 
-use std::collections::HashMap;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
-
-use parking_lot::RwLock;
 
 use crate::bench::Bench;
 use crate::contestant::{Durability, FLOOR, Reader};
 use crate::latency::Latencies;
-use crate::load::{Load, Outcome};
+use crate::load::{Load, Timings};
 use crate::machine;
-use crate::operations::{Key, Purpose, RESULT, chosen, key};
+use crate::operations::{Key, KeySet, RESULT, chosen, key};
 use crate::results::{Metrics, Subject};
+use crate::sharded_map::ShardedMap;
 
-/// The most keys that are looked up, again and again. Enough to come by nearly every page of ten million.
+/// At most this many different keys are looked up, repeatedly. They are spread over nearly every page of ten million keys.
 const MOST_LOOKED_UP: u64 = 1_000_000;
-/// So many lookups are timed together, and then one alone: to time each would cost as much as the fastest of them.
+/// This many lookups are timed together, and then one alone. Reading the clock takes as long as the fastest lookup, so
+/// timing each of them would distort the mean.
 const TOGETHER: usize = 63;
 
-/// The floor: nothing but a map in memory that can be written while it is read, as an index can.
-pub struct ShardedMap {
-    shards: Vec<RwLock<HashMap<Key, Box<[u8]>>>>,
-}
-
-impl ShardedMap {
-    pub fn filled(keys: u64) -> ShardedMap {
-        let map = ShardedMap { shards: (0..64).map(|_| RwLock::default()).collect() };
-        for number in 0..keys {
-            let key = key(Purpose::Filled, number);
-            map.shard(&key).write().insert(key, RESULT.into());
-        }
-        map
-    }
-
-    /// Keys are random already, so that a sum over the last digits spreads them.
-    fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, Box<[u8]>>> {
-        let digits = [key[35], key[34], key[33], key[32]].map(usize::from);
-        &self.shards[(digits[0] + 7 * digits[1] + 29 * digits[2] + 113 * digits[3]) % self.shards.len()]
-    }
-}
-
-impl Reader for &ShardedMap {
-    fn replay(&mut self, key: &Key) -> Option<Vec<u8>> {
-        Some(self.shard(key).read().get(key)?.to_vec())
-    }
-
-    fn is_known(&mut self, key: &Key) -> bool {
-        self.shard(key).read().contains_key(key)
-    }
-}
-
-/// What is looked up.
+/// The keys that are looked up.
 struct Lookups {
     known: Vec<Key>,
     unknown: Vec<Key>,
@@ -61,21 +28,21 @@ pub fn run(bench: &Bench) {
     for keys in bench.arguments.keys() {
         let count = keys.min(MOST_LOOKED_UP);
         let lookups = Lookups {
-            known: chosen(count, keys).map(|number| key(Purpose::Filled, number)).collect(),
-            unknown: (0..count).map(|number| key(Purpose::Unknown, number)).collect(),
+            known: chosen(count, keys).map(|number| key(KeySet::Filled, number)).collect(),
+            unknown: (0..count).map(|number| key(KeySet::Unknown, number)).collect(),
         };
-        for kind in bench.as_they_come() {
-            bench.filled(kind, keys);
+        for setup in bench.plain_setups() {
+            bench.filled(setup, keys);
         }
         for round in 0..bench.arguments.rounds {
             let map = ShardedMap::filled(keys);
             turn(bench, &lookups, keys, round, FLOOR, &|| Box::new(&map));
             drop(map);
-            for kind in bench.as_they_come() {
-                let directory = bench.filled(kind, keys);
+            for setup in bench.plain_setups() {
+                let directory = bench.filled(setup, keys);
                 machine::warm(&directory);
-                let contestant = (kind.open)(&directory, Durability::Synced);
-                turn(bench, &lookups, keys, round, kind.name, &|| contestant.reader());
+                let contestant = (setup.open)(&directory, Durability::Synced);
+                turn(bench, &lookups, keys, round, setup.name, &|| contestant.reader());
                 contestant.close();
             }
         }
@@ -88,14 +55,14 @@ fn turn(bench: &Bench, lookups: &Lookups, keys: u64, round: u32, contestant: &st
     for threads in [1, 2] {
         let load = Load { threads, duration: bench.arguments.duration };
         let known = look_up(load, &lookups.known, reader, |reader, key| {
-            let result = reader.replay(key).expect("what was filled in is there");
+            let result = reader.replay(key).expect("the filled keys are there");
             assert_eq!(std::hint::black_box(result).len(), RESULT.len());
         });
-        bench.note(&Subject::new("replay", "known", threads, keys), contestant, round, known);
+        bench.add_sample(&Subject::new("replay", "known", threads, keys), contestant, round, known);
         let unknown = look_up(load, &lookups.unknown, reader, |reader, key| {
-            assert!(!reader.is_known(key), "nobody has written it");
+            assert!(!reader.is_known(key), "unknown keys are never written");
         });
-        bench.note(&Subject::new("replay", "unknown", threads, keys), contestant, round, unknown);
+        bench.add_sample(&Subject::new("replay", "unknown", threads, keys), contestant, round, unknown);
     }
 }
 
@@ -106,16 +73,16 @@ fn look_up(
     look_up: impl Fn(&mut dyn Reader, &Key) + Sync,
 ) -> Metrics {
     let ready = Barrier::new(load.threads as usize);
-    let outcomes: Vec<(u64, Outcome)> = std::thread::scope(|scope| {
+    let outcomes: Vec<(u64, Timings)> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..load.threads as usize)
             .map(|thread| {
                 let (ready, look_up) = (&ready, &look_up);
                 scope.spawn(move || {
                     let mut reader = reader();
-                    // Threads begin at different places: they are not to warm each other's caches.
+                    // Threads begin at different keys, so that they do not warm the cache for each other.
                     let start = keys.len() / load.threads as usize * thread;
                     let mut turn = keys.iter().cycle().skip(start);
-                    // Each of them once before anything counts, unless that takes very long.
+                    // Warm-up: look up each key once, unless that takes very long.
                     let before = Instant::now();
                     for key in turn.by_ref().take(keys.len()) {
                         look_up(&mut *reader, key);
@@ -134,35 +101,35 @@ fn look_up(
         outcomes.iter().map(|(count, outcome)| *count as f64 / outcome.elapsed.as_secs_f64()).sum();
     let mut latencies = Latencies::new();
     for (_, outcome) in &outcomes {
-        latencies.absorb(&outcome.latencies);
+        latencies.merge(&outcome.latencies);
     }
-    let mut metrics = Outcome { latencies, elapsed: load.duration }.metrics();
+    let mut metrics = Timings { latencies, elapsed: load.duration }.metrics();
     metrics.insert("operations_per_second".to_owned(), per_second);
     metrics.insert("mean_ns".to_owned(), f64::from(load.threads) * 1e9 / per_second);
     metrics
 }
 
-/// Looks up for a time; how many that were, and how long those took that were timed alone.
+/// Looks keys up until the time is over. Returns the number of lookups, and the latencies of those that were timed alone.
 fn timed<'a>(
     duration: Duration,
     keys: &mut impl Iterator<Item = &'a Key>,
     mut look_up: impl FnMut(&'a Key),
-) -> (u64, Outcome) {
+) -> (u64, Timings) {
     let mut latencies = Latencies::new();
     let (mut count, start) = (0, Instant::now());
     loop {
         for key in keys.by_ref().take(TOGETHER) {
             look_up(key);
         }
-        let alone = keys.next().expect("the keys go round");
+        let alone = keys.next().expect("the keys are an endless cycle");
         let before = Instant::now();
         look_up(alone);
         let after = Instant::now();
-        latencies.note(after - before);
+        latencies.record(after - before);
         count += TOGETHER as u64 + 1;
         let elapsed = after - start;
         if elapsed >= duration {
-            return (count, Outcome { latencies, elapsed });
+            return (count, Timings { latencies, elapsed });
         }
     }
 }

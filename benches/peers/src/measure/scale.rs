@@ -1,39 +1,41 @@
-//! Durable records while more and more operations are there. What opening, lookups and memory do meanwhile, `open`,
-//! `replay` and `memory` say.
+//! Durable records in stores with more and more operations. The commands `open`, `replay` and `memory` measure how opening,
+//! lookups and memory scale.
 
 use super::commit::{self, Case};
 use crate::bench::{self, Bench};
 use crate::contestant::{Durability, FLOOR};
-use crate::floor::Room;
+use crate::floor::FileSpace;
 use crate::load::Load;
 use crate::results::Subject;
 
-/// Stores with fewer operations are filled anew for each round, because what is measured would soon outnumber them.
+/// Stores with fewer operations are filled again for each round, because the records that are measured would soon outnumber
+/// the operations that were filled in.
 const KEPT_FROM: u64 = 1_000_000;
 
 pub fn run(bench: &Bench) {
     let load = Load { threads: 1, duration: bench.arguments.duration };
-    // The rounds outside: what is to be compared is one size with another, in the same minutes.
+    // Rounds are the outer loop: sizes are compared with each other, so they are measured shortly after each other.
     for round in 0..bench.arguments.rounds {
         for keys in bench.arguments.keys() {
             let subject = Subject::new("scale", "record", 1, keys);
-            let metrics = commit::floor(Case::Record, load, &bench.place(), Room::There);
-            bench.note(&subject, FLOOR, round, metrics);
-            for kind in bench.as_they_come() {
-                let place;
+            let metrics =
+                commit::floor(Case::Record, load, &bench.scratch_directory(), FileSpace::Preallocated);
+            bench.add_sample(&subject, FLOOR, round, metrics);
+            for setup in bench.plain_setups() {
+                let scratch;
                 let directory = if keys < KEPT_FROM {
-                    place = bench.place();
-                    bench::fill_open(kind, &place, keys).close();
-                    place.to_path_buf()
+                    scratch = bench.scratch_directory();
+                    bench::fill_open(setup, &scratch, keys).close();
+                    scratch.to_path_buf()
                 } else {
-                    place = bench.place();
-                    bench.filled(kind, keys)
+                    scratch = bench.scratch_directory();
+                    bench.filled(setup, keys)
                 };
-                let contestant = (kind.open)(&directory, Durability::Synced);
-                let metrics = commit::perform(&*contestant, Case::Record, load, bench.next_cell());
+                let contestant = (setup.open)(&directory, Durability::Synced);
+                let metrics = commit::perform(&*contestant, Case::Record, load, bench.next_measurement());
                 contestant.close();
-                drop(place);
-                bench.note(&subject, kind.name, round, metrics);
+                drop(scratch);
+                bench.add_sample(&subject, setup.name, round, metrics);
             }
         }
     }

@@ -32,12 +32,12 @@ impl Fjall {
             .cache_size(CACHE_BYTES)
             .open()
             .expect("fjall opens");
-        // Not compressed, as with everybody else.
+        // No store compresses.
         let options =
             || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
         let operations = database.keyspace("operations", options).expect("fjall opens its keyspace");
         let persist = match durability {
-            // fdatasync: a journal's other metadata need not survive.
+            // fdatasync: of the journal's metadata only its length has to be durable.
             Durability::Synced => PersistMode::SyncData,
             Durability::Buffered => PersistMode::Buffer,
         };
@@ -46,8 +46,8 @@ impl Fjall {
 }
 
 impl Contestant for Fjall {
-    /// A batch that is persisted in its commit: unlike an insert with a `persist` behind it, nobody can read it before
-    /// it is durable.
+    /// The batch is persisted within its commit. After an insert and a separate `persist`, another thread could read the
+    /// value before it is durable.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let _locked = self.locks.lock(changes);
         let applied =

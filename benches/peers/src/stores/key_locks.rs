@@ -1,4 +1,4 @@
-//! Locks on keys, for stores in which a look and the write that depends on it are two steps.
+//! Locks on keys, for stores in which a lookup and the write that depends on it are separate steps.
 
 use std::hash::BuildHasher;
 
@@ -6,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::operations::Change;
 
-/// So many that threads which write different keys hardly ever meet.
+/// Enough shards that threads with different keys rarely share one.
 const SHARDS: usize = 1_024;
 
 pub struct KeyLocks {
@@ -19,7 +19,7 @@ impl KeyLocks {
         KeyLocks { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Default::default() }
     }
 
-    /// Locks all keys of the batch, in one order for everybody, so that no two wait for each other.
+    /// Locks all keys of the batch. Every caller locks in the same order, so two callers cannot deadlock.
     pub fn lock(&self, changes: &[Change]) -> Vec<MutexGuard<'_, ()>> {
         let mut shards: Vec<usize> = changes.iter().map(|change| self.shard(change)).collect();
         shards.sort_unstable();

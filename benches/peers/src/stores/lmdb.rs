@@ -1,6 +1,6 @@
 //! LMDB, through heed.
 
-#![allow(unsafe_code, reason = "heed asks for it to open a map; nobody else has these files")]
+#![allow(unsafe_code, reason = "opening a map with heed is unsafe; no other process has these files")]
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use crate::contestant::{Contestant, Durability, Lookup, Reader};
 use crate::grouped::Grouped;
 use crate::operations::{Change, Key};
 
-/// Address space and not memory: more than ten million operations take.
+/// Address space, not memory. Ten million operations take less.
 const MAP_BYTES: usize = 64 << 30;
 
 struct Lmdb {
@@ -33,10 +33,10 @@ impl Lmdb {
         options.map_size(MAP_BYTES);
         // The default is to sync every commit.
         if durability == Durability::Buffered {
-            // SAFETY: a crash of the machine may then damage the file, which is thrown away anyhow.
+            // SAFETY: without syncs a crash of the machine can damage the file. It is a temporary file.
             unsafe { options.flags(EnvFlags::NO_SYNC) };
         }
-        // SAFETY: the file is opened once in this process and changed by nobody else.
+        // SAFETY: the file is opened once in this process, and no other process changes it.
         let environment = unsafe { options.open(directory) }.expect("LMDB opens");
         let transaction = environment.write_txn().expect("LMDB begins to write");
         let operations = environment
@@ -50,7 +50,7 @@ impl Lmdb {
 }
 
 impl Contestant for Lmdb {
-    /// Writers come one at a time, so that what is seen in the transaction stays true until it commits.
+    /// LMDB admits one writer at a time, so what this transaction reads does not change before it commits.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let mut transaction = self.environment.write_txn().expect("LMDB begins to write");
         let apply = |change: &Change| match change {
@@ -85,7 +85,7 @@ impl Contestant for Lmdb {
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
-        // A transaction for each lookup: an older one would not see what was recorded since.
+        // A transaction for each lookup: an older one would not see later records.
         Box::new(Lookup(|key: &Key| {
             let transaction = self.environment.read_txn().expect("LMDB begins to read");
             let value = self.operations.get(&transaction, key.as_slice()).expect("LMDB reads")?;

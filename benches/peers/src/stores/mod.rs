@@ -1,4 +1,4 @@
-//! The contestants, one module each. Every setting that is not the default says why.
+//! The stores, one module each. Each setting that is not the default has its reason beside it.
 
 #[cfg(feature = "fjall")]
 pub mod fjall;
@@ -14,9 +14,7 @@ pub mod rocksdb;
 pub mod sled;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
-#[cfg(test)]
-mod tests;
 
-/// What each peer with a cache of its own may keep of its data in memory. oncekey and LMDB use that of the operating
-/// system, which is as large as the machine's memory.
+/// The cache of each peer that has one of its own. oncekey and LMDB read through the operating system's page cache, which
+/// can use all free memory.
 const CACHE_BYTES: u64 = 1 << 30;

@@ -1,4 +1,4 @@
-//! oncekey, with its defaults; and in a file that need not grow, as the floor's need not.
+//! oncekey, with its defaults; and in a file that is long enough from the beginning, as the floor's file is.
 
 use std::path::Path;
 
@@ -12,11 +12,12 @@ struct Oncekey {
     durability: Durability,
 }
 
+/// The path of the store's file in a directory.
 pub fn file(directory: &Path) -> std::path::PathBuf {
     directory.join("operations.once")
 }
 
-/// More than is written to one file in a turn of `commit`.
+/// More than one turn of `commit` writes to a file.
 const SIZED_BYTES: u64 = 512 << 20;
 
 pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
@@ -37,7 +38,7 @@ fn open_with(options: Options, directory: &Path, durability: Durability) -> Box<
 }
 
 impl Contestant for Oncekey {
-    /// oncekey has no batches: what is to be durable together is written buffered and then synced once.
+    /// oncekey has no batches: the changes are written buffered and then synced once.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let apply = |change: &Change| match change {
             Change::PutIfAbsent(key, value) => {
@@ -78,8 +79,8 @@ impl Contestant for Oncekey {
     }
 
     fn rerun(&self, key: &Key) -> bool {
-        let act = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
-        let outcome = self.store.operation(key).rerun().run(act).expect("oncekey runs");
+        let side_effect = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
+        let outcome = self.store.operation(key).rerun().run(side_effect).expect("oncekey runs");
         matches!(outcome, oncekey::Outcome::Done(_))
     }
 
@@ -89,7 +90,7 @@ impl Contestant for Oncekey {
 }
 
 impl Reader for &Store {
-    /// As a retry does: it begins, and is told that it is done.
+    /// As a retry does: it begins, and gets the stored result.
     fn replay(&mut self, key: &Key) -> Option<Vec<u8>> {
         match self.begin(key, Fingerprint::NONE).expect("oncekey begins") {
             Begin::Completed(done) => Some(done.into_result()),
@@ -97,7 +98,7 @@ impl Reader for &Store {
         }
     }
 
-    /// A begin of an unknown key would write.
+    /// `get`, because a begin of an unknown key would write.
     fn is_known(&mut self, key: &Key) -> bool {
         !self.get(key).expect("oncekey looks up").is_absent()
     }

@@ -9,7 +9,7 @@ use crate::contestant::{Contestant, Durability, Lookup, Reader};
 use crate::grouped::Grouped;
 use crate::operations::{Change, Key};
 
-/// The length of a key is part of its type, which spares redb to store it.
+/// The type has the length of a key, so redb does not store it.
 const OPERATIONS: TableDefinition<'_, &[u8; 36], &[u8]> = TableDefinition::new("operations");
 
 struct Redb {
@@ -50,7 +50,7 @@ impl Redb {
 }
 
 impl Contestant for Redb {
-    /// Writers come one at a time, so that what is seen in the transaction stays true until it commits.
+    /// redb admits one writer at a time, so what this transaction reads does not change before it commits.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let mut transaction = self.database.begin_write().expect("redb begins to write");
         transaction.set_durability(self.durability).expect("redb takes the durability");
@@ -76,7 +76,7 @@ impl Contestant for Redb {
         applied
     }
 
-    /// A durable commit makes those before it durable.
+    /// A durable commit makes all earlier ones durable.
     fn sync(&self) {
         let mut transaction = self.database.begin_write().expect("redb begins to write");
         transaction.set_durability(redb::Durability::Immediate).expect("redb takes the durability");

@@ -18,19 +18,19 @@ struct RocksDb {
 pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
     let mut options = Options::default();
     options.create_if_missing(true);
-    // Bloom filters and a hash index in the blocks: keys are looked up one at a time and never in order.
+    // Bloom filters and a hash index in the blocks: this workload looks up single keys and never scans.
     options.optimize_for_point_lookup(CACHE_BYTES >> 20);
-    // One flush and one compaction at a time beside each other, as many threads as the machine has cores.
+    // As many background threads for flushes and compactions as the machine has cores.
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     options.increase_parallelism(i32::try_from(cores).unwrap_or(2));
-    // A log that is written over has its blocks already, which makes its syncs cheaper.
+    // A recycled log file has its blocks already, which makes its syncs cheaper.
     options.set_recycle_log_file_num(4);
     let database = DB::open(&options, directory.join("operations.rocksdb")).expect("RocksDB opens");
     Box::new(RocksDb { database, is_synced: durability == Durability::Synced, locks: KeyLocks::new() })
 }
 
 impl Contestant for RocksDb {
-    /// Threads with different keys meet in RocksDB's own group commit.
+    /// Threads with different keys share RocksDB's own group commit.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let _locked = self.locks.lock(changes);
         let applied =

@@ -27,7 +27,7 @@ pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
 impl Contestant for Sled {
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let applied = match changes {
-            // Its own step for what is asked here, which needs no lock.
+            // sled has an atomic operation for this, which needs no lock.
             [Change::PutIfAbsent(key, value)] => {
                 let absent: Option<&[u8]> = None;
                 let swapped = self.database.compare_and_swap(key, absent, Some(*value));
@@ -56,8 +56,8 @@ impl Contestant for Sled {
         applied
     }
 
-    /// On Linux sled's own flush ends in `sync_file_range`, which leaves what was written in the disk's cache and the
-    /// file's length unwritten: no loss of power is survived by that. So the log is synced as well.
+    /// On Linux sled's flush calls `sync_file_range`, which flushes neither the disk's cache nor the file's length, so the
+    /// data does not survive a loss of power. Therefore the log is synced as well.
     fn sync(&self) {
         self.database.flush().expect("sled flushes");
         self.log.sync_data().expect("sled's log is synced");
@@ -70,7 +70,7 @@ impl Contestant for Sled {
         }))
     }
 
-    /// Its threads may hold the file a little longer than its last handle lives.
+    /// sled's threads can hold the file's lock a little longer than its last handle. Wait for them.
     fn close(self: Box<Self>) {
         let Sled { database, log, .. } = *self;
         drop(database);

@@ -12,8 +12,8 @@ use crate::operations::{Change, Key};
 struct Sqlite {
     path: PathBuf,
     durability: Durability,
-    /// One connection writes, behind a lock: SQLite lets one write at a time, and those who find it locked would sleep
-    /// and try again, which is slower.
+    /// The one connection that writes. SQLite admits one writer at a time, and a writer that finds the database locked
+    /// sleeps and tries again, which is slower than waiting for this lock.
     writer: Mutex<Connection>,
 }
 
@@ -34,7 +34,7 @@ fn connect(path: &Path, durability: Durability) -> Connection {
     };
     connection.pragma_update(None, "journal_mode", "WAL").expect("SQLite takes the journal mode");
     connection.pragma_update(None, "synchronous", synchronous).expect("SQLite takes the setting");
-    // 256 MiB of cache for each connection, in KiB; and pages that are read come from a map, as far as SQLite allows.
+    // A cache of 256 MiB for each connection, in KiB. Reads go through a memory map of the largest size that SQLite allows.
     connection.pragma_update(None, "cache_size", -(256 << 10)).expect("SQLite takes the cache size");
     connection.pragma_update(None, "mmap_size", 1_i64 << 40).expect("SQLite takes the map size");
     connection
@@ -44,7 +44,7 @@ impl Sqlite {
     fn open(directory: &Path, durability: Durability) -> Sqlite {
         let path = directory.join("operations.sqlite");
         let connection = connect(&path, durability);
-        // Without a row number there is one tree to search and not two.
+        // WITHOUT ROWID: one tree to search instead of two.
         connection
             .execute_batch(
                 "CREATE TABLE IF NOT EXISTS operations (key BLOB PRIMARY KEY, result BLOB NOT NULL) WITHOUT ROWID",
@@ -73,7 +73,7 @@ impl Contestant for Sqlite {
             changed.expect("SQLite writes") == 1
         };
         if let [change] = changes {
-            // A statement by itself is a transaction.
+            // A single statement is a transaction by itself.
             return vec![apply(change)];
         }
         prepared("BEGIN IMMEDIATE").execute([]).expect("SQLite begins");
@@ -82,7 +82,7 @@ impl Contestant for Sqlite {
         applied
     }
 
-    /// What was written with `synchronous = OFF` is made durable by a checkpoint that syncs.
+    /// Syncs what was written with `synchronous = OFF` by a checkpoint with `synchronous = FULL`.
     fn sync(&self) {
         let connection = self.writer.lock();
         let own = if self.durability == Durability::Synced { "FULL" } else { "OFF" };
@@ -98,7 +98,7 @@ impl Contestant for Sqlite {
     }
 }
 
-/// A connection for each thread that reads: they do not wait for each other, nor for the writer.
+/// A connection of one reading thread. Readers wait neither for each other nor for the writer.
 struct Connected(Connection);
 
 impl Reader for Connected {
