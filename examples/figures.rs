@@ -1,7 +1,11 @@
-//! The figures that the README quotes, measured here: `cargo run --release --example figures -- [WHAT]` with WHAT one
-//! of `syncs`, `threads`, `memory`, `steady`; all of them without it. Keys of 36 bytes, results of 256.
+//! Measures the absolute figures that the README quotes, with keys of 36 bytes and results of 256.
 //!
-//! Syncs are those that the store counts; `strace -f -c -e trace=fdatasync` on `syncs` sees the same.
+//! ```text
+//! cargo run --release --example figures -- [syncs | threads | memory | steady]
+//! ```
+//!
+//! Without an argument it measures all of them. The number of syncs is the store's own count;
+//! `strace -f -c -e trace=fdatasync` on `syncs` shows the same number.
 
 use std::error::Error;
 use std::path::Path;
@@ -10,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use oncekey::{Attempt, Durability, Fingerprint, Options, Store};
 
-type Outcome<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+type Measured<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
 const RESULT: [u8; 256] = [7; 256];
 
@@ -18,8 +22,8 @@ fn key(number: u64) -> String {
     format!("{number:036}")
 }
 
-/// One operation, begun and completed.
-fn perform(store: &Store, number: u64) -> Outcome {
+/// Begins and completes one operation.
+fn begin_and_complete(store: &Store, number: u64) -> Measured {
     match store.begin(&key(number), Fingerprint::NONE)? {
         oncekey::Begin::Acquired(mut lease) => lease.complete(&RESULT).map(|_| ())?,
         other => return Err(format!("operation {number} is not new: {other:?}").into()),
@@ -27,12 +31,12 @@ fn perform(store: &Store, number: u64) -> Outcome {
     Ok(())
 }
 
-/// Syncs an operation, one thread, for each way to perform one.
-fn syncs(directory: &Path) -> Outcome {
+/// Measures the syncs per operation of one thread, for each way to run an operation.
+fn syncs(directory: &Path) -> Measured {
     const OPERATIONS: u64 = 2_000;
     println!("syncs per operation, one thread, {OPERATIONS} operations each");
     let store = Store::open(directory.join("syncs.once"))?;
-    let measure = |name: &str, operation: &dyn Fn(u64) -> Outcome| -> Outcome {
+    let measure = |name: &str, operation: &dyn Fn(u64) -> Measured| -> Measured {
         let (before, start) = (store.stats().syncs, Instant::now());
         for number in 0..OPERATIONS {
             operation(number)?;
@@ -43,14 +47,14 @@ fn syncs(directory: &Path) -> Outcome {
         println!("  {name:<20} {each:.3}   {:?} an operation", start.elapsed() / 2_000);
         Ok(())
     };
-    measure("begin + complete", &|number| perform(&store, number))?;
+    measure("begin + complete", &|number| begin_and_complete(&store, number))?;
     measure("record", &|number| {
         store.record(&key(1_000_000 + number), Fingerprint::NONE, &RESULT)?;
         Ok(())
     })?;
     measure("run, with rerun", &|number| {
-        let act = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
-        store.operation(&key(2_000_000 + number)).rerun().run(act)?;
+        let side_effect = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
+        store.operation(&key(2_000_000 + number)).rerun().run(side_effect)?;
         Ok(())
     })?;
     measure("replay", &|number| {
@@ -60,8 +64,8 @@ fn syncs(directory: &Path) -> Outcome {
     Ok(store.close()?)
 }
 
-/// Syncs an operation, many threads.
-fn threads(directory: &Path) -> Outcome {
+/// Measures the syncs per operation of many threads.
+fn threads(directory: &Path) -> Measured {
     println!("syncs per operation (begin + complete), by threads");
     for threads in [1_u64, 8, 64] {
         let store = Store::open(directory.join(format!("threads-{threads}.once")))?;
@@ -72,13 +76,13 @@ fn threads(directory: &Path) -> Outcome {
         std::thread::scope(|scope| {
             let workers: Vec<_> = (0..threads)
                 .map(|_| {
-                    scope.spawn(|| -> Outcome {
+                    scope.spawn(|| -> Measured {
                         loop {
                             let number = next.fetch_add(1, Ordering::Relaxed);
                             if number >= operations {
                                 return Ok(());
                             }
-                            perform(&store, number)?;
+                            begin_and_complete(&store, number)?;
                         }
                     })
                 })
@@ -98,23 +102,23 @@ fn threads(directory: &Path) -> Outcome {
     Ok(())
 }
 
-/// Anonymous memory of this process, in bytes.
-fn anonymous_bytes() -> Outcome<u64> {
+/// Returns the anonymous memory of this process, in bytes.
+fn anonymous_bytes() -> Measured<u64> {
     let status = std::fs::read_to_string("/proc/self/status")?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).ok_or("no RssAnon")?;
     let kibibytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
     Ok(kibibytes << 10)
 }
 
-/// Memory and disk of a million finished operations, and how long opening them takes.
-fn memory(directory: &Path) -> Outcome {
+/// Measures the memory and disk space of a million finished operations, and how long opening them takes.
+fn memory(directory: &Path) -> Measured {
     const OPERATIONS: u64 = 1_000_000;
     println!("memory and disk of {OPERATIONS} finished operations");
     let path = directory.join("memory.once");
     let store = Options::new().durability(Durability::Buffered).open(&path)?;
     let empty = anonymous_bytes()?;
     for number in 0..OPERATIONS {
-        perform(&store, number)?;
+        begin_and_complete(&store, number)?;
     }
     let mebibytes = |bytes: u64| format!("{}.{:02} MiB", bytes >> 20, ((bytes & 0xF_FFFF) * 100) >> 20);
     println!(
@@ -126,7 +130,7 @@ fn memory(directory: &Path) -> Outcome {
     let start = Instant::now();
     store.compact()?;
     let file_bytes = std::fs::metadata(&path)?.len();
-    // A live record with the header of a frame of its own: 80 of fixed part, the key, the result, padding.
+    // A live record in a frame of its own: the fixed part of 80 bytes, key, result and padding, and the frame header.
     let live_bytes = OPERATIONS * ((80 + 36 + 256_u64).next_multiple_of(8) + 48);
     println!("  file after compact ({:.1?})              {}", start.elapsed(), mebibytes(file_bytes));
     println!(
@@ -144,8 +148,8 @@ fn memory(directory: &Path) -> Outcome {
     Ok(store.close()?)
 }
 
-/// The size of a store under steady load, over twelve retentions.
-fn steady(directory: &Path) -> Outcome {
+/// Measures the size of a store under steady load, over twelve retentions.
+fn steady(directory: &Path) -> Measured {
     const RETENTION: Duration = Duration::from_millis(1_500);
     println!("file size under steady load, retention {RETENTION:?}, buffered");
     let path = directory.join("steady.once");
@@ -158,12 +162,12 @@ fn steady(directory: &Path) -> Outcome {
                 store.record(&key(number), Fingerprint::NONE, &RESULT)?;
                 number += 1;
             }
-            // About 16,000 records a second: a load that is the same everywhere.
+            // The pause sets the load, about 16,000 records a second, so that it does not depend on the machine.
             std::thread::sleep(Duration::from_millis(1));
         }
         let stats = store.stats();
         println!(
-            "  {:>4.1} retentions   {:>4} MiB   {:>7} keys   {:>5.1} MiB moved in all",
+            "  {:>4.1} retentions   {:>4} MiB   {:>7} keys   {:>5.1} MiB moved so far",
             f64::from(turn) / 2.0,
             std::fs::metadata(&path)?.len() >> 20,
             stats.keys,
@@ -174,13 +178,13 @@ fn steady(directory: &Path) -> Outcome {
     Ok(store.close()?)
 }
 
-fn main() -> Outcome {
+fn main() -> Measured {
     let what = std::env::args().nth(1);
     let directory = tempfile::tempdir_in(".")?;
-    type Figure = (&'static str, fn(&Path) -> Outcome);
+    type Figure = (&'static str, fn(&Path) -> Measured);
     let all: [Figure; 4] = [("syncs", syncs), ("threads", threads), ("memory", memory), ("steady", steady)];
     if let Some(unknown) = what.as_deref().filter(|what| all.iter().all(|(name, _)| name != what)) {
-        return Err(format!("{unknown}: no such figure; there are syncs, threads, memory and steady").into());
+        return Err(format!("{unknown}: no such figure; use syncs, threads, memory or steady").into());
     }
     for (name, measure) in all {
         if what.as_deref().is_none_or(|what| what == name) {

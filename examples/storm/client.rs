@@ -1,4 +1,4 @@
-//! The parent process: kills the service, starts it again, and writes down what it answers.
+//! The parent process: kills the service, starts it again, and remembers what it answers.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -7,37 +7,36 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::Fallible;
 use crate::dice::Dice;
-use crate::settings::Settings;
-use crate::table::{self, Progress, Tally};
-use crate::verdict::Notes;
+use crate::settings::{Fallible, Settings};
+use crate::table::{self, ProgressBar, Tally};
+use crate::verdict::Acknowledged;
 use crate::wire::{Answer, Ending, Report, Request};
 
-/// A service that says nothing for so long hangs.
-const SILENCE: Duration = Duration::from_secs(60);
+/// A service without a report for this long hangs.
+const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(settings: &Settings) -> Fallible<bool> {
     writeln!(io::stdout(), "seed {}, {} threads\n", settings.seed, settings.threads)?;
     let directory = directory()?;
-    let passed = rage_and_compare(settings, directory.path());
+    let passed = run_and_compare(settings, directory.path());
     if !matches!(passed, Ok(true)) {
         eprintln!("store and ledger are kept in {}", directory.keep().display());
     }
     passed
 }
 
-fn rage_and_compare(settings: &Settings, directory: &Path) -> Fallible<bool> {
+fn run_and_compare(settings: &Settings, directory: &Path) -> Fallible<bool> {
     let mut storm = Storm::new(settings, directory);
-    let raged = storm.rage();
-    storm.progress.end();
-    raged?;
-    let verdict = storm.notes.compare(directory, settings)?;
+    let ended = storm.run();
+    storm.progress.clear();
+    ended?;
+    let verdict = storm.acknowledged.compare(directory, settings)?;
     table::print(settings, &storm.tally, &verdict)?;
     Ok(verdict.passed())
 }
 
-/// Beside this program and not where temporary files usually are, for that is often memory and no disk.
+/// Creates a directory beside this program. The usual place for temporary files is often in memory and not on a disk.
 fn directory() -> Fallible<tempfile::TempDir> {
     let program = std::env::current_exe()?;
     let mut named = tempfile::Builder::new();
@@ -48,17 +47,19 @@ fn directory() -> Fallible<tempfile::TempDir> {
 struct Storm<'a> {
     settings: &'a Settings,
     directory: &'a Path,
-    /// Which requests have a result, how many have, and which is the first that has none.
+    /// Which requests have a result.
     has_result: Vec<bool>,
+    /// How many of them.
     done: u32,
+    /// The first that has none.
     from: u32,
     /// The kills to come, the next one last.
     kills: Vec<Kill>,
     /// How long it took the last time until the store was open.
     opening: Duration,
-    notes: Notes,
+    acknowledged: Acknowledged,
     tally: Tally,
-    progress: Progress,
+    progress: ProgressBar,
 }
 
 impl<'a> Storm<'a> {
@@ -71,35 +72,35 @@ impl<'a> Storm<'a> {
             from: 0,
             kills: plan_kills(settings),
             opening: Duration::from_millis(5),
-            notes: Notes::new(settings.intents),
+            acknowledged: Acknowledged::new(settings.intents),
             tally: Tally::default(),
-            progress: Progress::new(),
+            progress: ProgressBar::new(),
         }
     }
 
-    /// Lets the service live and die until every request has its result.
-    fn rage(&mut self) -> Fallible<()> {
-        while self.one_life()? {}
+    /// Starts and kills the service until every request has its result.
+    fn run(&mut self) -> Fallible<()> {
+        while self.run_service()? {}
         Ok(())
     }
 
-    /// Lets the service live once. True if it was killed; false if it was closed, since all is done.
-    fn one_life(&mut self) -> Fallible<bool> {
-        let mut life = Life::begin(self.directory, self.settings, self.from)?;
-        let mut kill_at = self.due_kill().map(|kill| life.began + kill.delay(self.opening));
+    /// Runs the service once. Returns true if it was killed, and false if it was closed because everything is done.
+    fn run_service(&mut self) -> Fallible<bool> {
+        let mut service = ServiceProcess::start(self.directory, self.settings, self.from)?;
+        let mut kill_at = self.due_kill().map(|kill| service.started + kill.delay(self.opening));
         loop {
             kill_at = kill_at.or_else(|| Some(Instant::now() + self.due_kill()?.delay(self.opening)));
             if kill_at.is_some_and(|moment| moment <= Instant::now()) {
-                self.kill(life)?;
+                self.kill(service)?;
                 return Ok(true);
             }
             if kill_at.is_none() && self.done == self.settings.requests() {
-                self.close(life)?;
+                self.close(service)?;
                 return Ok(false);
             }
-            if !self.hear(&mut life, kill_at)? {
-                let status = life.process.wait()?;
-                return Err(format!("the service ended, and nobody had killed it: {status}").into());
+            if !self.receive(&mut service, kill_at)? {
+                let status = service.process.wait()?;
+                return Err(format!("the service ended without a kill: {status}").into());
             }
         }
     }
@@ -108,10 +109,10 @@ impl<'a> Storm<'a> {
         self.kills.last().filter(|kill| kill.done <= self.done)
     }
 
-    /// Takes in the next report, unless none comes until then. False if there are no more.
-    fn hear(&mut self, life: &mut Life, until: Option<Instant>) -> Fallible<bool> {
-        let patience = until.map_or(SILENCE, |moment| moment.saturating_duration_since(Instant::now()));
-        let report = match life.reports.recv_timeout(patience) {
+    /// Processes the next report, or none if `until` comes first. Returns false if the service has ended.
+    fn receive(&mut self, service: &mut ServiceProcess, until: Option<Instant>) -> Fallible<bool> {
+        let timeout = until.map_or(MAX_SILENCE, |moment| moment.saturating_duration_since(Instant::now()));
+        let report = match service.reports.recv_timeout(timeout) {
             Ok(report) => report?,
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
             Err(RecvTimeoutError::Timeout) if until.is_some() => return Ok(true),
@@ -121,27 +122,27 @@ impl<'a> Storm<'a> {
         };
         match report {
             Report::Opened => {
-                life.opened = true;
-                self.opening = life.began.elapsed();
+                service.opened = true;
+                self.opening = service.started.elapsed();
             }
-            // The threads' reports may overtake each other.
-            Report::Syncs(syncs) => life.syncs = life.syncs.max(syncs),
-            Report::Answer(answer) => self.note(&answer)?,
+            // Reports of different threads can arrive out of order.
+            Report::Syncs(syncs) => service.syncs = service.syncs.max(syncs),
+            Report::Answer(answer) => self.add(&answer)?,
         }
         Ok(true)
     }
 
-    fn note(&mut self, answer: &Answer) -> Fallible<()> {
+    fn add(&mut self, answer: &Answer) -> Fallible<()> {
         let request = Request::nth(answer.request, self.settings);
         self.tally.count(answer);
-        // Every kill begins another life.
-        self.notes.take(&request, answer, self.tally.kills);
+        // Each kill is followed by a new process, so the number of kills identifies the process.
+        self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
             Ending::Refused | Ending::TryAgain => return Ok(()),
-            Ending::Broken(problem) => return Err(format!("{request:?} came to this: {problem}").into()),
+            Ending::Broken(problem) => return Err(format!("{request:?} failed: {problem}").into()),
         }
-        // After a kill some have their result for the second time.
+        // After a kill some requests are answered a second time.
         let has_result = &mut self.has_result[answer.request as usize];
         self.done += u32::from(!*has_result);
         *has_result = true;
@@ -152,35 +153,37 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    fn kill(&mut self, mut life: Life) -> Fallible<()> {
+    fn kill(&mut self, mut service: ServiceProcess) -> Fallible<()> {
         self.kills.pop();
-        // SIGKILL: no destructor runs, nothing is flushed.
-        life.process.kill()?;
-        self.hear_out(&mut life)?;
+        // SIGKILL: no destructor runs, no buffer is flushed.
+        service.process.kill()?;
+        self.receive_rest(&mut service)?;
         self.tally.kills += 1;
-        self.tally.kills_while_opening += usize::from(!life.opened);
+        self.tally.kills_while_opening += usize::from(!service.opened);
         Ok(())
     }
 
-    fn close(&mut self, mut life: Life) -> Fallible<()> {
-        drop(life.process.stdin.take());
-        let status = self.hear_out(&mut life)?;
+    fn close(&mut self, mut service: ServiceProcess) -> Fallible<()> {
+        drop(service.process.stdin.take());
+        let status = self.receive_rest(&mut service)?;
         if status.success() { Ok(()) } else { Err(format!("the service could not close: {status}").into()) }
     }
 
-    /// What the service said before its end still counts, and its end is when its last thread is gone.
-    fn hear_out(&mut self, life: &mut Life) -> Fallible<ExitStatus> {
-        while self.hear(life, None)? {}
-        self.tally.syncs += life.syncs;
-        Ok(life.process.wait()?)
+    /// Processes the reports that the service wrote before it ended: those results were acknowledged. Then waits for the
+    /// process, which ends with its last thread.
+    fn receive_rest(&mut self, service: &mut ServiceProcess) -> Fallible<ExitStatus> {
+        while self.receive(service, None)? {}
+        self.tally.syncs += service.syncs;
+        Ok(service.process.wait()?)
     }
 }
 
 /// When the service is killed.
 struct Kill {
-    /// When so many requests are done ..
+    /// The kill is due once this many requests are done. If they are done when the service starts, it is killed while
+    /// it opens the store or shortly after.
     done: u32,
-    /// .. and then somewhat later. If they are done before it starts, it is killed while it opens the store.
+    /// The delay after that, in percent of the longest delay.
     percent: u32,
     while_opening: bool,
 }
@@ -192,7 +195,7 @@ impl Kill {
     }
 }
 
-/// The kills, the next one last. They leave the last tenth of the requests in peace.
+/// Plans the kills, the next one last. None of them is due in the last tenth of the requests.
 fn plan_kills(settings: &Settings) -> Vec<Kill> {
     let mut dice = Dice::new(settings.seed, &[]);
     let stormy = settings.requests() - settings.requests() / 10;
@@ -201,7 +204,7 @@ fn plan_kills(settings: &Settings) -> Vec<Kill> {
     let mut previous = 0;
     let mut kills = Vec::new();
     for moment in moments {
-        // The first one hits the very first start of the service, and one in four the start after another kill.
+        // The first kill hits the very first start of the service, and one in four hits the start after another kill.
         let while_opening = kills.is_empty() || dice.chance(25);
         let done = if while_opening { previous } else { moment };
         kills.push(Kill { done, percent: dice.below(100), while_opening });
@@ -211,18 +214,20 @@ fn plan_kills(settings: &Settings) -> Vec<Kill> {
     kills
 }
 
-/// One run of the service. It does not outlive this.
-struct Life {
+/// A running service. It is killed when this is dropped.
+struct ServiceProcess {
     process: Child,
     reports: Receiver<Fallible<Report>>,
-    began: Instant,
+    started: Instant,
+    /// Whether it has opened the store.
     opened: bool,
+    /// The highest number of syncs that it reported.
     syncs: u64,
 }
 
-impl Life {
-    fn begin(directory: &Path, settings: &Settings, from: u32) -> Fallible<Life> {
-        let began = Instant::now();
+impl ServiceProcess {
+    fn start(directory: &Path, settings: &Settings, from: u32) -> Fallible<ServiceProcess> {
+        let started = Instant::now();
         let Settings { intents, threads, seed, .. } = settings;
         let mut process = Command::new(std::env::current_exe()?)
             .arg("--serve-in")
@@ -236,13 +241,13 @@ impl Life {
         if let Some(output) = process.stdout.take() {
             thread::spawn(move || read_reports(output, &sender));
         }
-        Ok(Life { process, reports, began, opened: false, syncs: 0 })
+        Ok(ServiceProcess { process, reports, started, opened: false, syncs: 0 })
     }
 }
 
-impl Drop for Life {
+impl Drop for ServiceProcess {
     fn drop(&mut self) {
-        // Mostly it is gone already. If it is not, the storm has failed, and says so elsewhere.
+        // Usually the process has ended already. If not, the storm failed, and that error is reported elsewhere.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -254,7 +259,7 @@ fn read_reports(output: ChildStdout, sender: &Sender<Fallible<Report>>) {
     loop {
         line.clear();
         let report = match output.read_until(b'\n', &mut line) {
-            // The end, be it within a line that a kill has cut off.
+            // The end of the output, or a last line that a kill has cut off.
             Ok(_) if !line.ends_with(b"\n") => return,
             Ok(_) => serde_json::from_slice(&line).map_err(Into::into),
             Err(error) => Err(error.into()),

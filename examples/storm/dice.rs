@@ -1,24 +1,26 @@
-//! Chance: what the seed decides, and what nobody can foresee.
+//! Random numbers: those that the seed determines, and those that it does not.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// A small generator, SplitMix64. Whatever happens is drawn from dice of its own, so that it does not depend on which
-/// thread came first.
+/// A small generator, SplitMix64. Every decision uses a generator of its own, so that it does not depend on the order in
+/// which threads run.
 pub(crate) struct Dice {
     state: u64,
 }
 
 impl Dice {
+    /// A generator for the decision that `purpose` identifies, for example by an intent and an attempt.
     pub(crate) fn new(seed: u64, purpose: &[u32]) -> Dice {
         Dice { state: purpose.iter().fold(mix(seed), |state, part| mix(state ^ u64::from(*part))) }
     }
 
-    /// A number below `limit`.
+    /// Returns a number below `limit`.
     pub(crate) fn below(&mut self, limit: u32) -> u32 {
         self.state = self.state.wrapping_add(STRIDE);
         u32::try_from(mix(self.state) % u64::from(limit.max(1))).unwrap_or_default()
     }
 
+    /// Returns true in `percent` of 100 cases.
     pub(crate) fn chance(&mut self, percent: u32) -> bool {
         self.below(100) < percent
     }
@@ -32,7 +34,8 @@ fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// A number that no seed brings back. Every deed gets one, so that no second deed looks like the first.
+/// Returns a number that does not depend on the seed. Every charge carries one, so that a second charge of the same order
+/// differs from the first.
 pub(crate) fn unguessable() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -1,4 +1,4 @@
-//! The outside world.
+//! The outside world: a file to which every charge appends an entry. It takes no idempotency keys.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -8,20 +8,19 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::wire::Receipt;
 
-/// Every entry has this length, which divides that of a page: a kill in the midst of a write finds the entry on one
-/// page, written or not.
+/// The length of every entry. It divides the size of a page, so a kill during a write leaves an entry whole or absent.
 const ENTRY_BYTES: usize = 64;
 
-/// Something that happened.
+/// A charge that happened.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Act {
+pub(crate) struct Charge {
     pub(crate) intent: u32,
     pub(crate) version: u64,
     pub(crate) nonce: u64,
 }
 
-impl Act {
-    /// What whoever wanted it is given, now or when the ledger is asked later.
+impl Charge {
+    /// The receipt of this charge: the same when it is charged and when it is looked up later.
     pub(crate) fn receipt(&self) -> Receipt {
         let words = "paid in full and with thanks ".repeat((self.nonce % 8) as usize);
         Receipt { version: self.version, nonce: self.nonce, words }
@@ -31,78 +30,82 @@ impl Act {
         format!("{:21} {:20} {:20}\n", self.intent, self.version, self.nonce)
     }
 
-    fn from_entry(entry: &[u8]) -> Option<Act> {
+    fn from_entry(entry: &[u8]) -> Option<Charge> {
         let mut numbers = std::str::from_utf8(entry).ok()?.split_ascii_whitespace();
         let intent = numbers.next()?.parse().ok()?;
         let version = numbers.next()?.parse().ok()?;
-        Some(Act { intent, version, nonce: numbers.next()?.parse().ok()? })
+        Some(Charge { intent, version, nonce: numbers.next()?.parse().ok()? })
     }
 }
 
 pub(crate) struct Ledger {
     appending: File,
-    reading: Mutex<Reading>,
+    reading: Mutex<LedgerReader>,
 }
 
-/// As much of the ledger as was read.
-struct Reading {
+/// The part of the ledger that was read so far.
+struct LedgerReader {
     file: File,
-    /// What follows the last whole entry.
+    /// The bytes after the last whole entry.
     rest: Vec<u8>,
-    acts: Acts,
+    charges: Charges,
 }
 
 #[derive(Default)]
-pub(crate) struct Acts {
-    /// By intent, what happened first.
-    pub(crate) first: HashMap<u32, Act>,
-    /// What should never have happened.
-    pub(crate) again: Vec<Act>,
+pub(crate) struct Charges {
+    /// The first charge of each intent.
+    pub(crate) first: HashMap<u32, Charge>,
+    /// All further charges: each of them is a duplicate.
+    pub(crate) duplicates: Vec<Charge>,
 }
 
 impl Ledger {
     pub(crate) fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join("ledger");
         let appending = OpenOptions::new().create(true).append(true).open(&path)?;
-        // Should an entry be cut short after all, it never happened: nobody was told that it had.
+        // An entry that was cut short after all was never acknowledged. Remove it.
         let length = appending.metadata()?.len();
         appending.set_len(length - length % ENTRY_BYTES as u64)?;
-        let mut reading = Reading { file: File::open(&path)?, rest: Vec::new(), acts: Acts::default() };
-        reading.go_on()?;
+        let file = File::open(&path)?;
+        let mut reading = LedgerReader { file, rest: Vec::new(), charges: Charges::default() };
+        reading.read_on()?;
         Ok(Ledger { appending, reading: Mutex::new(reading) })
     }
 
-    /// The deed.
-    pub(crate) fn append(&self, act: Act) -> io::Result<()> {
-        // One call to the operating system, which puts it at the end, wherever that is by then.
-        (&self.appending).write_all(act.to_entry().as_bytes())
+    /// The side effect.
+    pub(crate) fn append(&self, charge: Charge) -> io::Result<()> {
+        // One system call. The file is open for appending, so the operating system writes at its current end.
+        (&self.appending).write_all(charge.to_entry().as_bytes())
     }
 
-    /// Whether the act happened, in this process or an earlier one. This is authoritative: it reads the file to its
-    /// end, and whoever asks has the store's word that nobody else is at this act.
-    pub(crate) fn find(&self, intent: u32) -> io::Result<Option<Act>> {
+    /// Returns the charge of this intent, by this process or an earlier one.
+    ///
+    /// The answer is authoritative: the file is read to its end, and the store lets only one caller at a time reconcile
+    /// or run an operation, so no other thread is charging this intent.
+    pub(crate) fn find(&self, intent: u32) -> io::Result<Option<Charge>> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
-        reading.go_on()?;
-        Ok(reading.acts.first.get(&intent).copied())
+        reading.read_on()?;
+        Ok(reading.charges.first.get(&intent).copied())
     }
 
-    /// Everything that has happened.
-    pub(crate) fn into_acts(self) -> Acts {
-        self.reading.into_inner().unwrap_or_else(PoisonError::into_inner).acts
+    /// Returns every charge in the ledger when it was opened or last searched.
+    pub(crate) fn into_charges(self) -> Charges {
+        self.reading.into_inner().unwrap_or_else(PoisonError::into_inner).charges
     }
 }
 
-impl Reading {
-    fn go_on(&mut self) -> io::Result<()> {
+impl LedgerReader {
+    /// Reads the entries that were appended since the last call.
+    fn read_on(&mut self) -> io::Result<()> {
         self.file.read_to_end(&mut self.rest)?;
         let entries = self.rest.chunks_exact(ENTRY_BYTES);
         let rest = entries.remainder().to_vec();
         for entry in entries {
-            let act = Act::from_entry(entry).ok_or_else(|| {
-                io::Error::new(io::ErrorKind::InvalidData, "the ledger holds what no act has written")
+            let charge = Charge::from_entry(entry).ok_or_else(|| {
+                io::Error::new(io::ErrorKind::InvalidData, "the ledger has an entry that is not a charge")
             })?;
-            if *self.acts.first.entry(act.intent).or_insert(act) != act {
-                self.acts.again.push(act);
+            if *self.charges.first.entry(charge.intent).or_insert(charge) != charge {
+                self.charges.duplicates.push(charge);
             }
         }
         self.rest = rest;

@@ -1,4 +1,4 @@
-//! The child process: performs acts under the guard of the store.
+//! The child process: charges orders from many threads, while everything around a charge fails now and then.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -10,26 +10,26 @@ use std::time::{Duration, Instant};
 
 use oncekey::{Attempt, Error, Options, Outcome, RunError, Store};
 
-use crate::Fallible;
+use crate::charge::charge_once;
 use crate::dice::{self, Dice};
-use crate::ledger::{Act, Ledger};
-use crate::settings::Settings;
-use crate::wire::{self, Answer, Ending, Finding, Order, Receipt, Report, Request, Source};
+use crate::ledger::{Charge, Ledger};
+use crate::settings::{Fallible, Settings};
+use crate::wire::{Answer, Ending, LedgerAnswer, Order, Receipt, Report, Request, Source};
 
-/// How long a call waits while another thread is at it.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// What came to nothing so often always will.
-const MOST_TRIES: u32 = 1_000;
-/// After how many requests a thread tells of the syncs: whoever is killed has no last word.
+/// How long a call waits while another thread charges the same intent.
+const WAIT: Duration = Duration::from_secs(10);
+/// A request without a result after this many calls never gets one.
+const MAX_CALLS: u32 = 1_000;
+/// How many requests pass between two reports of the number of syncs. A kill leaves no time for a last report.
 const REQUESTS_PER_REPORT: u32 = 8;
 
 pub(crate) fn store_in(directory: &Path) -> PathBuf {
-    directory.join("acts.once")
+    directory.join("charges.once")
 }
 
 pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
-    say_nothing_of_planted_panics();
-    // Small segments: even a short storm fills many of them, and has the store give space back.
+    silence_planned_panics();
+    // Small segments: even a short storm fills many of them, so that the store reclaims space.
     let store = Options::new().segment_size(256 << 10).max_result(4 << 10).open(store_in(directory))?;
     let ledger = Ledger::open(directory)?;
     let next = AtomicU32::new(settings.from);
@@ -42,13 +42,13 @@ pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
         }
         Ok(())
     })?;
-    // The client says when it is over, by closing this; until then a kill may come.
+    // The client closes this pipe when it is done. Until then it may still kill this process.
     io::stdin().read_to_end(&mut Vec::new())?;
     report(&Report::Syncs(store.stats().syncs))?;
     Ok(store.close()?)
 }
 
-/// Says it in one piece: a kill can cut off the last line, but never mix two.
+/// Writes a report in one piece: a kill can cut off the last line, and two lines cannot interleave.
 fn report(report: &Report) -> Fallible<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
@@ -67,16 +67,16 @@ struct Service<'a> {
 #[derive(Debug)]
 struct Call<'a> {
     request: &'a Request,
-    /// How often the request was tried before.
+    /// How many calls for this request there were before.
     retry: u32,
-    /// Whether it is another request under the same key.
+    /// Whether it asks for another order under the same key.
     forged: bool,
-    /// Whether an attempt was found to be in doubt, and what came of that.
-    doubt: Cell<Option<Finding>>,
+    /// If an attempt was found in doubt: what the ledger said about it.
+    doubt: Cell<Option<LedgerAnswer>>,
 }
 
 impl Service<'_> {
-    /// What each thread does.
+    /// The loop of each thread.
     fn work(&self) -> Fallible<()> {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -84,7 +84,7 @@ impl Service<'_> {
                 return Ok(());
             }
             let request = Request::nth(number, self.settings);
-            self.insist(&request)?;
+            self.call_until_result(&request)?;
             if request.is_abused {
                 report(&Report::Answer(self.answer(&request, 0, true)))?;
             }
@@ -94,50 +94,50 @@ impl Service<'_> {
         }
     }
 
-    /// Calls until there is a result.
-    fn insist(&self, request: &Request) -> Fallible<()> {
-        for retry in 0..MOST_TRIES {
+    fn call_until_result(&self, request: &Request) -> Fallible<()> {
+        for retry in 0..MAX_CALLS {
             let answer = self.answer(request, retry, false);
-            let there_is_a_result = !matches!(answer.ending, Ending::TryAgain);
+            let has_result = !matches!(answer.ending, Ending::TryAgain);
             report(&Report::Answer(answer))?;
-            if there_is_a_result {
+            if has_result {
                 return Ok(());
             }
         }
-        Err(format!("this comes to nothing however often it is tried: {request:?}").into())
+        Err(format!("no result after {MAX_CALLS} calls: {request:?}").into())
     }
 
+    /// Makes one call and times it.
     fn answer(&self, request: &Request, retry: u32, forged: bool) -> Answer {
         let call = Call { request, retry, forged, doubt: Cell::new(None) };
         let began = Instant::now();
-        let caught = panic::catch_unwind(AssertUnwindSafe(|| self.call_and_wait(&call)));
+        let caught = panic::catch_unwind(AssertUnwindSafe(|| self.call_and_classify(&call)));
         let micros = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-        // Only planted panics come here: any other one has ended the process.
+        // Only planned panics arrive here: the panic hook aborts the process on any other.
         let ending = caught.unwrap_or(Ending::TryAgain);
         Answer { request: request.number, ending, doubt: call.doubt.get(), micros }
     }
 
-    fn call_and_wait(&self, call: &Call<'_>) -> Ending {
-        // First without waiting and then with: that is how one learns whether it waited.
-        let mut performed = self.call(call, Duration::ZERO);
-        let busy = matches!(performed, Err(RunError::Store(Error::InProgress { .. })));
+    fn call_and_classify(&self, call: &Call<'_>) -> Ending {
+        // First without waiting, then with: this shows whether the call had to wait.
+        let mut outcome = self.call(call, Duration::ZERO);
+        let busy = matches!(outcome, Err(RunError::Store(Error::InProgress { .. })));
         if busy && (call.request.waits || call.retry > 0) {
-            performed = self.call(call, PATIENCE);
+            outcome = self.call(call, WAIT);
         }
-        match performed {
+        match outcome {
             Err(RunError::Store(Error::Mismatch { .. })) if call.forged => Ending::Refused,
-            _ if call.forged => Ending::Broken(format!("not refused, but {performed:?}")),
+            _ if call.forged => Ending::Broken(format!("a forged order was not refused: {outcome:?}")),
             Ok(Outcome::Done(receipt)) => Ending::Acknowledged(Source::Performed, receipt),
             Ok(Outcome::AlreadyDone(receipt)) => {
                 let source = match call.doubt.get() {
-                    Some(Finding::HadHappened) => Source::Reconciled,
+                    Some(LedgerAnswer::Charged) => Source::Reconciled,
                     _ if busy => Source::Waited,
                     _ => Source::Replayed,
                 };
                 Ending::Acknowledged(source, receipt)
             }
             Err(RunError::Store(Error::InDoubt { .. })) => {
-                call.doubt.set(Some(Finding::Unknown));
+                call.doubt.set(Some(LedgerAnswer::Unknown));
                 Ending::TryAgain
             }
             Err(RunError::Store(Error::InProgress { .. })) => Ending::TryAgain,
@@ -146,61 +146,56 @@ impl Service<'_> {
         }
     }
 
-    /// What all of this is about: an act, performed once.
     fn call(
         &self,
         call: &Call<'_>,
         wait: Duration,
     ) -> Result<Outcome<Receipt>, RunError<Receipt, io::Error>> {
-        let key = wire::key(call.request.intent);
         let order = Order::new(call.request.intent, self.settings.seed, call.forged);
-        let act = |attempt: &Attempt| self.act(call.request, attempt);
-        let not_sent = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-        let operation = self.store.operation(&key).request(&order).wait(wait).release_if(not_sent);
-        // Who does not ask gets an error where there is a doubt, and asks the next time.
-        if !call.request.asks_ledger && call.retry == 0 {
-            return operation.run(act);
-        }
-        let ask = |attempt: &Attempt| {
-            call.doubt.set(Some(Finding::Unknown));
-            let found = self.ask_ledger(call, attempt)?;
-            let finding = found.as_ref().map_or(Finding::HadNotHappened, |_| Finding::HadHappened);
-            call.doubt.set(Some(finding));
-            Ok::<_, io::Error>(found)
+        let find = |attempt: &Attempt| {
+            call.doubt.set(Some(LedgerAnswer::Unknown));
+            let found = self.find(call, attempt)?;
+            let answer = found.as_ref().map_or(LedgerAnswer::NotCharged, |_| LedgerAnswer::Charged);
+            call.doubt.set(Some(answer));
+            Ok(found)
         };
-        operation.reconcile(ask).run(act)
+        // Some first calls do not ask the ledger. In doubt they get an error, and the retry asks.
+        let asks = call.request.asks_ledger || call.retry > 0;
+        charge_once(self.store, &order, wait, asks.then_some(find), |attempt| {
+            self.charge(call.request, attempt)
+        })
     }
 
-    /// The act, and everything that can go wrong about it.
-    fn act(&self, request: &Request, attempt: &Attempt) -> Result<Receipt, io::Error> {
-        let (trouble, before, after) = fate(self.settings.seed, request.intent, attempt.number());
+    /// The side effect, and everything that can go wrong about it.
+    fn charge(&self, request: &Request, attempt: &Attempt) -> io::Result<Receipt> {
+        let (trouble, before, after) = plan_attempt(self.settings.seed, request.intent, attempt.number());
         thread::sleep(before);
         match trouble {
-            Trouble::PanicBefore => panic_as_planned(),
+            Trouble::PanicBefore => planned_panic(),
             Trouble::NoConnection => return Err(io::ErrorKind::ConnectionRefused.into()),
-            // Leaves the operation in doubt. Nothing happened, but who could know that?
+            // Nothing happened, but the caller cannot know that: the operation is in doubt.
             Trouble::RequestLost => return Err(timed_out()),
             _ => {}
         }
         let version = attempt.version().as_u64();
-        let act = Act { intent: request.intent, version, nonce: dice::unguessable() };
-        self.ledger.append(act)?;
-        // It has happened, and nobody has recorded it: the moment that the store exists for.
+        let charge = Charge { intent: request.intent, version, nonce: dice::unguessable() };
+        self.ledger.append(charge)?;
+        // The charge has happened, and its result is not recorded yet: the window for which the store exists.
         thread::sleep(after);
         match trouble {
-            Trouble::PanicAfter => panic_as_planned(),
+            Trouble::PanicAfter => planned_panic(),
             Trouble::ReplyLost => Err(timed_out()),
-            _ => Ok(act.receipt()),
+            _ => Ok(charge.receipt()),
         }
     }
 
-    /// Did it happen? Who is asked is far away as well, and may not answer.
-    fn ask_ledger(&self, call: &Call<'_>, attempt: &Attempt) -> io::Result<Option<Receipt>> {
+    /// Looks a charge up. The lookup, too, may panic or time out.
+    fn find(&self, call: &Call<'_>, attempt: &Attempt) -> io::Result<Option<Receipt>> {
         let purpose = [call.request.number, call.retry, attempt.number()];
         match Dice::new(self.settings.seed, &purpose).below(100) {
-            0..3 => panic_as_planned(),
+            0..3 => planned_panic(),
             3..10 => Err(timed_out()),
-            _ => Ok(self.ledger.find(call.request.intent)?.map(|act| act.receipt())),
+            _ => Ok(self.ledger.find(call.request.intent)?.map(|charge| charge.receipt())),
         }
     }
 }
@@ -209,7 +204,7 @@ fn timed_out() -> io::Error {
     io::ErrorKind::TimedOut.into()
 }
 
-/// What goes wrong about an attempt.
+/// What goes wrong in an attempt.
 enum Trouble {
     PanicBefore,
     NoConnection,
@@ -219,8 +214,8 @@ enum Trouble {
     None,
 }
 
-/// What an attempt meets with, and how long it takes before and after the deed.
-fn fate(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Duration) {
+/// Decides what goes wrong in an attempt, and how long it pauses before and after the charge.
+fn plan_attempt(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Duration) {
     let mut dice = Dice::new(seed, &[intent, attempt]);
     let trouble = match dice.below(100) {
         0..4 => Trouble::PanicBefore,
@@ -230,25 +225,26 @@ fn fate(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Duration) {
         16..20 => Trouble::ReplyLost,
         _ => Trouble::None,
     };
-    // Most acts are quick. The slow ones are there to be waited for, and to be killed half done.
+    // Most charges are quick. Other calls wait for the slow ones, and kills interrupt them.
     let mut pause = || if dice.chance(20) { dice.below(1_500) } else { 0 };
     (trouble, Duration::from_micros(pause().into()), Duration::from_micros(pause().into()))
 }
 
-/// What the panics carry that belong to the plan.
-struct PlantedPanic;
+/// The payload of a planned panic.
+struct PlannedPanic;
 
-#[expect(clippy::panic, reason = "acts panic, and the store has to live with that")]
-fn panic_as_planned() -> ! {
-    panic::panic_any(PlantedPanic)
+#[expect(clippy::panic, reason = "side effects panic, and the store has to survive that")]
+fn planned_panic() -> ! {
+    panic::panic_any(PlannedPanic)
 }
 
-/// Any other panic is a bug: it is told, and ends the process at once, which the clients notice.
-fn say_nothing_of_planted_panics() {
-    let tell = panic::take_hook();
+/// Keeps planned panics off standard error. Any other panic is a bug: it is printed and aborts the process at once, so
+/// that the client notices.
+fn silence_planned_panics() {
+    let print = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {
-        if !panicked.payload().is::<PlantedPanic>() {
-            tell(panicked);
+        if !panicked.payload().is::<PlannedPanic>() {
+            print(panicked);
             std::process::abort();
         }
     }));

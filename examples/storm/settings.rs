@@ -1,47 +1,53 @@
-//! What the command line says.
+//! The command line.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::{dice, wire};
+use crate::dice;
 
 pub(crate) const USAGE: &str = "\
 usage: storm [--intents N] [--threads N] [--kills N] [--seed N]
 
-  --intents N   how many acts are intended                          (default 50000)
-  --threads N   how many threads perform them                       (default 16)
-  --kills N     how often the process that performs them is killed  (default 100)
-  --seed N      what goes wrong where, as far as threads allow      (default: another one each time)
+  --intents N   how many orders are charged, once each               (default 50000)
+  --threads N   how many threads charge them                         (default 16)
+  --kills N     how often the process that charges them is killed    (default 100)
+  --seed N      decides what fails where, as far as threads allow    (default: random)
 
-Exit status: 0 if every act happened once and every result stayed the same, 1 if not, 2 for wrong arguments.";
+Exit status: 0 if every charge happened once and every result stayed the same, 1 if not, 2 for wrong arguments.";
+
+/// How many requests there are for each intent.
+pub(crate) const REQUESTS_PER_INTENT: u32 = 5;
+
+/// An error that has nothing to do with the store: a file, a process, a bug of this program.
+pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 pub(crate) struct Settings {
     pub(crate) intents: u32,
     pub(crate) threads: u32,
     pub(crate) kills: u32,
     pub(crate) seed: u64,
-    /// Where store and ledger are, if this is to be the service. Only the client says that, and not the user.
+    /// The directory of store and ledger, if this process is the service. Only the client passes it.
     pub(crate) serve_in: Option<PathBuf>,
     /// The request with which the service begins.
     pub(crate) from: u32,
 }
 
 impl Settings {
-    /// How many requests there are.
+    /// The number of requests.
     pub(crate) fn requests(&self) -> u32 {
-        self.intents * wire::REQUESTS_PER_INTENT
+        self.intents * REQUESTS_PER_INTENT
     }
 }
 
-/// None: the user asks for help.
+/// Parses the command line. Returns `None` if the user asks for help.
 pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Settings>, String> {
     // A seed that is short enough to be typed in again.
     let seed = dice::unguessable() >> 40;
     let mut settings = Settings { intents: 50_000, threads: 16, kills: 100, seed, serve_in: None, from: 0 };
     while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} wants a value"));
+        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
             "--help" | "-h" => return Ok(None),
             "--intents" => settings.intents = number(&word, &value()?, 1..=50_000_000)?,
@@ -50,7 +56,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Se
             "--seed" => settings.seed = number(&word, &value()?, 0..=u64::MAX)?,
             "--serve-in" => settings.serve_in = Some(PathBuf::from(value()?)),
             "--from" => settings.from = number(&word, &value()?, 0..=u32::MAX)?,
-            _ => return Err(format!("there is no argument {word:?}")),
+            _ => return Err(format!("unknown argument {word:?}")),
         }
     }
     Ok(Some(settings))
@@ -63,6 +69,6 @@ where
     let (least, most) = range.into_inner();
     match text.parse() {
         Ok(number) if least <= number && number <= most => Ok(number),
-        _ => Err(format!("{name} wants a number from {least} to {most}, not {text:?}")),
+        _ => Err(format!("{name} needs a number from {least} to {most}, not {text:?}")),
     }
 }

@@ -1,14 +1,13 @@
-//! What there is to see.
+//! The output: progress during the storm, and the table at the end.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use crate::Fallible;
-use crate::settings::Settings;
+use crate::settings::{Fallible, Settings};
 use crate::verdict::Verdict;
-use crate::wire::{Answer, Ending, Finding, Source};
+use crate::wire::{Answer, Ending, LedgerAnswer, Source};
 
-/// What is counted while the storm goes on. Calls are counted by their latencies, in microseconds.
+/// Counts of a running storm. A `Vec` counts calls and holds the latency of each, in microseconds.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) kills: usize,
@@ -21,7 +20,7 @@ pub(crate) struct Tally {
     refused: Vec<u32>,
     in_doubt: Vec<u32>,
     reconciled: Vec<u32>,
-    had_happened: usize,
+    had_charged: usize,
 }
 
 impl Tally {
@@ -35,13 +34,13 @@ impl Tally {
             Ending::Refused => self.refused.push(micros),
             _ => {}
         }
-        // A call that had a doubt settled, and performed the act then, counts as both.
-        if let Some(finding) = answer.doubt {
+        // A call that reconciled a doubt and then charged counts as both.
+        if let Some(found) = answer.doubt {
             self.in_doubt.push(micros);
-            if finding != Finding::Unknown {
+            if found != LedgerAnswer::Unknown {
                 self.reconciled.push(micros);
             }
-            self.had_happened += usize::from(finding == Finding::HadHappened);
+            self.had_charged += usize::from(found == LedgerAnswer::Charged);
         }
     }
 }
@@ -49,10 +48,10 @@ impl Tally {
 pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fallible<()> {
     let intents = settings.intents as usize;
     let opening = format!("{} of them while the store was being opened", tally.kills_while_opening);
-    let findings = format!(
-        "the ledger knew: {} had happened, {} had not",
-        grouped(tally.had_happened),
-        grouped(tally.reconciled.len() - tally.had_happened)
+    let found = format!(
+        "the ledger had {} of these charges and not the other {}",
+        grouped(tally.had_charged),
+        grouped(tally.reconciled.len() - tally.had_charged)
     );
     // A name, a count, latencies and a remark.
     type Row<'a> = (&'a str, usize, &'a [u32], &'a str);
@@ -63,17 +62,17 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
         (name, micros.len(), micros, remark)
     }
     let rows = [
-        count("intents", intents, "acts that shall happen once each"),
+        count("intents", intents, "orders, each to be charged once"),
         calls("requests", &tally.requests, "calls that were answered"),
         count("kills", tally.kills, &opening),
-        calls("performed", &tally.performed, "the call performed the act"),
-        calls("replayed", &tally.replayed, "an earlier call had"),
-        calls("waited", &tally.waited, "another thread was at it"),
-        calls("in doubt", &tally.in_doubt, "an earlier attempt had ended nobody knew how"),
-        calls("reconciled", &tally.reconciled, &findings),
+        calls("performed", &tally.performed, "this call charged"),
+        calls("replayed", &tally.replayed, "an earlier call had charged"),
+        calls("waited", &tally.waited, "another thread was charging"),
+        calls("in doubt", &tally.in_doubt, "an earlier attempt had ended without a known outcome"),
+        calls("reconciled", &tally.reconciled, &found),
         calls("refused", &tally.refused, "another request under the same key"),
-        count("duplicates", verdict.duplicates, "acts that happened once more"),
-        count("lost", verdict.lost, "acknowledged results that are gone or changed"),
+        count("duplicates", verdict.duplicates, "charges that happened again"),
+        count("lost", verdict.lost, "acknowledged results that are gone or have changed"),
     ];
 
     let mut out = io::stdout().lock();
@@ -92,13 +91,13 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     if verdict.passed() {
         writeln!(
             out,
-            "{intents} intents, {requests} requests, {kills} kills: every act happened exactly once, and every \
-             result that was acknowledged is still the same, byte for byte."
+            "{intents} intents, {requests} requests, {kills} kills: every charge happened exactly once, and every \
+             acknowledged result is still the same, byte for byte."
         )?;
     } else {
         writeln!(
             out,
-            "FAILED: {} acts too many, {} results lost or changed.",
+            "FAILED: {} charges too many, {} results lost or changed.",
             grouped(verdict.duplicates),
             grouped(verdict.lost)
         )?;
@@ -106,10 +105,10 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     Ok(())
 }
 
-/// More complaints than these say nothing new.
+/// The first few complaints show what went wrong.
 const COMPLAINTS_SHOWN: usize = 5;
 
-/// The latency that so many percent of the calls stayed within; nothing if there were none.
+/// Formats a percentile of the latencies; the empty string if there are none.
 fn percentile(micros: &[u32], percent: usize) -> String {
     let mut sorted = micros.to_vec();
     sorted.sort_unstable();
@@ -121,7 +120,7 @@ fn percentile(micros: &[u32], percent: usize) -> String {
     }
 }
 
-/// 1234567 as 1,234,567.
+/// Formats 1234567 as 1,234,567.
 fn grouped(number: usize) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();
@@ -134,15 +133,15 @@ fn grouped(number: usize) -> String {
     grouped
 }
 
-/// How far the storm is: a bar on a terminal, a line now and then elsewhere.
-pub(crate) struct Progress {
+/// Shows how far the storm is, on standard error: a bar on a terminal, a line now and then elsewhere.
+pub(crate) struct ProgressBar {
     on_terminal: bool,
     shown: Instant,
 }
 
-impl Progress {
-    pub(crate) fn new() -> Progress {
-        Progress { on_terminal: io::stderr().is_terminal(), shown: Instant::now() }
+impl ProgressBar {
+    pub(crate) fn new() -> ProgressBar {
+        ProgressBar { on_terminal: io::stderr().is_terminal(), shown: Instant::now() }
     }
 
     pub(crate) fn show(&mut self, done: u32, total: u32, kills: usize) {
@@ -162,8 +161,8 @@ impl Progress {
         }
     }
 
-    /// Wipes the bar away: the table takes its place.
-    pub(crate) fn end(&self) {
+    /// Erases the bar, before the table is printed.
+    pub(crate) fn clear(&self) {
         if self.on_terminal {
             eprint!("\r\x1b[K");
         }

@@ -1,29 +1,28 @@
-//! What the client remembers, and whether it holds in the end.
+//! Every result that the client was given, and the comparison with the ledger and the store at the end.
 
 use std::io;
 use std::path::Path;
 
 use oncekey::{Codec, DefaultCodec, Options, Outcome, RunError, Store};
 
-use crate::Fallible;
-use crate::ledger::{Acts, Ledger};
+use crate::ledger::{Charges, Ledger};
 use crate::service::store_in;
-use crate::settings::Settings;
+use crate::settings::{Fallible, Settings};
 use crate::wire::Source::Performed;
-use crate::wire::{self, Answer, Ending, Order, Receipt, Request};
+use crate::wire::{Answer, Ending, Order, Receipt, Request};
 
-/// What the client was told, and what was wrong with it.
-pub(crate) struct Notes {
-    /// For each intent, its first receipt, and the life of the service that gave it.
+/// The acknowledged results, and what was wrong with them.
+pub(crate) struct Acknowledged {
+    /// For each intent its first receipt, and the number of the service process that gave it.
     receipts: Vec<Option<(Receipt, usize)>>,
     verdict: Verdict,
 }
 
 #[derive(Default)]
 pub(crate) struct Verdict {
-    /// Acts beyond the first one of an intent.
+    /// Charges beyond the first of an intent.
     pub(crate) duplicates: usize,
-    /// Acknowledged results that are gone, or were another at another time.
+    /// Acknowledged results that are gone or have changed.
     pub(crate) lost: usize,
     /// Each of these in detail.
     pub(crate) complaints: Vec<String>,
@@ -35,24 +34,24 @@ impl Verdict {
     }
 }
 
-impl Notes {
-    pub(crate) fn new(intents: u32) -> Notes {
-        Notes { receipts: vec![None; intents as usize], verdict: Verdict::default() }
+impl Acknowledged {
+    pub(crate) fn new(intents: u32) -> Acknowledged {
+        Acknowledged { receipts: vec![None; intents as usize], verdict: Verdict::default() }
     }
 
-    /// Takes an answer down that the service gave in one of its lives.
-    pub(crate) fn take(&mut self, request: &Request, answer: &Answer, life: usize) {
+    /// Checks an answer against the earlier ones and remembers it. `process` counts the service processes.
+    pub(crate) fn add(&mut self, request: &Request, answer: &Answer, process: usize) {
         let Verdict { lost, complaints, .. } = &mut self.verdict;
         let known = &mut self.receipts[request.intent as usize];
-        // What was acknowledged before the last kill is settled. A doubt about it means that the store has forgotten,
-        // even if the ledger brings the same result to light once more.
-        let is_news = answer.doubt.is_some() || matches!(answer.ending, Ending::Acknowledged(Performed, _));
-        if let Some((receipt, _)) = known.as_ref().filter(|(_, since)| is_news && *since < life) {
+        // What an earlier process acknowledged is durable. If the intent is in doubt or is performed now, the store has
+        // lost that result, even if the ledger brings up the same receipt again.
+        let is_new = answer.doubt.is_some() || matches!(answer.ending, Ending::Acknowledged(Performed, _));
+        if let Some((receipt, _)) = known.as_ref().filter(|(_, since)| is_new && *since < process) {
             *lost += 1;
-            complaints.push(format!("{receipt:?} was forgotten, as {request:?} and {answer:?} show"));
+            complaints.push(format!("{receipt:?} was lost: {request:?} got {answer:?}"));
         }
         if let Ending::Acknowledged(_, receipt) = &answer.ending {
-            let (first, _) = known.get_or_insert_with(|| (receipt.clone(), life));
+            let (first, _) = known.get_or_insert_with(|| (receipt.clone(), process));
             if first != receipt {
                 *lost += 1;
                 complaints.push(format!("{request:?} got {receipt:?}, an earlier one {first:?}"));
@@ -60,16 +59,16 @@ impl Notes {
         }
     }
 
-    /// Compares what the client was told with what happened and with what the store says now.
+    /// Compares the acknowledged results with the ledger and with the store.
     pub(crate) fn compare(self, directory: &Path, settings: &Settings) -> Fallible<Verdict> {
-        let Notes { receipts, mut verdict } = self;
-        let acts = Ledger::open(directory)?.into_acts();
+        let Acknowledged { receipts, mut verdict } = self;
+        let charges = Ledger::open(directory)?.into_charges();
         let store = Options::new().create(false).open(store_in(directory))?;
-        verdict.duplicates = acts.again.len();
-        verdict.complaints.extend(acts.again.iter().map(|act| format!("it happened once more: {act:?}")));
+        verdict.duplicates = charges.duplicates.len();
+        verdict.complaints.extend(charges.duplicates.iter().map(|charge| format!("a duplicate: {charge:?}")));
         for (intent, receipt) in (0..settings.intents).zip(receipts) {
             let (receipt, _) = receipt.ok_or_else(|| format!("intent {intent} has no result"))?;
-            if let Err(problem) = check(&receipt, intent, &acts, &store, settings.seed) {
+            if let Err(problem) = check(&receipt, intent, &charges, &store, settings.seed) {
                 verdict.lost += 1;
                 verdict.complaints.push(format!("intent {intent} has {receipt:?}, but {problem}"));
             }
@@ -79,24 +78,22 @@ impl Notes {
     }
 }
 
-/// Whether an acknowledged receipt is that of an act that happened, is in the store byte for byte, and is what one
+/// Checks that an acknowledged receipt is that of a charge in the ledger, is in the store byte for byte, and is what one
 /// more retry gets.
-fn check(receipt: &Receipt, intent: u32, acts: &Acts, store: &Store, seed: u64) -> Fallible<()> {
-    let mut happened = acts.first.get(&intent).into_iter().chain(&acts.again);
-    if !happened.any(|act| act.intent == intent && act.receipt() == *receipt) {
-        return Err("there is no such act in the ledger".into());
+fn check(receipt: &Receipt, intent: u32, charges: &Charges, store: &Store, seed: u64) -> Fallible<()> {
+    let mut charged = charges.first.get(&intent).into_iter().chain(&charges.duplicates);
+    if !charged.any(|charge| charge.intent == intent && charge.receipt() == *receipt) {
+        return Err("the ledger has no such charge".into());
     }
-    let key = wire::key(intent);
+    let order = Order::new(intent, seed, false);
+    let key = order.key();
     let seen = store.get(&key)?;
     if seen.result() != Some(&DefaultCodec::default().encode(receipt)?) {
         return Err(format!("the store has {seen:?}").into());
     }
-    let nothing_is_done = io::Error::from(io::ErrorKind::Unsupported);
-    let again: Result<Outcome<Receipt>, RunError<_, _>> = store
-        .operation(&key)
-        .request(&Order::new(intent, seed, false))
-        .release_if(|_: &io::Error| true)
-        .run(|_| Err(nothing_is_done));
+    let not_charged = io::Error::from(io::ErrorKind::Unsupported);
+    let again: Result<Outcome<Receipt>, RunError<_, _>> =
+        store.operation(&key).request(&order).release_if(|_: &io::Error| true).run(|_| Err(not_charged));
     match again {
         Ok(Outcome::AlreadyDone(again)) if again == *receipt => Ok(()),
         other => Err(format!("one more retry got {other:?}").into()),

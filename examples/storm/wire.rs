@@ -1,39 +1,37 @@
-//! What is asked of the service, and how it answers.
+//! The requests, and the reports that the service sends to the client.
 
 use serde::{Deserialize, Serialize};
 
 use crate::dice::Dice;
-use crate::settings::Settings;
+use crate::settings::{REQUESTS_PER_INTENT, Settings};
 
-/// How many requests there are for each intent.
-pub(crate) const REQUESTS_PER_INTENT: u32 = 5;
-/// How many of them come at the same moment.
-const TOGETHER: u32 = 3;
-/// By how many intents another one is apart from these.
-const APART: u32 = 500;
+/// How many requests of an intent come at the same moment.
+const SIMULTANEOUS: u32 = 3;
+/// How many intents later another one comes.
+const LATER: u32 = 500;
 
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) number: u32,
     pub(crate) intent: u32,
-    /// Whether it waits while another thread is at it.
+    /// Whether it waits while another thread charges the same intent.
     pub(crate) waits: bool,
-    /// Whether it settles a doubt by asking the ledger.
+    /// Whether it reconciles an attempt in doubt with the ledger.
     pub(crate) asks_ledger: bool,
-    /// Whether, once it has its result, somebody sends another request under the same key.
+    /// Whether another request follows under the same key, once this one has its result.
     pub(crate) is_abused: bool,
 }
 
 impl Request {
-    /// The requests are a function of the seed: client and service need not tell each other.
+    /// Returns request `number`. Requests are a function of the seed, so that client and service need not exchange them.
     pub(crate) fn nth(number: u32, settings: &Settings) -> Request {
         let mut dice = Dice::new(settings.seed, &[number]);
-        let (turn, place) = (number / REQUESTS_PER_INTENT, number % REQUESTS_PER_INTENT);
-        let intent = match place {
-            0..TOGETHER => turn,
-            // One that was there some time ago, or comes some time later.
-            TOGETHER => (turn + settings.intents - APART % settings.intents) % settings.intents,
-            // Any that was there.
+        let (turn, within) = (number / REQUESTS_PER_INTENT, number % REQUESTS_PER_INTENT);
+        let intent = match within {
+            0..SIMULTANEOUS => turn,
+            // An intent of some time ago, or, near the beginning, one that comes later.
+            SIMULTANEOUS => (turn + settings.intents - LATER % settings.intents) % settings.intents,
+            // Any intent so far.
             _ => dice.below(turn + 1),
         };
         let (waits, asks_ledger, is_abused) = (dice.chance(75), dice.chance(75), dice.chance(2));
@@ -41,7 +39,7 @@ impl Request {
     }
 }
 
-/// The store tells requests apart by a fingerprint of this.
+/// What is requested under the key of an intent. The store compares requests by a fingerprint of this.
 #[derive(Serialize)]
 pub(crate) struct Order {
     intent: u32,
@@ -49,73 +47,77 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// What is asked for under the key of an intent; forged, something else.
+    /// The order of an intent. `forged`: another order under the same key, which must be refused.
     pub(crate) fn new(intent: u32, seed: u64, forged: bool) -> Order {
         Order { intent, cents: Dice::new(seed, &[intent]).below(100_000) + u32::from(forged) }
     }
+
+    /// The idempotency key.
+    pub(crate) fn key(&self) -> String {
+        format!("charge:order-{}", self.intent)
+    }
 }
 
-pub(crate) fn key(intent: u32) -> String {
-    format!("charge:order-{intent}")
-}
-
-/// What the outside world gives for an order: the result that every retry must get.
+/// The result of a charge, which every retry must get.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
-    /// The version of the attempt that did it.
+    /// The version of the attempt that charged.
     pub(crate) version: u64,
     pub(crate) nonce: u64,
-    /// Some words, so that results have many lengths.
+    /// Some words, so that results differ in length.
     pub(crate) words: String,
 }
 
-/// What the service writes to its standard output, as lines of JSON.
+/// A line of JSON that the service writes to its standard output.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
+    /// The store is open.
     Opened,
     Answer(Answer),
-    /// How many syncs there were since the store was opened.
+    /// The number of syncs since the store was opened.
     Syncs(u64),
 }
 
-/// What came of one call.
+/// The outcome of one call.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Answer {
     pub(crate) request: u32,
     pub(crate) ending: Ending,
-    /// If an earlier attempt was in doubt: what was found out.
-    pub(crate) doubt: Option<Finding>,
+    /// If an earlier attempt was in doubt: what the ledger said about it.
+    pub(crate) doubt: Option<LedgerAnswer>,
     pub(crate) micros: u32,
 }
 
+/// How a call ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Ending {
     Acknowledged(Source, Receipt),
-    /// The key is taken by another request, and this one was refused, as it should be.
+    /// The key belongs to another request, and this one was refused, as it should be.
     Refused,
-    /// No result for now: not applied, no reply, a panic, still in doubt, still in progress.
+    /// No result yet: released, no reply, a panic, still in doubt, still in progress.
     TryAgain,
-    /// What no call should come to.
+    /// An error that no call should return.
     Broken(String),
 }
 
 /// Where a result comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Source {
-    /// This call performed the act.
+    /// This call charged.
     Performed,
-    /// An earlier call did.
+    /// An earlier call charged.
     Replayed,
-    /// Another thread was at it, and this call waited.
+    /// Another thread was charging, and this call waited for it.
     Waited,
-    /// The ledger knew that the attempt in doubt had gone through.
+    /// An attempt was in doubt, and the ledger had its charge.
     Reconciled,
 }
 
+/// What the ledger said about an attempt in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Finding {
-    HadHappened,
-    HadNotHappened,
-    /// The ledger was not asked, or did not answer.
+pub(crate) enum LedgerAnswer {
+    Charged,
+    NotCharged,
+    /// The call did not ask the ledger, or got no answer.
     Unknown,
 }

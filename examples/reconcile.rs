@@ -1,0 +1,60 @@
+//! A provider that takes no idempotency keys, and a crash between the charge and the record of it.
+//!
+//! After such a crash only the provider knows whether the charge happened. `reconcile` looks it up, and the store then
+//! either records the charge that was found or charges now.
+
+use std::error::Error;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{self, Command};
+
+use oncekey::{Outcome, Store};
+
+fn pay(directory: &Path, crashes: bool) -> Result<Outcome<String>, Box<dyn Error>> {
+    let store = Store::open(directory.join("payments.once"))?;
+    let provider = Provider(directory.join("statement.txt"));
+    let outcome = store
+        .operation("order-1729")
+        .request(&("charge", "account 42", 1_000))
+        .reconcile(|attempt| provider.find(&attempt.token()))
+        .run(|attempt| provider.charge(&attempt.token(), crashes))?;
+    store.close()?;
+    Ok(outcome)
+}
+
+/// Every call charges. The token is only a reference on the statement.
+struct Provider(PathBuf);
+
+impl Provider {
+    fn charge(&self, reference: &str, crashes: bool) -> io::Result<String> {
+        let line = format!("1000 cents, {reference}");
+        writeln!(OpenOptions::new().create(true).append(true).open(&self.0)?, "{line}")?;
+        println!("  provider: charges {line}");
+        if crashes {
+            println!("  this process dies before it records the receipt");
+            process::exit(1); // Like a kill: no destructor runs.
+        }
+        Ok(line)
+    }
+
+    fn find(&self, reference: &str) -> io::Result<Option<String>> {
+        println!("  provider: is asked about {reference}");
+        let statement = fs::read_to_string(&self.0)?;
+        Ok(statement.lines().find(|line| line.split(", ").nth(1) == Some(reference)).map(str::to_owned))
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    if let Some(directory) = std::env::args_os().nth(1) {
+        return pay(Path::new(&directory), true).map(drop);
+    }
+    let directory = tempfile::tempdir()?;
+    println!("The first process:");
+    Command::new(std::env::current_exe()?).arg(directory.path()).status()?;
+    println!("The next process:");
+    println!("  {:?}", pay(directory.path(), false)?);
+    println!("The statement of the provider:");
+    print!("  {}", fs::read_to_string(directory.path().join("statement.txt"))?);
+    Ok(())
+}
