@@ -1,5 +1,8 @@
-//! Makes the seed corpora: `cargo run --manifest-path fuzz/Cargo.toml --example seeds`. Small inputs that reach every part of
-//! the file and every verb; the fuzzer goes on from there.
+//! Writes the seed corpora: small inputs that cover every part of the file format and every operation.
+//!
+//! ```text
+//! cargo run --manifest-path fuzz/Cargo.toml --example seeds
+//! ```
 #![allow(clippy::unwrap_used, reason = "a tool for developers")]
 
 use std::fs;
@@ -15,7 +18,7 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
     fs::write(directory.join(format!("seed-{name}")), bytes).unwrap();
 }
 
-/// Histories, each named by what it covers; small ones first.
+/// Histories, each named after what it covers. Small ones come first.
 fn histories() -> Vec<(&'static str, Vec<Act>)> {
     let mut growth = Vec::new();
     for key in 0..7 {
@@ -111,7 +114,7 @@ fn main() {
     write("open_bytes", "raw-header", &[&[0], &small.bytes[..HEADER_BYTES]].concat());
     write("open_bytes", "empty", &[0]);
 
-    // Of every kind one, as they stand in a file.
+    // One of each structure of the file format.
     let slot = &small.bytes[HEADER_BYTES..HEADER_BYTES + SEGMENT_BYTES];
     let position = (SEGMENT_BYTES + FIRST_FRAME) as u64;
     let frames = &slot[FIRST_FRAME..];
@@ -119,15 +122,19 @@ fn main() {
     for number in 0..6 {
         let length = u32::from_le_bytes(frames[at + 4..at + 8].try_into().unwrap()) as usize;
         let bytes = &frames[at..at + length];
-        let place = (position + at as u64) << 1;
-        write("frames", &format!("frame-{number}"), &[&[133], &place.to_le_bytes()[..], bytes].concat());
-        // The first starts the opening and has no record.
+        let frame_position = (position + at as u64) << 1;
+        write(
+            "frames",
+            &format!("frame-{number}"),
+            &[&[133], &frame_position.to_le_bytes()[..], bytes].concat(),
+        );
+        // The first frame marks the start of an opening and has no record.
         if number > 0 {
-            let place = (position + at as u64 + 56) << 1;
+            let record_position = (position + at as u64 + 56) << 1;
             write(
                 "frames",
                 &format!("record-{number}"),
-                &[&[132], &place.to_le_bytes()[..], &bytes[56..]].concat(),
+                &[&[132], &record_position.to_le_bytes()[..], &bytes[56..]].concat(),
             );
         }
         at += length;
@@ -148,19 +155,19 @@ fn main() {
         write("frames", &format!("footer-{number}"), &[&[128], &sequence.to_le_bytes()[..], footer].concat());
     }
 
-    // One edit of every sort in every sort of place; and what takes more than one.
+    // One edit of every kind near every landmark.
     for landmark in 0..8_u8 {
         for slot in 0..u8::try_from(slots.len()).unwrap() {
-            let place = [slot << 3 | landmark, 40, 3];
-            let flip = [&[0], &place[..], &[0x10]].concat();
+            let offset = [slot << 3 | landmark, 40, 3];
+            let flip = [&[0], &offset[..], &[0x10]].concat();
             write("edited_store", &format!("flip-{landmark}-{slot}"), &flip);
         }
-        let place = [2 << 3 | landmark, 0, 0];
-        write("edited_store", &format!("zero-{landmark}"), &[&[3], &place[..], &[0, 2]].concat());
-        write("edited_store", &format!("noise-{landmark}"), &[&[5], &place[..], &[200, 0, 9]].concat());
-        write("edited_store", &format!("cut-{landmark}"), &[&[7], &place[..], &[landmark % 2]].concat());
+        let offset = [2 << 3 | landmark, 0, 0];
+        write("edited_store", &format!("zero-{landmark}"), &[&[3], &offset[..], &[0, 2]].concat());
+        write("edited_store", &format!("noise-{landmark}"), &[&[5], &offset[..], &[200, 0, 9]].concat());
+        write("edited_store", &format!("cut-{landmark}"), &[&[7], &offset[..], &[landmark % 2]].concat());
         let from = [1 << 3 | landmark, 0, 0];
-        write("edited_store", &format!("copy-{landmark}"), &[&[6], &place[..], &from[..], &[0, 2]].concat());
+        write("edited_store", &format!("copy-{landmark}"), &[&[6], &offset[..], &from[..], &[0, 2]].concat());
     }
     write("edited_store", "nothing", &[]);
 }

@@ -1,8 +1,8 @@
-//! Opening a store that was closed cleanly and then damaged: every answer is the one that it gave before, or an error that
-//! says that the file is corrupt. Never another result, never "absent" for what was acknowledged.
+//! Opens a store that was closed cleanly and then damaged. Every key has the state that it had before, or is
+//! `Error::Corrupt`. It never has another result, and an acknowledged key is never absent.
 //!
-//! A cleanly closed store says twice where its log ends. If both marks are gone too, it looks like one whose process died, and
-//! the damage like the end of it: then it must still be some moment of the past as a whole.
+//! A cleanly closed store has two marks that point to the end of its log. If both are damaged too, the store looks like one
+//! whose process died, and the damage can look like its torn end. The keys must then have the states of one moment of the past.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -10,29 +10,34 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use oncekey::simulation::SimulatedDisk;
-use oncekey::{Error, Fingerprint, Recorded, KeyState};
+use oncekey::{Error, Fingerprint, KeyState, Recorded};
 use oncekey_fuzz::edits;
 use oncekey_fuzz::input::Input;
-use oncekey_fuzz::specimen::{Specimen, answers, told};
+use oncekey_fuzz::specimen::{Specimen, answers, summary};
 use oncekey_fuzz::world::options;
 
 static SPECIMEN: LazyLock<Specimen> = LazyLock::new(Specimen::make);
 
-/// Of a released key the count of attempts may be given up at any time.
+/// Whether a key has the same state as before. The store may forget the number of attempts of a released key at any time.
 fn same(seen: &KeyState, before: &KeyState) -> bool {
     seen == before || seen.is_absent() && before.is_absent() && seen.attempt() == 0
 }
 
-/// What was answered once is answered again, or not any more; and nothing else.
+/// Checks that every key has the same state as before, or has become unreadable.
 fn compare(before: &BTreeMap<u8, Option<KeyState>>, after: &BTreeMap<u8, Option<KeyState>>, when: &str) {
     for (key, seen) in after {
         let Some(seen) = seen else { continue };
         match &before[key] {
-            // A record that was moved keeps its version; nothing of an answer may change.
+            // Nothing of a state may change, not even the version of a record that was moved.
             Some(earlier) => {
-                assert!(same(seen, earlier), "key {key}, {when}: {}; before {}", told(seen), told(earlier))
+                assert!(
+                    same(seen, earlier),
+                    "key {key}, {when}: {}; before {}",
+                    summary(seen),
+                    summary(earlier)
+                )
             }
-            None => panic!("key {key} was unreadable, and {when} it is {}", told(seen)),
+            None => panic!("key {key} was unreadable, and {when} it is {}", summary(seen)),
         }
     }
 }
@@ -41,17 +46,17 @@ fuzz_target!(|data: &[u8]| {
     let specimen = &*SPECIMEN;
     let mut bytes = specimen.bytes.clone();
     edits::apply(&mut bytes, &mut Input(data));
-    let marked = specimen.is_marked(&bytes);
+    let marked = specimen.has_close_mark(&bytes);
     let disk = SimulatedDisk::holding(bytes);
     let options = options(&specimen.clock).create(false);
     let before = disk.bytes();
     let store = match options.open_simulated(&disk) {
         Ok(store) => store,
         Err(Error::Corrupt { .. } | Error::NotAStore { .. }) => {
-            assert!(disk.bytes() == before, "a file that was refused was changed");
+            assert!(disk.bytes() == before, "a refused file was changed");
             return;
         }
-        // A header is sealed, so nothing in it can say this.
+        // Any other error would need a header with a valid checksum, and edits do not produce one.
         Err(error) => panic!("{error:?}"),
     };
     let first = answers(&store);
@@ -61,19 +66,21 @@ fuzz_target!(|data: &[u8]| {
             if let Some(seen) = seen {
                 assert!(
                     same(seen, right),
-                    "key {key}, and a close mark is there: {}; it was {}",
-                    told(seen),
-                    told(right)
+                    "key {key}, with a close mark: {}; before {}",
+                    summary(seen),
+                    summary(right)
                 );
             }
         }
     } else {
-        let all: Vec<_> = first.iter().map(|(key, seen)| (key, seen.as_ref().map(told))).collect();
-        assert!(specimen.was_once(&first), "a state that never was: {all:?}");
+        let all: Vec<_> = first.iter().map(|(key, seen)| (key, seen.as_ref().map(summary))).collect();
+        assert!(specimen.is_past_state(&first), "not a state of the past: {all:?}");
     }
 
     match store.record("after the damage", Fingerprint::NONE, b"works") {
-        Ok(Recorded::Done(version)) => assert!(!marked || version > specimen.highest, "{version} again"),
+        Ok(Recorded::Done(version)) => {
+            assert!(!marked || version > specimen.highest, "version {version} was used before")
+        }
         Ok(other) => panic!("{other:?}"),
         Err(Error::Corrupt { .. }) => {}
         Err(error) => panic!("{error:?}"),

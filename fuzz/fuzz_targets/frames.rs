@@ -1,5 +1,5 @@
-//! Every decoder on arbitrary bytes, as they are and with the checksum made true. What decodes lies within what it was decoded
-//! from, and encoding it again says the same.
+//! Runs every decoder on arbitrary bytes, as they are or with matching checksums. What is decoded lies within the input, and
+//! encoding it again gives the same.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -28,7 +28,7 @@ fn sector(bytes: &[u8], seed: Option<u32>) -> [u8; 512] {
 fn check_record(parts: &probe::RecordParts, from: u64, length: usize) {
     assert!(parts.position >= from && parts.position + parts.length_bytes <= from + length as u64);
     let known = parts.kind & 0x80 == 0;
-    // What carries along an unreadable record has no key.
+    // A record of kind 5 carries along an unreadable record and has no key.
     let keys = if parts.kind == 5 { 0..=0 } else { 1..=1_024 };
     assert!(!known || keys.contains(&parts.key.len()));
     assert!(parts.result.as_ref().map_or(0, Vec::len) as u64 <= parts.length_bytes);
@@ -48,7 +48,7 @@ fuzz_target!(|data: &[u8]| {
     let length = bytes.len();
     let decode = || match what % 6 {
         0 => {
-            // A position is at most sequence x segment size, which does not wrap.
+            // Valid positions are at most sequence x segment size, so they do not wrap.
             let position = position >> 1;
             if sealed {
                 seal::record(&mut bytes, position, seed);

@@ -1,8 +1,8 @@
-//! Histories with faults and crashes, against the oracle of `tests/crash`: whatever a crash leaves, the store that opens on it is
-//! at a point of the history at or behind the last that was acknowledged, goes on, and a crash of that opening changes nothing.
+//! Histories with faults and crashes, checked by the oracle of `tests/crash`. After a crash the store opens in the state of one
+//! point of the history, at or after the last acknowledged one, and works. The same holds if that opening crashes too.
 //!
-//! An input is: up to three faults (step, kind), the step of the opening that is crashed, how many bytes decide what each crash
-//! leaves, these bytes, and acts of four bytes each.
+//! An input is: up to three faults (step, kind), the step of the opening at which it crashes, the number of bytes that decide
+//! what each crash leaves, these bytes, and acts of four bytes each.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,7 +14,9 @@ use oncekey_fuzz::world::{START_MS, World, exercise, options};
 
 const MAX_ACTS: usize = 96;
 
-/// What a crash leaves: decided byte by byte, and behind the last one all alike.
+/// Returns what a crash leaves of the disk. Each byte of `decisions` decides about one unsynced sector, or about the length
+/// of the file. Beyond them each sector keeps its synced content, or (`latest`) gets the last option: its newest content,
+/// or garbage if it never held synced bytes.
 fn crash(disk: &SimulatedDisk, decisions: &mut Input<'_>, latest: bool) -> SimulatedDisk {
     disk.crash(|of| match decisions.0.split_first() {
         Some((first, rest)) => {
@@ -28,13 +30,14 @@ fn crash(disk: &SimulatedDisk, decisions: &mut Input<'_>, latest: bool) -> Simul
 
 fn check(world: &World, image: &SimulatedDisk, what: &str) {
     let opened = options(&world.clock).open_simulated(image);
-    let store = opened.unwrap_or_else(|error| panic!("{what}: a crash made it unreadable: {error}"));
+    let store = opened.unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
     let check = |store: &oncekey::Store| world.check(store).unwrap_or_else(|why| panic!("{what}: {why}"));
     check(&store);
     exercise(world, &store).unwrap_or_else(|why| panic!("{what}: {why}"));
-    store.close().unwrap_or_else(|error| panic!("{what}: it does not close: {error}"));
-    let store =
-        options(&world.clock).open_simulated(image).unwrap_or_else(|error| panic!("{what}, again: {error}"));
+    store.close().unwrap_or_else(|error| panic!("{what}: the store does not close: {error}"));
+    let store = options(&world.clock)
+        .open_simulated(image)
+        .unwrap_or_else(|error| panic!("{what}: the store does not open again: {error}"));
     check(&store);
 }
 
@@ -58,10 +61,11 @@ fuzz_target!(|data: &[u8]| {
     let mut decisions = Input(input.take(how_many));
 
     let Ok(mut world) = World::new(disk.clone()) else {
-        // During the creation: there is nothing to lose, but it must be possible to begin again.
+        // A fault during the creation of the store. Nothing was acknowledged, but a new store must work.
         let image = crash(&disk, &mut decisions, latest);
-        let store = options(&ManualClock::new(START_MS)).open_simulated(&image).expect("begins again");
-        store.record("k", Fingerprint::NONE, b"r").expect("works");
+        let store =
+            options(&ManualClock::new(START_MS)).open_simulated(&image).expect("a store can be created");
+        store.record("k", Fingerprint::NONE, b"r").expect("the store works");
         return;
     };
     let mut acts_done = 0;
@@ -71,12 +75,12 @@ fuzz_target!(|data: &[u8]| {
     world.die();
 
     let image = crash(&disk, &mut decisions, latest);
-    // The opening is crashed as well, at one of its steps.
+    // Crash the opening as well, at one of its steps.
     let trial = SimulatedDisk::holding(image.bytes());
     trial.fault_at(again, DiskFault::PowerLoss);
     drop(options(&world.clock).open_simulated(&trial));
     if trial.steps() > again {
-        check(&world, &crash(&trial, &mut decisions, !latest), "crashed while it was opened");
+        check(&world, &crash(&trial, &mut decisions, !latest), "after a crash during the opening");
     }
-    check(&world, &image, "crashed");
+    check(&world, &image, "after a crash");
 });

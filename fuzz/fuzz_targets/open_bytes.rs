@@ -1,6 +1,6 @@
-//! Opening arbitrary bytes as a store, and working with it if it opens: no panic, no hang, no more memory than follows from
-//! the size of the file. The first byte says whether the rest is the file as it is or in short form, and which checksums are
-//! made true, so that what stands behind them is reached.
+//! Opens arbitrary bytes as a store, and uses the store if it opens. There must be no panic, no hang, and no more memory than
+//! the size of the file justifies. The first byte decides whether the rest is the file itself or its sparse encoding, and
+//! which checksums are recomputed, so that the fuzzer gets past them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,9 +15,10 @@ use oncekey_fuzz::{SEGMENT_BYTES, sparse};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// What an opening may take whatever it opens: an empty index and log, and the slot of a new store.
+/// The memory of an opening whatever the file: an empty index and log, and the slot of a new store.
 const FIXED_BYTES: usize = 4 << 20;
-/// And for each byte of the file: a record of 88 bytes has an entry, a place in the index, and passes through a table or two.
+/// The memory for each byte of the file. A record of 88 bytes has a footer entry, an index entry, and a few bytes in temporary
+/// tables.
 const PER_BYTE: usize = 16;
 
 fuzz_target!(|data: &[u8]| {
@@ -42,7 +43,7 @@ fuzz_target!(|data: &[u8]| {
         Err(
             Error::Corrupt { .. } | Error::NotAStore { .. } | Error::Unsupported { .. } | Error::Clock { .. },
         ) => {
-            assert!(disk.bytes() == before, "a file that was refused was changed");
+            assert!(disk.bytes() == before, "a refused file was changed");
             return;
         }
         Err(_) => return,
@@ -53,7 +54,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = store.stats();
     let done = matches!(store.record("fuzz", Fingerprint::NONE, b"result"), Ok(Recorded::Done(_)));
     let expires_ms = store.get("fuzz").ok().and_then(|seen| seen.expires_at_ms()).unwrap_or(u64::MAX);
-    // Store time follows the times that the file holds, and with them what is kept: all of them may be forged.
+    // Expiry depends on store time, which depends on times in the file. All of them may be forged.
     let is_kept = |store: &Store| {
         let seen = store.get("fuzz");
         let now_ms = store.stats().store_time_ms;
@@ -63,7 +64,7 @@ fuzz_target!(|data: &[u8]| {
             }
             Ok(seen) => assert!(
                 now_ms >= expires_ms,
-                "at {now_ms} it is {seen:?}, and it was kept until {expires_ms}"
+                "at {now_ms} the key is {seen:?}, before it expires at {expires_ms}"
             ),
             Err(Error::Corrupt { .. }) => {}
             Err(error) => panic!("{error:?}"),

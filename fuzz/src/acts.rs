@@ -1,14 +1,14 @@
-//! Histories as bytes: four for each act, so that those of one act can be changed without moving the others.
+//! Encodes histories as bytes: four for each act, so that a mutation of one act does not move the others.
 
 use crate::input::Input;
 use crate::world::{Act, KEYS};
 
-/// Results are no longer than this: five of them fill a segment.
+/// The longest result. Five of them fill a segment.
 pub const MAX_RESULT: u16 = 12_000;
 
-/// The oracle knows of a wall clock that is set, not of the small steps that store time follows (10 seconds).
+/// The shortest step back of the wall clock. Store time follows steps of up to 10 seconds, which the oracle does not model.
 const MIN_BACK_MS: u32 = 20_000;
-/// A step is so much, and so much more for each of its units: up to a week.
+/// The shortest step of the wall clock. Each unit of an encoded step makes it longer, up to about a week.
 const MIN_STEP_MS: i64 = 20_000;
 const STEP_UNIT_MS: i64 = 10_000;
 
@@ -38,7 +38,7 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         }
         23 => Act::Reboot(u32::from(size)),
         24 => Act::Replace,
-        // From a second to three years.
+        // The retention is from a second to three years.
         25 => Act::RecordFor(key, bytes, 1_000 * 10_u64.pow(u32::from(size % 9))),
         26 => Act::Rot(key, (size % 8) as u8),
         _ => Act::Advance(u32::from(size) * 2),
@@ -69,7 +69,7 @@ pub fn encode(act: Act) -> [u8; 4] {
             (22, u8::from(by_ms < 0), u16::try_from(units).unwrap())
         }
         Act::Reboot(down_ms) => (23, 0, u16::try_from(down_ms).unwrap()),
-        // One number says both: how long the result is and how long it is kept.
+        // The same number encodes the length of the result and its retention.
         Act::RecordFor(key, size, _) => (25, key, size),
         Act::Rot(key, place) => (26, key, u16::from(place)),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),

@@ -1,5 +1,5 @@
-//! How much memory something takes. For a bound that follows from the size of a file a limit of the whole process is
-//! too coarse.
+//! Measures how much memory a call allocates. The bound depends on the size of the file, so a limit on the whole process
+//! would be too coarse.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 static NOW: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
 
-/// The allocator of the system, which `AddressSanitizer` watches, with an account.
+/// The system's allocator, which `AddressSanitizer` intercepts, plus a count of the allocated bytes.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -31,7 +31,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        // Both may exist for a moment.
+        // The old and the new block may exist at the same time.
         more(size);
         NOW.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: as the caller's.
@@ -45,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// What `work` returns, and the most memory that was taken during it beyond what was taken before.
+/// Runs `work`. Returns its result, and the peak of allocated bytes over those allocated before.
 pub fn peak<T>(work: impl FnOnce() -> T) -> (T, usize) {
     let before = NOW.load(Ordering::Relaxed);
     PEAK.store(before, Ordering::Relaxed);

@@ -1,17 +1,17 @@
-//! Damage as a medium, a copy that was cut short or a program with a wrong offset does it.
+//! Damage as it happens: by a failing disk, a copy that was cut short, or a write to a wrong offset.
 //!
-//! Bytes are not given one after the other but changed one by one, filled, scrambled or copied from elsewhere in the file: with
-//! bytes of its own choice the fuzzer would make checksums true again, and against that CRC-32 is not meant to help. A
-//! length in an input selects among the places that matter (headers, marks, frames, footers) as well as all others.
+//! An edit flips single bytes, or fills, scrambles or copies a range. It never writes bytes that the fuzzer chose: with those
+//! the fuzzer would restore the checksums, and CRC-32 does not protect against an attacker. Offsets reach every byte, and are
+//! often near the parts that matter: headers, marks, frames and footers.
 
 use crate::input::Input;
 use crate::{FIRST_FRAME, HEADER_BYTES, SEGMENT_BYTES};
 
-/// Edits of one input.
+/// The largest number of edits in one input.
 pub const MAX_EDITS: usize = 12;
 
-/// A place in the file: any, or near a landmark of a slot.
-fn place(input: &mut Input<'_>, length: usize) -> usize {
+/// Decodes an offset in the file: any, or one near a landmark of a slot.
+fn offset(input: &mut Input<'_>, length: usize) -> usize {
     let how = input.u8();
     let detail = usize::from(input.u16());
     let slot = HEADER_BYTES + usize::from(how >> 3) % slots(length) * SEGMENT_BYTES;
@@ -20,7 +20,7 @@ fn place(input: &mut Input<'_>, length: usize) -> usize {
         1 => slot + 512,
         2 => slot + 1_024,
         3 => slot + FIRST_FRAME,
-        // Back from the end of the slot: trailer and footer entries.
+        // The trailer, and in 5 the footer entries before it.
         4 => (slot + SEGMENT_BYTES).saturating_sub(64),
         5 => return (slot + SEGMENT_BYTES).saturating_sub(detail % 4_096 + 1).min(length),
         6 => return (detail * 64).min(length),
@@ -33,17 +33,18 @@ fn slots(length: usize) -> usize {
     (length.saturating_sub(HEADER_BYTES) / SEGMENT_BYTES).max(1)
 }
 
+/// Decodes edits from `input` and applies them.
 pub fn apply(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
     for _ in 0..MAX_EDITS {
         if input.is_empty() {
             return;
         }
         let what = input.u8() % 8;
-        let at = place(input, bytes.len());
+        let at = offset(input, bytes.len());
         let end = bytes.len();
         let run = |length: usize| at..(at + length).min(end);
         match what {
-            // One byte; the commonest.
+            // A change of one byte, three times as likely as any other edit.
             0..=2 => {
                 let mask = input.u8();
                 if let Some(byte) = bytes.get_mut(at) {
@@ -61,15 +62,15 @@ pub fn apply(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
             5 => {
                 let (length, mut state) = (usize::from(input.u16()), u64::from(input.u8()) + 1);
                 for byte in &mut bytes[run(length)] {
-                    // Scrambled, and with a nonlinear step, so that no choice of the seed aims at a checksum.
+                    // The step is not linear, so the fuzzer cannot choose a seed that restores a checksum.
                     state =
                         state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     *byte ^= ((state >> 33).wrapping_mul(state >> 47) >> 8) as u8;
                 }
             }
             6 => {
-                // A write that went to the wrong place: whole sectors, or anything.
-                let from = place(input, bytes.len());
+                // A write to a wrong offset: of whole sectors if the length is even, of any range otherwise.
+                let from = offset(input, bytes.len());
                 let length = usize::from(input.u16());
                 let (at, from) =
                     if length % 2 == 0 { (at / 512 * 512, from / 512 * 512) } else { (at, from) };
@@ -77,7 +78,7 @@ pub fn apply(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
                 bytes.copy_within(from..from + length, at);
             }
             _ => {
-                // Cut off, and perhaps made longer again.
+                // A truncation, possibly extended with zeroes again.
                 let again = usize::from(input.u8() % 4);
                 bytes.truncate(at);
                 bytes.resize(bytes.len() + again * SEGMENT_BYTES / 2, 0);

@@ -1,7 +1,7 @@
-//! Numbers out of an input. Behind its end everything is zero, so that every input means something and a shorter one
-//! means less. Written by hand and not derived, so that the seeds can be written in the same terms.
+//! Decodes numbers from an input. Beyond its end every number is zero, so every input is valid. Decoding is written by hand
+//! and not derived, so that the seeds can be encoded to match.
 
-/// What is left of an input.
+/// The part of an input that is not decoded yet.
 #[derive(Debug, Clone)]
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -37,14 +37,14 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(bytes)
     }
 
-    /// As many as there are, at most `length`.
+    /// Takes `length` bytes, or all that are left if those are fewer.
     pub fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// A number below `limit`, which is not zero.
+    /// Returns a number below `limit`, which must not be zero.
     pub fn below(&mut self, limit: usize) -> usize {
         (if limit <= 256 { usize::from(self.u8()) } else { self.u24() }) % limit
     }

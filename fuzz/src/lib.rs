@@ -1,4 +1,4 @@
-//! What the fuzz targets share: how an input is read, how a file is put together from it, and a store to damage.
+//! Shared by the fuzz targets: decoding an input, building a file from it, and a store to damage.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,9 +18,9 @@ pub mod specimen;
 #[allow(dead_code, unused_imports)]
 pub mod world;
 
-/// The size of a segment wherever a target may choose: the smallest there is.
+/// The segment size of the targets: the smallest that oncekey allows.
 pub const SEGMENT_BYTES: usize = 64 << 10;
-/// Where slot 0 begins.
+/// The size of the store header: the offset of slot 0.
 pub const HEADER_BYTES: usize = 4_096;
-/// Where the frames of a slot begin.
+/// The offset of the first frame within a slot.
 pub const FIRST_FRAME: usize = 4_096;

@@ -1,6 +1,6 @@
-//! Makes the checksums of a damaged file true again, as somebody would who wrote it to do harm: a checksum must not be all
-//! that stands between a file and a panic. After the specification in `src/format/mod.rs`, and not with the store's own code,
-//! so that the two check each other.
+//! Recomputes the checksums of a damaged file, as the author of a malicious file would: no file may cause a panic, even if all
+//! its checksums match. Written from the specification in `src/format/mod.rs` and without the store's own code, so that each
+//! checks the other.
 
 use crate::FIRST_FRAME;
 
@@ -11,14 +11,14 @@ const RECORD_HEADER: usize = 80;
 const TRAILER: usize = 64;
 const ENTRY: usize = 48;
 
-/// Which checksums are made true.
+/// Which checksums are recomputed.
 #[derive(Debug, Clone, Copy)]
 pub struct Seals {
     /// Headers, marks and footers.
     pub blocks: bool,
-    /// Records and frames, each for itself.
+    /// Records and frames.
     pub frames: bool,
-    /// What frames, marks and headers say of the frame before; and positions.
+    /// The references of frames, marks and headers to the previous frame, and positions.
     pub chain: bool,
 }
 
@@ -40,7 +40,7 @@ fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Where a file's seeded checksums start from.
+/// Returns the seed of a file's seeded checksums.
 pub fn seed_of(file_id: &[u8]) -> u32 {
     crc32fast::hash(file_id)
 }
@@ -50,7 +50,7 @@ fn seal_sector(sector: &mut [u8], seed: u32) {
     put(sector, 8, &sum.to_le_bytes());
 }
 
-/// Makes the record at the start of `bytes` true, if it is one of a possible length; returns that.
+/// Recomputes the checksum of the record at the start of `bytes`. Returns its length, or `None` if that is impossible.
 pub fn record(bytes: &mut [u8], position: u64, seed: u32) -> Option<usize> {
     if bytes.len() < RECORD_HEADER {
         return None;
@@ -59,13 +59,14 @@ pub fn record(bytes: &mut [u8], position: u64, seed: u32) -> Option<usize> {
     if length < RECORD_HEADER || length > bytes.len() || length % 8 != 0 {
         return None;
     }
-    let place = (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
-    let sum = checksum(seed, &bytes[4..length]) ^ place;
+    let position_hash = (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
+    let sum = checksum(seed, &bytes[4..length]) ^ position_hash;
     put(bytes, 0, &sum.to_le_bytes());
     Some(length)
 }
 
-/// Makes the frame at the start of `bytes` true; returns its length and checksum.
+/// Recomputes the checksums of the frame at the start of `bytes` and of its records. Also sets its position and the checksum
+/// of the previous frame, if they are given. Returns its length and checksum.
 pub fn frame(
     bytes: &mut [u8],
     position: Option<u64>,
@@ -96,7 +97,7 @@ pub fn frame(
         count += 1;
         at += record;
     }
-    // Without a record it is what starts an opening.
+    // A frame without records marks the start of an opening.
     let sum = match count == 0 && length == OPENING_FRAME {
         true => checksum(seed, &bytes[FRAME_HEADER..OPENING_FRAME]),
         false => hasher.finalize(),
@@ -108,7 +109,7 @@ pub fn frame(
     Some((length, sum))
 }
 
-/// Makes the footer that `slot` ends with true, if it has one.
+/// Recomputes the checksum of the footer at the end of `slot`, if it has one.
 pub fn footer(slot: &mut [u8], seed: u32) {
     let Some(trailer_at) = slot.len().checked_sub(TRAILER) else { return };
     if !slot[trailer_at..].starts_with(b"ONCEFOOT") {
@@ -124,14 +125,14 @@ pub fn footer(slot: &mut [u8], seed: u32) {
     put(slot, trailer_at + 8, &hasher.finalize().to_le_bytes());
 }
 
-/// What the frames of a segment end with.
+/// The end of a segment's last frame, and the checksum of that frame.
 #[derive(Debug, Clone, Copy)]
 struct End {
     position: u64,
     checksum: u32,
 }
 
-/// Makes a whole file true.
+/// Recomputes the checksums of a whole file.
 pub fn file(bytes: &mut [u8], seals: Seals) {
     if bytes.len() < crate::HEADER_BYTES {
         return;
@@ -145,7 +146,7 @@ pub fn file(bytes: &mut [u8], seals: Seals) {
         return;
     }
     let seed = seed_of(&head[32..48]);
-    // Oldest first, because what a segment says of the one before it is only then known.
+    // Oldest segment first: each segment refers to the end of the one before it.
     let mut order: Vec<(u64, usize)> = slots
         .chunks(segment)
         .enumerate()

@@ -1,12 +1,13 @@
-//! A file as its length and the runs in it that are not zero, so that a store of several segments is an input of a few
-//! kilobytes and not of a few hundred.
+//! Encodes a file as its length and its runs of bytes that are not zero. A store of several segments is then an input of a few
+//! kilobytes instead of a few hundred.
 //!
-//! `u16` length in units of 512 bytes and `u16` bytes more; then runs: `u24` offset, `u16` length, and so many bytes. A run of
-//! length 0 copies, byte after byte, what may overlap: `u24` from, `u16` length.
+//! The encoding: `u16` length in units of 512 bytes, `u16` further bytes, and runs. A run is `u24` offset, `u16` length, and
+//! as many bytes. A run of length 0 is a copy within the file: `u24` source, `u16` length. Source and destination may
+//! overlap, because the copy goes byte by byte.
 
 use crate::input::Input;
 
-/// No file is made longer: 2 MiB.
+/// The longest file that is decoded.
 pub const MAX_FILE_BYTES: usize = 2 << 20;
 
 pub fn decode(mut input: Input<'_>) -> Vec<u8> {
@@ -32,9 +33,9 @@ pub fn decode(mut input: Input<'_>) -> Vec<u8> {
     file
 }
 
-/// Zeroes shorter than this are not worth a new run.
+/// A new run takes about as many bytes as this many zeroes.
 const GAP: usize = 12;
-/// Equal bytes are worth a copy if there are more.
+/// More equal bytes than this are encoded as a copy.
 const EQUAL: usize = 32;
 
 pub fn encode(file: &[u8]) -> Vec<u8> {
@@ -58,7 +59,7 @@ pub fn encode(file: &[u8]) -> Vec<u8> {
         out.extend_from_slice(&file[start..end]);
         at = end;
         if end < file.len() && file[end] != 0 {
-            // The first of the equal bytes, and then a copy that overlaps itself.
+            // A run of the first of the equal bytes, and a copy that overlaps itself.
             let run = equal(end);
             out.extend_from_slice(&offset(end));
             out.extend_from_slice(&length(1));

@@ -1,9 +1,9 @@
-//! A store that was closed cleanly, to be damaged: several segments, a recycled slot, every status there is.
+//! A cleanly closed store to be damaged. It has several segments, a recycled slot, and keys of every status.
 
 use std::collections::BTreeMap;
 
 use oncekey::simulation::SimulatedDisk;
-use oncekey::{ManualClock, KeyState, Status, Store, Version};
+use oncekey::{KeyState, ManualClock, Status, Store, Version};
 
 use crate::world::{Act, Known, Model, World, expire, options, read};
 use crate::{HEADER_BYTES, SEGMENT_BYTES};
@@ -11,16 +11,16 @@ use crate::{HEADER_BYTES, SEGMENT_BYTES};
 pub struct Specimen {
     pub bytes: Vec<u8>,
     pub clock: ManualClock,
-    /// What it answers.
+    /// The state of every key.
     pub answers: BTreeMap<u8, KeyState>,
-    /// All that it would have answered at some time before.
+    /// The states of all keys at every earlier moment.
     pub history: Vec<Model>,
     pub highest: Version,
-    /// Where the slot of its last segment begins.
+    /// The offset of the slot of the last segment.
     pub tail: usize,
 }
 
-/// The acts that make it. Results of 12,000 bytes fill a segment with five records.
+/// The acts that create the specimen. Five records with results of 12,000 bytes fill a segment.
 pub fn script() -> Vec<Act> {
     use Act::*;
     let mut acts = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22), Record(23, 300)];
@@ -30,7 +30,7 @@ pub fn script() -> Vec<Act> {
     for key in 0..9 {
         acts.push(Forget(key));
     }
-    // Moves what is alive, frees slots at the front; what follows uses them again.
+    // Compaction moves live records and frees the slots at the front, which the later acts reuse.
     acts.extend([Compact, Reopen, Advance(61_000), Begin(12), Complete(12, 700), Begin(13), Release(13)]);
     for key in 0..7 {
         acts.push(if key % 2 == 0 { Record(key, 12_000) } else { RecordBuffered(key, 12_000) });
@@ -83,28 +83,28 @@ impl Specimen {
         Specimen { bytes, clock, answers, history: world.oracle.history, highest, tail }
     }
 
-    /// Whether one of the two marks that say where the log ends is untouched.
-    pub fn is_marked(&self, damaged: &[u8]) -> bool {
+    /// Whether one of the two marks that point to the end of the log is undamaged.
+    pub fn has_close_mark(&self, damaged: &[u8]) -> bool {
         [512, 1_024].iter().any(|at| {
             let sector = self.tail + at..self.tail + at + 512;
             damaged.get(sector.clone()) == self.bytes.get(sector)
         })
     }
 
-    /// Whether the answers are those of some one moment of the past; what could not be read left out.
-    pub fn was_once(&self, answers: &BTreeMap<u8, Option<KeyState>>) -> bool {
+    /// Whether the states of the keys are those of one moment of the past. Keys that could not be read are ignored.
+    pub fn is_past_state(&self, answers: &BTreeMap<u8, Option<KeyState>>) -> bool {
         let now_ms = self.clock.now_ms();
         self.history.iter().rev().any(|model| {
             let mut model = model.clone();
             expire(&mut model, now_ms);
-            answers
-                .iter()
-                .all(|(key, seen)| seen.as_ref().is_none_or(|seen| fits(model.get(key), seen, now_ms)))
+            answers.iter().all(|(key, seen)| {
+                seen.as_ref().is_none_or(|seen| matches_model(model.get(key), seen, now_ms))
+            })
         })
     }
 }
 
-fn fits(known: Option<&Known>, seen: &KeyState, now_ms: u64) -> bool {
+fn matches_model(known: Option<&Known>, seen: &KeyState, now_ms: u64) -> bool {
     let Some(known) = known else { return seen.status() == Status::Absent && seen.attempt() == 0 };
     let has_result = known.status == Status::Completed && now_ms < known.result_expires_ms;
     seen.status() == known.status
@@ -112,11 +112,11 @@ fn fits(known: Option<&Known>, seen: &KeyState, now_ms: u64) -> bool {
         && seen.result() == has_result.then_some(&known.result[..])
 }
 
-/// What a store says of every key, one by one: None where it says that the file is corrupt.
+/// Returns the state of every key, or `None` for a key that is `Error::Corrupt`.
 ///
 /// # Panics
 ///
-/// If it fails for another reason: nothing else is wrong with the disk.
+/// On any other error, because nothing else is wrong with the disk.
 pub fn answers(store: &Store) -> BTreeMap<u8, Option<KeyState>> {
     (0..crate::world::KEYS)
         .map(|key| match store.get(&crate::world::name(key)) {
@@ -127,8 +127,8 @@ pub fn answers(store: &Store) -> BTreeMap<u8, Option<KeyState>> {
         .collect()
 }
 
-/// A snapshot in one line, whatever the length of its result.
-pub fn told(seen: &KeyState) -> String {
+/// Formats the state of a key in one line, with only the beginning of its result.
+pub fn summary(seen: &KeyState) -> String {
     let result = seen.result().map(|result| {
         let beginning = String::from_utf8_lossy(&result[..result.len().min(8)]).into_owned();
         format!("{} bytes, {beginning:?}", result.len())
