@@ -1,5 +1,5 @@
-//! One thread's work on the real file, each beside the floor: a bare loop that writes and syncs as many bytes in a file of
-//! zeroes that are on disk. `cargo bench` prints both; quote their ratio, never the times.
+//! Operations of one thread on a real file, each beside its floor: a bare loop that writes and syncs as many bytes, in a file
+//! of zeroes that are on disk. `cargo bench` prints both. Quote their ratio; the times depend on the disk.
 
 #![allow(
     missing_docs,
@@ -19,34 +19,35 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use oncekey::{Attempt, Begin, Durability, Fingerprint, Options, Store};
 
 const RESULT: [u8; 256] = [7; 256];
-/// What a record of these keys and results takes in a frame of its own.
+/// The size of a record of these keys and results in a frame of its own: frame header, fixed part, padded key, result.
 const FRAME_BYTES: usize = 48 + 80 + 40 + 256;
 
 fn key(number: u64) -> String {
     format!("{number:036}")
 }
 
-/// A file of zeroes that are on disk, as the store's slots are.
-fn prepared(directory: &tempfile::TempDir) -> File {
+/// Creates a file of zeroes that are on disk, as the store's segment slots are before they are written to.
+fn preallocated(directory: &tempfile::TempDir) -> File {
     let file = File::create_new(directory.path().join("floor")).unwrap();
     file.write_all_at(&vec![0; 64 << 20], 0).unwrap();
     file.sync_all().unwrap();
     file
 }
 
-fn place(turn: u64) -> u64 {
+/// The position of a write: the floor writes the file again and again.
+fn position(turn: u64) -> u64 {
     turn * FRAME_BYTES as u64 % (60 << 20)
 }
 
 fn durable(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("durable");
     let directory = tempfile::tempdir_in(".").unwrap();
-    let file = prepared(&directory);
+    let file = preallocated(&directory);
     let mut turn = 0;
     group.bench_function("floor: one write, one sync", |bencher| {
         bencher.iter(|| {
             turn += 1;
-            file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+            file.write_all_at(&[1; FRAME_BYTES], position(turn)).unwrap();
             file.sync_data().unwrap();
         });
     });
@@ -62,7 +63,7 @@ fn durable(criterion: &mut Criterion) {
         bencher.iter(|| {
             for _ in 0..2 {
                 turn += 1;
-                file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+                file.write_all_at(&[1; FRAME_BYTES], position(turn)).unwrap();
                 file.sync_data().unwrap();
             }
         });
@@ -71,7 +72,7 @@ fn durable(criterion: &mut Criterion) {
         bencher.iter(|| {
             for _ in 0..2 {
                 turn += 1;
-                file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+                file.write_all_at(&[1; FRAME_BYTES], position(turn)).unwrap();
             }
             file.sync_data().unwrap();
         });
@@ -81,8 +82,8 @@ fn durable(criterion: &mut Criterion) {
         bencher.iter(|| {
             number += 1;
             let key = key(number);
-            let act = |_: &Attempt| Ok::<_, Infallible>(RESULT.to_vec());
-            store.operation(&key).rerun().run(act).unwrap()
+            let side_effect = |_: &Attempt| Ok::<_, Infallible>(RESULT.to_vec());
+            store.operation(&key).rerun().run(side_effect).unwrap()
         });
     });
     let store = Store::open(directory.path().join("begin.once")).unwrap();
@@ -101,12 +102,12 @@ fn durable(criterion: &mut Criterion) {
 fn buffered(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("buffered");
     let directory = tempfile::tempdir_in(".").unwrap();
-    let file = prepared(&directory);
+    let file = preallocated(&directory);
     let mut turn = 0;
     group.bench_function("floor: one write", |bencher| {
         bencher.iter(|| {
             turn += 1;
-            file.write_all_at(&[1; FRAME_BYTES], place(turn)).unwrap();
+            file.write_all_at(&[1; FRAME_BYTES], position(turn)).unwrap();
         });
     });
     let store =
@@ -121,19 +122,19 @@ fn buffered(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Records that become durable together: in a file that grows, and in slots that are used again and again.
+/// Records that become durable together, in a file that grows and in one whose slots are reclaimed and reused.
 fn batched(criterion: &mut Criterion) {
     const BATCH: u64 = 100;
     let mut group = criterion.benchmark_group("100 records made durable together");
     let directory = tempfile::tempdir_in(".").unwrap();
-    let file = prepared(&directory);
+    let file = preallocated(&directory);
     let frame = vec![1; FRAME_BYTES * BATCH as usize];
     let mut turn = 0;
     group.bench_function("floor: 100 writes, one sync", |bencher| {
         bencher.iter(|| {
             for _ in 0..BATCH {
                 turn += 1;
-                file.write_all_at(&frame[..FRAME_BYTES], place(turn)).unwrap();
+                file.write_all_at(&frame[..FRAME_BYTES], position(turn)).unwrap();
             }
             file.sync_data().unwrap();
         });
@@ -141,7 +142,7 @@ fn batched(criterion: &mut Criterion) {
     group.bench_function("floor: one write, one sync", |bencher| {
         bencher.iter(|| {
             turn += BATCH;
-            file.write_all_at(&frame, place(turn)).unwrap();
+            file.write_all_at(&frame, position(turn)).unwrap();
             file.sync_data().unwrap();
         });
     });
@@ -164,7 +165,7 @@ fn batched(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A store of so many finished operations, and their keys.
+/// Creates a store with `count` completed operations. Returns its path, the store and the keys.
 fn filled(directory: &tempfile::TempDir, count: u64) -> (std::path::PathBuf, Store, Vec<String>) {
     let path = directory.path().join("filled.once");
     let store = Options::new().durability(Durability::Buffered).open(&path).unwrap();
@@ -178,7 +179,7 @@ fn filled(directory: &tempfile::TempDir, count: u64) -> (std::path::PathBuf, Sto
 
 fn open(criterion: &mut Criterion) {
     const KEYS: u64 = 200_000;
-    /// What a footer has for each record.
+    /// The size of a footer entry, one for each record.
     const ENTRY_BYTES: usize = 48;
     let mut group = criterion.benchmark_group("open, 200,000 keys");
     let directory = tempfile::tempdir_in(".").unwrap();
@@ -186,7 +187,7 @@ fn open(criterion: &mut Criterion) {
     store.close().unwrap();
     let file = File::open(&path).unwrap();
     let mut bytes = vec![0; ENTRY_BYTES * KEYS as usize];
-    let written = prepared(&directory);
+    let written = preallocated(&directory);
     group.bench_function(
         "floor: as many bytes as the footers have, read and summed; one write, one sync",
         |bencher| {
@@ -222,7 +223,7 @@ fn replay(criterion: &mut Criterion) {
     let map: std::collections::HashMap<&str, [u8; 256]> =
         keys.iter().map(|key| (key.as_str(), RESULT)).collect();
     let mut turn = 0;
-    // A stride that visits every key before any of them again.
+    // With this stride every key is visited once before any is visited again.
     let mut next = move || {
         turn = (turn + 61_803) % KEYS;
         usize::try_from(turn).unwrap()
