@@ -20,7 +20,7 @@ use oncekey::{Attempt, Begin, Durability, Fingerprint, Options, Store};
 
 const RESULT: [u8; 256] = [7; 256];
 /// The size of a record of these keys and results in a frame of its own: frame header, fixed part, padded key, result.
-const FRAME_BYTES: usize = 48 + 80 + 40 + 256;
+const FRAME_BYTES: usize = 56 + 80 + 40 + 256;
 
 fn key(number: u64) -> String {
     format!("{number:036}")

@@ -10,7 +10,7 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use crate::operations::{Key, RESULT};
 
 /// The header of a frame, which oncekey writes once for each commit.
-pub const FRAME_HEADER_BYTES: usize = 48;
+pub const FRAME_HEADER_BYTES: usize = 56;
 /// The record of a key and its result: the fixed part, both of these, and zeroes up to a multiple of 8.
 pub const RECORD_BYTES: usize = (80 + size_of::<Key>() + RESULT.len()).next_multiple_of(8);
 /// The record of a begin, which has no result.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::contestant::Durability;
 use crate::operations::{Change, KeySet, RESULT, key};
-use crate::roster;
+use crate::{floor, roster, stores};
 
 const THREADS: u64 = 8;
 const KEYS: u64 = 50;
@@ -80,6 +80,22 @@ fn the_floor_writes_as_many_bytes_as_oncekey() {
     let recorded = store.stats().record_bytes;
     let _begun = store.begin(&key(KeySet::Filled, 1), oncekey::Fingerprint::NONE).unwrap();
     let begun = store.stats().record_bytes;
-    assert_eq!(recorded - empty, crate::floor::RECORD_BYTES as u64);
-    assert_eq!(begun - recorded, crate::floor::BEGIN_BYTES as u64);
+    assert_eq!(recorded - empty, floor::RECORD_BYTES as u64);
+    assert_eq!(begun - recorded, floor::BEGIN_BYTES as u64);
+}
+
+/// Reads the length of a frame from the file, where the specification of the format has it.
+#[test]
+fn the_floor_writes_as_many_bytes_of_frame_header_as_oncekey() {
+    const FIRST_FRAME: usize = 4_096 + 4_096;
+    const OPENING_FRAME_BYTES: usize = 80;
+    let directory = tempfile::tempdir().unwrap();
+    let contestant = stores::oncekey::open(directory.path(), Durability::Synced);
+    assert!(contestant.record(&key(KeySet::Filled, 0)));
+    contestant.close();
+    let file = std::fs::read(stores::oncekey::file(directory.path())).unwrap();
+    let length = |at: usize| u32::from_le_bytes(file[at + 4..at + 8].try_into().unwrap()) as usize;
+    assert_eq!(length(FIRST_FRAME), OPENING_FRAME_BYTES);
+    let frame_bytes = floor::FRAME_HEADER_BYTES + floor::RECORD_BYTES;
+    assert_eq!(length(FIRST_FRAME + OPENING_FRAME_BYTES), frame_bytes);
 }
