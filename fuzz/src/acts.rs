@@ -58,7 +58,6 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Set(key, size) => (13, key, size),
         Act::Sync => (14, 0, 0),
         Act::Compact => (15, 0, 0),
-        Act::Replace => (22, 0, 0),
         Act::Reopen => (16, 0, 0),
         Act::Drop => (17, 0, 0),
         Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
@@ -69,6 +68,7 @@ pub fn encode(act: Act) -> [u8; 4] {
             (22, u8::from(by_ms < 0), u16::try_from(units).unwrap())
         }
         Act::Reboot(down_ms) => (23, 0, u16::try_from(down_ms).unwrap()),
+        Act::Replace => (24, 0, 0),
         // The same number encodes the length of the result and its retention.
         Act::RecordFor(key, size, _) => (25, key, size),
         Act::Rot(key, place) => (26, key, u16::from(place)),
