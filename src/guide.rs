@@ -1,11 +1,94 @@
 //! How to do things with oncekey, page by page.
+//!
+//! **Begin here**
+//!
+//! - [Quick start](quick_start): from an empty project to an operation that survives a crash.
+//! - [Charging once](charging_once): one side effect, in a whole function for production, line by line.
+//!
+//! **The side effect**
+//!
+//! - [A provider that takes idempotency keys](provider_with_keys): `rerun()` and the token, with one sync.
+//! - [A provider that does not](provider_without_keys): `reconcile` asks what happened.
+//! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer in 30 lines, with one sync a poll.
+//! - [Deadlines and fencing](deadlines_and_fencing): how another caller takes over an attempt that hangs.
+//!
+//! **Settings**
+//!
+//! - [Retention and clocks](retention_and_clocks): how long operations are remembered, and by which clock.
+//! - [Choosing durability](choosing_durability): when a call returns, and how many syncs it takes.
+#![cfg_attr(
+    all(feature = "bincode", feature = "json"),
+    doc = "- [Evolving types](evolving_types): what a deploy that changes a type does to recorded results and requests."
+)]
+//!
+//! **Around it**
+//!
+//! - [Testing your own service](testing): a store in memory, a clock that is moved by hand, failing on purpose.
+//! - [Calling it from async code](async_code): one blocking task that owns begin, side effect and completion.
+//! - [Operating](operating): what to watch, how to decide a doubt by hand, what to do when the disk fails.
+//! - [Forks, containers and file systems](environments): what oncekey expects of what is around it.
+//! - [Events](events): what is reported through `tracing`, and what to alert on.
+//!
+//! **Reference**
+//!
+//! - [Errors](errors): every error, and what to do about it.
+//! - [Limits and the small print](limits): every limit, and the guarantees in full.
+//! - [File format](file_format): the bytes of a store's file.
+//!
+//! The examples need the feature `bincode`, which is on by default, unless they say otherwise.
+
+// In the order of the list above. A page is a module without code, so that each has an address of its own.
+
+#[doc = include_str!("guide/quick_start.md")]
+pub mod quick_start {}
 
 #[doc = include_str!("guide/charging_once.md")]
-#[cfg(feature = "bincode")]
-#[cfg_attr(docsrs, doc(cfg(feature = "bincode")))]
 pub mod charging_once {}
 
+#[doc = include_str!("guide/provider_with_keys.md")]
+pub mod provider_with_keys {}
+
+#[doc = include_str!("guide/provider_without_keys.md")]
+pub mod provider_without_keys {}
+
+#[doc = include_str!("guide/webhooks_and_queues.md")]
+pub mod webhooks_and_queues {}
+
+#[doc = include_str!("guide/deadlines_and_fencing.md")]
+pub mod deadlines_and_fencing {}
+
+#[doc = include_str!("guide/retention_and_clocks.md")]
+pub mod retention_and_clocks {}
+
+#[doc = include_str!("guide/choosing_durability.md")]
+pub mod choosing_durability {}
+
+// It links to both codecs, which are not there without their features.
 #[doc = include_str!("guide/evolving_types.md")]
 #[cfg(all(feature = "bincode", feature = "json"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "bincode", feature = "json"))))]
 pub mod evolving_types {}
+
+#[doc = include_str!("guide/testing.md")]
+pub mod testing {}
+
+#[doc = include_str!("guide/async_code.md")]
+pub mod async_code {}
+
+#[doc = include_str!("guide/operating.md")]
+pub mod operating {}
+
+#[doc = include_str!("guide/environments.md")]
+pub mod environments {}
+
+#[doc = include_str!("guide/events.md")]
+pub mod events {}
+
+#[doc = include_str!("guide/errors.md")]
+pub mod errors {}
+
+#[doc = include_str!("guide/limits.md")]
+pub mod limits {}
+
+#[doc = include_str!("format/format.md")]
+pub mod file_format {}

@@ -1,4 +1,93 @@
-#![doc = include_str!("../README.md")]
+//! An embedded idempotency store: it runs each side effect once, stores its result as durably as the side effect itself,
+//! and gives every retry that same result.
+//!
+//! A program that charges a card, ships a box, sends a mail or handles a webhook must retry, because a lost reply looks
+//! like a failure. oncekey is linked into that program and makes the retry harmless. It is one file and a library: no
+//! server, no background thread, no async runtime.
+//!
+//! An **operation** is a side effect under a key that names the intent. Its begin is durable before the side effect
+//! runs, and its result is durable before the call returns. If the process dies in between, only the outside world
+//! knows whether the side effect happened. The operation is then **in doubt**, and is not run again until the program,
+//! or a human, has said what happened.
+//!
+//! ```
+//! use oncekey::{Outcome, Store};
+//! use serde::{Deserialize, Serialize};
+//!
+//! #[derive(Serialize, Deserialize, Debug, PartialEq)]
+//! struct Receipt { id: u64 }
+//!
+//! /// A client of the payment provider.
+//! struct Gateway;
+//!
+//! impl Gateway {
+//!     fn charge(&self, token: &str, cents: u64) -> Result<Receipt, std::io::Error> {
+//!         // Send the request, with `token` as its reference.
+//! #       let _ = (token, cents);
+//!         Ok(Receipt { id: 17 })
+//!     }
+//!     fn find(&self, token: &str) -> Result<Option<Receipt>, std::io::Error> {
+//!         // Search for a charge with this reference.
+//! #       let _ = token;
+//!         Ok(None)
+//!     }
+//! }
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! #   let directory = tempfile::tempdir()?;
+//! #   let path = directory.path().join("payments.once");
+//!     let (store, gateway) = (Store::open(path)?, Gateway);
+//!     let charge = || {
+//!         store
+//!             .operation("order-1729")                                // the key
+//!             .scope("charge")                                        // a refund of the order is another operation
+//!             .request(&("account 42", 1_000))                        // another request under this key is refused
+//!             .reconcile(|attempt| gateway.find(&attempt.token()))    // called only if an earlier attempt is in doubt
+//!             .run(|attempt| gateway.charge(&attempt.token(), 1_000)) // the side effect
+//!     };
+//!     assert_eq!(charge()?, Outcome::Done(Receipt { id: 17 }));        // this call charged
+//!     assert_eq!(charge()?, Outcome::AlreadyDone(Receipt { id: 17 })); // an earlier one did; the same receipt
+//!     store.close()?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! # Where things are
+//!
+//! | to | see |
+//! |---|---|
+//! | learn how to use it | the [guide], page by page |
+//! | open a store | [`Store`], [`Options`] |
+//! | run a side effect once | [`Operation`]: [`run`](Operation::run), [`reconcile`](Operation::reconcile), [`rerun`](Operation::rerun), [`release_if`](Operation::release_if) |
+//! | see what a side effect gets, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
+//! | work on bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
+//! | look at a key, or decide a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
+//! | change how results are encoded | [`Codec`] |
+//! | test with a clock of your own | [`ManualClock`] |
+//! | watch it | [`Store::stats`], [`events`] |
+//! | read the file without this crate | [`guide::file_format`] |
+//!
+//! # Guarantees
+//!
+//! - **A killed process** loses nothing that was acknowledged. What was in progress is in doubt.
+//! - **A power loss** takes back nothing that was acknowledged under [`Durability::Sync`], the default.
+//! - **A failed write or sync** is never acknowledged. The store refuses every later change until it is opened again.
+//! - **A full disk** refuses new operations only. The begin set aside the room for the completion.
+//! - **Damaged bytes** are an error, never "absent" and never another result.
+//!
+//! [`guide::limits`] has them in full, with what is assumed of the disk and every limit. Rust 1.89, 64-bit Unix; Linux is
+//! what is tested.
+//!
+//! # Features
+//!
+//! | feature | default | what |
+//! |---|---|---|
+//! | `bincode` | yes | the default [`Codec`] for results |
+//! | `json` | no | the codec `Json`, for results of types that evolve |
+//! | `tracing` | no | [`events`]: opening, replay, mismatch, doubt, damage, reclaim, poison, clock |
+//!
+//! Without `bincode`, choose a codec with [`Operation::codec`], or work on bytes.
+
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 // In the order in which data flows: each module uses only those above it.
@@ -32,6 +121,11 @@ mod policy;
 mod operation;
 mod store;
 pub mod guide;
+
+/// The examples of the README, so that they are tested.
+#[cfg(all(doctest, feature = "bincode"))]
+#[doc = include_str!("../README.md")]
+pub mod readme {}
 
 // Two attributes, because clippy takes only the plain `cfg(test)` for a test.
 #[cfg(test)]
