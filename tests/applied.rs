@@ -1,4 +1,5 @@
-//! What `reconcile` found out is final: after "applied" the same call never performs the act, and never loses the result.
+//! Proves that what `reconcile` finds is final: after "applied" the same call never runs the side effect and never
+//! loses the result, whatever happens to the key while the closure runs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -12,7 +13,7 @@ use oncekey::{
 
 type Ran = Result<Outcome<String>, RunError<String, Error>>;
 
-/// Runs `key`, in doubt, where `meanwhile` happens while the closure finds out that the act was applied.
+/// Runs an operation in doubt whose `reconcile` finds "applied", and calls `meanwhile` inside that closure.
 fn reconciled_while(store: &Store, meanwhile: impl FnOnce()) -> Ran {
     abandon(store, "charge");
     let meanwhile = RefCell::new(Some(meanwhile));
@@ -20,12 +21,12 @@ fn reconciled_while(store: &Store, meanwhile: impl FnOnce()) -> Ran {
         .operation("charge")
         .reconcile(|attempt| {
             assert_eq!(attempt.number(), 1);
-            let meanwhile = meanwhile.take().expect("asked once");
+            let meanwhile = meanwhile.take().expect("reconcile ran twice");
             meanwhile();
             Some("receipt 17".to_owned())
         })
-        .run(|_| -> Result<String, Error> { panic!("performed after it was found to be applied") });
-    assert!(meanwhile.take().is_none(), "asked");
+        .run(|_| -> Result<String, Error> { panic!("the side effect ran after reconcile found it applied") });
+    assert!(meanwhile.take().is_none(), "reconcile did not run");
     outcome
 }
 
@@ -35,55 +36,56 @@ fn set(store: &Store, next: Next<'_>) {
     store.compare_and_set("charge", expected, next).unwrap();
 }
 
-/// What the codec of the typed face makes of a text.
+/// The bytes that the default codec makes of a text.
 fn encoded(text: &str) -> Vec<u8> {
     let store = small().open_in_memory().unwrap();
     store.operation("k").run(|_| Ok::<_, Error>(text.to_owned())).unwrap();
     store.get("k").unwrap().into_result().unwrap()
 }
 
-fn holds(store: &Store, text: &str) {
+fn assert_holds(store: &Store, text: &str) {
     let seen = store.get("charge").unwrap();
     assert_eq!((seen.status(), seen.result()), (Status::Completed, Some(&encoded(text)[..])));
     assert_eq!(store.stats().reserved_bytes, 0);
 }
 
-fn is_unrecorded(ran: Ran) -> Error {
+/// The reason why the result was not recorded.
+fn unrecorded_source(ran: Ran) -> Error {
     match ran {
         Err(RunError::Unrecorded { result, source, .. }) if *result == "receipt 17" => source,
-        other => panic!("the result is lost: {other:?}"),
+        other => panic!("the result was lost: {other:?}"),
     }
 }
 
 #[test]
-fn it_is_recorded_if_the_key_was_forgotten_meanwhile() {
+fn an_applied_result_is_recorded_if_the_key_was_forgotten_meanwhile() {
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || assert!(store.forget("charge").unwrap()));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 17".to_owned()));
-    holds(&store, "receipt 17");
-    assert_eq!(store.get("charge").unwrap().attempt(), 1, "the attempt that performed it");
+    assert_holds(&store, "receipt 17");
+    assert_eq!(store.get("charge").unwrap().attempt(), 1, "not the number of the attempt in doubt");
 }
 
 #[test]
-fn it_is_recorded_if_the_key_was_set_to_absent_meanwhile() {
+fn an_applied_result_is_recorded_if_the_key_was_set_absent_meanwhile() {
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || set(&store, Next::Absent));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 17".to_owned()));
-    holds(&store, "receipt 17");
-    assert_eq!(store.get("charge").unwrap().attempt(), 1, "the attempt that performed it");
+    assert_holds(&store, "receipt 17");
+    assert_eq!(store.get("charge").unwrap().attempt(), 1, "not the number of the attempt in doubt");
 }
 
 #[test]
-fn what_was_recorded_meanwhile_is_the_result() {
+fn a_result_set_meanwhile_wins() {
     let store = small().open_in_memory().unwrap();
     let other = encoded("receipt 18");
     let ran = reconciled_while(&store, || set(&store, Next::Completed { fingerprint: NONE, result: &other }));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 18".to_owned()));
-    holds(&store, "receipt 18");
+    assert_holds(&store, "receipt 18");
 }
 
 #[test]
-fn what_another_attempt_recorded_meanwhile_is_the_result() {
+fn a_result_of_another_attempt_meanwhile_wins() {
     let store = small().open_in_memory().unwrap();
     let other = encoded("receipt 18");
     let ran = reconciled_while(&store, || {
@@ -91,11 +93,11 @@ fn what_another_attempt_recorded_meanwhile_is_the_result() {
         perform(&store, "charge", &other);
     });
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 18".to_owned()));
-    holds(&store, "receipt 18");
+    assert_holds(&store, "receipt 18");
 }
 
 #[test]
-fn another_attempt_that_is_in_progress_or_in_doubt_meanwhile_leaves_it_unrecorded_and_whole() {
+fn an_applied_result_is_returned_unrecorded_beside_another_attempt() {
     for keeps in [true, false] {
         let store = small().open_in_memory().unwrap();
         let lease: Cell<Option<Lease>> = Cell::new(None);
@@ -104,7 +106,7 @@ fn another_attempt_that_is_in_progress_or_in_doubt_meanwhile_leaves_it_unrecorde
             let begun = acquire(&store, "charge");
             lease.set(keeps.then_some(begun));
         });
-        assert!(matches!(is_unrecorded(ran), Error::Fenced { .. }));
+        assert!(matches!(unrecorded_source(ran), Error::Fenced { .. }));
         let expected = if keeps { Status::InProgress } else { Status::InDoubt };
         assert_eq!(store.get("charge").unwrap().status(), expected);
         if let Some(mut lease) = lease.take() {
@@ -114,58 +116,64 @@ fn another_attempt_that_is_in_progress_or_in_doubt_meanwhile_leaves_it_unrecorde
 }
 
 #[test]
-fn another_request_meanwhile_is_a_mismatch_and_is_not_replayed() {
+fn an_applied_result_is_returned_unrecorded_beside_another_request() {
     let store = small().open_in_memory().unwrap();
     let another = Fingerprint::from_bytes([7; 16]);
     let ran = reconciled_while(&store, || {
         store.forget("charge").unwrap();
         store.record("charge", another, &encoded("receipt 18")).unwrap();
     });
-    assert!(matches!(is_unrecorded(ran), Error::Mismatch { .. }));
+    assert!(matches!(unrecorded_source(ran), Error::Mismatch { .. }));
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || {
         store.forget("charge").unwrap();
         drop(store.begin("charge", another).unwrap());
     });
-    assert!(matches!(is_unrecorded(ran), Error::Mismatch { .. }));
+    assert!(matches!(unrecorded_source(ran), Error::Mismatch { .. }));
 }
 
 #[test]
-fn what_cannot_be_recorded_is_not_lost() {
+fn an_applied_result_that_cannot_be_recorded_is_returned() {
     let store = small().max_result(4).open_in_memory().unwrap();
-    assert!(matches!(is_unrecorded(reconciled_while(&store, || ())), Error::TooLarge { limit_bytes: 4, .. }));
-    assert!(store.get("charge").unwrap().result_was_not_kept(), "that it happened is recorded");
-    // What was recorded meanwhile and does not decode, or has expired, is no result to give.
+    assert!(matches!(
+        unrecorded_source(reconciled_while(&store, || ())),
+        Error::TooLarge { limit_bytes: 4, .. }
+    ));
+    assert!(
+        store.get("charge").unwrap().result_was_not_kept(),
+        "the operation was not completed without its result"
+    );
+    // A result that was recorded meanwhile and does not decode cannot be returned in its place.
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || {
         set(&store, Next::Completed { fingerprint: NONE, result: &[0xFF; 3] });
     });
-    assert!(matches!(is_unrecorded(ran), Error::Decode { .. }));
+    assert!(matches!(unrecorded_source(ran), Error::Decode { .. }));
 }
 
 #[test]
-fn reconcile_is_asked_once_in_a_call_and_a_second_doubt_is_in_doubt() {
+fn reconcile_runs_once_a_call_and_a_second_doubt_is_an_error() {
     let store = small().open_in_memory().unwrap();
     abandon(&store, "charge");
-    let asked = Cell::new(0);
+    let calls = Cell::new(0);
     let ran = store
         .operation("charge")
         .reconcile(|_| {
-            asked.set(asked.get() + 1);
-            assert!(asked.get() < 9, "asked again and again");
+            calls.set(calls.get() + 1);
+            assert!(calls.get() < 9, "reconcile ran again and again");
             store.forget("charge").unwrap();
             abandon(&store, "charge");
             Reconciled::NotApplied
         })
-        .run(|_| -> Result<u32, Error> { panic!("performed while in doubt") });
+        .run(|_| -> Result<u32, Error> { panic!("the side effect ran while the key was in doubt") });
     assert!(matches!(ran, Err(RunError::Store(Error::InDoubt { .. }))), "{ran:?}");
-    assert_eq!(asked.get(), 1);
+    assert_eq!(calls.get(), 1);
 }
 
 #[test]
-fn after_not_applied_the_key_as_it_stands_then_decides() {
+fn after_not_applied_the_present_state_of_the_key_decides() {
     let store = small().open_in_memory().unwrap();
-    // Given up meanwhile: it is performed as the first attempt.
+    // Forgotten meanwhile: the side effect runs as the first attempt.
     abandon(&store, "charge");
     let run = |meanwhile: &dyn Fn()| {
         store
@@ -178,13 +186,13 @@ fn after_not_applied_the_key_as_it_stands_then_decides() {
     };
     let ran = run(&|| assert!(store.forget("charge").unwrap()));
     assert_eq!(ran.unwrap(), Outcome::Done("attempt 1".to_owned()));
-    // Completed meanwhile: that is the result.
+    // Completed meanwhile: that result is replayed.
     store.forget("charge").unwrap();
     abandon(&store, "charge");
     let other = encoded("receipt 18");
     let ran = run(&|| set(&store, Next::Completed { fingerprint: NONE, result: &other }));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 18".to_owned()));
-    // Begun by another meanwhile.
+    // Begun by another attempt meanwhile.
     store.forget("charge").unwrap();
     abandon(&store, "charge");
     let lease: Cell<Option<Lease>> = Cell::new(None);

@@ -1,5 +1,5 @@
-//! Time from one opening to the next: what the wall clock, a reboot, a crash and a restored machine do to what the store
-//! remembers. Through the public interface only.
+//! Proves how store time continues from one opening to the next after steps of the wall clock, reboots, crashes and
+//! restored machines, and when an opening refuses the clock. Uses the public interface only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -20,7 +20,8 @@ fn open(clock: &ManualClock, path: &Path) -> Store {
     clocked(clock).open(path).unwrap()
 }
 
-/// Closed, or killed: then it is a copy that is opened, since the file of an open store is locked.
+/// Closes the store, or copies its file as a kill would leave it. The copy is needed because the file of an open store
+/// is locked.
 fn end(store: &Store, place: Place, killed: bool) -> Place {
     if killed {
         return copy_of_open(&place.path);
@@ -30,7 +31,7 @@ fn end(store: &Store, place: Place, killed: bool) -> Place {
 }
 
 #[test]
-fn in_the_same_boot_a_step_of_the_wall_clock_expires_nothing_at_the_next_opening() {
+fn a_wall_clock_step_in_the_same_boot_expires_nothing() {
     for killed in [false, true] {
         for to_ms in [START_MS + 8 * DAY_MS, START_MS + 4_000 * DAY_MS, START_MS - 8 * DAY_MS, 0] {
             for while_open in [true, false] {
@@ -39,7 +40,7 @@ fn in_the_same_boot_a_step_of_the_wall_clock_expires_nothing_at_the_next_opening
                 if while_open {
                     clock.jump_wall(to_ms);
                     clock.advance(seconds(10));
-                    // Asked for the time, it looks at the wall clock.
+                    // The store looks at the wall clock when a call needs the time.
                     assert!(store.get("k").unwrap().is_absent());
                     assert_eq!(store.stats().clock_steps_not_followed, 1);
                 }
@@ -55,14 +56,14 @@ fn in_the_same_boot_a_step_of_the_wall_clock_expires_nothing_at_the_next_opening
                 assert!(store.get("k").unwrap().is_completed());
                 assert_eq!(store.stats().store_time_ms, before_ms + 30_000, "to {to_ms}, killed: {killed}");
                 clock.advance(days(7));
-                assert!(store.get("k").unwrap().is_absent(), "time goes on");
+                assert!(store.get("k").unwrap().is_absent(), "store time stands still");
             }
         }
     }
 }
 
 #[test]
-fn a_machine_that_came_up_in_1970_and_is_then_corrected_needs_no_answer_in_that_boot() {
+fn a_clock_corrected_from_1970_in_the_same_boot_is_accepted() {
     let (place, clock) = (Place::new(), ManualClock::new(5_000));
     let store = open(&clock, &place.path);
     store.record("k", NONE, b"r").unwrap();
@@ -73,7 +74,7 @@ fn a_machine_that_came_up_in_1970_and_is_then_corrected_needs_no_answer_in_that_
     assert!(store.get("k").unwrap().is_completed());
     assert_eq!(store.stats().store_time_ms, 6_000);
     store.close().unwrap();
-    // The next boot comes up right: by then the mark says what the wall clock was corrected to.
+    // The next boot comes up right. The mark that the opening wrote holds the corrected wall clock.
     clock.reboot(days(1));
     let store = open(&clock, &place.path);
     assert!(store.get("k").unwrap().is_completed());
@@ -81,7 +82,7 @@ fn a_machine_that_came_up_in_1970_and_is_then_corrected_needs_no_answer_in_that_
 }
 
 #[test]
-fn a_machine_that_is_corrected_while_down_is_told_what_is_true_once() {
+fn a_clock_corrected_from_1970_while_down_needs_one_answer() {
     let (place, clock) = (Place::new(), ManualClock::new(5_000));
     let store = open(&clock, &place.path);
     store.record("k", NONE, b"r").unwrap();
@@ -96,7 +97,7 @@ fn a_machine_that_is_corrected_while_down_is_told_what_is_true_once() {
     let Error::Clock { wall_ms, last_wall_ms, store_time_ms, .. } = error else { panic!("{error:?}") };
     assert_eq!((wall_ms, last_wall_ms, store_time_ms), (START_MS, 5_000, 5_000));
     let store = clocked(&clock).accept_clock_jump(ClockJump::NotElapsed).open(&place.path).unwrap();
-    assert!(store.get("k").unwrap().is_completed(), "what was recorded a second ago");
+    assert!(store.get("k").unwrap().is_completed(), "a record of a second ago expired");
     store.close().unwrap();
     for _ in 0..2 {
         clock.reboot(seconds(60));
@@ -105,11 +106,14 @@ fn a_machine_that_is_corrected_while_down_is_told_what_is_true_once() {
         store.close().unwrap();
     }
     clock.reboot(days(8));
-    assert!(open(&clock, &place.path).get("k").unwrap().is_absent(), "time is counted on from there");
+    assert!(
+        open(&clock, &place.path).get("k").unwrap().is_absent(),
+        "store time did not continue from the accepted clock"
+    );
 }
 
 #[test]
-fn a_clock_300_days_ahead_expires_nothing_in_that_boot_and_leaves_no_trap_once_it_is_corrected() {
+fn a_clock_300_days_ahead_expires_nothing_even_once_corrected() {
     for killed in [false, true] {
         let (place, clock) = (Place::new(), ManualClock::new(START_MS));
         let store = open(&clock, &place.path);
@@ -129,7 +133,7 @@ fn a_clock_300_days_ahead_expires_nothing_in_that_boot_and_leaves_no_trap_once_i
 }
 
 #[test]
-fn a_clock_that_comes_up_ahead_is_refused_by_the_longest_downtime_that_was_said() {
+fn a_reboot_longer_than_max_downtime_is_refused() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let options = || clocked(&clock).max_downtime(days(10));
     let store = options().open(&place.path).unwrap();
@@ -158,12 +162,12 @@ fn steps_of_just_under_ten_seconds_do_not_add_up() {
         clock.jump_wall(clock.now_ms() + 9_999);
         passed += 1;
     }
-    assert!((3_598..=3_600).contains(&passed), "an hour ended after {passed} s");
-    assert!(store.stats().clock_steps_not_followed > 1_000, "and it is told");
+    assert!((3_598..=3_600).contains(&passed), "an hour of retention ended after {passed} s");
+    assert!(store.stats().clock_steps_not_followed > 1_000, "the steps were not counted");
 }
 
 #[test]
-fn either_answer_is_written_down_and_needed_once_and_does_nothing_where_nothing_jumped() {
+fn an_accepted_clock_jump_is_recorded_and_needed_only_once() {
     for (jump, has_passed) in [(ClockJump::Elapsed, true), (ClockJump::NotElapsed, false)] {
         for killed in [false, true] {
             let (place, clock) = (Place::new(), ManualClock::new(START_MS));
@@ -173,7 +177,7 @@ fn either_answer_is_written_down_and_needed_once_and_does_nothing_where_nothing_
             store.close().unwrap();
             clock.reboot(days(1));
             let store = always().open(&place.path).unwrap();
-            assert_eq!(store.stats().store_time_ms, START_MS + DAY_MS, "{jump:?}: that is no jump");
+            assert_eq!(store.stats().store_time_ms, START_MS + DAY_MS, "{jump:?}: a day is no jump");
             store.close().unwrap();
 
             clock.reboot(days(400));
@@ -197,7 +201,7 @@ fn either_answer_is_written_down_and_needed_once_and_does_nothing_where_nothing_
                 other => panic!("{other:?}"),
             }
             let store = always().open(&place.path).unwrap();
-            assert_eq!(store.stats().store_time_ms, time_ms + 1_000, "it never goes back");
+            assert_eq!(store.stats().store_time_ms, time_ms + 1_000, "store time went back");
             store.close().unwrap();
             clock.reboot(seconds(2));
             assert_eq!(open(&clock, &place.path).stats().store_time_ms, time_ms + 3_000);
@@ -206,7 +210,7 @@ fn either_answer_is_written_down_and_needed_once_and_does_nothing_where_nothing_
 }
 
 #[test]
-fn a_clock_that_stopped_or_never_began_is_no_licence_for_every_clock_afterwards() {
+fn a_store_made_at_time_zero_still_refuses_a_jump() {
     for killed in [false, true] {
         let (place, clock) = (Place::new(), ManualClock::new(0));
         let store = open(&clock, &place.path);
@@ -222,7 +226,7 @@ fn a_clock_that_stopped_or_never_began_is_no_licence_for_every_clock_afterwards(
         assert!(open(&ManualClock::new(0), &place.path).get("k").unwrap().is_completed());
         assert!(open(&ManualClock::new(DAY_MS), &place.path).get("k").unwrap().is_completed());
     }
-    // A store that nothing was ever recorded in, and one whose creation was all there was, have a mark too.
+    // A store in which nothing was ever recorded has a mark too.
     let place = Place::new();
     open(&ManualClock::new(0), &place.path).close().unwrap();
     let refused = clocked(&ManualClock::new(START_MS)).open(&place.path);
@@ -230,14 +234,14 @@ fn a_clock_that_stopped_or_never_began_is_no_licence_for_every_clock_afterwards(
 }
 
 #[test]
-fn a_file_of_another_machine_and_a_restored_snapshot_go_by_the_wall_clock() {
+fn another_machine_or_a_restored_snapshot_goes_by_the_wall_clock() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let restored = clock.snapshot();
     let store = open(&clock, &place.path);
     clock.advance(days(2));
     store.record("k", NONE, b"r").unwrap();
     store.close().unwrap();
-    // Its boot has the same name, and its boot-time clock is behind what the file has seen.
+    // The snapshot has the same boot id, and a boot-time clock behind the one that the file holds.
     let bytes = place.bytes();
     let refused = clocked(&restored).open(&place.path);
     assert!(matches!(refused, Err(Error::Clock { .. })), "two days behind: {refused:?}");
@@ -254,8 +258,8 @@ fn a_file_of_another_machine_and_a_restored_snapshot_go_by_the_wall_clock() {
 }
 
 #[test]
-fn a_pause_before_a_crash_is_counted_once_whatever_was_written_during_it() {
-    // Records that are moved are old, and what is moved last must not say that it is as late as they were.
+fn moved_records_do_not_set_store_time_back_before_a_crash() {
+    // Reclaiming moves old records to the end of the log. Their times must not count as the time of the last write.
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = open(&clock, &place.path);
     for n in 0..600 {
@@ -274,7 +278,7 @@ fn a_pause_before_a_crash_is_counted_once_whatever_was_written_during_it() {
 }
 
 #[test]
-fn ten_thousand_times_open_record_close_use_up_one_open_count() {
+fn closed_sessions_share_one_open_count() {
     let place = Place::new();
     let mut last = None;
     for n in 0..100 {
@@ -287,7 +291,7 @@ fn ten_thousand_times_open_record_close_use_up_one_open_count() {
             store.close().unwrap();
         }
     }
-    // Only what was not closed begins a new one.
+    // Only an opening that does not follow a close uses up another.
     let killed = small().open(&place.path).unwrap();
     let copy = copy_of_open(&place.path);
     let store = small().open(&copy.path).unwrap();
@@ -297,7 +301,7 @@ fn ten_thousand_times_open_record_close_use_up_one_open_count() {
 }
 
 #[test]
-fn a_refused_opening_leaves_the_file_as_it_is_closed_or_killed() {
+fn a_refused_opening_leaves_the_file_unchanged() {
     let refused = |options: Options, path: &Path| match options.open(path) {
         Err(Error::Option { .. } | Error::Clock { .. }) => {}
         other => panic!("{other:?}"),
@@ -317,7 +321,7 @@ fn a_refused_opening_leaves_the_file_as_it_is_closed_or_killed() {
         }
         let store = open(&clock, &place.path);
         let Recorded::Done(version) = store.record("after", NONE, b"r").unwrap() else { panic!() };
-        assert_eq!(version.as_u64() >> 40, if killed { 2 } else { 1 }, "none of them was counted");
+        assert_eq!(version.as_u64() >> 40, if killed { 2 } else { 1 }, "a refused opening was counted");
     }
     let large = Place::new();
     Options::new().open(&large.path).unwrap().close().unwrap();
@@ -326,12 +330,12 @@ fn a_refused_opening_leaves_the_file_as_it_is_closed_or_killed() {
     assert!(large.bytes() == bytes);
     let new = Place::new();
     refused(small().max_result(500_000), &new.path);
-    assert!(!new.path.exists(), "a refused opening creates nothing");
+    assert!(!new.path.exists(), "a refused opening created a file");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_system_clocks_carry_store_time_from_one_opening_to_the_next() {
+fn the_system_clocks_carry_store_time_across_openings() {
     let place = Place::new();
     let store = small().open(&place.path).unwrap();
     let before_ms = store.stats().store_time_ms;

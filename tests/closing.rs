@@ -1,5 +1,5 @@
-//! Closing: nothing is written behind the close mark, what keeps a store open is what is really in progress, and a
-//! store that is closed has let go of its file.
+//! Proves what `close` does: it fails while an operation is in progress, releases the file whatever handles are left,
+//! and leaves the close mark as the last thing in the file.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -19,7 +19,7 @@ fn is_closed<T>(outcome: &Result<T>) -> bool {
 }
 
 #[test]
-fn with_a_lease_alive_it_fails_and_changes_nothing() {
+fn close_with_a_live_lease_fails_and_changes_nothing() {
     let place = Place::new();
     let store = place.open();
     store.record("k", NONE, b"r").unwrap();
@@ -33,13 +33,13 @@ fn with_a_lease_alive_it_fails_and_changes_nothing() {
     assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
     lease.complete(b"done").unwrap();
     store.record("more", NONE, b"").unwrap();
-    // The handle is still there, and completed.
+    // The lease still exists, but its operation is completed.
     store.close().unwrap();
     assert_eq!(place.open().get("lease").unwrap().result(), Some(&b"done"[..]));
 }
 
 #[test]
-fn the_file_is_free_whatever_clones_and_leases_live() {
+fn close_frees_the_file_while_clones_and_leases_live() {
     let place = Place::new();
     let store = place.open();
     store.record("k", NONE, b"read it, so that it is mapped").unwrap();
@@ -55,7 +55,7 @@ fn the_file_is_free_whatever_clones_and_leases_live() {
     other.record("other", NONE, b"").unwrap();
     for store in [&store, &clone] {
         assert!(is_closed(&store.begin("n", NONE)));
-        assert!(is_closed(&store.begin("k", NONE)), "replays are for an open store");
+        assert!(is_closed(&store.begin("k", NONE)), "a closed store replayed a result");
         assert!(is_closed(&store.record("n", NONE, b"")));
         assert!(is_closed(&store.get("k")));
         assert!(is_closed(&store.get("n")));
@@ -71,11 +71,14 @@ fn the_file_is_free_whatever_clones_and_leases_live() {
     completed.complete(b"r").unwrap();
     drop((fenced, completed, clone, store));
     other.record("another", NONE, b"").unwrap();
-    assert!(matches!(small().open(&place.path), Err(Error::Locked { .. })), "the new one has it to itself");
+    assert!(
+        matches!(small().open(&place.path), Err(Error::Locked { .. })),
+        "the second store does not hold the lock"
+    );
 }
 
 #[test]
-fn a_lease_that_leaked_keeps_a_store_open_only_as_long_as_its_operation_is_in_progress() {
+fn a_leaked_lease_keeps_a_store_open_only_while_in_progress() {
     let ends: [fn(&Store, &ManualClock); 3] = [
         |store, _| {
             let next = Next::Completed { fingerprint: NONE, result: b"" };
@@ -85,7 +88,7 @@ fn a_lease_that_leaked_keeps_a_store_open_only_as_long_as_its_operation_is_in_pr
             store.compare_and_set("leaked", seen(store, "leaked"), Next::Absent).unwrap();
         },
         |store, clock| {
-            // Taken over, which leaves a doubt, and ended by whoever took over.
+            // The next caller takes the operation over in doubt and ends it.
             clock.advance(seconds(60));
             match store.begin("leaked", NONE).unwrap() {
                 Begin::InDoubt(mut doubt) => drop(doubt.complete(b"").unwrap()),
@@ -109,9 +112,9 @@ fn a_lease_that_leaked_keeps_a_store_open_only_as_long_as_its_operation_is_in_pr
     }
 }
 
-/// Writers are inside while the store is closed. What is in the file when `close` returns is all that there will be.
+/// Closes the store while other threads write. The file must not change after `close` has returned.
 #[test]
-fn nothing_is_written_behind_the_close_mark() {
+fn nothing_is_written_after_the_close_mark() {
     let late = AtomicU32::new(0);
     for round in 0..100 {
         let place = Place::new();
@@ -140,11 +143,11 @@ fn nothing_is_written_behind_the_close_mark() {
             late.fetch_add(1, Ordering::Relaxed);
         }
     }
-    assert_eq!(late.into_inner(), 0, "rounds in which something was written after the close, of 100");
+    assert_eq!(late.into_inner(), 0, "rounds of 100 in which a thread wrote after the close");
 }
 
 #[test]
-fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for_itself() {
+fn close_inside_run_or_reconcile_is_refused_without_deadlock() {
     let place = Place::new();
     let store = place.open();
     let outcome = store.operation("act").run(|_| {
@@ -159,7 +162,9 @@ fn closing_inside_an_act_or_a_look_into_a_doubt_is_refused_and_does_not_wait_for
             assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
             Some(2)
         })
-        .run(|_| -> std::result::Result<i32, String> { panic!("it was applied") });
+        .run(|_| -> std::result::Result<i32, String> {
+            panic!("the side effect ran although it was applied")
+        });
     outcome.unwrap();
     store.close().unwrap();
 }

@@ -1,6 +1,7 @@
-//! Closures and functions around `run` with the error types that programs have: what compiles, and what its errors say.
+//! Proves that `run` and `reconcile` work with the error types that programs use, and that a chain of causes names each
+//! cause once.
 //!
-//! That this file compiles is half of what it shows: no annotation in it is there for the compiler's sake only.
+//! Half of the proof is that this file compiles: it has no type annotation that only the compiler needs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -100,7 +101,7 @@ fn as_they_are(store: &Store, gateway: &Gateway) -> Result<Outcome<u64>, RunErro
     store.operation("k").run(|_| gateway.with_enum(""))
 }
 
-/// A program's own error, with what it tells apart.
+/// A program's own error, which distinguishes only two cases.
 #[derive(Debug, PartialEq)]
 enum Refusal {
     TryAgainLater,
@@ -118,7 +119,7 @@ fn in_an_enum(store: &Store, gateway: &Gateway) -> Result<u64, Refusal> {
 }
 
 #[test]
-fn each_error_type_goes_through_run_and_question_marks() {
+fn each_usual_error_type_passes_through_run_and_the_question_mark() {
     for (store, gateway) in both() {
         type Call = fn(&Store, &Gateway) -> Option<u64>;
         let calls: [Call; 9] = [
@@ -140,7 +141,7 @@ fn each_error_type_goes_through_run_and_question_marks() {
 }
 
 #[test]
-fn a_program_maps_what_it_tells_apart_in_one_place() {
+fn one_from_impl_maps_every_run_error() {
     let store = Store::in_memory().unwrap();
     assert_eq!(in_an_enum(&store, &Gateway { answers: false }), Err(Refusal::TryAgainLater));
     let Err(Refusal::AskAHuman(text)) = in_an_enum(&store, &Gateway { answers: true }) else { panic!() };
@@ -148,7 +149,7 @@ fn a_program_maps_what_it_tells_apart_in_one_place() {
 }
 
 #[test]
-fn a_finding_is_an_option_a_result_or_what_a_client_returns() {
+fn reconcile_accepts_an_option_or_a_clients_result() {
     let store = Store::in_memory().unwrap();
     let gateway = Gateway { answers: true };
     let found = |answer: bool| if answer { Some(17_u64) } else { None };
@@ -170,7 +171,7 @@ fn a_finding_is_an_option_a_result_or_what_a_client_returns() {
     }
 }
 
-/// What a program prints of an error and its causes.
+/// The texts of an error and its causes, as a program prints them.
 fn printed(error: &dyn StdError) -> Vec<String> {
     let mut lines = vec![error.to_string()];
     let mut next = error.source();
@@ -181,19 +182,19 @@ fn printed(error: &dyn StdError) -> Vec<String> {
     lines
 }
 
-fn says_each_cause_once(lines: &[String], causes: &[&str]) {
+fn assert_each_cause_once(lines: &[String], causes: &[&str]) {
     for cause in causes {
-        let said = lines.iter().filter(|line| line.contains(cause)).count();
-        assert_eq!(said, 1, "{cause:?} in {lines:?}");
+        let count = lines.iter().filter(|line| line.contains(cause)).count();
+        assert_eq!(count, 1, "{cause:?} in {lines:?}");
     }
 }
 
 #[test]
-fn each_cause_is_said_once_along_a_chain() {
+fn an_error_chain_names_each_cause_once() {
     let store = Store::in_memory().unwrap();
     let gateway = Gateway { answers: false };
     let fresh = |error: &dyn StdError, causes: &[&str]| {
-        says_each_cause_once(&printed(error), causes);
+        assert_each_cause_once(&printed(error), causes);
         store.forget("k").unwrap();
     };
     fresh(&as_they_are(&store, &gateway).unwrap_err(), &["the gateway timed out", "may have happened"]);
@@ -207,18 +208,18 @@ fn each_cause_is_said_once_along_a_chain() {
     fresh(&released.unwrap_err(), &["the gateway timed out", "did not happen"]);
     abandon(&store, "k");
     let in_doubt = as_they_are(&store, &gateway).unwrap_err();
-    says_each_cause_once(&printed(&in_doubt), &["in doubt"]);
+    assert_each_cause_once(&printed(&in_doubt), &["in doubt"]);
     let boxed = in_doubt.into_boxed();
     assert!(boxed.downcast_ref::<Error>().is_some_and(|error| matches!(error, Error::InDoubt { .. })));
 
     let small = common::small().max_result(3).open_in_memory().unwrap();
     let unrecorded = small.operation("k").run(|_| Ok::<_, GatewayError>("too long".to_owned())).unwrap_err();
-    says_each_cause_once(&printed(&unrecorded), &["was not recorded", "9 bytes"]);
-    says_each_cause_once(&printed(&*unrecorded.into_boxed()), &["was not recorded", "9 bytes"]);
+    assert_each_cause_once(&printed(&unrecorded), &["was not recorded", "9 bytes"]);
+    assert_each_cause_once(&printed(&*unrecorded.into_boxed()), &["was not recorded", "9 bytes"]);
 }
 
 #[test]
-fn an_error_of_run_says_whose_move_it_is() {
+fn a_run_error_has_a_kind_and_says_whether_to_retry() {
     let store = Store::in_memory().unwrap();
     let error = as_they_are(&store, &Gateway { answers: false }).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Effect, true));

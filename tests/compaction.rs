@@ -1,4 +1,4 @@
-//! What a compaction did, and what becomes of the memory of an index that was large.
+//! Proves what `compact` reports, and that an index gives memory back when its keys are gone.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -15,7 +15,7 @@ fn record(store: &Store, name: &str, count: u32, retention: u64) {
 }
 
 #[test]
-fn compact_reports_what_it_dropped_what_it_moved_and_what_it_gave_back() {
+fn compact_reports_expired_keys_moved_bytes_and_freed_bytes() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000)).open(&place.path).unwrap();
@@ -29,10 +29,10 @@ fn compact_reports_what_it_dropped_what_it_moved_and_what_it_gave_back() {
     abandon(&store, "in doubt");
     clock.advance(seconds(10));
     let (before, length) = (store.stats(), place.length());
-    assert_eq!(before.keys, 722, "the expired ones are still there, and so is the released one");
+    assert_eq!(before.keys, 722, "expired or released keys were dropped before the compaction");
     let compaction = store.compact().unwrap();
     let after = store.stats();
-    assert_eq!(compaction.expired_keys, 700, "neither what was forgotten nor what was released");
+    assert_eq!(compaction.expired_keys, 700, "forgotten or released keys were counted as expired");
     assert_eq!(after.keys, 21);
     assert_eq!(compaction.moved_bytes, after.moved_bytes - before.moved_bytes);
     assert!(compaction.moved_bytes >= 20 * 400, "{compaction:?}");
@@ -43,7 +43,7 @@ fn compact_reports_what_it_dropped_what_it_moved_and_what_it_gave_back() {
 }
 
 #[test]
-fn what_reclaiming_dropped_before_is_not_counted_again() {
+fn compact_does_not_count_what_reclaiming_dropped_before() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000)).open(&place.path).unwrap();
@@ -58,11 +58,14 @@ fn what_reclaiming_dropped_before_is_not_counted_again() {
             counted += expired_keys;
         }
     }
-    assert!(store.stats().segments_retired > 10 && counted < 20 * 300, "reclaiming dropped some by itself");
+    assert!(
+        store.stats().segments_retired > 10 && counted < 20 * 300,
+        "reclaiming dropped nothing by itself"
+    );
 }
 
-/// How much memory the index has while it holds many keys, and when they have left.
-fn index_bytes(leave: impl FnOnce(&Store, &ManualClock)) -> (usize, usize) {
+/// The bytes of the index while it holds many keys, and after `remove` has removed them.
+fn index_bytes(remove: impl FnOnce(&Store, &ManualClock)) -> (usize, usize) {
     let clock = ManualClock::new(START_MS);
     let options = oncekey::Options::new().manual_clock(clock.clone()).retention(seconds(10));
     let store = options.segment_size(1 << 20).durability(Durability::Buffered).open_in_memory().unwrap();
@@ -70,7 +73,7 @@ fn index_bytes(leave: impl FnOnce(&Store, &ManualClock)) -> (usize, usize) {
         store.record(&n.to_le_bytes(), NONE, b"").unwrap();
     }
     let large = store.stats().index_bytes;
-    leave(&store, &clock);
+    remove(&store, &clock);
     assert_eq!(store.stats().keys, 0);
     (large, store.stats().index_bytes)
 }
@@ -78,7 +81,7 @@ fn index_bytes(leave: impl FnOnce(&Store, &ManualClock)) -> (usize, usize) {
 const KEYS: u32 = 60_000;
 
 #[test]
-fn an_index_that_was_large_gives_its_memory_back_when_its_keys_leave() {
+fn the_index_gives_memory_back_when_its_keys_are_gone() {
     let (large, expired) = index_bytes(|store, clock| {
         clock.advance(seconds(10));
         assert_eq!(store.compact().unwrap().expired_keys, u64::from(KEYS));
@@ -94,7 +97,7 @@ fn an_index_that_was_large_gives_its_memory_back_when_its_keys_leave() {
 
 #[cfg(feature = "__simulation")]
 #[test]
-fn an_index_that_keeps_its_memory_is_noticed() {
+fn finds_an_index_that_keeps_its_memory() {
     use oncekey::simulation::{Bug, plant};
     let (large, kept) = index_bytes(|store, clock| {
         plant(Some(Bug::TablesNeverShrink));

@@ -1,4 +1,5 @@
-//! What the compiler says about the usual mistakes. Compared on one version of the compiler only, because its texts change.
+//! Proves that the compiler's messages for the usual mistakes name what is missing. Runs with one version of the
+//! compiler only, because its messages change.
 #![allow(missing_docs, reason = "tests")]
 #![cfg(not(miri))]
 
@@ -8,12 +9,14 @@ mod common;
 const COMPILER: &str = "rustc 1.95.";
 
 #[test]
-fn the_compiler_says_what_is_missing_where_a_program_makes_a_usual_mistake() {
+fn compiler_messages_name_the_usual_mistakes() {
     let version = std::process::Command::new("rustc").arg("--version").output();
     let version =
         version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     if !version.starts_with(COMPILER) {
-        common::skipped(format_args!("the messages are those of {COMPILER}, and this is {version}"));
+        common::skipped(format_args!(
+            "the expected messages are those of {COMPILER}, this compiler is {version}"
+        ));
         return;
     }
     let cases = trybuild::TestCases::new();

@@ -1,4 +1,5 @@
-//! Many threads, one process: who acquires, who waits, who is woken by what.
+//! Proves what threads of one process see of each other: one of them acquires a key, the others wait, and each end of
+//! the operation wakes them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -10,11 +11,11 @@ use std::time::Duration;
 use common::{NONE, Place, abandon, acquire, perform, seconds, small};
 use oncekey::{Attempt, Begin, Error, Outcome, RunError, Status, Store};
 
-/// Longer than any test takes: a wait that ends by it has failed.
+/// Longer than any test takes. A wait that times out after it has failed.
 const LONG: Duration = Duration::from_secs(300);
 
 #[test]
-fn of_many_threads_that_begin_one_key_exactly_one_acquires() {
+fn exactly_one_of_many_threads_acquires_a_key() {
     let place = Place::new();
     let store = place.open();
     for round in 0..50 {
@@ -45,7 +46,7 @@ fn of_many_threads_that_begin_one_key_exactly_one_acquires() {
 }
 
 #[test]
-fn every_act_happens_once_however_many_threads_fire_it_and_all_get_its_result() {
+fn a_side_effect_runs_once_and_every_thread_gets_its_result() {
     let place = Place::new();
     let store = place.open();
     let performed = AtomicU32::new(0);
@@ -65,7 +66,7 @@ fn every_act_happens_once_however_many_threads_fire_it_and_all_get_its_result() 
     assert_eq!(performed.into_inner(), 100);
 }
 
-/// Begins to wait for `key` in another thread, does `work` when it waits, and says how the waiter came out.
+/// Waits for `key` in another thread, does `work` meanwhile, and returns what the waiter got.
 fn wait_while(store: &Store, key: &str, work: impl FnOnce()) -> Result<Begin, Error> {
     std::thread::scope(|scope| {
         let (started, start) = mpsc::channel();
@@ -74,7 +75,7 @@ fn wait_while(store: &Store, key: &str, work: impl FnOnce()) -> Result<Begin, Er
             store.operation(key).wait(LONG).begin()
         });
         start.recv().unwrap();
-        // Not needed for the outcome, only to make it likely that the waiter really waits.
+        // The outcome does not depend on this; it makes it likely that the other thread already waits.
         std::thread::sleep(Duration::from_millis(20));
         work();
         waiter.join().unwrap()
@@ -82,7 +83,7 @@ fn wait_while(store: &Store, key: &str, work: impl FnOnce()) -> Result<Begin, Er
 }
 
 #[test]
-fn waiters_are_woken_by_completion_release_doubt_and_compare_and_set() {
+fn every_end_of_an_operation_wakes_its_waiters() {
     let place = Place::new();
     let store = place.open();
 
@@ -116,14 +117,17 @@ fn waiters_are_woken_by_completion_release_doubt_and_compare_and_set() {
     });
     assert!(matches!(outcome.unwrap(), Begin::Completed(done) if done.result() == b"set"));
 
-    abandon(&store, "looked into");
-    let Begin::InDoubt(doubt) = store.begin("looked into", NONE).unwrap() else { panic!() };
-    let outcome = wait_while(&store, "looked into", || drop(doubt));
-    assert!(matches!(outcome.unwrap(), Begin::InDoubt(_)), "the right to resolve it was handed on");
+    abandon(&store, "resolving");
+    let Begin::InDoubt(doubt) = store.begin("resolving", NONE).unwrap() else { panic!() };
+    let outcome = wait_while(&store, "resolving", || drop(doubt));
+    assert!(
+        matches!(outcome.unwrap(), Begin::InDoubt(_)),
+        "the waiter did not get the right to resolve the doubt"
+    );
 }
 
 #[test]
-fn a_waiter_gives_up_at_its_timeout_and_a_lease_deadline_wakes_it_without_anybody_telling() {
+fn a_timeout_ends_a_wait_and_so_does_a_lease_deadline() {
     let store = small().open_in_memory().unwrap();
     let lease = acquire(&store, "k");
     let outcome = store.operation("k").wait(Duration::from_millis(30)).begin().unwrap();
@@ -135,11 +139,11 @@ fn a_waiter_gives_up_at_its_timeout_and_a_lease_deadline_wakes_it_without_anybod
         panic!()
     };
     let outcome = store.operation("slow").wait(LONG).begin().unwrap();
-    assert!(matches!(outcome, Begin::InDoubt(_)), "taken over when the deadline had passed");
+    assert!(matches!(outcome, Begin::InDoubt(_)), "not taken over after the deadline");
 }
 
 #[test]
-fn a_duplicate_that_does_not_wait_gets_in_progress_and_one_that_does_gets_the_result() {
+fn a_duplicate_that_does_not_wait_gets_in_progress() {
     let store = small().open_in_memory().unwrap();
     let outcome = store.operation("k").run(|_: &Attempt| {
         let inner = store.operation("k").run(|_: &Attempt| Ok::<u32, Error>(2));
@@ -150,7 +154,7 @@ fn a_duplicate_that_does_not_wait_gets_in_progress_and_one_that_does_gets_the_re
 }
 
 #[test]
-fn a_lease_can_be_finished_by_another_thread() {
+fn another_thread_can_complete_a_lease() {
     let place = Place::new();
     let store = place.open();
     let mut lease = acquire(&store, "k");
@@ -159,7 +163,7 @@ fn a_lease_can_be_finished_by_another_thread() {
 }
 
 #[test]
-fn two_threads_with_a_lease_and_its_successor_cannot_both_complete() {
+fn a_late_lease_and_its_successor_never_both_complete() {
     let store = small().open_in_memory().unwrap();
     for round in 0..200 {
         let key = format!("k{round}");
@@ -172,7 +176,7 @@ fn two_threads_with_a_lease_and_its_successor_cannot_both_complete() {
                 Begin::InDoubt(doubt) => {
                     doubt.begin_again().and_then(|mut lease| lease.complete(b"second")).is_ok()
                 }
-                // The late one ended it, or is about to.
+                // The late lease has completed the operation, or is doing so.
                 Begin::Completed(_) | Begin::InProgress { .. } => false,
                 other => panic!("{other:?}"),
             });
@@ -185,10 +189,10 @@ fn two_threads_with_a_lease_and_its_successor_cannot_both_complete() {
 }
 
 #[test]
-fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
+fn a_concurrent_begin_and_close_never_both_succeed() {
     let (mut closed, mut acquired) = (0, 0);
     for round in 0..150 {
-        // On a file, where a begin takes as long as its sync: that is when the other closes.
+        // In a file a begin takes as long as its sync, which leaves time for the close to come in between.
         let place = Place::new();
         let store = place.open();
         let start = Barrier::new(2);
@@ -205,7 +209,7 @@ fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
             match store.begin("k", NONE) {
                 Ok(Begin::Acquired(mut lease)) => {
                     acquired += 1;
-                    // Whoever may act must be able to say that it did.
+                    // A caller that acquired the key must be able to record the result.
                     lease.complete(b"r").unwrap();
                 }
                 Err(Error::Closed) => closed += 1,
@@ -217,9 +221,9 @@ fn a_begin_and_a_close_at_the_same_moment_never_both_succeed() {
     assert_eq!(closed + acquired, 150);
 }
 
-/// Everything at once, with reclaiming under way, against what each thread knows of its own keys.
+/// Threads write, read, reclaim and compact at once. Each compares the store with what it knows of its own keys.
 #[test]
-fn readers_writers_reclaiming_and_compaction_agree_about_every_key() {
+fn concurrent_writers_reclaiming_and_compaction_lose_no_key() {
     let place = Place::new();
     let store = small().retention(seconds(3_600)).open(&place.path).unwrap();
     let rounds = 150_u64;

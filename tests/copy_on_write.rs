@@ -1,7 +1,8 @@
-//! File systems that write changed bytes to another place: what is promised there, and what is told where it cannot be.
+//! Proves, on copy-on-write file systems, that operations in progress can be completed on a full disk, and that the
+//! store reports where it cannot guarantee that.
 //!
-//! The tests mount small file systems of their own, which takes root, a loop device and the tools of the file system.
-//! Without them each test prints that it is skipped and why.
+//! The tests mount small file systems of their own, which takes root, a loop device and the tools of the file system. A
+//! test that cannot do so prints that it is skipped and why.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![cfg(target_os = "linux")]
 
@@ -20,7 +21,7 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// None, and the reason printed, if it cannot be had here.
+    /// `None`, after printing the reason, if the file system cannot be mounted on this machine.
     fn new(kind: &str, megabytes: u64) -> Option<Mounted> {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
@@ -35,9 +36,7 @@ impl Mounted {
             match command.output() {
                 Ok(output) if output.status.success() => {}
                 other => {
-                    skipped(format_args!(
-                        "no file system {kind} can be mounted here: {command:?}: {other:?}"
-                    ));
+                    skipped(format_args!("cannot mount a file system {kind}: {command:?}: {other:?}"));
                     return None;
                 }
             }
@@ -49,7 +48,7 @@ impl Mounted {
         self.directory.path().join("root")
     }
 
-    /// Writes a file until there is no room for another byte.
+    /// Writes files until the disk has no room for another byte.
     fn fill(&self) {
         for piece_bytes in [1 << 20, 4_096, 1] {
             let path = self.root().join(format!("filler-{piece_bytes}"));
@@ -70,7 +69,7 @@ fn is_nocow(path: &Path) -> bool {
     ioctl_getflags(std::fs::File::open(path).unwrap()).unwrap().contains(IFlags::NOCOW)
 }
 
-/// Completes operations that began before the disk was full; a begin is told that it is.
+/// Completes operations that began before the disk was full, and checks that nothing more can begin.
 fn complete_on_a_full_disk(store: &Store, mounted: &Mounted) {
     let leases: Vec<Lease> = (0..8).map(|number| acquire(store, &format!("begun {number}"))).collect();
     mounted.fill();
@@ -86,7 +85,7 @@ fn complete_on_a_full_disk(store: &Store, mounted: &Mounted) {
 }
 
 #[test]
-fn on_btrfs_a_new_file_is_overwritten_in_place_and_what_began_can_be_completed_on_a_full_disk() {
+fn on_btrfs_a_new_file_completes_operations_on_a_full_disk() {
     let Some(mounted) = Mounted::new("btrfs", 128) else { return };
     let path = mounted.root().join("test.once");
     let store = small().min_size(1 << 20).open(&path).unwrap();
@@ -96,7 +95,7 @@ fn on_btrfs_a_new_file_is_overwritten_in_place_and_what_began_can_be_completed_o
 }
 
 #[test]
-fn on_btrfs_a_file_that_was_brought_there_says_that_completions_may_find_the_disk_full() {
+fn on_btrfs_a_copied_file_reports_copy_on_write() {
     let Some(mounted) = Mounted::new("btrfs", 128) else { return };
     let place = common::Place::new();
     perform(&place.open(), "key", b"result");
@@ -105,11 +104,14 @@ fn on_btrfs_a_file_that_was_brought_there_says_that_completions_may_find_the_dis
     let store = small().open(&path).unwrap();
     assert!(store.stats().copy_on_write);
     assert_eq!(store.get("key").unwrap().result(), Some(&b"result"[..]));
-    assert!(!place.open().stats().copy_on_write || is_nocow(&place.path), "where the tests are, most likely");
+    assert!(
+        !place.open().stats().copy_on_write || is_nocow(&place.path),
+        "a temporary directory on another kind of file system reports copy-on-write"
+    );
 }
 
 #[test]
-fn on_xfs_a_copy_that_shares_its_blocks_has_its_own_once_it_is_opened() {
+fn on_xfs_opening_a_reflink_copy_gives_it_blocks_of_its_own() {
     let Some(mounted) = Mounted::new("xfs", 400) else { return };
     let original = mounted.root().join("original.once");
     let store = small().min_size(1 << 20).open(&original).unwrap();
@@ -118,14 +120,14 @@ fn on_xfs_a_copy_that_shares_its_blocks_has_its_own_once_it_is_opened() {
     let path = mounted.root().join("test.once");
     let copied = Command::new("cp").arg("--reflink=always").args([&original, &path]).output().unwrap();
     if !copied.status.success() {
-        skipped(format_args!("XFS does not share blocks here: {copied:?}"));
+        skipped(format_args!("this XFS does not share blocks: {copied:?}"));
         return;
     }
     let store = small().open(&path).unwrap();
     assert!(!store.stats().copy_on_write);
     complete_on_a_full_disk(&store, &mounted);
     drop(store);
-    // Whether the blocks are its own cannot be found out on a full disk.
+    // On a full disk an opening cannot find out whether the blocks are shared, and must open the file all the same.
     let store = small().open(&path).unwrap();
     assert_eq!(store.get("key").unwrap().result(), Some(&b"result"[..]));
 }

@@ -1,4 +1,5 @@
-//! Doubts: a full store ends them, and what `reconcile` found out is neither performed again nor lost.
+//! Proves that an operation in doubt can be ended in every way when the store is full, and that only another attempt
+//! needs room.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -11,7 +12,7 @@ use oncekey::{
     Status, Store,
 };
 
-/// How a program gets rid of a doubt.
+/// The ways in which a program can end a doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Reconcile,
@@ -29,7 +30,7 @@ fn present(seen: &KeyState) -> Expected {
     Expected::Present { status: seen.status(), version: seen.version().unwrap() }
 }
 
-/// Ends the doubt about `key`.
+/// Ends the doubt of `key`.
 fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
     let doubt = || -> Result<Doubt, Error> {
         match store.begin(key, NONE)? {
@@ -47,7 +48,7 @@ fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
             let reconciled = store
                 .operation(key)
                 .reconcile(|_| Some(result.to_owned()))
-                .run(|_| -> Result<String, Error> { panic!("{key}: performed again") });
+                .run(|_| -> Result<String, Error> { panic!("{key}: the side effect ran again") });
             match reconciled {
                 Ok(outcome) => {
                     assert_eq!(outcome, Outcome::AlreadyDone(result.to_owned()));
@@ -65,7 +66,7 @@ fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
     }
 }
 
-/// Begins and drops what it began until the store is full; the keys.
+/// Begins operations and drops their leases until the store is full. Returns the keys.
 fn fill_with_doubts(store: &Store) -> Vec<String> {
     let mut keys = Vec::new();
     loop {
@@ -84,7 +85,7 @@ fn mebibyte() -> Options {
 }
 
 #[test]
-fn every_doubt_of_a_full_store_can_be_ended_in_every_way() {
+fn every_doubt_of_a_full_store_can_be_ended() {
     for way in WAYS {
         let store = mebibyte().open_in_memory().unwrap();
         let keys = fill_with_doubts(&store);
@@ -98,7 +99,7 @@ fn every_doubt_of_a_full_store_can_be_ended_in_every_way() {
 }
 
 #[test]
-fn the_doubts_among_the_records_of_a_full_store_are_ended_with_results_of_ordinary_size() {
+fn doubts_among_the_records_of_a_full_store_take_ordinary_results() {
     for slots in [4, 5, 6, 9, 15] {
         for way in WAYS {
             let store = small().max_size(4_096 + slots * SEGMENT).max_result(4_000).open_in_memory().unwrap();
@@ -106,7 +107,7 @@ fn the_doubts_among_the_records_of_a_full_store_are_ended_with_results_of_ordina
             doubts.iter().for_each(|key| abandon(&store, key));
             let full = (0..).find_map(|n| store.record(&format!("{n}"), NONE, &[1; 1_000]).err()).unwrap();
             assert!(matches!(full, Error::Full { .. }), "{full}");
-            // What is smaller still finds room. It must not when the doubts are asked about.
+            // Smaller records still fit. Fill that room too, so that none is left when the doubts are resolved.
             let full = (0..).find_map(|n| store.record(&format!("small{n}"), NONE, b"").err()).unwrap();
             assert!(matches!(full, Error::Full { .. }), "{full}");
             for key in &doubts {
@@ -120,45 +121,45 @@ fn the_doubts_among_the_records_of_a_full_store_are_ended_with_results_of_ordina
 }
 
 #[test]
-fn asking_for_a_doubt_takes_no_room_and_going_on_with_it_is_a_begin() {
+fn resolving_a_doubt_takes_no_room_but_beginning_again_does() {
     let store = mebibyte().open_in_memory().unwrap();
     abandon(&store, "doubt");
     fill_with_doubts(&store);
     let reserved_bytes = store.stats().reserved_bytes;
     let Begin::InDoubt(doubt) = store.begin("doubt", NONE).unwrap() else { panic!("no doubt") };
     assert_eq!(store.stats().reserved_bytes, reserved_bytes);
-    assert!(matches!(doubt.begin_again(), Err(Error::Full { .. })), "another attempt is a begin");
-    let asked = Cell::new(0);
+    assert!(matches!(doubt.begin_again(), Err(Error::Full { .. })), "another attempt began without room");
+    let calls = Cell::new(0);
     let again = store
         .operation("doubt")
         .reconcile(|_| {
-            asked.set(asked.get() + 1);
+            calls.set(calls.get() + 1);
             Reconciled::NotApplied
         })
-        .run(|_| -> Result<u32, Error> { panic!("performed without room for its result") });
+        .run(|_| -> Result<u32, Error> { panic!("the side effect ran without room for its result") });
     assert!(matches!(again, Err(RunError::Store(Error::Full { .. }))), "{again:?}");
-    assert_eq!(asked.get(), 1, "without any room");
+    assert_eq!(calls.get(), 1, "reconcile did not run once");
     let rerun = store
         .operation("doubt")
         .rerun()
-        .run(|_| -> Result<u32, Error> { panic!("performed without room for its result") });
+        .run(|_| -> Result<u32, Error> { panic!("the side effect ran without room for its result") });
     assert!(matches!(rerun, Err(RunError::Store(Error::Full { .. }))), "{rerun:?}");
-    assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt, "the doubt stays");
+    assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt, "the refusal ended the doubt");
     end(&store, "doubt", Way::Complete, "receipt 17").unwrap();
 }
 
 #[test]
-fn who_completes_a_doubt_keeps_the_right_when_the_result_is_refused() {
+fn a_refused_result_leaves_the_doubt_with_its_holder() {
     let store = small().max_result(10).open_in_memory().unwrap();
     abandon(&store, "doubt");
     let Begin::InDoubt(mut doubt) = store.begin("doubt", NONE).unwrap() else { panic!("no doubt") };
     assert!(matches!(doubt.complete(&[1; 11]), Err(Error::TooLarge { .. })));
     assert!(
         matches!(store.begin("doubt", NONE).unwrap(), Begin::InProgress { .. }),
-        "it is still this one's"
+        "the doubt is no longer held"
     );
     let version = doubt.complete(b"smaller").unwrap();
-    assert_eq!(doubt.complete(b"smaller").unwrap(), version, "the same once more does nothing");
+    assert_eq!(doubt.complete(b"smaller").unwrap(), version, "a repeated completion is not idempotent");
     assert!(matches!(doubt.complete(b"another"), Err(Error::Conflict { .. })));
     assert!(matches!(doubt.begin_again(), Err(Error::Conflict { .. })));
     assert_eq!(store.get("doubt").unwrap().result(), Some(&b"smaller"[..]));

@@ -1,6 +1,7 @@
-//! What becomes of a recorded result, and of a request's fingerprint, when a type changes: the table of the guide.
+//! Proves the table of the guide: what happens to a recorded result, and to the fingerprint of a request, when a type
+//! changes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
-#![allow(dead_code, reason = "some fields and variants are only there to be serialised")]
+#![allow(dead_code, reason = "some fields and variants are only serialised")]
 
 use std::fmt::Write as _;
 
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 const PAGE: &str = include_str!("../src/guide/evolving_types.md");
 
-/// What the deploy makes of a result that was recorded before.
+/// What a program with the type `After` gets for a result that was recorded as a `Before`.
 fn result<C: Codec + Copy, Before, After>(codec: C, before: Before, after: &After) -> &'static str
 where
     Before: Serialize + DeserializeOwned,
@@ -18,15 +19,19 @@ where
 {
     let store = Store::in_memory().unwrap();
     store.operation("k").codec(codec).run(|_| Ok::<_, String>(before)).map_err(|_| ()).unwrap();
-    match store.operation("k").codec(codec).run(|_| -> Result<After, String> { panic!("run again") }) {
+    match store
+        .operation("k")
+        .codec(codec)
+        .run(|_| -> Result<After, String> { panic!("the side effect ran again") })
+    {
         Ok(Outcome::AlreadyDone(replayed)) if replayed == *after => "replayed",
-        Ok(_) => panic!("another value"),
+        Ok(_) => panic!("replayed as another value"),
         Err(RunError::Store(Error::Decode { .. })) => "`Error::Decode`",
         Err(error) => panic!("{error}"),
     }
 }
 
-/// What the deploy makes of a request that was made before.
+/// What a program with the changed type gets for a request that was made before.
 fn request(before: &impl Serialize, after: &impl Serialize) -> &'static str {
     let store = Store::in_memory().unwrap();
     store.operation("k").request(before).run(|_| Ok::<_, String>(1)).unwrap();
@@ -37,6 +42,7 @@ fn request(before: &impl Serialize, after: &impl Serialize) -> &'static str {
     }
 }
 
+/// The row of the table for one change.
 fn row<Before, After>(change: &str, before: fn() -> Before, after: fn() -> After) -> String
 where
     Before: Serialize + DeserializeOwned,
@@ -64,7 +70,7 @@ mod before {
     }
 }
 
-/// Types of the same names after a change, one module for each.
+/// Types of the same names after a change, each in a module of its own.
 macro_rules! after {
     ($($name:ident { $($item:tt)* })*) => {
         $(mod $name {
@@ -139,7 +145,7 @@ fn table() -> String {
 }
 
 #[test]
-fn the_guide_says_of_each_change_of_a_type_what_happens() {
+fn the_guides_table_of_type_changes_is_right() {
     let table = table();
-    assert!(PAGE.contains(&table), "the table in src/guide/evolving_types.md is to be:\n{table}");
+    assert!(PAGE.contains(&table), "the table in src/guide/evolving_types.md must be:\n{table}");
 }

@@ -1,6 +1,6 @@
-//! A family of types with the kinds of values and attributes that programs use. Whatever value of it is recorded, a retry
-//! gets that value or an error; and asked for as another type of the family, it is that value by every name in it, or an
-//! error.
+//! Proves that no recorded value is replayed as another one. A family of types has the kinds of values and the
+//! attributes that programs use. A retry with the same type gets the recorded value or an error. A retry with another
+//! type of the family gets a value that is the same by every name in it, or an error.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![allow(clippy::cast_possible_truncation, reason = "random values of every width")]
 
@@ -24,7 +24,7 @@ macro_rules! integers {
     ($($integer:ty)*) => {
         $(impl Sample for $integer {
             fn sample(random: &mut Random) -> Self {
-                // Small ones above all: they look like each other, and like lengths and variants.
+                // Mostly small ones: these look like each other, and like lengths and variants.
                 if random.below(3) == 0 { random.next() as $integer } else { random.below(4) as $integer }
             }
         })*
@@ -94,7 +94,7 @@ macro_rules! tuples {
 }
 tuples!((A) (A B) (A B C));
 
-/// Compared by its bits: a NaN is equal to itself.
+/// A float that compares by its bits, so that a NaN equals itself.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Float(f64);
 
@@ -143,7 +143,7 @@ macro_rules! structs {
 
 structs! {
     Plain { a: u32, b: i64, }
-    CasOutcome { b: i64, a: u32, }
+    Reordered { b: i64, a: u32, }
     Renamed { a: u32, c: i64, }
     RenamedBack { a: u32, #[serde(rename = "b")] c: i64, }
     Wider { a: u64, b: i64, }
@@ -234,12 +234,13 @@ impl Sample for Pair {
     }
 }
 
-/// What a type of the family does, whichever it is.
+/// A type of the family, with its type erased.
 struct Member {
     name: &'static str,
-    /// Records a random value under "k" and checks the first retry. What the value says by its names, if it is recorded.
+    /// Records a random value under "k" and checks the first retry. Returns the value by its names, or `None` if it was
+    /// not recorded.
     record: fn(&Store, Under, &mut Random) -> Option<Option<Value>>,
-    /// What a replay as this type says by its names.
+    /// Replays the result as this type. Returns the value by its names.
     replay: fn(&Store, Under) -> Result<Option<Value>, Error>,
 }
 
@@ -249,7 +250,8 @@ enum Under {
     Json,
 }
 
-/// None where JSON cannot say it. A set comes in any order, so no list has one here; that it is kept is asked of one type.
+/// A value as JSON, by its names; `None` if JSON cannot represent it. Lists are sorted, because a set comes in any
+/// order. That the order of a list is kept is checked by the first retry with the same type.
 fn by_names(value: &impl Serialize) -> Option<Value> {
     fn sort(value: &mut Value) {
         match value {
@@ -272,7 +274,7 @@ where
 {
     let operation = || store.operation("k").codec(codec);
     let first = operation().run(|_| Ok::<_, String>(T::sample(random)));
-    let again = operation().run(|_| -> Result<T, String> { panic!("run again") });
+    let again = operation().run(|_| -> Result<T, String> { panic!("the side effect ran again") });
     match (first, again) {
         (Ok(Outcome::Done(first)), Ok(Outcome::AlreadyDone(again))) => {
             assert_eq!(first, again, "the first call and a retry got different values");
@@ -287,7 +289,11 @@ fn replay<T, C: Codec + Copy>(store: &Store, codec: C) -> Result<Option<Value>, 
 where
     T: Serialize + DeserializeOwned + Debug,
 {
-    match store.operation("k").codec(codec).run(|_| -> Result<T, String> { panic!("run again") }) {
+    match store
+        .operation("k")
+        .codec(codec)
+        .run(|_| -> Result<T, String> { panic!("the side effect ran again") })
+    {
         Ok(Outcome::AlreadyDone(replayed)) => Ok(by_names(&replayed)),
         Err(RunError::Store(error)) => Err(error),
         other => panic!("{other:?}"),
@@ -313,13 +319,13 @@ macro_rules! family {
 const FAMILY: &[Member] = &family![
     u8, i8, u16, u32, i32, u64, i64, u128, i128, bool, char, String, (), (u8,), (u32, i64), Float, f32Sample, Option<u8>,
     Option<Option<u8>>, Vec<u8>, Vec<u64>, HashSet<u16>, BTreeSet<u16>, HashMap<u8, String>, BTreeMap<String, u8>, Plain,
-    CasOutcome, Renamed, RenamedBack, Wider, OtherSign, Longer, Shorter, Empty, Optional, SkipsFirst, SkipsLast, SkipsAlways,
+    Reordered, Renamed, RenamedBack, Wider, OtherSign, Longer, Shorter, Empty, Optional, SkipsFirst, SkipsLast, SkipsAlways,
     Defaulted, Flattened, FlattenedStruct, Floats, Texts, Collections, Transparent, Strict, Plainly, Adjacent, Untagged,
     Lowercase, Inserted, Internal, Pair, Value,
 ];
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-#[allow(non_camel_case_types, reason = "a name for the list")]
+#[allow(non_camel_case_types, reason = "a name for the list of types")]
 struct f32Sample(f32);
 
 impl Sample for f32Sample {
@@ -339,14 +345,14 @@ impl Sample for () {
 }
 
 #[test]
-fn a_retry_gets_the_first_result_and_another_type_gets_the_same_by_every_name_or_an_error() {
+fn a_retry_gets_the_recorded_value_by_every_name_or_an_error() {
     let mut random = Random(7);
     let (mut recorded, mut unrecorded, mut read_as_another, mut refused) = (0, 0, 0, 0);
     for under in [Under::Bincode, Under::Json] {
         for member in FAMILY {
             for _ in 0..12 {
                 let store = Store::in_memory().unwrap();
-                let Some(said) = (member.record)(&store, under, &mut random) else {
+                let Some(named) = (member.record)(&store, under, &mut random) else {
                     unrecorded += 1;
                     continue;
                 };
@@ -357,7 +363,7 @@ fn a_retry_gets_the_first_result_and_another_type_gets_the_same_by_every_name_or
                             read_as_another += usize::from(other.name != member.name);
                             if matches!(under, Under::Bincode) {
                                 assert_eq!(
-                                    replayed, said,
+                                    replayed, named,
                                     "a {} was replayed as a {}",
                                     member.name, other.name
                                 );

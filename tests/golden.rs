@@ -1,5 +1,6 @@
-//! The format, pinned from two sides: files that version 1 wrote must stay readable, and what is written today must be
-//! what the specification (the docs of `src/format/mod.rs`) says, by a reader that shares no code with the library.
+//! Proves the stability of the format from two sides. Files that version 1 wrote stay readable. What is written today
+//! matches the specification (the docs of `src/format/mod.rs`), as read by a reader that shares no code with the
+//! library.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,7 +25,8 @@ fn request() -> Fingerprint {
     Fingerprint::from_bytes(*b"request of 16 b.")
 }
 
-/// What the golden files hold. Changing this means to write new ones beside the old ones, never over them.
+/// The contents of the golden files. After a change here, new golden files must be written beside the old ones, never
+/// over them.
 fn write_history(store: &Store, clock: &ManualClock) {
     store.record(Key::new("scoped").scope("tenant"), request(), b"in a scope").unwrap();
     store.record(Key::new("scoped").scope(""), request(), b"in the empty scope").unwrap();
@@ -47,7 +49,7 @@ fn write_history(store: &Store, clock: &ManualClock) {
     }
 }
 
-/// An operation whose fingerprint and shape are in the files.
+/// An operation whose fingerprint and shape are in the golden files.
 fn typed(store: &Store) -> Operation<'_> {
     store.operation("typed").request(&("charge", 42_u64, Some(-1_000_i32), [0.5, -0.0]))
 }
@@ -69,7 +71,7 @@ fn check_history(store: &Store) {
     assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt);
     assert_eq!(store.get("doubt").unwrap().attempt(), 1);
     let released = store.get("released").unwrap();
-    assert!(released.is_absent() && released.attempt() <= 1, "the count goes when its segment is retired");
+    assert!(released.is_absent() && released.attempt() <= 1, "a released key has more than one attempt");
     assert!(store.get("forgotten").unwrap().is_absent());
     let tombstone = store.get("tombstone").unwrap();
     assert!(tombstone.is_completed() && tombstone.result().is_none());
@@ -77,17 +79,18 @@ fn check_history(store: &Store) {
     assert_eq!(result(Key::new("short1199")).unwrap(), [0; 100]);
 }
 
-/// A file of a released version is never written over: whoever needs another one deletes it by hand and says why.
+/// Writes a golden file, which must not exist. The file of a released version is never replaced.
 fn write_once(place: &Place, name: &str) {
-    assert!(!golden(name).exists(), "{name} is there already");
+    assert!(!golden(name).exists(), "{name} already exists");
     std::fs::copy(&place.path, golden(name)).unwrap();
 }
 
+/// A clock at the end of the history.
 fn end_of_history() -> ManualClock {
     ManualClock::new(START_MS + 60_000)
 }
 
-/// `cargo test --test golden -- --ignored` writes the files of a new version; those of a released one stay.
+/// `cargo test --test golden -- --ignored` writes the files of a new version. It fails for those of a released one.
 #[test]
 #[ignore = "writes the golden files"]
 fn write_the_golden_files() {
@@ -115,6 +118,7 @@ fn files_of_version_1_stay_readable_and_writable() {
     }
 }
 
+/// Reads fields as the specification places them.
 struct Spec<'a> {
     bytes: &'a [u8],
     seed: u32,
@@ -138,7 +142,7 @@ impl Spec<'_> {
 }
 
 #[test]
-fn what_is_written_today_is_what_the_specification_says() {
+fn written_files_match_the_specification() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = clocked(&clock).open(&place.path).unwrap();
     for n in 0..900_u32 {
@@ -162,11 +166,11 @@ fn what_is_written_today_is_what_the_specification_says() {
     let boot = bytes[4_096 + 120..4_096 + 136].to_vec();
     assert!(boot.iter().any(|byte| *byte != 0));
     loop {
-        // Nothing was recycled here, so segments lie in order.
+        // No slot was reused here, so the segments are in order.
         let slot = 4_096 + (sequence as usize - 1) * segment;
         assert_eq!(&bytes[slot..slot + 8], b"ONCESEGM", "segment {sequence}");
         assert_eq!(spec.u32(slot + 8), crc32fast::hash(&bytes[slot + 12..slot + 512]));
-        assert_eq!(bytes[slot + 12..slot + 68], bytes[12..68], "the parameters are repeated");
+        assert_eq!(bytes[slot + 12..slot + 68], bytes[12..68], "the parameters differ");
         assert_eq!((spec.u64(slot + 72), spec.u64(slot + 80)), (sequence, 1));
         assert_eq!((spec.u64(slot + 88), spec.u32(slot + 96)), (previous_end, previous));
         assert_eq!(
@@ -276,15 +280,15 @@ fn what_is_written_today_is_what_the_specification_says() {
         spec.seed = crc32fast::hash(&bytes[32..48]);
     }
     assert_eq!((seen, closed_at), (900, Some(previous_end)));
-    assert!(sequence > 2, "several segments were seen");
+    assert!(sequence > 2, "the test must cover several segments");
 }
 
-/// Where the first record of a file begins: behind the headers of file and slot, the frame that starts the opening, and the
+/// The offset of the first record of a file: after the headers of file and segment, the frame of the opening, and the
 /// header of its own frame.
 const FIRST_RECORD: usize = 4_096 + 4_096 + 80 + 56;
 
 #[test]
-fn what_the_typed_interface_records_is_what_the_specification_says() {
+fn typed_records_match_the_specification() {
     let extension = |write: &dyn Fn(&Store)| {
         let place = Place::new();
         let store = place.open();
@@ -293,7 +297,7 @@ fn what_the_typed_interface_records_is_what_the_specification_says() {
         let bytes = place.bytes();
         let length = usize::from(bytes[FIRST_RECORD + 14]);
         let at = FIRST_RECORD + 80;
-        assert_eq!(bytes[at + length], b'k', "the key follows");
+        assert_eq!(bytes[at + length], b'k', "the key does not follow the extension");
         (bytes[FIRST_RECORD + 8], bytes[FIRST_RECORD + 9], bytes[at..at + length].to_vec())
     };
     // The shape of a u32, as `src/shape/golden.txt` has it.

@@ -1,6 +1,8 @@
-//! Files that were made to be slow to open: what opening does is in proportion to what a file really holds.
+//! Proves that a file made to be slow to open is not: the work of an opening is in proportion to the data that the file
+//! really holds.
 //!
-//! Counted are system calls that read, and never time. They are those of the whole process, so the tests take turns.
+//! The tests count the read system calls and measure no time. The counts are those of the whole process, so the tests
+//! take turns.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![cfg(target_os = "linux")]
 
@@ -23,7 +25,8 @@ fn turn() -> MutexGuard<'static, ()> {
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many system calls of this process have read so far; None, and the reason printed, if the kernel does not count.
+/// The number of read system calls of this process so far. `None`, after printing the reason, if the kernel does not
+/// count them.
 fn reads() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/self/io");
     let reads = counts.as_ref().ok().and_then(|counts| {
@@ -35,30 +38,30 @@ fn reads() -> Option<u64> {
     reads
 }
 
-/// Opens the store and says what that came to, and how many reads it took.
+/// Opens the store. Returns its number of keys or the error, and the number of reads.
 fn open_counted(options: &Options, path: &Path) -> Option<(Result<usize, Error>, u64)> {
     let before = reads()?;
     let opened = options.open(path).map(|store| store.stats().keys);
     Some((opened, reads()? - before))
 }
 
-/// Makes a file longer without giving it anything to hold. False, and the reason printed, if it cannot be that long or the
-/// file system cannot say where it holds nothing.
+/// Extends a file with a hole. Returns false, after printing the reason, if the file system does not allow that length
+/// or does not report holes.
 fn make_sparse(path: &Path, length: u64) -> bool {
     let file = OpenOptions::new().write(true).open(path).unwrap();
     if let Err(error) = file.set_len(length) {
-        skipped(format_args!("no file here can have {length} bytes: {error}"));
+        skipped(format_args!("this file system allows no file of {length} bytes: {error}"));
         return false;
     }
-    let can_tell = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(length - 1)).is_err();
-    if !can_tell {
-        skipped("the file system does not say where a file holds nothing");
+    let reports_holes = rustix::fs::seek(&file, rustix::fs::SeekFrom::Data(length - 1)).is_err();
+    if !reports_holes {
+        skipped("this file system does not report the holes of a file");
     }
-    can_tell
+    reports_holes
 }
 
 #[test]
-fn a_file_that_is_long_and_holds_little_is_opened_with_few_reads() {
+fn a_long_sparse_file_is_opened_with_few_reads() {
     let _turn = turn();
     for length in [128_u64 << 30, 1 << 42] {
         let place = Place::new();
@@ -73,23 +76,23 @@ fn a_file_that_is_long_and_holds_little_is_opened_with_few_reads() {
         }
         let (opened, reads) = open_counted(&small(), &place.path).unwrap();
         assert_eq!(opened.unwrap(), 100);
-        assert!(reads <= usual + 20, "{length}: {reads} reads, {usual} before it was made long");
+        assert!(reads <= usual + 20, "{length}: {reads} reads, {usual} before the hole");
 
         let store = place.open();
         perform(&store, "later", b"result");
         assert!(
             store.stats().file_bytes < 1 << 20,
-            "what is a hole is no room: {}",
+            "a hole was taken for room: {}",
             store.stats().file_bytes
         );
         store.compact().unwrap();
-        assert!(place.length() < 1 << 20, "and is cut off: {}", place.length());
+        assert!(place.length() < 1 << 20, "the hole was not cut off: {}", place.length());
         assert_eq!(store.get("key 7").unwrap().result(), Some(&[7; 1_000][..]));
     }
 }
 
 #[test]
-fn a_blank_file_that_is_long_and_holds_little_is_judged_with_few_reads() {
+fn a_long_sparse_file_without_data_is_opened_with_few_reads() {
     let _turn = turn();
     let place = Place::new();
     File::create(&place.path).unwrap();
@@ -97,12 +100,12 @@ fn a_blank_file_that_is_long_and_holds_little_is_judged_with_few_reads() {
         return;
     }
     let Some((opened, reads)) = open_counted(&small(), &place.path) else { return };
-    assert_eq!(opened.unwrap(), 0, "a creation that was cut short");
+    assert_eq!(opened.unwrap(), 0, "an interrupted creation has keys");
     assert!(reads < 100, "{reads} reads");
 }
 
 #[test]
-fn slots_that_hold_a_bad_sector_and_nothing_else_are_read_where_they_hold_something() {
+fn only_the_data_of_sparse_slots_is_read() {
     const LARGE: u64 = 64 << 20;
     const SLOTS: u64 = 1_000;
     let _turn = turn();
@@ -120,11 +123,11 @@ fn slots_that_hold_a_bad_sector_and_nothing_else_are_read_where_they_hold_someth
     options.open(&place.path).unwrap();
     let read = read_bytes().zip(before).map(|(after, before)| after - before);
     let Some(read) = read else { return };
-    // A slot holds a block of 4,096 bytes; the last segment of the log is read whole.
+    // Each slot has one block of 4,096 bytes, and the last segment of the log is read whole.
     assert!(read < LARGE + SLOTS * 64 * 1_024, "{read} bytes were read");
 }
 
-/// How many bytes this process has read so far.
+/// The number of bytes that this process has read so far.
 fn read_bytes() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/self/io").ok()?;
     counts.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|count| count.parse().ok())
@@ -134,7 +137,7 @@ fn u32_at(bytes: &[u8], at: usize) -> usize {
     u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize
 }
 
-/// Changes the entries of every footer of the store, and makes the footers' checksums true again.
+/// Changes the entries of every footer of the store and corrects the checksums. Returns the number of entries.
 fn forge_footers(path: &Path, mut forge: impl FnMut(&mut [u8])) -> usize {
     let mut bytes = std::fs::read(path).unwrap();
     let seed = crc32fast::hash(&bytes[32..48]);
@@ -159,7 +162,7 @@ fn forge_footers(path: &Path, mut forge: impl FnMut(&mut [u8])) -> usize {
     forged
 }
 
-/// A store of so many keys, closed.
+/// A closed store with so many keys.
 fn store_of(keys: usize) -> Place {
     let place = Place::new();
     let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
@@ -171,7 +174,7 @@ fn store_of(keys: usize) -> Place {
 }
 
 #[test]
-fn footers_that_name_the_same_hash_for_all_records_are_refused_as_a_contradiction() {
+fn footers_with_one_hash_for_all_records_are_refused() {
     let _turn = turn();
     let place = store_of(5_000);
     assert!(forge_footers(&place.path, |entry| entry[..16].fill(0x5A)) > 2_000);
@@ -183,13 +186,14 @@ fn footers_that_name_the_same_hash_for_all_records_are_refused_as_a_contradictio
     assert!(reads < 2_000, "{reads} reads");
 }
 
-/// Each record that cannot be read is looked up in its segment's footer.
+/// An opening looks up each unreadable record in the footer of its segment.
 #[test]
-fn the_footers_of_records_that_cannot_be_read_are_read_once_each() {
+fn unreadable_records_cost_no_repeated_footer_reads() {
     let _turn = turn();
     let place = store_of(5_000);
     let Some((_, usual)) = open_counted(&small().mmap(false), &place.path) else { return };
-    // All of one key, so that each has to be told from the one before it; and no record checks.
+    // All entries have one hash, so that the opening must read each record to compare its key; and every record is
+    // damaged.
     let entries = forge_footers(&place.path, |entry| entry[..16].fill(0x5A));
     let mut bytes = std::fs::read(&place.path).unwrap();
     let segment = usize::try_from(SEGMENT).unwrap();
@@ -211,7 +215,7 @@ fn the_footers_of_records_that_cannot_be_read_are_read_once_each() {
 
     let (opened, reads) = open_counted(&small().mmap(false), &place.path).unwrap();
     opened.unwrap();
-    // One read for each record that does not check, and for each footer two.
+    // One read for each damaged record, and two for each footer.
     assert!(
         reads < usual + entries as u64 + entries as u64 / 4,
         "{reads} reads, {usual} before; {entries} entries"

@@ -1,4 +1,5 @@
-//! Limits that the operating system sets to a process: the size of its files, and the memory and threads that it may have.
+//! Proves how the store behaves under the limits of a process: on the size of files, on memory, and on the number of
+//! threads.
 //!
 //! Each test runs this program again as a child under a limit. Where a limit cannot be set, the test prints that it is
 //! skipped and why.
@@ -16,13 +17,13 @@ use std::time::Duration;
 use common::{NONE, Place, SEGMENT, acquire, skipped, small};
 use oncekey::{Begin, Durability, Error, Lease, Store};
 
-/// Tells the test binary what to do as a child, and with what file.
+/// The environment variables that tell a child what to do, and with which file.
 const ROLE: &str = "ONCEKEY_LIMITS_ROLE";
 const PATH: &str = "ONCEKEY_LIMITS_PATH";
 
 /// Does nothing unless a test below starts it.
 #[test]
-fn a_child_plays_the_role_that_it_is_told() {
+fn child() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let path = PathBuf::from(std::env::var(PATH).unwrap());
     match &*role {
@@ -31,7 +32,7 @@ fn a_child_plays_the_role_that_it_is_told() {
             Ok(_) => println!("played: opened"),
             Err(error) => println!("played: {error}"),
         },
-        "open with a least size" => match small().min_size(1 << 20).open(&path) {
+        "open with a min_size" => match small().min_size(1 << 20).open(&path) {
             Ok(_) => println!("played: opened"),
             Err(error) => println!("played: {error}"),
         },
@@ -39,7 +40,7 @@ fn a_child_plays_the_role_that_it_is_told() {
             let store = small().open(&path).unwrap();
             println!("played: {}", begin_until_full_and_complete(&store));
         }
-        "fill under a limit that comes later" => {
+        "fill under a limit that is set later" => {
             let store = small().open(&path).unwrap();
             drop(acquire(&store, "first"));
             set_file_size_limit(512 << 10);
@@ -49,15 +50,15 @@ fn a_child_plays_the_role_that_it_is_told() {
     }
 }
 
-/// Runs this program as a child that plays `role`, after `preparation` in a shell. A child that hangs is killed.
+/// Runs this program as a child that plays `role`, after `preparation` in a shell. Kills a child that hangs.
 fn play(preparation: &str, role: &str, path: &Path) -> Output {
     let child = Command::new("sh")
         .arg("-c")
         .arg(format!("{preparation} || exit 99; exec \"$0\" \"$@\""))
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_child_plays_the_role_that_it_is_told", "--nocapture", "--test-threads=1"])
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
         .envs([(ROLE, role.as_ref()), (PATH, path.as_os_str())])
-        // Out of memory, the standard library can wait for itself while it prints a backtrace.
+        // Out of memory, the standard library can deadlock while it prints a backtrace.
         .env("RUST_BACKTRACE", "0")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -76,14 +77,14 @@ fn play(preparation: &str, role: &str, path: &Path) -> Output {
     output
 }
 
-/// What the child said, which must have come to its end by itself.
-fn said(output: &Output) -> String {
+/// The line that the child printed. It must have ended by itself.
+fn printed(output: &Output) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "no signal and no panic: {output:?}");
+    assert!(output.status.success(), "ended by a signal or a panic: {output:?}");
     text.lines().find_map(|line| line.split_once("played: ")).unwrap().1.to_owned()
 }
 
-/// Begins operations until there is no room for another, then completes all of them; why there was no more room.
+/// Begins operations until there is no room for another, then completes all of them. Returns the text of `Error::Full`.
 fn begin_until_full_and_complete(store: &Store) -> String {
     let mut leases: Vec<Lease> = Vec::new();
     let reason = loop {
@@ -105,7 +106,7 @@ fn begin_until_full_and_complete(store: &Store) -> String {
     reason
 }
 
-/// Lets no file of this process become longer from now on, as `prlimit` lets another process do.
+/// Sets the limit on the size of files, as another process could by `prlimit`.
 fn set_file_size_limit(bytes: u64) {
     use rustix::process::{Resource, Rlimit, setrlimit};
     setrlimit(Resource::Fsize, Rlimit { current: Some(bytes), maximum: None }).unwrap();
@@ -123,11 +124,10 @@ fn long_store() -> Place {
     place
 }
 
-/// How many keys [`long_store`] has.
+/// The number of keys of [`long_store`].
 const KEYS: usize = 2_400;
 
-/// Whether the store can be opened under this limit on addresses. If not, it must be because memory could not be had: Rust
-/// then ends the process.
+/// Whether the store opens under this limit on address space. If not, an allocation failed, and Rust ended the process.
 fn opens_with(limit_kib: u64, preparation: &str, path: &Path) -> bool {
     let output = play(&format!("{preparation}ulimit -v {limit_kib}"), "list", path);
     let listed = String::from_utf8_lossy(&output.stdout).contains(&format!("played: {KEYS}"));
@@ -136,7 +136,7 @@ fn opens_with(limit_kib: u64, preparation: &str, path: &Path) -> bool {
 }
 
 #[test]
-fn a_store_that_one_thread_can_open_is_opened_however_many_threads_there_is_no_room_for() {
+fn more_threads_need_no_more_memory_for_an_opening_than_one() {
     if thread::available_parallelism().map_or(1, usize::from) < 2 {
         skipped("with one processor no other thread is started");
         return;
@@ -147,7 +147,7 @@ fn a_store_that_one_thread_can_open_is_opened_however_many_threads_there_is_no_r
         return;
     }
     let place = long_store();
-    // How much one thread needs at least: by halves, between what never suffices and what does.
+    // The least that one thread needs, by bisection between a limit that never suffices and one that does.
     let alone = "taskset -cp 0 $$ >/dev/null && ";
     let (mut too_little, mut enough) = (1_000, 1 << 20);
     assert!(opens_with(enough, alone, &place.path));
@@ -155,20 +155,24 @@ fn a_store_that_one_thread_can_open_is_opened_however_many_threads_there_is_no_r
         let middle = (too_little + enough) / 2;
         if opens_with(middle, alone, &place.path) { enough = middle } else { too_little = middle }
     }
-    // From there on, whatever suffices for one thread must suffice, also where another one could just be started and then
-    // have no memory. (More is not always enough: there may be room for the map of the file, and then for nothing else.)
+    // From there on, every limit that suffices for one thread must suffice for several, also one that allows another
+    // thread to start and then leaves it no memory. (A higher limit does not always suffice: it may allow the map of
+    // the file, which then leaves no memory for anything else.)
     let some = (0..40).map(|step| enough + step * 100);
     let more = (1..12).map(|step| enough + step * 24_000);
     let mut compared = 0;
     for limit in some.chain(more).filter(|limit| opens_with(*limit, alone, &place.path)) {
-        assert!(opens_with(limit, "", &place.path), "{limit} KiB suffice for one thread and not for more");
+        assert!(
+            opens_with(limit, "", &place.path),
+            "{limit} KiB suffice for one thread, but not for several"
+        );
         compared += 1;
     }
-    assert!(compared > 20, "the test means to compare: {compared}");
+    assert!(compared > 20, "the test must compare more than {compared} limits");
 }
 
 #[test]
-fn a_store_is_opened_where_no_other_thread_can_be_started() {
+fn a_store_opens_where_no_other_thread_can_start() {
     let place = long_store();
     let shim = place.path.with_extension("so");
     let source = "int pthread_create(void *t, void *a, void *f, void *x) { return 11; }";
@@ -183,59 +187,63 @@ fn a_store_is_opened_where_no_other_thread_can_be_started() {
         return;
     }
     let output = play(&format!("export LD_PRELOAD={}", shim.display()), "list", &place.path);
-    assert_eq!(said(&output), KEYS.to_string());
+    assert_eq!(printed(&output), KEYS.to_string());
 }
 
-/// In units of 512 bytes, as POSIX has it.
+/// The shell command that limits the size of files, which POSIX counts in 512 bytes.
 fn file_size_limit(bytes: u64) -> String {
     format!("ulimit -f {}", bytes / 512)
 }
 
 #[test]
-fn a_limit_on_the_size_of_files_is_full_to_who_begins_and_neither_a_signal_nor_a_failed_completion() {
+fn a_file_size_limit_refuses_begins_and_fails_no_completion() {
     let limit = 512 << 10;
     for (preparation, role) in
-        [(file_size_limit(limit), "fill"), (String::from("true"), "fill under a limit that comes later")]
+        [(file_size_limit(limit), "fill"), (String::from("true"), "fill under a limit that is set later")]
     {
         let place = Place::new();
-        let reason = said(&play(&preparation, role, &place.path));
+        let reason = printed(&play(&preparation, role, &place.path));
         assert!(reason.contains("RLIMIT_FSIZE") && reason.contains(&limit.to_string()), "{role}: {reason}");
         assert!(reason.contains("can still be ended"), "{role}: {reason}");
         assert!(place.length() <= limit, "{role}: {}", place.length());
-        assert!(place.length() > limit - 2 * SEGMENT, "{role}: it used what it may: {}", place.length());
+        assert!(
+            place.length() > limit - 2 * SEGMENT,
+            "{role}: the store used less than it may: {}",
+            place.length()
+        );
         place.open();
     }
 }
 
 #[test]
-fn a_new_file_that_may_not_be_as_long_as_a_header_and_a_segment_is_refused_and_not_created() {
+fn a_limit_below_one_segment_refuses_the_creation() {
     let limit = SEGMENT;
     let place = Place::new();
-    let refusal = said(&play(&file_size_limit(limit), "open", &place.path));
+    let refusal = printed(&play(&file_size_limit(limit), "open", &place.path));
     assert!(refusal.contains("RLIMIT_FSIZE") && refusal.contains(&limit.to_string()), "{refusal}");
     assert!(!place.path.exists());
-    assert_eq!(said(&play(&file_size_limit(limit + 4_096), "open", &place.path)), "opened");
+    assert_eq!(printed(&play(&file_size_limit(limit + 4_096), "open", &place.path)), "opened");
 }
 
 #[test]
-fn a_file_that_is_longer_than_the_process_may_write_is_refused_and_left_alone() {
+fn a_file_longer_than_the_limit_is_refused_unchanged() {
     let place = Place::new();
     small().min_size(1 << 20).open(&place.path).unwrap().record("key", NONE, b"result").unwrap();
     let before = place.bytes();
     let limit = 512 << 10;
-    let refusal = said(&play(&file_size_limit(limit), "open", &place.path));
+    let refusal = printed(&play(&file_size_limit(limit), "open", &place.path));
     assert!(refusal.contains("RLIMIT_FSIZE") && refusal.contains(&limit.to_string()), "{refusal}");
-    assert!(place.bytes() == before, "it was changed");
-    assert_eq!(said(&play(&file_size_limit(place.length()), "list", &place.path)), "1");
+    assert!(place.bytes() == before, "the refused file was changed");
+    assert_eq!(printed(&play(&file_size_limit(place.length()), "list", &place.path)), "1");
 }
 
 #[test]
-fn a_least_size_beyond_what_the_process_may_write_is_refused_and_the_file_stays_as_long_as_it_was() {
+fn a_min_size_beyond_the_limit_is_refused_and_adds_nothing() {
     let place = Place::new();
     place.open().record("key", NONE, b"result").unwrap();
     let before = place.length();
     let limit = 512 << 10;
-    let refusal = said(&play(&file_size_limit(limit), "open with a least size", &place.path));
+    let refusal = printed(&play(&file_size_limit(limit), "open with a min_size", &place.path));
     assert!(refusal.contains("min_size") && refusal.contains("RLIMIT_FSIZE"), "{refusal}");
     assert_eq!(place.length(), before);
 }

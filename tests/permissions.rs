@@ -1,7 +1,7 @@
-//! Directories and umasks that take permissions away: what can be opened all the same, and what is created.
+//! Proves that a store can be created and opened again in an unreadable directory and under any umask.
 //!
-//! Root may do everything whatever a mode says, so the child processes here run as a user without privileges. Where no
-//! such user can be had, the test prints that it is skipped and why.
+//! Modes do not restrict root, so the child processes run as a user without privileges. Where that is not possible, the
+//! test prints that it is skipped and why.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![cfg(unix)]
 
@@ -15,21 +15,21 @@ use std::process::{Command, Output};
 
 use common::{NONE, skipped, small};
 
-/// Tells the test binary that it is such a child, and what file to open.
+/// The environment variable that makes the test binary such a child: the file that it opens.
 const PATH: &str = "ONCEKEY_PERMISSIONS_PATH";
-/// "nobody", on most systems.
+/// The user `nobody` on most systems.
 const USER: u32 = 65_534;
 
 /// A directory of a user without privileges, and a copy of this program that the user may execute.
 struct Home {
     directory: tempfile::TempDir,
     program: PathBuf,
-    /// None: this process has no privileges itself.
+    /// `None` if this process has no privileges itself.
     user: Option<u32>,
 }
 
 impl Home {
-    /// None, and the reason printed, if there is no such user.
+    /// `None`, after printing the reason, if no program can run as such a user.
     fn new() -> Option<Home> {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -47,7 +47,7 @@ impl Home {
         match trial {
             Ok(output) if output.status.success() => Some(home),
             other => {
-                skipped(format_args!("no user without privileges can run a program here: {other:?}"));
+                skipped(format_args!("no program can run as a user without privileges: {other:?}"));
                 None
             }
         }
@@ -74,14 +74,14 @@ impl Home {
     /// Opens a store in a child, records a key in it if it is new, and closes it.
     fn use_store(&self, preparation: &str) -> Output {
         let mut command = self.command(preparation);
-        command.args(["--exact", "a_child_uses_the_store_it_is_told_to", "--nocapture"]);
+        command.args(["--exact", "child", "--nocapture"]);
         command.env(PATH, self.store().join("test.once")).output().unwrap()
     }
 }
 
 /// Does nothing unless a test below starts it.
 #[test]
-fn a_child_uses_the_store_it_is_told_to() {
+fn child() {
     let Ok(path) = std::env::var(PATH) else { return };
     let store = small().open(Path::new(&path)).unwrap();
     let recorded = store.record("key", NONE, b"result").unwrap();
@@ -90,7 +90,7 @@ fn a_child_uses_the_store_it_is_told_to() {
 }
 
 #[test]
-fn a_directory_that_may_be_searched_and_not_read_holds_a_store() {
+fn a_directory_without_read_permission_can_hold_a_store() {
     let Some(home) = Home::new() else { return };
     home.set_mode(0o311);
     for opening in ["creation", "second opening"] {
@@ -101,7 +101,7 @@ fn a_directory_that_may_be_searched_and_not_read_holds_a_store() {
 }
 
 #[test]
-fn a_file_that_is_created_can_be_opened_again_by_its_owner_whatever_the_umask() {
+fn a_new_file_opens_again_under_any_umask() {
     let Some(home) = Home::new() else { return };
     for umask in ["0777", "0600", "0277"] {
         let path = home.store().join("test.once");

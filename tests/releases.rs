@@ -1,4 +1,5 @@
-//! A key that was released costs nothing in the end: neither room in the file nor a place in the index.
+//! Proves that a released key costs nothing in the end, neither room in the file nor an entry in the index, and that
+//! reclaiming its record brings no older one back.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -8,10 +9,9 @@ use oncekey::{Begin, Durability, ManualClock};
 
 const DAY: u64 = 86_400;
 
-/// As many side effects as one likes can turn out not to have happened, in a store that may not grow and whose
-/// retention is far longer than the program runs.
+/// The retention is far longer than the test runs, so expiry frees nothing.
 #[test]
-fn releases_go_on_for_ever_in_a_store_that_may_not_grow() {
+fn releases_never_fill_a_store_of_limited_size() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock)
@@ -26,30 +26,33 @@ fn releases_go_on_for_ever_in_a_store_that_may_not_grow() {
             other => panic!("release {n}: {other:?}, {:?}", store.stats()),
         }
     }
-    assert!(store.stats().keys < 10_000, "the index forgets as well: {:?}", store.stats());
+    assert!(store.stats().keys < 10_000, "the index keeps released keys: {:?}", store.stats());
     store.compact().unwrap();
     assert_eq!(store.stats().keys, 0);
-    assert_eq!(place.length(), 4_096 + SEGMENT, "one segment is the least");
+    assert_eq!(place.length(), 4_096 + SEGMENT, "more than one segment is left");
     assert!(store.get("k17").unwrap().is_absent());
-    assert_eq!(store.get("k17").unwrap().attempt(), 0, "the count of attempts went with the record");
-    assert_eq!(acquire(&store, "k17").attempt(), 1, "and begins anew");
+    assert_eq!(store.get("k17").unwrap().attempt(), 0, "the count of attempts outlived the record");
+    assert_eq!(acquire(&store, "k17").attempt(), 1, "the count did not start again");
 }
 
 #[test]
-fn a_released_record_is_dead_at_once_and_its_count_stays_until_it_is_reclaimed() {
+fn a_released_record_is_dead_but_counts_attempts_until_reclaimed() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open_in_memory().unwrap();
     acquire(&store, "k").release().unwrap();
     assert_eq!(store.get("k").unwrap().attempt(), 1);
     let stats = store.stats();
-    assert_eq!(stats.dead_bytes, stats.record_bytes, "the begin and the release: {stats:?}");
+    assert_eq!(
+        stats.dead_bytes, stats.record_bytes,
+        "the begin or the release is counted as live: {stats:?}"
+    );
     assert_eq!(acquire(&store, "k").attempt(), 2);
 }
 
-/// What a dropped release stood for must not show what was before it: neither in this process nor after a crash at any
-/// state of reclaiming.
+/// After reclaiming has dropped a release, the begin before it must not show again: neither in this process nor after a
+/// crash at any moment of the reclaiming.
 #[test]
-fn a_release_that_was_dropped_brings_nothing_older_back() {
+fn a_reclaimed_release_brings_back_no_older_record() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(DAY)).open(&place.path).unwrap();
@@ -73,5 +76,5 @@ fn a_release_that_was_dropped_brings_nothing_older_back() {
         }
     }
     assert!(store.stats().segments_retired > 10, "{:?}", store.stats());
-    assert_eq!(store.get("released0").unwrap().attempt(), 0, "it has been dropped by now");
+    assert_eq!(store.get("released0").unwrap().attempt(), 0, "the release was not reclaimed");
 }

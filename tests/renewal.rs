@@ -1,4 +1,5 @@
-//! Leases that are renewed, and retention that is given at completion.
+//! Proves that a lease can be renewed until another caller takes over, and that a lease or a doubt can set the
+//! retention of its completion.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -9,8 +10,8 @@ use std::time::Duration;
 use common::{NONE, Place, START_MS, abandon, acquire, clocked, seconds, small};
 use oncekey::{Begin, Doubt, Error, ErrorKind, Expected, Lease, ManualClock, Next, Status, Store};
 
-/// How long a call may take that ends at once, until it is taken to hang.
-const FOR_EVER: Duration = Duration::from_secs(120);
+/// The time after which a call that should return at once counts as hanging.
+const HANGS: Duration = Duration::from_secs(120);
 
 fn store() -> (ManualClock, Store) {
     let clock = ManualClock::new(START_MS);
@@ -48,13 +49,13 @@ fn assert_fenced(lease: &Lease) {
 }
 
 #[test]
-fn before_the_deadline_it_moves_to_so_long_from_now() {
+fn a_renewal_moves_the_deadline_to_that_long_from_now() {
     let (clock, store) = store();
     let mut lease = lease(&store);
     clock.advance(seconds(60));
     lease.renew(seconds(100)).unwrap();
     clock.advance(Duration::from_millis(99_999));
-    assert_eq!(status(&store), Status::InProgress, "at 159.999 s, and the deadline is at 160 s");
+    assert_eq!(status(&store), Status::InProgress, "expired at 159.999 s, before its deadline at 160 s");
     assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { attempt: 1, .. }));
     clock.advance(Duration::from_millis(1));
     assert_eq!(status(&store), Status::InDoubt);
@@ -64,14 +65,14 @@ fn before_the_deadline_it_moves_to_so_long_from_now() {
 }
 
 #[test]
-fn after_the_deadline_it_works_while_nobody_has_taken_over() {
+fn a_renewal_after_the_deadline_works_until_a_takeover() {
     let (clock, store) = store();
     let lease = lease(&store);
     clock.advance(seconds(1_000));
     assert_eq!(status(&store), Status::InDoubt);
-    // To look, to refuse, and to be refused are no takeovers.
+    // Reading the state and being refused are not takeovers.
     assert!(matches!(store.record("k", NONE, b"r"), Err(Error::InDoubt { .. })));
-    let ran = store.operation("k").run(|_| -> Result<u32, Error> { panic!("in doubt") });
+    let ran = store.operation("k").run(|_| -> Result<u32, Error> { panic!("the side effect ran in doubt") });
     assert!(ran.is_err());
     assert!(lease.is_current());
     lease.renew(seconds(100)).unwrap();
@@ -81,28 +82,28 @@ fn after_the_deadline_it_works_while_nobody_has_taken_over() {
     assert!(matches!(store.forget("k"), Err(Error::InProgress { .. })));
 }
 
-fn taken_over() {
+fn check_takeover() {
     let (clock, store) = store();
     let mut lease = lease(&store);
     clock.advance(seconds(100));
     let doubt = doubt(&store);
     assert_fenced(&lease);
-    assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { .. }), "the doubt's");
+    assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { .. }), "the doubt is not held");
     drop(doubt);
     assert_fenced(&lease);
-    assert_eq!(status(&store), Status::InDoubt, "and nobody is finding out");
-    // It had gone through after all.
+    assert_eq!(status(&store), Status::InDoubt, "the dropped doubt is still held");
+    // The side effect of the first attempt had succeeded.
     lease.complete(b"late").unwrap();
     assert_eq!(store.get("k").unwrap().result(), Some(&b"late"[..]));
 }
 
 #[test]
-fn after_a_takeover_it_is_fenced_also_when_the_doubt_was_dropped() {
-    taken_over();
+fn a_takeover_fences_renewals_even_after_its_doubt_is_dropped() {
+    check_takeover();
 }
 
 #[test]
-fn after_another_attempt_began_it_is_fenced() {
+fn the_next_attempt_fences_renewals() {
     let (clock, store) = store();
     let first = lease(&store);
     clock.advance(seconds(100));
@@ -111,17 +112,17 @@ fn after_another_attempt_began_it_is_fenced() {
     assert!(second.is_current());
     second.renew(seconds(500)).unwrap();
     drop(first);
-    assert!(second.is_current(), "the end of the first lease is not that of the second");
+    assert!(second.is_current(), "dropping the first lease ended the second");
     assert_eq!(status(&store), Status::InProgress);
 }
 
 #[test]
-fn after_its_completion_or_another_s_it_is_fenced() {
+fn a_completion_fences_renewals() {
     let (clock, store) = store();
     let mut own = lease(&store);
     own.complete(b"r").unwrap();
     assert_fenced(&own);
-    assert!(own.complete(b"r").is_ok(), "once more with the same bytes");
+    assert!(own.complete(b"r").is_ok(), "a repeated completion failed");
     assert!(store.forget("k").unwrap());
 
     let other = lease(&store);
@@ -132,7 +133,7 @@ fn after_its_completion_or_another_s_it_is_fenced() {
 }
 
 #[test]
-fn after_a_compare_and_set_it_is_fenced_whatever_was_put_there() {
+fn a_compare_and_set_to_any_state_fences_renewals() {
     let (_, store) = store();
     for next in [
         Next::Absent,
@@ -149,7 +150,7 @@ fn after_a_compare_and_set_it_is_fenced_whatever_was_put_there() {
 }
 
 #[test]
-fn after_a_forget_it_is_fenced_and_so_is_the_key_s_next_life() {
+fn a_forget_fences_renewals_for_good() {
     let (clock, store) = store();
     let old = lease(&store);
     clock.advance(seconds(100));
@@ -162,14 +163,14 @@ fn after_a_forget_it_is_fenced_and_so_is_the_key_s_next_life() {
 }
 
 #[test]
-fn a_closed_store_says_that_it_is_closed() {
+fn renewing_in_a_closed_store_is_an_error() {
     let place = Place::new();
     let store = small().open(&place.path).unwrap();
     let mut lease = lease(&store);
     lease.renew(Duration::MAX).unwrap();
     assert!(
         matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })),
-        "it is renewed, and one lease"
+        "a renewal added or ended a lease"
     );
     lease.complete(b"r").unwrap();
     store.close().unwrap();
@@ -178,7 +179,7 @@ fn a_closed_store_says_that_it_is_closed() {
 }
 
 #[test]
-fn a_renewed_lease_that_is_dropped_is_over() {
+fn dropping_a_renewed_lease_ends_it() {
     let (_, store) = store();
     let lease = lease(&store);
     lease.renew(Duration::MAX).unwrap();
@@ -199,7 +200,7 @@ fn a_renewal_writes_nothing() {
 }
 
 #[test]
-fn it_can_be_earlier_than_the_old_deadline() {
+fn a_renewal_may_bring_the_deadline_nearer() {
     let (clock, store) = store();
     let lease = lease(&store);
     clock.advance(seconds(50));
@@ -207,13 +208,13 @@ fn it_can_be_earlier_than_the_old_deadline() {
     clock.advance(Duration::from_millis(9_999));
     assert_eq!(status(&store), Status::InProgress);
     clock.advance(Duration::from_millis(1));
-    assert_eq!(status(&store), Status::InDoubt, "40 s before the old deadline");
+    assert_eq!(status(&store), Status::InDoubt, "the old deadline, 40 s later, still holds");
     drop(doubt(&store));
     assert_fenced(&lease);
 }
 
 #[test]
-fn the_longest_duration_is_never() {
+fn a_renewal_for_the_longest_duration_never_expires() {
     let (clock, store) = store();
     let lease = lease(&store);
     clock.advance(seconds(50));
@@ -226,7 +227,7 @@ fn the_longest_duration_is_never() {
 }
 
 #[test]
-fn what_is_no_lease_is_refused_and_changes_nothing() {
+fn an_invalid_renewal_is_refused_and_changes_nothing() {
     let (clock, store) = store();
     let Begin::Acquired(lease) =
         store.operation("k").lease(seconds(100)).retain(seconds(1_000)).begin().unwrap()
@@ -240,59 +241,59 @@ fn what_is_no_lease_is_refused_and_changes_nothing() {
         assert_eq!(refused.kind(), ErrorKind::Caller);
     }
     clock.advance(seconds(100));
-    assert_eq!(status(&store), Status::InDoubt, "the deadline is where it was");
+    assert_eq!(status(&store), Status::InDoubt, "a refused renewal moved the deadline");
     lease.renew(seconds(1_000)).unwrap();
     clock.advance(seconds(999));
     assert_eq!(status(&store), Status::InProgress);
 }
 
-/// Another thread that waits for "k" as long as it takes, with what its begin gave. It may come before or after whatever
-/// the test does next: no order fails.
+/// Waits for "k" without a timeout in another thread. The channel gets what the begin returned. The wait may start
+/// before or after what the test does next; it passes in either order.
 fn waiter(store: &Store) -> mpsc::Receiver<Begin> {
-    let (tell, told) = mpsc::channel();
-    let (here, came) = mpsc::channel();
+    let (sender, outcome) = mpsc::channel();
+    let (started, has_started) = mpsc::channel();
     let store = store.clone();
     std::thread::spawn(move || {
-        here.send(()).unwrap();
-        let _ = tell.send(store.operation("k").wait(Duration::MAX).begin().unwrap());
+        started.send(()).unwrap();
+        let _ = sender.send(store.operation("k").wait(Duration::MAX).begin().unwrap());
     });
-    came.recv().unwrap();
-    // Most likely it waits then.
+    has_started.recv().unwrap();
+    // Makes it likely that the thread already waits.
     std::thread::sleep(Duration::from_millis(10));
-    told
+    outcome
 }
 
 #[test]
-fn a_waiter_sleeps_on_when_the_deadline_has_moved_away() {
+fn a_waiter_waits_on_when_the_deadline_moves_away() {
     let (clock, store) = store();
     let mut lease = lease(&store);
-    let told = waiter(&store);
+    let outcome = waiter(&store);
     clock.advance(seconds(99));
     lease.renew(seconds(100)).unwrap();
-    // It wakes, and the old deadline has passed.
+    // The clock wakes the waiter, after the old deadline.
     clock.advance(seconds(99));
     std::thread::sleep(Duration::from_millis(10));
     lease.complete(b"done").unwrap();
-    let began = told.recv_timeout(FOR_EVER).unwrap();
+    let began = outcome.recv_timeout(HANGS).unwrap();
     assert!(matches!(began, Begin::Completed(_)), "{began:?}");
 }
 
-/// By the machine's clock, which wakes no waiter: each sleeps until the deadline that it knows.
+/// The system clock wakes no waiter: each sleeps until the deadline that it read.
 #[test]
-fn a_waiter_on_the_machine_s_clock_sleeps_on_too() {
+fn a_waiter_on_the_system_clock_waits_on_too() {
     let store = small().open_in_memory().unwrap();
     let Begin::Acquired(mut lease) = store.operation("k").lease(seconds(1)).begin().unwrap() else {
         panic!()
     };
-    let told = waiter(&store);
+    let outcome = waiter(&store);
     if lease.renew(Duration::MAX).is_err() {
-        // The machine stood still for a second, and the waiter was right to take over.
+        // The test was stalled for a second, so the waiter took over rightly.
         return;
     }
     // Past the old deadline.
     std::thread::sleep(Duration::from_millis(1_100));
     lease.complete(b"done").unwrap();
-    let began = told.recv_timeout(FOR_EVER).unwrap();
+    let began = outcome.recv_timeout(HANGS).unwrap();
     assert!(matches!(began, Begin::Completed(_)), "{began:?}");
 }
 
@@ -300,28 +301,29 @@ fn a_waiter_on_the_machine_s_clock_sleeps_on_too() {
 fn a_waiter_wakes_for_a_deadline_that_has_come_nearer() {
     let store = small().open_in_memory().unwrap();
     let lease = acquire(&store, "k");
-    let told = waiter(&store);
+    let outcome = waiter(&store);
     lease.renew(Duration::from_millis(1)).unwrap();
-    let began = told.recv_timeout(FOR_EVER).expect("it sleeps until the old deadline, which is never");
+    let began =
+        outcome.recv_timeout(HANGS).expect("the waiter sleeps until the old deadline, which is never");
     assert!(matches!(began, Begin::InDoubt(_)), "{began:?}");
     assert_fenced(&lease);
 }
 
 #[cfg(feature = "__simulation")]
 #[test]
-fn a_planted_renewal_after_a_takeover_is_found() {
+fn finds_a_renewal_after_a_takeover() {
     use oncekey::simulation::{Bug, plant};
     let found = std::thread::spawn(|| {
         plant(Some(Bug::RenewedAfterTakeover));
-        taken_over();
+        check_takeover();
     });
-    assert!(found.join().is_err(), "the lease came back and nothing was seen");
+    assert!(found.join().is_err(), "the test missed the planted bug");
 }
 
 // Retention at completion.
 
 #[test]
-fn a_completion_is_remembered_as_long_as_its_lease_said_last() {
+fn the_last_retain_of_a_lease_sets_the_retention() {
     let (clock, store) = store();
     let mut lease = acquire(&store, "k");
     lease.retain(Duration::MAX).unwrap();
@@ -332,7 +334,7 @@ fn a_completion_is_remembered_as_long_as_its_lease_said_last() {
     assert_eq!(
         store.get("k").unwrap().result(),
         Some(&b"r"[..]),
-        "counted from the completion, result and all"
+        "the retention is not counted from the completion"
     );
     clock.advance(Duration::from_millis(1));
     assert_eq!(status(&store), Status::Absent);
@@ -341,11 +343,11 @@ fn a_completion_is_remembered_as_long_as_its_lease_said_last() {
     lease.retain(Duration::MAX).unwrap();
     lease.complete(b"r").unwrap();
     clock.advance(seconds(1_000 * 365 * 86_400));
-    assert_eq!(store.get("k").unwrap().result(), Some(&b"r"[..]), "for ever");
+    assert_eq!(store.get("k").unwrap().result(), Some(&b"r"[..]), "a retention without end ended");
 }
 
 #[test]
-fn a_retention_for_results_holds_all_the_same_and_is_cut() {
+fn result_retention_still_applies_and_is_cut_to_the_retention() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).result_retention(seconds(60)).open_in_memory().unwrap();
     let mut longer = acquire(&store, "longer");
@@ -364,7 +366,7 @@ fn a_retention_for_results_holds_all_the_same_and_is_cut() {
 }
 
 #[test]
-fn a_doubt_says_how_long_too_and_for_the_attempt_that_it_begins_again() {
+fn retain_of_a_doubt_holds_for_it_and_for_the_next_attempt() {
     let (clock, store) = store();
     abandon(&store, "k");
     let mut found = doubt(&store);
@@ -380,14 +382,14 @@ fn a_doubt_says_how_long_too_and_for_the_attempt_that_it_begins_again() {
     again.retain(seconds(10)).unwrap();
     let mut lease = again.begin_again().unwrap();
     clock.advance(seconds(10));
-    assert_eq!(status(&store), Status::InDoubt, "the lease is as long as that");
+    assert_eq!(status(&store), Status::InDoubt, "the lease is longer than the retention");
     lease.complete(b"r").unwrap();
     clock.advance(seconds(10));
     assert_eq!(status(&store), Status::Absent);
 }
 
 #[test]
-fn a_retention_that_makes_no_sense_or_comes_too_late_changes_nothing() {
+fn an_invalid_or_late_retain_changes_nothing() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(50)).open_in_memory().unwrap();
     let mut lease = acquire(&store, "k");

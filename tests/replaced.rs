@@ -1,5 +1,5 @@
-//! The path is removed, renamed or replaced while the store is open: another process that opens the path gets another
-//! file, so nothing may begin here any more, and what already began must say so.
+//! Proves what happens when the path of an open store is removed, renamed or replaced. Another process that opens the
+//! path gets another file, so nothing may begin here any more, and calls that end an operation must report it.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use common::{NONE, START_MS, abandon, acquire, clocked, seconds};
 use oncekey::{Begin, Error, Expected, ManualClock, Next, Result, RunError, Status, Store};
 
-/// A way to take the path away from an open store, whose file is `directory/sub/store.once`, opened through `link`.
+/// A way to replace the path of an open store. Its file is `directory/sub/store.once`, opened through `link`.
 type Way = (&'static str, fn(&Path));
 
 const WAYS: [Way; 7] = [
@@ -67,13 +67,13 @@ impl Setup {
 }
 
 fn is_replaced<T: Debug>(outcome: &Result<T>, path: &Path) -> bool {
-    let said = format!("{outcome:?}");
-    said.contains("Replaced") && said.contains(path.to_str().unwrap())
+    let text = format!("{outcome:?}");
+    text.contains("Replaced") && text.contains(path.to_str().unwrap())
 }
 
 #[test]
-fn nothing_begins_once_the_path_leads_elsewhere_and_reads_go_on() {
-    for (way, take_away) in WAYS {
+fn a_replaced_path_stops_begins_but_not_reads() {
+    for (way, replace_path) in WAYS {
         let setup = Setup::new();
         let (store, path) = (&setup.store, setup.path());
         store.record("done", NONE, b"r").unwrap();
@@ -82,7 +82,7 @@ fn nothing_begins_once_the_path_leads_elsewhere_and_reads_go_on() {
             Begin::InDoubt(doubt) => doubt,
             other => panic!("{other:?}"),
         };
-        take_away(setup.directory.path());
+        replace_path(setup.directory.path());
         setup.clock.advance(seconds(1));
 
         assert!(is_replaced(&store.begin("new", NONE), &path), "{way}");
@@ -105,8 +105,8 @@ fn nothing_begins_once_the_path_leads_elsewhere_and_reads_go_on() {
 }
 
 #[test]
-fn what_began_is_completed_in_the_open_file_and_its_caller_is_told() {
-    for (way, take_away) in WAYS {
+fn a_replaced_path_is_reported_by_calls_that_end_an_operation() {
+    for (way, replace_path) in WAYS {
         let setup = Setup::new();
         let (store, path) = (&setup.store, setup.path());
         let (mut lease, released) = (acquire(store, "lease"), acquire(store, "released"));
@@ -115,22 +115,22 @@ fn what_began_is_completed_in_the_open_file_and_its_caller_is_told() {
             Begin::InDoubt(doubt) => doubt,
             other => panic!("{other:?}"),
         };
-        let outcome = store.operation("act").run(|_| {
-            take_away(setup.directory.path());
+        let outcome = store.operation("run").run(|_| {
+            replace_path(setup.directory.path());
             setup.clock.advance(seconds(1));
             assert!(is_replaced(&store.begin("new", NONE), &path), "{way}");
             Ok::<_, String>(17)
         });
-        let is_told = matches!(&outcome, Err(RunError::Unrecorded { result, source: Error::Replaced { .. }, .. }) if **result == 17);
-        assert!(is_told, "{way}: {outcome:?}");
+        let is_reported = matches!(&outcome, Err(RunError::Unrecorded { result, source: Error::Replaced { .. }, .. }) if **result == 17);
+        assert!(is_reported, "{way}: {outcome:?}");
 
         for _ in 0..2 {
-            assert!(is_replaced(&lease.complete(b"r"), &path), "{way}: completing once more changes nothing");
+            assert!(is_replaced(&lease.complete(b"r"), &path), "{way}: a repeated completion");
         }
         assert!(matches!(lease.complete(b"other"), Err(Error::Conflict { .. })), "{way}");
         assert!(is_replaced(&released.release(), &path), "{way}");
         assert!(is_replaced(&doubt.complete(b"found"), &path), "{way}");
-        assert!(store.get("act").unwrap().is_completed(), "{way}");
+        assert!(store.get("run").unwrap().is_completed(), "{way}");
         assert_eq!(store.get("lease").unwrap().result(), Some(&b"r"[..]), "{way}");
         assert_eq!(store.get("released").unwrap().status(), Status::Absent, "{way}");
         assert_eq!(store.get("doubt").unwrap().result(), Some(&b"found"[..]), "{way}");
@@ -138,36 +138,39 @@ fn what_began_is_completed_in_the_open_file_and_its_caller_is_told() {
 }
 
 #[test]
-fn a_sync_a_compaction_and_a_close_look_at_the_path_at_once() {
-    for (way, take_away) in WAYS {
+fn sync_compact_and_close_check_the_path_at_once() {
+    for (way, replace_path) in WAYS {
         let calls: [fn(&Store) -> Result<()>; 2] = [Store::sync, |store| store.compact().map(drop)];
         for call in calls {
             let setup = Setup::new();
-            take_away(setup.directory.path());
+            replace_path(setup.directory.path());
             assert!(is_replaced(&call(&setup.store), &setup.path()), "{way}");
-            assert!(is_replaced(&setup.store.begin("new", NONE), &setup.path()), "{way}: no second passed");
+            assert!(
+                is_replaced(&setup.store.begin("new", NONE), &setup.path()),
+                "{way}: although no second passed"
+            );
         }
         let setup = Setup::new();
         let clone = setup.store.clone();
         setup.store.record("k", NONE, b"r").unwrap();
-        take_away(setup.directory.path());
+        replace_path(setup.directory.path());
         assert!(is_replaced(&clone.close(), &setup.path()), "{way}");
-        assert!(matches!(setup.store.get("k"), Err(Error::Closed)), "{way}: it is closed all the same");
+        assert!(matches!(setup.store.get("k"), Err(Error::Closed)), "{way}: the store is not closed");
     }
 }
 
 #[test]
-fn a_new_segment_looks_at_the_path_although_the_clock_stands_still() {
+fn a_new_segment_checks_the_path_even_if_no_time_passed() {
     let setup = Setup::new();
     let (store, path) = (&setup.store, setup.path());
     WAYS[0].1(setup.directory.path());
-    // Five of these fill a segment; the sixth is the first in the next one, and not acknowledged.
+    // Five of these fill a segment. The sixth is the first in the next one, and is not acknowledged.
     let refused =
         (0..20).find(|number| is_replaced(&store.record(&format!("{number}"), NONE, &[1; 12_000]), &path));
     assert_eq!(refused, Some(5));
     assert!(is_replaced(&store.begin("after it", NONE), &path));
 
-    // A begin that is the first in a segment gives no lease.
+    // A begin that is the first in a segment returns no lease.
     let setup = Setup::new();
     let (store, path) = (&setup.store, setup.path());
     WAYS[0].1(setup.directory.path());
@@ -176,11 +179,11 @@ fn a_new_segment_looks_at_the_path_although_the_clock_stands_still() {
     }
     let refused = (0..100).find(|number| is_replaced(&store.begin(&format!("b-{number}"), NONE), &path));
     assert!(refused.is_some());
-    assert_eq!(store.stats().leases, 0, "every other one was dropped");
+    assert_eq!(store.stats().leases, 0, "the refused begin left a lease");
 }
 
 #[test]
-fn a_path_that_leads_to_the_same_file_is_no_other() {
+fn a_path_that_still_leads_to_the_file_is_accepted() {
     let setup = Setup::new();
     let (store, directory) = (&setup.store, setup.directory.path());
     let goes_on = |what: &str| {
@@ -193,21 +196,21 @@ fn a_path_that_leads_to_the_same_file_is_no_other() {
     goes_on("another name beside it");
     fs::rename(&file, directory.join("away")).unwrap();
     fs::rename(directory.join("away"), &file).unwrap();
-    goes_on("away and back again, unseen");
+    goes_on("renamed and renamed back between two checks");
     fs::rename(&file, directory.join("away")).unwrap();
     symlink(directory.join("away"), &file).unwrap();
     goes_on("a link in its place");
-    // The system cannot say what the path leads to: that it is another file is not known.
+    // The system cannot resolve the path, which does not show that it leads to another file.
     fs::rename(directory.join("sub"), directory.join("moved")).unwrap();
     symlink("sub", directory.join("sub")).unwrap();
-    goes_on("a circle of links");
+    goes_on("a cycle of links");
     fs::remove_file(directory.join("sub")).unwrap();
     fs::rename(directory.join("moved"), directory.join("sub")).unwrap();
     store.close().unwrap();
 }
 
 #[test]
-fn a_path_that_was_another_for_a_moment_is_not_trusted_again() {
+fn a_path_once_found_replaced_is_not_trusted_again() {
     let setup = Setup::new();
     let store = &setup.store;
     let (file, away) = (setup.directory.path().join("sub/store.once"), setup.directory.path().join("away"));
@@ -215,7 +218,10 @@ fn a_path_that_was_another_for_a_moment_is_not_trusted_again() {
     assert!(is_replaced(&store.sync(), &setup.path()));
     fs::rename(&away, &file).unwrap();
     setup.clock.advance(seconds(10));
-    assert!(is_replaced(&store.begin("new", NONE), &setup.path()), "another process may have been there");
+    assert!(
+        is_replaced(&store.begin("new", NONE), &setup.path()),
+        "begun although another process may have used the path"
+    );
     assert!(is_replaced(&store.close(), &setup.path()));
     clocked(&setup.clock).open(setup.path()).unwrap().record("new", NONE, b"").unwrap();
 }

@@ -1,4 +1,5 @@
-//! How long operations and their results are kept, and leases with them: what was said is what happens.
+//! Proves how long operations, results and leases last, for each combination of the options of the store and of the
+//! operation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -9,7 +10,7 @@ use common::{NONE, Place, START_MS, clocked, seconds};
 use oncekey::{Begin, Error, ManualClock, Status};
 
 #[test]
-fn an_operation_that_is_retained_for_ever_keeps_its_result_for_ever() {
+fn an_operation_retained_without_end_keeps_its_result() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open_in_memory().unwrap();
     store.operation("k").retain(Duration::MAX).record(b"r").unwrap();
@@ -21,7 +22,7 @@ fn an_operation_that_is_retained_for_ever_keeps_its_result_for_ever() {
 }
 
 #[test]
-fn the_retention_of_an_operation_is_that_of_its_result_unless_one_was_asked_for() {
+fn a_result_is_kept_as_long_as_its_operation_by_default() {
     let clock = ManualClock::new(START_MS);
     let expires = |seen: oncekey::KeyState| {
         (seen.result_expires_at_ms().unwrap() - START_MS, seen.expires_at_ms().unwrap() - START_MS)
@@ -54,7 +55,7 @@ fn the_retention_of_an_operation_is_that_of_its_result_unless_one_was_asked_for(
 }
 
 #[test]
-fn the_stores_lease_is_cut_to_an_operations_retention_and_one_that_was_asked_for_is_not() {
+fn only_the_stores_default_lease_is_cut_to_the_retention() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).lease(seconds(600)).open_in_memory().unwrap();
     let begin = || store.operation("k").retain(seconds(300)).begin();
@@ -62,14 +63,14 @@ fn the_stores_lease_is_cut_to_an_operations_retention_and_one_that_was_asked_for
     clock.advance(Duration::from_millis(299_999));
     assert!(matches!(begin().unwrap(), Begin::InProgress { .. }));
     clock.advance(Duration::from_millis(1));
-    assert!(matches!(begin().unwrap(), Begin::InDoubt(_)), "taken over at the retention");
+    assert!(matches!(begin().unwrap(), Begin::InDoubt(_)), "not taken over after the retention");
     drop(lease);
     let refused = store.operation("k").retain(seconds(300)).lease(seconds(301)).begin();
     assert!(matches!(refused, Err(Error::Option { option: "lease", .. })), "{refused:?}");
 }
 
 #[test]
-fn a_longer_retention_at_a_later_opening_is_for_what_ends_from_then_on() {
+fn a_retention_changed_at_an_opening_applies_from_then_on() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(10)).open(&place.path).unwrap();

@@ -1,4 +1,4 @@
-//! Retentions of every order of magnitude in one store: what has expired gives its room back, whatever else is there.
+//! Proves that expired records give their room back, in a store that mixes retentions of every order of magnitude.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -20,10 +20,10 @@ fn record_for(store: &Store, key: &str, retention: u64, bytes: usize) -> Result<
     operation.record(&vec![7; bytes]).map(drop)
 }
 
-/// Minute after minute as many records as half of the file holds, which have expired when the next ones come, beside
-/// thousands that stay for a day to ten years, no two of them equally long.
+/// Each minute brings records for a minute that fill half of the file. Beside them are thousands that stay for a day to
+/// ten years, no two of them equally long.
 #[test]
-fn a_store_that_may_not_grow_and_is_mostly_expired_is_never_full() {
+fn a_limited_store_of_mostly_expired_records_is_never_full() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).durability(Durability::Buffered).max_size(4_096 + 32 * SEGMENT);
@@ -47,15 +47,15 @@ fn a_store_that_may_not_grow_and_is_mostly_expired_is_never_full() {
             store = options.open(&place.path).unwrap();
         }
     }
-    assert_eq!(refused, 0, "of {}, {:?}", refused + recorded, store.stats());
+    assert_eq!(refused, 0, "refused of {}, {:?}", refused + recorded, store.stats());
     assert!(place.length() <= 4_096 + 32 * SEGMENT);
     assert!(store.get("long0").unwrap().is_completed() && store.get("long4499").unwrap().is_completed());
 }
 
-/// All of them at once, and time passes in steps of every order of magnitude: after each, as much as has expired is there
-/// again for new records.
+/// Time passes in steps of every order of magnitude. After each step, new records fit into the room of those that
+/// expired in it.
 #[test]
-fn after_every_span_of_time_what_expired_in_it_can_be_used_again() {
+fn the_room_of_expired_records_is_free_after_every_step_of_time() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).durability(Durability::Buffered).max_size(4_096 + 40 * SEGMENT);
@@ -67,11 +67,11 @@ fn after_every_span_of_time_what_expired_in_it_can_be_used_again() {
                 .unwrap_or_else(|error| panic!("{name}, {retention} s, {n}: {error}, {:?}", store.stats()));
         }
     };
-    // A third of the file is taken by what stays for ten years.
+    // Records for ten years take a third of the file.
     fill("whole", 10 * YEAR, 1_200);
     for (at, retention) in RETENTIONS[..9].iter().enumerate() {
         fill(&format!("a{at}"), *retention, 1_500);
-        // Just past its end: the estimate may be late, the room must be there.
+        // Exactly the retention: the estimate of dead bytes may be late, but the room must be free.
         clock.advance(seconds(*retention));
         fill(&format!("b{at}"), 1, 1_500);
         clock.advance(seconds(1));
@@ -81,10 +81,10 @@ fn after_every_span_of_time_what_expired_in_it_can_be_used_again() {
     }
 }
 
-/// What is left of the longest-lived is all that there is: a compaction sees at once what expired, however long before the
-/// records were written, also after the store was opened again.
+/// A compaction counts expired records exactly, to the millisecond, for every retention, and also after the store was
+/// opened again.
 #[test]
-fn compact_counts_what_has_expired_by_now_and_not_by_estimate() {
+fn compact_counts_expired_records_exactly() {
     for reopened in [false, true] {
         for retention in RETENTIONS {
             let place = Place::new();
@@ -100,7 +100,7 @@ fn compact_counts_what_has_expired_by_now_and_not_by_estimate() {
             }
             clock.advance(seconds(retention) - std::time::Duration::from_millis(1));
             store.compact().unwrap();
-            assert_eq!(store.stats().keys, 1_000, "{retention} s: a millisecond before their end");
+            assert_eq!(store.stats().keys, 1_000, "{retention} s: expired a millisecond early");
             assert!(place.length() > 8 * SEGMENT);
             clock.advance(std::time::Duration::from_millis(1));
             store.compact().unwrap();
@@ -110,12 +110,12 @@ fn compact_counts_what_has_expired_by_now_and_not_by_estimate() {
     }
 }
 
-/// The delay with which an expiry is noticed is a share of the record's own retention, whatever else is there.
+/// The delay until an expiry is noticed is a share of the record's own retention, whatever other records there are.
 #[test]
-fn an_expiry_is_noticed_in_time_beside_any_other() {
+fn an_expiry_is_noticed_in_time_beside_any_others() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).durability(Durability::Buffered).open_in_memory().unwrap();
-    // Thousands of times to come, as far apart as they can be.
+    // Thousands of expiries in the future, as far apart as possible.
     for n in 0..6_000_u64 {
         record_for(&store, &format!("far{n}"), DAY + n * (10 * YEAR / 6_000), 1).unwrap();
     }

@@ -1,4 +1,4 @@
-//! What is secret stays so: the key of the hash, and what is in a result.
+//! Proves that secrets stay secret: each store has its own hash key, and no debug text contains a result.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -7,7 +7,7 @@ use common::{NONE, abandon, small};
 use oncekey::{Expected, Next, RunError, Store};
 
 #[test]
-fn no_two_stores_have_the_same_secret() {
+fn no_two_stores_share_a_secret() {
     let stores: Vec<Store> = (0..8).map(|_| small().open_in_memory().unwrap()).collect();
     let mut fingerprints: Vec<_> = stores.iter().map(|store| store.fingerprint(b"r").to_bytes()).collect();
     fingerprints.sort_unstable();
@@ -16,7 +16,7 @@ fn no_two_stores_have_the_same_secret() {
 }
 
 #[test]
-fn nothing_that_carries_a_result_prints_more_than_its_length() {
+fn debug_texts_show_only_the_length_of_a_result() {
     let store = small().open_in_memory().unwrap();
     let secret = b"the secret of a customer";
     let next = Next::Completed { fingerprint: NONE, result: secret };
@@ -34,7 +34,7 @@ fn nothing_that_carries_a_result_prints_more_than_its_length() {
     let ran = strict.operation("k").rerun().run(|_| Ok::<_, oncekey::Error>(text.clone()));
     assert!(matches!(&ran, Err(RunError::Unrecorded { result, .. }) if **result == text));
     printed.push(format!("{:?}", ran.unwrap_err()));
-    // Text, or the numbers of its bytes.
+    // Neither the text nor the numbers of its bytes may appear.
     let bytes = format!("{}, {}", secret[0], secret[1]);
     for line in &printed {
         assert!(!line.contains("secret of") && !line.contains(&bytes), "{line}");

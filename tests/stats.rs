@@ -1,4 +1,4 @@
-//! Figures are right, or at least possible, whatever the store does while they are gathered.
+//! Proves that `stats` returns plausible figures while other threads change the store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{NONE, small};
 
-/// In a debug build an underflow is a panic; in a release build it would show as an absurd figure.
+/// An underflow is a panic in a debug build and an absurd figure in a release build.
 #[test]
-fn figures_that_are_gathered_while_segments_come_and_go_are_possible_ones() {
+fn stats_are_plausible_while_segments_come_and_go() {
     let store = small().open_in_memory().unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -1,11 +1,12 @@
-//! The example `storm`, small enough for every run of the tests, and its command line.
+//! Proves that the example `storm`, in a size for every run of the tests, finds no side effect run twice or lost, and
+//! that its command line refuses bad arguments.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// The example, which `cargo test` builds with the tests. Built here if only this test was asked for.
+/// The path of the example, which `cargo test` builds with the tests. Builds it if only this test is run.
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(|deps| deps.parent()).unwrap();
@@ -26,21 +27,21 @@ fn storm(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).output().unwrap()
 }
 
-/// The count that the table gives in the row of this name.
+/// The count in the row with this name.
 fn count(table: &str, name: &str) -> usize {
     let row = table.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     row.split_whitespace().next().unwrap().replace(',', "").parse().unwrap()
 }
 
 #[test]
-fn every_act_of_a_small_storm_happens_once() {
+fn every_side_effect_of_a_small_storm_happens_once() {
     let output = storm(&["--intents", "600", "--threads", "8", "--kills", "12", "--seed", "1729"]);
     let table = String::from_utf8(output.stdout).unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(0), "{table}{told}");
-    assert!(!told.contains("panicked"), "planted panics are silent: {told}");
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{table}{errors}");
+    assert!(!errors.contains("panicked"), "a planted panic printed a message: {errors}");
     assert!(table.starts_with("seed 1729, 8 threads\n"), "{table}");
-    // The storm is one: it meets with what it is there for.
+    // The storm must have met every case that it is made for.
     assert_eq!((count(&table, "intents"), count(&table, "kills")), (600, 12), "{table}");
     assert_eq!((count(&table, "duplicates"), count(&table, "lost")), (0, 0), "{table}");
     for name in ["requests", "performed", "replayed", "waited", "in doubt", "reconciled", "refused"] {
@@ -49,14 +50,14 @@ fn every_act_of_a_small_storm_happens_once() {
 }
 
 #[test]
-fn wrong_arguments_are_told_with_the_usage() {
+fn bad_arguments_print_the_usage() {
     let wrong: [&[&str]; 5] =
         [&["--intents"], &["--intents", "0"], &["--threads", "many"], &["--kill", "3"], &["storm"]];
     for arguments in wrong {
         let output = storm(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert!(told.contains(arguments[0]) && told.contains("usage: storm"), "{told}");
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(errors.contains(arguments[0]) && errors.contains("usage: storm"), "{errors}");
     }
     let help = storm(&["--help"]);
     assert_eq!(help.status.code(), Some(0));

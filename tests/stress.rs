@@ -1,9 +1,10 @@
-//! Real threads, the real file, a small key space, and no order imposed on anybody.
+//! Proves that what unsynchronized threads get from one store on a real file is consistent with one order of their
+//! calls.
 //!
-//! Nothing is checked while the threads run, because a model beside the store would need a lock around its calls and
-//! put them into an order. Each thread keeps a diary of its own instead: what it called, what came of it, and two
-//! ticks of a shared counter, before and after. If the tick after one call is less than the tick before another, the
-//! one happened before the other; otherwise both orders are possible. The diaries are compared afterwards.
+//! The test does not compare while the threads run: a model beside the store would need a lock around its calls, which
+//! would put them into an order. Instead each thread keeps a log of its own: each call, its outcome, and two ticks of a
+//! shared counter, before and after. If the tick after one call is less than the tick before another, the first
+//! happened before the second. Otherwise both orders are possible. The test compares the logs afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -22,19 +23,19 @@ use oncekey::{
 const THREADS: u64 = 8;
 const TURNS: usize = 8_000;
 const KEYS: usize = 30;
-/// Held from the beginning to the end, so that an attempt to close the store finds a lease.
+/// The key of a lease that lives from the beginning to the end, so that no thread can close the store.
 const ANCHOR: &str = "anchor";
 
-/// On every third key nobody takes anything over: no lease has a deadline and nothing is set. There, two acts at once
-/// are a failure by themselves.
+/// Whether threads use this key without takeovers: no lease has a deadline, and nothing is set by compare-and-set. On
+/// such a key two side effects at the same time are a failure.
 fn is_exclusive(key: usize) -> bool {
     key.is_multiple_of(3)
 }
 
-// The diaries.
+// The logs.
 
-/// What a key is after a call or was seen to be. A result is known by the number that it begins with, which no other
-/// result has.
+/// The state that a call left a key in, or that it found. A result is identified by the number at its beginning, which
+/// no other result has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Absent,
@@ -42,37 +43,38 @@ enum State {
     Completed(u64),
 }
 
-/// From when to when a call took.
+/// The ticks before and after a call.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     before: u64,
     after: u64,
 }
 
-/// A change that took place. Releases and forgets do not tell their version.
+/// A change that took effect. Releases and forgets return no version.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     span: Span,
     state: State,
     version: Option<u64>,
-    /// The version of the lease or doubt that it ended.
+    /// The version of the lease or doubt that the change ended.
     ends: Option<u64>,
 }
 
-/// How a key was found.
+/// A state that a call found.
 #[derive(Debug, Clone, Copy)]
-struct Sight {
+struct Observation {
     span: Span,
     state: State,
     version: Option<u64>,
 }
 
 #[derive(Default)]
-struct Diary {
+struct Log {
     changes: Vec<Change>,
-    sights: Vec<Sight>,
+    observations: Vec<Observation>,
 }
 
+/// The result with this number, of random length.
 fn result_of(number: u64, random: &mut Random) -> Vec<u8> {
     let mut filler = Random(number);
     let length = random.below(600);
@@ -80,13 +82,13 @@ fn result_of(number: u64, random: &mut Random) -> Vec<u8> {
     number.to_le_bytes().into_iter().chain(filler).collect()
 }
 
-/// The number of a result, after its bytes have been compared with what belongs to the number.
+/// The number of a result, after a check that its bytes are those of the number.
 fn number_of(result: &[u8]) -> u64 {
     let (number, rest) = result.split_at(8);
     let number = u64::from_le_bytes(number.try_into().unwrap());
     let mut filler = Random(number);
     let filler = std::iter::repeat_with(|| filler.next().to_le_bytes()).flatten();
-    assert!(rest.iter().copied().eq(filler.take(rest.len())), "a result that nobody recorded");
+    assert!(rest.iter().copied().eq(filler.take(rest.len())), "a result that no thread recorded");
     number
 }
 
@@ -94,19 +96,19 @@ fn number_of(result: &[u8]) -> u64 {
 
 struct Worker<'a> {
     store: Store,
-    /// What is outside the store: how many perform the act of each key at this moment.
-    acting: &'a [AtomicU64],
+    /// How many threads run the side effect of each key at this moment.
+    running: &'a [AtomicU64],
     ticks: &'a AtomicU64,
     random: Random,
-    diaries: Vec<Diary>,
+    logs: Vec<Log>,
 }
 
 impl Worker<'_> {
-    fn work(mut self) -> Vec<Diary> {
+    fn work(mut self) -> Vec<Log> {
         for _ in 0..TURNS {
-            self.turn();
+            self.take_turn();
         }
-        self.diaries
+        self.logs
     }
 
     fn tick(&self) -> u64 {
@@ -128,14 +130,14 @@ impl Worker<'_> {
         ends: Option<Version>,
     ) {
         let (version, ends) = (version.map(Version::as_u64), ends.map(Version::as_u64));
-        self.diaries[key].changes.push(Change { span, state, version, ends });
+        self.logs[key].changes.push(Change { span, state, version, ends });
     }
 
     fn saw(&mut self, key: usize, span: Span, state: State, version: Option<Version>) {
-        self.diaries[key].sights.push(Sight { span, state, version: version.map(Version::as_u64) });
+        self.logs[key].observations.push(Observation { span, state, version: version.map(Version::as_u64) });
     }
 
-    fn saw_snapshot(&mut self, key: usize, span: Span, seen: &KeyState) {
+    fn saw_state(&mut self, key: usize, span: Span, seen: &KeyState) {
         let state = match seen.status() {
             Status::Absent => State::Absent,
             Status::Completed => State::Completed(number_of(seen.result().unwrap())),
@@ -144,7 +146,7 @@ impl Worker<'_> {
         self.saw(key, span, state, seen.version());
     }
 
-    fn turn(&mut self) {
+    fn take_turn(&mut self) {
         let key = self.random.below(KEYS);
         match self.random.below(1_000) {
             0..450 => self.begin(key),
@@ -152,7 +154,7 @@ impl Worker<'_> {
             530..700 => self.forget(key),
             700..850 => {
                 let (span, seen) = self.timed(|| self.store.get(&name(key)).unwrap());
-                self.saw_snapshot(key, span, &seen);
+                self.saw_state(key, span, &seen);
             }
             850..950 if !is_exclusive(key) => self.compare_and_set(key),
             950..960 => self.store.sync().unwrap(),
@@ -162,7 +164,7 @@ impl Worker<'_> {
             962..980 => self.store = self.store.clone(),
             980..990 => match self.store.close() {
                 Err(Error::LeasesAlive { count, .. }) => assert!(count > 0),
-                other => panic!("closed under a lease: {other:?}"),
+                other => panic!("closed although a lease is alive: {other:?}"),
             },
             _ => assert!(self.store.stats().leases > 0),
         }
@@ -181,7 +183,7 @@ impl Worker<'_> {
         match began {
             Begin::Acquired(lease) => {
                 self.changed(key, span, State::Begun, Some(lease.version()), None);
-                self.act(key, lease);
+                self.run(key, lease);
             }
             Begin::Completed(done) => {
                 let state = State::Completed(number_of(done.result()));
@@ -196,14 +198,18 @@ impl Worker<'_> {
         }
     }
 
-    /// Performs the act, and ends the lease in one of its three ways.
-    fn act(&mut self, key: usize, mut lease: Lease) {
-        let others = self.acting[key].fetch_add(1, Ordering::SeqCst);
-        assert!(others == 0 || !is_exclusive(key), "two perform the act of {} at once", name(key));
+    /// Runs the side effect and ends the lease in one of three ways.
+    fn run(&mut self, key: usize, mut lease: Lease) {
+        let others = self.running[key].fetch_add(1, Ordering::SeqCst);
+        assert!(
+            others == 0 || !is_exclusive(key),
+            "two threads run the side effect of {} at once",
+            name(key)
+        );
         for _ in 0..self.random.below(4) {
             std::thread::yield_now();
         }
-        self.acting[key].fetch_sub(1, Ordering::SeqCst);
+        self.running[key].fetch_sub(1, Ordering::SeqCst);
         let version = lease.version();
         match self.random.below(10) {
             0..7 => {
@@ -238,9 +244,9 @@ impl Worker<'_> {
             2 => match self.timed(|| doubt.begin_again()) {
                 (span, Ok(lease)) => {
                     self.changed(key, span, State::Begun, Some(lease.version()), Some(version));
-                    self.act(key, lease);
+                    self.run(key, lease);
                 }
-                // A doubt keeps nobody from forgetting the key.
+                // Another thread may forget the key while this one holds the doubt.
                 (_, Err(error)) => assert!(matches!(error, Error::Fenced { .. }), "{}: {error}", name(key)),
             },
             _ => drop(doubt),
@@ -295,7 +301,7 @@ impl Worker<'_> {
     fn compare_and_set(&mut self, key: usize) {
         let name = name(key);
         let (span, seen) = self.timed(|| self.store.get(&name).unwrap());
-        self.saw_snapshot(key, span, &seen);
+        self.saw_state(key, span, &seen);
         let expected = match seen.version() {
             Some(version) => Expected::Present { status: seen.status(), version },
             None => Expected::Absent,
@@ -308,14 +314,14 @@ impl Worker<'_> {
             _ => (State::Completed(number), Next::Completed { fingerprint: NONE, result: &result }),
         };
         match self.timed(|| self.store.compare_and_set(&name, expected, next)) {
-            // Version 0: absent stayed absent.
+            // Version 0 means that an absent key stayed absent.
             (span, Ok(CasOutcome::Done(version))) if version.as_u64() == 0 => {
                 self.saw(key, span, State::Absent, None);
             }
             (span, Ok(CasOutcome::Done(version))) => {
                 self.changed(key, span, state, Some(version), seen.version());
             }
-            (span, Ok(CasOutcome::Differs(seen))) => self.saw_snapshot(key, span, &seen),
+            (span, Ok(CasOutcome::Differs(seen))) => self.saw_state(key, span, &seen),
             (_, Err(Error::Conflict { .. })) => assert!(seen.is_completed()),
             (_, other) => panic!("{other:?}"),
         }
@@ -328,62 +334,64 @@ fn name(key: usize) -> String {
 
 // The comparison.
 
-/// What had certainly been said of a key before some tick.
+/// What was certain about a key at some tick.
 #[derive(Debug, Clone, Copy, Default)]
-struct Settled {
-    /// When the last of the changes that were over began.
+struct Certain {
+    /// The latest tick at which a change began that had ended.
     last_before: u64,
-    /// The highest version among changes that were over and sights that had been had.
+    /// The highest version among the changes and observations that had ended.
     highest_version: u64,
 }
 
-/// For each end of a change or a sight, what was settled by then.
-fn settled_by_tick(diary: &Diary) -> BTreeMap<u64, Settled> {
-    let of_changes = diary.changes.iter().map(|change| (change.span, true, change.version));
-    let of_sights = diary.sights.iter().map(|sight| (sight.span, false, sight.version));
-    let mut ends: Vec<_> = of_changes.chain(of_sights).collect();
+/// For the end of each change or observation, what was certain by then.
+fn certain_by_tick(log: &Log) -> BTreeMap<u64, Certain> {
+    let of_changes = log.changes.iter().map(|change| (change.span, true, change.version));
+    let of_observations =
+        log.observations.iter().map(|observation| (observation.span, false, observation.version));
+    let mut ends: Vec<_> = of_changes.chain(of_observations).collect();
     ends.sort_by_key(|(span, ..)| span.after);
-    let mut settled = Settled::default();
-    let mut by_tick = BTreeMap::from([(0, settled)]);
+    let mut certain = Certain::default();
+    let mut by_tick = BTreeMap::from([(0, certain)]);
     for (span, is_change, version) in ends {
         if is_change {
-            settled.last_before = settled.last_before.max(span.before);
+            certain.last_before = certain.last_before.max(span.before);
         }
-        settled.highest_version = settled.highest_version.max(version.unwrap_or(0));
-        by_tick.insert(span.after, settled);
+        certain.highest_version = certain.highest_version.max(version.unwrap_or(0));
+        by_tick.insert(span.after, certain);
     }
     by_tick
 }
 
-/// Every sight shows what a change has made that had begun, and that no other change had replaced for certain.
-fn check_sights(key: usize, diary: &Diary) {
-    let by_tick = settled_by_tick(diary);
+/// Checks that every observation shows the state of a change that had begun and that no other change had certainly
+/// replaced.
+fn check_observations(key: usize, log: &Log) {
+    let by_tick = certain_by_tick(log);
     let by_version: HashMap<u64, &Change> =
-        diary.changes.iter().filter_map(|change| Some((change.version?, change))).collect();
-    for sight in &diary.sights {
-        let (_, settled) = by_tick.range(..=sight.span.before).next_back().unwrap();
+        log.changes.iter().filter_map(|change| Some((change.version?, change))).collect();
+    for observation in &log.observations {
+        let (_, certain) = by_tick.range(..=observation.span.before).next_back().unwrap();
         let could_show = |change: &Change| {
-            change.state == sight.state
-                && change.span.before < sight.span.after
-                && change.span.after > settled.last_before
-                && change.version.is_none_or(|version| version >= settled.highest_version)
+            change.state == observation.state
+                && change.span.before < observation.span.after
+                && change.span.after > certain.last_before
+                && change.version.is_none_or(|version| version >= certain.highest_version)
         };
-        let shown = match sight.version {
+        let shown = match observation.version {
             Some(version) => by_version.get(&version).is_some_and(|change| could_show(change)),
-            None => settled.last_before == 0 || diary.changes.iter().any(could_show),
+            None => certain.last_before == 0 || log.changes.iter().any(could_show),
         };
-        assert!(shown, "{}: {sight:?} with {settled:?} settled before it", name(key));
+        assert!(shown, "{}: {observation:?}, but before it was certain: {certain:?}", name(key));
     }
 }
 
-/// Between two completions of a key somebody gave up the first.
-fn check_that_completions_stand(key: usize, diary: &Diary) {
+/// Checks that between two completions of a key another change removed the first.
+fn check_that_completions_stand(key: usize, log: &Log) {
     let mut completed: Vec<&Change> =
-        diary.changes.iter().filter(|change| matches!(change.state, State::Completed(_))).collect();
+        log.changes.iter().filter(|change| matches!(change.state, State::Completed(_))).collect();
     completed.sort_by_key(|change| change.version);
     for pair in completed.windows(2) {
         let (first, second) = (pair[0], pair[1]);
-        let given_up = diary.changes.iter().any(|change| {
+        let removed = log.changes.iter().any(|change| {
             change.state == State::Absent
                 && change.span.after > first.span.before
                 && change.span.before < second.span.after
@@ -391,28 +399,28 @@ fn check_that_completions_stand(key: usize, diary: &Diary) {
                     .version
                     .is_none_or(|version| Some(version) > first.version && Some(version) < second.version)
         });
-        assert!(given_up, "{}: {first:?} was replaced by {second:?}", name(key));
+        assert!(removed, "{}: {first:?} was replaced by {second:?}", name(key));
     }
 }
 
-/// An attempt ends once.
-fn check_that_attempts_end_once(key: usize, diary: &Diary) {
+/// Checks that each attempt ends once.
+fn check_that_attempts_end_once(key: usize, log: &Log) {
     let mut ended = HashSet::new();
-    for change in &diary.changes {
+    for change in &log.changes {
         if let Some(version) = change.ends {
-            assert!(ended.insert(version), "{}: {change:?} ends what had ended", name(key));
+            assert!(ended.insert(version), "{}: {change:?} ends an attempt that had ended", name(key));
         }
     }
 }
 
-/// Versions are unique in the whole store and grow with time.
-fn check_versions(diaries: &[Diary]) {
-    let all = diaries.iter().flat_map(|diary| &diary.changes);
+/// Checks that versions are unique in the whole store and grow with time.
+fn check_versions(logs: &[Log]) {
+    let all = logs.iter().flat_map(|log| &log.changes);
     let mut versioned: Vec<(Span, u64)> =
         all.filter_map(|change| Some((change.span, change.version?))).collect();
     let unique: HashSet<u64> = versioned.iter().map(|(_, version)| *version).collect();
     assert_eq!(unique.len(), versioned.len(), "a version was given twice");
-    // In the order of the versions, no change may have been over before an earlier one began.
+    // In the order of the versions, no change may have ended before an earlier one began.
     versioned.sort_by_key(|(_, version)| *version);
     let mut latest_before = 0;
     for (span, version) in versioned {
@@ -421,72 +429,68 @@ fn check_versions(diaries: &[Diary]) {
     }
 }
 
-/// What each thread wrote about a key, in one diary.
-fn merged(of_threads: Vec<Vec<Diary>>) -> Vec<Diary> {
-    let mut diaries: Vec<Diary> = (0..KEYS).map(|_| Diary::default()).collect();
-    for (key, diary) in of_threads.into_iter().flat_map(|diaries| diaries.into_iter().enumerate()) {
-        diaries[key].changes.extend(diary.changes);
-        diaries[key].sights.extend(diary.sights);
+/// The logs of all threads, merged into one for each key.
+fn merged(of_threads: Vec<Vec<Log>>) -> Vec<Log> {
+    let mut logs: Vec<Log> = (0..KEYS).map(|_| Log::default()).collect();
+    for (key, log) in of_threads.into_iter().flat_map(|logs| logs.into_iter().enumerate()) {
+        logs[key].changes.extend(log.changes);
+        logs[key].observations.extend(log.observations);
     }
-    diaries
+    logs
 }
 
-fn look_at_all(store: &Store, ticks: &AtomicU64, diaries: &mut Vec<Diary>) {
-    let mut worker = Worker {
-        store: store.clone(),
-        acting: &[],
-        ticks,
-        random: Random(0),
-        diaries: std::mem::take(diaries),
-    };
+/// Reads every key once more.
+fn read_all(store: &Store, ticks: &AtomicU64, logs: &mut Vec<Log>) {
+    let mut worker =
+        Worker { store: store.clone(), running: &[], ticks, random: Random(0), logs: std::mem::take(logs) };
     for key in 0..KEYS {
         let (span, seen) = worker.timed(|| worker.store.get(&name(key)).unwrap());
-        worker.saw_snapshot(key, span, &seen);
+        worker.saw_state(key, span, &seen);
     }
-    *diaries = worker.diaries;
+    *logs = worker.logs;
 }
 
 #[test]
-fn however_threads_meet_every_answer_fits_into_one_order() {
+fn every_answer_to_unsynchronized_threads_fits_one_order() {
     let place = Place::new();
     let options = small().durability(Durability::Buffered).max_result(4_096);
     let store = options.open(&place.path).unwrap();
     let anchor = acquire(&store, ANCHOR);
-    let acting: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
+    let running: Vec<AtomicU64> = (0..KEYS).map(|_| AtomicU64::new(0)).collect();
     let ticks = AtomicU64::new(1);
-    let of_threads: Vec<Vec<Diary>> = std::thread::scope(|scope| {
+    let of_threads: Vec<Vec<Log>> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
             .map(|thread| {
                 let worker = Worker {
                     store: store.clone(),
-                    acting: &acting,
+                    running: &running,
                     ticks: &ticks,
                     random: Random(thread),
-                    diaries: (0..KEYS).map(|_| Diary::default()).collect(),
+                    logs: (0..KEYS).map(|_| Log::default()).collect(),
                 };
                 scope.spawn(move || worker.work())
             })
             .collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).collect()
     });
-    let mut diaries = merged(of_threads);
+    let mut logs = merged(of_threads);
 
-    look_at_all(&store, &ticks, &mut diaries);
+    read_all(&store, &ticks, &mut logs);
     let stats = store.stats();
-    assert_eq!(stats.leases, 1, "the anchor");
+    assert_eq!(stats.leases, 1, "a lease besides the anchor");
     assert!(stats.keys <= KEYS + 1, "a key is in the index twice: {stats:?}");
-    assert!(stats.segments_retired > 0, "the log has to have gone around");
+    assert!(stats.segments_retired > 0, "the test must cover retired segments");
     drop(anchor);
     store.close().unwrap();
-    look_at_all(&options.open(&place.path).unwrap(), &ticks, &mut diaries);
+    read_all(&options.open(&place.path).unwrap(), &ticks, &mut logs);
 
-    for (key, diary) in diaries.iter().enumerate() {
-        check_sights(key, diary);
-        check_that_completions_stand(key, diary);
-        check_that_attempts_end_once(key, diary);
+    for (key, log) in logs.iter().enumerate() {
+        check_observations(key, log);
+        check_that_completions_stand(key, log);
+        check_that_attempts_end_once(key, log);
     }
-    check_versions(&diaries);
-    let changes: usize = diaries.iter().map(|diary| diary.changes.len()).sum();
-    let sights: usize = diaries.iter().map(|diary| diary.sights.len()).sum();
-    println!("{changes} changes, {sights} sights, {} segments retired", stats.segments_retired);
+    check_versions(&logs);
+    let changes: usize = logs.iter().map(|log| log.changes.len()).sum();
+    let observations: usize = logs.iter().map(|log| log.observations.len()).sum();
+    println!("{changes} changes, {observations} observations, {} segments retired", stats.segments_retired);
 }

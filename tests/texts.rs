@@ -1,4 +1,4 @@
-//! What errors and events say is so, where it happens, and on one line.
+//! Proves that the texts of errors and events are true where they occur, and fit on one line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -7,54 +7,54 @@ use common::{NONE, Place, SEGMENT, abandon, acquire, small};
 use oncekey::{Begin, Error, ErrorKind, Expected, Next, RunError, Store};
 
 #[test]
-fn what_is_too_large_is_said_without_a_lease_that_is_not_there() {
+fn too_large_mentions_no_lease_where_there_is_none() {
     let store = small().max_result(4).open_in_memory().unwrap();
     let recorded = store.record("k", NONE, b"12345").unwrap_err();
     let ran = store.operation("l").run(|_| Ok::<_, Error>("12345".to_owned())).unwrap_err();
     let RunError::Unrecorded { source: ran, .. } = ran else { panic!("{ran}") };
     for error in [recorded, ran] {
-        let said = error.to_string();
-        assert!(matches!(error, Error::TooLarge { .. }) && !said.contains("lease"), "{said}");
-        assert!(said.contains("nothing was recorded") && said.contains("reference"), "{said}");
+        let text = error.to_string();
+        assert!(matches!(error, Error::TooLarge { .. }) && !text.contains("lease"), "{text}");
+        assert!(text.contains("nothing was recorded") && text.contains("reference"), "{text}");
     }
 }
 
 #[test]
-fn a_conflict_of_a_compare_and_set_speaks_of_the_operation_and_not_of_a_lease() {
+fn a_conflict_of_compare_and_set_mentions_no_lease() {
     let store = small().open_in_memory().unwrap();
     store.record("k", NONE, b"r").unwrap();
     let seen = store.get("k").unwrap();
     let expected = Expected::Present { status: seen.status(), version: seen.version().unwrap() };
     let next = Next::Completed { fingerprint: NONE, result: b"other" };
-    let said = store.compare_and_set("k", expected, next).unwrap_err().to_string();
-    assert!(said.contains("completed already") && !said.contains("lease"), "{said}");
+    let text = store.compare_and_set("k", expected, next).unwrap_err().to_string();
+    assert!(text.contains("completed already") && !text.contains("lease"), "{text}");
     let mut lease = acquire(&store, "l");
     lease.complete(b"r").unwrap();
-    let said = lease.complete(b"other").unwrap_err().to_string();
-    assert!(said.contains("what was recorded first stands"), "{said}");
+    let text = lease.complete(b"other").unwrap_err().to_string();
+    assert!(text.contains("what was recorded first stands"), "{text}");
 }
 
 #[test]
-fn one_lease_is_one_lease() {
+fn leases_alive_counts_in_singular_and_plural() {
     let store = small().open_in_memory().unwrap();
     let first = acquire(&store, "a");
-    let said = store.clone().close().unwrap_err().to_string();
-    assert!(said.starts_with("1 lease is alive") && said.contains("drop it"), "{said}");
+    let text = store.clone().close().unwrap_err().to_string();
+    assert!(text.starts_with("1 lease is alive") && text.contains("drop it"), "{text}");
     let second = acquire(&store, "b");
-    let said = store.clone().close().unwrap_err().to_string();
-    assert!(said.starts_with("2 leases are alive") && said.contains("drop them"), "{said}");
+    let text = store.clone().close().unwrap_err().to_string();
+    assert!(text.starts_with("2 leases are alive") && text.contains("drop them"), "{text}");
     drop((first, second));
 }
 
 #[test]
-fn an_empty_path_is_refused_as_what_it_is() {
+fn an_empty_path_is_named_as_such() {
     let error = Store::open("").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Caller);
     assert_eq!(error.to_string(), "option path: it is empty; name a file");
 }
 
 #[test]
-fn a_path_is_printed_on_one_line_whatever_is_in_it() {
+fn any_path_is_printed_on_one_line() {
     let place = Place::new();
     let directory = place.path.parent().unwrap().join("\x1b[31mred\nCorrupt: no\u{202e}\u{e9}");
     std::fs::create_dir(&directory).unwrap();
@@ -68,17 +68,17 @@ fn a_path_is_printed_on_one_line_whatever_is_in_it() {
         },
     ];
     for error in errors {
-        let said = error.to_string();
+        let text = error.to_string();
         assert!(
-            !said.contains(|character: char| character.is_control() || character == '\u{202e}'),
-            "{said:?}"
+            !text.contains(|character: char| character.is_control() || character == '\u{202e}'),
+            "{text:?}"
         );
-        assert!(said.contains(r"\u{1b}[31mred\nCorrupt: no\u{202e}") && said.contains('\u{e9}'), "{said}");
+        assert!(text.contains(r"\u{1b}[31mred\nCorrupt: no\u{202e}") && text.contains('\u{e9}'), "{text}");
     }
 }
 
 #[test]
-fn that_the_file_was_left_as_it_is_is_said_at_the_opening_and_not_of_a_record_that_is_read() {
+fn only_a_refused_opening_says_that_the_file_was_left() {
     let place = Place::new();
     let store = place.open();
     for n in 0..200 {
@@ -91,29 +91,29 @@ fn that_the_file_was_left_as_it_is_is_said_at_the_opening_and_not_of_a_record_th
         bytes[at] ^= 1;
         std::fs::write(&place.path, bytes).unwrap();
     };
-    // A record of the first segment is read later: the opening does not look at it.
+    // An opening does not read the records of the first segment.
     damage(4_096 + 8_192);
     let store = place.open();
-    let said = (0..200).find_map(|n| store.get(&format!("k{n}")).err()).unwrap().to_string();
-    assert!(said.contains("corrupt at offset") && !said.contains("left as it"), "{said}");
-    assert!(!said.contains("nothing was changed"), "{said}");
+    let text = (0..200).find_map(|n| store.get(&format!("k{n}")).err()).unwrap().to_string();
+    assert!(text.contains("corrupt at offset") && !text.contains("left as it"), "{text}");
+    assert!(!text.contains("nothing was changed"), "{text}");
     drop(store);
-    // The header of a segment is checked at once, and refused.
+    // An opening checks the header of every segment.
     damage(4_096 + usize::try_from(SEGMENT).unwrap() + 8);
-    let said = small().open(&place.path).unwrap_err().to_string();
-    assert!(said.contains("corrupt at offset") && said.contains("the file was left as it is"), "{said}");
+    let text = small().open(&place.path).unwrap_err().to_string();
+    assert!(text.contains("corrupt at offset") && text.contains("the file was left as it is"), "{text}");
 }
 
 #[test]
-fn a_full_store_says_what_can_still_be_done() {
+fn a_full_store_names_what_can_still_be_done() {
     let store = small().max_size(4_096 + 8 * SEGMENT).open_in_memory().unwrap();
     abandon(&store, "doubt");
     let full = (0..).find_map(|n| store.record(&format!("{n}"), NONE, &[1; 10_000]).err()).unwrap();
-    let said = full.to_string();
-    assert!(said.contains("can still be ended") && said.contains("raise Options::max_size"), "{said}");
+    let text = full.to_string();
+    assert!(text.contains("can still be ended") && text.contains("raise Options::max_size"), "{text}");
     let Begin::InDoubt(doubt) = store.begin("doubt", NONE).unwrap() else { panic!("no doubt") };
-    let said = doubt.begin_again().unwrap_err().to_string();
-    assert!(said.contains("nothing was begun"), "{said}");
+    let text = doubt.begin_again().unwrap_err().to_string();
+    assert!(text.contains("nothing was begun"), "{text}");
 }
 
 #[cfg(feature = "tracing")]
@@ -134,7 +134,7 @@ mod events {
     }
 
     #[test]
-    fn the_field_of_a_key_is_the_key() {
+    fn an_events_key_field_is_the_key() {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&lines);
         let subscriber = OnEvent(move |event: &Event<'_>| {

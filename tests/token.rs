@@ -1,12 +1,12 @@
-//! Tokens: one printable string for each key in its scope, the same for ever.
+//! Proves that tokens are stable, printable, and different for different keys.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use oncekey::{Key, MAX_KEY_BYTES};
 use proptest::prelude::*;
 
-/// Other systems hold tokens. If this fails, every repetition that they were to recognize is a new request to them.
+/// Other systems store tokens. If a token changes, they take every retry for a new request.
 #[test]
-fn tokens_are_pinned_for_ever() {
+fn tokens_never_change() {
     let long = "k".repeat(255);
     for (scope, name, token) in [
         (None, &b"charge:order-1729"[..], "charge:order-1729"),
@@ -33,7 +33,7 @@ fn tokens_are_pinned_for_ever() {
     }
 }
 
-/// Whatever separates, escapes or marks in a token, what is encoded, and what is neither.
+/// Bytes that separate, escape or mark something in a token, that are encoded, or that are neither.
 fn part(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop::sample::select(b"%/#~2Ff \x00\xffa".to_vec());
     prop::collection::vec(bytes, lengths)
@@ -41,7 +41,7 @@ fn part(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
 
 fn key() -> impl Strategy<Value = (Option<Vec<u8>>, Vec<u8>)> {
     let short = (prop::option::of(part(0..4)), part(1..5));
-    // About as long as a token may be, from both sides.
+    // Around the longest token that is not a hash.
     let long = (prop::option::of(part(0..130)), part(60..140));
     prop_oneof![4 => short, 1 => long]
 }
@@ -73,9 +73,9 @@ proptest! {
     }
 }
 
-/// Two of a random draw rarely meet: here every key of a few bytes meets every other.
+/// Random keys rarely collide. This compares every key of a few bytes with every other.
 #[test]
-fn no_two_of_all_short_keys_share_a_token() {
+fn no_two_short_keys_share_a_token() {
     let alphabet = *b"%/#~2F\xffa";
     let mut parts: Vec<Vec<u8>> = vec![vec![]];
     for _ in 0..2 {

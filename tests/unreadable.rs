@@ -1,5 +1,5 @@
-//! A record that rots in a store that goes on: it is carried along when its segment is reclaimed, it is told of, and it
-//! never comes back as something else.
+//! Proves what happens to a record that rots in an open store: reclaiming moves it as it is, the store reports it, its
+//! key can be given up, and it never becomes readable as something else.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -11,7 +11,7 @@ use oncekey::{
     Begin, CasOutcome, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Version,
 };
 
-/// Short-lived records, some segments of them.
+/// Writes some segments of short-lived records.
 fn traffic(store: &Store, clock: &ManualClock, rounds: std::ops::Range<u32>) {
     for round in rounds {
         for n in 0..100 {
@@ -23,7 +23,7 @@ fn traffic(store: &Store, clock: &ManualClock, rounds: std::ops::Range<u32>) {
     }
 }
 
-/// So much that lives on that what was written before lies in a full segment, where nothing has moved it yet.
+/// Writes so many long-lived records that all earlier ones lie in full segments. Nothing has been moved yet.
 fn fill(store: &Store) {
     for n in 0..300 {
         let key = format!("filler/{n}");
@@ -42,7 +42,7 @@ fn assert_corrupt<T: std::fmt::Debug>(outcome: Result<T, Error>) {
 }
 
 #[test]
-fn a_record_that_rots_does_not_stop_reclaiming_and_its_key_can_be_given_up() {
+fn a_rotten_record_does_not_stop_reclaiming_and_can_be_forgotten() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(1_000_000));
@@ -57,7 +57,7 @@ fn a_record_that_rots_does_not_stop_reclaiming_and_its_key_can_be_given_up() {
     traffic(&store, &clock, 3..60);
     let stats = store.stats();
     assert!(stats.segments_retired > 20 && !stats.reclaiming_stopped, "{stats:?}");
-    assert_eq!(stats.unreadable_records, 2, "reclaiming came across them");
+    assert_eq!(stats.unreadable_records, 2, "reclaiming did not count the rotten records");
     assert!(stats.dead_bytes <= stats.record_bytes);
     assert!(place.length() < 4_096 + 20 * SEGMENT, "{} bytes", place.length());
     for key in ["rotten result", "rotten doubt"] {
@@ -70,7 +70,7 @@ fn a_record_that_rots_does_not_stop_reclaiming_and_its_key_can_be_given_up() {
     assert_corrupt(store.get("rotten result"));
     store.close().unwrap();
     let store = options.open(&place.path).unwrap();
-    assert_eq!(store.stats().unreadable_records, 2, "they were carried along");
+    assert_eq!(store.stats().unreadable_records, 2, "the rotten records were not moved along");
     for key in ["rotten result", "rotten doubt"] {
         assert_corrupt(store.get(key));
         assert!(store.forget(key).unwrap());
@@ -90,7 +90,7 @@ fn version(recorded: Recorded) -> Version {
 }
 
 #[test]
-fn a_key_can_be_given_up_where_its_record_rots_before_it_was_moved_and_after() {
+fn a_rotten_key_can_be_given_up_before_and_after_a_move() {
     for (in_tail, moved) in [(true, false), (false, false), (false, true)] {
         for by_swap in [false, true] {
             let place = Place::new();
@@ -116,7 +116,7 @@ fn a_key_can_be_given_up_where_its_record_rots_before_it_was_moved_and_after() {
                 assert!(store.stats().segments_retired > 5);
             }
             assert_eq!(store.stats().unreadable_records, 3);
-            // What is alive is protected, also if nobody can read it.
+            // A live lease protects its key, even if the record cannot be read.
             assert!(matches!(store.forget("leased"), Err(Error::InProgress { .. })));
             let give_up = |key: &str, status, version: Version| {
                 if !by_swap {
@@ -150,7 +150,7 @@ fn a_key_can_be_given_up_where_its_record_rots_before_it_was_moved_and_after() {
 }
 
 #[test]
-fn an_unreadable_record_is_kept_as_long_as_it_would_have_been() {
+fn an_unreadable_record_is_kept_for_its_retention() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open(&place.path).unwrap();
@@ -177,11 +177,11 @@ fn an_unreadable_record_is_kept_as_long_as_it_would_have_been() {
     assert!(matches!(store.begin("carried", NONE).unwrap(), Begin::Acquired(_)));
     store.compact().unwrap();
     assert_corrupt(store.get("doubt"));
-    assert_eq!(store.stats().unreadable_records, 1, "the doubt; time does not end it");
+    assert_eq!(store.stats().unreadable_records, 1, "not one: the doubt, which does not expire");
 }
 
 #[test]
-fn a_released_key_whose_record_rots_is_as_absent_as_it_was() {
+fn a_released_key_with_a_rotten_record_stays_absent() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open(&place.path).unwrap();
@@ -190,12 +190,12 @@ fn a_released_key_whose_record_rots_is_as_absent_as_it_was() {
     flip(&place, record_of(&place, "released") + 60);
     assert!(store.get("released").unwrap().is_absent());
     assert_eq!(store.stats().unreadable_records, 0);
-    assert_eq!(acquire(&store, "released").attempt(), 1, "only the count of attempts is lost");
+    assert_eq!(acquire(&store, "released").attempt(), 1, "more than the count of attempts is lost");
 }
 
-/// However often it is moved, opened after a close and after a crash, and also where the footer is gone that lists it.
+/// However often the record is moved, after a close and after a crash, and also if the footer that lists it is damaged.
 #[test]
-fn what_was_carried_along_never_becomes_readable_again() {
+fn a_moved_rotten_record_never_becomes_readable_again() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(1_000_000));
@@ -226,7 +226,7 @@ fn what_was_carried_along_never_becomes_readable_again() {
             store = options.open(&place.path).unwrap();
         }
     }
-    // What carries it can rot as well.
+    // The record that carries the rotten one can rot too.
     let bytes = place.bytes();
     let carried = bytes.windows(150).rposition(|window| window == [9; 150]).unwrap() as u64;
     flip(&place, carried);
@@ -236,7 +236,7 @@ fn what_was_carried_along_never_becomes_readable_again() {
 }
 
 #[test]
-fn the_largest_record_that_there_is_can_be_carried_along() {
+fn the_largest_possible_rotten_record_can_be_moved() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let refused = clocked(&clock).max_result(1 << 20).open_in_memory();
@@ -253,15 +253,16 @@ fn the_largest_record_that_there_is_can_be_carried_along() {
     traffic(&store, &clock, 3..40);
     assert_corrupt(store.get(key));
     assert!(store.stats().segments_retired > 10, "{:?}", store.stats());
-    // Nothing of it is lost, for whoever wants to make something of it.
+    // All of its bytes are still in the file, for an analysis.
     let bytes = place.bytes();
     let whole = bytes.windows(4_000).any(|window| window == [9; 4_000]);
     assert!(whole && store.forget(key).unwrap());
 }
 
-/// Where the footer is damaged too, nothing says whose record it was. Then reclaiming has to stop, and says so.
+/// If the footer is damaged too, the store cannot find out whose record it was. Then reclaiming must stop, and report
+/// it.
 #[test]
-fn reclaiming_that_cannot_go_on_is_told_of() {
+fn reclaiming_that_must_stop_is_reported() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options =
@@ -275,25 +276,25 @@ fn reclaiming_that_cannot_go_on_is_told_of() {
     assert_corrupt(store.forget("rotten"));
     assert_eq!(store.stats().unreadable_records, 1);
     assert!(!store.stats().reclaiming_stopped);
-    let mut told = None;
+    let mut stopped = None;
     for n in 0..20_000 {
         let outcome = store.operation(&format!("{n}")).retain(seconds(1)).record(&[1; 400]);
         clock.advance(std::time::Duration::from_millis(50));
         match outcome {
             Ok(_) => {}
             Err(Error::Full { reason, .. }) => {
-                told = Some(reason);
+                stopped = Some(reason);
                 break;
             }
             Err(error) => panic!("{error}"),
         }
     }
-    let told = told.expect("it cannot go on for ever");
-    assert!(told.contains("nothing can be reclaimed") && told.contains("corrupt at offset"), "{told}");
+    let reason = stopped.expect("the store is not full although it reclaims nothing");
+    assert!(reason.contains("nothing can be reclaimed") && reason.contains("corrupt at offset"), "{reason}");
     let stats = store.stats();
     assert!(stats.reclaiming_stopped && stats.segments_retired == 0, "{stats:?}");
     assert_corrupt(store.compact());
-    // Repaired, as by a disk that only misread it.
+    // Undo the damage, as if the disk had only misread the footer.
     flip(&place, 4_096 + SEGMENT - 10);
     store.compact().unwrap();
     assert!(!store.stats().reclaiming_stopped, "{:?}", store.stats());
@@ -302,13 +303,13 @@ fn reclaiming_that_cannot_go_on_is_told_of() {
 }
 
 #[test]
-fn without_maps_it_is_the_same() {
+fn rotten_records_are_handled_without_memory_maps_too() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000_000)).mmap(false).open(&place.path).unwrap();
     store.record("rotten", NONE, &[9; 700]).unwrap();
     fill(&store);
-    // Its length, too, may be what rots.
+    // The length of the record rots.
     flip(&place, record_of(&place, "rotten") + 5);
     traffic(&store, &clock, 3..40);
     assert!(store.stats().segments_retired > 10);

@@ -1,7 +1,7 @@
-//! What a call waits for, and for how long: nobody waits for another caller's sync longer than was asked for, and
-//! nobody waits for itself.
+//! Proves what a call waits for, and for how long: it never waits for another caller's sync longer than its timeout,
+//! and never for its own thread.
 //!
-//! The disk holds syncs until a test lets go of them, so that what would wait for one does not return at all.
+//! The simulated disk holds syncs until a test releases them, so a call that waits for one does not return at all.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -16,18 +16,18 @@ use oncekey::{
     Begin, Durability, Error, ErrorKind, ManualClock, Outcome, Reconciled, Recorded, RunError, Status, Store,
 };
 
-/// How long a call that must not wait may take until it is taken to wait for ever.
-const FOR_EVER: Duration = Duration::from_secs(120);
+/// The time after which a call that must not wait counts as waiting.
+const HANGS: Duration = Duration::from_secs(120);
 const A_MOMENT: Duration = Duration::from_millis(10);
 
-/// What `call` returns, which must not wait for anything that the test does afterwards.
+/// The return value of `call`, which must not wait for anything that the test does later.
 fn at_once<T: Send + 'static>(store: &Store, call: impl FnOnce(&Store) -> T + Send + 'static) -> T {
-    let (tell, told) = mpsc::channel();
+    let (sender, outcome) = mpsc::channel();
     let store = store.clone();
     std::thread::spawn(move || {
-        let _ = tell.send(call(&store));
+        let _ = sender.send(call(&store));
     });
-    told.recv_timeout(FOR_EVER).expect("the call waits for what it must not wait for")
+    outcome.recv_timeout(HANGS).expect("the call waits")
 }
 
 fn on_slow_disk() -> (SimulatedDisk, Store) {
@@ -36,7 +36,8 @@ fn on_slow_disk() -> (SimulatedDisk, Store) {
     (disk, store)
 }
 
-/// A call of another thread, which has come as far as its sync. Ends when the disk lets go.
+/// Starts a call in another thread and returns when it has reached its sync. The call ends when the disk releases
+/// syncs.
 fn syncing<T: Send + 'static>(
     disk: &SimulatedDisk,
     store: &Store,
@@ -49,6 +50,7 @@ fn syncing<T: Send + 'static>(
     thread
 }
 
+/// A completion of "k" that has reached its sync.
 fn completing(disk: &SimulatedDisk, store: &Store) -> JoinHandle<()> {
     let mut lease = acquire(store, "k");
     syncing(disk, store, move |_| {
@@ -57,7 +59,7 @@ fn completing(disk: &SimulatedDisk, store: &Store) -> JoinHandle<()> {
 }
 
 #[test]
-fn a_look_waits_for_no_change_that_is_under_way() {
+fn a_read_does_not_wait_for_a_change_in_progress() {
     let (disk, store) = on_slow_disk();
     let completing = completing(&disk, &store);
     assert_eq!(at_once(&store, |store| store.get("k").unwrap().status()), Status::InProgress);
@@ -77,7 +79,7 @@ fn a_look_waits_for_no_change_that_is_under_way() {
 }
 
 #[test]
-fn a_begin_without_wait_is_told_at_once_that_another_thread_is_at_it() {
+fn a_begin_without_wait_returns_in_progress_at_once() {
     let (disk, store) = on_slow_disk();
     let changing = completing(&disk, &store);
     let began = at_once(&store, |store| store.begin("k", NONE).unwrap());
@@ -103,7 +105,7 @@ fn a_begin_without_wait_is_told_at_once_that_another_thread_is_at_it() {
 }
 
 #[test]
-fn a_wait_ends_at_its_deadline_also_while_another_caller_syncs() {
+fn a_wait_times_out_while_another_caller_syncs() {
     let (disk, store) = on_slow_disk();
     let changing = completing(&disk, &store);
     let began = at_once(&store, |store| store.operation("k").wait(A_MOMENT).begin().unwrap());
@@ -112,19 +114,19 @@ fn a_wait_ends_at_its_deadline_also_while_another_caller_syncs() {
     assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
     let ran = at_once(&store, |store| store.operation("k").wait(A_MOMENT).run(|_| Ok::<_, Error>(1)));
     assert!(matches!(ran, Err(RunError::Store(Error::InProgress { .. }))), "{ran:?}");
-    // Whoever has more time is given the result.
-    let (tell, told) = mpsc::channel();
+    // A caller with a longer timeout gets the result.
+    let (sender, receiver) = mpsc::channel();
     let waiting = std::thread::spawn({
         let store = store.clone();
         move || {
-            tell.send(()).unwrap();
+            sender.send(()).unwrap();
             store.operation("k").wait(seconds(600)).begin().unwrap()
         }
     });
-    told.recv().unwrap();
+    receiver.recv().unwrap();
     disk.release_syncs();
     changing.join().unwrap();
-    let Begin::Completed(done) = waiting.join().unwrap() else { panic!("it was completed") };
+    let Begin::Completed(done) = waiting.join().unwrap() else { panic!("not completed") };
     assert_eq!(done.result(), b"done");
 }
 
@@ -134,29 +136,30 @@ fn a_waiter_notices_a_lease_deadline_that_a_manual_clock_has_passed() {
     let store = clocked(&clock).lease(seconds(3_600)).open_in_memory().unwrap();
     for key in ["k", "l", "m"] {
         let lease = acquire(&store, key);
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let store = store.clone();
         let waiting = std::thread::spawn(move || {
-            let _ = tell.send(());
+            let _ = sender.send(());
             let began = store.operation(key).wait(Duration::MAX).begin();
-            let _ = tell.send(());
+            let _ = sender.send(());
             began
         });
-        told.recv().unwrap();
-        // In steps, because nothing says when it has begun to wait: it may look before, between or after them.
+        receiver.recv().unwrap();
+        // In steps, because the test cannot know when the thread begins to wait: it may do so before, between or after
+        // them.
         for _ in 0..4 {
             std::thread::sleep(A_MOMENT);
             clock.advance(seconds(1_000));
         }
-        told.recv_timeout(FOR_EVER).expect("still waiting, though the deadline has passed");
+        receiver.recv_timeout(HANGS).expect("still waiting although the deadline has passed");
         let began = waiting.join().unwrap().unwrap();
         assert!(matches!(began, Begin::InDoubt(_)), "{began:?}");
         drop(lease);
     }
 }
 
-/// Inside `run` for a key, waiting for that key.
-fn inside(store: &Store, wait: Option<Duration>) -> Result<Outcome<u32>, RunError<u32, Error>> {
+/// Runs an operation on "k" inside another one on "k", with a timeout if there is one.
+fn run_inside(store: &Store, wait: Option<Duration>) -> Result<Outcome<u32>, RunError<u32, Error>> {
     store.operation("k").release_if(|_: &Error| true).run(|_| {
         let operation = store.operation("k");
         let operation = if let Some(wait) = wait { operation.wait(wait) } else { operation };
@@ -169,24 +172,24 @@ fn inside(store: &Store, wait: Option<Duration>) -> Result<Outcome<u32>, RunErro
 }
 
 #[test]
-fn run_in_run_for_the_same_key_does_not_wait_for_itself() {
+fn run_inside_run_of_the_same_key_does_not_wait() {
     let store = small().open_in_memory().unwrap();
     for wait in [Duration::MAX, seconds(3_600)] {
-        let ran = at_once(&store, move |store| inside(store, Some(wait)));
-        assert!(matches!(&ran, Err(RunError::Released(error)) if is_for_itself(error)), "{ran:?}");
+        let ran = at_once(&store, move |store| run_inside(store, Some(wait)));
+        assert!(matches!(&ran, Err(RunError::Released(error)) if is_wait_for_itself(error)), "{ran:?}");
         assert!(store.get("k").unwrap().is_absent());
     }
-    let ran = inside(&store, None);
+    let ran = run_inside(&store, None);
     assert!(matches!(ran, Err(RunError::Released(Error::InProgress { attempt: _, .. }))), "{ran:?}");
 }
 
-fn is_for_itself(error: &Error) -> bool {
+fn is_wait_for_itself(error: &Error) -> bool {
     matches!(error, Error::WouldWaitForItself { key, .. } if key.as_key().as_str() == Some("k"))
         && error.kind() == ErrorKind::Caller
 }
 
 #[test]
-fn reconcile_does_not_wait_for_the_doubt_that_it_looks_into() {
+fn reconcile_does_not_wait_for_its_own_doubt() {
     let store = small().open_in_memory().unwrap();
     abandon(&store, "k");
     let ran = at_once(&store, |store| {
@@ -194,7 +197,7 @@ fn reconcile_does_not_wait_for_the_doubt_that_it_looks_into() {
             .operation("k")
             .reconcile(|_| {
                 let begun = store.operation("k").wait(Duration::MAX).begin();
-                assert!(matches!(&begun, Err(error) if is_for_itself(error)), "{begun:?}");
+                assert!(matches!(&begun, Err(error) if is_wait_for_itself(error)), "{begun:?}");
                 let recorded = store.operation("k").wait(Duration::MAX).record(b"x");
                 assert!(matches!(&recorded, Err(Error::InDoubt { .. })), "{recorded:?}");
                 Reconciled::<u32>::Unknown { reason: None }
@@ -205,22 +208,22 @@ fn reconcile_does_not_wait_for_the_doubt_that_it_looks_into() {
 }
 
 #[test]
-fn only_the_same_key_of_the_same_store_in_the_same_thread_while_it_runs_is_waiting_for_itself() {
+fn a_wait_for_itself_needs_the_same_key_store_and_thread() {
     let (store, other) = (small().open_in_memory().unwrap(), small().open_in_memory().unwrap());
     let held = acquire(&other, "k");
     store
         .operation("k")
         .run(|_| {
-            // Two deep, and the outer key is still this thread's.
+            // Two levels deep: this thread still holds the outer key.
             store
                 .operation("l")
                 .run(|_| {
                     let begun = store.operation("k").wait(Duration::MAX).begin();
-                    assert!(matches!(&begun, Err(error) if is_for_itself(error)), "{begun:?}");
+                    assert!(matches!(&begun, Err(error) if is_wait_for_itself(error)), "{begun:?}");
                     let begun = other.operation("k").wait(A_MOMENT).begin().unwrap();
                     assert!(
                         matches!(begun, Begin::InProgress { .. }),
-                        "another thread's, for all that is known: {begun:?}"
+                        "another store's key is taken for this thread's: {begun:?}"
                     );
                     Ok::<u32, Error>(1)
                 })
@@ -230,13 +233,13 @@ fn only_the_same_key_of_the_same_store_in_the_same_thread_while_it_runs_is_waiti
             });
             assert!(
                 matches!(begun, Begin::InProgress { attempt: 1 }),
-                "not known in another thread: {begun:?}"
+                "another thread is taken for the one that runs: {begun:?}"
             );
             Ok::<u32, Error>(1)
         })
         .unwrap();
     drop(held);
-    // A closure that panics is over as well.
+    // A closure that panics has ended too.
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         store.operation("m").run(|_| -> Result<u32, Error> { panic!("as planned") })
     }));
@@ -246,7 +249,7 @@ fn only_the_same_key_of_the_same_store_in_the_same_thread_while_it_runs_is_waiti
 }
 
 #[test]
-fn a_look_waits_for_the_sync_of_another_caller_no_longer_than_it_was_asked_to() {
+fn get_timeout_bounds_the_wait_for_another_callers_sync() {
     let (disk, store) = on_slow_disk();
     perform(&store, "synced", b"1");
     store.operation("k").durability(Durability::Buffered).record(b"seen").unwrap();
@@ -270,7 +273,7 @@ fn a_look_waits_for_the_sync_of_another_caller_no_longer_than_it_was_asked_to() 
     syncing.join().unwrap();
     assert_eq!(waiting.join().unwrap().unwrap().result(), Some(&b"seen"[..]));
     assert!(store.get_timeout("k", Duration::ZERO).unwrap().is_completed());
-    // What nobody syncs is synced by the call itself.
+    // If no other caller is syncing, the call syncs by itself.
     store.operation("l").durability(Durability::Buffered).record(b"seen").unwrap();
     let syncs = disk.syncs();
     assert!(store.get_timeout("l", seconds(600)).unwrap().is_completed());
@@ -278,11 +281,14 @@ fn a_look_waits_for_the_sync_of_another_caller_no_longer_than_it_was_asked_to() 
 }
 
 #[test]
-fn a_planted_wait_for_itself_is_found() {
+fn finds_a_wait_for_itself() {
     use oncekey::simulation::{Bug, plant};
     let store = small().open_in_memory().unwrap();
     plant(Some(Bug::WaitsForItself));
-    let ran = inside(&store, Some(A_MOMENT));
+    let ran = run_inside(&store, Some(A_MOMENT));
     plant(None);
-    assert!(matches!(ran, Err(RunError::Released(Error::InProgress { .. }))), "it has waited: {ran:?}");
+    assert!(
+        matches!(ran, Err(RunError::Released(Error::InProgress { .. }))),
+        "the planted bug did not make it wait: {ran:?}"
+    );
 }

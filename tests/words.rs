@@ -1,4 +1,5 @@
-//! Small things that the words of the interface promise.
+//! Proves small promises of the public names: `create_new` creates, versions parse as they print, and any string can be
+//! a key.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -14,7 +15,7 @@ fn already_exists(opened: Result<Store, Error>) -> bool {
 }
 
 #[test]
-fn a_new_file_is_created_only_where_there_is_nothing() {
+fn create_new_refuses_any_existing_path() {
     let place = Place::new();
     let new = || small().create_new(true);
     let store = new().open(&place.path).unwrap();
@@ -28,13 +29,13 @@ fn a_new_file_is_created_only_where_there_is_nothing() {
     assert!(already_exists(new().open(&place.path)), "empty");
     std::fs::remove_file(&place.path).unwrap();
     std::os::unix::fs::symlink(place.path.with_extension("nowhere"), &place.path).unwrap();
-    assert!(already_exists(new().open(&place.path)), "a link that leads nowhere");
+    assert!(already_exists(new().open(&place.path)), "a dangling link");
     std::fs::remove_file(&place.path).unwrap();
     new().create(false).open(&place.path).unwrap();
 }
 
 #[test]
-fn a_version_is_read_back_from_what_it_prints() {
+fn a_version_parses_from_its_printed_form() {
     let store = small().open_in_memory().unwrap();
     let version = acquire(&store, "k").version();
     for version in [version, Version::from_u64(0), Version::from_u64(u64::MAX)] {
@@ -60,7 +61,7 @@ fn a_version_is_read_back_from_what_it_prints() {
 }
 
 #[test]
-fn a_key_is_made_of_whatever_holds_it() {
+fn a_key_converts_from_any_string_or_bytes() {
     let store = small().open_in_memory().unwrap();
     store.record(format!("charge:{}", 1), NONE, b"r").unwrap();
     let owned = Key::new("charge:1").to_owned();
@@ -76,7 +77,7 @@ fn a_key_is_made_of_whatever_holds_it() {
         store.get(owned.clone()),
     ];
     assert!(seen.iter().all(|seen| seen.as_ref().unwrap().is_completed()), "{seen:?}");
-    // Kept beyond the statement that made it.
+    // An operation that outlives the statement that made its key.
     let operation = store.operation(format!("charge:{}", 2)).scope("acct 42");
     operation.record(b"r").unwrap();
     assert!(store.get(Key::new("charge:2").scope("acct 42")).unwrap().is_completed());

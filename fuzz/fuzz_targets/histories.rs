@@ -10,7 +10,7 @@ use oncekey::simulation::{DiskFault, SimulatedDisk};
 use oncekey::{Fingerprint, ManualClock};
 use oncekey_fuzz::acts;
 use oncekey_fuzz::input::Input;
-use oncekey_fuzz::world::{START_MS, World, exercise, options};
+use oncekey_fuzz::world::{START_MS, World, options};
 
 const MAX_ACTS: usize = 96;
 
@@ -33,7 +33,7 @@ fn check(world: &World, image: &SimulatedDisk, what: &str) {
     let store = opened.unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
     let check = |store: &oncekey::Store| world.check(store).unwrap_or_else(|why| panic!("{what}: {why}"));
     check(&store);
-    exercise(world, &store).unwrap_or_else(|why| panic!("{what}: {why}"));
+    world.exercise(&store).unwrap_or_else(|why| panic!("{what}: {why}"));
     store.close().unwrap_or_else(|error| panic!("{what}: the store does not close: {error}"));
     let store = options(&world.clock)
         .open_simulated(image)

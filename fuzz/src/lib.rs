@@ -14,7 +14,7 @@ pub mod input;
 pub mod seal;
 pub mod sparse;
 pub mod specimen;
-#[path = "../../tests/crash/world.rs"]
+#[path = "../../tests/crash/world/mod.rs"]
 #[allow(dead_code, unused_imports)]
 pub mod world;
 

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use oncekey::simulation::SimulatedDisk;
 use oncekey::{KeyState, ManualClock, Status, Store, Version};
 
-use crate::world::{Act, Known, Model, World, expire, options, read};
+use crate::world::oracle::{Known, Model, expire, read};
+use crate::world::{Act, World, options};
 use crate::{HEADER_BYTES, SEGMENT_BYTES};
 
 pub struct Specimen {

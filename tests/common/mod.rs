@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the integration tests share.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its own part of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -19,7 +19,7 @@ pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A store's file in a directory of its own, which goes with it.
+/// A path for a store in a directory of its own, which is removed when this is dropped.
 pub struct Place {
     _directory: tempfile::TempDir,
     pub path: PathBuf,
@@ -45,13 +45,14 @@ impl Place {
     }
 }
 
-/// The smallest segments, so that a test sees many of them.
+/// Options with the smallest segments, so that a test covers many of them.
 pub fn small() -> Options {
     Options::new().segment_size(SEGMENT)
 }
 
 pub const SEGMENT: u64 = 64 << 10;
 
+/// [`small`], with a manual clock.
 pub fn clocked(clock: &ManualClock) -> Options {
     small().manual_clock(clock.clone())
 }
@@ -63,30 +64,32 @@ pub fn acquire(store: &Store, key: &str) -> Lease {
     }
 }
 
-/// Begins and completes.
+/// Begins and completes an operation.
 pub fn perform(store: &Store, key: &str, result: &[u8]) {
     acquire(store, key).complete(result).unwrap();
 }
 
-/// Says that a test does nothing here, and why. Past what the test harness keeps of a test that passes.
+/// Prints that a test is skipped, and why. Writes to standard error directly, because the test harness discards the
+/// output of a test that passes.
 pub fn skipped(reason: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
-/// Leaves the key in doubt.
+/// Leaves a key in doubt.
 pub fn abandon(store: &Store, key: &str) {
     drop(acquire(store, key));
 }
 
-/// Ends a store as a killed process would: nothing is marked as closed. (Its lock must go, so the file is copied.)
+/// Copies the file of an open store, as a kill would leave it: without a close mark. A copy, because the original is
+/// locked.
 pub fn copy_of_open(path: &Path) -> Place {
     let place = Place::new();
     std::fs::copy(path, &place.path).unwrap();
     place
 }
 
-/// Flips a bit of the byte at `at` in the file, as rot would.
+/// Flips a bit of the byte at this offset of the file, as rot would.
 pub fn flip(place: &Place, at: u64) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&place.path).unwrap();
     let mut byte = [0];
@@ -94,7 +97,7 @@ pub fn flip(place: &Place, at: u64) {
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
 }
 
-/// Where the last record with this key begins, in the file.
+/// The offset in the file of the last record of this key.
 pub fn record_of(place: &Place, key: &str) -> u64 {
     let bytes = place.bytes();
     let found = bytes.windows(key.len()).rposition(|window| window == key.as_bytes());

@@ -1,6 +1,6 @@
-//! Numbers by chance, from a seed that names them all.
+//! Random numbers that a seed reproduces.
 
-/// SplitMix64: a small generator whose whole state is its seed, so that a failure is named by one number.
+/// SplitMix64: a small generator whose whole state is its seed, so that one number reproduces a failure.
 pub struct Random(pub u64);
 
 impl Random {
@@ -21,7 +21,7 @@ impl Random {
     }
 }
 
-/// The number in a variable of the environment, if it is set.
+/// The number in an environment variable, if it is set.
 pub fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|number| number.parse().unwrap())
 }

@@ -1,4 +1,4 @@
-//! A subscriber for events that is nothing but what it does with each of them.
+//! A `tracing` subscriber that calls a function with each event.
 
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};

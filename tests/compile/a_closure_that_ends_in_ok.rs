@@ -1,4 +1,4 @@
-//! Nothing says what the closure's error type is.
+//! The error type of the closure cannot be inferred.
 use oncekey::Store;
 
 fn main() {

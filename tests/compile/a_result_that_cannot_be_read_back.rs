@@ -1,4 +1,4 @@
-//! The result can be written and not read.
+//! The result implements `Serialize` but not `Deserialize`.
 use oncekey::Store;
 
 #[derive(serde::Serialize)]

@@ -1,4 +1,4 @@
-//! Something that is no codec.
+//! The argument of `codec` is not a codec.
 use oncekey::Store;
 
 struct Text;

@@ -1,4 +1,4 @@
-//! `reconcile` returns the result itself and not whether there is one.
+//! `reconcile` returns the bare result where a finding is required.
 use oncekey::Store;
 
 fn main() {

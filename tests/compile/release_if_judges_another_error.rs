@@ -1,4 +1,4 @@
-//! `release_if` names another error type than the closure returns.
+//! `release_if` takes another error type than the closure returns.
 use oncekey::Store;
 
 fn main() {

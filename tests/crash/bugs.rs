@@ -1,20 +1,21 @@
-//! Does the harness see? Storage bugs, planted one at a time, each of which it must find.
+//! Tests of the harness: bugs of the kind that storage engines have had, planted one at a time. It must find each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use oncekey::simulation::{Bug, DiskFault, plant};
 
 use crate::common::random::seed;
-use crate::damage::a_few_damages;
+use crate::damage::check_some_damage;
 use crate::faults::{fault_at, steps};
-use crate::points::{Counts, Effort, crash_everywhere, scripts};
+use crate::points::{Counts, Effort, crash_everywhere};
+use crate::scripts::scripts;
 use crate::space;
 
-/// What finds things, in the order of what it costs.
+/// Runs the checks that can find a bug, the cheapest first.
 fn hunt() -> Result<(), String> {
-    space::expiries_are_noticed_in_time()?;
-    space::a_compaction_counts_exactly()?;
-    space::releases_go_on()?;
+    space::check_expiries_are_noticed_in_time()?;
+    space::check_compaction_counts_exactly()?;
+    space::check_releases_never_fill_the_file()?;
     for (name, script) in scripts() {
         let effort = Effort { images: 6, again_every: 10 };
         crash_everywhere(&script, seed(), &effort, &Counts::default())
@@ -27,11 +28,11 @@ fn hunt() -> Result<(), String> {
             }
         }
     }
-    a_few_damages()?;
-    space::retentions_of_every_order_of_magnitude(seed())
+    check_some_damage()?;
+    space::check_mixed_retentions(seed())
 }
 
-/// How the hunt found the bug; None if it did not.
+/// Plants a bug and runs the hunt. Returns what the hunt reported, or `None` if it missed the bug.
 pub fn found(bug: Bug, hunt: impl FnOnce() -> Result<(), String>) -> Option<String> {
     plant(Some(bug));
     let outcome = catch_unwind(AssertUnwindSafe(hunt));
@@ -49,12 +50,12 @@ pub fn found(bug: Bug, hunt: impl FnOnce() -> Result<(), String>) -> Option<Stri
     }
 }
 
-/// A test for each bug, which the hunt must find.
+/// Defines a test for each bug, which passes if the hunt finds the bug.
 macro_rules! finds {
     ($hunt:ident: $($name:ident: $bug:ident,)*) => {$(
         #[test]
         fn $name() {
-            let how = $crate::bugs::found(Bug::$bug, $hunt).expect("the harness did not see it");
+            let how = $crate::bugs::found(Bug::$bug, $hunt).expect("the harness missed the planted bug");
             println!("{:?}: {}", Bug::$bug, how.chars().take(300).collect::<String>());
         }
     )*};
@@ -63,23 +64,23 @@ macro_rules! finds {
 pub(crate) use finds;
 
 finds! { hunt:
-    a_sync_that_is_skipped_is_found: SyncSkipped,
-    a_synced_to_that_is_too_high_is_found: SyncedToTooHigh,
-    a_synced_to_that_is_one_frame_stale_is_found: SyncedToOneFrameStale,
-    a_slot_that_is_reused_early_is_found: SlotReusedEarly,
-    a_move_without_the_flight_is_found: MoveWithoutFlight,
-    a_torn_tail_that_is_kept_is_found: TornTailKept,
-    an_index_ahead_of_the_disk_is_found: IndexBeforeDurability,
-    a_tombstone_that_is_dropped_is_found: TombstoneDropped,
-    a_clock_that_is_not_clamped_is_found: ClockNotClamped,
-    a_stale_frame_that_is_accepted_is_found: StaleFrameAccepted,
-    a_footer_that_is_not_checked_is_found: FooterUnchecked,
-    a_poison_that_is_ignored_is_found: PoisonIgnored,
-    a_path_that_is_not_compared_is_found: PathNotCompared,
-    expiries_that_are_all_noticed_as_late_are_found: ExpiriesTooCoarse,
-    a_count_that_forgets_expiry_is_found: CountForgetsExpiry,
-    a_released_record_that_is_kept_is_found: ReleasedKept,
-    an_unreadable_record_that_is_dropped_is_found: UnreadableDropped,
-    an_unreadable_record_that_is_made_whole_is_found: UnreadableRechecksummed,
-    an_unreadable_record_of_no_key_is_found: UnreadableKeyHashLost,
+    finds_a_skipped_sync: SyncSkipped,
+    finds_a_synced_to_that_is_too_high: SyncedToTooHigh,
+    finds_a_synced_to_that_is_one_frame_stale: SyncedToOneFrameStale,
+    finds_a_slot_that_is_reused_early: SlotReusedEarly,
+    finds_a_move_without_the_flight: MoveWithoutFlight,
+    finds_a_torn_tail_that_is_kept: TornTailKept,
+    finds_an_index_ahead_of_the_disk: IndexBeforeDurability,
+    finds_a_dropped_tombstone: TombstoneDropped,
+    finds_a_clock_that_is_not_clamped: ClockNotClamped,
+    finds_an_accepted_stale_frame: StaleFrameAccepted,
+    finds_an_unchecked_footer: FooterUnchecked,
+    finds_an_ignored_poisoning: PoisonIgnored,
+    finds_a_path_that_is_not_compared: PathNotCompared,
+    finds_expiries_that_are_all_noticed_late: ExpiriesTooCoarse,
+    finds_a_count_that_forgets_expiry: CountForgetsExpiry,
+    finds_a_released_record_that_is_kept: ReleasedKept,
+    finds_an_unreadable_record_that_is_dropped: UnreadableDropped,
+    finds_an_unreadable_record_that_is_made_whole: UnreadableRechecksummed,
+    finds_an_unreadable_record_of_no_key: UnreadableKeyHashLost,
 }

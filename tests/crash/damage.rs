@@ -1,5 +1,5 @@
-//! Damage: flipped bits, zeroed, replaced and stale sectors, cuts. Each time the same answers, or a clear refusal; never a
-//! wrong result, and never a record silently gone.
+//! Proves that a damaged file gives the same answers or a clear refusal: never a wrong result, and never a record that
+//! is silently missing. The damage: flipped bits, sectors zeroed, overwritten, swapped or stale, and truncation.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use oncekey::simulation::SimulatedDisk;
 use oncekey::{Error, Fingerprint, KeyState, ManualClock, Options, Store};
 
 use crate::common::random::{Random, seed};
-use crate::points::factor;
+use crate::points::effort_factor;
 use crate::world::START_MS;
 
 const SECTOR: usize = 512;
@@ -23,15 +23,15 @@ fn options(clock: &ManualClock) -> Options {
         .accept_clock_jump(oncekey::ClockJump::Elapsed)
 }
 
-/// A store of some hundred records over several segments, recycled ones among them.
+/// A store of some hundred records over several segments, some of which were reclaimed and used again.
 struct Sample {
     clock: ManualClock,
     bytes: Vec<u8>,
-    /// What each sector held before it held what it holds now, where it did.
+    /// An earlier state of the file, from which stale sectors are taken.
     before: Vec<u8>,
     answers: BTreeMap<String, KeyState>,
-    /// Keys whose loss cannot be told: the last batch before a crash; and, if the very sector is damaged in which that
-    /// batch begins and says that what is before it was on disk, the one before it.
+    /// Keys whose loss looks like a crash, last first. That is the last frame before the crash. If the sector in
+    /// which that frame begins is damaged too, nothing attests any more that the frame before it was on disk.
     unattested: Vec<String>,
     attesting_sector: usize,
 }
@@ -48,7 +48,7 @@ fn sample(closed: bool) -> Sample {
     let clock = ManualClock::new(START_MS);
     let disk = SimulatedDisk::new();
     let store = options(&clock).open_simulated(&disk).unwrap();
-    // Short-lived records first, so that slots are used again.
+    // Short-lived records first, so that slots are reclaimed and used again.
     for n in 0..2_600 {
         store.operation(&format!("short-{n}")).retain(Duration::from_secs(1)).record(&[1; 100]).unwrap();
         clock.advance(Duration::from_millis(5));
@@ -81,19 +81,24 @@ fn sample(closed: bool) -> Sample {
     Sample { clock, bytes, before, answers, unattested, attesting_sector }
 }
 
-/// Opens damaged bytes and says what is wrong with how that came out, if anything is.
-fn judge(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
+/// Opens damaged bytes and reads every key. Returns whether the store noticed the damage; an error describes a wrong
+/// answer.
+fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
     let disk = SimulatedDisk::holding(damaged.to_vec());
     let store = match options(&sample.clock).create(false).open_simulated(&disk) {
         Ok(store) => store,
         Err(Error::Corrupt { .. } | Error::NotAStore { .. } | Error::Unsupported { .. }) => {
-            return if disk.bytes() == damaged { Ok(true) } else { Err("refused, and changed".into()) };
+            return if disk.bytes() == damaged {
+                Ok(true)
+            } else {
+                Err("refused, but the file was changed".into())
+            };
         }
         Err(error) => return Err(format!("refused with {error}")),
     };
     let attesting = sample.attesting_sector..sample.attesting_sector + SECTOR;
-    let telling = damaged.get(attesting.clone()) == Some(&sample.bytes[attesting]);
-    let unattested = &sample.unattested[..sample.unattested.len().min(if telling { 1 } else { 2 })];
+    let is_attested = damaged.get(attesting.clone()) == Some(&sample.bytes[attesting]);
+    let unattested = &sample.unattested[..sample.unattested.len().min(if is_attested { 1 } else { 2 })];
     let mut noticed = false;
     for (key, expected) in &sample.answers {
         match store.get(key) {
@@ -114,9 +119,9 @@ struct Tally {
 }
 
 impl Tally {
-    fn take(&mut self, sample: &Sample, what: impl Fn() -> String, damaged: &[u8]) {
+    fn count(&mut self, sample: &Sample, what: impl Fn() -> String, damaged: &[u8]) {
         self.damages += 1;
-        match judge(sample, damaged) {
+        match check_damaged(sample, damaged) {
             Ok(noticed) => self.noticed += u64::from(noticed),
             Err(why) => panic!("{}: {why}", what()),
         }
@@ -129,7 +134,7 @@ fn for_closed_and_crashed(what: &str, test: impl Fn(&Sample, &mut Tally) + Sync)
             let test = &test;
             scope.spawn(move || {
                 let (sample, mut tally) = (sample(closed), Tally::default());
-                assert_eq!(judge(&sample, &sample.bytes), Ok(false), "undamaged");
+                assert_eq!(check_damaged(&sample, &sample.bytes), Ok(false), "undamaged");
                 test(&sample, &mut tally);
                 let state = if closed { "closed" } else { "crashed" };
                 println!("{what}, {state}: {} damages, {} noticed, none wrong", tally.damages, tally.noticed);
@@ -138,8 +143,8 @@ fn for_closed_and_crashed(what: &str, test: impl Fn(&Sample, &mut Tally) + Sync)
     });
 }
 
-/// Bytes that mean something: everything but the zeroes that were never written over.
-fn meaningful(sample: &Sample) -> Vec<usize> {
+/// The offsets of all bytes that are in use: every byte but the zeroes of space that no frame was written to.
+fn bytes_in_use(sample: &Sample) -> Vec<usize> {
     (0..sample.bytes.len()).filter(|at| sample.bytes[*at] != 0 || at % SEGMENT < 4_096 + 2_048).collect()
 }
 
@@ -147,33 +152,35 @@ fn meaningful(sample: &Sample) -> Vec<usize> {
 fn a_flipped_bit_is_noticed_or_harmless() {
     for_closed_and_crashed("flipped bits", |sample, tally| {
         let mut random = Random(seed());
-        let places = meaningful(sample);
-        // Headers and marks whole, the rest by chance: all of it, at eight bits a byte, is a campaign of its own
-        // (ONCEKEY_EFFORT).
+        let places = bytes_in_use(sample);
+        // One bit of each byte of the headers and the segment ends, and random bits of the rest. ONCEKEY_EFFORT raises
+        // the number of those; `every_flipped_bit_is_noticed_or_harmless` flips them all.
         let mut bits: Vec<usize> = (0..512).map(|at| at * 8 + random.below(8)).collect();
         for slot in (4_096..sample.bytes.len()).step_by(SEGMENT) {
             bits.extend((0..128).map(|at| (slot + at) * 8 + random.below(8)));
             bits.extend((SEGMENT - 64 - 480..SEGMENT).map(|at| (slot + at) * 8 + random.below(8)));
         }
-        bits.extend((0..2_500 * factor()).map(|_| places[random.below(places.len())] * 8 + random.below(8)));
+        bits.extend(
+            (0..2_500 * effort_factor()).map(|_| places[random.below(places.len())] * 8 + random.below(8)),
+        );
         for bit in bits {
             let mut damaged = sample.bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            tally.take(sample, || format!("bit {} of byte {}", bit % 8, bit / 8), &damaged);
+            tally.count(sample, || format!("bit {} of byte {}", bit % 8, bit / 8), &damaged);
         }
     });
 }
 
-/// The same with every bit of everything that means something: a campaign of its own, by the command in the README.
+/// The same with every bit of every byte in use. Takes long; the README has the command.
 #[test]
 #[ignore = "takes long; the README names the command"]
 fn every_flipped_bit_is_noticed_or_harmless() {
     for_closed_and_crashed("every bit flipped", |sample, tally| {
         let mut damaged = sample.bytes.clone();
-        for byte in meaningful(sample) {
+        for byte in bytes_in_use(sample) {
             for bit in 0..8 {
                 damaged[byte] ^= 1 << bit;
-                tally.take(sample, || format!("bit {bit} of byte {byte}"), &damaged);
+                tally.count(sample, || format!("bit {bit} of byte {byte}"), &damaged);
                 damaged[byte] ^= 1 << bit;
             }
         }
@@ -181,7 +188,7 @@ fn every_flipped_bit_is_noticed_or_harmless() {
 }
 
 #[test]
-fn a_sector_that_is_zeroed_replaced_or_stale_is_noticed_or_harmless() {
+fn a_zeroed_overwritten_or_stale_sector_is_noticed_or_harmless() {
     for_closed_and_crashed("sectors", |sample, tally| {
         for at in (0..sample.bytes.len()).step_by(SECTOR) {
             let mut zeroed = sample.bytes.clone();
@@ -195,7 +202,7 @@ fn a_sector_that_is_zeroed_replaced_or_stale_is_noticed_or_harmless() {
             }
             for (what, damaged) in [("zeroed", zeroed), ("garbage", garbage), ("stale", stale)] {
                 if damaged != sample.bytes {
-                    tally.take(sample, || format!("the sector at {at} {what}"), &damaged);
+                    tally.count(sample, || format!("the sector at {at} {what}"), &damaged);
                 }
             }
         }
@@ -203,37 +210,37 @@ fn a_sector_that_is_zeroed_replaced_or_stale_is_noticed_or_harmless() {
 }
 
 #[test]
-fn a_cut_at_any_length_is_noticed_or_harmless() {
-    for_closed_and_crashed("cuts", |sample, tally| {
+fn truncation_at_any_length_is_noticed_or_harmless() {
+    for_closed_and_crashed("truncations", |sample, tally| {
         let mut random = Random(seed());
         let sectors = (SECTOR..sample.bytes.len()).step_by(SECTOR);
         let anywhere: Vec<_> =
-            (0..300 * factor()).map(|_| 1 + random.below(sample.bytes.len() - 1)).collect();
+            (0..300 * effort_factor()).map(|_| 1 + random.below(sample.bytes.len() - 1)).collect();
         for length in sectors.chain(anywhere).chain([1, 8]) {
-            tally.take(sample, || format!("cut at {length}"), &sample.bytes[..length]);
+            tally.count(sample, || format!("truncated to {length}"), &sample.bytes[..length]);
         }
     });
 }
 
 #[test]
-fn two_sectors_that_change_places_are_noticed_or_harmless() {
+fn swapping_two_sectors_is_noticed_or_harmless() {
     for_closed_and_crashed("swaps", |sample, tally| {
         let mut random = Random(seed());
         let sectors = sample.bytes.len() / SECTOR;
-        for _ in 0..600 * factor() {
+        for _ in 0..600 * effort_factor() {
             let (one, other) = (random.below(sectors) * SECTOR, random.below(sectors) * SECTOR);
             let mut damaged = sample.bytes.clone();
             damaged[one..one + SECTOR].copy_from_slice(&sample.bytes[other..other + SECTOR]);
             damaged[other..other + SECTOR].copy_from_slice(&sample.bytes[one..one + SECTOR]);
             if damaged != sample.bytes {
-                tally.take(sample, || format!("the sectors at {one} and {other} changed places"), &damaged);
+                tally.count(sample, || format!("the sectors at {one} and {other} swapped"), &damaged);
             }
         }
     });
 }
 
-/// Damage enough to find out whether anything is checked at all: every sector of a closed and of a crashed store.
-pub fn a_few_damages() -> Result<(), String> {
+/// A cheaper selection, for the hunt: damages each sector of a closed and of a crashed store once.
+pub fn check_some_damage() -> Result<(), String> {
     for closed in [true, false] {
         let sample = sample(closed);
         let mut random = Random(seed());
@@ -244,14 +251,15 @@ pub fn a_few_damages() -> Result<(), String> {
             } else {
                 damaged[at..at + SECTOR].fill(0);
             }
-            judge(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
+            check_damaged(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
         }
-        // The last frames closely: what attests which of them is where the bugs are.
+        // Then the last frames in small steps: bugs are likeliest where recovery decides which of them a later one
+        // attests.
         let end = (sample.attesting_sector + 2 * SECTOR).min(sample.bytes.len());
         for at in (end.saturating_sub(6 * SECTOR)..end).step_by(16) {
             let mut damaged = sample.bytes.clone();
             damaged[at] ^= 1 << random.below(8);
-            judge(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
+            check_damaged(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
         }
     }
     Ok(())

@@ -1,4 +1,5 @@
-//! Doubts on a disk without room: each can be ended, and a disk that fails otherwise is not told as full.
+//! Proves that every operation in doubt can be ended on a disk that is too full to begin anything new, and that a
+//! finding of `reconcile` is final.
 
 use oncekey::simulation::{Bug, SimulatedDisk, plant};
 use oncekey::{Begin, CasOutcome, Error, Expected, Fingerprint, Next, Reconciled, RunError, Status, Store};
@@ -12,8 +13,8 @@ fn name(number: usize) -> String {
     format!("doubt-{number}")
 }
 
-/// A store with doubts in it, on a disk that has become too small to begin anything more.
-fn full(slots: usize) -> (SimulatedDisk, Store) {
+/// A store with keys in doubt, on a disk that is too small to begin anything more.
+fn full_store_with_doubts(slots: usize) -> (SimulatedDisk, Store) {
     let disk = SimulatedDisk::new();
     let clock = oncekey::ManualClock::new(START_MS);
     let store = options(&clock).max_result(4_000).open_simulated(&disk).unwrap();
@@ -28,47 +29,48 @@ fn full(slots: usize) -> (SimulatedDisk, Store) {
     (disk, store)
 }
 
-/// Ends every doubt, each third in another way, and says what kept one from being ended.
+/// Ends every doubt, by `reconcile`, completion, release and compare-and-set in turn. An error says which one could not
+/// be ended.
 fn end_all(slots: usize) -> Result<(), String> {
-    let (disk, store) = full(slots);
+    let (disk, store) = full_store_with_doubts(slots);
     let result = "r".repeat(1_000);
     for number in 0..DOUBTS {
         let key = name(number);
-        let told = |error: Error| format!("{slots} slots, doubt {number}: {error}");
+        let context = |error: Error| format!("{slots} slots, doubt {number}: {error}");
         match number % 4 {
             0 => {
                 let ran = store
                     .operation(&key)
                     .reconcile(|_| Reconciled::Applied(result.clone()))
-                    .run(|_| -> Result<String, Error> { panic!("{key}: performed again") });
+                    .run(|_| -> Result<String, Error> { panic!("{key}: the side effect ran again") });
                 match ran {
                     Ok(_) => {}
                     Err(RunError::Store(error) | RunError::Unrecorded { source: error, .. }) => {
-                        return Err(told(error));
+                        return Err(context(error));
                     }
                     Err(other) => panic!("{key}: {other:?}"),
                 }
             }
             1 | 2 => {
-                let Begin::InDoubt(mut doubt) = store.begin(&key, NONE).map_err(told)? else {
+                let Begin::InDoubt(mut doubt) = store.begin(&key, NONE).map_err(context)? else {
                     panic!("{key} is in doubt")
                 };
                 if number % 4 == 1 {
-                    doubt.complete(result.as_bytes()).map_err(told)?;
+                    doubt.complete(result.as_bytes()).map_err(context)?;
                 } else {
-                    doubt.release().map_err(told)?;
+                    doubt.release().map_err(context)?;
                 }
             }
             _ => {
-                let version = store.get(&key).map_err(told)?.version().unwrap();
+                let version = store.get(&key).map_err(context)?.version().unwrap();
                 let expected = Expected::Present { status: Status::InDoubt, version };
                 let next = Next::Completed { fingerprint: NONE, result: result.as_bytes() };
-                let swapped = store.compare_and_set(&key, expected, next).map_err(told)?;
+                let swapped = store.compare_and_set(&key, expected, next).map_err(context)?;
                 assert!(matches!(swapped, CasOutcome::Done(_)), "{key}: {swapped:?}");
             }
         }
     }
-    // And it is as durable as anything else.
+    // What ended the doubts is durable.
     drop(store);
     let clock = oncekey::ManualClock::new(START_MS);
     let store = options(&clock).open_simulated(&disk.crash(|_| 0)).map_err(|error| error.to_string())?;
@@ -83,7 +85,7 @@ fn end_all(slots: usize) -> Result<(), String> {
 }
 
 #[test]
-fn every_doubt_can_be_ended_on_a_disk_that_has_no_room_for_a_begin() {
+fn every_doubt_can_be_ended_on_a_full_disk() {
     for slots in 4..12 {
         end_all(slots).unwrap();
     }
@@ -97,19 +99,22 @@ fn found(bug: Bug) -> Option<String> {
 }
 
 #[test]
-fn a_doubt_that_takes_room_is_found() {
-    let how = found(Bug::DoubtNeedsReservation).expect("the harness did not see it");
+fn finds_a_doubt_that_takes_room() {
+    let how = found(Bug::DoubtNeedsReservation).expect("the harness missed the planted bug");
     assert!(how.contains("there is no room"), "{how}");
 }
 
 #[test]
-fn an_ending_that_leaves_as_much_as_a_begin_is_found() {
-    let how = found(Bug::FinishNeedsBeginReserve).expect("the harness did not see it");
+fn finds_an_ending_that_leaves_as_much_room_as_a_begin() {
+    let how = found(Bug::FinishNeedsBeginReserve).expect("the harness missed the planted bug");
     assert!(how.contains("there is no room"), "{how}");
 }
 
-/// How a call comes out whose doubt an operator forgets, and another attempt takes over or not, while it finds out that
-/// the act was applied; whether it performed the act; and whether the other attempt can still be completed.
+/// Forgets the key while `reconcile` finds that the side effect was applied and, if `is_begun_anew`, begins another
+/// attempt.
+///
+/// Returns the outcome of the call, whether it ran the side effect, and whether the other attempt can still be
+/// completed.
 fn applied_while_forgotten(is_begun_anew: bool) -> (Result<String, Error>, bool, bool) {
     let clock = oncekey::ManualClock::new(START_MS);
     let store = options(&clock).open_simulated(&SimulatedDisk::new()).unwrap();
@@ -131,11 +136,11 @@ fn applied_while_forgotten(is_begun_anew: bool) -> (Result<String, Error>, bool,
         Err(RunError::Store(source) | RunError::Unrecorded { source, .. }) => Err(source),
         Err(other) => panic!("{other:?}"),
     };
-    let others_stands = match other {
+    let other_completes = match other {
         Some(Begin::Acquired(mut lease)) => lease.complete(b"its own").is_ok(),
         _ => true,
     };
-    (outcome, performed, others_stands)
+    (outcome, performed, other_completes)
 }
 
 fn applied_is_final() -> bool {
@@ -146,12 +151,12 @@ fn applied_is_final() -> bool {
 }
 
 #[test]
-fn what_was_applied_is_neither_performed_nor_recorded_over_another_attempt() {
+fn an_applied_side_effect_neither_reruns_nor_overwrites_another_attempt() {
     assert!(applied_is_final());
     for bug in [Bug::AppliedEffectRunAgain, Bug::AppliedOverwritesAnother] {
         plant(Some(bug));
         let is_final = applied_is_final();
         plant(None);
-        assert!(!is_final, "{bug:?} was not seen");
+        assert!(!is_final, "the check missed {bug:?}");
     }
 }

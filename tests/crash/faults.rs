@@ -1,5 +1,8 @@
-//! Every call fails once, and for good: afterwards the store goes on rightly or refuses rightly, and what was
-//! acknowledged is there when it is opened on a healthy disk, whether or not power was lost as well.
+//! Proves that a failed call of the disk loses nothing. Every call of every history fails once, and from then on; the
+//! store then goes on or refuses correctly. What it acknowledged is there when the file is opened on a healthy disk,
+//! with or without a power loss in between.
+//!
+//! Also here: full disks, and what the store makes of a path that it cannot check.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,10 +10,11 @@ use oncekey::simulation::{DiskFault, PathTarget, SimulatedDisk};
 use oncekey::{Begin, Durability, Error, Fingerprint};
 
 use crate::common::random::{Random, seed};
-use crate::points::{begin_anew, images, scripts};
-use crate::world::{Act, World, exercise, live_agrees, options};
+use crate::points::{create_again, images};
+use crate::scripts::scripts;
+use crate::world::{Act, World, options};
 
-/// Runs a script until something fails, and says at which act.
+/// Runs a script until an act fails. Returns `None` if the store could not be created.
 fn run(script: &[Act], disk: &SimulatedDisk) -> Option<(World, Option<(usize, Error)>)> {
     let mut world = World::new(disk.clone()).ok()?;
     let failed =
@@ -18,12 +22,12 @@ fn run(script: &[Act], disk: &SimulatedDisk) -> Option<(World, Option<(usize, Er
     Some((world, failed))
 }
 
-/// What must hold of a store after a call of its disk failed.
-fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Result<(), String> {
+/// Checks the store and its file after a call of the disk failed.
+fn check_after_fault(mut world: World, failed: Option<&Error>, random: &mut Random) -> Result<(), String> {
     let disk = world.disk.clone();
     if let (Some(error), Some(store)) = (failed, world.open_store()) {
-        // What was not acknowledged must not show.
-        live_agrees(&world, store)?;
+        // What was not acknowledged must not be visible.
+        world.check_live(store)?;
         if matches!(error, Error::Poisoned { .. }) {
             for _ in 0..2 {
                 match store.record("after the fault", Fingerprint::NONE, b"") {
@@ -34,21 +38,21 @@ fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Resul
         }
     }
     world.die();
-    // The machine may lose power now ..
+    // The machine may lose power now.
     for image in images(&disk, random, 3) {
         let store = options(&world.clock)
             .open_simulated(&image)
             .map_err(|error| format!("power lost after the fault: {error}"))?;
         world.check(&store).map_err(|why| format!("power lost after the fault: {why}"))?;
     }
-    // .. or only the process ends, and the next one finds what the operating system still shows: which need not be on
-    // disk. Whatever it then answers must survive the power loss that follows.
+    // Or only the process ends. The next one finds what the operating system still shows, which need not be on disk.
+    // All that this process then answers must survive a later power loss.
     disk.heal();
     let opened =
         options(&world.clock).open_simulated(&disk).map_err(|error| format!("on a healthy disk: {error}"))?;
     let at = world.check(&opened).map_err(|why| format!("on a healthy disk: {why}"))?;
-    exercise(&world, &opened)?;
-    world.settle_at(at);
+    world.exercise(&opened)?;
+    world.resume_at(at);
     drop(opened);
     for image in images(&disk, random, 3) {
         let store = options(&world.clock)
@@ -61,31 +65,36 @@ fn judge(mut world: World, failed: Option<&Error>, random: &mut Random) -> Resul
 
 static FAULTS: AtomicU64 = AtomicU64::new(0);
 
-/// One fault, at one call of one script.
+/// Runs a script with one fault and checks the outcome.
 pub fn fault_at(script: &[Act], step: u64, fault: DiskFault) -> Result<(), String> {
     FAULTS.fetch_add(1, Ordering::Relaxed);
     let disk = SimulatedDisk::new();
     disk.fault_at(step, fault);
     let mut random = Random(seed() ^ step);
-    let told = |why: String| format!("{fault:?} at step {step}, seed {}: {why}", seed());
+    let context = |why: String| format!("{fault:?} at step {step}, seed {}: {why}", seed());
     let Some((world, failed)) = run(script, &disk) else {
         disk.heal();
-        return begin_anew(&disk, &mut random)
-            .map_err(|why| told(format!("after a creation that failed: {why}")));
+        return create_again(&disk, &mut random)
+            .map_err(|why| context(format!("after a creation that failed: {why}")));
     };
     if let (DiskFault::Short | DiskFault::Interrupted, Some((at, error))) = (fault, &failed) {
-        return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
+        return Err(context(format!("act {at}, {:?}, failed: {error}", script[*at])));
     }
-    // Whoever is told that the disk is full goes and deletes files.
+    // An operator answers `Full` by deleting files, so no other failure may be reported as that.
     if let Some((at, error @ Error::Full { .. })) = &failed {
-        return Err(told(format!("act {at}, {:?}: an input/output error was told as {error}", script[*at])));
+        return Err(context(format!(
+            "act {at}, {:?}: an input/output error was reported as {error}",
+            script[*at]
+        )));
     }
     let during = failed
         .as_ref()
         .map_or(String::new(), |(at, error)| format!("act {at}, {:?}: {error}: ", script[*at]));
-    judge(world, failed.as_ref().map(|(_, error)| error), &mut random).map_err(|why| told(during + &why))
+    check_after_fault(world, failed.as_ref().map(|(_, error)| error), &mut random)
+        .map_err(|why| context(during + &why))
 }
 
+/// The number of calls, as `count` counts them, that a script makes on a healthy disk.
 pub fn steps(script: &[Act], count: impl Fn(&SimulatedDisk) -> u64) -> u64 {
     let disk = SimulatedDisk::new();
     let (mut world, failed) = run(script, &disk).unwrap();
@@ -109,7 +118,7 @@ fn for_every_script(test: impl Fn(&[Act]) -> Result<(), String> + Sync) {
 }
 
 #[test]
-fn every_write_and_every_sync_may_fail_once_or_for_good_or_be_short_or_interrupted() {
+fn any_failing_write_or_sync_loses_nothing_that_was_acknowledged() {
     for_every_script(|script| {
         for step in 0..steps(script, SimulatedDisk::steps) {
             for fault in
@@ -124,7 +133,7 @@ fn every_write_and_every_sync_may_fail_once_or_for_good_or_be_short_or_interrupt
 }
 
 #[test]
-fn every_read_may_fail_or_be_short_or_interrupted() {
+fn any_failing_read_loses_nothing_that_was_acknowledged() {
     let faults = AtomicU64::new(0);
     for_every_script(|script| {
         for read in 0..steps(script, SimulatedDisk::reads) {
@@ -133,16 +142,17 @@ fn every_read_may_fail_or_be_short_or_interrupted() {
                 let disk = SimulatedDisk::new();
                 disk.fault_at_read(read, fault);
                 let mut random = Random(seed() ^ read);
-                let told = |why: String| format!("{fault:?} at read {read}, seed {}: {why}", seed());
+                let context = |why: String| format!("{fault:?} at read {read}, seed {}: {why}", seed());
                 let Some((world, failed)) = run(script, &disk) else { continue };
                 if let (DiskFault::Short | DiskFault::Interrupted, Some((at, error))) = (fault, &failed) {
-                    return Err(told(format!("act {at}, {:?}, failed: {error}", script[*at])));
+                    return Err(context(format!("act {at}, {:?}, failed: {error}", script[*at])));
                 }
-                // A read that failed is no reason to believe that a write did.
+                // A failed read must not poison the store: no write failed.
                 if let Some((at, error @ Error::Poisoned { .. })) = &failed {
-                    return Err(told(format!("act {at}, {:?}: {error}", script[*at])));
+                    return Err(context(format!("act {at}, {:?}: {error}", script[*at])));
                 }
-                judge(world, failed.as_ref().map(|(_, error)| error), &mut random).map_err(told)?;
+                check_after_fault(world, failed.as_ref().map(|(_, error)| error), &mut random)
+                    .map_err(context)?;
             }
         }
         Ok(())
@@ -150,9 +160,9 @@ fn every_read_may_fail_or_be_short_or_interrupted() {
     println!("faults of reads: {}", faults.into_inner());
 }
 
-/// Compaction gives slots back to the file system, and none that an operation in progress was promised.
+/// Compaction gives slots back to the file system, but none that are reserved for an operation in progress.
 #[test]
-fn what_a_compaction_leaves_of_the_file_holds_every_result_that_was_promised_room() {
+fn compaction_keeps_the_room_reserved_for_results() {
     for begun in [1, 5, 20, 60] {
         let disk = SimulatedDisk::new();
         let clock = oncekey::ManualClock::new(crate::world::START_MS);
@@ -183,7 +193,7 @@ fn what_a_compaction_leaves_of_the_file_holds_every_result_that_was_promised_roo
 }
 
 #[test]
-fn a_disk_without_room_for_the_least_size_says_so_at_the_opening_and_keeps_what_it_has() {
+fn an_opening_refuses_a_min_size_that_the_disk_cannot_hold() {
     for (durability, reserves) in [
         (Durability::Sync, true),
         (Durability::Sync, false),
@@ -212,7 +222,7 @@ fn a_disk_without_room_for_the_least_size_says_so_at_the_opening_and_keeps_what_
             other => panic!("{durability:?}: {other:?}"),
         }
         assert_eq!(disk.bytes().len(), length);
-        assert!(!reserves || disk.steps() < steps + 16, "the disk was not filled first");
+        assert!(!reserves || disk.steps() < steps + 16, "the opening filled the disk before it refused");
         let store = options().min_size(1 << 19).open_simulated(&disk).unwrap();
         assert_eq!(store.get("k").unwrap().result(), Some(&b"r"[..]));
         assert_eq!(store.stats().file_bytes, 4_096 + 8 * (64 << 10));
@@ -222,7 +232,7 @@ fn a_disk_without_room_for_the_least_size_says_so_at_the_opening_and_keeps_what_
 }
 
 #[test]
-fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_on_when_there_is_room() {
+fn a_full_disk_refuses_only_what_begins() {
     let refusals = AtomicU64::new(0);
     for_every_script(|script| {
         for slots in 1..8_usize {
@@ -231,8 +241,8 @@ fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_o
                 disk.set_capacity(Some(4_096 + slots * (64 << 10) + partial));
                 let mut world = World::new(disk.clone()).map_err(|error| error.to_string())?;
                 for (at, act) in script.iter().enumerate() {
-                    // What began can be ended: by its lease, by whoever resolves the doubt, by a compare-and-set.
-                    let may = match act {
+                    // What has begun can be ended: by its lease, by resolving the doubt, or by a compare-and-set.
+                    let may_be_refused = match act {
                         Act::Begin(key) | Act::Set(key, _) => !world.has_begun(*key),
                         Act::Resolve(_, how) => how % 3 == 2,
                         Act::Record(..) | Act::RecordBuffered(..) | Act::Compact => true,
@@ -242,17 +252,19 @@ fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_o
                         Ok(()) => {}
                         Err(Error::Full { .. }) => {
                             refusals.fetch_add(1, Ordering::Relaxed);
-                            if !may {
-                                return Err(format!("{slots} slots: act {at}, {act:?}, met a full store"));
+                            if !may_be_refused {
+                                return Err(format!(
+                                    "{slots} slots: act {at}, {act:?}, was refused by a full store"
+                                ));
                             }
-                            world.was_refused();
-                            live_agrees(&world, world.store())?;
+                            world.note_refusal();
+                            world.check_live(world.store())?;
                         }
                         Err(error) => return Err(format!("{slots} slots: act {at}, {act:?}: {error}")),
                     }
                 }
                 disk.set_capacity(None);
-                exercise(&world, world.store())?;
+                world.exercise(world.store())?;
                 world.die();
                 let image = disk.crash(|_| 0);
                 let store =
@@ -265,9 +277,9 @@ fn a_disk_that_is_full_at_any_length_stops_only_what_begins_and_the_store_goes_o
     println!("refusals by a full disk: {}", refusals.into_inner());
 }
 
-/// A stat that fails says nothing about the path: the store goes on until the system can tell.
+/// A stat that fails does not show that the path was replaced: the store goes on until a stat succeeds.
 #[test]
-fn a_path_that_the_system_cannot_tell_about_changes_nothing() {
+fn a_failed_stat_of_the_path_changes_nothing() {
     let disk = SimulatedDisk::new();
     let store = options(&oncekey::ManualClock::new(crate::world::START_MS)).open_simulated(&disk).unwrap();
     disk.set_path_target(PathTarget::Unknown);
@@ -276,7 +288,10 @@ fn a_path_that_the_system_cannot_tell_about_changes_nothing() {
     disk.set_path_target(PathTarget::Elsewhere);
     assert!(matches!(store.sync(), Err(Error::Replaced { .. })));
     disk.set_path_target(PathTarget::Unknown);
-    assert!(matches!(store.sync(), Err(Error::Replaced { .. })), "what was seen holds");
+    assert!(
+        matches!(store.sync(), Err(Error::Replaced { .. })),
+        "a failed stat revoked what an earlier one found"
+    );
     assert!(store.stats().replaced);
     assert!(matches!(store.close(), Err(Error::Replaced { .. })));
 }

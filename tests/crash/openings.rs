@@ -1,5 +1,6 @@
-//! Openings: every pair of clocks before and after, each opening crashed at each of its steps; refusals, which write nothing;
-//! and versions, which no crash gives out twice.
+//! Proves what an opening makes of the clocks: store time is right for every combination of clocks before and after it,
+//! wherever the opening crashes. Also: a refused opening writes nothing, and no crash makes the store give out a
+//! version twice.
 
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use oncekey::{
 use crate::bugs::finds;
 use crate::common::random::{Random, number_from, seed};
 use crate::points::{Counts, Effort, crash_everywhere, images};
-use crate::world::{Act, START_MS, World, options, power_loss_at};
+use crate::world::{Act, START_MS, options, power_loss_at};
 
 const SECOND_MS: i64 = 1_000;
 const DAY_MS: i64 = 24 * 3_600 * SECOND_MS;
 const NONE: Fingerprint = Fingerprint::NONE;
 
-/// What the last thing on disk says of time, and what a machine's clocks say: the oracle's own arithmetic.
+/// A store time and what the clocks of the machine showed then. The oracle computes store time from these by itself.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
     store_ms: i64,
@@ -27,7 +28,7 @@ struct Moment {
     boot_ms: i64,
 }
 
-/// A machine whose clocks the oracle follows by itself.
+/// A machine with clocks that the oracle follows.
 struct Machine {
     clock: ManualClock,
     boot: u32,
@@ -56,7 +57,7 @@ impl Machine {
         self.clock.jump_wall(self.clock.now_ms().saturating_add_signed(by_ms));
     }
 
-    fn go(&mut self, between: Between) {
+    fn apply(&mut self, between: Between) {
         let passes = Duration::from_millis(u64::try_from(between.passes_ms).unwrap());
         if between.reboots {
             self.boot += 1;
@@ -76,8 +77,8 @@ struct Between {
     step_ms: i64,
 }
 
-/// Store time of an opening at `now`, if all that is known is `mark`; None if it is refused.
-fn expected(mark: &Moment, now: &Moment, accept: Option<ClockJump>) -> Option<i64> {
+/// The store time of an opening at `now` if `mark` is the last time on disk; `None` if the opening must be refused.
+fn expected_store_ms(mark: &Moment, now: &Moment, accept: Option<ClockJump>) -> Option<i64> {
     if mark.boot == now.boot && now.boot_ms >= mark.boot_ms {
         return Some(mark.store_ms + now.boot_ms - mark.boot_ms);
     }
@@ -93,8 +94,8 @@ fn opened(disk: &SimulatedDisk, machine: &Machine, accept: Option<ClockJump>) ->
     accept.iter().fold(options, |options, jump| options.accept_clock_jump(*jump)).open_simulated(disk)
 }
 
-/// Opens and says the store time, None if the clock is refused; which must leave the disk as it is.
-fn store_ms(
+/// Opens the store and returns its store time, or `None` if the clock was refused, which must leave the disk as it was.
+fn opened_store_ms(
     disk: &SimulatedDisk,
     machine: &Machine,
     accept: Option<ClockJump>,
@@ -103,20 +104,26 @@ fn store_ms(
     match opened(disk, machine, accept) {
         Ok(store) => Ok(Some(i64::try_from(store.stats().store_time_ms).unwrap())),
         Err(Error::Clock { .. }) if disk.bytes() == bytes => Ok(None),
-        Err(Error::Clock { .. }) => Err("refused, and changed".into()),
-        Err(error) => Err(format!("a crash made it unreadable: {error}")),
+        Err(Error::Clock { .. }) => Err("refused, but the disk was changed".into()),
+        Err(error) => Err(format!("the image does not open: {error}")),
     }
 }
 
-/// One pair: a step of the wall clock during the first session, how that ended, and what came before the second one.
-fn pair(step_ms: i64, crashed: bool, between: Between, accept: Option<ClockJump>) -> Result<(), String> {
+/// Checks one pair: a step of the wall clock during the first session, how that session ended, and what happened to the
+/// clocks before the second.
+fn check_pair(
+    step_ms: i64,
+    crashed: bool,
+    between: Between,
+    accept: Option<ClockJump>,
+) -> Result<(), String> {
     let mut random = Random(seed());
     let (disk, mut machine) = (SimulatedDisk::new(), Machine::new());
     let store = opened(&disk, &machine, None).map_err(|error| error.to_string())?;
     let record = |key: &str| store.record(key, NONE, b"r").map_err(|error| error.to_string());
     record("a")?;
     machine.step(step_ms);
-    // Less than a second, so that nothing of the step is followed.
+    // Less than a second, so that store time follows no part of the step.
     machine.clock.advance(Duration::from_millis(500));
     record("b")?;
     let mark = machine.moment(i64::try_from(START_MS).unwrap() + 500);
@@ -127,16 +134,16 @@ fn pair(step_ms: i64, crashed: bool, between: Between, accept: Option<ClockJump>
             disk.bytes()
         }
     };
-    machine.go(between);
+    machine.apply(between);
     let second = machine.moment(0);
-    let wanted = expected(&mark, &second, accept);
+    let wanted = expected_store_ms(&mark, &second, accept);
 
     let trial = SimulatedDisk::holding(image.clone());
-    let found = store_ms(&trial, &machine, accept)?;
+    let found = opened_store_ms(&trial, &machine, accept)?;
     if found != wanted {
         return Err(format!("opened at {found:?}, expected {wanted:?}"));
     }
-    // What comes after it: the same boot, which may have been set right or wrong, or another one.
+    // What happens before the third opening: the same boot, with or without a step of the wall clock, or another boot.
     let afters = [(false, 0), (false, 20 * DAY_MS), (true, 0), (true, -9 * SECOND_MS)];
     let afters = afters.map(|(reboots, step_ms)| Between { reboots, passes_ms: 7 * SECOND_MS, step_ms });
     for step in 0..trial.steps() {
@@ -146,22 +153,22 @@ fn pair(step_ms: i64, crashed: bool, between: Between, accept: Option<ClockJump>
         for again in images(&trial, &mut random, 2) {
             for after in afters {
                 let mut machine = machine.snapshot();
-                machine.go(after);
+                machine.apply(after);
                 let third = machine.moment(0);
-                let found = store_ms(&SimulatedDisk::holding(again.bytes()), &machine, None)?;
+                let found = opened_store_ms(&SimulatedDisk::holding(again.bytes()), &machine, None)?;
                 let from_second = wanted.map(|store_ms| Moment { store_ms, ..second });
-                let from_second = from_second.and_then(|mark| expected(&mark, &third, None));
-                let from_first = expected(&mark, &third, None);
+                let from_second = from_second.and_then(|mark| expected_store_ms(&mark, &third, None));
+                let from_first = expected_store_ms(&mark, &third, None);
                 if found != from_first && (found != from_second || from_second.is_none()) {
                     return Err(format!(
                         "crashed at step {step} of the opening, then {after:?}: opened at {found:?}, expected {from_second:?} \
-                         or, if that opening left nothing, {from_first:?}"
+                         or, if that opening left no trace, {from_first:?}"
                     ));
                 }
             }
         }
     }
-    // An opening that went well has left its mark: whatever it accepted, the next one needs no answer.
+    // An opening that succeeds leaves a mark: whatever jump it accepted, the next opening does not ask again.
     if let Some(store_ms) = wanted {
         let trial = SimulatedDisk::holding(image);
         let store = opened(&trial, &machine, accept).map_err(|error| error.to_string())?;
@@ -170,9 +177,9 @@ fn pair(step_ms: i64, crashed: bool, between: Between, accept: Option<ClockJump>
         for image in [crashed, trial.bytes()] {
             for after in afters {
                 let mut machine = machine.snapshot();
-                machine.go(after);
-                let wanted = expected(&Moment { store_ms, ..second }, &machine.moment(0), None);
-                let found = self::store_ms(&SimulatedDisk::holding(image.clone()), &machine, None)?;
+                machine.apply(after);
+                let wanted = expected_store_ms(&Moment { store_ms, ..second }, &machine.moment(0), None);
+                let found = opened_store_ms(&SimulatedDisk::holding(image.clone()), &machine, None)?;
                 if found != wanted {
                     return Err(format!("then {after:?}: opened at {found:?}, expected {wanted:?}"));
                 }
@@ -182,8 +189,8 @@ fn pair(step_ms: i64, crashed: bool, between: Between, accept: Option<ClockJump>
     Ok(())
 }
 
-/// Every pair, or every so many of them.
-fn pairs(stride: usize) -> Result<usize, String> {
+/// Checks every `stride`-th pair.
+fn check_pairs(stride: usize) -> Result<usize, String> {
     let steps = [0, 9 * SECOND_MS, -9 * SECOND_MS, 8 * DAY_MS, -8 * DAY_MS, 400 * DAY_MS, -400 * DAY_MS];
     let passes = [0, 5 * SECOND_MS, 3 * DAY_MS, 400 * DAY_MS];
     let accepts = [None, Some(ClockJump::Elapsed), Some(ClockJump::NotElapsed)];
@@ -202,7 +209,7 @@ fn pairs(stride: usize) -> Result<usize, String> {
     }
     let chosen: Vec<_> = all.into_iter().step_by(stride).collect();
     for (step_ms, crashed, between, accept) in &chosen {
-        pair(*step_ms, *crashed, *between, *accept).map_err(|why| {
+        check_pair(*step_ms, *crashed, *between, *accept).map_err(|why| {
             format!(
                 "a step of {step_ms} ms, crashed: {crashed}, then {between:?}, accepted {accept:?}: {why}"
             )
@@ -216,37 +223,13 @@ fn stride() -> usize {
 }
 
 #[test]
-fn every_pair_of_clocks_before_and_after_is_opened_at_the_right_time_wherever_the_opening_crashes() {
-    let pairs = pairs(stride()).unwrap_or_else(|why| panic!("seed {}: {why}", seed()));
+fn store_time_is_right_for_every_pair_of_clocks_after_any_crash() {
+    let pairs = check_pairs(stride()).unwrap_or_else(|why| panic!("seed {}: {why}", seed()));
     println!("{pairs} pairs of clocks");
 }
 
-/// What a crash may leave of the time: opened in another boot, store time is that of some moment since what was durable, by
-/// what the wall clock said then.
-pub fn check_after_reboot(world: &World, image: &SimulatedDisk) -> Result<(), String> {
-    let clock = world.clock.snapshot();
-    clock.reboot(Duration::from_secs(5));
-    let options =
-        options(&clock).max_downtime(Duration::from_secs(3_600)).accept_clock_jump(ClockJump::NotElapsed);
-    let store = options
-        .open_simulated(&SimulatedDisk::holding(image.bytes()))
-        .map_err(|error| format!("after a reboot: {error}"))?;
-    let store_ms = i128::from(store.stats().store_time_ms);
-    let least_ms = i128::from(world.oracle.times_ms[world.oracle.durable]);
-    // Stands somewhere from there on, or went on by what the wall clock was off at some time since.
-    let stands = (least_ms..=i128::from(world.time_ms)).contains(&store_ms);
-    let wall_ms = i128::from(clock.now_ms());
-    if stands || world.offsets_since_durable().any(|offset_ms| wall_ms - i128::from(offset_ms) == store_ms) {
-        return Ok(());
-    }
-    Err(format!(
-        "after a reboot: store time is {store_ms} ms, {} ms after the crash",
-        store_ms - i128::from(world.time_ms)
-    ))
-}
-
-/// Steps of the wall clock as often as it is looked at.
-fn slowly_followed() -> Result<(), String> {
+/// Checks that store time hardly follows a wall clock that is stepped before every look at it.
+fn check_steps_are_followed_slowly() -> Result<(), String> {
     let (disk, machine) = (SimulatedDisk::new(), Machine::new());
     let store = opened(&disk, &machine, None).map_err(|error| error.to_string())?;
     for by_ms in [9_999, -9_999, 500, -30] {
@@ -264,7 +247,7 @@ fn slowly_followed() -> Result<(), String> {
     Ok(())
 }
 
-/// Histories that open and close more than anything else.
+/// Histories that mostly open and close the store.
 fn scripts_of_openings() -> Vec<(&'static str, Vec<Act>)> {
     use Act::*;
     let buffered_after_close = (0..6).flat_map(|key| {
@@ -300,7 +283,8 @@ fn scripts_of_openings() -> Vec<(&'static str, Vec<Act>)> {
     vec![("closed, opened and buffered", buffered_after_close.collect()), ("clocks", clocks.to_vec())]
 }
 
-fn openings_crashed(effort: &Effort) -> Result<(), String> {
+/// Crashes each history at each step.
+fn crash_openings(effort: &Effort) -> Result<(), String> {
     for (name, script) in scripts_of_openings() {
         crash_everywhere(&script, seed(), effort, &Counts::default())
             .map_err(|why| format!("{name}: {why}"))?;
@@ -309,18 +293,19 @@ fn openings_crashed(effort: &Effort) -> Result<(), String> {
 }
 
 #[test]
-fn a_crash_at_any_step_of_histories_full_of_openings_gives_no_version_twice_and_keeps_the_time() {
-    openings_crashed(&Effort { images: 6, again_every: 5 }).unwrap();
+fn crashed_openings_give_no_version_twice_and_keep_the_time() {
+    crash_openings(&Effort { images: 6, again_every: 5 }).unwrap();
 }
 
-/// In a full store an opening has no room for its frame, and a close mark stays where it is.
-fn full_store() -> Result<(), String> {
-    let told = |error: Error| error.to_string();
+/// Opens a full store again and again. Such an opening has no room for its frame, and leaves the close mark where it
+/// is.
+fn check_versions_of_a_full_store() -> Result<(), String> {
+    let context = |error: Error| error.to_string();
     let clock = ManualClock::new(START_MS);
     let full = Some(4_096 + 4 * (64 << 10));
     let open = |disk: &SimulatedDisk| {
         disk.set_capacity(full);
-        options(&clock).durability(Durability::Buffered).open_simulated(disk).map_err(told)
+        options(&clock).durability(Durability::Buffered).open_simulated(disk).map_err(context)
     };
     let mut disk = SimulatedDisk::new();
     let store = open(&disk)?;
@@ -329,30 +314,30 @@ fn full_store() -> Result<(), String> {
             match store.record(&format!("{name}-{n}"), NONE, &vec![1; size]) {
                 Ok(_) => {}
                 Err(Error::Full { .. }) => break,
-                Err(error) => return Err(told(error)),
+                Err(error) => return Err(context(error)),
             }
         }
     }
-    store.close().map_err(told)?;
+    store.close().map_err(context)?;
     let mut highest = Version::from_u64(0);
     for turn in 0..12 {
         let store = open(&disk)?;
         if !matches!(store.record("none", NONE, &[]), Err(Error::Full { .. })) {
             return Err("the store is not full".into());
         }
-        // There is room to give something up, too little for reclaiming to make any of. Not synced, a power loss takes that
-        // back, and not what was told of it.
+        // There is room to remove a key, but not for reclaiming to free a segment. The removal is not synced: a power
+        // loss undoes it, but the version that was returned must not be given out again.
         let key = format!("small-{}", turn / 4);
-        let seen = store.get(&key).map_err(told)?;
+        let seen = store.get(&key).map_err(context)?;
         let version = seen.version().ok_or_else(|| format!("turn {turn}: {key} is not there"))?;
         let expected = Expected::Present { status: seen.status(), version };
-        let swapped = store.compare_and_set(&key, expected, Next::Absent).map_err(told)?;
+        let swapped = store.compare_and_set(&key, expected, Next::Absent).map_err(context)?;
         match swapped {
             CasOutcome::Done(version) if version > highest => highest = version,
             other => return Err(format!("turn {turn}: {other:?} after {highest}")),
         }
         if turn % 4 == 3 {
-            store.close().map_err(told)?;
+            store.close().map_err(context)?;
         } else {
             disk = disk.crash(|_| 0);
         }
@@ -362,12 +347,12 @@ fn full_store() -> Result<(), String> {
 
 #[test]
 fn an_opening_of_a_full_store_gives_no_version_twice() {
-    full_store().unwrap();
+    check_versions_of_a_full_store().unwrap();
 }
 
-/// Every kind of refusal, a thousand times, on a closed store and on the images of a crash.
+/// Every kind of refusal, a thousand times each, on a closed store and on images of a crash.
 #[test]
-fn a_thousand_refused_openings_of_each_kind_leave_every_byte_as_it_was() {
+fn a_thousand_refused_openings_change_no_byte() {
     let clock = ManualClock::new(START_MS);
     let small = || options(&clock);
     let kinds: [(&str, Options); 5] = [
@@ -395,7 +380,7 @@ fn a_thousand_refused_openings_of_each_kind_leave_every_byte_as_it_was() {
         bytes.push(disk.bytes());
         for (at, bytes) in bytes.into_iter().enumerate() {
             for (kind, options) in &kinds {
-                // In segments of 64 KiB four need less than that.
+                // Four segments of 64 KiB are below that limit.
                 if *kind == "max_size" && segment_bytes == 64 << 10 {
                     continue;
                 }
@@ -410,7 +395,7 @@ fn a_thousand_refused_openings_of_each_kind_leave_every_byte_as_it_was() {
                             other => panic!("{kind}, image {at}: {other:?}"),
                         }
                     }
-                    assert!(disk.bytes() == bytes, "{kind}, image {at}: it was written to");
+                    assert!(disk.bytes() == bytes, "{kind}, image {at}: the file was changed");
                     assert!(kind == &"min_size" || disk.undecided() == 0);
                 }
             }
@@ -418,20 +403,20 @@ fn a_thousand_refused_openings_of_each_kind_leave_every_byte_as_it_was() {
     }
 }
 
-/// What finds what is wrong with openings.
+/// Runs the checks that can find a bug in openings.
 fn hunt() -> Result<(), String> {
-    slowly_followed()?;
-    full_store()?;
-    openings_crashed(&Effort { images: 3, again_every: 30 })?;
-    pairs(7).map(drop)
+    check_steps_are_followed_slowly()?;
+    check_versions_of_a_full_store()?;
+    crash_openings(&Effort { images: 3, again_every: 30 })?;
+    check_pairs(7).map(drop)
 }
 
 finds! { hunt:
-    a_wall_clock_that_counts_in_the_same_boot_is_found: WallClockInSameBoot,
-    a_mark_that_keeps_the_old_wall_clock_is_found: MarkKeepsOldWall,
-    a_mark_that_keeps_the_old_boot_is_found: MarkKeepsOldBoot,
-    a_step_that_is_followed_whole_is_found: ClockStepNotSlewed,
-    a_counter_that_is_not_gone_on_from_is_found: CounterRestarted,
-    a_noted_opening_that_is_ignored_is_found: NotedOpeningIgnored,
-    an_opening_that_is_not_synced_is_found: OpeningNotSynced,
+    finds_a_wall_clock_that_counts_in_the_same_boot: WallClockInSameBoot,
+    finds_a_mark_that_keeps_the_old_wall_clock: MarkKeepsOldWall,
+    finds_a_mark_that_keeps_the_old_boot: MarkKeepsOldBoot,
+    finds_a_step_that_is_followed_whole: ClockStepNotSlewed,
+    finds_a_counter_that_starts_again: CounterRestarted,
+    finds_an_ignored_note_of_an_opening: NotedOpeningIgnored,
+    finds_an_opening_that_is_not_synced: OpeningNotSynced,
 }

@@ -1,5 +1,5 @@
-//! A store that may not grow, for as long as one likes: retentions of every order of magnitude beside each other, and keys
-//! that are released. What is dead must be found, what is alive must stay.
+//! Proves that a store with a `max_size` runs for as long as one likes: whatever the mix of retentions, and whatever
+//! the number of released keys, reclaiming finds what is dead and keeps what is alive.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,17 +22,17 @@ fn options(clock: &ManualClock, slots: u64) -> Options {
         .manual_clock(clock.clone())
 }
 
-/// From 100 ms to some ten years.
+/// A retention from 100 ms to about twelve years, of any order of magnitude between.
 fn any_retention(random: &mut Random) -> Duration {
     let magnitude = u32::try_from(random.below(10)).unwrap();
     let least_ms = 100 * 10_u64.pow(magnitude);
     Duration::from_millis(least_ms + random.next() % (3 * least_ms))
 }
 
-/// The key of each record, and until when it is kept and what it says.
+/// The expiry and the result of each record, by key.
 type Kept = BTreeMap<String, (u64, Vec<u8>)>;
 
-fn agrees(store: &Store, kept: &Kept, now_ms: u64) -> Result<(), String> {
+fn check_records(store: &Store, kept: &Kept, now_ms: u64) -> Result<(), String> {
     for (key, (expires_ms, result)) in kept {
         let seen = store.get(key).map_err(|error| format!("{key}: {error}"))?;
         let expected = (now_ms < *expires_ms).then_some(&result[..]);
@@ -43,9 +43,9 @@ fn agrees(store: &Store, kept: &Kept, now_ms: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Rounds of records, each with a retention of its own, and steps of time, each as large as a retention may be. Where no
-/// more than a third of the file is alive, nothing may be refused.
-pub fn retentions_of_every_order_of_magnitude(seed: u64) -> Result<(), String> {
+/// Writes rounds of records, most of a round with the same random retention, and advances the clock by that retention
+/// after each. While at most a third of the file is live, nothing may be refused.
+pub fn check_mixed_retentions(seed: u64) -> Result<(), String> {
     const SLOTS: u64 = 40;
     let (clock, disk, mut random) = (ManualClock::new(START_MS), SimulatedDisk::new(), Random(seed));
     let mut store = options(&clock, SLOTS).open_simulated(&disk).map_err(|error| error.to_string())?;
@@ -55,7 +55,7 @@ pub fn retentions_of_every_order_of_magnitude(seed: u64) -> Result<(), String> {
         let now_ms = clock.now_ms();
         kept.retain(|_, (expires_ms, _)| now_ms < *expires_ms);
         let mut live_bytes: u64 = kept.values().map(|(_, result)| result.len() as u64 + 240).sum();
-        // Most are of one retention, so that a whole lot expires at once.
+        // Most records of a round have one retention, so that many expire at once.
         let usual = any_retention(&mut random);
         for _ in 0..200 {
             let result = vec![u8::try_from(number % 251).unwrap(); 100 + random.below(900)];
@@ -76,23 +76,23 @@ pub fn retentions_of_every_order_of_magnitude(seed: u64) -> Result<(), String> {
             kept.insert(key, (now_ms + u64::try_from(retention.as_millis()).unwrap(), result));
         }
         if disk.bytes().len() as u64 > 4_096 + SLOTS * SEGMENT {
-            return Err(format!("round {round}: the file is larger than it may be"));
+            return Err(format!("round {round}: the file is larger than max_size"));
         }
-        agrees(&store, &kept, now_ms).map_err(|why| format!("round {round}: {why}"))?;
+        check_records(&store, &kept, now_ms).map_err(|why| format!("round {round}: {why}"))?;
         if round % 10 == 9 {
             store.sync().map_err(|error| error.to_string())?;
             for image in images(&disk, &mut random, 2) {
                 let again = options(&clock, SLOTS).open_simulated(&image);
                 let again = again.map_err(|error| format!("round {round}: after a crash: {error}"))?;
-                agrees(&again, &kept, now_ms)
+                check_records(&again, &kept, now_ms)
                     .map_err(|why| format!("round {round}: after a crash: {why}"))?;
             }
         }
-        // As far as the usual one, and never a whole year, which an opening would not believe.
+        // By the usual retention, but by less than a year: an opening refuses a larger jump of the clock.
         clock.advance(usual.min(Duration::from_secs(300 * 86_400)));
         if round % 20 == 19 {
             store
-                .record("so that the clock is seen", Fingerprint::NONE, b"")
+                .record("so that the store reads the clock", Fingerprint::NONE, b"")
                 .map_err(|error| error.to_string())?;
             drop(store);
             let opened = options(&clock, SLOTS).open_simulated(&disk);
@@ -102,8 +102,8 @@ pub fn retentions_of_every_order_of_magnitude(seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Beside thousands of others of all distances, an expiry is noticed a 16th of its retention late, at most.
-pub fn expiries_are_noticed_in_time() -> Result<(), String> {
+/// Checks that an expiry is noticed at most a sixteenth of its retention late, beside many others at all distances.
+pub fn check_expiries_are_noticed_in_time() -> Result<(), String> {
     let (clock, disk) = (ManualClock::new(START_MS), SimulatedDisk::new());
     let store = options(&clock, 1_000).open_simulated(&disk).map_err(|error| error.to_string())?;
     let record = |key: String, retention: Duration| {
@@ -128,8 +128,8 @@ pub fn expiries_are_noticed_in_time() -> Result<(), String> {
     Ok(())
 }
 
-/// A compaction finds all that has expired by now, at the very millisecond.
-pub fn a_compaction_counts_exactly() -> Result<(), String> {
+/// Checks that a compaction finds all that has expired, to the millisecond.
+pub fn check_compaction_counts_exactly() -> Result<(), String> {
     for magnitude in 0..10 {
         let (clock, disk) = (ManualClock::new(START_MS), SimulatedDisk::new());
         let store = options(&clock, 100).open_simulated(&disk).map_err(|error| error.to_string())?;
@@ -148,8 +148,8 @@ pub fn a_compaction_counts_exactly() -> Result<(), String> {
     Ok(())
 }
 
-/// Side effects that turn out not to have happened, a hundred times more than the file has room for.
-pub fn releases_go_on() -> Result<(), String> {
+/// Begins and releases many more operations than the file has room for.
+pub fn check_releases_never_fill_the_file() -> Result<(), String> {
     let (clock, disk) = (ManualClock::new(START_MS), SimulatedDisk::new());
     let store = options(&clock, 8).open_simulated(&disk).map_err(|error| error.to_string())?;
     store.record("kept", Fingerprint::NONE, b"r").map_err(|error| error.to_string())?;
@@ -168,19 +168,19 @@ pub fn releases_go_on() -> Result<(), String> {
 }
 
 #[test]
-fn nothing_is_refused_and_nothing_lost_whatever_the_retentions_are() {
+fn mixed_retentions_neither_fill_the_file_nor_lose_a_record() {
     for more in 0..3 {
-        retentions_of_every_order_of_magnitude(seed() + more).unwrap();
+        check_mixed_retentions(seed() + more).unwrap();
     }
 }
 
 #[test]
-fn what_is_dead_is_noticed_in_time_and_counted_exactly() {
-    expiries_are_noticed_in_time().unwrap();
-    a_compaction_counts_exactly().unwrap();
+fn expiries_are_noticed_in_time_and_counted_exactly() {
+    check_expiries_are_noticed_in_time().unwrap();
+    check_compaction_counts_exactly().unwrap();
 }
 
 #[test]
-fn releases_go_on_for_ever() {
-    releases_go_on().unwrap();
+fn releases_never_fill_the_file() {
+    check_releases_never_fill_the_file().unwrap();
 }

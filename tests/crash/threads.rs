@@ -1,7 +1,8 @@
-//! One call of the disk fails while other threads are inside: the file opens afterwards, with all that was acknowledged.
+//! Proves that the file opens with all that was acknowledged after one call of the disk fails while several threads are
+//! in the store.
 //!
-//! Which thread meets the failure, and what the others do just then, differs from run to run; what must hold does not.
-//! (`src/shuttle_tests` explores a smaller history systematically; here segments fill up as well.)
+//! Which thread meets the failure differs from run to run. `src/shuttle_tests` explores a smaller history
+//! systematically; here segments fill up as well.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,10 +10,10 @@ use oncekey::simulation::{DiskFault, SimulatedDisk};
 use oncekey::{Durability, Fingerprint, ManualClock, Store};
 
 use crate::common::random::{Random, seed};
-use crate::points::{factor, images};
+use crate::points::{effort_factor, images};
 use crate::world::{START_MS, options};
 
-/// More calls than the threads make before the slowest of them is done.
+/// More calls of the disk than the threads make before the slowest of them is done.
 const STEPS: u64 = 140;
 
 struct Acknowledged {
@@ -21,7 +22,7 @@ struct Acknowledged {
     durability: Durability,
 }
 
-/// Records until something fails; gives back what was acknowledged.
+/// Records until a call fails. Returns what was acknowledged.
 fn record(store: &Store, name: &str, durability: Durability, result_bytes: usize) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
     for number in 0..20_u8 {
@@ -44,7 +45,9 @@ fn check<'a>(store: &Store, all: impl Iterator<Item = &'a Acknowledged>) -> Resu
     Ok(())
 }
 
-fn fails_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
+/// Lets one call of the disk fail while threads record and compact, then checks the file. Returns whether the store was
+/// poisoned.
+fn fail_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
     let disk = SimulatedDisk::new();
     let clock = ManualClock::new(START_MS);
     let open = |disk: &SimulatedDisk| options(&clock).open_simulated(disk);
@@ -83,7 +86,7 @@ fn fails_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
     check(&store, acknowledged.iter()).map_err(|why| format!("on a healthy disk: {why}"))?;
     store
         .record("going on", Fingerprint::NONE, b"")
-        .map_err(|error| format!("it does not go on: {error}"))?;
+        .map_err(|error| format!("the store does not accept a record: {error}"))?;
     drop(store);
     for image in images(&disk, &mut random, 3) {
         let store = open(&image).map_err(|error| format!("power lost after going on: {error}"))?;
@@ -93,12 +96,12 @@ fn fails_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
 }
 
 #[test]
-fn a_call_that_fails_while_others_are_inside_leaves_a_file_that_opens_with_all_that_was_acknowledged() {
+fn a_failed_call_among_threads_loses_nothing_that_was_acknowledged() {
     let failed = AtomicU64::new(0);
-    for round in 0..u64::from(factor()) {
+    for round in 0..u64::from(effort_factor()) {
         for step in 0..STEPS {
             for fault in [DiskFault::Error, DiskFault::ErrorFromNowOn] {
-                match fails_among_threads(step, fault) {
+                match fail_among_threads(step, fault) {
                     Ok(has_failed) => drop(failed.fetch_add(u64::from(has_failed), Ordering::Relaxed)),
                     Err(why) => panic!("{fault:?} at step {step}, round {round}: {why}"),
                 }

@@ -1,9 +1,9 @@
-//! A process that forks while a store is open: the child can neither change the store nor hang in it, and the parent
-//! goes on as if nothing had happened.
+//! Proves that after a fork the child can neither change an open store nor hang in it, and that the parent goes on
+//! unaffected.
 //!
-//! Neither this crate nor the standard library forks without unsafe code. Each test therefore runs this program again
-//! with a small library in C in front of libc (`shim.c`), in which `getppid` forks. Without a C compiler the tests say
-//! so and pass.
+//! A fork needs unsafe code, which the tests do not use. Each test therefore runs this program again with a small C
+//! library in front of libc (`shim.c`), in which `getppid` forks. Without a C compiler the tests print that they are
+//! skipped.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -28,7 +28,7 @@ const OLD_KERNEL: &str = "ONCEKEY_FORKS_OLD_KERNEL";
 
 // The outer program.
 
-/// Compiles the shim; None, with a line that says so, if there is no C compiler.
+/// Compiles the shim. Returns `None`, after printing the reason, if there is no C compiler.
 fn shim(directory: &Path) -> Option<PathBuf> {
     let library = directory.join("shim.so");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/forks/shim.c");
@@ -39,23 +39,23 @@ fn shim(directory: &Path) -> Option<PathBuf> {
             Some(library)
         }
         Err(error) => {
-            println!("skipped: gcc cannot be started ({error}), and nothing else here can fork");
+            println!("skipped: gcc cannot be started ({error}), and the tests need it to fork");
             None
         }
     }
 }
 
-/// Runs a scenario in a process of its own, once with each way to notice a fork. A process that does not end is killed,
-/// and its children with it.
+/// Runs a scenario in a process of its own, once with each way in which the library detects a fork. Kills a process
+/// that does not end, and its children with it.
 fn run(scenario: &str) {
-    /// Far beyond what any scenario takes: only a process that hangs gets there.
+    /// Far longer than any scenario takes, so that only a process that hangs exceeds it.
     const PATIENCE: Duration = Duration::from_secs(120);
     let directory = tempfile::tempdir().unwrap();
     let Some(library) = shim(directory.path()) else { return };
     for old_kernel in [false, true] {
         let place = directory.path().join(if old_kernel { "old" } else { "new" });
         std::fs::create_dir(&place).unwrap();
-        let said = place.join("said");
+        let log = place.join("log");
         let mut command = Command::new(std::env::current_exe().unwrap());
         command
             .args(["--exact", "inner", "--nocapture"])
@@ -63,7 +63,7 @@ fn run(scenario: &str) {
             .env(DIRECTORY, &place)
             .env("LD_PRELOAD", &library)
             .stdout(Stdio::null())
-            .stderr(File::create(&said).unwrap());
+            .stderr(File::create(&log).unwrap());
         if old_kernel {
             command.env(OLD_KERNEL, "1");
         }
@@ -81,37 +81,37 @@ fn run(scenario: &str) {
             let _ = Command::new("kill").args(["-KILL", "--", &group]).status();
             let _ = child.wait();
         }
-        let said = std::fs::read_to_string(said).unwrap();
+        let printed = std::fs::read_to_string(log).unwrap();
         assert!(
             ended.is_some_and(|status| status.success()),
-            "{scenario}, old kernel {old_kernel}: {}{said}",
+            "{scenario}, old kernel {old_kernel}: {}{printed}",
             if ended.is_some() { "" } else { "it hangs; " }
         );
     }
 }
 
 #[test]
-fn every_call_in_a_forked_child_is_an_error_and_takes_no_lock() {
+fn every_call_in_a_forked_child_fails_without_a_lock() {
     run("calls");
 }
 
 #[test]
-fn a_store_in_memory_is_as_useless_in_a_forked_child() {
+fn a_store_in_memory_fails_in_a_forked_child_too() {
     run("memory");
 }
 
 #[test]
-fn of_a_fork_inside_an_act_only_the_parent_records_its_result() {
+fn after_a_fork_in_a_side_effect_only_the_parent_records() {
     run("act");
 }
 
 #[test]
-fn a_child_that_lives_on_keeps_nobody_from_opening_what_the_parent_closed() {
+fn a_living_child_does_not_keep_the_file_locked() {
     run("lives");
 }
 
 #[test]
-fn what_a_child_drops_leaves_lock_and_file_to_the_parent() {
+fn drops_in_a_child_leave_the_lock_and_the_file_alone() {
     run("drops");
 }
 
@@ -131,7 +131,7 @@ fn inner() {
     }
 }
 
-/// Which of the two processes this is after a fork, and its end of a pipe from the child to the parent.
+/// Which process this is after a fork, with its end of a pipe from the child to the parent.
 enum Side {
     Child(PipeWriter),
     Parent(PipeReader),
@@ -143,16 +143,16 @@ fn fork() -> Side {
     if child == 0 { Side::Child(writer) } else { Side::Parent(reader) }
 }
 
-/// What the child says; waits until it ends.
-fn report(mut reader: PipeReader) -> String {
-    let mut said = String::new();
-    reader.read_to_string(&mut said).unwrap();
-    said
+/// Waits until the child ends, and returns what it wrote.
+fn read_report(mut reader: PipeReader) -> String {
+    let mut report = String::new();
+    reader.read_to_string(&mut report).unwrap();
+    report
 }
 
-/// Ends the child.
-fn end(mut writer: PipeWriter, said: &str) -> ! {
-    writer.write_all(said.as_bytes()).unwrap();
+/// Writes a report to the parent and ends the child.
+fn end(mut writer: PipeWriter, report: &str) -> ! {
+    writer.write_all(report.as_bytes()).unwrap();
     drop(writer);
     std::process::exit(0)
 }
@@ -202,7 +202,7 @@ fn doubt(store: &Store, key: &str) -> Doubt {
     }
 }
 
-/// What is held across a fork.
+/// The store, leases and doubts that are held across a fork.
 struct Held {
     store: Store,
     lease: Lease,
@@ -221,13 +221,13 @@ impl Held {
         Held { store, lease, released, completed, doubts }
     }
 
-    /// Everything that a child may call. Ends it with a list of what was not refused.
+    /// Makes every call in the child. Ends it with a list of the calls that were not refused.
     fn in_child(self, own: &Path, writer: PipeWriter) -> ! {
         let Held { store, mut lease, released, mut completed, doubts } = self;
-        let mut said = Vec::new();
+        let mut accepted = Vec::new();
         let mut note = |call: &str, outcome: String| {
             if !outcome.contains("Forked") {
-                said.push(format!("{call}: {outcome}"));
+                accepted.push(format!("{call}: {outcome}"));
             }
         };
         let next = Next::Completed { fingerprint: NONE, result: b"" };
@@ -262,18 +262,18 @@ impl Held {
         note("doubt.complete", format!("{:?}", first.complete(b"child")));
         note("doubt.release", format!("{:?}", second.release()));
         note("doubt.begin_again", format!("{:?}", third.begin_again()));
-        // These return no error, and must return.
+        // These have no error to return, but must not hang.
         let rest = (store.stats(), store.path(), store.fingerprint(b"x"), format!("{store:?}{lease:?}"));
         assert!(!format!("{rest:?}").is_empty());
         drop((lease, completed, store));
-        // What the child opens itself is its own.
+        // The child may use a store that it opens itself.
         let store = small().open(own).unwrap();
         store.operation(&store.stats().keys.to_string()).record(b"").unwrap();
         store.close().unwrap();
-        end(writer, &said.join("\n"))
+        end(writer, &accepted.join("\n"))
     }
 
-    /// The parent goes on as if nothing had happened.
+    /// The parent ends everything that it holds, as without a fork.
     fn in_parent(self) -> Store {
         let Held { store, mut lease, released, completed, doubts } = self;
         lease.complete(b"parent").unwrap();
@@ -289,7 +289,7 @@ impl Held {
     }
 }
 
-/// Calls everything in a child, over and over, while the parent's threads are inside.
+/// Forks repeatedly while the parent's threads are in the store, and makes every call in each child.
 fn call_everything(store: Store, directory: &Path) -> Store {
     let held = Held::new(store);
     let hammer = Hammer::start(&held.store);
@@ -300,8 +300,8 @@ fn call_everything(store: Store, directory: &Path) -> Store {
         match fork() {
             Side::Child(writer) => held.in_child(&directory.join(format!("child-{round}.once")), writer),
             Side::Parent(reader) => {
-                let said = report(reader);
-                assert!(said.is_empty(), "in child {round}:\n{said}");
+                let accepted = read_report(reader);
+                assert!(accepted.is_empty(), "not refused in child {round}:\n{accepted}");
             }
         }
     }
@@ -331,7 +331,7 @@ fn calls(directory: &Path) {
 fn memory(directory: &Path) {
     for _ in 0..2 {
         call_everything(small().open_in_memory().unwrap(), directory);
-        // A clock that a test moves is behind a lock of its own.
+        // A manual clock has a lock of its own.
         let clock = ManualClock::new(START_MS);
         call_everything(small().manual_clock(clock).open_in_memory().unwrap(), directory);
     }
@@ -350,8 +350,8 @@ fn act(directory: &Path) {
     match side.unwrap() {
         Side::Child(writer) => end(writer, &format!("{outcome:?}")),
         Side::Parent(reader) => {
-            let said = report(reader);
-            assert!(said.contains("Unrecorded") && said.contains("Forked"), "the child: {said}");
+            let report = read_report(reader);
+            assert!(report.contains("Unrecorded") && report.contains("Forked"), "the child: {report}");
         }
     }
     assert_eq!(outcome.unwrap(), Outcome::Done("parent".to_owned()));
@@ -362,7 +362,7 @@ fn act(directory: &Path) {
     assert_eq!(again.unwrap(), Outcome::AlreadyDone("parent".to_owned()));
 }
 
-/// Forks a child that touches nothing until the parent lets go of what this returns.
+/// Forks a child that does nothing until the parent drops the returned writer.
 fn sleeping_child() -> (PipeWriter, PipeReader) {
     let (mut asleep, held) = std::io::pipe().unwrap();
     match fork() {
@@ -391,7 +391,7 @@ fn lives(directory: &Path) {
         let other = other.unwrap_or_else(|error| panic!("while the child lives: {error}"));
         assert_eq!(other.get("k").unwrap().result(), Some(&b"r"[..]));
         drop(held);
-        assert_eq!(report(reader), "woke up");
+        assert_eq!(read_report(reader), "woke up");
         other.record(&format!("after {ends_with_close}"), NONE, b"").unwrap();
         other.clone().close().unwrap();
     }
@@ -409,7 +409,7 @@ fn drops(directory: &Path) {
             drop(store);
             end(writer, "dropped");
         }
-        Side::Parent(reader) => assert_eq!(report(reader), "dropped"),
+        Side::Parent(reader) => assert_eq!(read_report(reader), "dropped"),
     }
     assert!(std::fs::read(&path).unwrap() == before, "the child wrote to the file");
     let second = small().open(&path).unwrap_err();

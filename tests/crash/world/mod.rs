@@ -1,0 +1,488 @@
+//! A store on a simulated disk, driven act by act, with the oracle beside it.
+//!
+//! [`World::perform`] runs one act on the store, compares the answer with the oracle, and records in the oracle what
+//! the store acknowledged. `act` has the acts, `oracle` the model, `reopen` the acts that end a session, `rot` those
+//! that damage a record.
+
+mod act;
+pub mod oracle;
+mod reopen;
+mod rot;
+
+pub use act::Act;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use oncekey::simulation::{DiskFault, PathTarget, SimulatedDisk};
+use oncekey::{
+    Begin, CasOutcome, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options,
+    Recorded, Status, Store, Version,
+};
+
+use oracle::{Known, Model, Oracle, expire};
+
+pub const START_MS: u64 = 1_700_000_000_000;
+const NONE: Fingerprint = Fingerprint::NONE;
+
+/// Histories use keys below this one.
+pub const KEYS: u8 = 24;
+
+const RETENTION_MS: u64 = 100_000;
+const RESULT_RETENTION_MS: u64 = 60_000;
+
+const SEGMENT_BYTES: usize = 64 << 10;
+
+pub struct World {
+    pub disk: SimulatedDisk,
+    pub clock: ManualClock,
+    pub oracle: Oracle,
+    /// What store time must be. It does not follow a wall clock that is set.
+    pub time_ms: u64,
+    /// How far the wall clock is ahead of store time. Each offset holds from a length of the history on.
+    offsets_ms: Vec<(usize, i64)>,
+    /// Whether the store's default durability is `Buffered`.
+    buffered: bool,
+    /// Whether the disk can reserve space.
+    reserves: bool,
+    /// Whether the store has noticed that its path leads to another file.
+    replaced: bool,
+    store: Option<Store>,
+    leases: BTreeMap<u8, Lease>,
+}
+
+pub fn options(clock: &ManualClock) -> Options {
+    Options::new()
+        .segment_size(SEGMENT_BYTES as u64)
+        .retention(Duration::from_millis(RETENTION_MS))
+        .result_retention(Duration::from_millis(RESULT_RETENTION_MS))
+        .manual_clock(clock.clone())
+}
+
+pub fn name(key: u8) -> String {
+    format!("key-{key}")
+}
+
+/// A result that differs from that of every other record.
+fn result(key: u8, size: u16, nonce: usize) -> Vec<u8> {
+    let mut result = format!("{key}/{nonce}/").into_bytes();
+    let length = result.len().max(usize::from(size));
+    result.resize(length, key ^ u8::try_from(nonce % 251).unwrap());
+    result
+}
+
+impl World {
+    /// A world on `disk`, which may fail at planned steps. An error if the store could not be created.
+    pub fn new(disk: SimulatedDisk) -> Result<World, Error> {
+        let clock = ManualClock::new(START_MS);
+        let store = options(&clock).open_simulated(&disk)?;
+        Ok(World {
+            disk,
+            clock,
+            oracle: Oracle::new(),
+            time_ms: START_MS,
+            offsets_ms: vec![(0, 0)],
+            buffered: false,
+            reserves: false,
+            replaced: false,
+            store: Some(store),
+            leases: BTreeMap::new(),
+        })
+    }
+
+    pub fn store(&self) -> &Store {
+        self.store.as_ref().unwrap()
+    }
+
+    /// Drops every lease, which leaves its key in doubt.
+    pub fn drop_leases(&mut self) {
+        self.leases.clear();
+    }
+
+    /// Ends the process: drops the leases and the store without a close.
+    pub fn die(&mut self) {
+        self.leases.clear();
+        self.store = None;
+        assert_eq!(
+            self.disk.touched_unlocked(),
+            0,
+            "the file was read or written after its lock was released"
+        );
+    }
+
+    /// Performs one act and records in the oracle what the store acknowledged.
+    ///
+    /// An error is one that the disk explains. An answer that contradicts the oracle is a panic.
+    pub fn perform(&mut self, act: Act) -> Result<(), Error> {
+        let now_ms = self.time_ms;
+        let mut next = self.oracle.now().clone();
+        expire(&mut next, now_ms);
+        let nonce = self.oracle.history.len();
+        let store = self.store.as_ref().unwrap();
+        let status = |model: &Model, key: u8| model.get(&key).map_or(Status::Absent, |known| known.status);
+        if let Some(key) = act.key().filter(|key| next.get(key).is_some_and(|known| known.rotten)) {
+            return self.perform_on_rotten(act, key, next);
+        }
+        let attempts =
+            |model: &Model, key: u8| model.get(&key).map_or(vec![0], |known| known.attempts.clone());
+        // The number of the next attempt. It is 1 if the store has dropped the record of a released key.
+        let next_attempts = |model: &Model, key: u8| {
+            let mut counts = attempts(model, key);
+            if status(model, key) == Status::Absent {
+                counts.push(0);
+            }
+            counts.iter().map(|count| count + 1).collect::<Vec<_>>()
+        };
+        let held = |leases: &BTreeMap<u8, Lease>, key: u8| leases.contains_key(&key);
+        let mut durable = !self.buffered;
+        match act {
+            Act::Begin(key) => {
+                let before = (status(&next, key), held(&self.leases, key));
+                let expected = Known::begun(next_attempts(&next, key));
+                if before.0 == Status::Absent {
+                    next.insert(key, expected);
+                    self.oracle.in_flight = Some(next.clone());
+                }
+                let begun = store.operation(&name(key)).begin();
+                match (begun, before) {
+                    (Ok(Begin::Acquired(lease)), (Status::Absent, _)) => {
+                        assert!(next[&key].attempts.contains(&lease.attempt()), "{act:?}: {lease:?}");
+                        let known = next.get_mut(&key).unwrap();
+                        (known.version, known.attempts) = (Some(lease.version()), vec![lease.attempt()]);
+                        self.oracle.highest = self.grown_to(lease.version());
+                        self.leases.insert(key, lease);
+                    }
+                    (Ok(Begin::InProgress { .. }), (Status::InDoubt, true)) => return Ok(()),
+                    (Ok(Begin::InDoubt(doubt)), (Status::InDoubt, false)) => {
+                        assert_eq!(Some(doubt.version()), next[&key].version);
+                        return Ok(());
+                    }
+                    (Ok(Begin::Completed(done)), (Status::Completed, _)) => {
+                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed another result");
+                        return Ok(());
+                    }
+                    (Err(Error::ResultExpired { .. }), (Status::Completed, _)) => {
+                        assert!(next[&key].result.is_empty() && next[&key].result_expires_ms <= now_ms);
+                        return Ok(());
+                    }
+                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Err(error), _) => return self.failed(act, error),
+                }
+            }
+            Act::Complete(key, size) => {
+                let Some(mut lease) = self.leases.remove(&key) else { return Ok(()) };
+                let bytes = result(key, size, nonce);
+                next.insert(key, Known::completed(attempts(&next, key), bytes.clone(), now_ms));
+                self.oracle.in_flight = Some(next.clone());
+                match lease.complete(&bytes) {
+                    Ok(version) => {
+                        assert!(!self.replaced, "{act:?}: did not report that the path was replaced");
+                        next.get_mut(&key).unwrap().version = Some(version);
+                        self.oracle.highest = self.grown_to(version);
+                    }
+                    Err(Error::Replaced { .. }) if self.replaced => {}
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Release(key) => {
+                let Some(lease) = self.leases.remove(&key) else { return Ok(()) };
+                next.insert(key, Known::released(attempts(&next, key), now_ms));
+                self.oracle.in_flight = Some(next.clone());
+                match lease.release() {
+                    Ok(()) => assert!(!self.replaced, "{act:?}: did not report that the path was replaced"),
+                    Err(Error::Replaced { .. }) if self.replaced => {}
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Abandon(key) => {
+                self.leases.remove(&key);
+                return Ok(());
+            }
+            Act::Record(key, size) | Act::RecordBuffered(key, size) | Act::RecordFor(key, size, _) => {
+                let before = status(&next, key);
+                let bytes = result(key, size, nonce);
+                if before == Status::Absent {
+                    let mut expected = Known::completed(next_attempts(&next, key), bytes.clone(), now_ms);
+                    if let Act::RecordFor(_, _, kept_ms) = act {
+                        expected.expires_ms = now_ms + kept_ms;
+                        expected.result_expires_ms = now_ms + kept_ms;
+                    }
+                    next.insert(key, expected);
+                    self.oracle.in_flight = Some(next.clone());
+                }
+                durable = !matches!(act, Act::RecordBuffered(..));
+                let durability = if durable { Durability::Sync } else { Durability::Buffered };
+                let name = name(key);
+                let mut operation = store.operation(&name).durability(durability);
+                if let Act::RecordFor(_, _, kept_ms) = act {
+                    let kept = Duration::from_millis(kept_ms);
+                    operation = operation.retain(kept).retain_result(kept);
+                }
+                match (operation.record(&bytes), before) {
+                    (Ok(Recorded::Done(version)), Status::Absent) => {
+                        next.get_mut(&key).unwrap().version = Some(version);
+                        self.oracle.highest = self.grown_to(version);
+                    }
+                    (Ok(Recorded::AlreadyDone(done)), Status::Completed) => {
+                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed another result");
+                        return Ok(());
+                    }
+                    (Err(Error::InProgress { .. } | Error::InDoubt { .. }), Status::InDoubt) => return Ok(()),
+                    (Err(Error::ResultExpired { .. }), Status::Completed) => {
+                        assert!(next[&key].result_expires_ms <= now_ms);
+                        return Ok(());
+                    }
+                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Err(error), _) => return self.failed(act, error),
+                }
+            }
+            Act::Forget(key) => {
+                let before = (status(&next, key), held(&self.leases, key));
+                if before != (Status::Absent, false) && !before.1 {
+                    next.remove(&key);
+                    self.oracle.in_flight = Some(next.clone());
+                }
+                match (store.forget(&name(key)), before) {
+                    (Ok(true), (Status::InDoubt | Status::Completed, false)) => {}
+                    (Ok(false), (Status::Absent, _)) => return Ok(()),
+                    (Err(Error::InProgress { .. }), (_, true)) => return Ok(()),
+                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Err(error), _) => return self.failed(act, error),
+                }
+            }
+            Act::Resolve(key, how) => {
+                if status(&next, key) != Status::InDoubt || held(&self.leases, key) {
+                    return Ok(());
+                }
+                let mut doubt: Doubt = match store.begin(&name(key), NONE) {
+                    Ok(Begin::InDoubt(doubt)) => doubt,
+                    Ok(other) => panic!("{act:?}: {other:?}"),
+                    Err(error) => {
+                        self.oracle.in_flight = None;
+                        return self.failed(act, error);
+                    }
+                };
+                let bytes = result(key, 40, nonce);
+                let known = vec![doubt.attempt()];
+                assert!(next[&key].attempts.contains(&known[0]), "{act:?}: {doubt:?}");
+                let expected = match how % 3 {
+                    0 => Known::completed(known, bytes.clone(), now_ms),
+                    1 => Known::released(known, now_ms),
+                    _ => Known { attempts: vec![known[0] + 1], version: None, ..next[&key].clone() },
+                };
+                next.insert(key, expected);
+                self.oracle.in_flight = Some(next.clone());
+                let version = match how % 3 {
+                    0 => doubt.complete(&bytes).map(Some),
+                    1 => doubt.release().map(|()| None),
+                    _ => doubt.begin_again().map(|lease| {
+                        let version = lease.version();
+                        self.leases.insert(key, lease);
+                        Some(version)
+                    }),
+                };
+                match version {
+                    Ok(version) => {
+                        next.get_mut(&key).unwrap().version = version;
+                        self.oracle.highest =
+                            version.map_or(self.oracle.highest, |version| self.grown_to(version));
+                    }
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Set(key, size) => {
+                let before = status(&next, key);
+                if before == Status::Completed {
+                    return Ok(());
+                }
+                let expected = match next.get(&key).filter(|_| before != Status::Absent) {
+                    Some(known) => Expected::Present {
+                        status: if held(&self.leases, key) { Status::InProgress } else { Status::InDoubt },
+                        version: known.version.unwrap(),
+                    },
+                    None => Expected::Absent,
+                };
+                let bytes = result(key, size, nonce);
+                let attempts =
+                    if before == Status::Absent { next_attempts(&next, key) } else { attempts(&next, key) };
+                next.insert(key, Known::completed(attempts, bytes.clone(), now_ms));
+                self.oracle.in_flight = Some(next.clone());
+                let to = Next::Completed { fingerprint: NONE, result: &bytes };
+                match store.compare_and_set(&name(key), expected, to) {
+                    Ok(CasOutcome::Done(version)) => {
+                        next.get_mut(&key).unwrap().version = Some(version);
+                        self.oracle.highest = self.grown_to(version);
+                        if let Some(mut lease) = self.leases.remove(&key) {
+                            match lease.complete(b"late") {
+                                Err(Error::Fenced { .. } | Error::Io { .. }) => {}
+                                other => panic!("{act:?}: the fenced lease was accepted: {other:?}"),
+                            }
+                        }
+                    }
+                    Ok(other) => panic!("{act:?}: {other:?}"),
+                    Err(error) => return self.failed(act, error),
+                }
+            }
+            Act::Sync | Act::Replace => {
+                if act == Act::Replace {
+                    self.disk.set_path_target(PathTarget::Elsewhere);
+                    self.replaced = true;
+                }
+                match store.sync() {
+                    Ok(()) => {
+                        assert!(!self.replaced, "{act:?}: the sync did not notice that the path was replaced")
+                    }
+                    Err(Error::Replaced { .. }) if self.replaced => {}
+                    Err(error) => return self.failed(act, error),
+                }
+                self.oracle.durable = self.oracle.history.len() - 1;
+                return Ok(());
+            }
+            Act::Compact => {
+                if let Err(error) = store.compact() {
+                    return self.failed(act, error);
+                }
+                return Ok(());
+            }
+            Act::Reopen
+            | Act::Drop
+            | Act::DropToBuffered
+            | Act::DropToLonger
+            | Act::ReopenBack(_)
+            | Act::Reboot(_) => return self.open_again(act),
+            Act::Step(by_ms) => {
+                self.step(by_ms);
+                return Ok(());
+            }
+            Act::Rot(key, place) => return self.rot(act, key, place, &next),
+            Act::Advance(by_ms) => {
+                self.clock.advance(Duration::from_millis(u64::from(by_ms)));
+                self.time_ms += u64::from(by_ms);
+                return Ok(());
+            }
+        }
+        let ends = matches!(act, Act::Complete(..) | Act::Release(_));
+        assert!(!self.replaced || ends, "{act:?}: succeeded although the path leads to another file");
+        self.acknowledge(next, durable);
+        Ok(())
+    }
+
+    fn acknowledge(&mut self, next: Model, durable: bool) {
+        self.oracle.in_flight = None;
+        self.oracle.history.push(next);
+        self.oracle.times_ms.push(self.time_ms);
+        if durable {
+            self.oracle.durable = self.oracle.history.len() - 1;
+        }
+    }
+
+    /// `version`, after a check that it is above every version given out before.
+    fn grown_to(&self, version: Version) -> Version {
+        assert!(version > self.oracle.highest, "{version} after {}", self.oracle.highest);
+        version
+    }
+
+    /// Passes on an error that the disk explains and panics at any other.
+    fn failed(&mut self, act: Act, error: Error) -> Result<(), Error> {
+        match error {
+            Error::Replaced { .. } if self.replaced => {
+                self.oracle.in_flight = None;
+                Ok(())
+            }
+            Error::Poisoned { .. } | Error::Io { .. } | Error::Full { .. } => Err(error),
+            other => panic!("{act:?}: an error that the disk does not explain: {other:?}"),
+        }
+    }
+
+    /// Moves the wall clock.
+    fn step(&mut self, by_ms: i64) {
+        self.clock.jump_wall(self.clock.now_ms().saturating_add_signed(by_ms));
+        let (_, offset_ms) = self.offsets_ms[self.offsets_ms.len() - 1];
+        self.offsets_ms.push((self.oracle.history.len(), offset_ms + by_ms));
+    }
+
+    /// How far the wall clock was ahead of store time at any moment since the last durable entry.
+    pub fn offsets_since_durable(&self) -> impl Iterator<Item = i64> {
+        let before = self.offsets_ms.iter().take_while(|(from, _)| *from <= self.oracle.durable).count();
+        self.offsets_ms.iter().skip(before.saturating_sub(1)).map(|(_, offset_ms)| *offset_ms)
+    }
+
+    /// The store, unless an opening failed.
+    pub fn open_store(&self) -> Option<&Store> {
+        self.store.as_ref()
+    }
+
+    /// Whether an attempt at the key has begun and not ended.
+    pub fn has_begun(&self, key: u8) -> bool {
+        self.oracle.now().get(&key).is_some_and(|known| known.status == Status::InDoubt)
+    }
+
+    /// Notes that a full disk refused the act, which therefore certainly had no effect.
+    pub fn note_refusal(&mut self) {
+        self.oracle.in_flight = None;
+    }
+
+    /// Notes that an opening found entry `at` of the history. All that the store then answers is durable.
+    pub fn resume_at(&mut self, at: usize) {
+        if let Some(in_flight) = self.oracle.in_flight.take()
+            && at == self.oracle.history.len()
+        {
+            self.oracle.history.push(in_flight);
+            self.oracle.times_ms.push(self.time_ms);
+        }
+        self.oracle.history.truncate(at + 1);
+        self.oracle.times_ms.truncate(at + 1);
+        self.oracle.durable = at;
+    }
+
+    /// Checks a store that was opened after a crash. Returns where in the history it is.
+    pub fn check(&self, store: &Store) -> Result<usize, String> {
+        let at = self.oracle.locate(store)?;
+        // In the same boot a crash loses no store time, whatever records it loses.
+        match store.stats().store_time_ms {
+            time_ms if time_ms == self.time_ms => Ok(at),
+            time_ms => Err(format!("store time is {time_ms} ms and not {} ms", self.time_ms)),
+        }
+    }
+
+    /// Checks the open store: it shows what was acknowledged and nothing else.
+    pub fn check_live(&self, store: &Store) -> Result<(), String> {
+        self.oracle.check_live(store, self.time_ms)
+    }
+
+    /// Checks that a store opened after a crash accepts a new record, with a new version.
+    pub fn exercise(&self, store: &Store) -> Result<(), String> {
+        let context = |error: Error| format!("the store does not accept a record: {error}");
+        let Recorded::Done(version) = store.record("after the crash", NONE, b"works").map_err(context)?
+        else {
+            return Err("the probe was already there".into());
+        };
+        if version <= self.oracle.highest {
+            return Err(format!("version {version} was given out after {}", self.oracle.highest));
+        }
+        if store.get("after the crash").map_err(context)?.result() != Some(b"works") {
+            return Err("the probe is missing".into());
+        }
+        Ok(())
+    }
+}
+
+/// Fills more than one segment, so that a buffered store grows past whatever the crash left at the end of the file.
+pub fn grow(store: &Store) -> Result<(), String> {
+    let context = |error: Error| format!("the store does not grow: {error}");
+    let value = |number: u8| [number; 12_000];
+    for number in 0..8 {
+        store.record(&format!("growing-{number}"), NONE, &value(number)).map_err(context)?;
+    }
+    for number in 0..8 {
+        if store.get(&format!("growing-{number}")).map_err(context)?.result() != Some(&value(number)[..]) {
+            return Err(format!("record {number}, written while the store grew, is missing"));
+        }
+    }
+    Ok(())
+}
+
+/// Plans a power loss at a step of the disk.
+pub fn power_loss_at(disk: &SimulatedDisk, step: u64) {
+    disk.fault_at(step, DiskFault::PowerLoss);
+}

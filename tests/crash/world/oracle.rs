@@ -1,0 +1,202 @@
+//! The oracle: a model of what the store acknowledged, and the comparison of a store with it.
+
+use std::collections::BTreeMap;
+
+use oncekey::{Error, KeyState, Status, Store, Version};
+
+use super::{KEYS, RESULT_RETENTION_MS, RETENTION_MS, START_MS, name};
+
+/// What the oracle knows of one key. A key that is absent and has no attempts to remember is not in the model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    pub status: Status,
+    /// The attempt counts that are right. There may be two: the store may drop the record of a released key, and its
+    /// count with it, before the key is used again.
+    pub attempts: Vec<u32>,
+    /// Whether the record of this state was damaged. The store must then report the key as corrupt, or show this state
+    /// from an older copy of the record.
+    pub rotten: bool,
+    pub result: Vec<u8>,
+    /// `None` until the call has returned a version.
+    pub version: Option<Version>,
+    pub result_expires_ms: u64,
+    pub expires_ms: u64,
+}
+
+impl Known {
+    /// A key that an attempt began at, and that is in doubt once the lease is gone.
+    pub fn begun(attempts: Vec<u32>) -> Known {
+        Known {
+            status: Status::InDoubt,
+            attempts,
+            rotten: false,
+            result: Vec::new(),
+            version: None,
+            result_expires_ms: u64::MAX,
+            expires_ms: u64::MAX,
+        }
+    }
+
+    pub fn completed(attempts: Vec<u32>, result: Vec<u8>, now_ms: u64) -> Known {
+        Known {
+            status: Status::Completed,
+            attempts,
+            rotten: false,
+            result,
+            version: None,
+            result_expires_ms: now_ms + RESULT_RETENTION_MS,
+            expires_ms: now_ms + RETENTION_MS,
+        }
+    }
+
+    pub fn released(attempts: Vec<u32>, now_ms: u64) -> Known {
+        Known {
+            status: Status::Absent,
+            attempts,
+            rotten: false,
+            result: Vec::new(),
+            version: None,
+            result_expires_ms: u64::MAX,
+            expires_ms: now_ms + RETENTION_MS,
+        }
+    }
+}
+
+pub type Model = BTreeMap<u8, Known>;
+
+/// Every acknowledged state, in order. A crash leaves a prefix of it.
+#[derive(Debug, Clone)]
+pub struct Oracle {
+    /// The model after each record, from the empty store on.
+    pub history: Vec<Model>,
+    /// The store time of each entry of `history`. An opening that finds the entry must not be earlier.
+    pub times_ms: Vec<u64>,
+    /// The first entry of `history` that a crash may leave: everything up to it was acknowledged as durable.
+    pub durable: usize,
+    /// The model if the call that is under way, or that failed, has taken effect.
+    pub in_flight: Option<Model>,
+    pub highest: Version,
+}
+
+impl Oracle {
+    pub fn new() -> Oracle {
+        Oracle {
+            history: vec![Model::new()],
+            times_ms: vec![START_MS],
+            durable: 0,
+            in_flight: None,
+            highest: Version::from_u64(0),
+        }
+    }
+
+    pub fn now(&self) -> &Model {
+        self.history.last().unwrap()
+    }
+
+    /// Where in the history a store is, if that is a place that a crash may leave it at.
+    pub fn locate(&self, store: &Store) -> Result<usize, String> {
+        let now_ms = store.stats().store_time_ms;
+        let seen = read(store).map_err(|error| format!("a key cannot be read: {error}"))?;
+        let last = self.history.len() - 1;
+        let mut why = String::new();
+        let in_flight = self.in_flight.iter().map(|model| (last + 1, model));
+        let acknowledged = self.history.iter().enumerate().skip(self.durable).rev();
+        for (at, model) in in_flight.chain(acknowledged) {
+            match agrees(model, &seen, now_ms) {
+                Ok(()) if self.times_ms.get(at).is_some_and(|time_ms| now_ms < *time_ms) => {
+                    return Err(format!("store time is {now_ms} ms, earlier than a record that it holds"));
+                }
+                Ok(()) => return Ok(at),
+                Err(reason) if at == last => why = reason,
+                Err(_) => {}
+            }
+        }
+        Err(format!(
+            "matches no entry from {} to {last} of the history; against the last: {why}",
+            self.durable
+        ))
+    }
+
+    /// Checks an open store: each key shows what was acknowledged and nothing else, or is refused with a reason that
+    /// the disk explains.
+    pub fn check_live(&self, store: &Store, now_ms: u64) -> Result<(), String> {
+        let mut model = self.now().clone();
+        expire(&mut model, now_ms);
+        for key in 0..KEYS {
+            let seen = match store.get(&name(key)) {
+                Ok(seen) => seen,
+                Err(Error::Poisoned { .. } | Error::Io { .. } | Error::Closed) => continue,
+                Err(Error::Corrupt { .. }) if model.get(&key).is_some_and(|known| known.rotten) => continue,
+                Err(error) => return Err(format!("{key}: {error}")),
+            };
+            let expected = model.get(&key).map_or(Status::Absent, |known| known.status);
+            let status = if seen.status() == Status::InProgress { Status::InDoubt } else { seen.status() };
+            let result =
+                model.get(&key).filter(|_| expected == Status::Completed).map(|known| &known.result[..]);
+            let same_result = seen.result().is_none_or(|seen| Some(seen) == result);
+            if status != expected || !same_result {
+                return Err(format!("{key}: shows {status:?}, acknowledged was {expected:?}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes what has expired by `now_ms`.
+pub fn expire(model: &mut Model, now_ms: u64) {
+    model.retain(|_, known| now_ms < known.expires_ms);
+    for known in model.values_mut() {
+        if known.status == Status::Completed && now_ms >= known.result_expires_ms {
+            known.result = Vec::new();
+        }
+    }
+}
+
+/// The state of every key; `None` if the key is corrupt.
+pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<KeyState>>, Error> {
+    let read = |key| match store.get(&name(key)) {
+        Err(Error::Corrupt { .. }) => Ok((key, None)),
+        seen => seen.map(|seen| (key, Some(seen))),
+    };
+    (0..KEYS).map(read).collect()
+}
+
+fn agrees(model: &Model, seen: &BTreeMap<u8, Option<KeyState>>, now_ms: u64) -> Result<(), String> {
+    let mut model = model.clone();
+    expire(&mut model, now_ms);
+    for (key, seen) in seen {
+        let Some(seen) = seen else {
+            if model.get(key).is_some_and(|known| known.rotten) {
+                continue;
+            }
+            return Err(format!("{key}: is corrupt, and nothing damaged it"));
+        };
+        let Some(known) = model.get(key) else {
+            if seen.status() != Status::Absent || seen.attempt() != 0 {
+                return Err(format!("{key}: {seen:?}, where the oracle knows nothing"));
+            }
+            continue;
+        };
+        let has_result = known.status == Status::Completed && now_ms < known.result_expires_ms;
+        let same = seen.status() == known.status
+            && (known.attempts.contains(&seen.attempt())
+                || known.status == Status::Absent && seen.attempt() == 0)
+            && seen.result() == has_result.then_some(&known.result[..])
+            && (known.version.is_none() || known.status == Status::Absent || seen.version() == known.version);
+        if !same {
+            let result_bytes = seen.result().map(<[u8]>::len);
+            return Err(format!(
+                "{key}: {:?} attempt {} version {:?} result {result_bytes:?} bytes; expected {:?} attempts {:?} version {:?} \
+                 {} bytes",
+                seen.status(),
+                seen.attempt(),
+                seen.version(),
+                known.status,
+                known.attempts,
+                known.version,
+                known.result.len()
+            ));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! The parent's end of the pipe: starts a child, reads its messages, and kills it.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{ChildStderr, Command, Stdio};
+
+use crate::common::random::Random;
+use crate::model::{Call, Model, Round};
+use crate::protocol::{Answer, PATH, SEED, State, THREADS};
+
+/// The answers after which a child is killed, at most.
+const MAX_ANSWERS: usize = 400;
+
+/// A child that runs, and what it has written so far.
+struct Listener {
+    pipe: BufReader<ChildStderr>,
+    /// For each thread of the child, the call that is not yet answered, with the highest version when it was announced.
+    pending: [Option<(String, Call, u64)>; THREADS],
+    round: Round,
+}
+
+impl Listener {
+    /// Reads one line. Returns false at the end of the pipe.
+    fn read_line(&mut self, model: &mut Model) -> bool {
+        let mut line = String::new();
+        let count = self.pipe.read_line(&mut line).unwrap();
+        let Some(message) = line.strip_prefix("> ").and_then(|line| line.strip_suffix('\n')) else {
+            self.round.noise += &line;
+            return count > 0;
+        };
+        model.lines += 1;
+        let mut words = message.split(' ');
+        match words.next().unwrap() {
+            "opening" => self.round.opened = false,
+            "open" => self.round.opened = true,
+            "retired" => self.round.retired += words.next().unwrap().parse::<u64>().unwrap(),
+            "call" => {
+                let thread: usize = words.next().unwrap().parse().unwrap();
+                let key = words.next().unwrap().to_owned();
+                let state = State::parse(words);
+                let call = Call { state, announced: model.lines, ended: u64::MAX, answer: None };
+                assert!(self.pending[thread].is_none(), "a thread announced two calls at once");
+                self.pending[thread] = Some((key, call, model.highest_version));
+            }
+            "done" => {
+                let thread: usize = words.next().unwrap().parse().unwrap();
+                let (key, call, highest_version) = self.pending[thread].take().unwrap();
+                let answer = Answer::parse(words);
+                if let Answer::Changed { version: Some(version), .. } = answer {
+                    assert!(version > highest_version, "{key}: version {version} after {highest_version}");
+                    model.highest_version = model.highest_version.max(version);
+                }
+                self.round.answers += 1;
+                let call = Call { ended: model.lines, answer: Some(answer), ..call };
+                self.round.calls.entry(key).or_default().push(call);
+            }
+            other => panic!("unknown message: {other}"),
+        }
+        true
+    }
+
+    /// Everything that was read, once the pipe has ended.
+    fn finish(mut self, model: &Model) -> Round {
+        for (key, call, _) in self.pending.into_iter().flatten() {
+            let call = Call { ended: model.lines, ..call };
+            self.round.calls.entry(key).or_default().push(call);
+        }
+        self.round
+    }
+}
+
+/// When a child is killed. Counted in answers and not in time, so that it does not depend on the speed of the machine.
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    /// While it opens the store, before it can change anything.
+    Opening,
+    /// After so many answers.
+    Answers(usize),
+}
+
+impl Moment {
+    fn draw(random: &mut Random) -> Moment {
+        match random.below(10) {
+            0 | 1 => Moment::Opening,
+            2 | 3 => Moment::Answers(1 + random.below(10)),
+            _ => Moment::Answers(1 + random.below(MAX_ANSWERS)),
+        }
+    }
+}
+
+/// Starts a child on the store at `path`, kills it, and returns what it wrote.
+pub fn run_and_kill(path: &Path, random: &mut Random, model: &mut Model) -> Round {
+    let moment = Moment::draw(random);
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "child::child", "--nocapture"])
+        .env(PATH, path)
+        .env(SEED, random.next().to_string())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let pipe = BufReader::new(child.stderr.take().unwrap());
+    let mut listener = Listener { pipe, pending: [const { None }; THREADS], round: Round::default() };
+    loop {
+        assert!(listener.read_line(model), "the child ended by itself:\n{}", listener.round.noise);
+        let due = match moment {
+            Moment::Opening => true,
+            Moment::Answers(answers) => listener.round.answers >= answers,
+        };
+        if due {
+            break;
+        }
+    }
+    // Without a delay the kill would always come right after an answer.
+    for _ in 0..random.below(64) {
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    // What it wrote into the pipe before the kill counts.
+    while listener.read_line(model) {}
+    child.wait().unwrap();
+    assert!(listener.round.noise.is_empty(), "the child printed:\n{}", listener.round.noise);
+    listener.finish(model)
+}

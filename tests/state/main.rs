@@ -1,0 +1,36 @@
+//! Proves the state of a key as a caller sees it, transition by transition: in memory, in a file, and in a file without
+//! memory maps alike.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    missing_docs,
+    unreachable_pub,
+    reason = "tests"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod compare_and_set;
+mod run;
+mod transitions;
+
+use common::{Place, START_MS, clocked, seconds};
+use oncekey::{ManualClock, Status, Store};
+
+/// Runs a test on a store in memory, one in a file, and one in a file without memory maps. They must behave alike.
+fn each_store(test: impl Fn(&Store, &ManualClock)) {
+    let clock = ManualClock::new(START_MS);
+    let options = clocked(&clock).retention(seconds(100)).result_retention(seconds(50));
+    test(&options.open_in_memory().unwrap(), &clock);
+    let (place, clock) = (Place::new(), ManualClock::new(START_MS));
+    let options = clocked(&clock).retention(seconds(100)).result_retention(seconds(50));
+    test(&options.open(&place.path).unwrap(), &clock);
+    let (place, clock) = (Place::new(), ManualClock::new(START_MS));
+    let options = clocked(&clock).retention(seconds(100)).result_retention(seconds(50)).mmap(false);
+    test(&options.open(&place.path).unwrap(), &clock);
+}
+
+fn status(store: &Store, key: &str) -> Status {
+    store.get(key).unwrap().status()
+}
