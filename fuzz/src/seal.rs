@@ -1,5 +1,5 @@
 //! Recomputes the checksums of a damaged file, as the author of a malicious file would: no file may cause a panic, even if all
-//! its checksums match. Written from the specification in `src/format/mod.rs` and without the store's own code, so that each
+//! its checksums match. Written from the specification in `src/format/format.md` and without the store's own code, so that each
 //! checks the other.
 
 use crate::FIRST_FRAME;

@@ -1,12 +1,13 @@
-//! Footers: what a full segment says of each key, so that opening reads these and not the records.
+//! Footers: one entry for each key of a full segment, so that an opening need not read its records.
 
+use super::layout::{footer_entry, trailer};
 use super::record::{Kind, Record, Value};
-use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, NEVER_MS, Seed, array, get_u32, get_u64, put};
+use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, NEVER_MS, Seed};
 use crate::key::{Fingerprint, Key};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 
-/// One key's last record in the segment.
+/// A footer entry: the last record of one key in the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FooterEntry {
     pub(crate) hash: u128,
@@ -21,15 +22,15 @@ pub(crate) struct FooterEntry {
 }
 
 impl FooterEntry {
-    /// The record that carries along the bytes of this entry's record, which does not check. It has no key of its own: the
-    /// entry says whose it is, until when it is kept and what it was.
+    /// The record of kind [`Kind::Unreadable`] that carries `bytes`, which are this entry's record and fail its checksum. The
+    /// key cannot be read from them, so hash, expiries and kind are taken from the entry.
     pub(crate) fn carrying<'a>(&self, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
         let was = match self.kind {
             Kind::Begun | Kind::Completed | Kind::Released => u32::from(self.kind.to_byte()),
-            // Carried along before: what it was then cannot be read any more either.
+            // Carried before: the kind that it had then is in the bytes that cannot be read.
             Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
         };
-        // Whatever else it says, time ends no attempt that began.
+        // Time must not end an attempt that began, whatever expiry the entry has.
         let never = self.kind == Kind::Begun;
         Record {
             kind: Kind::Unreadable,
@@ -46,18 +47,21 @@ impl FooterEntry {
     }
 }
 
-/// The same in the two widths in which they are needed.
+/// Length of the trailer, as an array length. The fields end before it; the rest is zero.
 pub(crate) const TRAILER: usize = 64;
-const ENTRY: usize = 48;
+/// Length of an entry, as an array length.
+const ENTRY: usize = footer_entry::KIND.end();
 
-/// The bytes of one entry.
+const _: () = assert!(trailer::LAST_CHECKSUM.end() <= TRAILER);
+
+/// Length of an entry.
 pub(crate) const ENTRY_BYTES: u64 = ENTRY as u64;
-/// The bytes of the trailer.
+/// Length of the trailer.
 pub(crate) const TRAILER_BYTES: u64 = TRAILER as u64;
 
 const MAGIC: &[u8; 8] = b"ONCEFOOT";
 
-/// What the trailer says of its segment.
+/// The trailer of a footer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trailer {
     pub(crate) entry_count: u32,
@@ -65,17 +69,20 @@ pub(crate) struct Trailer {
     pub(crate) successor: u64,
     /// The position at which the frames end.
     pub(crate) end: u64,
+    /// Lengths of all records in the segment together.
     pub(crate) record_bytes: u64,
+    /// Checksum of the last frame.
     pub(crate) last_checksum: u32,
     checksum: u32,
 }
 
-/// The bytes that a footer of so many entries takes.
+/// The length of a footer with `entry_count` entries.
 pub(crate) const fn footer_bytes(entry_count: u64) -> u64 {
     TRAILER_BYTES + entry_count * ENTRY_BYTES
 }
 
-/// The footer of a segment: entries in the order of the log, then the trailer, to be written so that it ends with the slot.
+/// Encodes the footer of segment `sequence`: the entries in the order of the log, then the trailer. The caller writes it to
+/// the end of the slot.
 pub(crate) fn encode(
     entries: impl IntoIterator<Item = FooterEntry>,
     sequence: u64,
@@ -88,27 +95,28 @@ pub(crate) fn encode(
     let mut count = 0_u32;
     for entry in entries {
         count += 1;
-        let mut field = [0; ENTRY];
-        put(&mut field, 0, &entry.hash.to_le_bytes());
-        put(&mut field, 16, &entry.version.as_u64().to_le_bytes());
-        put(&mut field, 24, &entry.key_expires_ms.to_le_bytes());
-        put(&mut field, 32, &entry.result_expires_ms.to_le_bytes());
-        put(&mut field, 40, &units(entry.offset).to_le_bytes());
-        put(&mut field, 44, &units(entry.length).to_le_bytes()[..3]);
-        field[47] = entry.kind.to_byte();
-        bytes.extend_from_slice(&field);
+        let mut encoded = [0; ENTRY];
+        let [length @ .., _] = units(entry.length).to_le_bytes();
+        footer_entry::KEY_HASH.put(&mut encoded, entry.hash.to_le_bytes());
+        footer_entry::VERSION.put(&mut encoded, entry.version.as_u64().to_le_bytes());
+        footer_entry::KEY_EXPIRES_MS.put(&mut encoded, entry.key_expires_ms.to_le_bytes());
+        footer_entry::RESULT_EXPIRES_MS.put(&mut encoded, entry.result_expires_ms.to_le_bytes());
+        footer_entry::OFFSET.put(&mut encoded, units(entry.offset).to_le_bytes());
+        footer_entry::LENGTH.put(&mut encoded, length);
+        footer_entry::KIND.put(&mut encoded, [entry.kind.to_byte()]);
+        bytes.extend_from_slice(&encoded);
     }
-    let mut trailer = [0; TRAILER];
-    put(&mut trailer, 0, MAGIC);
-    put(&mut trailer, 12, &count.to_le_bytes());
-    put(&mut trailer, 16, &sequence.to_le_bytes());
-    put(&mut trailer, 24, &(sequence + 1).to_le_bytes());
-    put(&mut trailer, 32, &end.to_le_bytes());
-    put(&mut trailer, 40, &record_bytes.to_le_bytes());
-    put(&mut trailer, 48, &last_checksum.to_le_bytes());
-    let checksum = checksum_of(&trailer, &bytes, seed);
-    put(&mut trailer, 8, &checksum.to_le_bytes());
-    bytes.extend_from_slice(&trailer);
+    let mut encoded = [0; TRAILER];
+    trailer::MAGIC.put(&mut encoded, *MAGIC);
+    trailer::ENTRY_COUNT.put(&mut encoded, count.to_le_bytes());
+    trailer::SEQUENCE.put(&mut encoded, sequence.to_le_bytes());
+    trailer::SUCCESSOR.put(&mut encoded, (sequence + 1).to_le_bytes());
+    trailer::END.put(&mut encoded, end.to_le_bytes());
+    trailer::RECORD_BYTES.put(&mut encoded, record_bytes.to_le_bytes());
+    trailer::LAST_CHECKSUM.put(&mut encoded, last_checksum.to_le_bytes());
+    let checksum = checksum_of(&encoded, &bytes, seed);
+    trailer::CHECKSUM.put(&mut encoded, checksum.to_le_bytes());
+    bytes.extend_from_slice(&encoded);
     bytes
 }
 
@@ -116,55 +124,60 @@ fn units(bytes: u64) -> u32 {
     u32::try_from(bytes / ALIGNMENT_BYTES).unwrap_or_else(|_| unreachable!("offsets lie within a segment"))
 }
 
-fn checksum_of(trailer: &[u8], entries: &[u8], seed: Seed) -> u32 {
+fn checksum_of(trailer_bytes: &[u8], entries: &[u8], seed: Seed) -> u32 {
     let mut hasher = seed.hasher();
-    hasher.update(&trailer[12..TRAILER]);
+    hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..TRAILER]);
     hasher.update(entries);
     hasher.finalize()
 }
 
 impl Trailer {
-    /// The trailer in a slot's last bytes, if it speaks of `sequence`. Its checksum covers the entries too, so nothing
-    /// here is to be believed before [`entries`] agreed; `entry_count` is bounded by what a slot can hold.
+    /// The trailer in the last bytes of a slot, if it is that of segment `sequence`.
+    ///
+    /// Nothing in it may be relied on before [`entries`] has succeeded: the checksum covers the entries too and is not
+    /// checked here. But `entry_count` is bounded by what a slot can hold, so the caller may read that many.
     pub(crate) fn decode(
         bytes: &[u8; TRAILER],
         sequence: u64,
         segment_bytes: u64,
     ) -> Result<Trailer, FormatError> {
-        if !bytes.starts_with(MAGIC) || get_u64(bytes, 16) != sequence {
+        if !bytes.starts_with(MAGIC) || trailer::SEQUENCE.u64(bytes) != sequence {
             return Err(FormatError::Damaged("no footer of this segment"));
         }
-        let trailer = Trailer {
-            entry_count: get_u32(bytes, 12),
+        let decoded = Trailer {
+            entry_count: trailer::ENTRY_COUNT.u32(bytes),
             sequence,
-            successor: get_u64(bytes, 24),
-            end: get_u64(bytes, 32),
-            record_bytes: get_u64(bytes, 40),
-            last_checksum: get_u32(bytes, 48),
-            checksum: get_u32(bytes, 8),
+            successor: trailer::SUCCESSOR.u64(bytes),
+            end: trailer::END.u64(bytes),
+            record_bytes: trailer::RECORD_BYTES.u64(bytes),
+            last_checksum: trailer::LAST_CHECKSUM.u32(bytes),
+            checksum: trailer::CHECKSUM.u32(bytes),
         };
-        if footer_bytes(u64::from(trailer.entry_count)) > segment_bytes {
+        if footer_bytes(u64::from(decoded.entry_count)) > segment_bytes {
             return Err(FormatError::Damaged("the footer is longer than its segment"));
         }
-        if trailer.record_bytes > segment_bytes {
+        if decoded.record_bytes > segment_bytes {
             return Err(FormatError::Damaged("the footer counts more records than its segment holds"));
         }
-        if trailer.end / segment_bytes != sequence || trailer.successor != sequence + 1 {
-            return Err(FormatError::Damaged("the footer speaks of another segment"));
+        if decoded.end / segment_bytes != sequence || decoded.successor != sequence + 1 {
+            return Err(FormatError::Damaged("the footer is that of another segment"));
         }
-        Ok(trailer)
+        Ok(decoded)
     }
 }
 
-/// Whether these bytes are, or were before they were damaged, the trailer of segment `sequence`: two of its three marks
-/// are enough. What an earlier segment left in the slot has one of them, and zeroes or garbage have none.
-pub(crate) fn is_or_was_of(trailer: &[u8; TRAILER], sequence: u64) -> bool {
-    let marks =
-        [trailer.starts_with(MAGIC), get_u64(trailer, 16) == sequence, get_u64(trailer, 24) == sequence + 1];
-    marks.into_iter().filter(|mark| *mark).count() >= 2
+/// Whether these bytes are the trailer of segment `sequence`, or were before they were damaged. Two of magic, sequence and
+/// successor must fit: the trailer that an earlier segment left in the slot has one of them, zeroes or garbage none.
+pub(crate) fn is_or_was_of(trailer_bytes: &[u8; TRAILER], sequence: u64) -> bool {
+    let signs = [
+        trailer_bytes.starts_with(MAGIC),
+        trailer::SEQUENCE.u64(trailer_bytes) == sequence,
+        trailer::SUCCESSOR.u64(trailer_bytes) == sequence + 1,
+    ];
+    signs.into_iter().filter(|fits| *fits).count() >= 2
 }
 
-/// Entries, decoded one by one: each may be of a kind that this version does not know.
+/// The entries of a footer, decoded one by one. An entry is an error if its kind is unknown to this version.
 #[derive(Debug, Clone)]
 pub(crate) struct Entries<'a>(std::slice::Iter<'a, [u8; ENTRY]>);
 
@@ -173,62 +186,67 @@ impl Iterator for Entries<'_> {
 
     #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        self.0.next().map(entry)
+        self.0.next().map(decode_entry)
     }
 }
 
-/// The entries of a footer, if every byte of it checks and every place lies in its segment.
+/// The entries of a footer, if its checksum fits and all records that they name lie in the segment.
 pub(crate) fn entries<'a>(
     bytes: &'a [u8],
     trailer_bytes: &[u8; TRAILER],
     segment_bytes: u64,
     seed: Seed,
 ) -> Result<Entries<'a>, FormatError> {
-    if get_u32(trailer_bytes, 8) != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked)
-    {
+    let checksum = trailer::CHECKSUM.u32(trailer_bytes);
+    if checksum != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked) {
         return Err(FormatError::Damaged("the footer's checksum does not fit"));
     }
     let (entries, rest) = bytes.as_chunks::<ENTRY>();
-    if !rest.is_empty() || entries.len() != get_u32(trailer_bytes, 12) as usize {
+    if !rest.is_empty() || entries.len() != trailer::ENTRY_COUNT.u32(trailer_bytes) as usize {
         return Err(FormatError::Damaged("the footer's length does not fit"));
     }
-    // Each place once, in the order of the segment and within it: the index is made of these places, and what a segment
-    // that is given up still holds is found by them.
+    // The index is filled with these offsets, and reclaiming finds the records of a segment by them: each record once, in
+    // the order of the segment and inside it.
     let mut from = FIRST_FRAME_OFFSET;
-    for field in entries {
-        let (offset, length) = place(field);
+    for entry in entries {
+        let (offset, length) = record_span(entry);
         if offset < from || length == 0 || offset + length > segment_bytes {
-            return Err(FormatError::Damaged("the footer names a place out of order or outside its segment"));
+            return Err(FormatError::Damaged(
+                "the footer names a record out of order or outside its segment",
+            ));
         }
         from = offset + length;
     }
     Ok(Entries(entries.iter()))
 }
 
-/// Where a record is in its slot and how long, in bytes.
+/// The offset of an entry's record in its slot, and its length, in bytes.
 #[inline]
-fn place(field: &[u8; ENTRY]) -> (u64, u64) {
-    let length_units = u32::from_le_bytes([field[44], field[45], field[46], 0]);
-    (u64::from(get_u32(field, 40)) * ALIGNMENT_BYTES, u64::from(length_units) * ALIGNMENT_BYTES)
+fn record_span(entry: &[u8; ENTRY]) -> (u64, u64) {
+    let [low, middle, high] = footer_entry::LENGTH.get(entry);
+    let length_units = u32::from_le_bytes([low, middle, high, 0]);
+    let offset_units = footer_entry::OFFSET.u32(entry);
+    (u64::from(offset_units) * ALIGNMENT_BYTES, u64::from(length_units) * ALIGNMENT_BYTES)
 }
 
 #[inline]
-fn entry(field: &[u8; ENTRY]) -> Result<FooterEntry, FormatError> {
-    let (offset, length) = place(field);
+fn decode_entry(entry: &[u8; ENTRY]) -> Result<FooterEntry, FormatError> {
+    let (offset, length) = record_span(entry);
     Ok(FooterEntry {
-        hash: u128::from_le_bytes(array(field, 0)),
-        version: Version::from_u64(get_u64(field, 16)),
-        key_expires_ms: get_u64(field, 24),
-        result_expires_ms: get_u64(field, 32),
+        hash: footer_entry::KEY_HASH.u128(entry),
+        version: Version::from_u64(footer_entry::VERSION.u64(entry)),
+        key_expires_ms: footer_entry::KEY_EXPIRES_MS.u64(entry),
+        result_expires_ms: footer_entry::RESULT_EXPIRES_MS.u64(entry),
         offset,
         length,
-        kind: Kind::from_byte(field[47])
+        kind: Kind::from_byte(footer_entry::KIND.u8(entry))
             .ok_or(FormatError::Unknown("the footer names an unknown kind of record"))?,
     })
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::layout::Field;
     use super::*;
 
     const SEED: Seed = Seed(11);
@@ -259,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_comes_back_as_it_was_written() {
+    fn a_footer_round_trips() {
         let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         assert_eq!(bytes.len() as u64, footer_bytes(3));
         let (trailer, read_entries) = read(&bytes).unwrap();
@@ -269,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_of_a_footer_goes_unnoticed() {
+    fn every_flipped_bit_of_a_footer_is_detected() {
         let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
@@ -279,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_trailer_is_still_known_for_one_and_an_earlier_one_is_not_taken_for_it() {
+    fn a_damaged_trailer_is_recognized_and_a_left_over_one_is_not() {
         let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         for byte in 0..TRAILER {
@@ -292,80 +310,87 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_of_another_sequence_does_not_pass() {
+    fn a_footer_of_another_sequence_is_refused() {
         let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         assert!(Trailer::decode(trailer, 7, SEGMENT).is_err());
     }
 
-    /// Writes into the trailer, and makes its checksum true again.
-    fn forge(bytes: &mut [u8], at: usize, field: &[u8]) {
-        let (body, trailer) = bytes.split_at_mut(bytes.len() - TRAILER);
-        put(trailer, at, field);
-        let checksum = checksum_of(trailer, body, SEED);
-        put(trailer, 8, &checksum.to_le_bytes());
+    /// Changes a field of the trailer and corrects the checksum.
+    fn forge<const N: usize>(bytes: &mut [u8], field: Field<N>, value: [u8; N]) {
+        let (body, trailer_bytes) = bytes.split_at_mut(bytes.len() - TRAILER);
+        field.put(trailer_bytes, value);
+        let checksum = checksum_of(trailer_bytes, body, SEED);
+        trailer::CHECKSUM.put(trailer_bytes, checksum.to_le_bytes());
     }
 
-    /// What a forger makes true is still held to what a segment can be: sums are made of these numbers.
+    /// A checksum can be forged. Later code adds up these numbers, so each must be within what a segment can hold.
     #[test]
-    fn a_trailer_is_believed_up_to_the_limits_of_a_segment_and_not_beyond() {
-        let whole = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
-        let decode = |at, field: &[u8]| {
-            let mut bytes = whole.clone();
-            forge(&mut bytes, at, field);
+    fn a_trailer_beyond_the_limits_of_a_segment_is_refused() {
+        fn decode<const N: usize>(field: Field<N>, value: [u8; N]) -> Result<Trailer, &'static str> {
+            let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+            forge(&mut bytes, field, value);
             Trailer::decode(parts(&bytes).1, 6, SEGMENT).map_err(FormatError::reason)
-        };
+        }
         let most = (SEGMENT - TRAILER_BYTES) / ENTRY_BYTES;
-        let count = |count: u64| decode(12, &u32::try_from(count).unwrap().to_le_bytes());
+        let count = |count: u64| decode(trailer::ENTRY_COUNT, u32::try_from(count).unwrap().to_le_bytes());
         assert!(count(most).is_ok());
         assert_eq!(count(most + 1), Err("the footer is longer than its segment"));
-        assert!(decode(40, &SEGMENT.to_le_bytes()).is_ok());
+        let record_bytes = |bytes: u64| decode(trailer::RECORD_BYTES, bytes.to_le_bytes());
+        assert!(record_bytes(SEGMENT).is_ok());
         let more = Err("the footer counts more records than its segment holds");
-        assert_eq!(decode(40, &(SEGMENT + 1).to_le_bytes()), more);
-        assert_eq!(decode(40, &u64::MAX.to_le_bytes()), more);
-        let another = Err("the footer speaks of another segment");
-        assert_eq!(decode(32, &(7 * SEGMENT).to_le_bytes()), another);
-        assert_eq!(decode(24, &8_u64.to_le_bytes()), another);
+        assert_eq!(record_bytes(SEGMENT + 1), more);
+        assert_eq!(record_bytes(u64::MAX), more);
+        let another = Err("the footer is that of another segment");
+        assert_eq!(decode(trailer::END, (7 * SEGMENT).to_le_bytes()), another);
+        assert_eq!(decode(trailer::SUCCESSOR, 8_u64.to_le_bytes()), another);
     }
 
     #[test]
-    fn as_many_entries_as_are_there_must_be_named_and_none_in_part() {
+    fn a_footer_with_a_wrong_entry_count_or_length_is_refused() {
         let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
-        forge(&mut bytes, 12, &2_u32.to_le_bytes());
+        forge(&mut bytes, trailer::ENTRY_COUNT, 2_u32.to_le_bytes());
         assert_eq!(read(&bytes).err().map(FormatError::reason), Some("the footer's length does not fit"));
-        forge(&mut bytes, 12, &3_u32.to_le_bytes());
+        forge(&mut bytes, trailer::ENTRY_COUNT, 3_u32.to_le_bytes());
         assert!(read(&bytes).is_ok());
         let mut longer = vec![0; 8];
         longer.extend_from_slice(&bytes);
-        forge(&mut longer, 12, &3_u32.to_le_bytes());
+        forge(&mut longer, trailer::ENTRY_COUNT, 3_u32.to_le_bytes());
         assert_eq!(read(&longer).err().map(FormatError::reason), Some("the footer's length does not fit"));
     }
 
     #[test]
-    fn the_places_that_a_footer_names_are_in_order_apart_and_within_the_segment() {
+    fn footer_entries_out_of_order_overlapping_or_outside_the_segment_are_refused() {
         let reason = |change: fn(&mut [FooterEntry])| {
             let mut entries = entries();
             change(&mut entries);
             let bytes = encode(entries, 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
             read(&bytes).map(drop).map_err(FormatError::reason)
         };
-        let wrong = Err("the footer names a place out of order or outside its segment");
+        let wrong = Err("the footer names a record out of order or outside its segment");
         assert_eq!(reason(|_| {}), Ok(()));
         assert_eq!(reason(|entries| entries.swap(0, 1)), wrong);
-        assert_eq!(reason(|entries| entries[1].offset = entries[0].offset), wrong, "one place twice");
-        assert_eq!(reason(|entries| entries[0].length = 88), wrong, "one reaches into the next");
-        assert_eq!(reason(|entries| entries[0].offset = 4_096), Ok(()), "the first place there is");
-        assert_eq!(reason(|entries| entries[0].offset = 4_088), wrong, "in the header");
-        assert_eq!(reason(|entries| entries[2].offset = SEGMENT - 80), Ok(()), "to the segment's last byte");
+        assert_eq!(reason(|entries| entries[1].offset = entries[0].offset), wrong, "the same offset twice");
+        assert_eq!(reason(|entries| entries[0].length = 88), wrong, "overlaps the next record");
+        assert_eq!(reason(|entries| entries[0].offset = 4_096), Ok(()), "the first possible offset");
+        assert_eq!(reason(|entries| entries[0].offset = 4_088), wrong, "before the frames");
+        assert_eq!(
+            reason(|entries| entries[2].offset = SEGMENT - 80),
+            Ok(()),
+            "up to the last byte of the segment"
+        );
         assert_eq!(reason(|entries| entries[2].offset = SEGMENT - 72), wrong);
         assert_eq!(reason(|entries| entries[2].length = 0), wrong);
     }
 
     #[test]
-    fn a_trailer_fills_a_segment_that_holds_nothing_else() {
+    fn a_footer_may_fill_its_segment() {
         assert!(Trailer::decode(&[0; TRAILER], 6, SEGMENT).is_err());
         let just = footer_bytes(3);
         let bytes = encode(entries(), 6, 6 * just + 8, 0, 0xAA, SEED);
-        assert!(Trailer::decode(parts(&bytes).1, 6, just).is_ok(), "entries and trailer, to the last byte");
+        assert!(
+            Trailer::decode(parts(&bytes).1, 6, just).is_ok(),
+            "entries and trailer fill it to the last byte"
+        );
     }
 }

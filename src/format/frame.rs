@@ -1,33 +1,29 @@
-//! Frames: what one commit writes, torn whole or there whole.
+//! Frames: what one commit writes, accepted whole or not at all.
 
+use super::layout::{frame_header, opening_frame, record_header};
 use super::record::{Record, record_length, stamp};
-use super::{
-    ALIGNMENT_BYTES, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, array, get_u32, get_u64,
-    narrow, put,
-};
+use super::{ALIGNMENT_BYTES, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, narrow};
 use crate::clock::{BootId, TimeMark};
 use crate::status::MAX_OPEN_COUNT;
 
-/// The fixed part of a frame.
-pub(crate) const FRAME_HEADER_BYTES: usize = 56;
-
-/// The frame that starts an opening, which has no records: behind the fixed part the boot and its boot-time clock.
-pub(crate) const OPENING_FRAME_BYTES: usize = BOOT_CLOCK_AT + 8;
-const BOOT_AT: usize = FRAME_HEADER_BYTES;
-const BOOT_CLOCK_AT: usize = BOOT_AT + 16;
+/// Length of the fixed part of a frame; the records follow.
+pub(crate) const FRAME_HEADER_BYTES: usize = frame_header::WALL_MS.end();
+/// Length of the frame that starts an opening: it has no records, and completes its header's clocks to a time mark.
+pub(crate) const OPENING_FRAME_BYTES: usize = opening_frame::BOOT_MS.end();
 
 const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!((OPENING_FRAME_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
+const _: () = assert!(opening_frame::BOOT.offset() == FRAME_HEADER_BYTES);
 
-/// Whether `bytes` may be what is left of a frame that was to stand at `position`, and to follow the frame of this
-/// checksum: the one or the other is there.
+/// Whether `bytes` may be the rest of a torn frame that was written at `position`, behind the frame with
+/// `previous_checksum`. One of the two fields is enough: the other may be what was torn off.
 pub(crate) fn may_be_torn_frame(bytes: &[u8], position: u64, previous_checksum: u32) -> bool {
     bytes.len() >= FRAME_HEADER_BYTES
-        && (get_u64(bytes, 8) == position
-            || (previous_checksum != 0 && get_u32(bytes, 24) == previous_checksum))
+        && (frame_header::POSITION.u64(bytes) == position
+            || (previous_checksum != 0 && frame_header::PREVIOUS_CHECKSUM.u32(bytes) == previous_checksum))
 }
 
-/// What its writer knows of a frame when it takes it.
+/// The fields of a frame header that the writer fills in when it places the frame in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub(crate) position: u64,
@@ -41,10 +37,11 @@ pub(crate) struct Stamp {
     pub(crate) wall_ms: u64,
 }
 
-/// The fixed part of a frame, checked on its own.
+/// The fixed part of a frame. Its checksum covers it alone, so it can be decoded without the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
     pub(crate) checksum: u32,
+    /// Of the whole frame, in bytes.
     pub(crate) length: usize,
     pub(crate) stamp: Stamp,
     records_checksum: u32,
@@ -52,26 +49,28 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Whether `bytes` starts like the header of a frame at this place of a slot, of whatever store. By chance, fewer than one
-    /// in 2<sup>50</sup> places do.
+    /// Whether `bytes` begins like a frame header of any store, at offset `within` of a slot. Random bytes do so with a
+    /// probability below 2<sup>-50</sup>.
     pub(crate) fn resembles(bytes: &[u8], within: u64) -> bool {
-        /// Further than anybody has written, and later than anybody has lived.
+        /// Beyond every position and every time in milliseconds that occurs.
         const FAR: u64 = 1 << 53;
         let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return false };
-        let (length, position) = (u64::from(get_u32(bytes, 4)), get_u64(bytes, 8));
-        let is_here = position % MIN_SEGMENT_BYTES == within % MIN_SEGMENT_BYTES;
+        let length = u64::from(frame_header::LENGTH.u32(bytes));
+        let position = frame_header::POSITION.u64(bytes);
+        // The segment size is unknown here. Every segment size is a multiple of the smallest.
+        let is_at_offset = position % MIN_SEGMENT_BYTES == within % MIN_SEGMENT_BYTES;
         let lengths = FRAME_HEADER_BYTES as u64..MAX_SEGMENT_BYTES;
-        is_here
+        is_at_offset
             && (MIN_SEGMENT_BYTES..FAR).contains(&position)
-            && get_u64(bytes, 16) <= position
+            && frame_header::SYNCED_TO.u64(bytes) <= position
             && lengths.contains(&length)
             && length.is_multiple_of(ALIGNMENT_BYTES)
-            && (1..=MAX_OPEN_COUNT).contains(&get_u32(bytes, 32))
-            && get_u64(bytes, 40) < FAR
-            && get_u64(bytes, 48) < FAR
+            && (1..=MAX_OPEN_COUNT).contains(&frame_header::OPEN_COUNT.u32(bytes))
+            && frame_header::STORE_MS.u64(bytes) < FAR
+            && frame_header::WALL_MS.u64(bytes) < FAR
     }
 
-    /// The header that `bytes` starts with, if it belongs at `position` and its frame can fit `limit` bytes.
+    /// The frame header at the start of `bytes`. It must state `position` and a length of at most `limit` bytes.
     pub(crate) fn decode(
         bytes: &[u8],
         position: u64,
@@ -82,16 +81,16 @@ impl FrameHeader {
             return Err(FormatError::Damaged("the frame header is cut short"));
         }
         let bytes = &bytes[..FRAME_HEADER_BYTES];
-        // The position first: it rules out nearly everything that is not a frame for the price of one comparison,
-        // which is what a search through a whole segment needs.
-        if get_u64(bytes, 8) != position {
+        // The position first: one comparison rules out nearly everything that is not a frame. A search tries every
+        // eighth byte of a segment.
+        if frame_header::POSITION.u64(bytes) != position {
             return Err(FormatError::Damaged("no frame of this position"));
         }
-        let checksum = get_u32(bytes, 0);
-        if checksum != seed.checksum(&bytes[4..]) {
+        let checksum = frame_header::CHECKSUM.u32(bytes);
+        if checksum != seed.checksum(&bytes[frame_header::CHECKSUM.end()..]) {
             return Err(FormatError::Damaged("the frame header's checksum does not fit"));
         }
-        let length = u64::from(get_u32(bytes, 4));
+        let length = u64::from(frame_header::LENGTH.u32(bytes));
         if length < FRAME_HEADER_BYTES as u64 || length > limit || !length.is_multiple_of(ALIGNMENT_BYTES) {
             return Err(FormatError::Damaged("the frame's length is out of range"));
         }
@@ -99,32 +98,33 @@ impl FrameHeader {
             .map_err(|_| FormatError::Damaged("the frame's length is out of range"))?;
         let stamp = Stamp {
             position,
-            synced_to: get_u64(bytes, 16),
-            previous_checksum: get_u32(bytes, 24),
-            open_count: get_u32(bytes, 32),
-            time_ms: get_u64(bytes, 40),
-            wall_ms: get_u64(bytes, 48),
+            synced_to: frame_header::SYNCED_TO.u64(bytes),
+            previous_checksum: frame_header::PREVIOUS_CHECKSUM.u32(bytes),
+            open_count: frame_header::OPEN_COUNT.u32(bytes),
+            time_ms: frame_header::STORE_MS.u64(bytes),
+            wall_ms: frame_header::WALL_MS.u64(bytes),
         };
         if stamp.synced_to > position || stamp.open_count > MAX_OPEN_COUNT {
             return Err(FormatError::Damaged("the frame header is out of range"));
         }
-        let (records_checksum, record_count) = (get_u32(bytes, 28), get_u32(bytes, 36));
+        let records_checksum = frame_header::RECORDS_CHECKSUM.u32(bytes);
+        let record_count = frame_header::RECORD_COUNT.u32(bytes);
         Ok(FrameHeader { checksum, length, stamp, records_checksum, record_count })
     }
 
-    /// The mark of the opening that the frame starts, if it does; `bytes` is all of it, and was checked.
+    /// The time mark of an opening frame; None for other frames. `bytes` is the whole frame, already checked.
     pub(crate) fn mark(&self, bytes: &[u8]) -> Option<TimeMark> {
         let Stamp { time_ms, wall_ms, .. } = self.stamp;
         (self.record_count == 0 && bytes.len() >= OPENING_FRAME_BYTES).then(|| TimeMark {
             store_ms: time_ms,
             wall_ms,
-            boot: BootId(array(bytes, BOOT_AT)),
-            boot_ms: get_u64(bytes, BOOT_CLOCK_AT),
+            boot: BootId(opening_frame::BOOT.get(bytes)),
+            boot_ms: opening_frame::BOOT_MS.u64(bytes),
         })
     }
 }
 
-/// A frame whose every byte has been checked.
+/// A whole frame, of which every byte has been checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'a> {
     pub(crate) header: FrameHeader,
@@ -133,7 +133,7 @@ pub(crate) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at `position`, which `bytes` starts with.
+    /// The frame at the start of `bytes`, at `position` of the log and at most `limit` bytes long.
     pub(crate) fn decode(
         bytes: &'a [u8],
         position: u64,
@@ -147,7 +147,7 @@ impl<'a> Frame<'a> {
         let frame = Frame { header, bytes: &bytes[..header.length], seed };
         if header.record_count == 0 {
             return match header.length == OPENING_FRAME_BYTES
-                && seed.checksum(&frame.bytes[BOOT_AT..]) == header.records_checksum
+                && seed.checksum(&frame.bytes[FRAME_HEADER_BYTES..]) == header.records_checksum
             {
                 true => Ok(frame),
                 false => Err(FormatError::Damaged("the frame of an opening is not what was written")),
@@ -162,7 +162,7 @@ impl<'a> Frame<'a> {
                 return Err(FormatError::Damaged("a record is longer than its frame"));
             }
             Record::decode(&frame.bytes[at..at + length], position + at as u64, seed)?;
-            checksums.update(&frame.bytes[at..at + 4]);
+            checksums.update(&record_header::CHECKSUM.get(&frame.bytes[at..]));
             count += 1;
             at += length;
         }
@@ -172,7 +172,7 @@ impl<'a> Frame<'a> {
         Ok(frame)
     }
 
-    /// The records with their positions and lengths.
+    /// The position and length of each record, and the record.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u64, u64, Record<'a>)> + use<'a> {
         let Frame { header, bytes, seed } = *self;
         let mut at = if header.record_count == 0 { header.length } else { FRAME_HEADER_BYTES };
@@ -186,15 +186,15 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Makes a frame of `bytes`: room for the header, then freshly encoded records. Ties each record to its place and
-/// writes the header; returns the frame's checksum.
+/// Completes a frame: `bytes` has space for the header and then encoded records. Ties each record to its position, writes
+/// the header and returns the frame's checksum.
 pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 {
     let mut checksums = seed.hasher();
     let mut count: u32 = 0;
     let mut at = FRAME_HEADER_BYTES;
     while at < bytes.len() {
         let length =
-            record_length(&bytes[at..]).unwrap_or_else(|fault| unreachable!("we encoded it: {fault}"));
+            record_length(&bytes[at..]).unwrap_or_else(|error| unreachable!("just encoded: {error}"));
         let checksum = stamp(&mut bytes[at..], stamp_of_frame.position + at as u64);
         checksums.update(&checksum.to_le_bytes());
         count += 1;
@@ -203,11 +203,11 @@ pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 
     write_header(bytes, stamp_of_frame, count, checksums.finalize(), seed)
 }
 
-/// Makes of `bytes`, which is as long as such a frame, the frame that starts an opening; returns its checksum.
+/// Writes the frame that starts an opening over `bytes`, which has its length; returns the frame's checksum.
 pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_ms: u64, seed: Seed) -> u32 {
-    put(bytes, BOOT_AT, &boot.0);
-    put(bytes, BOOT_CLOCK_AT, &boot_ms.to_le_bytes());
-    let checksum = seed.checksum(&bytes[BOOT_AT..OPENING_FRAME_BYTES]);
+    opening_frame::BOOT.put(bytes, boot.0);
+    opening_frame::BOOT_MS.put(bytes, boot_ms.to_le_bytes());
+    let checksum = seed.checksum(&bytes[FRAME_HEADER_BYTES..OPENING_FRAME_BYTES]);
     write_header(bytes, stamp, 0, checksum, seed)
 }
 
@@ -220,24 +220,25 @@ fn write_header(
 ) -> u32 {
     let length = narrow(bytes.len());
     let header = &mut bytes[..FRAME_HEADER_BYTES];
-    put(header, 4, &length.to_le_bytes());
-    put(header, 8, &stamp_of_frame.position.to_le_bytes());
-    put(header, 16, &stamp_of_frame.synced_to.to_le_bytes());
-    put(header, 24, &stamp_of_frame.previous_checksum.to_le_bytes());
-    put(header, 28, &records_checksum.to_le_bytes());
-    put(header, 32, &stamp_of_frame.open_count.to_le_bytes());
-    put(header, 36, &count.to_le_bytes());
-    put(header, 40, &stamp_of_frame.time_ms.to_le_bytes());
-    put(header, 48, &stamp_of_frame.wall_ms.to_le_bytes());
-    let checksum = seed.checksum(&header[4..]);
-    put(header, 0, &checksum.to_le_bytes());
+    frame_header::LENGTH.put(header, length.to_le_bytes());
+    frame_header::POSITION.put(header, stamp_of_frame.position.to_le_bytes());
+    frame_header::SYNCED_TO.put(header, stamp_of_frame.synced_to.to_le_bytes());
+    frame_header::PREVIOUS_CHECKSUM.put(header, stamp_of_frame.previous_checksum.to_le_bytes());
+    frame_header::RECORDS_CHECKSUM.put(header, records_checksum.to_le_bytes());
+    frame_header::OPEN_COUNT.put(header, stamp_of_frame.open_count.to_le_bytes());
+    frame_header::RECORD_COUNT.put(header, count.to_le_bytes());
+    frame_header::STORE_MS.put(header, stamp_of_frame.time_ms.to_le_bytes());
+    frame_header::WALL_MS.put(header, stamp_of_frame.wall_ms.to_le_bytes());
+    let checksum = seed.checksum(&header[frame_header::CHECKSUM.end()..]);
+    frame_header::CHECKSUM.put(header, checksum.to_le_bytes());
     checksum
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::NEVER_MS;
+    use super::super::layout::Field;
     use super::super::record::{Kind, Value};
+    use super::super::{NEVER_MS, put};
     use super::*;
     use crate::key::{Fingerprint, Key};
     use crate::status::Version;
@@ -280,26 +281,26 @@ mod tests {
     }
 
     #[test]
-    fn what_resembles_a_frame_header_is_at_its_place_and_has_every_number_in_its_range() {
+    fn only_plausible_headers_at_their_offset_resemble_a_frame_header() {
         const POSITION: u64 = 7 * MIN_SEGMENT_BYTES + 8_192;
         let like = frame(&["a"], POSITION);
         assert!(
             FrameHeader::resembles(&like, 8_192) && FrameHeader::resembles(&like, MIN_SEGMENT_BYTES + 8_192)
         );
-        assert!(!FrameHeader::resembles(&like, 8_200), "of another place");
+        assert!(!FrameHeader::resembles(&like, 8_200), "at another offset");
         assert!(!FrameHeader::resembles(&like[..FRAME_HEADER_BYTES - 1], 8_192), "cut short");
         let far = 1_u64 << 53;
         let edits: [(usize, &[u8]); 10] = [
-            (4, &48_u32.to_le_bytes()),
-            (4, &60_u32.to_le_bytes()),
-            (4, &(1_u32 << 30).to_le_bytes()),
-            (8, &8_192_u64.to_le_bytes()),
-            (8, &(far + 8_192).to_le_bytes()),
-            (16, &(POSITION + 8).to_le_bytes()),
-            (32, &0_u32.to_le_bytes()),
-            (32, &(MAX_OPEN_COUNT + 1).to_le_bytes()),
-            (40, &far.to_le_bytes()),
-            (48, &far.to_le_bytes()),
+            (frame_header::LENGTH.offset(), &48_u32.to_le_bytes()),
+            (frame_header::LENGTH.offset(), &60_u32.to_le_bytes()),
+            (frame_header::LENGTH.offset(), &(1_u32 << 30).to_le_bytes()),
+            (frame_header::POSITION.offset(), &8_192_u64.to_le_bytes()),
+            (frame_header::POSITION.offset(), &(far + 8_192).to_le_bytes()),
+            (frame_header::SYNCED_TO.offset(), &(POSITION + 8).to_le_bytes()),
+            (frame_header::OPEN_COUNT.offset(), &0_u32.to_le_bytes()),
+            (frame_header::OPEN_COUNT.offset(), &(MAX_OPEN_COUNT + 1).to_le_bytes()),
+            (frame_header::STORE_MS.offset(), &far.to_le_bytes()),
+            (frame_header::WALL_MS.offset(), &far.to_le_bytes()),
         ];
         for (at, number) in edits {
             let mut unlike = like.clone();
@@ -309,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_gives_its_records_and_their_positions() {
+    fn a_frame_yields_its_records_and_their_positions() {
         let bytes = frame(&["a", "bb", "ccc"], 8_192);
         let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
         assert_eq!(decoded.header.stamp, stamp_at(8_192));
@@ -320,37 +321,40 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_without_records_is_that_of_an_opening_and_has_its_mark() {
+    fn a_frame_without_records_holds_the_time_mark_of_an_opening() {
         let bytes = opening(8_192);
         let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
         assert_eq!((decoded.records().count(), decoded.header.stamp), (0, stamp_at(8_192)));
         let mark = TimeMark { store_ms: 1_000, wall_ms: 2_000, boot: BootId([6; 16]), boot_ms: 3_000 };
         assert_eq!(decoded.header.mark(&bytes), Some(mark));
-        assert!(Frame::decode(&frame(&[], 8_192), 8_192, LIMIT, SEED).is_err(), "no records and no mark");
+        assert!(
+            Frame::decode(&frame(&[], 8_192), 8_192, LIMIT, SEED).is_err(),
+            "neither records nor a time mark"
+        );
     }
 
     #[test]
-    fn no_flipped_bit_of_the_frame_of_an_opening_goes_unnoticed() {
+    fn every_flipped_bit_of_an_opening_frame_is_detected() {
         let bytes = opening(8_192);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Frame::decode(&damaged, 8_192, LIMIT, SEED).is_err(), "bit {bit}");
-            assert!(may_be_torn_frame(&damaged, 8_192, 99), "bit {bit}: what is left tells what it was");
+            assert!(may_be_torn_frame(&damaged, 8_192, 99), "bit {bit}: still recognized as a torn frame");
         }
-        assert!(!may_be_torn_frame(&bytes, 8_200, 98), "a left-over of another place and another chain");
+        assert!(!may_be_torn_frame(&bytes, 8_200, 98), "left over from another position and chain");
         assert!(!may_be_torn_frame(&[0; OPENING_FRAME_BYTES], 8_192, 0), "blank");
         assert!(!may_be_torn_frame(&bytes[..FRAME_HEADER_BYTES - 1], 8_192, 99));
     }
 
     #[test]
-    fn a_stale_frame_of_a_recycled_slot_does_not_pass() {
+    fn a_stale_frame_in_a_recycled_slot_is_refused() {
         let bytes = frame(&["a"], 8_192);
         assert!(Frame::decode(&bytes, 8_192 + (1 << 20), LIMIT, SEED).is_err());
     }
 
     #[test]
-    fn no_flipped_bit_of_a_frame_goes_unnoticed() {
+    fn every_flipped_bit_of_a_frame_is_detected() {
         let bytes = frame(&["a", "bb"], 8_192);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
@@ -360,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_two_frames_of_one_position_do_not_mix() {
+    fn records_of_two_frames_at_one_position_cannot_be_mixed() {
         let (one, other) = (frame(&["a", "b"], 8_192), frame(&["x", "y"], 8_192));
         let mut mixed = one.clone();
         let second = FRAME_HEADER_BYTES + 88;
@@ -369,17 +373,16 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_header_is_believed_up_to_its_limits_and_not_beyond() {
-        let whole = frame(&["a"], 8_192);
-        let length = whole.len() as u64;
-        let decode = |at, field: &[u8], limit| {
-            let mut bytes = whole.clone();
-            put(&mut bytes, at, field);
-            let checksum = SEED.checksum(&bytes[4..FRAME_HEADER_BYTES]);
-            put(&mut bytes, 0, &checksum.to_le_bytes());
-            FrameHeader::decode(&bytes, 8_192, limit, SEED).map_err(FormatError::reason)
-        };
-        let of_length = |bytes: u32, limit| decode(4, &bytes.to_le_bytes(), limit);
+    fn a_frame_header_beyond_its_limits_is_refused() {
+        fn decode<const N: usize>(field: Field<N>, value: [u8; N], limit: u64) -> Result<(), &'static str> {
+            let mut bytes = frame(&["a"], 8_192);
+            field.put(&mut bytes, value);
+            let checksum = SEED.checksum(&bytes[frame_header::CHECKSUM.end()..FRAME_HEADER_BYTES]);
+            frame_header::CHECKSUM.put(&mut bytes, checksum.to_le_bytes());
+            FrameHeader::decode(&bytes, 8_192, limit, SEED).map(drop).map_err(FormatError::reason)
+        }
+        let length = frame(&["a"], 8_192).len() as u64;
+        let of_length = |bytes: u32, limit| decode(frame_header::LENGTH, bytes.to_le_bytes(), limit);
         let out_of_range = Err("the frame's length is out of range");
         assert!(of_length(144, length).is_ok() && length == 144);
         assert_eq!(of_length(144, length - 1), out_of_range);
@@ -387,14 +390,16 @@ mod tests {
         assert_eq!(of_length(48, length), out_of_range);
         assert_eq!(of_length(60, length), out_of_range, "not a multiple of eight");
         let beyond = Err("the frame header is out of range");
-        assert!(decode(16, &8_192_u64.to_le_bytes(), LIMIT).is_ok(), "all before it was on disk");
-        assert_eq!(decode(16, &8_193_u64.to_le_bytes(), LIMIT), beyond, "it says that it is on disk itself");
-        assert!(decode(32, &MAX_OPEN_COUNT.to_le_bytes(), LIMIT).is_ok());
-        assert_eq!(decode(32, &(MAX_OPEN_COUNT + 1).to_le_bytes(), LIMIT), beyond);
+        let synced_to = |position: u64| decode(frame_header::SYNCED_TO, position.to_le_bytes(), LIMIT);
+        assert!(synced_to(8_192).is_ok(), "everything before the frame was on disk");
+        assert_eq!(synced_to(8_193), beyond, "a frame cannot be on disk before it is written");
+        let open_count = |count: u32| decode(frame_header::OPEN_COUNT, count.to_le_bytes(), LIMIT);
+        assert!(open_count(MAX_OPEN_COUNT).is_ok());
+        assert_eq!(open_count(MAX_OPEN_COUNT + 1), beyond);
     }
 
     #[test]
-    fn a_frame_may_end_where_what_holds_it_ends_and_not_later() {
+    fn a_frame_longer_than_its_buffer_is_refused() {
         let bytes = frame(&["a", "bb"], 8_192);
         assert!(Frame::decode(&bytes, 8_192, LIMIT, SEED).is_ok());
         for length in 0..bytes.len() {

@@ -1,9 +1,7 @@
-//! The parameter block, the store header, segment headers and close marks.
+//! The parameter block, the store header, segment headers and close marks: everything that is one sector.
 
-use super::{
-    FORMAT_VERSION, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed, array, get_u32,
-    get_u64, put,
-};
+use super::layout::{close_mark, parameter_block, segment_header, slot, time_mark};
+use super::{FORMAT_VERSION, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed};
 use crate::clock::{BootId, TimeMark};
 use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 
@@ -11,12 +9,12 @@ const STORE_MAGIC: &[u8; 8] = b"ONCEKEY\x1a";
 const SEGMENT_MAGIC: &[u8; 8] = b"ONCESEGM";
 const MARK_MAGIC: &[u8; 8] = b"ONCEMARK";
 
-/// Where a checksum stands in every sector of this module, and from where on it covers the sector.
-const CHECKSUM_AT: usize = 8;
-const COVERED_FROM: usize = 12;
+// One pair of functions seals and checks all three kinds of sector.
+const _: () = assert!(parameter_block::CHECKSUM.offset() == close_mark::CHECKSUM.offset());
 
-/// Where the two close marks stand in a slot.
-pub(crate) const CLOSE_MARK_OFFSETS: [u64; 2] = [512, 1_024];
+/// Offsets of the two close marks in a slot.
+pub(crate) const CLOSE_MARK_OFFSETS: [u64; 2] =
+    [slot::FIRST_CLOSE_MARK.offset() as u64, slot::SECOND_CLOSE_MARK.offset() as u64];
 
 const CHECKSUM_CRC32: u8 = 1;
 const HASH_SIPHASH_2_4_128: u8 = 1;
@@ -24,7 +22,7 @@ const CIPHER_NONE: u8 = 0;
 
 pub(crate) type Sector = [u8; SECTOR_BYTES];
 
-/// What is needed to read any part of the file.
+/// The parameters of a store, without which no other part of its file can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parameters {
     pub(crate) segment_bytes: u64,
@@ -34,7 +32,7 @@ pub(crate) struct Parameters {
 
 impl std::fmt::Debug for Parameters {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the secret: it has no business in a log line.
+        // Without the secret, which must not reach a log.
         out.debug_struct("Parameters")
             .field("segment_bytes", &self.segment_bytes)
             .field("file_id", &self.file_id)
@@ -42,16 +40,16 @@ impl std::fmt::Debug for Parameters {
     }
 }
 
-/// Why the sector that should hold the store header does not.
+/// Why a sector holds no usable store header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HeaderProblem {
-    /// All zero: never written.
+    /// The sector is all zero: no header was ever written.
     Blank,
-    /// Something else altogether.
+    /// Neither magic nor checksum fit: another program wrote the file.
     Foreign,
-    /// Ours, and it does not check.
+    /// A store header that is damaged.
     Damaged(FormatError),
-    /// Ours, and of a version or with features that this code does not know.
+    /// A store header of another version, or with features that this crate does not know.
     Unsupported(String),
 }
 
@@ -62,60 +60,68 @@ impl Parameters {
 
     fn encode(&self, magic: &[u8; 8]) -> Sector {
         let mut sector = [0; SECTOR_BYTES];
-        put(&mut sector, 0, magic);
-        put(&mut sector, 12, &FORMAT_VERSION.to_le_bytes());
+        parameter_block::MAGIC.put(&mut sector, *magic);
+        parameter_block::FORMAT_VERSION.put(&mut sector, FORMAT_VERSION.to_le_bytes());
         let segment_bytes = u32::try_from(self.segment_bytes)
             .unwrap_or_else(|_| unreachable!("segment sizes are checked to be at most 1 GiB"));
-        put(&mut sector, 28, &segment_bytes.to_le_bytes());
-        put(&mut sector, 32, &self.file_id);
-        put(&mut sector, 48, &self.secret);
-        sector[64] = CHECKSUM_CRC32;
-        sector[65] = HASH_SIPHASH_2_4_128;
-        sector[66] = CIPHER_NONE;
+        parameter_block::SEGMENT_BYTES.put(&mut sector, segment_bytes.to_le_bytes());
+        parameter_block::FILE_ID.put(&mut sector, self.file_id);
+        parameter_block::SECRET.put(&mut sector, self.secret);
+        parameter_block::CHECKSUM_ALGORITHM.put(&mut sector, [CHECKSUM_CRC32]);
+        parameter_block::HASH_ALGORITHM.put(&mut sector, [HASH_SIPHASH_2_4_128]);
+        parameter_block::CIPHER.put(&mut sector, [CIPHER_NONE]);
         sector
     }
 
+    /// The parameters in a sector whose checksum fits.
     fn decode(sector: &Sector) -> Result<Parameters, HeaderProblem> {
         let unsupported = |what: String| Err(HeaderProblem::Unsupported(what));
-        let version = get_u32(sector, 12);
+        let version = parameter_block::FORMAT_VERSION.u32(sector);
         if version != FORMAT_VERSION {
             let age = if version > FORMAT_VERSION { "newer than" } else { "older than" };
             return unsupported(format!(
                 "format version {version} is {age} version {FORMAT_VERSION}, the only one that this oncekey reads"
             ));
         }
-        // Bits of the compatible word may be ignored; nothing is known yet in the other two.
-        for (name, at) in [("read-compatible", 20), ("incompatible", 24)] {
-            let bits = get_u32(sector, at);
+        // Read-compatible bits are refused too: every opening writes. Compatible bits are ignored.
+        for (name, field) in [
+            ("read-compatible", parameter_block::READ_COMPATIBLE_FEATURES),
+            ("incompatible", parameter_block::INCOMPATIBLE_FEATURES),
+        ] {
+            let bits = field.u32(sector);
             if bits != 0 {
                 return unsupported(format!(
                     "unknown {name} feature bits {bits:#x}; a newer oncekey is needed"
                 ));
             }
         }
-        if sector[64] != CHECKSUM_CRC32 || sector[65] != HASH_SIPHASH_2_4_128 || sector[66] != CIPHER_NONE {
+        let checksum = parameter_block::CHECKSUM_ALGORITHM.u8(sector);
+        let hash = parameter_block::HASH_ALGORITHM.u8(sector);
+        let cipher = parameter_block::CIPHER.u8(sector);
+        if (checksum, hash, cipher) != (CHECKSUM_CRC32, HASH_SIPHASH_2_4_128, CIPHER_NONE) {
             return unsupported(format!(
-                "unknown algorithms: checksum {}, hash {}, cipher {}; a newer oncekey is needed",
-                sector[64], sector[65], sector[66]
+                "unknown algorithms: checksum {checksum}, hash {hash}, cipher {cipher}; a newer oncekey is needed"
             ));
         }
-        let segment_bytes = u64::from(get_u32(sector, 28));
+        let segment_bytes = u64::from(parameter_block::SEGMENT_BYTES.u32(sector));
         if !segment_bytes.is_power_of_two()
             || !(MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&segment_bytes)
         {
             return Err(HeaderProblem::Damaged(FormatError::Damaged("the segment size is out of range")));
         }
-        Ok(Parameters { segment_bytes, file_id: array(sector, 32), secret: array(sector, 48) })
+        let (file_id, secret) = (parameter_block::FILE_ID.get(sector), parameter_block::SECRET.get(sector));
+        Ok(Parameters { segment_bytes, file_id, secret })
     }
 }
 
+/// Writes the checksum over everything behind it.
 fn seal(sector: &mut Sector, seed: Seed) {
-    let checksum = seed.checksum(&sector[COVERED_FROM..]);
-    put(sector, CHECKSUM_AT, &checksum.to_le_bytes());
+    let checksum = seed.checksum(&sector[parameter_block::CHECKSUM.end()..]);
+    parameter_block::CHECKSUM.put(sector, checksum.to_le_bytes());
 }
 
 fn is_sealed(sector: &Sector, seed: Seed) -> bool {
-    get_u32(sector, CHECKSUM_AT) == seed.checksum(&sector[COVERED_FROM..])
+    parameter_block::CHECKSUM.u32(sector) == seed.checksum(&sector[parameter_block::CHECKSUM.end()..])
 }
 
 pub(crate) fn encode_store_header(parameters: &Parameters) -> Sector {
@@ -135,7 +141,7 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
         (true, false) => {
             Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's checksum does not fit")))
         }
-        // A valid checksum over the rest says that only the magic was damaged.
+        // The checksum covers everything behind itself, so only the magic was damaged.
         (false, true) => {
             Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's magic does not fit")))
         }
@@ -143,49 +149,53 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
     }
 }
 
-/// How many bytes a mark of time takes.
-const MARK_BYTES: usize = 40;
+const TIME_MARK_BYTES: usize = time_mark::BOOT_MS.end();
 
-fn put_mark(sector: &mut Sector, at: usize, mark: &TimeMark) {
-    put(sector, at, &mark.store_ms.to_le_bytes());
-    put(sector, at + 8, &mark.wall_ms.to_le_bytes());
-    put(sector, at + 16, &mark.boot.0);
-    put(sector, at + 32, &mark.boot_ms.to_le_bytes());
+fn encode_time_mark(mark: &TimeMark) -> [u8; TIME_MARK_BYTES] {
+    let mut bytes = [0; TIME_MARK_BYTES];
+    time_mark::STORE_MS.put(&mut bytes, mark.store_ms.to_le_bytes());
+    time_mark::WALL_MS.put(&mut bytes, mark.wall_ms.to_le_bytes());
+    time_mark::BOOT.put(&mut bytes, mark.boot.0);
+    time_mark::BOOT_MS.put(&mut bytes, mark.boot_ms.to_le_bytes());
+    bytes
 }
 
-fn get_mark(sector: &Sector, at: usize) -> TimeMark {
+fn decode_time_mark(bytes: &[u8; TIME_MARK_BYTES]) -> TimeMark {
     TimeMark {
-        store_ms: get_u64(sector, at),
-        wall_ms: get_u64(sector, at + 8),
-        boot: BootId(array(sector, at + 16)),
-        boot_ms: get_u64(sector, at + 32),
+        store_ms: time_mark::STORE_MS.u64(bytes),
+        wall_ms: time_mark::WALL_MS.u64(bytes),
+        boot: BootId(time_mark::BOOT.get(bytes)),
+        boot_ms: time_mark::BOOT_MS.u64(bytes),
     }
 }
 
-/// What stands at the start of a slot that is or was in use.
+/// The header of a segment, the first sector of a slot that is or was in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) parameters: Parameters,
     pub(crate) sequence: u64,
+    /// The oldest sequence of the log.
     pub(crate) head: u64,
+    /// Position at which the frames of the segment before end; 0 in sequence 1.
     pub(crate) previous_end: u64,
+    /// Checksum of the last frame before this segment; 0 if there is none.
     pub(crate) previous_checksum: u32,
     pub(crate) open_count: u32,
     pub(crate) mark: TimeMark,
-    /// A position in this segment; everything before it was on disk when the header was written.
+    /// Everything in this segment before this position was on disk when the header was written; 0: not stated.
     pub(crate) synced_to: u64,
 }
 
 impl SegmentHeader {
     pub(crate) fn encode(&self) -> Sector {
         let mut sector = self.parameters.encode(SEGMENT_MAGIC);
-        put(&mut sector, 72, &self.sequence.to_le_bytes());
-        put(&mut sector, 80, &self.head.to_le_bytes());
-        put(&mut sector, 88, &self.previous_end.to_le_bytes());
-        put(&mut sector, 96, &self.previous_checksum.to_le_bytes());
-        put(&mut sector, 100, &self.open_count.to_le_bytes());
-        put_mark(&mut sector, 104, &self.mark);
-        put(&mut sector, 144, &self.synced_to.to_le_bytes());
+        segment_header::SEQUENCE.put(&mut sector, self.sequence.to_le_bytes());
+        segment_header::HEAD.put(&mut sector, self.head.to_le_bytes());
+        segment_header::PREVIOUS_END.put(&mut sector, self.previous_end.to_le_bytes());
+        segment_header::PREVIOUS_CHECKSUM.put(&mut sector, self.previous_checksum.to_le_bytes());
+        segment_header::OPEN_COUNT.put(&mut sector, self.open_count.to_le_bytes());
+        segment_header::TIME_MARK.put(&mut sector, encode_time_mark(&self.mark));
+        segment_header::SYNCED_TO.put(&mut sector, self.synced_to.to_le_bytes());
         seal(&mut sector, Seed::NONE);
         sector
     }
@@ -202,15 +212,15 @@ impl SegmentHeader {
         })?;
         let header = SegmentHeader {
             parameters,
-            sequence: get_u64(sector, 72),
-            head: get_u64(sector, 80),
-            previous_end: get_u64(sector, 88),
-            previous_checksum: get_u32(sector, 96),
-            open_count: get_u32(sector, 100),
-            mark: get_mark(sector, 104),
-            synced_to: get_u64(sector, 144),
+            sequence: segment_header::SEQUENCE.u64(sector),
+            head: segment_header::HEAD.u64(sector),
+            previous_end: segment_header::PREVIOUS_END.u64(sector),
+            previous_checksum: segment_header::PREVIOUS_CHECKSUM.u32(sector),
+            open_count: segment_header::OPEN_COUNT.u32(sector),
+            mark: decode_time_mark(&segment_header::TIME_MARK.get(sector)),
+            synced_to: segment_header::SYNCED_TO.u64(sector),
         };
-        // Positions are sequence x segment size: a sequence near 2^64 / segment size cannot have come from us.
+        // Positions in this segment and the next are computed from the sequence and must not overflow.
         let sequence_fits =
             header.sequence.checked_add(2).and_then(|next| next.checked_mul(parameters.segment_bytes));
         if header.sequence == 0 || sequence_fits.is_none() {
@@ -226,36 +236,38 @@ impl SegmentHeader {
     }
 }
 
-/// Where the log ended when the store was closed.
+/// A close mark: where the log ended when the store was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CloseMark {
+    /// Position at which the log ended; everything below it was on disk.
     pub(crate) end: u64,
+    /// Checksum of the last frame of the log; 0 if there is none.
     pub(crate) last_checksum: u32,
     pub(crate) open_count: u32,
     pub(crate) mark: TimeMark,
-    /// Of the last version that was given out under this open count.
+    /// Counter of the last version given out under this open count.
     pub(crate) counter: u64,
 }
 
 impl CloseMark {
     pub(crate) fn encode(&self, seed: Seed) -> Sector {
         let mut sector = [0; SECTOR_BYTES];
-        put(&mut sector, 0, MARK_MAGIC);
-        put(&mut sector, 12, &self.last_checksum.to_le_bytes());
-        put(&mut sector, 16, &self.end.to_le_bytes());
-        put(&mut sector, 24, &self.open_count.to_le_bytes());
-        put_mark(&mut sector, 32, &self.mark);
-        put(&mut sector, 32 + MARK_BYTES, &self.counter.to_le_bytes());
+        close_mark::MAGIC.put(&mut sector, *MARK_MAGIC);
+        close_mark::LAST_CHECKSUM.put(&mut sector, self.last_checksum.to_le_bytes());
+        close_mark::END.put(&mut sector, self.end.to_le_bytes());
+        close_mark::OPEN_COUNT.put(&mut sector, self.open_count.to_le_bytes());
+        close_mark::TIME_MARK.put(&mut sector, encode_time_mark(&self.mark));
+        close_mark::COUNTER.put(&mut sector, self.counter.to_le_bytes());
         seal(&mut sector, seed);
         sector
     }
 
-    /// Whether `bytes` starts like a mark, of whatever store.
+    /// Whether `bytes` begins like a close mark of any store.
     pub(crate) fn resembles(bytes: &[u8]) -> bool {
         bytes.starts_with(MARK_MAGIC)
     }
 
-    /// The mark in `sector`, if it is one and speaks of `sequence`.
+    /// The close mark in `sector`, unless it fails a check or its end lies in another segment than `sequence`.
     pub(crate) fn decode(
         sector: &Sector,
         seed: Seed,
@@ -266,20 +278,21 @@ impl CloseMark {
             return None;
         }
         let mark = CloseMark {
-            last_checksum: get_u32(sector, 12),
-            end: get_u64(sector, 16),
-            open_count: get_u32(sector, 24),
-            mark: get_mark(sector, 32),
-            counter: get_u64(sector, 32 + MARK_BYTES),
+            last_checksum: close_mark::LAST_CHECKSUM.u32(sector),
+            end: close_mark::END.u64(sector),
+            open_count: close_mark::OPEN_COUNT.u32(sector),
+            mark: decode_time_mark(&close_mark::TIME_MARK.get(sector)),
+            counter: close_mark::COUNTER.u64(sector),
         };
-        let is_of_here = mark.end / segment_bytes == sequence;
-        (is_of_here && mark.open_count <= MAX_OPEN_COUNT && mark.counter <= MAX_COUNTER).then_some(mark)
+        let is_of_segment = mark.end / segment_bytes == sequence;
+        (is_of_segment && mark.open_count <= MAX_OPEN_COUNT && mark.counter <= MAX_COUNTER).then_some(mark)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::layout::Field;
 
     fn parameters() -> Parameters {
         Parameters { segment_bytes: 1 << 20, file_id: *b"file-id-16-bytes", secret: *b"secret-16-bytes!" }
@@ -309,13 +322,13 @@ mod tests {
     }
 
     #[test]
-    fn parameters_do_not_print_the_secret() {
+    fn debug_output_omits_the_secret() {
         let parameters = Parameters { segment_bytes: 1 << 16, file_id: [1; 16], secret: [0xEE; 16] };
         assert!(!format!("{parameters:?}").contains(&0xEE.to_string()), "{parameters:?}");
     }
 
     #[test]
-    fn headers_and_marks_come_back_as_they_were_written() {
+    fn headers_and_close_marks_round_trip() {
         assert_eq!(decode_store_header(&encode_store_header(&parameters())), Ok(parameters()));
         assert_eq!(SegmentHeader::decode(&segment_header().encode()), Ok(segment_header()));
         let mark = close_mark();
@@ -324,7 +337,7 @@ mod tests {
         assert_eq!(
             CloseMark::decode(&mark.encode(seed), seed, 8, 1 << 20),
             None,
-            "a left-over of another sequence"
+            "left over from another sequence"
         );
         assert_eq!(
             CloseMark::decode(&mark.encode(Seed::NONE), seed, 9, 1 << 20),
@@ -334,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_of_a_header_goes_unnoticed() {
+    fn every_flipped_bit_of_a_header_is_detected() {
         let store = encode_store_header(&parameters());
         let segment = segment_header().encode();
         for bit in 0..SECTOR_BYTES * 8 {
@@ -351,14 +364,17 @@ mod tests {
     }
 
     #[test]
-    fn blank_foreign_older_newer_and_unknown_features_are_told_apart() {
+    fn blank_foreign_and_unsupported_headers_are_distinguished() {
         assert_eq!(decode_store_header(&[0; SECTOR_BYTES]), Err(HeaderProblem::Blank));
         assert_eq!(decode_store_header(&[b'x'; SECTOR_BYTES]), Err(HeaderProblem::Foreign));
-        for (at, value, word) in
-            [(12, 0_u32, "older"), (12, 2, "newer"), (20, 1, "read-compatible"), (24, 1, "incompatible")]
-        {
+        for (field, value, word) in [
+            (parameter_block::FORMAT_VERSION, 0_u32, "older"),
+            (parameter_block::FORMAT_VERSION, 2, "newer"),
+            (parameter_block::READ_COMPATIBLE_FEATURES, 1, "read-compatible"),
+            (parameter_block::INCOMPATIBLE_FEATURES, 1, "incompatible"),
+        ] {
             let mut sector = encode_store_header(&parameters());
-            put(&mut sector, at, &value.to_le_bytes());
+            field.put(&mut sector, value.to_le_bytes());
             seal(&mut sector, Seed::NONE);
             match decode_store_header(&sector) {
                 Err(HeaderProblem::Unsupported(reason)) => assert!(reason.contains(word), "{reason}"),
@@ -366,13 +382,13 @@ mod tests {
             }
         }
         let mut sector = encode_store_header(&parameters());
-        put(&mut sector, 16, &u32::MAX.to_le_bytes());
+        parameter_block::COMPATIBLE_FEATURES.put(&mut sector, u32::MAX.to_le_bytes());
         seal(&mut sector, Seed::NONE);
         assert!(decode_store_header(&sector).is_ok(), "unknown compatible features are ignored");
     }
 
     #[test]
-    fn a_segment_header_is_believed_up_to_its_limits_and_not_beyond() {
+    fn a_segment_header_beyond_its_limits_is_refused() {
         let decode = |change: fn(&mut SegmentHeader)| {
             let mut header = segment_header();
             change(&mut header);
@@ -387,7 +403,11 @@ mod tests {
         assert_eq!(decode(|header| (header.sequence, header.head) = (0, 0)), sequence);
         assert_eq!(decode(|header| (header.sequence, header.head) = (1, 1)), Ok(()));
         assert_eq!(decode(|header| header.sequence = u64::MAX), sequence);
-        assert_eq!(decode(|header| header.sequence = (1 << 44) - 3), Ok(()), "of segments of 2^20 bytes");
+        assert_eq!(
+            decode(|header| header.sequence = (1 << 44) - 3),
+            Ok(()),
+            "the last sequence of segments of 2^20 bytes"
+        );
         assert_eq!(decode(|header| header.sequence = (1 << 44) - 2), sequence, "its successor's end is 2^64");
         assert_eq!(decode(|header| header.open_count = MAX_OPEN_COUNT), Ok(()));
         let count = Err("the segment header's open count is out of range");
@@ -395,23 +415,25 @@ mod tests {
     }
 
     #[test]
-    fn each_algorithm_and_the_segment_size_must_be_one_that_there_is() {
-        let decode = |at, field: &[u8]| {
+    fn unknown_algorithms_and_segment_sizes_are_refused() {
+        fn decode<const N: usize>(field: Field<N>, value: [u8; N]) -> Result<Parameters, HeaderProblem> {
             let mut sector = encode_store_header(&parameters());
-            put(&mut sector, at, field);
+            field.put(&mut sector, value);
             seal(&mut sector, Seed::NONE);
             decode_store_header(&sector)
-        };
-        for at in [64, 65, 66] {
-            assert!(matches!(decode(at, &[9]), Err(HeaderProblem::Unsupported(_))), "byte {at}");
         }
-        let segments_of = |bytes: u32| decode(28, &bytes.to_le_bytes()).is_ok();
+        for field in
+            [parameter_block::CHECKSUM_ALGORITHM, parameter_block::HASH_ALGORITHM, parameter_block::CIPHER]
+        {
+            assert!(matches!(decode(field, [9]), Err(HeaderProblem::Unsupported(_))), "{field:?}");
+        }
+        let segments_of = |bytes: u32| decode(parameter_block::SEGMENT_BYTES, bytes.to_le_bytes()).is_ok();
         assert!(segments_of(64 << 10) && segments_of(1 << 30));
         assert!(!segments_of(32 << 10) && !segments_of(1 << 31) && !segments_of((64 << 10) + 8));
     }
 
     #[test]
-    fn a_close_mark_is_one_only_with_its_own_magic_checksum_sequence_and_a_count_that_can_be() {
+    fn a_close_mark_with_a_wrong_magic_or_count_is_ignored() {
         let seed = parameters().seed();
         let mark = CloseMark { open_count: MAX_OPEN_COUNT, counter: MAX_COUNTER, ..close_mark() };
         let decode = |sector: &Sector| CloseMark::decode(sector, seed, 9, 1 << 20);
@@ -422,6 +444,6 @@ mod tests {
         assert_eq!(decode(&late.encode(seed)), None);
         let mut another = mark.encode(seed);
         another[0] ^= 1;
-        assert_eq!(decode(&another), None, "sealed, and not a mark: the magic is not under the checksum");
+        assert_eq!(decode(&another), None, "the checksum does not cover the magic");
     }
 }

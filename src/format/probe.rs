@@ -1,5 +1,5 @@
-//! The decoders on bytes, one by one, for fuzzing. Behind the feature `__simulation`, which is no part of the public
-//! interface.
+//! The decoders one by one, on bytes, for fuzz targets. Behind the feature `__simulation`, which is no part of the
+//! public interface.
 
 use super::footer::{FooterEntry, TRAILER, Trailer, entries, footer_bytes};
 use super::frame::Frame;
@@ -7,15 +7,15 @@ use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encod
 use super::record::{Record, stamp};
 use super::{FormatError, Seed, max_frame_bytes};
 
-/// What a record says, and the bytes that it is encoded to again.
+/// A decoded record, and the bytes that encoding it again gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordParts {
-    /// The position that it was decoded at.
+    /// Its position.
     pub position: u64,
-    /// The length that it gives itself.
+    /// The length that it states.
     pub length_bytes: u64,
-    /// Its kind, as encoded; one for all that are ignorable.
+    /// Its kind, as a byte. All ignorable kinds have the same.
     pub kind: u8,
     /// The key without its scope.
     pub key: Vec<u8>,
@@ -23,7 +23,7 @@ pub struct RecordParts {
     pub scope: Option<Vec<u8>>,
     /// The result.
     pub result: Option<Vec<u8>>,
-    /// Encoded again and tied to the same position.
+    /// The record encoded again and tied to the same position.
     pub encoded: Vec<u8>,
 }
 
@@ -44,15 +44,15 @@ impl RecordParts {
     }
 }
 
-/// The record at the start of `bytes`, if it belongs to `position`.
+/// Decodes the record at the start of `bytes`, at `position` of the log.
 pub fn record(bytes: &[u8], position: u64, file_id: &[u8; 16]) -> Result<RecordParts, String> {
     let seed = Seed::of_file(file_id);
-    let length = super::record::record_length(bytes).map_err(|fault| fault.to_string())?;
-    let record = Record::decode(bytes, position, seed).map_err(|fault| fault.to_string())?;
+    let length = super::record::record_length(bytes).map_err(|error| error.to_string())?;
+    let record = Record::decode(bytes, position, seed).map_err(|error| error.to_string())?;
     Ok(RecordParts::of(&record, position, length as u64, seed))
 }
 
-/// Length and records of the frame at the start of `bytes`, if it belongs to `position`.
+/// Decodes the frame at the start of `bytes`, at `position` of the log: its length and records.
 pub fn frame(
     bytes: &[u8],
     position: u64,
@@ -61,37 +61,37 @@ pub fn frame(
 ) -> Result<(usize, Vec<RecordParts>), String> {
     let seed = Seed::of_file(file_id);
     let frame = Frame::decode(bytes, position, max_frame_bytes(segment_bytes), seed)
-        .map_err(|fault| fault.to_string())?;
+        .map_err(|error| error.to_string())?;
     let records =
         frame.records().map(|(at, length, record)| RecordParts::of(&record, at, length, seed)).collect();
     Ok((frame.header.length, records))
 }
 
-/// (offset, length) of every entry of the footer that `slot` ends with.
+/// Decodes the footer at the end of `slot`: offset and length of each entry's record.
 pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64, u64)>, String> {
     let trailer_bytes: &[u8; TRAILER] = slot.last_chunk().ok_or("too short")?;
     let trailer =
-        Trailer::decode(trailer_bytes, sequence, slot.len() as u64).map_err(|fault| fault.to_string())?;
+        Trailer::decode(trailer_bytes, sequence, slot.len() as u64).map_err(|error| error.to_string())?;
     let length = usize::try_from(footer_bytes(u64::from(trailer.entry_count))).map_err(|_| "too long")?;
     let bytes = &slot[slot.len() - length..slot.len() - TRAILER];
     let entries = entries(bytes, trailer_bytes, slot.len() as u64, Seed::of_file(file_id))
-        .map_err(|fault| fault.to_string())?;
-    let place = |entry: Result<FooterEntry, FormatError>| entry.map(|entry| (entry.offset, entry.length));
-    entries.map(place).collect::<Result<_, _>>().map_err(|fault| fault.to_string())
+        .map_err(|error| error.to_string())?;
+    let span = |entry: Result<FooterEntry, FormatError>| entry.map(|entry| (entry.offset, entry.length));
+    entries.map(span).collect::<Result<_, _>>().map_err(|error| error.to_string())
 }
 
-/// The store header in `sector`, encoded again.
+/// Decodes a store header and encodes it again.
 pub fn store_header(sector: &Sector) -> Result<Sector, String> {
     let parameters = decode_store_header(sector).map_err(|problem| format!("{problem:?}"))?;
     Ok(encode_store_header(&parameters))
 }
 
-/// The segment header in `sector`, encoded again.
+/// Decodes a segment header and encodes it again.
 pub fn segment_header(sector: &Sector) -> Result<Sector, String> {
-    SegmentHeader::decode(sector).map(|header| header.encode()).map_err(|fault| fault.to_string())
+    SegmentHeader::decode(sector).map(|header| header.encode()).map_err(|error| error.to_string())
 }
 
-/// The close mark in `sector`, encoded again, if it is one of `sequence`.
+/// Decodes a close mark of segment `sequence` and encodes it again.
 pub fn close_mark(sector: &Sector, sequence: u64, segment_bytes: u64, file_id: &[u8; 16]) -> Option<Sector> {
     let seed = Seed::of_file(file_id);
     Some(CloseMark::decode(sector, seed, sequence, segment_bytes)?.encode(seed))

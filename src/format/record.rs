@@ -1,13 +1,14 @@
-//! One record: what one change of one key says, as bytes.
+//! Records: one change of one key, as bytes. What a record means for its key is in [`crate::record`].
 
-use super::{ALIGNMENT_BYTES, FormatError, Seed, align, array, get_u16, get_u32, get_u64, narrow, put};
+use super::layout::{record_header, typing};
+use super::{ALIGNMENT_BYTES, FormatError, Seed, align, narrow};
 use crate::key::{Fingerprint, Key, KeyHasher, MAX_KEY_BYTES};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 
-/// The fixed part of a record.
-pub(crate) const RECORD_HEADER_BYTES: usize = 80;
-/// The longest record without a value.
+/// Length of the fixed part of a record.
+pub(crate) const RECORD_HEADER_BYTES: usize = record_header::RESULT_EXPIRES_MS.end();
+/// Length of the longest record without a result.
 pub(crate) const MAX_BARE_RECORD_BYTES: u64 =
     align((RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES + 2 * MAX_KEY_BYTES) as u64);
 
@@ -19,30 +20,35 @@ const FLAG_RESULT: u8 = 2;
 const FLAG_NOT_KEPT: u8 = 4;
 const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT | FLAG_NOT_KEPT;
 
-/// The number of the extension that holds a [`Typing`], and the bytes before its content: its number and its length.
+/// The number of the extension that holds a [`Typing`].
 const TYPING: u8 = 1;
-const EXTENSION_HEADER_BYTES: usize = 2;
-/// The content of a typing without a shape, and with one.
+/// Bytes of an extension before its content: number and length of the content.
+const EXTENSION_HEADER_BYTES: usize = typing::CONTENT_LENGTH.end();
+/// Length of the content of a typing without a shape, and with one.
 const TYPING_BYTES: u8 = 2;
 const SHAPED_TYPING_BYTES: u8 = 10;
-/// The longest extension of a record.
+const _: () = assert!(typing::CODEC.end() == EXTENSION_HEADER_BYTES + TYPING_BYTES as usize);
+const _: () = assert!(typing::SHAPE.end() == MAX_EXTENSION_BYTES);
+/// Length of the longest extension.
 const MAX_EXTENSION_BYTES: usize = EXTENSION_HEADER_BYTES + SHAPED_TYPING_BYTES as usize;
+
+/// The bit of a kind that allows a reader to pass over a record whose kind it does not know.
 const IGNORABLE: u8 = 0x80;
 
-/// What a record does to its key.
+/// The kind of a record: what its change did to the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An attempt began.
     Begun,
-    /// The act was performed.
+    /// The operation is done.
     Completed,
-    /// The last attempt certainly did not perform the act.
+    /// The last attempt certainly had no effect.
     Released,
-    /// What was known of the key was given up.
+    /// An operator gave up what was known of the key.
     Forgotten,
-    /// A record that could not be read any more was carried along in this one.
+    /// The value holds the bytes of a record that failed its checksum when its segment was reclaimed.
     Unreadable,
-    /// Of a later version of the format, which says that it may be passed over.
+    /// A kind of a later format version that may be passed over.
     Ignorable,
 }
 
@@ -71,14 +77,14 @@ impl Kind {
     }
 }
 
-/// How the typed interface made a record: what a later call needs to read it as what it is.
+/// How the typed interface made a record, so that a later call reads the result with the same codec and type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Typing {
-    /// How the fingerprint was made: 0 = by the caller, 1 = from the meaning of a typed request.
+    /// How the fingerprint was made: 0 = by the caller, 1 = from a typed request.
     pub(crate) scheme: u8,
     /// The codec's number.
     pub(crate) codec: u8,
-    /// The shape of the result, if the codec is positional and there is a result.
+    /// The shape of the result's type, if the codec is positional and there is a result.
     pub(crate) shape: Option<u64>,
 }
 
@@ -88,12 +94,12 @@ impl Typing {
     }
 }
 
-/// The value that a record has for its key.
+/// The result in a record, or why there is none, and how the typed interface made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Value<'a> {
-    /// None: there is no result. An empty result is a result.
+    /// None: no result. An empty result is a result.
     pub(crate) result: Option<&'a [u8]>,
-    /// The operation has a result that was never recorded.
+    /// The operation is done and its result was never recorded.
     pub(crate) not_kept: bool,
     pub(crate) typing: Option<Typing>,
 }
@@ -102,7 +108,7 @@ impl<'a> Value<'a> {
     /// No result.
     pub(crate) const NONE: Value<'static> = Value { result: None, not_kept: false, typing: None };
 
-    /// A result that the caller gave as bytes.
+    /// A result that the caller passed as bytes.
     pub(crate) fn bytes(result: &'a [u8]) -> Value<'a> {
         Value { result: Some(result), ..Value::NONE }
     }
@@ -117,12 +123,12 @@ impl<'a> Value<'a> {
         Value { not_kept: true, typing, ..Value::NONE }
     }
 
-    /// No result yet, of an operation of the typed interface.
+    /// No result yet.
     pub(crate) fn begun(typing: Option<Typing>) -> Value<'static> {
         Value { typing, ..Value::NONE }
     }
 
-    /// What is left of it when its result is given up.
+    /// The value without its result, for the tombstone of a key that outlives its result.
     pub(crate) fn without_result(self) -> Value<'static> {
         let typing = self.typing.map(|typing| Typing { shape: None, ..typing });
         Value { result: None, not_kept: self.not_kept, typing }
@@ -137,27 +143,34 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A record, its variable parts borrowed from the log or from the caller.
+/// A record, its key and result borrowed from the log or from the caller.
+///
+/// In a record of kind [`Kind::Unreadable`] some fields have another meaning: see [`FooterEntry::carrying`].
+///
+/// [`FooterEntry::carrying`]: super::footer::FooterEntry::carrying
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
     pub(crate) kind: Kind,
     pub(crate) key: Key<'a>,
     pub(crate) version: Version,
+    /// Version of the first begin of the operation.
     pub(crate) origin: Version,
     pub(crate) fingerprint: Fingerprint,
+    /// Number of attempts so far.
     pub(crate) attempt: u32,
+    /// Store time of the change.
     pub(crate) time_ms: u64,
     pub(crate) key_expires_ms: u64,
     pub(crate) result_expires_ms: u64,
     pub(crate) value: Value<'a>,
 }
 
-/// The bytes that a record with these parts takes in the log.
+/// The length of a record with this key and value.
 pub(crate) fn encoded_bytes(key: Key<'_>, value: &Value<'_>) -> u64 {
     bytes_of_parts(key, value.extension_bytes(), value.result_bytes())
 }
 
-/// The most bytes that a record takes whose result is no longer than this.
+/// The greatest length of a record with this key and a result of at most `max_result_bytes`.
 pub(crate) fn most_encoded_bytes(key: Key<'_>, max_result_bytes: usize) -> u64 {
     bytes_of_parts(key, MAX_EXTENSION_BYTES, max_result_bytes)
 }
@@ -167,8 +180,9 @@ fn bytes_of_parts(key: Key<'_>, extension_bytes: usize, result_bytes: usize) -> 
     align((RECORD_HEADER_BYTES + extension_bytes + scope + key.name().len() + result_bytes) as u64)
 }
 
-/// What ties a record's checksum to its position.
-fn place(position: u64) -> u32 {
+/// What a record's checksum is combined with, so that it fits at one position only. Without it, a lookup that checks one
+/// record alone could take the left-over of an earlier segment for it.
+fn position_tie(position: u64) -> u32 {
     (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
@@ -210,7 +224,7 @@ impl EncodedRecord<'_> {
 }
 
 impl<'a> Record<'a> {
-    /// The identity of the key that the record is of.
+    /// The hash of the record's key.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
             Kind::Unreadable if !planted(Bug::UnreadableKeyHashLost) => {
@@ -220,16 +234,16 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// What kind of record was carried along in this one, if that is known.
+    /// The kind of the record that this one carries, if it carries one and its kind is known.
     pub(crate) fn carried_kind(&self) -> Option<Kind> {
         u8::try_from(self.attempt).ok().filter(|_| self.kind == Kind::Unreadable).and_then(Kind::from_byte)
     }
 
-    /// The record in `bytes` whatever its checksum says: what a planted bug does.
+    /// The record in `bytes` whether or not its checksum fits. For a planted bug only.
     pub(crate) fn decode_regardless(bytes: &'a mut [u8]) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?.min(bytes.len());
-        let checksum = Seed::NONE.checksum(&bytes[4..length]) ^ place(0);
-        put(bytes, 0, &checksum.to_le_bytes());
+        let checksum = Seed::NONE.checksum(&bytes[record_header::CHECKSUM.end()..length]) ^ position_tie(0);
+        record_header::CHECKSUM.put(bytes, checksum.to_le_bytes());
         Record::decode(bytes, 0, Seed::NONE)
     }
 
@@ -245,25 +259,31 @@ impl<'a> Record<'a> {
             | if self.value.result.is_some() { FLAG_RESULT } else { 0 }
             | if self.value.not_kept { FLAG_NOT_KEPT } else { 0 };
         let mut head = [0; MAX_HEAD_BYTES];
-        put(&mut head, 4, &narrow(length_bytes).to_le_bytes());
-        head[8] = self.kind.to_byte();
-        head[9] = flags;
-        put(&mut head, 10, &narrow_u16(self.key.name().len()).to_le_bytes());
-        put(&mut head, 12, &narrow_u16(scope.map_or(0, <[u8]>::len)).to_le_bytes());
-        put(&mut head, 14, &narrow_u16(self.value.extension_bytes()).to_le_bytes());
-        put(&mut head, 16, &self.version.as_u64().to_le_bytes());
-        put(&mut head, 24, &self.origin.as_u64().to_le_bytes());
-        put(&mut head, 32, &self.fingerprint.to_bytes());
-        put(&mut head, 48, &self.attempt.to_le_bytes());
-        put(&mut head, 52, &narrow(result.len()).to_le_bytes());
-        put(&mut head, 56, &self.time_ms.to_le_bytes());
-        put(&mut head, 64, &self.key_expires_ms.to_le_bytes());
-        put(&mut head, 72, &self.result_expires_ms.to_le_bytes());
-        if let Some(typing) = self.value.typing {
-            let fixed = [TYPING, typing.content_bytes(), typing.scheme, typing.codec];
-            put(&mut head, RECORD_HEADER_BYTES, &fixed);
-            if let Some(shape) = typing.shape {
-                put(&mut head, RECORD_HEADER_BYTES + fixed.len(), &shape.to_le_bytes());
+        let scope_length = narrow_u16(scope.map_or(0, <[u8]>::len));
+        let extension_length = narrow_u16(self.value.extension_bytes());
+        record_header::LENGTH.put(&mut head, narrow(length_bytes).to_le_bytes());
+        record_header::KIND.put(&mut head, [self.kind.to_byte()]);
+        record_header::FLAGS.put(&mut head, [flags]);
+        record_header::KEY_LENGTH.put(&mut head, narrow_u16(self.key.name().len()).to_le_bytes());
+        record_header::SCOPE_LENGTH.put(&mut head, scope_length.to_le_bytes());
+        record_header::EXTENSION_LENGTH.put(&mut head, extension_length.to_le_bytes());
+        record_header::VERSION.put(&mut head, self.version.as_u64().to_le_bytes());
+        record_header::ORIGIN.put(&mut head, self.origin.as_u64().to_le_bytes());
+        record_header::FINGERPRINT.put(&mut head, self.fingerprint.to_bytes());
+        record_header::ATTEMPT.put(&mut head, self.attempt.to_le_bytes());
+        record_header::VALUE_LENGTH.put(&mut head, narrow(result.len()).to_le_bytes());
+        record_header::TIME_MS.put(&mut head, self.time_ms.to_le_bytes());
+        record_header::KEY_EXPIRES_MS.put(&mut head, self.key_expires_ms.to_le_bytes());
+        record_header::RESULT_EXPIRES_MS.put(&mut head, self.result_expires_ms.to_le_bytes());
+        if let Some(Typing { scheme, codec, shape }) = self.value.typing {
+            let extension = &mut head[RECORD_HEADER_BYTES..];
+            typing::NUMBER.put(extension, [TYPING]);
+            typing::CONTENT_LENGTH
+                .put(extension, [if shape.is_some() { SHAPED_TYPING_BYTES } else { TYPING_BYTES }]);
+            typing::SCHEME.put(extension, [scheme]);
+            typing::CODEC.put(extension, [codec]);
+            if let Some(shape) = shape {
+                typing::SHAPE.put(extension, shape.to_le_bytes());
             }
         }
         let head_bytes = RECORD_HEADER_BYTES + self.value.extension_bytes();
@@ -272,29 +292,30 @@ impl<'a> Record<'a> {
         let mut encoded =
             EncodedRecord { head, head_bytes, scope, name, result, padding_bytes, length_bytes };
         let mut hasher = seed.hasher();
-        hasher.update(&head[4..head_bytes]);
+        hasher.update(&head[record_header::CHECKSUM.end()..head_bytes]);
         encoded.tail_parts().into_iter().for_each(|part| hasher.update(part));
-        put(&mut encoded.head, 0, &hasher.finalize().to_le_bytes());
+        record_header::CHECKSUM.put(&mut encoded.head, hasher.finalize().to_le_bytes());
         encoded
     }
 
-    /// The record at `position`, which `bytes` starts with.
+    /// The record at the start of `bytes`, at `position` of the log.
     pub(crate) fn decode(bytes: &'a [u8], position: u64, seed: Seed) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?;
         if bytes.len() < length {
             return Err(FormatError::Damaged("the record is longer than what holds it"));
         }
         let bytes = &bytes[..length];
-        if get_u32(bytes, 0) ^ place(position) != seed.checksum(&bytes[4..]) {
+        let checksum = record_header::CHECKSUM.u32(bytes) ^ position_tie(position);
+        if checksum != seed.checksum(&bytes[record_header::CHECKSUM.end()..]) {
             return Err(FormatError::Damaged("the record's checksum does not fit"));
         }
-        let kind =
-            Kind::from_byte(bytes[8]).ok_or(FormatError::Unknown("the record is of an unknown kind"))?;
-        let flags = bytes[9];
-        let scope_length = usize::from(get_u16(bytes, 12));
-        let extension_length = usize::from(get_u16(bytes, 14));
-        let key_length = usize::from(get_u16(bytes, 10));
-        let value_length = usize::try_from(get_u32(bytes, 52))
+        let kind = Kind::from_byte(record_header::KIND.u8(bytes))
+            .ok_or(FormatError::Unknown("the record is of an unknown kind"))?;
+        let flags = record_header::FLAGS.u8(bytes);
+        let scope_length = usize::from(record_header::SCOPE_LENGTH.u16(bytes));
+        let extension_length = usize::from(record_header::EXTENSION_LENGTH.u16(bytes));
+        let key_length = usize::from(record_header::KEY_LENGTH.u16(bytes));
+        let value_length = usize::try_from(record_header::VALUE_LENGTH.u32(bytes))
             .map_err(|_| FormatError::Damaged("the record's value is too long"))?;
         let scope_at = RECORD_HEADER_BYTES + extension_length;
         let key_at = scope_at + scope_length;
@@ -302,7 +323,7 @@ impl<'a> Record<'a> {
         let end = value_at
             .checked_add(value_length)
             .ok_or(FormatError::Damaged("the record's value is too long"))?;
-        if end > length || length - end >= 8 {
+        if end > length || length - end >= ALIGNMENT_BYTES as usize {
             return Err(FormatError::Damaged("the record's parts do not add up to its length"));
         }
         if kind != Kind::Ignorable && flags & !KNOWN_FLAGS != 0 {
@@ -317,9 +338,10 @@ impl<'a> Record<'a> {
         if kind == Kind::Unreadable {
             let is_plain =
                 flags == FLAG_RESULT && scope_length == 0 && key_length == 0 && extension_length == 0;
-            if !is_plain || get_u32(bytes, 48) > u32::from(Kind::Released.to_byte()) {
+            let carried_kind = record_header::ATTEMPT.u32(bytes);
+            if !is_plain || carried_kind > u32::from(Kind::Released.to_byte()) {
                 return Err(FormatError::Damaged(
-                    "the record that carries an unreadable one is not what such records are",
+                    "the record that carries an unreadable one has parts or a kind that it cannot have",
                 ));
             }
         } else if kind != Kind::Ignorable
@@ -328,24 +350,24 @@ impl<'a> Record<'a> {
             return Err(FormatError::Damaged("the record's key is out of range"));
         }
         if flags & FLAG_RESULT == 0 && value_length != 0 {
-            return Err(FormatError::Damaged("the record has a value and says that it has none"));
+            return Err(FormatError::Damaged("the record has a value and lacks the flag for it"));
         }
         let not_kept = flags & FLAG_NOT_KEPT != 0;
         if kind != Kind::Ignorable && not_kept && (flags & FLAG_RESULT != 0 || kind != Kind::Completed) {
             return Err(FormatError::Damaged(
-                "the record says that no result was kept where none can be missing",
+                "the record has the flag of a result not kept, and has a result or cannot have one",
             ));
         }
         Ok(Record {
             kind,
             key,
-            version: Version::from_u64(get_u64(bytes, 16)),
-            origin: Version::from_u64(get_u64(bytes, 24)),
-            fingerprint: Fingerprint::from_bytes(array(bytes, 32)),
-            attempt: get_u32(bytes, 48),
-            time_ms: get_u64(bytes, 56),
-            key_expires_ms: get_u64(bytes, 64),
-            result_expires_ms: get_u64(bytes, 72),
+            version: Version::from_u64(record_header::VERSION.u64(bytes)),
+            origin: Version::from_u64(record_header::ORIGIN.u64(bytes)),
+            fingerprint: Fingerprint::from_bytes(record_header::FINGERPRINT.get(bytes)),
+            attempt: record_header::ATTEMPT.u32(bytes),
+            time_ms: record_header::TIME_MS.u64(bytes),
+            key_expires_ms: record_header::KEY_EXPIRES_MS.u64(bytes),
+            result_expires_ms: record_header::RESULT_EXPIRES_MS.u64(bytes),
             value: Value {
                 result: (flags & FLAG_RESULT != 0).then(|| &bytes[value_at..end]),
                 not_kept,
@@ -355,24 +377,23 @@ impl<'a> Record<'a> {
     }
 }
 
-/// What the extension of a record says.
 fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, FormatError> {
-    match bytes {
-        [] => Ok(None),
-        [TYPING, length, scheme, codec, shape @ ..]
-            if usize::from(*length) == usize::from(TYPING_BYTES) + shape.len() =>
-        {
-            let shape = match shape.len() {
-                0 => None,
-                8 => Some(get_u64(shape, 0)),
-                _ => {
-                    return Err(FormatError::Damaged("the record's typing is of no length that it can have"));
-                }
-            };
-            Ok(Some(Typing { scheme: *scheme, codec: *codec, shape }))
-        }
-        _ => Err(FormatError::Unknown("the record has an unknown extension")),
+    if bytes.is_empty() {
+        return Ok(None);
     }
+    let unknown = FormatError::Unknown("the record has an unknown extension");
+    if bytes.len() < typing::CODEC.end()
+        || typing::NUMBER.u8(bytes) != TYPING
+        || EXTENSION_HEADER_BYTES + usize::from(typing::CONTENT_LENGTH.u8(bytes)) != bytes.len()
+    {
+        return Err(unknown);
+    }
+    let shape = match typing::CONTENT_LENGTH.u8(bytes) {
+        TYPING_BYTES => None,
+        SHAPED_TYPING_BYTES => Some(typing::SHAPE.u64(bytes)),
+        _ => return Err(FormatError::Damaged("the length of the record's typing is out of range")),
+    };
+    Ok(Some(Typing { scheme: typing::SCHEME.u8(bytes), codec: typing::CODEC.u8(bytes), shape }))
 }
 
 fn narrow_u16(length_bytes: usize) -> u16 {
@@ -381,12 +402,12 @@ fn narrow_u16(length_bytes: usize) -> u16 {
     })
 }
 
-/// The length that the record at the start of `bytes` gives itself, checked to be possible but not to be true.
+/// The length that the record at the start of `bytes` states. It is possible; whether it is true, only the checksum shows.
 pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
     if bytes.len() < RECORD_HEADER_BYTES {
         return Err(FormatError::Damaged("the record is cut short"));
     }
-    let length = u64::from(get_u32(bytes, 4));
+    let length = u64::from(record_header::LENGTH.u32(bytes));
     if length < RECORD_HEADER_BYTES as u64
         || !length.is_multiple_of(ALIGNMENT_BYTES)
         || length > super::MAX_RECORD_BYTES
@@ -396,11 +417,11 @@ pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
     usize::try_from(length).map_err(|_| FormatError::Damaged("the record's length is out of range"))
 }
 
-/// Ties the checksum of the freshly encoded record at the start of `bytes` to its position; returns the checksum as
-/// it goes to disk.
+/// Ties the checksum of the newly encoded record at the start of `bytes` to its position. Returns the checksum as it goes to
+/// disk.
 pub(crate) fn stamp(bytes: &mut [u8], position: u64) -> u32 {
-    let checksum = get_u32(bytes, 0) ^ place(position);
-    put(bytes, 0, &checksum.to_le_bytes());
+    let checksum = record_header::CHECKSUM.u32(bytes) ^ position_tie(position);
+    record_header::CHECKSUM.put(bytes, checksum.to_le_bytes());
     checksum
 }
 
@@ -408,10 +429,20 @@ pub(crate) fn stamp(bytes: &mut [u8], position: u64) -> u32 {
 mod tests {
     use super::*;
     use crate::format::footer::FooterEntry;
+    use crate::format::put;
     use proptest::prelude::*;
 
     const SEED: Seed = Seed(77);
     const POSITION: u64 = 12_345_672;
+
+    // Low bytes of fields that the tests change.
+    const KIND: usize = record_header::KIND.offset();
+    const FLAGS: usize = record_header::FLAGS.offset();
+    const KEY_LENGTH: usize = record_header::KEY_LENGTH.offset();
+    const SCOPE_LENGTH: usize = record_header::SCOPE_LENGTH.offset();
+    const EXTENSION_LENGTH: usize = record_header::EXTENSION_LENGTH.offset();
+    const ATTEMPT: usize = record_header::ATTEMPT.offset();
+    const VALUE_LENGTH: usize = record_header::VALUE_LENGTH.offset();
 
     fn encoded(record: &Record<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
@@ -439,7 +470,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_record_comes_back_as_it_was_written(
+        fn a_record_round_trips(
             name in proptest::collection::vec(any::<u8>(), 1..1_024),
             scope in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..1_024)),
             result in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..3_000)),
@@ -458,13 +489,13 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_never_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn decoding_arbitrary_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Record::decode(&bytes, POSITION, SEED);
         }
     }
 
     #[test]
-    fn a_record_of_another_position_or_file_does_not_pass() {
+    fn a_record_of_another_position_or_file_is_refused() {
         let bytes = encoded(&sample(Key::new("k"), Some(b"result")));
         assert!(Record::decode(&bytes, POSITION, SEED).is_ok());
         assert!(Record::decode(&bytes, POSITION + 8, SEED).is_err());
@@ -472,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn no_flipped_bit_of_a_record_goes_unnoticed() {
+    fn every_flipped_bit_of_a_record_is_detected() {
         let bytes = encoded(&sample(Key::new("key").scope("scope"), Some(b"result")));
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
@@ -484,18 +515,13 @@ mod tests {
     #[test]
     fn an_unknown_kind_is_refused_unless_it_is_ignorable() {
         for (kind, expected) in [(9, None), (16, None), (0x90, Some(Kind::Ignorable))] {
-            let mut bytes = Vec::new();
-            sample(Key::new("k"), None).encode(SEED).append_to(&mut bytes);
-            bytes[8] = kind;
-            let checksum = SEED.checksum(&bytes[4..]);
-            put(&mut bytes, 0, &checksum.to_le_bytes());
-            stamp(&mut bytes, POSITION);
+            let bytes = forged(&sample(Key::new("k"), None), |bytes| bytes[KIND] = kind);
             assert_eq!(Record::decode(&bytes, POSITION, SEED).ok().map(|record| record.kind), expected);
         }
     }
 
     #[test]
-    fn every_kind_comes_back_from_its_byte() {
+    fn every_kind_round_trips_through_its_byte() {
         for kind in
             [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Unreadable, Kind::Ignorable]
         {
@@ -504,78 +530,92 @@ mod tests {
         assert_eq!(Kind::from_byte(0), None);
     }
 
-    /// Changes bytes of a record and makes its checksum true again.
+    #[test]
+    fn the_specification_lists_every_kind() {
+        let page = include_str!("format.md");
+        for kind in [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Unreadable] {
+            let name = format!("{kind:?}").to_lowercase();
+            assert!(page.contains(&format!("\n| {} | {name} |", kind.to_byte())), "{name}");
+        }
+    }
+
+    /// Changes bytes of a record and corrects its checksum.
     fn forged(record: &Record<'_>, change: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
         let mut bytes = Vec::new();
         record.encode(SEED).append_to(&mut bytes);
         change(&mut bytes);
-        let checksum = SEED.checksum(&bytes[4..]);
-        put(&mut bytes, 0, &checksum.to_le_bytes());
+        let checksum = SEED.checksum(&bytes[record_header::CHECKSUM.end()..]);
+        record_header::CHECKSUM.put(&mut bytes, checksum.to_le_bytes());
         stamp(&mut bytes, POSITION);
         bytes
     }
 
     #[test]
-    fn a_record_whose_parts_contradict_each_other_is_refused_though_its_checksum_fits() {
+    fn contradictory_parts_are_refused_though_the_checksum_fits() {
         let refused = |change: fn(&mut Vec<u8>)| {
             let bytes = forged(&sample(Key::new("key").scope("scope"), Some(b"result")), change);
             Record::decode(&bytes, POSITION, SEED).map(drop).map_err(FormatError::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));
         let parts = Err("the record's parts do not add up to its length");
-        // 80 + 5 + 3 + 6 bytes are 94, padded to 96: two more belong to the padding, three do not exist.
-        assert_eq!(refused(|bytes| bytes[52] = 8), Ok(()));
-        assert_eq!(refused(|bytes| bytes[52] = 9), parts);
-        assert_eq!(refused(|bytes| bytes[52] = 1), Ok(()), "seven bytes of padding");
-        assert_eq!(refused(|bytes| bytes[52] = 0), parts, "eight would be none");
-        assert_eq!(refused(|bytes| bytes[9] |= 8), Err("the record has unknown flags"));
+        // 80 + 5 + 3 + 6 bytes are 94, padded to 96: the value can be two bytes longer and not three.
+        assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 8), Ok(()));
+        assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 9), parts);
+        assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 1), Ok(()), "seven bytes of padding");
+        assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 0), parts, "eight bytes of padding");
+        assert_eq!(refused(|bytes| bytes[FLAGS] |= 8), Err("the record has unknown flags"));
         let extension = Err("the record has an unknown extension");
-        assert_eq!(refused(|bytes| (bytes[12], bytes[14]) = (0, 5)), extension, "another number");
+        assert_eq!(
+            refused(|bytes| (bytes[SCOPE_LENGTH], bytes[EXTENSION_LENGTH]) = (0, 5)),
+            extension,
+            "an unknown number"
+        );
         assert_eq!(
             refused(|bytes| {
-                (bytes[12], bytes[14]) = (0, 5);
+                (bytes[SCOPE_LENGTH], bytes[EXTENSION_LENGTH]) = (0, 5);
                 put(bytes, RECORD_HEADER_BYTES, &[TYPING, 2]);
             }),
             extension,
-            "another length than there is"
+            "a content length that does not fit"
         );
         assert_eq!(
             refused(|bytes| {
-                (bytes[12], bytes[14]) = (0, 5);
+                (bytes[SCOPE_LENGTH], bytes[EXTENSION_LENGTH]) = (0, 5);
                 put(bytes, RECORD_HEADER_BYTES, &[TYPING, 3]);
             }),
-            Err("the record's typing is of no length that it can have")
+            Err("the length of the record's typing is out of range")
         );
-        let not_kept = Err("the record says that no result was kept where none can be missing");
-        assert_eq!(refused(|bytes| bytes[9] |= FLAG_NOT_KEPT), not_kept, "there is one");
+        let not_kept =
+            Err("the record has the flag of a result not kept, and has a result or cannot have one");
+        assert_eq!(refused(|bytes| bytes[FLAGS] |= FLAG_NOT_KEPT), not_kept, "there is a result");
         assert_eq!(
-            refused(|bytes| (bytes[8], bytes[9]) = (1, FLAG_SCOPE | FLAG_NOT_KEPT)),
-            Err("the record has a value and says that it has none")
+            refused(|bytes| (bytes[KIND], bytes[FLAGS]) = (1, FLAG_SCOPE | FLAG_NOT_KEPT)),
+            Err("the record has a value and lacks the flag for it")
         );
         let key = Err("the record's key is out of range");
-        assert_eq!(refused(|bytes| (bytes[10], bytes[52]) = (0, 8)), key, "no key");
-        assert_eq!(refused(|bytes| bytes[9] = FLAG_RESULT), key, "a scope, and none");
+        assert_eq!(refused(|bytes| (bytes[KEY_LENGTH], bytes[VALUE_LENGTH]) = (0, 8)), key, "an empty key");
+        assert_eq!(refused(|bytes| bytes[FLAGS] = FLAG_RESULT), key, "a scope without its flag");
         assert_eq!(
-            refused(|bytes| bytes[9] = FLAG_SCOPE),
-            Err("the record has a value and says that it has none")
+            refused(|bytes| bytes[FLAGS] = FLAG_SCOPE),
+            Err("the record has a value and lacks the flag for it")
         );
     }
 
     #[test]
-    fn a_record_of_a_later_version_may_be_passed_over_whatever_its_flags_and_extension() {
+    fn an_ignorable_record_may_have_any_flags_and_extension() {
         let bytes = forged(&sample(Key::new("key").scope("scope"), Some(b"result")), |bytes| {
-            bytes[8] = IGNORABLE;
-            bytes[9] = 0xFF;
-            (bytes[12], bytes[14]) = (4, 1);
+            bytes[KIND] = IGNORABLE;
+            bytes[FLAGS] = 0xFF;
+            (bytes[SCOPE_LENGTH], bytes[EXTENSION_LENGTH]) = (4, 1);
         });
         assert_eq!(Record::decode(&bytes, POSITION, SEED).map(|record| record.kind), Ok(Kind::Ignorable));
     }
 
     #[test]
-    fn a_length_is_possible_from_a_bare_header_to_what_a_footer_can_say_in_steps_of_eight() {
+    fn a_record_length_out_of_range_or_unaligned_is_refused() {
         let length = |bytes: u32| {
             let mut header = [0; RECORD_HEADER_BYTES];
-            put(&mut header, 4, &bytes.to_le_bytes());
+            record_header::LENGTH.put(&mut header, bytes.to_le_bytes());
             record_length(&header).map_err(FormatError::reason)
         };
         let out_of_range = Err("the record's length is out of range");
@@ -604,7 +644,7 @@ mod tests {
 
     /// Pins the encoding, byte by byte.
     #[test]
-    fn the_typing_of_a_record_lies_between_header_and_scope() {
+    fn the_typing_extension_lies_between_header_and_scope() {
         let typing = Typing { scheme: 1, codec: 2, shape: Some(0x0807_0605_0403_0201) };
         let mut bytes = Vec::new();
         let key = Key::new("k").scope("s");
@@ -623,7 +663,7 @@ mod tests {
 
     /// Pins the encoding, byte by byte.
     #[test]
-    fn a_record_that_carries_an_unreadable_one_is_as_specified() {
+    fn an_unreadable_record_is_carried_as_specified() {
         let mut bytes = Vec::new();
         listed(Kind::Completed, 200).carrying(b"whatever is left", 3).encode(SEED).append_to(&mut bytes);
         let mut expected = vec![0; 96];
@@ -650,29 +690,30 @@ mod tests {
         assert_eq!(
             (begun.carried_kind(), begun.key_expires_ms),
             (Some(Kind::Begun), NEVER),
-            "time does not end it"
+            "time does not end an attempt"
         );
         let again = listed(Kind::Unreadable, 200).carrying(b"", 3);
         assert_eq!(
             (again.carried_kind(), again.key_expires_ms),
             (None, 200),
-            "it is kept as long, and no longer known"
+            "its expiry is kept and its kind is lost"
         );
         let sound = sample(Key::new("k"), None);
         assert_eq!((sound.carried_kind(), sound.key_hash(&hasher)), (None, hasher.key(Key::new("k"))));
     }
 
     #[test]
-    fn a_record_that_carries_an_unreadable_one_has_no_key_and_something_to_carry() {
+    fn an_unreadable_record_with_a_key_or_without_a_value_is_refused() {
         let refused = |change: fn(&mut Vec<u8>)| {
             let bytes = forged(&listed(Kind::Begun, 0).carrying(b"seven..", 3), change);
             Record::decode(&bytes, POSITION, SEED).map(drop).map_err(FormatError::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));
-        let not_such = Err("the record that carries an unreadable one is not what such records are");
-        assert_eq!(refused(|bytes| (bytes[10], bytes[52]) = (1, 6)), not_such, "a key");
-        assert_eq!(refused(|bytes| bytes[9] = FLAG_RESULT | FLAG_SCOPE), not_such, "a scope");
-        assert_eq!(refused(|bytes| (bytes[9], bytes[52]) = (0, 7)), not_such, "nothing");
-        assert_eq!(refused(|bytes| bytes[48] = 4), not_such, "of a kind that is never carried");
+        let not_such =
+            Err("the record that carries an unreadable one has parts or a kind that it cannot have");
+        assert_eq!(refused(|bytes| (bytes[KEY_LENGTH], bytes[VALUE_LENGTH]) = (1, 6)), not_such, "a key");
+        assert_eq!(refused(|bytes| bytes[FLAGS] = FLAG_RESULT | FLAG_SCOPE), not_such, "a scope");
+        assert_eq!(refused(|bytes| (bytes[FLAGS], bytes[VALUE_LENGTH]) = (0, 7)), not_such, "no value");
+        assert_eq!(refused(|bytes| bytes[ATTEMPT] = 4), not_such, "a kind that is never carried");
     }
 }

@@ -9,10 +9,9 @@ use std::io;
 use crate::format::footer::{self, Entries, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters};
+use crate::format::layout::{close_mark, frame_header};
 use crate::format::record::Kind;
-use crate::format::{
-    ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, SECTOR_BYTES, get_u64, max_frame_bytes,
-};
+use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, SECTOR_BYTES, max_frame_bytes};
 use crate::key::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at, read_held_at};
@@ -87,8 +86,8 @@ pub(crate) fn scan(
         let rest = slot.get(at..).unwrap_or_default();
         let mut position = base + within;
         let stale = planted(Bug::StaleFrameAccepted) && rest.len() >= FRAME_HEADER_BYTES;
-        if stale && get_u64(rest, 8) % parameters.segment_bytes == within {
-            position = get_u64(rest, 8);
+        if stale && frame_header::POSITION.u64(rest) % parameters.segment_bytes == within {
+            position = frame_header::POSITION.u64(rest);
         }
         let base = position - within;
         let frame = match Frame::decode(rest, position, frame_limit(parameters, within), parameters.seed()) {
@@ -159,7 +158,7 @@ pub(crate) fn highest_synced_to_after(
     let last = parameters.segment_bytes - TRAILER_BYTES - FRAME_HEADER_BYTES as u64;
     while within <= last {
         let at = usize::try_from(within).unwrap_or(usize::MAX);
-        if get_u64(slot, at + 8) == base + within
+        if frame_header::POSITION.u64(&slot[at..]) == base + within
             && let Ok(header) =
                 FrameHeader::decode(&slot[at..], base + within, frame_limit(parameters, within), seed)
         {
@@ -206,13 +205,13 @@ pub(crate) fn latest_trace(part: &[u8], start: u64, parameters: &Parameters) -> 
     let from = |within: u64| usize::try_from(within.checked_sub(start)?).ok().and_then(|at| part.get(at..));
     let marks = CLOSE_MARK_OFFSETS.iter().filter_map(|offset| {
         let sector = from(*offset)?.first_chunk::<SECTOR_BYTES>()?;
-        let sequence = get_u64(sector, 16) / segment_bytes;
+        let sequence = close_mark::END.u64(sector) / segment_bytes;
         CloseMark::decode(sector, seed, sequence, segment_bytes).map(|_| sequence)
     });
     let places = (FIRST_FRAME_OFFSET.max(start)..start + part.len() as u64).step_by(8);
     let frames = places.filter_map(|within| {
         let bytes = from(within)?;
-        let position = get_u64(bytes.first_chunk::<FRAME_HEADER_BYTES>()?, 8);
+        let position = frame_header::POSITION.u64(bytes.first_chunk::<FRAME_HEADER_BYTES>()?);
         if position % segment_bytes != within {
             return None;
         }
