@@ -1,6 +1,5 @@
-//! Proves the stability of the format from two sides. Files that version 1 wrote stay readable. What is written today
-//! matches the specification (the docs of `src/format/mod.rs`), as read by a reader that shares no code with the
-//! library.
+//! Pins the file format from two sides: files that version 1 wrote stay readable, and a reader that shares no code with the
+//! library finds in new files what the specification (`src/format/format.md`) states.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,8 +24,7 @@ fn request() -> Fingerprint {
     Fingerprint::from_bytes(*b"request of 16 b.")
 }
 
-/// The contents of the golden files. After a change here, new golden files must be written beside the old ones, never
-/// over them.
+/// Writes what the golden files hold. A changed history needs new files beside the old ones, never over them.
 fn write_history(store: &Store, clock: &ManualClock) {
     store.record(Key::new("scoped").scope("tenant"), request(), b"in a scope").unwrap();
     store.record(Key::new("scoped").scope(""), request(), b"in the empty scope").unwrap();
@@ -49,7 +47,7 @@ fn write_history(store: &Store, clock: &ManualClock) {
     }
 }
 
-/// An operation whose fingerprint and shape are in the golden files.
+/// An operation whose fingerprint and shape are pinned by the files.
 fn typed(store: &Store) -> Operation<'_> {
     store.operation("typed").request(&("charge", 42_u64, Some(-1_000_i32), [0.5, -0.0]))
 }
@@ -71,7 +69,7 @@ fn check_history(store: &Store) {
     assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt);
     assert_eq!(store.get("doubt").unwrap().attempt(), 1);
     let released = store.get("released").unwrap();
-    assert!(released.is_absent() && released.attempt() <= 1, "a released key has more than one attempt");
+    assert!(released.is_absent() && released.attempt() <= 1, "reclaiming its segment drops the count");
     assert!(store.get("forgotten").unwrap().is_absent());
     let tombstone = store.get("tombstone").unwrap();
     assert!(tombstone.is_completed() && tombstone.result().is_none());
@@ -79,18 +77,18 @@ fn check_history(store: &Store) {
     assert_eq!(result(Key::new("short1199")).unwrap(), [0; 100]);
 }
 
-/// Writes a golden file, which must not exist. The file of a released version is never replaced.
+/// Copies the store's file to the golden files. A file of a released version is never overwritten: to replace one, delete it
+/// by hand and say why.
 fn write_once(place: &Place, name: &str) {
-    assert!(!golden(name).exists(), "{name} already exists");
+    assert!(!golden(name).exists(), "{name} exists already");
     std::fs::copy(&place.path, golden(name)).unwrap();
 }
 
-/// A clock at the end of the history.
 fn end_of_history() -> ManualClock {
     ManualClock::new(START_MS + 60_000)
 }
 
-/// `cargo test --test golden -- --ignored` writes the files of a new version. It fails for those of a released one.
+/// `cargo test --test golden -- --ignored` writes the files of a new format version.
 #[test]
 #[ignore = "writes the golden files"]
 fn write_the_golden_files() {
@@ -118,13 +116,121 @@ fn files_of_version_1_stay_readable_and_writable() {
     }
 }
 
-/// Reads fields as the specification places them.
-struct Spec<'a> {
+/// Declares the offsets of the specification, as constants and as a list.
+macro_rules! offsets {
+    ($($structure:ident { $($field:ident = $offset:literal,)* })*) => {
+        $(#[allow(dead_code, reason = "every offset of the specification is listed")]
+        mod $structure {
+            $(pub(crate) const $field: usize = $offset;)*
+        })*
+        const OFFSETS: &[(&str, &[(&str, usize)])] =
+            &[$((stringify!($structure), &[$((stringify!($field), $offset)),*])),*];
+    };
+}
+
+// Under the names of `src/format/layout.rs`, but written by hand: sharing the constants would hide a change of them.
+offsets! {
+    slot { SEGMENT_HEADER = 0, FIRST_CLOSE_MARK = 512, SECOND_CLOSE_MARK = 1_024, }
+    parameter_block {
+        MAGIC = 0, CHECKSUM = 8, FORMAT_VERSION = 12, COMPATIBLE_FEATURES = 16, READ_COMPATIBLE_FEATURES = 20,
+        INCOMPATIBLE_FEATURES = 24, SEGMENT_BYTES = 28, FILE_ID = 32, SECRET = 48, CHECKSUM_ALGORITHM = 64,
+        HASH_ALGORITHM = 65, CIPHER = 66,
+    }
+    segment_header {
+        SEQUENCE = 72, HEAD = 80, PREVIOUS_END = 88, PREVIOUS_CHECKSUM = 96, OPEN_COUNT = 100, TIME_MARK = 104,
+        SYNCED_TO = 144,
+    }
+    close_mark {
+        MAGIC = 0, CHECKSUM = 8, LAST_CHECKSUM = 12, END = 16, OPEN_COUNT = 24, TIME_MARK = 32, COUNTER = 72,
+    }
+    time_mark { STORE_MS = 0, WALL_MS = 8, BOOT = 16, BOOT_MS = 32, }
+    frame_header {
+        CHECKSUM = 0, LENGTH = 4, POSITION = 8, SYNCED_TO = 16, PREVIOUS_CHECKSUM = 24, RECORDS_CHECKSUM = 28,
+        OPEN_COUNT = 32, RECORD_COUNT = 36, STORE_MS = 40, WALL_MS = 48,
+    }
+    opening_frame { BOOT = 56, BOOT_MS = 72, }
+    record_header {
+        CHECKSUM = 0, LENGTH = 4, KIND = 8, FLAGS = 9, KEY_LENGTH = 10, SCOPE_LENGTH = 12, EXTENSION_LENGTH = 14,
+        VERSION = 16, ORIGIN = 24, FINGERPRINT = 32, ATTEMPT = 48, VALUE_LENGTH = 52, TIME_MS = 56,
+        KEY_EXPIRES_MS = 64, RESULT_EXPIRES_MS = 72,
+    }
+    typing { NUMBER = 0, CONTENT_LENGTH = 1, SCHEME = 2, CODEC = 3, SHAPE = 4, }
+    footer_entry {
+        KEY_HASH = 0, VERSION = 16, KEY_EXPIRES_MS = 24, RESULT_EXPIRES_MS = 32, OFFSET = 40, LENGTH = 44, KIND = 47,
+    }
+    trailer {
+        MAGIC = 0, CHECKSUM = 8, ENTRY_COUNT = 12, SEQUENCE = 16, SUCCESSOR = 24, END = 32, RECORD_BYTES = 40,
+        LAST_CHECKSUM = 48,
+    }
+}
+
+const SECTOR: usize = 512;
+const STORE_HEADER: usize = 4_096;
+const FIRST_FRAME: usize = 4_096;
+const FRAME_HEADER: usize = 56;
+const OPENING_FRAME: usize = 80;
+const RECORD_HEADER: usize = 80;
+const ENTRY: usize = 48;
+const TRAILER: usize = 64;
+
+const SPECIFICATION: &str = include_str!("../src/format/format.md");
+
+/// The name and offset of each field in the table under the heading of `structure`.
+fn specified(structure: &str) -> Vec<(String, usize)> {
+    let heading = structure.replace('_', " ");
+    let sections = SPECIFICATION.split("\n#").map(|section| section.trim_start_matches('#').trim_start());
+    let section =
+        sections.into_iter().find(|section| section.to_lowercase().starts_with(&format!("{heading}\n")));
+    let rows = section.unwrap_or_else(|| panic!("no section {heading:?}")).lines().filter_map(|line| {
+        let cells: Vec<_> = line.strip_prefix('|')?.split('|').map(str::trim).collect();
+        let name = cells[2].strip_prefix('`')?.strip_suffix('`')?;
+        Some((name.to_uppercase(), cells[0].replace(',', "").parse().ok()?))
+    });
+    rows.collect()
+}
+
+#[test]
+fn this_reader_uses_the_offsets_of_the_specification() {
+    for (structure, fields) in OFFSETS {
+        let fields: Vec<_> = fields.iter().map(|(name, offset)| ((*name).to_owned(), *offset)).collect();
+        assert_eq!(fields, specified(structure), "{structure}");
+    }
+}
+
+/// Runs the reader that the specification prints, where Python is installed.
+#[test]
+fn the_python_reader_of_the_specification_reads_the_golden_files() {
+    let (_, code) = SPECIFICATION.split_once("```python\n").unwrap();
+    let (code, _) = code.split_once("```\n").unwrap();
+    let place = Place::new();
+    std::fs::write(&place.path, code).unwrap();
+    for name in ["v1-closed.once", "v1-crashed.once"] {
+        let output = match std::process::Command::new("python3").arg(&place.path).arg(golden(name)).output() {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+            output => output.unwrap(),
+        };
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let records = String::from_utf8(output.stdout).unwrap();
+        for record in [
+            "2 b'tenant' b'scoped' b'in a scope'",
+            "2 b'' b'scoped' b'in the empty scope'",
+            "2 None b'empty' b''",
+            "1 None b'doubt' None",
+            "2 None b'not kept' None",
+        ] {
+            assert!(records.lines().any(|line| line == record), "{name}: {record}");
+        }
+        assert_eq!(records.lines().filter(|line| line.starts_with("2 None b'short1199' ")).count(), 1);
+    }
+}
+
+/// Reads numbers of a file at offsets from its start.
+struct Reader<'a> {
     bytes: &'a [u8],
     seed: u32,
 }
 
-impl Spec<'_> {
+impl Reader<'_> {
     fn u16(&self, at: usize) -> usize {
         usize::from(u16::from_le_bytes(self.bytes[at..at + 2].try_into().unwrap()))
     }
@@ -134,15 +240,26 @@ impl Spec<'_> {
     fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap())
     }
+    /// The seeded checksum of a range.
     fn crc(&self, from: usize, to: usize) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.seed);
         hasher.update(&self.bytes[from..to]);
         hasher.finalize()
     }
+    /// Store time, wall clock, boot and boot-time clock of the time mark at `at`.
+    fn time_mark(&self, at: usize) -> (u64, u64, &[u8], u64) {
+        let boot = at + time_mark::BOOT;
+        (
+            self.u64(at + time_mark::STORE_MS),
+            self.u64(at + time_mark::WALL_MS),
+            &self.bytes[boot..boot + 16],
+            self.u64(at + time_mark::BOOT_MS),
+        )
+    }
 }
 
 #[test]
-fn written_files_match_the_specification() {
+fn a_new_file_is_as_specified() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = clocked(&clock).open(&place.path).unwrap();
     for n in 0..900_u32 {
@@ -150,155 +267,161 @@ fn written_files_match_the_specification() {
     }
     store.close().unwrap();
     let bytes = place.bytes();
-    let mut spec = Spec { bytes: &bytes, seed: crc32fast::hash(&bytes[32..48]) };
+    let file_id = &bytes[parameter_block::FILE_ID..parameter_block::FILE_ID + 16];
+    let file = Reader { bytes: &bytes, seed: crc32fast::hash(file_id) };
 
     assert_eq!(&bytes[..8], b"ONCEKEY\x1a");
-    assert_eq!(spec.u32(8), crc32fast::hash(&bytes[12..512]));
-    assert_eq!((spec.u32(12), spec.u32(28)), (1, SEGMENT as u32));
-    assert_eq!((bytes[64], bytes[65], bytes[66]), (1, 1, 0));
-    assert!(bytes[512..4_096].iter().all(|byte| *byte == 0));
+    assert_eq!(file.u32(parameter_block::CHECKSUM), crc32fast::hash(&bytes[12..SECTOR]));
+    assert_eq!(file.u32(parameter_block::FORMAT_VERSION), 1);
+    assert_eq!(file.u32(parameter_block::SEGMENT_BYTES), SEGMENT as u32);
+    assert_eq!(bytes[parameter_block::CHECKSUM_ALGORITHM], 1);
+    assert_eq!(bytes[parameter_block::HASH_ALGORITHM], 1);
+    assert_eq!(bytes[parameter_block::CIPHER], 0);
+    assert!(bytes[SECTOR..STORE_HEADER].iter().all(|byte| *byte == 0));
 
     let (segment, mut previous, mut seen, mut last_version) = (SEGMENT as usize, 0_u32, 0_u32, 0_u64);
     let mut previous_end = 0;
     let mut sequence = 1_u64;
     let mut closed_at = None;
-    // The clock stands still throughout.
-    let boot = bytes[4_096 + 120..4_096 + 136].to_vec();
+    let boot_at = STORE_HEADER + segment_header::TIME_MARK + time_mark::BOOT;
+    let boot = bytes[boot_at..boot_at + 16].to_vec();
     assert!(boot.iter().any(|byte| *byte != 0));
+    // The clock does not advance.
+    let now = (START_MS, START_MS, &boot[..], 0);
     loop {
-        // No slot was reused here, so the segments are in order.
-        let slot = 4_096 + (sequence as usize - 1) * segment;
+        // No slot was reused, so the segments lie in order.
+        let slot = STORE_HEADER + (sequence as usize - 1) * segment;
         assert_eq!(&bytes[slot..slot + 8], b"ONCESEGM", "segment {sequence}");
-        assert_eq!(spec.u32(slot + 8), crc32fast::hash(&bytes[slot + 12..slot + 512]));
-        assert_eq!(bytes[slot + 12..slot + 68], bytes[12..68], "the parameters differ");
-        assert_eq!((spec.u64(slot + 72), spec.u64(slot + 80)), (sequence, 1));
-        assert_eq!((spec.u64(slot + 88), spec.u32(slot + 96)), (previous_end, previous));
-        assert_eq!(
-            (spec.u64(slot + 104), spec.u64(slot + 112)),
-            (START_MS, START_MS),
-            "store time, wall clock"
-        );
-        assert_eq!(
-            (&bytes[slot + 120..slot + 136], spec.u64(slot + 136)),
-            (&boot[..], 0),
-            "boot and its clock"
-        );
+        let checksum = file.u32(slot + parameter_block::CHECKSUM);
+        assert_eq!(checksum, crc32fast::hash(&bytes[slot + 12..slot + SECTOR]));
+        let parameters = parameter_block::FORMAT_VERSION..parameter_block::CIPHER + 1;
+        assert_eq!(bytes[slot..][parameters.clone()], bytes[parameters], "the parameters are repeated");
+        assert_eq!(file.u64(slot + segment_header::SEQUENCE), sequence);
+        assert_eq!(file.u64(slot + segment_header::HEAD), 1);
+        assert_eq!(file.u64(slot + segment_header::PREVIOUS_END), previous_end);
+        assert_eq!(file.u32(slot + segment_header::PREVIOUS_CHECKSUM), previous);
+        assert_eq!(file.time_mark(slot + segment_header::TIME_MARK), now);
 
-        let (mut at, mut entries, mut record_bytes) = (slot + 4_096, Vec::new(), 0_u64);
+        let (mut at, mut entries, mut record_bytes) = (slot + FIRST_FRAME, Vec::new(), 0_u64);
         let position = |at: usize| sequence * SEGMENT + (at - slot) as u64;
-        while spec.u64(at + 8) == position(at) {
-            let length = spec.u32(at + 4) as usize;
+        while file.u64(at + frame_header::POSITION) == position(at) {
+            let length = file.u32(at + frame_header::LENGTH) as usize;
             assert!(length <= segment / 4 && length.is_multiple_of(8));
-            assert_eq!(spec.u32(at), spec.crc(at + 4, at + 56), "frame checksum");
-            assert!(spec.u64(at + 16) <= position(at), "synced_to");
-            assert_eq!(spec.u32(at + 24), previous, "chain");
-            assert_eq!(spec.u32(at + 32), 1, "open count");
-            assert_eq!(
-                (spec.u64(at + 40), spec.u64(at + 48)),
-                (START_MS, START_MS),
-                "store time, wall clock"
-            );
-            previous = spec.u32(at);
-            if spec.u32(at + 36) == 0 {
-                assert_eq!((length, spec.u32(at + 28)), (80, spec.crc(at + 56, at + 80)), "an opening");
-                assert_eq!(bytes[at + 56..at + 72], boot, "boot");
-                assert_eq!(spec.u64(at + 72), 0, "boot-time clock");
+            let checksum = file.u32(at + frame_header::CHECKSUM);
+            assert_eq!(checksum, file.crc(at + frame_header::LENGTH, at + FRAME_HEADER), "frame checksum");
+            assert!(file.u64(at + frame_header::SYNCED_TO) <= position(at), "synced_to");
+            assert_eq!(file.u32(at + frame_header::PREVIOUS_CHECKSUM), previous, "chain");
+            assert_eq!(file.u32(at + frame_header::OPEN_COUNT), 1, "open count");
+            assert_eq!(file.u64(at + frame_header::STORE_MS), START_MS, "store time");
+            assert_eq!(file.u64(at + frame_header::WALL_MS), START_MS, "wall clock");
+            previous = checksum;
+            let records_checksum = file.u32(at + frame_header::RECORDS_CHECKSUM);
+            let record_count = file.u32(at + frame_header::RECORD_COUNT);
+            if record_count == 0 {
+                assert_eq!(length, OPENING_FRAME, "an opening frame");
+                assert_eq!(records_checksum, file.crc(at + FRAME_HEADER, at + OPENING_FRAME));
+                let boot_at = at + opening_frame::BOOT;
+                assert_eq!(bytes[boot_at..boot_at + 16], boot, "boot");
+                assert_eq!(file.u64(at + opening_frame::BOOT_MS), 0, "boot-time clock");
                 at += length;
                 continue;
             }
-            let (mut record, mut count) = (at + 56, 0);
-            let mut checksums = crc32fast::Hasher::new_with_initial(spec.seed);
+            let (mut record, mut count) = (at + FRAME_HEADER, 0);
+            let mut checksums = crc32fast::Hasher::new_with_initial(file.seed);
             while record < at + length {
-                let length = spec.u32(record + 4) as usize;
-                let place = (position(record).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
-                assert_eq!(
-                    spec.u32(record),
-                    spec.crc(record + 4, record + length) ^ place,
-                    "record checksum"
-                );
-                checksums.update(&bytes[record..record + 4]);
-                let (kind, flags) = (bytes[record + 8], bytes[record + 9]);
-                let (key, scope) = (spec.u16(record + 10), spec.u16(record + 12));
-                assert_eq!((kind, flags, scope, spec.u16(record + 14)), (2, 3, 6, 0));
-                assert!(spec.u64(record + 16) > last_version && spec.u64(record + 16) >> 40 == 1);
-                last_version = spec.u64(record + 16);
-                assert_eq!(spec.u64(record + 24), last_version, "origin");
-                assert_eq!(bytes[record + 32..record + 48], request().to_bytes());
-                assert_eq!((spec.u32(record + 48), spec.u32(record + 52)), (1, 50));
-                assert_eq!(spec.u64(record + 56), START_MS);
+                let length = file.u32(record + record_header::LENGTH) as usize;
+                let tie = (position(record).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32;
+                let checksum = file.u32(record + record_header::CHECKSUM);
+                let expected = file.crc(record + record_header::LENGTH, record + length) ^ tie;
+                assert_eq!(checksum, expected, "record checksum");
+                checksums.update(&checksum.to_le_bytes());
+                assert_eq!(bytes[record + record_header::KIND], 2, "completed");
+                assert_eq!(bytes[record + record_header::FLAGS], 1 | 2, "a scope and a result");
+                let key = file.u16(record + record_header::KEY_LENGTH);
+                assert_eq!(file.u16(record + record_header::SCOPE_LENGTH), "tenant".len());
+                assert_eq!(file.u16(record + record_header::EXTENSION_LENGTH), 0);
+                let version = file.u64(record + record_header::VERSION);
+                assert!(version > last_version && version >> 40 == 1);
+                last_version = version;
+                assert_eq!(file.u64(record + record_header::ORIGIN), version);
+                let fingerprint = record + record_header::FINGERPRINT;
+                assert_eq!(bytes[fingerprint..fingerprint + 16], request().to_bytes());
+                assert_eq!(file.u32(record + record_header::ATTEMPT), 1);
+                assert_eq!(file.u32(record + record_header::VALUE_LENGTH), 50);
+                assert_eq!(file.u64(record + record_header::TIME_MS), START_MS);
                 let week_ms = 7 * 24 * 3_600_000;
-                assert_eq!(
-                    (spec.u64(record + 64), spec.u64(record + 72)),
-                    (START_MS + week_ms, START_MS + week_ms)
-                );
-                assert_eq!(&bytes[record + 80..record + 86], b"tenant");
-                assert_eq!(bytes[record + 86..record + 86 + key], *format!("key-{seen}").as_bytes());
-                let value = record + 86 + key;
+                assert_eq!(file.u64(record + record_header::KEY_EXPIRES_MS), START_MS + week_ms);
+                assert_eq!(file.u64(record + record_header::RESULT_EXPIRES_MS), START_MS + week_ms);
+                let parts = format!("tenantkey-{seen}");
+                let value = record + RECORD_HEADER + "tenant".len() + key;
+                assert_eq!(bytes[record + RECORD_HEADER..value], *parts.as_bytes());
                 assert_eq!(bytes[value..value + 50], [seen as u8; 50]);
                 assert!(bytes[value + 50..record + length].iter().all(|byte| *byte == 0));
                 entries.push((last_version, START_MS + week_ms, (record - slot) / 8, length / 8));
                 (record_bytes, seen, count, record) =
                     (record_bytes + length as u64, seen + 1, count + 1, record + length);
             }
-            assert_eq!((spec.u32(at + 36), spec.u32(at + 28)), (count, checksums.finalize()));
+            assert_eq!((record_count, records_checksum), (count, checksums.finalize()));
             at += length;
         }
         previous_end = position(at);
 
-        let trailer = slot + segment - 64;
+        let trailer = slot + segment - TRAILER;
         if &bytes[trailer..trailer + 8] != b"ONCEFOOT" {
-            for mark in [slot + 512, slot + 1_024] {
+            for mark in [slot + slot::FIRST_CLOSE_MARK, slot + slot::SECOND_CLOSE_MARK] {
                 assert_eq!(&bytes[mark..mark + 8], b"ONCEMARK");
-                assert_eq!(spec.u32(mark + 8), spec.crc(mark + 12, mark + 512));
-                assert_eq!((spec.u32(mark + 12), spec.u32(mark + 24)), (previous, 1));
-                assert_eq!((spec.u64(mark + 32), spec.u64(mark + 40)), (START_MS, START_MS));
-                assert_eq!((&bytes[mark + 48..mark + 64], spec.u64(mark + 64)), (&boot[..], 0));
-                assert_eq!(spec.u64(mark + 72), last_version & 0xFF_FFFF_FFFF, "counter");
-                closed_at = Some(spec.u64(mark + 16));
+                assert_eq!(file.u32(mark + close_mark::CHECKSUM), file.crc(mark + 12, mark + SECTOR));
+                assert_eq!(file.u32(mark + close_mark::LAST_CHECKSUM), previous);
+                assert_eq!(file.u32(mark + close_mark::OPEN_COUNT), 1);
+                assert_eq!(file.time_mark(mark + close_mark::TIME_MARK), now);
+                assert_eq!(file.u64(mark + close_mark::COUNTER), last_version & 0xFF_FFFF_FFFF, "counter");
+                closed_at = Some(file.u64(mark + close_mark::END));
             }
             break;
         }
-        assert_eq!(spec.u32(trailer + 12) as usize, entries.len());
-        assert_eq!((spec.u64(trailer + 16), spec.u64(trailer + 24)), (sequence, sequence + 1));
-        assert_eq!((spec.u64(trailer + 32), spec.u64(trailer + 40)), (previous_end, record_bytes));
-        assert_eq!(spec.u32(trailer + 48), previous);
-        let first = trailer - entries.len() * 48;
-        let mut checksum = crc32fast::Hasher::new_with_initial(spec.seed);
-        checksum.update(&bytes[trailer + 12..trailer + 64]);
+        assert_eq!(file.u32(trailer + trailer::ENTRY_COUNT) as usize, entries.len());
+        assert_eq!(file.u64(trailer + trailer::SEQUENCE), sequence);
+        assert_eq!(file.u64(trailer + trailer::SUCCESSOR), sequence + 1);
+        assert_eq!(file.u64(trailer + trailer::END), previous_end);
+        assert_eq!(file.u64(trailer + trailer::RECORD_BYTES), record_bytes);
+        assert_eq!(file.u32(trailer + trailer::LAST_CHECKSUM), previous);
+        let first = trailer - entries.len() * ENTRY;
+        let mut checksum = crc32fast::Hasher::new_with_initial(file.seed);
+        checksum.update(&bytes[trailer + trailer::ENTRY_COUNT..trailer + TRAILER]);
         checksum.update(&bytes[first..trailer]);
-        assert_eq!(spec.u32(trailer + 8), checksum.finalize(), "footer checksum");
+        assert_eq!(file.u32(trailer + trailer::CHECKSUM), checksum.finalize(), "footer checksum");
         for (n, (version, expires, offset, length)) in entries.into_iter().enumerate() {
-            let entry = first + n * 48;
-            assert_eq!(
-                (spec.u64(entry + 16), spec.u64(entry + 24), spec.u64(entry + 32)),
-                (version, expires, expires)
-            );
-            assert_eq!(spec.u32(entry + 40) as usize, offset);
-            assert_eq!((spec.u32(entry + 44) & 0xFF_FFFF, bytes[entry + 47]), (length as u32, 2));
+            let entry = first + n * ENTRY;
+            assert_eq!(file.u64(entry + footer_entry::VERSION), version);
+            assert_eq!(file.u64(entry + footer_entry::KEY_EXPIRES_MS), expires);
+            assert_eq!(file.u64(entry + footer_entry::RESULT_EXPIRES_MS), expires);
+            assert_eq!(file.u32(entry + footer_entry::OFFSET) as usize, offset);
+            assert_eq!(file.u32(entry + footer_entry::LENGTH) & 0xFF_FFFF, length as u32);
+            assert_eq!(bytes[entry + footer_entry::KIND], 2);
         }
         sequence += 1;
-        spec.seed = crc32fast::hash(&bytes[32..48]);
     }
     assert_eq!((seen, closed_at), (900, Some(previous_end)));
-    assert!(sequence > 2, "the test must cover several segments");
+    assert!(sequence > 2, "several segments were read");
 }
 
-/// The offset of the first record of a file: after the headers of file and segment, the frame of the opening, and the
-/// header of its own frame.
-const FIRST_RECORD: usize = 4_096 + 4_096 + 80 + 56;
+/// Offset in the file of the first record: behind the headers of file and slot, the opening frame, and the header of its own
+/// frame.
+const FIRST_RECORD: usize = STORE_HEADER + FIRST_FRAME + OPENING_FRAME + FRAME_HEADER;
 
 #[test]
-fn typed_records_match_the_specification() {
+fn records_of_the_typed_interface_are_as_specified() {
     let extension = |write: &dyn Fn(&Store)| {
         let place = Place::new();
         let store = place.open();
         write(&store);
         store.close().unwrap();
         let bytes = place.bytes();
-        let length = usize::from(bytes[FIRST_RECORD + 14]);
-        let at = FIRST_RECORD + 80;
-        assert_eq!(bytes[at + length], b'k', "the key does not follow the extension");
-        (bytes[FIRST_RECORD + 8], bytes[FIRST_RECORD + 9], bytes[at..at + length].to_vec())
+        let length = usize::from(bytes[FIRST_RECORD + record_header::EXTENSION_LENGTH]);
+        let at = FIRST_RECORD + RECORD_HEADER;
+        assert_eq!(bytes[at + length], b'k', "the key follows");
+        let kind = bytes[FIRST_RECORD + record_header::KIND];
+        (kind, bytes[FIRST_RECORD + record_header::FLAGS], bytes[at..at + length].to_vec())
     };
     // The shape of a u32, as `src/shape/golden.txt` has it.
     let (kind, flags, typed) = extension(&|store| {

@@ -282,9 +282,9 @@ mod tests {
         check("Frame header", frame_header::FIELDS, 0, 56);
         check("Opening frame", opening_frame::FIELDS, 56, 80);
         check("Record header", record_header::FIELDS, 0, 80);
-        check("Typing extension", typing::FIELDS, 0, 12);
+        check("Typing", typing::FIELDS, 0, 12);
         check("Footer entry", footer_entry::FIELDS, 0, 48);
-        check("Footer trailer", trailer::FIELDS, 0, 64);
+        check("Trailer", trailer::FIELDS, 0, 64);
     }
 
     #[test]
