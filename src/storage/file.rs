@@ -1,4 +1,4 @@
-//! The file: opened once, locked for as long as it is open, synced together with its directory entry.
+//! The file of a store: opened once, locked while it is open, synced together with its directory entry.
 
 #[cfg(not(unix))]
 compile_error!(
@@ -6,95 +6,61 @@ compile_error!(
      file lock that belongs to the open file"
 );
 
+mod opening;
+
 use super::Storage;
 use crate::map::Map;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
+use opening::{Directory, ResolvedPath, create_new, lock, open_or_create, require_regular};
+use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
 
-/// Owner only: keys and results are the owner's business.
-const MODE: u32 = 0o600;
+pub(crate) use opening::OpenError;
 
-/// How long to wait before each further try to get the lock; see [`lock`]. About 50 ms together.
-const LOCK_PAUSES_MILLIS: [u64; 6] = [1, 2, 4, 8, 16, 16];
-
-/// Why a file could not be opened as a storage.
-#[derive(Debug)]
-pub(crate) enum OpenError {
-    /// Somebody has it open: another store in this process, or another process.
-    Locked,
-    /// The path names a directory.
-    Directory,
-    /// The path names something that is neither a regular file nor a directory: a pipe, a device, a socket.
-    NotRegular,
-    /// There is no such file, and it was not to be created.
-    NotFound,
-    /// The operating system refused one of the operations that opening consists of.
-    Io {
-        /// What was being done, to follow "could not": "open the file".
-        operation: &'static str,
-        /// What the operating system said.
-        source: io::Error,
-    },
-}
-
-impl OpenError {
-    /// A closure that makes an [`OpenError::Io`] of an error, for `map_err`.
-    fn during(operation: &'static str) -> impl FnOnce(io::Error) -> OpenError {
-        move |source| OpenError::Io { operation, source }
-    }
-}
-
-/// A storage in a regular file, which it has to itself.
+/// A storage in a regular file that no other store has open.
 ///
-/// The lock belongs to the open file and would end with the last handle to it. That is this value, and beside it
-/// what the operating system counts as one: a process forked meanwhile, until it runs another program or
-/// ends, and on Linux a [`Map`] of the file. It is therefore given up by hand: by [`Storage::unlock`] when the store is
-/// closed, and by the drop, in which a forked process is told apart by its id because its copy must not give up the
-/// lock of the other one.
+/// The operating system would release the lock with the last handle to the open file. Besides this value, such handles are
+/// held by a forked process, until it ends or runs another program, and on Linux by a [`Map`] of the file. So the lock is
+/// released explicitly: by [`Storage::unlock`] when the store is closed, and on drop. The drop compares process ids, because
+/// a forked process must not release the lock of its parent.
 #[derive(Debug)]
 pub(crate) struct FileStorage {
     /// The locked file.
     file: File,
-    identity: Identity,
-    /// The path that was opened, with symbolic links and all, but independent of the working directory: what another
-    /// process would open.
+    identity: FileIdentity,
+    /// The path that was opened, absolute but with its symbolic links: what another process would open.
     path: PathBuf,
     /// The process that opened it.
     process_id: u32,
-    /// The directory that holds its entry.
     directory: Directory,
-    /// Whether it may be mapped.
+    /// Whether [`Storage::map`] may map the file.
     mmap: bool,
-    /// Bytes that are written again may have to find room on the medium.
+    /// Overwriting bytes may need new space on the medium.
     copies_on_write: AtomicBool,
-    /// Up to here, bytes were within the limit on the size of files when they were written or made room for.
+    /// Bytes below this offset were within the limit on file sizes when they were first written or reserved.
     within_limit: AtomicU64,
 }
 
 impl FileStorage {
-    /// Opens the file at `path` for reading and writing and locks it, before anything in it is looked at.
+    /// Opens the file at `path` for reading and writing, and locks it before reading any of it.
     ///
-    /// With `create`, a file that is not there is created, readable and writable by its owner only; a file
-    /// that is there is never emptied. With `mmap`, [`Storage::map`] maps it. Symbolic links are followed,
-    /// and the directory synced by [`Storage::sync_all`] is the one that holds the file and not the link.
+    /// With `create`, a missing file is created, readable and writable by its owner only. An existing file is never
+    /// truncated. With `mmap`, [`Storage::map`] maps the file. Symbolic links are followed: [`Storage::sync_all`] syncs the
+    /// directory that holds the file and not the one that holds the link.
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]. Nothing that is not a regular file is opened: a pipe would wait for a peer, and a
-    /// device may act on being opened.
+    /// See [`OpenError`]. Nothing but a regular file is opened: opening a pipe would wait for its other end, and opening a
+    /// device may have effects.
     pub(crate) fn open(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
-        /// A path that leads elsewhere each time is being replaced by somebody who does not stop.
+        /// Attempts at a path that is replaced each time.
         const TRIES: usize = 10;
         for _ in 0..TRIES {
             let storage = FileStorage::open_once(path, create, mmap)?;
-            // Removed or replaced before it was locked, it would be a file that no other process finds locked.
+            // A file that was removed or replaced before it was locked would let another process open the path too.
             if storage.is_in_place().map_err(OpenError::during("inspect the file"))? {
                 return Ok(storage);
             }
@@ -114,12 +80,12 @@ impl FileStorage {
         }
 
         let file = open_or_create(&resolved.file, create)?;
-        // The path may have come to name something else in between; the handle cannot.
+        // The path may have been replaced since the check above. The handle stays the same file.
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
         lock(&file)?;
         let copies_on_write = AtomicBool::new(prefer_in_place(&file, metadata.len() == 0));
-        let identity = Identity::of(&metadata);
+        let identity = FileIdentity::of(&metadata);
         Ok(FileStorage {
             file,
             identity,
@@ -131,20 +97,15 @@ impl FileStorage {
             within_limit: AtomicU64::new(0),
         })
     }
-}
 
-impl Drop for FileStorage {
-    fn drop(&mut self) {
-        if std::process::id() == self.process_id {
-            self.unlock();
-        }
+    /// Creates an empty file at `path`, for [`FileStorage::open`]. It is an error if the path exists.
+    pub(crate) fn create_new(path: &Path) -> Result<(), OpenError> {
+        create_new(path)
     }
-}
 
-impl FileStorage {
-    /// Refuses what would take the file beyond the limit on the size of files. The operating system would refuse it too,
-    /// and by default end the process with SIGXFSZ. The limit is asked for only where the file is used for the first time:
-    /// it is a system call.
+    /// Refuses to grow the file beyond the process's limit on file sizes. The operating system would refuse it too, and by
+    /// default end the process with SIGXFSZ. Reading the limit is a system call, so it is read only for bytes that were
+    /// never used before.
     fn check_size_limit(&self, end: u64) -> io::Result<()> {
         if end <= self.within_limit.load(Ordering::Relaxed) {
             return Ok(());
@@ -162,13 +123,13 @@ impl FileStorage {
             }
         }
     }
+}
 
-    /// Creates an empty file at `path`, for [`FileStorage::open`], where there is nothing yet.
-    pub(crate) fn create_new(path: &Path) -> Result<(), OpenError> {
-        let resolved = ResolvedPath::resolve(path, true)?;
-        let mut options = OpenOptions::new();
-        let created = options.write(true).create_new(true).mode(MODE).open(resolved.file);
-        created.map(|_| ()).map_err(OpenError::during("create a new file"))
+impl Drop for FileStorage {
+    fn drop(&mut self) {
+        if std::process::id() == self.process_id {
+            self.unlock();
+        }
     }
 }
 
@@ -180,7 +141,7 @@ impl Storage for FileStorage {
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.check_size_limit(length)?;
         self.file.set_len(length)?;
-        // What is cut off will be made anew, under the limit of that time.
+        // Bytes that are cut off and written again later are subject to the limit of that time.
         self.within_limit.fetch_min(length, Ordering::Relaxed);
         Ok(())
     }
@@ -194,11 +155,11 @@ impl Storage for FileStorage {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;
         let length = self.len()?;
-        // These move the file's cursor, which nothing uses: all reads and writes say where.
+        // These calls move the file's cursor. Nothing else uses it: all reads and writes are positional.
         let start = match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(None),
-            // A file system that cannot tell.
+            // The file system does not support the call.
             Err(_) => offset,
         };
         let end = seek(&self.file, SeekFrom::Hole(start)).map_or(length, |end| end.min(length));
@@ -220,19 +181,19 @@ impl Storage for FileStorage {
         use rustix::io::Errno;
         let flags = FallocateFlags::UNSHARE_RANGE | FallocateFlags::KEEP_SIZE;
         let mut at = 0;
-        // What is no data is left alone: the call would make room for it.
+        // Only where the file has data: in a hole, the call would allocate blocks.
         while let Some(run) = self.next_data(at)?.filter(|run| run.end > at) {
             match fallocate(&self.file, flags, run.start, run.end - run.start) {
                 Ok(()) => at = run.end,
-                // It may have been interrupted before it did anything, or after all but a little.
+                // It may have been interrupted before it did anything, or after most of its work.
                 Err(Errno::INTR) => {}
-                // XFS wants some room even if it has nothing to do. A full disk is no reason not to open the store.
+                // XFS needs some free space even if nothing is shared. A full disk must not keep the store from opening.
                 Err(Errno::NOSPC | Errno::DQUOT) => {
                     self.copies_on_write.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(Errno::IO) => return Err(Errno::IO.into()),
-                // No blocks are shared here, or it is `copies_on_write` that says how they are.
+                // The file system shares no blocks, or `prefer_in_place` has found out that it copies on write.
                 Err(_) => return Ok(()),
             }
         }
@@ -251,20 +212,21 @@ impl Storage for FileStorage {
         match fallocate(&self.file, FallocateFlags::empty(), offset, length) {
             Ok(()) => Ok(true),
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
-            // The file system, or a sandbox, knows no such call; or something is wrong, and whoever writes the zeroes hears
-            // of it. Interrupted, it may have undone what it did: tried again, it need never come to an end.
+            // The file system or a sandbox does not support the call, or something else is wrong, which the zeroes that the
+            // caller writes instead run into. After an interruption the call may have undone its work, so a loop that
+            // repeats it need not end.
             Err(_) => Ok(false),
         }
     }
 
-    // On Apple systems std syncs with F_FULLFSYNC, here and below; a plain fsync would stop at the drive's
-    // cache.
+    // On Apple systems the standard library syncs with F_FULLFSYNC, here and below. A plain fsync would not flush the
+    // drive's cache.
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    // The file first: an entry that survives must not lead to a file that did not. A file system that cannot
-    // sync a directory is an error, because nothing else could keep the promise that was made to the caller.
+    // The file first: an entry that survives a crash must not lead to a file that did not. A file system that cannot sync a
+    // directory is an error, because nothing else makes the entry durable.
     fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()?;
         self.directory.sync(&self.file)
@@ -272,7 +234,7 @@ impl Storage for FileStorage {
 
     fn is_in_place(&self) -> io::Result<bool> {
         match fs::metadata(&self.path) {
-            Ok(metadata) => Ok(Identity::of(&metadata) == self.identity),
+            Ok(metadata) => Ok(FileIdentity::of(&metadata) == self.identity),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Ok(false)
             }
@@ -281,13 +243,12 @@ impl Storage for FileStorage {
     }
 
     fn unlock(&self) {
-        // It can only fail for a handle that is no file's.
+        // It can fail only for a handle that is not a file's.
         let _ = self.file.unlock();
     }
 
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>> {
-        // OpenBSD keeps mapped pages apart from what is written through the file, so a map would miss new
-        // records.
+        // OpenBSD keeps mapped pages apart from writes through the file, so a map would miss new records.
         if !self.mmap || cfg!(target_os = "openbsd") {
             return Ok(None);
         }
@@ -295,32 +256,32 @@ impl Storage for FileStorage {
     }
 }
 
-/// Which file it is, whatever its name: no two that exist at the same time have the same.
+/// Identifies a file whatever its name: two files that exist at the same time differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Identity {
+struct FileIdentity {
     device: u64,
     inode: u64,
 }
 
-impl Identity {
-    fn of(metadata: &fs::Metadata) -> Identity {
-        Identity { device: metadata.dev(), inode: metadata.ino() }
+impl FileIdentity {
+    fn of(metadata: &fs::Metadata) -> FileIdentity {
+        FileIdentity { device: metadata.dev(), inode: metadata.ino() }
     }
 }
 
-/// Asks for a file that holds nothing yet to be overwritten in place, where the file system can be asked; whether it will
-/// not be, as far as is known.
+/// Marks an empty file "no copy on write" where the file system knows that mark. Returns whether overwriting bytes copies
+/// them all the same, as far as is known.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn prefer_in_place(file: &File, is_empty: bool) -> bool {
     use super::overwriting::{copies_on_write, knows_nocow};
     use rustix::fs::{IFlags, fstatfs, ioctl_getflags, ioctl_setflags};
     let Ok(status) = fstatfs(file) else { return false };
-    // Its width and sign differ between architectures; magic numbers have 32 bits.
-    #[expect(clippy::cast_possible_truncation, reason = "as said above")]
+    // Width and sign of the field differ between architectures; magic numbers have 32 bits.
+    #[expect(clippy::cast_possible_truncation, reason = "magic numbers have 32 bits")]
     let file_system = status.f_type as u32;
     let flags = || ioctl_getflags(file).unwrap_or(IFlags::empty());
     if is_empty && knows_nocow(file_system) {
-        // Refused: it is as it was, and what it is, is asked for below.
+        // A refusal leaves the flags as they were. They are read back below.
         let _ = ioctl_setflags(file, flags() | IFlags::NOCOW);
     }
     copies_on_write(file_system, flags().contains(IFlags::NOCOW))
@@ -331,7 +292,7 @@ fn prefer_in_place(_file: &File, _is_empty: bool) -> bool {
     false
 }
 
-/// How long this process may let a file become, in bytes; None: as long as it likes, or the operating system does not say.
+/// The process's limit on the length of a file, in bytes. None: no limit, or it cannot be read.
 pub(crate) fn file_size_limit() -> Option<u64> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -339,155 +300,19 @@ pub(crate) fn file_size_limit() -> Option<u64> {
     return None;
 }
 
-/// How the directory that holds the file's entry is made durable.
-#[derive(Debug)]
-enum Directory {
-    /// By a handle and not a path, so that the process may change its working directory and another one may rename
-    /// the directory.
-    Open(File),
-    /// The process may search the directory and not read it, so it cannot open it. The whole file system is synced
-    /// instead, through the file's own handle: that takes longer and covers the entry too.
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    Unreadable,
-}
-
-impl Directory {
-    fn open(path: &Path) -> Result<Directory, OpenError> {
-        match File::open(path) {
-            Ok(directory) => Ok(Directory::Open(directory)),
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Directory::Unreadable),
-            Err(error) => Err(OpenError::during(
-                "open the directory of the file (to sync its entry there, the process needs permission to read it)",
-            )(error)),
-        }
-    }
-
-    /// Makes the entry of `file` durable.
-    fn sync(&self, file: &File) -> io::Result<()> {
-        match self {
-            Directory::Open(directory) => directory.sync_all(),
-            #[cfg(any(target_os = "linux", target_os = "android"))]
-            Directory::Unreadable => rustix::fs::syncfs(file).map_err(io::Error::from),
-        }
-    }
-}
-
-/// Where a file is, or will be, independent of the working directory.
-#[derive(Debug, PartialEq, Eq)]
-struct ResolvedPath {
-    /// The file, without symbolic links unless it is itself one that leads nowhere.
-    file: PathBuf,
-    /// The directory that holds its entry.
-    directory: PathBuf,
-}
-
-impl ResolvedPath {
-    /// Finds the place that `path` names; the file need not exist, its directory must.
-    fn resolve(path: &Path, create: bool) -> Result<ResolvedPath, OpenError> {
-        // `Path` ignores a slash at the end, and would have a file created where a directory was meant.
-        if path.as_os_str().as_bytes().ends_with(b"/") {
-            return Err(OpenError::Directory);
-        }
-        match fs::canonicalize(path) {
-            Ok(file) => {
-                let directory = file.parent().ok_or(OpenError::Directory)?.to_path_buf();
-                return Ok(ResolvedPath { file, directory });
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(OpenError::during("resolve the path")(error)),
-        }
-
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(OpenError::NotFound);
-        };
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        match fs::canonicalize(parent) {
-            Ok(directory) => Ok(ResolvedPath { file: directory.join(name), directory }),
-            Err(error) if error.kind() == io::ErrorKind::NotFound && !create => Err(OpenError::NotFound),
-            Err(error) => Err(OpenError::during("resolve the directory of the file")(error)),
-        }
-    }
-}
-
-/// Opens `file`, creating it if told to and if it is not there.
-fn open_or_create(file: &Path, create: bool) -> Result<File, OpenError> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    if create {
-        match options.clone().create_new(true).mode(MODE).open(file) {
-            Ok(file) => {
-                let given = give_to_owner(&file);
-                return given.map(|()| file).map_err(OpenError::during("set the mode of the new file"));
-            }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(OpenError::during("create the file")(error)),
-        }
-    }
-    match options.open(file) {
-        Ok(file) => Ok(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
-            // It was there a moment ago and could not be created for that reason: a link that leads nowhere,
-            // and creating what it leads to is not what "create this file" says.
-            let reason = "it is a symbolic link to nothing, or was removed at this moment";
-            Err(OpenError::during("create the file")(io::Error::new(io::ErrorKind::AlreadyExists, reason)))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotFound),
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => Err(OpenError::Directory),
-        Err(error) => Err(OpenError::during("open the file")(error)),
-    }
-}
-
-/// Gives the owner of a new file the permissions that the umask of the process took away: without them the owner could not
-/// open it again.
-fn give_to_owner(file: &File) -> io::Result<()> {
-    let permissions = file.metadata()?.permissions();
-    if permissions.mode() & MODE == MODE {
-        return Ok(());
-    }
-    file.set_permissions(Permissions::from_mode(MODE))
-}
-
-/// Refuses whatever is not a regular file.
-fn require_regular(file_type: FileType) -> Result<(), OpenError> {
-    if file_type.is_file() {
-        Ok(())
-    } else if file_type.is_dir() {
-        Err(OpenError::Directory)
-    } else {
-        Err(OpenError::NotRegular)
-    }
-}
-
-/// Takes the exclusive lock.
-///
-/// "Locked" is believed only when it stays so for a moment. When any thread starts a program, its child has a
-/// copy of every handle until that program runs; a store that is closed and opened again in that moment would
-/// otherwise find itself locked by nobody that could be named.
-fn lock(file: &File) -> Result<(), OpenError> {
-    let mut pauses = LOCK_PAUSES_MILLIS.into_iter();
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::WouldBlock) => match pauses.next() {
-                Some(pause_millis) => thread::sleep(Duration::from_millis(pause_millis)),
-                None => return Err(OpenError::Locked),
-            },
-            Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(TryLockError::Error(error)) => return Err(OpenError::during("lock the file")(error)),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
     use super::super::{read_exact_at, sync_all, sync_data, write_all_at};
+    use super::opening::MODE;
     use super::*;
-    use std::os::unix::fs::symlink;
+    use std::fs::Permissions;
+    use std::os::unix::fs::{PermissionsExt, symlink};
     use std::os::unix::net::UnixListener;
     use std::process::Command;
+    use std::thread;
+    use std::time::Duration;
 
     fn in_new_directory(name: &str) -> (tempfile::TempDir, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
@@ -496,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_is_there_after_closing_and_opening_again() {
+    fn written_bytes_are_there_after_reopening() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         assert_eq!(storage.len().unwrap(), 0);
@@ -513,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_open_in_this_process_is_locked_and_changes_nothing() {
+    fn a_second_open_in_one_process_is_locked_and_changes_nothing() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         write_all_at(&storage, b"mine", 0).unwrap();
@@ -524,14 +349,14 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_is_gone_after_drop() {
+    fn dropping_the_storage_releases_the_lock() {
         let (_directory, path) = in_new_directory("store.once");
         drop(FileStorage::open(&path, true, true).unwrap());
         FileStorage::open(&path, false, true).unwrap();
     }
 
     #[test]
-    fn the_lock_is_met_through_a_symbolic_link_and_a_hard_link() {
+    fn the_lock_holds_through_symbolic_and_hard_links() {
         let (directory, path) = in_new_directory("store.once");
         let _storage = FileStorage::open(&path, true, true).unwrap();
         let symbolic = directory.path().join("symbolic");
@@ -544,18 +369,18 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn what_is_reserved_has_its_room_reads_as_zero_and_leaves_what_is_before_it_alone() {
+    fn reserved_bytes_have_blocks_and_read_as_zero() {
         use std::os::unix::fs::MetadataExt;
         const LENGTH: u64 = 1 << 20;
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         write_all_at(&storage, &[7; 4_096], 0).unwrap();
         if !storage.reserve(4_096, LENGTH).unwrap() {
-            assert_eq!(storage.len().unwrap(), 4_096, "a file system that cannot do it changes nothing");
+            assert_eq!(storage.len().unwrap(), 4_096, "a file system that cannot reserve changes nothing");
             return;
         }
         assert_eq!(storage.len().unwrap(), 4_096 + LENGTH);
-        // A file system that copies what it writes may say yes and set nothing aside.
+        // A copy-on-write file system may report success and reserve nothing.
         let blocks = fs::metadata(&path).unwrap().blocks();
         assert!(blocks < 16 || blocks * 512 >= 4_096 + LENGTH, "{blocks} blocks");
         let mut bytes = vec![1; 4_096 + 1_048_576];
@@ -566,7 +391,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_map_does_not_keep_the_lock() {
+    fn a_map_does_not_hold_the_lock() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         storage.set_len(4096).unwrap();
@@ -580,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_in_place_as_long_as_its_path_leads_to_it() {
+    fn the_file_is_in_place_while_its_path_leads_to_it() {
         let (directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         assert!(storage.is_in_place().unwrap());
@@ -593,11 +418,11 @@ mod tests {
         assert!(storage.is_in_place().unwrap());
         fs::remove_file(&path).unwrap();
         symlink(&path, &path).unwrap();
-        assert!(storage.is_in_place().is_err(), "a circle of links says nothing of the file");
+        assert!(storage.is_in_place().is_err(), "a cycle of links leads nowhere");
     }
 
     #[test]
-    fn a_lock_that_is_held_for_a_moment_only_is_waited_for() {
+    fn opening_waits_for_a_lock_that_is_held_briefly() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         let (ready, wait_for_ready) = std::sync::mpsc::channel();
@@ -613,14 +438,14 @@ mod tests {
     }
 
     #[test]
-    fn a_created_file_belongs_to_its_owner_alone() {
+    fn only_the_owner_may_access_a_created_file() {
         let (_directory, path) = in_new_directory("store.once");
         let _storage = FileStorage::open(&path, true, true).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
     }
 
     #[test]
-    fn the_mode_of_a_file_that_was_there_is_left_alone() {
+    fn the_mode_of_an_existing_file_stays_unchanged() {
         let (_directory, path) = in_new_directory("store.once");
         fs::write(&path, b"").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
@@ -629,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_not_found_and_not_created_unless_told_to() {
+    fn a_missing_file_is_created_on_request_only() {
         let (directory, path) = in_new_directory("store.once");
         assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::NotFound)));
         assert!(!path.exists());
@@ -639,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_named_when_the_file_was_to_be_created() {
+    fn a_missing_directory_is_named_when_creating_a_file() {
         let (directory, _) = in_new_directory("store.once");
         let error = FileStorage::open(&directory.path().join("missing/store.once"), true, true).unwrap_err();
         let OpenError::Io { operation, source } = error else { panic!("{error:?}") };
@@ -664,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_is_refused_without_waiting_for_a_peer() {
+    fn a_pipe_is_refused_without_waiting_for_its_other_end() {
         let (_directory, path) = in_new_directory("pipe");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         for create in [false, true] {
@@ -687,7 +512,7 @@ mod tests {
     }
 
     #[test]
-    fn a_symbolic_link_to_nothing_is_refused_and_nothing_is_created_behind_it() {
+    fn a_dangling_symbolic_link_is_refused_and_its_target_not_created() {
         let (directory, path) = in_new_directory("link");
         let target = directory.path().join("target");
         symlink(&target, &path).unwrap();
@@ -697,25 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn the_directory_of_a_bare_name_is_the_working_directory() {
-        let working_directory = fs::canonicalize(".").unwrap();
-        let name = "no-file-of-this-name-is-here.once";
-        let expected = ResolvedPath { file: working_directory.join(name), directory: working_directory };
-        assert_eq!(ResolvedPath::resolve(Path::new(name), true).unwrap(), expected);
-    }
-
-    #[test]
-    fn the_directory_of_a_linked_file_is_the_one_that_holds_the_file() {
-        let (first, path) = in_new_directory("store.once");
-        fs::write(&path, b"").unwrap();
-        let (_second, link) = in_new_directory("link");
-        symlink(&path, &link).unwrap();
-        let resolved = ResolvedPath::resolve(&link, true).unwrap();
-        assert_eq!(resolved.directory, fs::canonicalize(first.path()).unwrap());
-    }
-
-    #[test]
-    fn it_is_mapped_only_if_told_to() {
+    fn the_file_is_mapped_on_request_only() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, false).unwrap();
         storage.set_len(4096).unwrap();
@@ -724,7 +531,7 @@ mod tests {
 
     #[cfg(not(target_os = "openbsd"))]
     #[test]
-    fn a_map_sees_bytes_that_are_written_afterwards_and_zeroes_where_the_file_was_cut_off_and_grown() {
+    fn a_map_shows_later_writes_and_zeroes_after_a_cut() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         storage.set_len(16_384).unwrap();

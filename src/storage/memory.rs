@@ -1,4 +1,4 @@
-//! A storage that forgets everything when it is dropped.
+//! A storage in memory.
 
 use super::Storage;
 use crate::map::Map;
@@ -6,24 +6,24 @@ use crate::sync::RwLock;
 use std::fmt;
 use std::io;
 
-/// The size of a chunk: growth allocates whole ones and never moves what is there.
+/// The size of a chunk. Growing allocates whole chunks and never moves existing ones.
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A storage in memory, for `Store::in_memory()` and for tests.
 ///
-/// A sync succeeds and does nothing: what is here is as durable as it will ever be. It is never mapped,
-/// because a reader would have to hold a lock for as long as it holds the map.
+/// Its bytes are gone when it is dropped, and a sync does nothing. It is never mapped: a reader would have to hold the lock
+/// for as long as it holds the map.
 #[derive(Default)]
 pub(crate) struct MemoryStorage {
-    /// One lock over all of it: a write is a copy of at most one frame, so nobody waits long.
+    /// One lock for all bytes. A write copies one frame at most, so no thread waits long.
     contents: RwLock<Contents>,
 }
 
 /// The bytes of a [`MemoryStorage`].
 #[derive(Default)]
 struct Contents {
-    /// As many chunks as `length` needs and no more. Bytes of the last chunk beyond `length` are zero, so
-    /// that growing has nothing to clear.
+    /// Exactly the chunks that `length` needs. Bytes of the last chunk beyond `length` are zero, so that growing has
+    /// nothing to clear.
     chunks: Vec<Box<[u8]>>,
     /// The length in bytes.
     length: usize,
@@ -68,7 +68,7 @@ impl Storage for MemoryStorage {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let contents = self.contents.read();
-        // An offset that memory cannot have lies beyond the end, where a file reads nothing either.
+        // An offset beyond the address space lies behind the end, where a file reads nothing either.
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let length = buffer.len().min(contents.length.saturating_sub(offset));
         let mut done = 0;
@@ -83,7 +83,7 @@ impl Storage for MemoryStorage {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        // A file is not extended by a write of nothing.
+        // Writing nothing does not extend a file.
         if bytes.is_empty() {
             return Ok(0);
         }
@@ -119,13 +119,13 @@ impl Storage for MemoryStorage {
 
 impl fmt::Debug for MemoryStorage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never waits: whoever prints this may hold the lock, or be looking for the one who does.
+        // Never waits: the thread that prints this may hold the lock, or be diagnosing a deadlock.
         let length = self.contents.try_read().map(|contents| contents.length);
         formatter.debug_struct("MemoryStorage").field("len", &length).finish_non_exhaustive()
     }
 }
 
-/// What stands for a full disk here.
+/// The error that corresponds to a full disk.
 fn out_of_memory() -> io::Error {
     io::ErrorKind::OutOfMemory.into()
 }
@@ -136,7 +136,7 @@ mod tests {
 
     use super::*;
 
-    /// Numbers that are the same in every run (xorshift).
+    /// Pseudorandom numbers that are the same in every run (xorshift).
     struct Numbers(u64);
 
     impl Numbers {
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn it_behaves_like_a_vector_of_bytes() {
+    fn the_storage_behaves_like_a_vector_of_bytes() {
         const LARGEST_BYTES: usize = 5 * CHUNK_BYTES;
         for seed in 1..=16_u64 {
             let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_reads_as_zeroes_when_it_is_grown_again() {
+    fn bytes_that_were_cut_off_read_as_zero_after_growing() {
         for cut in [0, 1, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1] {
             let storage = MemoryStorage::new();
             let length = 2 * CHUNK_BYTES;
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_does_not_move_what_is_there() {
+    fn growing_does_not_move_existing_bytes() {
         let storage = MemoryStorage::new();
         storage.write_at(b"x", 0).unwrap();
         let before = storage.contents.read().chunks[0].as_ptr();
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_no_memory_has_is_an_error_and_not_a_panic() {
+    fn a_length_beyond_memory_is_an_error_and_not_a_panic() {
         let storage = MemoryStorage::new();
         assert_eq!(storage.set_len(u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(storage.write_at(b"xy", u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_mapped() {
+    fn memory_is_never_mapped() {
         assert!(MemoryStorage::new().map(0, 0).unwrap().is_none());
     }
 }

@@ -1,16 +1,16 @@
-//! The seam between the log and the medium it lies on.
+//! The interface between the log and the medium that holds it.
 //!
-//! Everything above speaks to a [`Storage`] and to nothing else, so that a test can put a medium that loses
-//! power, fills up or fails in place of the file. The trait promises no more than a file promises: it may
-//! read and write short and may be interrupted. The functions of this module turn that into all or an error,
-//! once, for every storage.
+//! All modules above access the medium through a [`Storage`] only, so that tests can replace the file by a medium that
+//! loses power, fills up or fails. The trait promises no more than a file does: reads and writes may be short or
+//! interrupted. The functions of this module complete or repeat them, once for all storages, and either do everything or
+//! return an error.
 //!
-//! What is assumed of the medium, and nothing beyond it:
+//! The assumptions about the medium, beyond which nothing is assumed:
 //!
-//! - a sync that reports success is true;
-//! - a sector (512 bytes) that holds synced bytes and is written again holds, after a crash, the old bytes or
-//!   the new ones (powersafe overwrite, as SQLite and redb assume);
-//! - anything else that was not synced may be lost, kept or garbage, in any order.
+//! - A sync that reports success is true.
+//! - A sector (512 bytes) that holds synced bytes and is written again holds the old bytes or the new ones after a crash
+//!   (powersafe overwrite, as SQLite and redb assume).
+//! - Anything else that was not synced may be lost, kept or garbage, in any order.
 
 mod file;
 mod memory;
@@ -28,115 +28,113 @@ use std::ops::Range;
 
 use crate::map::Map;
 
-/// A run of bytes that can be read, written, resized and made durable: the file, or what stands in for it.
+/// A resizable array of bytes that can be made durable: the file, or a replacement for it.
 ///
-/// All methods take `&self`: readers do not wait for the commit leader's write. Calls that touch the same
-/// bytes at the same time, one of them a write, are a mistake of the caller; a storage keeps memory safe then
-/// and promises nothing about the bytes.
+/// All methods take `&self`, so that readers do not wait for the commit leader's write. A caller must not read or write
+/// bytes while another thread writes them: the storage stays memory-safe then, but the bytes are unspecified.
 ///
-/// What the medium must keep is written in the [module documentation](self).
+/// The [module documentation](self) lists what is assumed of the medium.
 pub(crate) trait Storage: Send + Sync + Debug {
     /// The length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Cuts off what lies beyond `length`, or extends with bytes that read as zero.
+    /// Cuts the storage to `length` bytes, or extends it with bytes that read as zero.
     ///
-    /// Extending reserves no room on the medium: a later write into it may still find the disk full. Room is
-    /// set aside by [`Storage::reserve`] and [`write_zeroes_at`].
+    /// Extending reserves no space on the medium: a later write into it may find the disk full. [`Storage::reserve`] and
+    /// [`write_zeroes_at`] reserve space.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
-    /// Reads at `offset`, perhaps less than asked for; 0 is the end of the file. See [`read_exact_at`].
+    /// Reads at `offset`, possibly less than `buffer` holds. Returns the number of bytes read; 0 at or behind the end. See
+    /// [`read_exact_at`].
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// The first run of bytes at or behind `offset` that may be other than zero; None: from there on there are only zeroes,
-    /// or the end. A storage that does not know what it holds answers with all of the rest.
+    /// The first run of bytes at or behind `offset` that may be other than zero. None: only zeroes follow, or nothing. A
+    /// storage that does not track holes returns everything from `offset` on.
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         let length = self.len()?;
         Ok((offset < length).then_some(offset..length))
     }
 
-    /// Writes at `offset`, perhaps less than given; extends the file when it writes past the end, and a gap
-    /// before `offset` reads as zero. See [`write_all_at`].
+    /// Writes at `offset`, possibly less than `bytes`. Returns the number of bytes written. Writing past the end extends
+    /// the storage; a gap before `offset` reads as zero. See [`write_all_at`].
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Makes room on the medium for `length` bytes at `offset`, without writing them: the storage then ends behind them or
-    /// later, and writing them finds no disk full. What was there stays, what was not reads as zero. `false` if this
-    /// storage cannot do that; after that, and after an error, it may be longer than before.
+    /// Reserves space on the medium for `length` bytes at `offset` without writing them, so that writing them does not find
+    /// the disk full. Extends the storage if it ends before them. Existing bytes stay, new ones read as zero.
     ///
-    /// A file system that never writes in place may promise it and be full all the same, as it may be for bytes that were
-    /// written before; see [`Storage::copies_on_write`].
+    /// Returns `false` if this storage cannot reserve space. Then, and after an error, it may be longer than before.
+    ///
+    /// A copy-on-write file system may report success and be full all the same; see [`Storage::copies_on_write`].
     fn reserve(&self, _offset: u64, _length: u64) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Gives the storage blocks of its own for all that it holds, where a copy shares them; a write to a shared block would
-    /// have to find room. Where that cannot be had, [`Storage::copies_on_write`] says so afterwards.
+    /// Replaces blocks that a copy of the file shares by blocks of its own, because overwriting a shared block needs new
+    /// space. If the disk is too full for that, [`Storage::copies_on_write`] is true afterwards.
     fn unshare(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Whether bytes that are written again may have to find room, as far as is known.
+    /// Whether overwriting bytes may need new space on the medium, as far as is known.
     fn copies_on_write(&self) -> bool {
         false
     }
 
-    /// How long the process may let the storage become, in bytes, if something other than the medium limits that. It may be
-    /// another limit at the next call. What would go beyond it is an error, and nothing is written there.
+    /// The limit of the process on the length of the storage, in bytes; None: no limit. It may change between calls. A write
+    /// beyond it is an error and writes nothing.
     fn size_limit(&self) -> Option<u64> {
         None
     }
 
-    /// Makes the data durable, and whatever metadata is needed to read it back (fdatasync).
+    /// Makes the data durable, and the metadata needed to read it back (fdatasync).
     ///
-    /// After any failure but an interruption it is unknown what is durable, and a second call may report a
-    /// success that is not one: never try again. See [`sync_data`].
+    /// After any failure but an interruption it is unknown which bytes are durable. Never retry: a second call may report
+    /// success for data that is lost. See [`sync_data`].
     fn sync_data(&self) -> io::Result<()>;
 
-    /// Makes data and all metadata durable, then the directory entry by which the file is found again.
+    /// Makes data and all metadata durable, then the file's entry in its directory.
     ///
-    /// A failure means what a failure of [`Storage::sync_data`] means. See [`sync_all`].
+    /// A failure means the same as one of [`Storage::sync_data`]. See [`sync_all`].
     fn sync_all(&self) -> io::Result<()>;
 
-    /// Whether the path by which it was opened still leads to it, and not to another file or to none. An error says
-    /// that the operating system could not tell. A storage without a path is always in place.
+    /// Whether the path by which the file was opened still leads to it, and not to another file or to none. It is an error
+    /// if the operating system cannot tell. A storage without a path is always in place.
     fn is_in_place(&self) -> io::Result<bool> {
         Ok(true)
     }
 
-    /// Lets others open the file, whatever handles, views and forked processes still have it. Nothing may be read or
-    /// written afterwards.
+    /// Releases the lock, so that the file can be opened again even while maps or forked processes still refer to it. The
+    /// caller must not read or write afterwards.
     fn unlock(&self) {}
 
-    /// A view of `length` bytes at `offset` that lives as long as itself; `None` if this storage is to be
-    /// read with [`Storage::read_at`] only.
+    /// Maps `length` bytes at `offset` into memory. `None` if this storage is read with [`Storage::read_at`] only.
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>>;
 }
 
-/// How many zeroes [`write_zeroes_at`] writes at once: few system calls, and little memory. What is written at once, and begins at
-/// a multiple of its length, a file system may cache as one piece, which is less work, for the sync that follows too.
+/// The length of a piece that [`write_zeroes_at`] writes at once: large enough for few system calls. A file system may cache
+/// a piece that begins at a multiple of its length as one unit, which also makes the following sync cheaper.
 pub(crate) const ZEROES_BYTES: usize = 256 * 1024;
 
-/// What [`write_zeroes_at`] writes; read-only, so it costs no memory until it is used.
+/// The source of [`write_zeroes_at`]. Read-only, so it takes no memory until it is used.
 static ZEROES: [u8; ZEROES_BYTES] = [0; ZEROES_BYTES];
 
-/// Fills `buffer` from `offset`.
+/// Fills `buffer` from `offset`, continuing after interruptions and short reads.
 ///
-/// Interruptions and short reads are continued. A range that reaches beyond the end of the storage is
-/// [`io::ErrorKind::UnexpectedEof`], and what `buffer` then holds is unspecified.
+/// A range that ends beyond the storage is [`io::ErrorKind::UnexpectedEof`]; the content of `buffer` is then unspecified.
 pub(crate) fn read_exact_at(storage: &dyn Storage, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
         let read = uninterrupted(|| storage.read_at(buffer, offset))?;
         if read == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        buffer = buffer.get_mut(read..).ok_or_else(more_than_asked)?;
+        buffer = buffer.get_mut(read..).ok_or_else(wrong_count)?;
         offset = advance(offset, read)?;
     }
     Ok(())
 }
 
-/// The `length` bytes from `offset` on. Where the storage says that it holds nothing, nothing is read, and the memory for it
-/// is not touched: what this costs is in proportion to what the storage holds.
+/// Reads `length` bytes from `offset` on. Holes are not read, and memory for them is not touched, so the cost is in
+/// proportion to the data that the storage holds.
 pub(crate) fn read_held_at(storage: &dyn Storage, length: usize, offset: u64) -> io::Result<Vec<u8>> {
     let end = advance(offset, length)?;
     if end > storage.len()? {
@@ -150,24 +148,23 @@ pub(crate) fn read_held_at(storage: &dyn Storage, length: usize, offset: u64) ->
             _ => break,
         };
         let within = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
-        let held = bytes.get_mut(within(run.start)..within(run.end)).ok_or_else(more_than_asked)?;
+        let held = bytes.get_mut(within(run.start)..within(run.end)).ok_or_else(wrong_count)?;
         read_exact_at(storage, held, run.start)?;
         at = run.end;
     }
     Ok(bytes)
 }
 
-/// Writes all of `bytes` at `offset`.
+/// Writes all of `bytes` at `offset`, continuing after interruptions and short writes.
 ///
-/// Interruptions and short writes are continued. A write that accepts nothing is
-/// [`io::ErrorKind::WriteZero`]. After any error it is unknown how much was written.
+/// A write that accepts no bytes is [`io::ErrorKind::WriteZero`]. After any error it is unknown how much was written.
 pub(crate) fn write_all_at(storage: &dyn Storage, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = uninterrupted(|| storage.write_at(bytes, offset))?;
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        bytes = bytes.get(written..).ok_or_else(more_than_asked)?;
+        bytes = bytes.get(written..).ok_or_else(wrong_count)?;
         offset = advance(offset, written)?;
     }
     Ok(())
@@ -175,12 +172,12 @@ pub(crate) fn write_all_at(storage: &dyn Storage, mut bytes: &[u8], mut offset: 
 
 /// Writes zeroes over `length` bytes at `offset`, in pieces.
 ///
-/// Real zeroes and not a hole: the file system must find the room now, where a full disk harms nobody, and a
-/// later write into the range then changes no metadata that its sync would have to wait for.
+/// Written zeroes instead of a hole: the file system allocates the space now, when a full disk does no harm yet, and a
+/// later write into the range changes no metadata that its sync would have to wait for.
 pub(crate) fn write_zeroes_at(storage: &dyn Storage, mut offset: u64, length: u64) -> io::Result<()> {
     let end = offset.checked_add(length).ok_or_else(beyond_all_offsets)?;
     while offset < end {
-        // Behind the first one, pieces begin at multiples of their length.
+        // All pieces but the first begin at multiples of the piece length.
         let to_multiple = ZEROES_BYTES as u64 - offset % ZEROES_BYTES as u64;
         let piece_bytes = usize::try_from(to_multiple.min(end - offset)).unwrap_or(ZEROES_BYTES);
         write_all_at(storage, &ZEROES[..piece_bytes], offset)?;
@@ -189,26 +186,25 @@ pub(crate) fn write_zeroes_at(storage: &dyn Storage, mut offset: u64, length: u6
     Ok(())
 }
 
-/// Makes the data durable; only an interruption is tried again.
+/// Makes the data durable. Retries after an interruption only.
 ///
-/// Any other failure is final. The operating system may drop the pages it could not write and call them
-/// clean, so that a second sync succeeds over data that is lost.
+/// Any other failure is final. The operating system may mark the pages that it failed to write as clean, so that a second
+/// sync succeeds although the data is lost.
 pub(crate) fn sync_data(storage: &dyn Storage) -> io::Result<()> {
     uninterrupted(|| storage.sync_data())
 }
 
-/// Makes data, metadata and directory entry durable; only an interruption is tried again, for the reason
-/// given at [`sync_data`].
+/// Makes data, metadata and directory entry durable. Retries after an interruption only; see [`sync_data`].
 pub(crate) fn sync_all(storage: &dyn Storage) -> io::Result<()> {
     uninterrupted(|| storage.sync_all())
 }
 
-/// Changes the length; only an interruption is tried again.
+/// Changes the length. Retries after an interruption only.
 pub(crate) fn set_len(storage: &dyn Storage, length: u64) -> io::Result<()> {
     uninterrupted(|| storage.set_len(length))
 }
 
-/// Repeats `call` for as long as a signal interrupts it before it did anything.
+/// Repeats `call` while signals interrupt it.
 fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -218,20 +214,19 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// `offset` moved on by `bytes`.
+/// `offset + bytes`.
 fn advance(offset: u64, bytes: usize) -> io::Result<u64> {
     u64::try_from(bytes).ok().and_then(|bytes| offset.checked_add(bytes)).ok_or_else(beyond_all_offsets)
 }
 
-/// A range whose end no offset can name.
+/// The error for a range that ends beyond the largest offset.
 fn beyond_all_offsets() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the range ends beyond the largest offset")
 }
 
-/// A storage that broke its contract: an error, because a wrong count must not become a panic in the commit
-/// leader.
-fn more_than_asked() -> io::Error {
-    io::Error::other("the storage claims to have moved more bytes than it was asked to")
+/// The error for a storage that returns a wrong count. Slicing by that count would panic in the commit leader.
+fn wrong_count() -> io::Error {
+    io::Error::other("the storage reports to have moved more bytes than requested")
 }
 
 #[cfg(test)]
@@ -242,7 +237,7 @@ mod tests {
     use parking_lot::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Interrupts every second call, moves at most three bytes in the others, and fails syncs as told.
+    /// Interrupts every second call, moves at most three bytes in the others, and fails syncs with the given errors.
     #[derive(Debug, Default)]
     struct Reluctant {
         inner: MemoryStorage,
@@ -304,7 +299,7 @@ mod tests {
         }
     }
 
-    /// Claims to have moved one byte more than it was given room for.
+    /// Reports one byte more than was requested.
     #[derive(Debug)]
     struct Boastful;
 
@@ -339,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_interrupted_reads_and_writes_are_continued() {
+    fn short_and_interrupted_calls_are_continued() {
         let storage = Reluctant::default();
         write_all_at(&storage, b"performed once", 5).unwrap();
         let mut buffer = [0xff; 19];
@@ -349,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_beyond_the_end_is_an_error_and_not_short() {
+    fn a_read_beyond_the_end_is_an_error() {
         let storage = Reluctant::default();
         write_all_at(&storage, b"1234567", 0).unwrap();
         for (offset, length) in [(0, 8), (6, 2), (7, 1), (100, 1), (u64::MAX, 1)] {
@@ -360,19 +355,19 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_accepts_nothing_is_an_error_and_not_an_endless_loop() {
+    fn a_write_that_accepts_nothing_is_an_error() {
         let storage = Reluctant { accepts_nothing: true, ..Reluctant::default() };
         assert_eq!(write_all_at(&storage, b"x", 0).unwrap_err().kind(), io::ErrorKind::WriteZero);
     }
 
     #[test]
-    fn a_storage_that_claims_too_much_is_an_error_and_not_a_panic() {
+    fn a_wrong_count_is_an_error_and_not_a_panic() {
         assert!(write_all_at(&Boastful, b"abc", 0).is_err());
         assert!(read_exact_at(&Boastful, &mut [0; 3], 0).is_err());
     }
 
     #[test]
-    fn a_range_beyond_the_largest_offset_is_refused_before_anything_is_written() {
+    fn a_range_beyond_the_largest_offset_writes_nothing() {
         let storage = MemoryStorage::new();
         for (offset, length) in [(u64::MAX, 1), (1, u64::MAX)] {
             let error = write_zeroes_at(&storage, offset, length).unwrap_err();
@@ -382,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn zeroes_cover_the_range_exactly_and_come_in_pieces() {
+    fn zeroes_cover_exactly_the_range_in_aligned_pieces() {
         let storage = Reluctant { generous: true, ..Reluctant::default() };
         let length = ZEROES_BYTES * 2 + 3;
         write_all_at(&storage, &vec![0xff; length + 2], 0).unwrap();
@@ -397,14 +392,18 @@ mod tests {
         assert_eq!(buffer[length + 1], 0xff);
         let multiple = ZEROES_BYTES as u64;
         let pieces = [(1, ZEROES_BYTES - 1), (multiple, ZEROES_BYTES), (2 * multiple, 4)];
-        assert_eq!(*storage.writes.lock(), pieces, "behind the first, from multiples of their length on");
+        assert_eq!(
+            *storage.writes.lock(),
+            pieces,
+            "all but the first begin at multiples of the piece length"
+        );
 
         write_zeroes_at(&storage, 1 << 40, 0).unwrap();
         assert_eq!(storage.len().unwrap(), length as u64 + 2);
     }
 
     #[test]
-    fn an_interrupted_sync_is_tried_again() {
+    fn an_interrupted_sync_is_retried() {
         for sync in [sync_data, sync_all] {
             let storage = Reluctant::default();
             storage.sync_errors.lock().push(io::ErrorKind::Interrupted.into());
@@ -414,8 +413,8 @@ mod tests {
     }
 
     #[test]
-    fn a_failed_sync_is_never_tried_again() {
-        /// EIO, which has no kind of its own; the number is the same on every unix.
+    fn a_failed_sync_is_never_retried() {
+        /// EIO, which has no `ErrorKind`. The number is the same on every unix.
         const INPUT_OUTPUT_ERROR: i32 = 5;
         for sync in [sync_data, sync_all] {
             let storage = Reluctant::default();

@@ -1,18 +1,18 @@
-//! Whether a file system writes changed bytes in their place: what the promise rests on that a completion finds room.
+//! Which file systems overwrite bytes in place.
 //!
-//! The log sets room aside in bytes of the file that exist, and overwrites them. A file system that copies on write puts
-//! those bytes elsewhere, and can be full then. Some do so always, some can be told not to for a file that holds nothing
-//! yet, and some do so only for blocks that a copy of the file shares.
+//! The log guarantees that a completion finds space: it reserves existing bytes of the file and overwrites them later. A
+//! copy-on-write file system writes those bytes elsewhere and can be full then. Some always copy; on btrfs a file can be
+//! excluded while it is empty; and some copy only blocks that a copy of the file shares.
 
-/// What `statfs` calls btrfs. Its files can be told apart: one that was made "no copy on write" is overwritten in place.
+/// The magic number of btrfs in `statfs`. It overwrites files that are marked "no copy on write" in place.
 pub(super) const BTRFS: u32 = 0x9123_683E;
-/// A file system on top of another one, which is not named. It hands the flags of files through.
+/// The magic number of overlayfs, which hides the file system below and passes the flags of files through to it.
 pub(super) const OVERLAY: u32 = 0x794C_7630;
 const ZFS: u32 = 0x2FC1_2FC1;
 const BCACHEFS: u32 = 0xCA45_1A4E;
 const NILFS: u32 = 0x0000_3434;
 
-/// Whether a file system of this type copies on write, where a file is marked "no copy on write" or not.
+/// Whether a file system of this type copies a file on write. `is_nocow`: the file is marked "no copy on write".
 pub(super) fn copies_on_write(file_system: u32, is_nocow: bool) -> bool {
     match file_system {
         BTRFS => !is_nocow,
@@ -21,7 +21,7 @@ pub(super) fn copies_on_write(file_system: u32, is_nocow: bool) -> bool {
     }
 }
 
-/// Whether a new file may be marked "no copy on write".
+/// Whether the file system may know the mark "no copy on write".
 pub(super) fn knows_nocow(file_system: u32) -> bool {
     matches!(file_system, BTRFS | OVERLAY)
 }
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_system_that_copies_on_write_is_known_and_a_file_that_was_told_not_to_be_copied() {
+    fn copy_on_write_file_systems_and_their_exceptions_are_known() {
         const EXT4: u32 = 0xEF53;
         const XFS: u32 = 0x5846_5342;
         for is_nocow in [false, true] {
