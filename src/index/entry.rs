@@ -1,6 +1,6 @@
-//! What the index keeps of a key: an address and some bits of the hash, in 8 bytes.
+//! Index entries: the address of a record and 24 bits of its key's hash, in 8 bytes.
 
-/// How many shards there are: one for each value of the top 8 bits of a hash.
+/// Number of shards: one for each value of the top 8 bits of a hash.
 pub(crate) const SHARD_COUNT: usize = 256;
 
 /// Bits of an entry that hold the tag.
@@ -9,13 +9,13 @@ pub(super) const TAG_BITS: u32 = 24;
 /// Bits of an entry that hold the address, in units of [`ADDRESS_UNIT_BYTES`].
 pub(super) const ADDRESS_BITS: u32 = 40;
 
-/// What addresses are multiples of, in bytes: the alignment of records in the log.
+/// Addresses are multiples of this: the alignment of records in the log, in bytes.
 pub(super) const ADDRESS_UNIT_BYTES: u64 = 8;
 
-/// A bucket without an entry. No entry is zero, because no address is.
+/// The value of an empty bucket. No entry is zero, because no address is zero.
 pub(super) const EMPTY: u64 = 0;
 
-/// Where a record lies in the file: a byte offset that is a multiple of 8, above zero and below 2^43.
+/// The address of a record: its byte offset in the file, a multiple of 8, above zero and below 2^43.
 #[derive(Copy, Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Address(u64);
 
@@ -39,9 +39,9 @@ pub(crate) fn shard_of(hash: u128) -> u8 {
     hash.to_be_bytes()[0]
 }
 
-/// The tag of a hash: the bits that entries keep and tables are sorted by.
+/// The tag of a hash: the 24 bits that an entry stores and that a table is sorted by.
 pub(super) fn tag_of_hash(hash: u128) -> u64 {
-    // The eight bits above these chose the shard and are the same for the whole table.
+    // The 8 bits above chose the shard and are the same in the whole table.
     let tag = (hash >> 96) & ((1 << TAG_BITS) - 1);
     tag as u64
 }
@@ -51,12 +51,12 @@ pub(super) fn tag_of_entry(entry: u64) -> u64 {
     entry >> ADDRESS_BITS
 }
 
-/// The entry for `address` under `tag`. The tag is on top, so entries compare by it first.
+/// The entry for `tag` and `address`. The tag is in the upper bits, so that entries compare by tag first.
 pub(super) fn entry_of(tag: u64, address: Address) -> u64 {
     tag << ADDRESS_BITS | (address.0 / ADDRESS_UNIT_BYTES)
 }
 
-/// The address in an entry.
+/// The address of an entry.
 pub(super) fn address_of_entry(entry: u64) -> Address {
     Address((entry & ((1 << ADDRESS_BITS) - 1)) * ADDRESS_UNIT_BYTES)
 }

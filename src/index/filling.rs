@@ -1,8 +1,8 @@
-//! A shard of the index while opening fills it.
+//! Filling a shard of the index during an opening.
 //!
-//! Nobody asks for a key before all of them are known, so opening searches for none. What footers and frames say is
-//! gathered in the order of the log, put into the order of tags once all of it is there, and laid out as a table in one
-//! pass, in the memory in which it was gathered. Only what shares a tag is compared: it may be of one key.
+//! No look-up happens before all keys are known, so an opening need not search for each. The updates of a shard are
+//! gathered in the order of the log, sorted by tag once they are complete, and laid out as a table in one pass, in the
+//! memory that they were gathered in. Only updates that share a tag are compared, because they may be of one key.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,17 +13,18 @@ use super::entry::{
 };
 use super::table::Table;
 
-/// How a word holds what a record says: the address takes as many bits as the longest needs, and the hash behind the
-/// shard's number all of the others. That is the tag, and more of the hash than an entry has, unless the file is as long as
-/// addresses reach. Among ten million keys twelve thousand pairs share shard and tag, and to tell two keys apart by their
-/// records takes as long as a hundred others take, or a hundred thousand if the records are not in the cache.
+/// How an update is packed into a word of 8 bytes: the address in as many low bits as the file needs, the hash in the others.
+///
+/// An entry has 24 bits of hash besides the shard; a word has more, unless the file has its greatest possible length. Among
+/// ten million keys, twelve thousand pairs share shard and tag. To tell two of those apart by their records costs as much as
+/// a hundred other updates, or a hundred thousand if the records are not cached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packing {
     address_bits: u32,
 }
 
 impl Packing {
-    /// For addresses below `end_bytes`.
+    /// The packing for addresses below `end_bytes`.
     pub(crate) fn for_addresses_below(end_bytes: u64) -> Packing {
         let units = end_bytes.div_ceil(ADDRESS_UNIT_BYTES);
         Packing { address_bits: (u64::BITS - units.leading_zeros()).min(ADDRESS_BITS) }
@@ -35,85 +36,100 @@ impl Packing {
 
     fn word(self, hash: u128, address: Address) -> u64 {
         let units = address.offset() / ADDRESS_UNIT_BYTES;
-        debug_assert!(units <= self.address_mask(), "an address beyond those that were promised");
+        debug_assert!(units <= self.address_mask(), "the packing is for lower addresses");
+        // The first byte of the hash chose the shard.
         let [_, hash @ .., _, _, _, _, _, _, _] = hash.to_be_bytes();
         u64::from_be_bytes(hash) & !self.address_mask() | units
     }
 
-    /// The entry that a word becomes.
+    /// The table entry for a word.
     fn entry(self, word: u64) -> u64 {
         tag_of_entry(word) << ADDRESS_BITS | word & self.address_mask()
     }
 
-    /// What a word says of the hash. Two words can be of one key if they say the same, and are if their hashes agree.
+    /// The bits of the hash in a word. Two words with different bits are of different keys; with equal bits, their records
+    /// decide.
     fn hash_bits(self, word: u64) -> u64 {
         word & !self.address_mask()
     }
 }
 
-/// What a record does to its key's entry.
+/// What a record does to the index: it sets its key's entry or removes it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct IndexUpdate {
     word: u64,
-    /// It leaves no entry.
-    ends: bool,
+    removes: bool,
 }
 
 impl IndexUpdate {
-    /// The step of a record at `address`, of the key with `hash`.
+    /// The update by the record at `address`, of the key with `hash`. It removes the key unless it `leaves_something`.
     pub(crate) fn new(packing: Packing, hash: u128, address: Address, leaves_something: bool) -> IndexUpdate {
-        IndexUpdate { word: packing.word(hash, address), ends: !leaves_something }
+        IndexUpdate { word: packing.word(hash, address), removes: !leaves_something }
     }
 }
 
-/// The steps of a shard, in the order of the log.
-#[derive(Debug, Default)]
-pub(crate) struct Gathered {
+/// The updates of one shard, in the order of the log.
+#[derive(Debug)]
+pub(crate) struct ShardUpdates {
+    packing: Packing,
+    shard: u8,
     words: Vec<u64>,
-    /// The words, again, of those that leave no entry: few, unless the store was closed for as long as it remembers.
-    ended: Vec<u64>,
+    /// The words of the updates that remove their key, in the same order. There are few, unless the store was closed for as
+    /// long as it keeps keys.
+    removals: Vec<u64>,
 }
 
-impl Gathered {
-    /// With room for the table of `shard` that `expected` steps become, or some more of them, because shards are not equally
-    /// full. Where it is too much, most of it is never touched; where it is too little, memory is moved, and leaves holes
-    /// that nothing else fits into. Either way it is given back in the end.
-    pub(crate) fn expecting(expected: usize, shard: u8) -> Gathered {
-        let mut gathered = Gathered::default();
+impl ShardUpdates {
+    /// No updates of `shard`, packed as `packing` says.
+    pub(crate) fn new(packing: Packing, shard: u8) -> ShardUpdates {
+        ShardUpdates { packing, shard, words: Vec::new(), removals: Vec::new() }
+    }
+
+    pub(super) fn shard(&self) -> u8 {
+        self.shard
+    }
+
+    /// Reserves memory for the table that `expected` updates become, and some more, because shards are not equally full.
+    ///
+    /// Reserved memory that is not needed is mostly never touched. With too little, the vector moves and leaves holes in the
+    /// heap that no other table fits into. The table returns what it does not need.
+    pub(crate) fn expecting(mut self, expected: usize) -> ShardUpdates {
         if expected > 0 {
-            let room = Table::room_for(expected + 4 * expected.isqrt(), shard);
-            // Only a guess: without room, memory is found as it is needed.
-            let _ = gathered.words.try_reserve_exact(room);
+            let buckets = Table::room_for(expected + 4 * expected.isqrt(), self.shard);
+            // `expected` is an estimate. If there is not so much memory, it is allocated as needed.
+            let _ = self.words.try_reserve_exact(buckets);
         }
-        gathered
+        self
     }
 
-    /// Takes what comes next in the log.
-    pub(crate) fn append(&mut self, steps: &[IndexUpdate]) {
-        make_room(&mut self.words, steps.len());
-        self.words.extend(steps.iter().map(|step| step.word));
-        let ended = || steps.iter().filter(|step| step.ends).map(|step| step.word);
-        make_room(&mut self.ended, ended().count());
-        self.ended.extend(ended());
+    /// Adds the updates that come next in the log.
+    pub(crate) fn append(&mut self, updates: &[IndexUpdate]) {
+        make_room(&mut self.words, updates.len());
+        self.words.extend(updates.iter().map(|update| update.word));
+        let removals = || updates.iter().filter(|update| update.removes).map(|update| update.word);
+        make_room(&mut self.removals, removals().count());
+        self.removals.extend(removals());
     }
 
-    /// The table of `shard` that the steps make. `spare` is room to sort them in. `look` says what hash the key of a
-    /// record has, and something else about it that `bury` is given when another takes its place.
+    /// The table that the updates make.
+    ///
+    /// `look` reads the record of a candidate: the hash of its key, and something about the record. `mark_dead` is called
+    /// with the latter for each record that a later update of its key replaces. `spare` is memory for sorting.
     pub(super) fn into_table<W, E>(
         mut self,
-        packing: Packing,
-        shard: u8,
         spare: &mut Vec<u64>,
         mut look: impl FnMut(Candidate) -> Result<(u128, W), E>,
         mark_dead: impl FnMut(&W),
     ) -> Result<Table, E> {
+        let ShardUpdates { packing, shard, .. } = self;
         sort_by_tag(&mut self.words, spare);
-        sort_by_tag(&mut self.ended, &mut Vec::new());
-        // The memory in which they were gathered, which has room for the table if so many were expected.
+        sort_by_tag(&mut self.removals, &mut Vec::new());
+        // Sorting has exchanged the vectors: `spare` is the memory that the updates were gathered in, with space for the
+        // table, and the sorted words are in the former spare, which stays with the caller.
         let room = mem::replace(spare, self.words);
         let entries = spare;
         let look = |word| look(Candidate { packing, shard, word });
-        deduplicate(packing, entries, &self.ended, look, mark_dead)?;
+        deduplicate(packing, entries, &self.removals, look, mark_dead)?;
         if entries.is_empty() {
             return Ok(Table::default());
         }
@@ -122,7 +138,7 @@ impl Gathered {
     }
 }
 
-/// A record that has to be looked at, to tell its key from others.
+/// A record that has to be read, because its word does not tell its key from that of another.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     packing: Packing,
@@ -131,12 +147,12 @@ pub(crate) struct Candidate {
 }
 
 impl Candidate {
-    /// Where it is.
+    /// The address of the record.
     pub(crate) fn address(self) -> Address {
         address_of_entry(self.packing.entry(self.word))
     }
 
-    /// Whether what was gathered of it can be of the key with `hash`. If not, footer and record contradict each other.
+    /// Whether the update can be of the key with `hash`. If not, footer and record contradict each other.
     pub(crate) fn may_be_of(self, hash: u128) -> bool {
         shard_of(hash) == self.shard
             && self.packing.hash_bits(self.word)
@@ -144,21 +160,21 @@ impl Candidate {
     }
 }
 
-/// Makes room for so many more, and where that takes memory, for a quarter more: twice as many, as vectors grow by
-/// themselves, would take more than the index does.
+/// Reserves memory for `more` words. A vector that must grow grows by a quarter at least; doubling, as vectors do by
+/// themselves, would take more memory than the index.
 fn make_room(words: &mut Vec<u64>, more: usize) {
     if words.capacity() - words.len() < more {
         words.reserve_exact(more.max(words.len() / 4));
     }
 }
 
-/// Sorts words by tag, and leaves those with one tag in the order in which they are: by the tag's last byte, the one before
-/// it and the first. What was in `spare` is lost, and the memory of the two changes hands.
+/// Sorts words by tag and keeps the order of words with one tag: a radix sort by the three bytes of the tag, last byte
+/// first. `spare` is overwritten, and the two vectors exchange their memory.
 fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
-    // The tag's bytes are the first of a word.
+    // The tag is the first three bytes of a word.
     const _: () = assert!(TAG_BITS == 3 * u8::BITS && TAG_BITS + ADDRESS_BITS == u64::BITS);
     if words.len() <= 1 {
-        // As the shards of small stores are.
+        // The common case in small stores.
         spare.clone_from(words);
         return mem::swap(words, spare);
     }
@@ -174,39 +190,39 @@ fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
             start += mem::replace(count, start);
         }
         for word in &*words {
-            let place = &mut next[digit(*word)];
-            spare[*place] = *word;
-            *place += 1;
+            let at = &mut next[digit(*word)];
+            spare[*at] = *word;
+            *at += 1;
         }
         mem::swap(words, spare);
     }
 }
 
-/// Makes entries of sorted words, and leaves the last of each key, if that is not among the `ended`, which are sorted too.
+/// Turns sorted words into entries: keeps the last word of each key, unless it is among `removals`, which are sorted too.
 fn deduplicate<W, E>(
     packing: Packing,
     words: &mut Vec<u64>,
-    ended: &[u64],
+    removals: &[u64],
     mut look: impl FnMut(u64) -> Result<(u128, W), E>,
     mut mark_dead: impl FnMut(&W),
 ) -> Result<(), E> {
-    let mut ended = ended.iter().peekable();
-    // No two words are alike: each has the address of a record of its own.
-    let mut step = |word: u64| IndexUpdate { word, ends: ended.next_if_eq(&&word).is_some() };
+    let mut removals = removals.iter().peekable();
+    // Words are unique, because each has the address of its own record. So a removal matches exactly one word.
+    let mut update = |word: u64| IndexUpdate { word, removes: removals.next_if_eq(&&word).is_some() };
     let (mut at, mut kept) = (0, 0);
     while at < words.len() {
         let tag = tag_of_entry(words[at]);
         let same = words[at..].iter().take_while(|word| tag_of_entry(**word) == tag).count();
         if same == 1 {
-            let step = step(words[at]);
-            words[kept] = packing.entry(step.word);
-            kept += usize::from(!step.ends);
+            let update = update(words[at]);
+            words[kept] = packing.entry(update.word);
+            kept += usize::from(!update.removes);
         } else {
-            let steps = words[at..at + same].iter().map(|word| step(*word));
-            let lasts = if same <= COMPARED_WITH_EACH_OTHER {
-                last_of_each_of_few(packing, steps, &mut look, &mut mark_dead)
+            let updates = words[at..at + same].iter().map(|word| update(*word));
+            let lasts = if same <= COMPARED_PAIRWISE {
+                last_of_each_of_few(packing, updates, &mut look, &mut mark_dead)
             } else {
-                last_of_each_key(packing, steps, &mut look, &mut mark_dead)
+                last_of_each_key(packing, updates, &mut look, &mut mark_dead)
             };
             for word in lasts? {
                 words[kept] = packing.entry(word);
@@ -219,9 +235,10 @@ fn deduplicate<W, E>(
     Ok(())
 }
 
-/// The last step of its key so far, and what its record says, if it has been looked at.
+/// The last update of a key so far.
 struct Last<W> {
     word: u64,
+    /// What `look` returned for its record, if it was read.
     seen: Option<(u128, W)>,
 }
 
@@ -230,6 +247,7 @@ impl<W> Last<W> {
         Last { word, seen: None }
     }
 
+    /// The hash of the key. Reads the record at the first call.
     fn hash<E>(&mut self, look: &mut impl FnMut(u64) -> Result<(u128, W), E>) -> Result<u128, E> {
         if let Some((hash, _)) = &self.seen {
             return Ok(*hash);
@@ -240,18 +258,18 @@ impl<W> Last<W> {
     }
 }
 
-/// So many steps that share a tag, or fewer, are compared with each other: that is faster than a map.
-const COMPARED_WITH_EACH_OTHER: usize = 8;
+/// Up to this many updates that share a tag are compared pairwise, which is faster than a map.
+const COMPARED_PAIRWISE: usize = 8;
 
-/// [`last_of_each_key`] of a few steps.
+/// [`last_of_each_key`] for a few updates.
 fn last_of_each_of_few<W, E>(
     packing: Packing,
-    steps: impl Iterator<Item = IndexUpdate>,
+    updates: impl Iterator<Item = IndexUpdate>,
     look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
     mark_dead: &mut impl FnMut(&W),
 ) -> Result<Vec<u64>, E> {
     let mut lasts: Vec<Last<W>> = Vec::new();
-    for IndexUpdate { word, ends } in steps {
+    for IndexUpdate { word, removes } in updates {
         let mut new = Last::new(word);
         for at in 0..lasts.len() {
             let old = &mut lasts[at];
@@ -263,57 +281,57 @@ fn last_of_each_of_few<W, E>(
                 break;
             }
         }
-        if !ends {
+        if !removes {
             lasts.push(new);
         }
     }
     Ok(lasts.into_iter().map(|last| last.word).collect())
 }
 
-/// The last steps of keys of which their words say the same.
+/// The last updates of keys whose words have the same bits of the hash.
 enum Alike<W> {
-    /// There is one, and its record need not be looked at.
+    /// One update. Its record need not be read.
     One(Last<W>),
-    /// By their hashes.
+    /// Updates by the hash of their key.
     Several(HashMap<u128, Last<W>>),
 }
 
-/// Of steps that share a tag, the words of those that leave an entry.
+/// Of updates that share a tag, the words of those that leave an entry.
 ///
-/// Each step costs one search, however many there are and whatever their hashes: a file may have been made so that all of
-/// them share a tag. The maps are those of the standard library, whose order no file can know beforehand.
+/// The cost of each update is one look-up, whatever the hashes: a file can be forged so that all of its keys share a tag.
+/// The maps are those of the standard library, whose random keys a forger cannot know.
 fn last_of_each_key<W, E>(
     packing: Packing,
-    steps: impl Iterator<Item = IndexUpdate>,
+    updates: impl Iterator<Item = IndexUpdate>,
     look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
     mark_dead: &mut impl FnMut(&W),
 ) -> Result<Vec<u64>, E> {
     let mut lasts: HashMap<u64, Alike<W>> = HashMap::new();
-    for IndexUpdate { word, ends } in steps {
+    for IndexUpdate { word, removes } in updates {
         let mut new = Last::new(word);
-        let mut place = match lasts.entry(packing.hash_bits(word)) {
-            Entry::Vacant(place) => {
-                if !ends {
-                    place.insert(Alike::One(new));
+        let mut alike = match lasts.entry(packing.hash_bits(word)) {
+            Entry::Vacant(vacant) => {
+                if !removes {
+                    vacant.insert(Alike::One(new));
                 }
                 continue;
             }
-            Entry::Occupied(place) => place,
+            Entry::Occupied(occupied) => occupied,
         };
-        if let Alike::One(old) = place.get_mut() {
+        if let Alike::One(old) = alike.get_mut() {
             let mut old = Last { word: old.word, seen: old.seen.take() };
             let hash = old.hash(look)?;
-            place.insert(Alike::Several(HashMap::from([(hash, old)])));
+            alike.insert(Alike::Several(HashMap::from([(hash, old)])));
         }
-        let Alike::Several(several) = place.get_mut() else { continue };
+        let Alike::Several(several) = alike.get_mut() else { continue };
         let hash = new.hash(look)?;
         if let Some(Last { seen: Some((_, about)), .. }) = several.remove(&hash) {
             mark_dead(&about);
         }
-        if !ends {
+        if !removes {
             several.insert(hash, new);
         } else if several.is_empty() {
-            place.remove();
+            alike.remove();
         }
     }
     let words = lasts.into_values().flat_map(|alike| match alike {
@@ -342,23 +360,27 @@ mod tests {
         usize::try_from(address.offset() / 8 - 1).unwrap()
     }
 
-    /// Room for addresses of some thousand records, and as much of the hash as is possible; and for none but the tag.
+    /// A packing with short addresses and as much of the hash as possible, and one with no more of the hash than the tag.
     const PACKINGS: [Packing; 2] = [Packing { address_bits: 20 }, Packing { address_bits: ADDRESS_BITS }];
 
-    fn gathered(steps: impl IntoIterator<Item = IndexUpdate>) -> Gathered {
-        let mut gathered = Gathered::default();
-        gathered.append(&steps.into_iter().collect::<Vec<_>>());
+    fn shard_updates(
+        packing: Packing,
+        shard: u8,
+        updates: impl IntoIterator<Item = IndexUpdate>,
+    ) -> ShardUpdates {
+        let mut gathered = ShardUpdates::new(packing, shard);
+        gathered.append(&updates.into_iter().collect::<Vec<_>>());
         gathered
     }
 
-    /// Hashes of shard 7 that have much in common: the tag, or the tag and all that a word holds, or nothing.
+    /// Hashes of shard 7 that share the tag, or the tag and all other bits of a word, or nothing.
     fn colliding_hash() -> impl Strategy<Value = u128> {
         let tag = prop_oneof![Just(0), Just(1), Just(0x80_0000), Just(0xFF_FFFF), 0..0x100_0000_u128];
         (tag, prop_oneof![Just(0), Just(0xFFFF), 0..0x1_0000_u128], 0..3_u128)
             .prop_map(|(tag, more, rest)| 7 << 120 | tag << 96 | more << 76 | rest)
     }
 
-    /// Numbers spread over all of their bits, the same in every run.
+    /// Pseudorandom hashes, the same in every run.
     fn random_hash(number: usize) -> u128 {
         let mut bits = (number as u128 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15_F39C_C060_5CED_C835);
         bits ^= bits >> 61;
@@ -369,7 +391,7 @@ mod tests {
         random_hash(number) & (u128::MAX >> 8) | u128::from(shard) << 120
     }
 
-    fn nobody_looks(candidate: Candidate) -> Result<(u128, ()), Address> {
+    fn no_look(candidate: Candidate) -> Result<(u128, ()), Address> {
         Err(candidate.address())
     }
 
@@ -377,17 +399,17 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn what_is_left_is_the_last_of_each_key_and_each_that_it_replaced_is_told_of_once(
+        fn the_last_update_of_each_key_wins_and_replaced_records_are_marked_dead(
             hashes in prop::collection::vec(colliding_hash(), 1..40),
             picks in prop::collection::vec((any::<prop::sample::Index>(), prop::bool::weighted(0.8)), 0..200),
             pieces in 1..5_usize,
             expected in 0..300_usize,
             packing in prop::sample::select(&PACKINGS[..]),
         ) {
-            let steps: Vec<(u128, bool)> = picks.iter().map(|(pick, leaves)| (*pick.get(&hashes), *leaves)).collect();
+            let updates: Vec<(u128, bool)> = picks.iter().map(|(pick, leaves)| (*pick.get(&hashes), *leaves)).collect();
             let mut model: BTreeMap<u128, usize> = BTreeMap::new();
             let mut replaced = Vec::new();
-            for (number, (hash, leaves)) in steps.iter().enumerate() {
+            for (number, (hash, leaves)) in updates.iter().enumerate() {
                 replaced.extend(model.remove(hash));
                 if *leaves {
                     model.insert(*hash, number);
@@ -395,40 +417,40 @@ mod tests {
             }
 
             let index = Index::new();
-            let mut gathered = Gathered::expecting(expected, 7);
+            let mut gathered = ShardUpdates::new(packing, 7).expecting(expected);
             let new = |(number, (hash, leaves)): (usize, &(u128, bool))| {
                 IndexUpdate::new(packing, *hash, address(number), *leaves)
             };
-            let all: Vec<IndexUpdate> = steps.iter().enumerate().map(new).collect();
+            let all: Vec<IndexUpdate> = updates.iter().enumerate().map(new).collect();
             for piece in all.chunks(all.len().div_ceil(pieces).max(1)) {
                 gathered.append(piece);
             }
-            let mut buried = Vec::new();
+            let mut dead = Vec::new();
             let look = |candidate: Candidate| {
                 let number = number_at(candidate.address());
-                assert!(candidate.may_be_of(steps[number].0) && !candidate.may_be_of(steps[number].0 ^ 1 << 127));
-                Ok::<_, Infallible>((steps[number].0, number))
+                assert!(candidate.may_be_of(updates[number].0) && !candidate.may_be_of(updates[number].0 ^ 1 << 127));
+                Ok::<_, Infallible>((updates[number].0, number))
             };
-            let mark_dead = |number: &usize| buried.push(*number);
-            index.fill(packing, 7, gathered, &mut Vec::new(), look, mark_dead).unwrap();
+            let mark_dead = |number: &usize| dead.push(*number);
+            index.fill(gathered, &mut Vec::new(), look, mark_dead).unwrap();
 
             for hash in &hashes {
                 let mut found = Vec::new();
                 index.find(*hash, |at| -> Option<()> {
                     let number = number_at(at);
-                    found.extend((steps[number].0 == *hash).then_some(number));
+                    found.extend((updates[number].0 == *hash).then_some(number));
                     None
                 });
                 prop_assert_eq!(found, model.get(hash).copied().into_iter().collect::<Vec<_>>());
             }
             prop_assert_eq!(index.len(), model.len());
             replaced.sort_unstable();
-            buried.sort_unstable();
-            prop_assert_eq!(buried, replaced);
+            dead.sort_unstable();
+            prop_assert_eq!(dead, replaced);
         }
 
         #[test]
-        fn words_are_sorted_by_their_tags_and_as_they_came_under_each(
+        fn sorting_by_tag_is_stable(
             tags in prop::collection::vec(prop_oneof![0..0x100_0000_u64, 0..3_u64, (0..3_u64).prop_map(|n| n << 16)], 0..500),
         ) {
             let words: Vec<u64> = (0..).zip(&tags).map(|(at, tag)| tag << ADDRESS_BITS | (500 - at)).collect();
@@ -440,7 +462,7 @@ mod tests {
         }
 
         #[test]
-        fn a_word_becomes_the_entry_of_its_tag_and_address_however_long_the_file(
+        fn a_word_becomes_the_entry_of_its_tag_and_address(
             hash: u128,
             units in prop_oneof![1..1_u64 << 20, 1..1_u64 << 40, Just((1 << 40) - 1)],
         ) {
@@ -454,57 +476,59 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_one_tag_are_told_apart_by_more_of_their_hashes_and_their_records_not_looked_at() {
+    fn more_bits_of_the_hash_spare_reading_records_of_one_tag() {
         let index = Index::new();
         let packing = Packing::for_addresses_below(5 << 30);
         let hashes: Vec<u128> = (0..1 << 10).map(|more| 7 << 120 | 5 << 96 | more << 86).collect();
-        let steps =
+        let updates =
             (0..).zip(&hashes).map(|(at, hash)| IndexUpdate::new(packing, *hash, address(at), at != 3));
-        index.fill(packing, 7, gathered(steps), &mut Vec::new(), nobody_looks, |()| {}).unwrap();
-        assert_eq!(index.len(), hashes.len() - 1, "and one of them has ended");
+        index.fill(shard_updates(packing, 7, updates), &mut Vec::new(), no_look, |()| {}).unwrap();
+        assert_eq!(index.len(), hashes.len() - 1, "one update removes its key");
     }
 
     #[test]
-    fn each_record_is_looked_at_once_however_many_share_all_that_a_word_holds() {
+    fn each_record_is_read_once_however_many_words_agree() {
         const COUNT: usize = 100_000;
         let of_one_key = |_: usize| 7_u128 << 120;
         let of_keys_that_are_alike = |number: usize| 7_u128 << 120 | number as u128;
         for hash in [&of_one_key as &dyn Fn(usize) -> u128, &of_keys_that_are_alike] {
             let index = Index::new();
-            let steps = (0..COUNT).map(|at| IndexUpdate::new(PACKINGS[0], hash(at), address(at), true));
-            let (mut looked, mut buried) = (0, 0);
+            let updates = (0..COUNT).map(|at| IndexUpdate::new(PACKINGS[0], hash(at), address(at), true));
+            let (mut looked, mut dead) = (0, 0);
             let look = |candidate: Candidate| {
                 looked += 1;
                 Ok::<_, Infallible>((hash(number_at(candidate.address())), ()))
             };
-            index.fill(PACKINGS[0], 7, gathered(steps), &mut Vec::new(), look, |()| buried += 1).unwrap();
+            let updates = shard_updates(PACKINGS[0], 7, updates);
+            index.fill(updates, &mut Vec::new(), look, |()| dead += 1).unwrap();
             assert_eq!(looked, COUNT);
-            assert_eq!(index.len() + buried, COUNT);
+            assert_eq!(index.len() + dead, COUNT);
         }
     }
 
     #[test]
-    fn a_record_that_cannot_be_looked_at_is_no_reason_to_go_on() {
+    fn an_error_reading_a_record_ends_the_filling() {
         let index = Index::new();
         let hash = in_shard(7, 1);
-        let steps = [4, 5].map(|at| IndexUpdate::new(PACKINGS[0], hash, address(at), true));
-        let refused = index.fill(PACKINGS[0], 7, gathered(steps), &mut Vec::new(), nobody_looks, |()| {});
+        let updates = [4, 5].map(|at| IndexUpdate::new(PACKINGS[0], hash, address(at), true));
+        let updates = shard_updates(PACKINGS[0], 7, updates);
+        let refused = index.fill(updates, &mut Vec::new(), no_look, |()| {});
         assert_eq!(refused, Err(address(4)));
         assert_eq!(index.len(), 0);
     }
 
     #[test]
-    fn a_shard_that_was_made_for_more_than_came_or_for_less_is_no_larger_than_one_that_grew() {
+    fn a_filled_shard_is_no_larger_than_a_grown_one_whatever_was_expected() {
         let mut spare = Vec::new();
         for expected in [0, 10, 300, 10_000] {
             let (filled, grown) = (Index::new(), Index::new());
             for shard in 0..=u8::MAX {
-                let mut gathered = Gathered::expecting(expected, shard);
+                let mut gathered = ShardUpdates::new(PACKINGS[0], shard).expecting(expected);
                 for at in 0..300 {
                     gathered.append(&[IndexUpdate::new(PACKINGS[0], in_shard(shard, at), address(at), true)]);
                     grown.insert(in_shard(shard, at), address(at));
                 }
-                filled.fill(PACKINGS[0], shard, gathered, &mut spare, nobody_looks, |()| {}).unwrap();
+                filled.fill(gathered, &mut spare, no_look, |()| {}).unwrap();
                 assert!((0..300).all(|at| filled.holds(in_shard(shard, at), address(at))));
             }
             assert_eq!(filled.len(), 300 * SHARD_COUNT);
@@ -513,28 +537,28 @@ mod tests {
     }
 
     #[test]
-    fn a_table_takes_the_memory_in_which_its_steps_were_gathered_also_where_there_are_some_more_than_expected()
-     {
-        // Of shards that have 1,000 each on average, all but one in some ten thousand have no more than that.
-        let steps = (0..1_120).map(|at| IndexUpdate::new(PACKINGS[0], in_shard(200, at), address(at), true));
-        let mut gathered = Gathered::expecting(1_000, 200);
+    fn a_table_reuses_the_memory_of_its_gathered_updates() {
+        // With 1,000 updates a shard on average, one shard in some ten thousand has more than this.
+        let updates =
+            (0..1_120).map(|at| IndexUpdate::new(PACKINGS[0], in_shard(200, at), address(at), true));
+        let mut gathered = ShardUpdates::new(PACKINGS[0], 200).expecting(1_000);
         let room = gathered.words.capacity();
         assert!(room < 1_600, "{room}");
-        gathered.append(&steps.collect::<Vec<_>>());
-        let table = gathered.into_table(PACKINGS[0], 200, &mut Vec::new(), nobody_looks, |()| {}).unwrap();
+        gathered.append(&updates.collect::<Vec<_>>());
+        let table = gathered.into_table(&mut Vec::new(), no_look, |()| {}).unwrap();
         assert!(table.buckets.len() <= room, "{} in {room}", table.buckets.len());
     }
 
     #[test]
-    fn what_nobody_expected_is_gathered_in_little_more_memory_than_it_takes_and_seldom_moved() {
-        let mut gathered = Gathered::expecting(0, 200);
+    fn unexpected_updates_take_little_extra_memory_and_move_seldom() {
+        let mut gathered = ShardUpdates::new(PACKINGS[0], 200).expecting(0);
         assert_eq!(gathered.words.capacity(), 0);
         let mut moved = 0;
         for piece in 1..=1_000 {
             let before = gathered.words.capacity();
-            gathered.append(&[IndexUpdate { word: 1, ends: true }; 10]);
+            gathered.append(&[IndexUpdate { word: 1, removes: true }; 10]);
             moved += usize::from(gathered.words.capacity() != before);
-            for words in [&gathered.words, &gathered.ended] {
+            for words in [&gathered.words, &gathered.removals] {
                 assert!(words.capacity() <= piece * 10 * 5 / 4 + 10);
             }
         }
@@ -542,11 +566,11 @@ mod tests {
     }
 
     #[test]
-    fn of_nothing_comes_a_table_without_memory_and_it_can_be_grown() {
+    fn a_shard_filled_with_nothing_takes_no_memory_and_can_grow() {
         let index = Index::new();
         let empty_bytes = index.allocated_bytes();
-        let ended = gathered([IndexUpdate::new(PACKINGS[0], in_shard(9, 1), address(1), false)]);
-        index.fill(PACKINGS[0], 9, ended, &mut Vec::new(), nobody_looks, |()| {}).unwrap();
+        let removal = IndexUpdate::new(PACKINGS[0], in_shard(9, 1), address(1), false);
+        index.fill(shard_updates(PACKINGS[0], 9, [removal]), &mut Vec::new(), no_look, |()| {}).unwrap();
         assert_eq!(index.allocated_bytes(), empty_bytes);
         index.insert(in_shard(9, 1), address(1));
         assert!(index.holds(in_shard(9, 1), address(1)));

@@ -1,14 +1,14 @@
-//! The index: from the hash of a key to the place of its last record, in memory.
+//! The index: for each key, the address of its last record, in memory.
 //!
-//! Entries are 8 bytes: 40 bits of address and 24 bits of hash. The keys themselves stay in the log, so what the
-//! index finds is a *candidate*, which the caller confirms by reading the log. That makes the memory per key
-//! independent of how long keys are, about 10 bytes of it on average.
+//! An entry is 8 bytes: 40 bits of address and 24 bits of hash. The keys themselves stay in the log. So a look-up finds
+//! *candidates*, which the caller confirms by reading the log, and a key takes about 10 bytes of memory whatever its length.
 //!
-//! The hash is spread over 256 shards, each a table of its own under a lock of its own. A table is kept sorted by
-//! the 24 hash bits it stores (the *tag*), and the tag alone says where in the table an entry belongs. So a search
-//! for a key that is not there ends early, and a table of another size is filled in one linear pass, without
-//! reading the log. Shards grow one by one and by amounts that differ a little from shard to shard: there is never
-//! a moment at which the whole index exists twice, nor one at which all shards grow at once.
+//! The index is split into 256 shards by the hash, each a table under its own lock. A table is sorted by the 24 bits of
+//! hash that its entries store (the *tag*), and the tag alone determines where an entry belongs. So a look-up of an unknown
+//! key ends early, and resizing a table is one linear pass that does not read the log. Shards grow one at a time and by
+//! slightly different factors: the index never exists twice, and shards do not all grow at once.
+//!
+//! An opening fills the index by [`Index::fill`]. After that, callers that hold the flight of a key change its entry.
 
 mod entry;
 mod filling;
@@ -17,106 +17,106 @@ mod table;
 use std::fmt;
 
 pub(crate) use entry::{Address, SHARD_COUNT, shard_of};
-pub(crate) use filling::{Candidate, Gathered, IndexUpdate, Packing};
+pub(crate) use filling::{Candidate, IndexUpdate, Packing, ShardUpdates};
 
 use entry::{entry_of, tag_of_hash};
 use table::Table;
 
 use crate::sync::RwLock;
 
-/// A table under its lock, on a cache line of its own: readers of neighbouring shards would otherwise slow each
-/// other down by writing to the same line when they take their locks.
+/// A table and its lock, on a cache line of its own. Taking a lock writes to it, so readers of shards on one cache line would
+/// slow each other down.
 #[repr(align(64))]
 #[derive(Default)]
 struct Shard {
-    /// The entries whose hashes begin with this shard's number.
+    /// The entries whose hashes begin with the number of this shard.
     table: RwLock<Table>,
 }
 
-/// The index of a store: which key's last record lies where, in memory and for use from any thread.
+/// The index of a store. Safe for use from any thread.
 ///
-/// It knows hashes, not keys: two keys may share an entry's 24 bits and a shard, so whatever is found is to be
-/// confirmed against the log. Changes to one key come one after another, because whoever changes a key holds its
-/// flight; changes and look-ups of different keys need no agreement among each other.
+/// It stores hashes and not keys: two keys may share a shard and a tag, so callers confirm each candidate in the log.
+/// Changes of one key are serialized by its flight, which the changing thread holds. Changes and look-ups of different keys
+/// need no coordination.
 pub(crate) struct Index {
-    /// All the shards, by the top 8 bits of the hash.
+    /// By the top 8 bits of the hash.
     shards: Box<[Shard; SHARD_COUNT]>,
 }
 
 impl Index {
-    /// An empty index. Tables take no memory until something is inserted into them.
+    /// An empty index. A table allocates memory at its first insertion.
     pub(crate) fn new() -> Index {
         Index { shards: Box::new(std::array::from_fn(|_| Shard::default())) }
     }
 
-    /// The table for `hash`, under its lock.
+    /// The table of the shard for `hash`.
     fn table(&self, hash: u128) -> &RwLock<Table> {
         &self.shards[usize::from(shard_of(hash))].table
     }
 
-    /// Offers the candidates for `hash` to `confirm`, one by one, until it answers `Some`; returns that answer.
+    /// Calls `confirm` with each candidate for `hash` until it returns `Some`, and returns that.
     ///
-    /// `confirm` runs under the shard's read lock, so that what it reads at the address is not recycled meanwhile.
-    /// It must not call the index: the same shard's lock, taken twice, can wait for itself.
+    /// `confirm` runs under the shard's read lock, so that the record at the address is not recycled meanwhile. It must not
+    /// call the index: taking the lock of the same shard twice can deadlock.
     pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
         self.table(hash).read().search(tag_of_hash(hash), confirm)
     }
 
-    /// Whether there is an entry with the tag of `hash` and with `address`.
+    /// Whether there is an entry with the tag of `hash` and this address.
     pub(crate) fn holds(&self, hash: u128, address: Address) -> bool {
         self.table(hash).read().bucket_of(entry_of(tag_of_hash(hash), address)).is_some()
     }
 
-    /// Puts in an entry for a key that, as the caller knows, has none.
+    /// Inserts an entry for a key that has none, which the caller must know.
     pub(crate) fn insert(&self, hash: u128, address: Address) {
         let entry = entry_of(tag_of_hash(hash), address);
         self.table(hash).write().insert(entry, shard_of(hash));
     }
 
-    /// Swaps the address of one entry in one step, so that a reader finds the old one or the new one; `false`, with
-    /// nothing changed, if there is no entry for `hash` and `old`.
+    /// Atomically replaces the address of an entry: a reader finds the old one or the new one. Returns `false` and changes
+    /// nothing if there is no entry for `hash` and `old`.
     pub(crate) fn replace(&self, hash: u128, old: Address, new: Address) -> bool {
         self.table(hash).write().replace(tag_of_hash(hash), old, new)
     }
 
-    /// Takes the entry for `hash` and `address` out; `false` if there is none.
+    /// Removes the entry for `hash` and `address`. Returns `false` if there is none.
     pub(crate) fn remove(&self, hash: u128, address: Address) -> bool {
         self.table(hash).write().remove(entry_of(tag_of_hash(hash), address))
     }
 
-    /// Fills one shard, of which nothing is known yet, with what is left after the steps that were `gathered`, and that are
-    /// packed as `packing` says. `look` gives the hash of the key of a record, and something else about it;
-    /// where a step takes the place of an earlier one of its key, `bury` is given what `look` said about that. `spare` is
-    /// memory to work in.
+    /// Fills an empty shard with what its updates leave.
+    ///
+    /// `look` reads the record of a candidate: the hash of its key, and something about the record. `mark_dead` is called
+    /// with the latter for each record that a later update of its key replaces. `spare` is memory to work in, which one
+    /// thread passes from call to call.
     pub(crate) fn fill<W, E>(
         &self,
-        packing: Packing,
-        shard: u8,
-        gathered: Gathered,
+        updates: ShardUpdates,
         spare: &mut Vec<u64>,
         look: impl FnMut(Candidate) -> Result<(u128, W), E>,
         mark_dead: impl FnMut(&W),
     ) -> Result<(), E> {
-        let filled = gathered.into_table(packing, shard, spare, look, mark_dead)?;
+        let shard = updates.shard();
+        let filled = updates.into_table(spare, look, mark_dead)?;
         let mut table = self.shards[usize::from(shard)].table.write();
-        debug_assert_eq!(table.len, 0, "it is filled before anything is put in");
+        debug_assert_eq!(table.len, 0, "a shard is filled before anything is inserted");
         *table = filled;
         Ok(())
     }
 
-    /// Waits for every look-up that is under way. Those that begin later see whatever the caller did before.
+    /// Waits for every look-up in progress. Look-ups that begin later see what the caller did before this call.
     pub(crate) fn wait_for_readers(&self) {
         for shard in self.shards.iter() {
             drop(shard.table.write());
         }
     }
 
-    /// How many entries there are. While others insert and remove, a figure from about now.
+    /// The number of entries. Approximate while other threads insert and remove.
     pub(crate) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.table.read().len).sum()
     }
 
-    /// How much memory the index has allocated, in bytes; not counted is what a table leaves unused of its last page.
+    /// The memory that the index has allocated, in bytes, without the unused rest of a table's last page.
     pub(crate) fn allocated_bytes(&self) -> usize {
         let tables: usize = self.shards.iter().map(|shard| size_of_val(&*shard.table.read().buckets)).sum();
         size_of_val(&*self.shards) + tables
@@ -141,10 +141,7 @@ mod tests {
     use super::*;
 
     impl Index {
-        /// Shows every address to `visit`, shard by shard, each under its read lock: for statistics and checks.
-        ///
-        /// As in [`find`](Index::find), `visit` must not call the index. What others insert, replace or remove in the
-        /// meantime is seen or not.
+        /// Calls `visit` with every address, shard by shard, each under its read lock. `visit` must not call the index.
         fn for_each(&self, mut visit: impl FnMut(Address)) {
             for shard in self.shards.iter() {
                 let table = shard.table.read();
@@ -166,7 +163,7 @@ mod tests {
         Address::new(number * ADDRESS_UNIT_BYTES).unwrap()
     }
 
-    /// SplitMix64, twice: hashes as uniform as those of the keyed hash, and the same in every run.
+    /// Two numbers of SplitMix64: hashes as uniform as those of the keyed hash, and the same in every run.
     fn random_hash(number: u64) -> u128 {
         let mix = |seed: u64| {
             let mut bits = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -188,7 +185,7 @@ mod tests {
         found
     }
 
-    /// The number that a look-up of the `number`th random hash confirms.
+    /// Looks the `number`th random hash up; returns `number` if its address is found.
     fn look_up(index: &Index, number: u64) -> Option<u64> {
         index.find(random_hash(number), |found| (found == address(number)).then_some(number))
     }
@@ -252,7 +249,7 @@ mod tests {
         ]
     }
 
-    /// The candidates that the model expects: all that share the shard and the tag.
+    /// The candidates that the model expects: all addresses that share shard and tag.
     fn expected(model: &BTreeMap<u64, u128>, hash: u128) -> Vec<u64> {
         model.iter().filter(|(_, other)| **other >> 96 == hash >> 96).map(|(offset, _)| *offset).collect()
     }
@@ -261,11 +258,11 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn any_sequence_of_changes_leaves_what_a_sorted_multimap_would_hold(
+        fn the_index_behaves_like_a_sorted_multimap(
             steps in prop::collection::vec(step(), 1..400)
         ) {
             let index = Index::new();
-            // From the offset to the hash: several entries may share a hash, none shares an address.
+            // From offset to hash: entries may share a hash, never an address.
             let mut model: BTreeMap<u64, u128> = BTreeMap::new();
             let mut fresh = (1..).map(address);
             let entry_at = |model: &BTreeMap<u64, u128>, pick: &prop::sample::Index| {
@@ -328,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_aligned_above_zero_and_below_two_to_the_43() {
+    fn an_address_is_aligned_nonzero_and_below_8_tib() {
         for offset in [8, 4_096, (1 << 43) - 8] {
             assert_eq!(Address::new(offset).map(Address::offset), Some(offset));
         }
@@ -338,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_greatest_tag_and_address_come_back_unchanged() {
+    fn the_greatest_tag_and_address_round_trip() {
         let index = Index::new();
         let last = Address::new((1 << 43) - 8).unwrap();
         index.insert(u128::MAX, last);
@@ -349,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn each_value_of_the_top_8_bits_has_a_shard_of_its_own() {
+    fn each_value_of_the_top_8_bits_has_its_own_shard() {
         let index = Index::new();
         for shard in 0..=255 {
             index.insert(hash_of(shard, 5, 0), address(1 + u64::from(shard)));
@@ -359,21 +356,21 @@ mod tests {
     }
 
     #[test]
-    fn the_search_ends_at_the_first_confirmed_candidate() {
+    fn a_look_up_ends_at_the_first_confirmed_candidate() {
         let index = Index::new();
         for number in 1..=5 {
             index.insert(hash_of(3, 9, u128::from(number)), address(number));
         }
-        let mut asked = 0;
+        let mut calls = 0;
         let answer = index.find(hash_of(3, 9, 0), |_| {
-            asked += 1;
-            (asked == 2).then_some("confirmed")
+            calls += 1;
+            (calls == 2).then_some("confirmed")
         });
-        assert_eq!((answer, asked), (Some("confirmed"), 2));
+        assert_eq!((answer, calls), (Some("confirmed"), 2));
     }
 
     #[test]
-    fn a_shard_that_was_never_used_allocates_nothing() {
+    fn an_unused_shard_allocates_nothing() {
         let index = Index::new();
         let empty_bytes = index.allocated_bytes();
         assert_eq!(empty_bytes, SHARD_COUNT * size_of::<Shard>());
@@ -398,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn shrinking_keeps_every_entry_and_memory_follows_the_keys() {
+    fn shrinking_keeps_every_entry_and_frees_memory() {
         let index = Index::new();
         for number in 1..=100_000 {
             index.insert(random_hash(number), address(number));
@@ -419,19 +416,16 @@ mod tests {
         }
         assert_eq!(index.len(), 0);
         let most = fixed_bytes + SHARD_COUNT * 8 * (2 * MIN_CAPACITY);
-        assert!(
-            index.allocated_bytes() <= most,
-            "every shard is back at the smallest table and a little slack"
-        );
+        assert!(index.allocated_bytes() <= most, "every shard has the smallest table and a little slack");
     }
 
     #[test]
-    fn one_key_coming_and_going_resizes_nothing() {
+    fn inserting_and_removing_one_key_resizes_nothing() {
         let index = Index::new();
         for number in 1..=5_000 {
             index.insert(random_hash(number) & (u128::MAX >> 8), address(number));
         }
-        // Once more may cross a limit; after that there must be room on both sides.
+        // The first insertion may resize the table; after that it must be far from both limits.
         let hash = hash_of(0, 77, 0);
         index.insert(hash, address(9_999));
         let buckets = |index: &Index| index.shards[0].table.read().buckets.as_ptr();
@@ -444,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_takes_at_most_12_bytes_at_every_size_from_20_000_on() {
+    fn a_key_takes_at_most_12_bytes_from_20_000_keys_on() {
         let index = Index::new();
         let most = if cfg!(debug_assertions) { 200_000 } else { 3_000_000 };
         let mut worst = 0.0_f64;
@@ -459,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_keys_take_less_than_48_kib_and_a_million_about_10_bytes_each() {
+    fn a_thousand_keys_take_48_kib_and_a_million_10_bytes_each() {
         for (count, most_bytes) in [(1_000, 48 << 10), (100_000, 1_100_000), (1_000_000, 10_500_000)] {
             let index = Index::new();
             for number in 1..=count {
@@ -473,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_keys_of_one_tag_are_all_found_and_do_not_grow_the_table_without_bound() {
+    fn ten_thousand_keys_of_one_tag_are_found_in_bounded_memory() {
         for tag in [0, 1 << 23, LAST_TAG] {
             let index = Index::new();
             for number in 1..=10_000 {
@@ -496,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn slack_used_up_at_a_low_load_enlarges_the_slack_and_not_the_capacity() {
+    fn exhausted_slack_is_enlarged_and_not_the_capacity() {
         let index = Index::new();
         // Seven entries are below nine tenths of the smallest table, but all of them belong in its last bucket.
         for number in 1..=7 {
@@ -521,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn readers_never_miss_a_key_that_stays_while_a_writer_changes_the_shards() {
+    fn readers_never_miss_a_key_while_a_writer_changes_shards() {
         const STAY: u64 = 2_000;
         let index = Index::new();
         for number in 1..=STAY {
@@ -577,7 +571,7 @@ mod tests {
             println!("{what}: {:.1} ns", start.elapsed().as_nanos() as f64 / COUNT as f64);
         };
         time("insert", &mut |number| index.insert(random_hash(number), address(number)));
-        // Another order than that of insertion, so that nothing is near in memory.
+        // In another order than inserted, so that neighbours are not cached.
         let order = |number: u64| number * 7_919 % COUNT + 1;
         time("hit", &mut |number| assert!(look_up(&index, order(number)).is_some()));
         let mut misses = 0;

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::format::footer::{FooterEntry, Trailer};
 use crate::format::record::Kind;
 use crate::format::{FormatError, STORE_HEADER_BYTES};
-use crate::index::{Address, Candidate, Gathered, Index, IndexUpdate, Packing, SHARD_COUNT, shard_of};
+use crate::index::{Address, Candidate, Index, IndexUpdate, Packing, SHARD_COUNT, ShardUpdates, shard_of};
 use crate::key::KeyHasher;
 use crate::log::reader::Reader;
 use crate::log::scan;
@@ -94,7 +94,7 @@ struct Filler<'a> {
     footers: Mutex<HashMap<u64, Vec<FooterEntry>>>,
     index: Index,
     space_usage: SpaceUsage,
-    shards: Vec<Mutex<Gathered>>,
+    shards: Vec<Mutex<ShardUpdates>>,
     /// The segments read of the window, each with its number in the window.
     read: Mutex<Vec<(usize, Result<SegmentRead>)>>,
     /// The window, oldest segment first.
@@ -147,7 +147,8 @@ pub(super) fn fill(
         failed: Mutex::default(),
     };
     let expected = filler.estimated_updates()?.div_ceil(SHARD_COUNT);
-    filler.shards = (0..=u8::MAX).map(|shard| Mutex::new(Gathered::expecting(expected, shard))).collect();
+    let updates = |shard| ShardUpdates::new(filler.packing, shard).expecting(expected);
+    filler.shards = (0..=u8::MAX).map(|shard| Mutex::new(updates(shard))).collect();
 
     let mut full = Vec::with_capacity(links.len());
     let mut unreadable = Vec::new();
@@ -319,11 +320,11 @@ impl Filler<'_> {
 
     /// Builds a shard of the index from its gathered updates.
     fn build(&self, shard: usize, spare: &mut Vec<u64>) -> Result<()> {
-        let gathered = std::mem::take(&mut *self.shards[shard].lock());
-        let shard = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
+        let number = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
+        let none = ShardUpdates::new(self.packing, number);
+        let updates = std::mem::replace(&mut *self.shards[shard].lock(), none);
         let inspect = |candidate| self.inspect(candidate);
-        self.index
-            .fill(self.packing, shard, gathered, spare, inspect, |size| self.space_usage.mark_dead(size))
+        self.index.fill(updates, spare, inspect, |size| self.space_usage.mark_dead(size))
     }
 
     /// The hash of the key of a record, and the record's size.
