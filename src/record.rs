@@ -1,7 +1,9 @@
-//! What a record means: how it stands for its key at a given store time.
+//! What a record means for its key at a given store time. Pure functions.
 //!
-//! A status is never stored. It follows from the key's last record, from the time, and, for an attempt that began,
+//! A status is never stored. It follows from the last record of the key, from store time and, for an attempt that began,
 //! from whether a lease on it is alive in this process (see [`Liveness::Begun`]).
+//!
+//! The encoding of records is in [`crate::format::record`].
 
 use std::fmt;
 
@@ -11,7 +13,7 @@ use crate::format::record::{Kind, Record};
 use crate::planted::{Bug, planted};
 use crate::status::{Event, Status, transition};
 
-/// How `{:?}` prints a result: by its length, because what is in it is the caller's business and not a log's.
+/// Prints a result as its length in `{:?}`: its content may be confidential and must not reach a log.
 pub(crate) struct Length(pub(crate) usize);
 
 impl fmt::Debug for Length {
@@ -20,36 +22,38 @@ impl fmt::Debug for Length {
     }
 }
 
-/// What a key's last record leaves of it at a given time.
+/// What the last record of a key means at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Liveness {
-    /// Nothing: forgotten, or its retention has passed.
+    /// The key is absent: it was forgotten, or its retention has passed.
     Gone,
-    /// The act did not happen; only the number of attempts is remembered, until the segment is retired.
+    /// The key is absent: the last attempt certainly had no effect. The number of attempts is kept until the segment is
+    /// reclaimed.
     Released,
-    /// An attempt began. In progress while its lease is alive, in doubt otherwise; never ended by time.
+    /// An attempt began. It is in progress while its lease is alive and in doubt afterwards. Time does not end it.
     Begun,
-    /// Done, and the result is still kept.
+    /// Done, and the result is kept.
     Completed,
-    /// Done, and the result has been given up.
+    /// Done. The result has expired, or was never recorded.
     CompletedWithoutResult,
-    /// Something that cannot be read any more; see [`lost_life`].
+    /// The record carries one that failed its checksum; see [`lost_liveness`].
     Unreadable,
 }
 
-/// What a record leaves of its key that cannot be read, going by what it was, if that is known.
+/// The liveness of a key whose record cannot be read. `was` is the kind of that record, if known.
 pub(crate) fn lost_liveness(was: Option<Kind>, key_expires_ms: u64, now_ms: u64) -> Liveness {
     match was {
         Some(Kind::Begun) => Liveness::Begun,
-        // Of a released key only the count of attempts is lost.
+        // The key is absent either way. Of a released key, the number of attempts is lost.
         Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Liveness::Gone,
         Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Liveness::Gone,
         Some(Kind::Completed) => Liveness::Completed,
-        // Nobody knows whether it happened.
+        // It is unknown whether the operation is done, so the key is in doubt.
         Some(Kind::Unreadable) | None => Liveness::Begun,
     }
 }
 
+/// The liveness of the key whose last record this is.
 pub(crate) fn liveness(record: &Record<'_>, now_ms: u64) -> Liveness {
     let status = match record.kind {
         Kind::Forgotten | Kind::Ignorable => return Liveness::Gone,
@@ -74,14 +78,14 @@ pub(crate) fn liveness(record: &Record<'_>, now_ms: u64) -> Liveness {
     }
 }
 
-/// What becomes of a key's last record when its segment is retired.
+/// What reclaiming a segment does with the last record of a key in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Retirement {
-    /// It leaves the index and the log.
+    /// Removes it from the index and the log.
     Drop,
-    /// It is appended again as it is.
+    /// Appends it again unchanged.
     Keep,
-    /// It is appended again without its result: the tombstone of a key that outlives its result.
+    /// Appends it again without its result, as the tombstone of a key that outlives its result.
     KeepWithoutResult,
 }
 
@@ -90,7 +94,7 @@ pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
         Liveness::Gone => Retirement::Drop,
         Liveness::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
         Liveness::CompletedWithoutResult if record.value.result.is_some() => Retirement::KeepWithoutResult,
-        // The count of attempts is a courtesy, not worth a place in the log.
+        // The number of attempts alone is not worth space in the log.
         Liveness::Released if !planted(Bug::ReleasedKept) => Retirement::Drop,
         Liveness::Unreadable if planted(Bug::UnreadableDropped) => Retirement::Drop,
         Liveness::Released
@@ -101,7 +105,7 @@ pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
     }
 }
 
-/// How long a finished operation is remembered, counted from its completion.
+/// How long a finished operation is kept, counted from its completion.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Retention {
     pub(crate) key_ms: u64,
@@ -109,13 +113,13 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// (key expiry, result expiry) of what finishes at `now_ms`. Saturates at "never".
+    /// Key expiry and result expiry of an operation that finishes at `now_ms`. Saturates at [`NEVER_MS`].
     pub(crate) fn expiries(self, now_ms: u64) -> (u64, u64) {
         (now_ms.saturating_add(self.key_ms), now_ms.saturating_add(self.result_ms))
     }
 }
 
-/// The parts of a record's length and when each of them stops being of use: what reclaiming counts with.
+/// The length of a record and the times at which parts of it become dead, for space accounting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct RecordSize {
     pub(crate) kind: Kind,
@@ -124,8 +128,8 @@ pub(crate) struct RecordSize {
     pub(crate) result_expires_ms: u64,
 }
 
-/// What a tombstone takes, roughly: the fixed part of a record and a key of usual length. Only an estimate is
-/// needed, and the footer does not know the key's length.
+/// An estimate of the length of a tombstone: the fixed part of a record and a key of usual length. A footer does not state
+/// the length of the key, and an estimate is enough.
 const TOMBSTONE_ESTIMATE_BYTES: u64 = 120;
 
 impl RecordSize {
@@ -138,7 +142,7 @@ impl RecordSize {
         }
     }
 
-    /// The same, as the footer says it.
+    /// The size of the record of a footer entry.
     pub(crate) fn listed(entry: &FooterEntry) -> RecordSize {
         RecordSize {
             kind: entry.kind,
@@ -148,7 +152,7 @@ impl RecordSize {
         }
     }
 
-    /// (time from which they are dead, bytes), twice: what goes with the result, and what goes with the key.
+    /// Two pairs of the time from which bytes are dead and their number: the share of the result and the share of the key.
     pub(crate) fn shares(&self) -> [(u64, u64); 2] {
         match self.kind {
             Kind::Begun => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
@@ -156,7 +160,7 @@ impl RecordSize {
             Kind::Released if planted(Bug::ReleasedKept) => {
                 [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)]
             }
-            // Nothing of these has to be moved.
+            // Reclaiming never moves these.
             Kind::Released | Kind::Forgotten | Kind::Ignorable => [(0, self.length_bytes), (NEVER_MS, 0)],
             Kind::Completed => {
                 let with_result = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
@@ -190,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_completed_record_loses_its_result_first_and_its_key_last_each_at_its_own_millisecond() {
+    fn result_and_key_expire_exactly_at_their_milliseconds() {
         let completed = record(Kind::Completed, Some(b""));
         for (now_ms, expected) in [
             (0, Liveness::Completed),
@@ -205,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_kept_until_its_key_would_expire() {
+    fn an_unreadable_record_is_kept_until_its_key_expires() {
         let unreadable = record(Kind::Unreadable, Some(b"bytes"));
         for (now_ms, expected, becomes) in
             [(199, Liveness::Unreadable, Retirement::Keep), (200, Liveness::Gone, Retirement::Drop)]
@@ -216,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_record_leaves_what_its_kind_allows_and_a_doubt_where_that_is_not_known() {
+    fn the_kind_of_a_lost_record_decides_its_liveness() {
         for (was, before, from_expiry_on) in [
             (Some(Kind::Begun), Liveness::Begun, Liveness::Begun),
             (Some(Kind::Completed), Liveness::Completed, Liveness::Gone),
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_released_record_is_not_moved_and_all_of_it_is_dead_at_once() {
+    fn a_released_record_is_dead_at_once_and_never_moved() {
         let released = record(Kind::Released, None);
         assert_eq!(
             (liveness(&released, 199), retirement(&released, 199)),
@@ -242,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_printed_by_its_length() {
+    fn a_result_is_printed_as_its_length() {
         assert_eq!(format!("{:?}", Length(7)), "<7 bytes>");
     }
 
@@ -257,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_result_is_dropped_on_the_way_only_once_it_has_expired() {
+    fn reclaiming_drops_a_result_only_after_it_expired() {
         let completed = record(Kind::Completed, Some(b"result"));
         assert_eq!(retirement(&completed, 99), Retirement::Keep);
         assert_eq!(retirement(&completed, 100), Retirement::KeepWithoutResult);
@@ -266,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_two_shares_of_a_record_are_all_of_it() {
+    fn the_two_shares_of_a_record_add_up_to_its_length() {
         for (kind, length_bytes) in [
             (Kind::Begun, 88),
             (Kind::Completed, 88),
