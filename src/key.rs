@@ -1,4 +1,7 @@
-//! Keys, scopes, fingerprints and the keyed hash that identifies them.
+//! Keys, scopes and fingerprints, and the keyed hash by which a file identifies them.
+//!
+//! Every module may use this one. The hashes are on disk and the tokens are in other systems, so neither may ever change:
+//! the tests here and `tests/token.rs` pin both.
 
 use std::fmt::{self, Write as _};
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -6,18 +9,21 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use sha2::{Digest, Sha256};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
-/// The longest key and the longest scope, in bytes.
+/// The longest key, and the longest scope, in bytes.
+///
+/// Longer ones are refused with [`Error::Key`](crate::Error::Key).
 pub const MAX_KEY_BYTES: usize = 1_024;
 
-/// The longest token, in characters: what most gateways accept as an idempotency key.
+/// The longest token, in characters: most gateways accept idempotency keys of this length.
 const MAX_TOKEN_CHARACTERS: usize = 255;
 
-/// An idempotency key: what names one intended act, alone or within a scope.
+/// An idempotency key: names one operation, optionally within a scope.
 ///
-/// A key is 1 to 1,024 bytes. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may be
-/// empty; no scope and an empty scope are two different things, and the same key in two scopes is two operations.
-/// Strings and byte strings, borrowed or owned, turn into keys by themselves ([`AnyKey`]). They are checked when they are used: a key that is empty
-/// or too long is [`Error::Key`](crate::Error::Key).
+/// A key is 1 to 1,024 bytes of any value. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may be
+/// empty. The same key in two scopes names two operations. No scope differs from an empty scope.
+///
+/// Calls of a [`Store`](crate::Store) also accept strings and bytes directly, borrowed or owned: see [`AnyKey`]. Making a
+/// key never fails. The call that uses an empty or overlong key returns [`Error::Key`](crate::Error::Key).
 ///
 /// ```
 /// use oncekey::{Fingerprint, Key, Store};
@@ -27,7 +33,7 @@ const MAX_TOKEN_CHARACTERS: usize = 255;
 /// store.record(key, Fingerprint::NONE, b"shipped")?;
 ///
 /// assert!(store.get(key)?.is_completed());
-/// assert!(store.get("order-1729")?.is_absent(), "without the scope it is another key");
+/// assert!(store.get("order-1729")?.is_absent(), "without the scope it is a different key");
 /// # Ok::<(), oncekey::Error>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,43 +49,50 @@ impl<'a> Key<'a> {
         Key { scope: None, name: name.as_ref() }
     }
 
-    /// The same key within `scope`.
+    /// The same key in `scope`, which replaces the scope it had.
     #[must_use]
     pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> Key<'a> {
         Key { scope: Some(scope.as_ref()), name: self.name }
     }
 
-    /// The bytes of the key, without its scope.
+    /// The bytes of the key without its scope.
     #[must_use]
     pub fn name(&self) -> &'a [u8] {
         self.name
     }
 
-    /// The key without its scope as text, if it is text.
+    /// The key without its scope as text, or `None` if it is not valid UTF-8.
     #[must_use]
     pub fn as_str(&self) -> Option<&'a str> {
         std::str::from_utf8(self.name).ok()
     }
 
-    /// The bytes of the scope, if there is one.
+    /// The bytes of the scope, or `None` if the key has no scope.
     #[must_use]
     pub fn scope_name(&self) -> Option<&'a [u8]> {
         self.scope
     }
 
-    /// The key and its scope as one printable string: the idempotency key to hand to the outside world, so that a
-    /// gateway recognizes a repetition too.
+    /// The key and its scope as one printable string, to pass to another system as its idempotency key.
     ///
-    /// The token is the same for every attempt, in every process, file and version of this crate. Two keys that differ,
-    /// in their scope or otherwise, never share a token, and a key without a scope does not share one with the same key
-    /// in an empty scope. It has at most 255 characters, all of them printable ASCII without spaces.
+    /// A gateway that receives the token (as `Idempotency-Key`, for example) recognizes a repeated request even if this
+    /// process crashed in between.
     ///
-    /// A key of ordinary printable ASCII without a scope is its own token. A scope comes first and is followed by `/`.
-    /// In both, every byte that is not printable ASCII, and each of `%`, `/`, `#` and `~`, is written as `%` and two
-    /// hexadecimal digits. Where that takes more than 255 characters, the token is `~` and the SHA-256 of it in hexadecimal.
+    /// The token is the same for every attempt, in every process, file and version of this crate. Different keys have
+    /// different tokens; the scope counts, and no scope differs from an empty one. A token has at most 255 characters, all
+    /// of them printable ASCII without spaces.
     ///
-    /// A token outlives what the store remembers of its key. The outside world may know it for ever, so a key belongs to
-    /// one intended act for ever, also after its retention or a [`forget`](crate::Store::forget).
+    /// # Format
+    ///
+    /// The token is the key, preceded by the scope and `/` if there is a scope. In both parts, each of `%`, `/`, `#`, `~`,
+    /// and every byte that is not printable ASCII or is a space, becomes `%` and two uppercase hexadecimal digits. So a key of
+    /// ordinary printable ASCII without a scope is its own token. If the result has more than 255 characters, the token is
+    /// `~` and the SHA-256 of that result in lowercase hexadecimal instead.
+    ///
+    /// # Never reuse a key
+    ///
+    /// The other system may remember a token for longer than the store remembers its key. Use a key for one operation only,
+    /// even after its retention has passed or after [`forget`](crate::Store::forget).
     ///
     /// ```
     /// use oncekey::Key;
@@ -94,19 +107,18 @@ impl<'a> Key<'a> {
         self.token_of_step(None)
     }
 
-    /// The token of a step of this key's operation: that of the key, `#`, and the step's name. None: of the operation.
-    ///
-    /// Other systems hold tokens, so no token may ever change: tests/token.rs pins them.
+    /// The token of a step of this key's operation: the key's token, `#` and the step's name. Without a step, the token of
+    /// the operation itself.
     pub(crate) fn token_of_step(&self, step: Option<&[u8]>) -> String {
         let mut token = String::new();
         if let Some(scope) = self.scope {
-            push_encoded(&mut token, scope);
+            push_escaped(&mut token, scope);
             token.push('/');
         }
-        push_encoded(&mut token, self.name);
+        push_escaped(&mut token, self.name);
         if let Some(step) = step {
             token.push('#');
-            push_encoded(&mut token, step);
+            push_escaped(&mut token, step);
         }
         if token.len() <= MAX_TOKEN_CHARACTERS {
             return token;
@@ -118,7 +130,7 @@ impl<'a> Key<'a> {
         digested
     }
 
-    /// A copy that owns its bytes.
+    /// A copy of the key that owns its bytes.
     #[must_use]
     pub fn to_owned(&self) -> OwnedKey {
         OwnedKey { scope: self.scope.map(Box::from), name: Box::from(self.name) }
@@ -140,9 +152,11 @@ impl<'a> Key<'a> {
     }
 }
 
-/// Appends one part of a token. What separates the parts, and what a digest begins with, is written as it is only by
-/// [`Key::token_of_step`]; in a part it is encoded, or two keys could share a token.
-fn push_encoded(token: &mut String, part: &[u8]) {
+/// Appends one part of a token, escaped.
+///
+/// Escapes the separators `/` and `#` and the `~` that begins a digest: only [`Key::token_of_step`] writes those as they
+/// are. Otherwise two keys could share a token.
+fn push_escaped(token: &mut String, part: &[u8]) {
     for &byte in part {
         match byte {
             b'%' | b'/' | b'#' | b'~' => {
@@ -160,18 +174,18 @@ fn push_encoded(token: &mut String, part: &[u8]) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum KeyProblem {
-    /// A key has at least one byte.
+    /// The key is empty. The shortest key has one byte.
     Empty,
-    /// A key has at most 1,024 bytes.
+    /// The key is longer than [`MAX_KEY_BYTES`].
     #[non_exhaustive]
     TooLong {
-        /// How many it has.
+        /// The length of the key.
         length_bytes: usize,
     },
-    /// A scope has at most 1,024 bytes.
+    /// The scope is longer than [`MAX_KEY_BYTES`].
     #[non_exhaustive]
     ScopeTooLong {
-        /// How many it has.
+        /// The length of the scope.
         length_bytes: usize,
     },
 }
@@ -213,7 +227,7 @@ impl fmt::Display for Key<'_> {
     }
 }
 
-/// A [`Key`] that owns its bytes: what leases and errors carry.
+/// A [`Key`] that owns its bytes. Leases, completions and errors carry one.
 ///
 /// ```
 /// use oncekey::Key;
@@ -254,19 +268,19 @@ impl fmt::Display for OwnedKey {
     }
 }
 
-/// A key that is borrowed or owned: what the calls of a [`Store`](crate::Store) take.
+/// A borrowed or owned key: the argument type of the calls of a [`Store`](crate::Store).
 ///
-/// Anything of which a [`Key`] can be made by reference (`"text"`, `&string`, `&bytes`), a `Key`, an [`OwnedKey`], and
-/// a `String` or `Vec<u8>` that the call may keep.
+/// Converts from a [`Key`], an [`OwnedKey`], a `String` or `Vec<u8>`, and a reference to anything that is
+/// `AsRef<[u8]>`: `"text"`, `&string`, `&bytes`. A borrowed key is not copied.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store};
 ///
 /// let store = Store::in_memory()?;
 /// let order = 1_729;
-/// // It owns its key, so that it can be kept, returned, or finished later.
+/// // The operation owns its key, so it can be returned or run later.
 /// let operation = store.operation(format!("charge:{order}")).scope("acct_42");
-/// operation.run(|_| Ok::<_, oncekey::Error>("receipt".to_owned())).expect("performed");
+/// operation.run(|_| Ok::<_, oncekey::Error>("receipt".to_owned())).expect("a new operation");
 /// store.record(format!("ship:{order}"), Fingerprint::NONE, b"")?;
 /// assert!(store.get(&format!("ship:{order}"))?.is_completed());
 /// # Ok::<(), oncekey::Error>(())
@@ -292,7 +306,7 @@ impl AnyKey<'_> {
 }
 
 impl<'a> AnyKey<'a> {
-    /// The same key within `scope`.
+    /// The same key in `scope`, which replaces the scope it had.
     #[must_use]
     pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> AnyKey<'a> {
         match self.0 {
@@ -344,15 +358,17 @@ impl fmt::Debug for AnyKey<'_> {
     }
 }
 
-/// A 128-bit digest of a request, so that a key which comes back with another request is noticed.
+/// A 128-bit digest of a request. A store uses it to detect a key that is reused with a different request.
 ///
-/// [`Operation::request`](crate::Operation::request) and [`Store::fingerprint`](crate::Store::fingerprint) make one
-/// with a hash that is keyed by a secret of the file, so that a client who chooses its requests cannot make two of
-/// them collide; such a fingerprint means nothing to another store. A digest of the caller's own is as good:
-/// [`Fingerprint::from_bytes`].
+/// The store saves the fingerprint when an operation begins. A later call with the same key and another fingerprint
+/// fails with [`Error::Mismatch`](crate::Error::Mismatch).
 ///
-/// [`Fingerprint::NONE`] stands for "no request was given". It is compared like any other: an operation that began
-/// with a request and is asked for without one is a mismatch.
+/// [`Operation::request`](crate::Operation::request) and [`Store::fingerprint`](crate::Store::fingerprint) compute one
+/// with SipHash, keyed by a secret in the file. A client who chooses requests therefore cannot make two of them collide.
+/// Such a fingerprint is meaningless to another store. To use your own digest, call [`Fingerprint::from_bytes`].
+///
+/// [`Fingerprint::NONE`] means "no request was given" and is compared like any other fingerprint: an operation that
+/// began with a request and is retried without one is a mismatch.
 ///
 /// ```
 /// use oncekey::{Error, Store};
@@ -368,16 +384,18 @@ impl fmt::Debug for AnyKey<'_> {
 pub struct Fingerprint([u8; 16]);
 
 impl Fingerprint {
-    /// No request was given.
+    /// The fingerprint of an operation that has no request: 16 zero bytes.
     pub const NONE: Fingerprint = Fingerprint([0; 16]);
 
-    /// A digest that the caller made.
+    /// A digest that the caller computed, by a collision-resistant hash if clients choose the requests.
+    ///
+    /// 16 zero bytes are [`Fingerprint::NONE`].
     #[must_use]
     pub const fn from_bytes(bytes: [u8; 16]) -> Fingerprint {
         Fingerprint(bytes)
     }
 
-    /// The digest's bytes.
+    /// The bytes of the digest.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0
@@ -386,8 +404,7 @@ impl Fingerprint {
 
 /// The keyed hash of one file: SipHash-2-4 with 128-bit output, under the secret key in the store header.
 ///
-/// The same bytes must hash alike for as long as the file lives, so nothing here may change: footers hold these
-/// hashes, and the test below pins them.
+/// Footers store these hashes, so the same bytes must have the same hash for as long as the file exists.
 #[derive(Clone)]
 pub(crate) struct KeyHasher {
     secret: [u8; 16],
@@ -395,12 +412,12 @@ pub(crate) struct KeyHasher {
 
 impl fmt::Debug for KeyHasher {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The secret keeps clients from choosing keys that collide; it has no business in a log line.
+        // The secret prevents clients from choosing keys that collide. It must not reach a log.
         out.write_str("KeyHasher")
     }
 }
 
-/// First byte of the hashed text, so that no key, scoped key or request can be mistaken for another.
+/// First byte of the hashed input, so that a key, a scoped key and a request never hash the same input.
 const DOMAIN_KEY: u8 = 0;
 const DOMAIN_SCOPED_KEY: u8 = 1;
 const DOMAIN_REQUEST: u8 = 2;
@@ -410,14 +427,14 @@ impl KeyHasher {
         KeyHasher { secret }
     }
 
-    /// The identity of a key: the hash by which the index, the footers and the flights know it.
+    /// The hash of a key: its identity in the index, in footers and in flights.
     pub(crate) fn key(&self, key: Key<'_>) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         match key.scope {
             None => hasher.write(&[DOMAIN_KEY]),
             Some(scope) => {
                 hasher.write(&[DOMAIN_SCOPED_KEY]);
-                // The length parts scope and key: without it ("a", "bc") and ("ab", "c") would be one.
+                // The length separates scope and key: without it ("a", "bc") and ("ab", "c") would be the same key.
                 hasher.write(&(scope.len() as u64).to_le_bytes());
                 hasher.write(scope);
             }
@@ -432,13 +449,15 @@ impl KeyHasher {
         hasher.write(&[DOMAIN_REQUEST]);
         hasher.write(request);
         let digest = Fingerprint(hasher.finish128().as_u128().to_le_bytes());
-        // "No request" must stay telling: the one digest in 2^128 that looks like it is moved aside.
+        // A request must never look like "no request": the one digest in 2^128 that equals `NONE` is replaced.
         if digest == Fingerprint::NONE { Fingerprint([0xFF; 16]) } else { digest }
     }
 }
 
-/// For maps whose keys are keyed hashes already: to hash them once more they are mixed with numbers of this process. The
-/// key of those hashes is in the file, so whoever made the file can have chosen hashes that would fall into one bucket.
+/// Hasher for maps whose keys are hashes of a [`KeyHasher`]: one multiplication, keyed by random numbers of this process.
+///
+/// The keyed hashes alone are not enough. Their secret is in the file, so the author of a hostile file can choose keys
+/// whose hashes would all fall into one bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct ByHash {
     mask: u64,
@@ -490,7 +509,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn scope_absent_empty_and_moved_boundaries_are_different_keys() {
+    fn no_scope_an_empty_scope_and_a_moved_boundary_are_different_keys() {
         let hasher = KeyHasher::new(*b"0123456789abcdef");
         let hashes = [
             hasher.key(Key::new("abc")),
@@ -500,13 +519,13 @@ mod tests {
             u128::from_le_bytes(hasher.fingerprint(b"abc").to_bytes()),
         ];
         for (at, one) in hashes.iter().enumerate() {
-            assert!(!hashes[at + 1..].contains(one), "hash {at} is not its own");
+            assert!(!hashes[at + 1..].contains(one), "hash {at} occurs twice");
         }
     }
 
     #[test]
-    fn the_hash_of_a_key_is_pinned_for_ever() {
-        // If this test fails, every existing file's footers have become meaningless.
+    fn the_hash_of_a_key_never_changes() {
+        // If this test fails, the footers of every existing file have become meaningless.
         let hasher = KeyHasher::new(*b"0123456789abcdef");
         assert_eq!(hasher.key(Key::new("charge:order-1729")), 0x1fda99f7273dfea4089df9ee4d41d999);
         assert_eq!(hasher.key(Key::new("order-1729").scope("acct_42")), 0x2a5c39f32c0dabd2b1f23f24904a4ee1);
@@ -517,15 +536,15 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_is_the_siphash_of_its_authors() {
-        // The first of the reference vectors for SipHash-2-4 with 128-bit output: key 00..0f, no input.
+    fn the_hash_matches_the_siphash_reference_vector() {
+        // The first reference vector for SipHash-2-4 with 128-bit output: key 00..0f, empty input.
         let key: [u8; 16] = std::array::from_fn(|at| u8::try_from(at).unwrap());
         let expected = 0x9302_55c7_1472_f66d_e6a8_25ba_047f_81a3;
         assert_eq!(SipHasher24::new_with_key(&key).finish128().as_u128(), expected);
     }
 
     #[test]
-    fn the_token_of_a_step_is_no_key_s_and_no_other_step_s() {
+    fn the_token_of_a_step_equals_no_other_token() {
         let key = Key::new("order").scope("a");
         assert_eq!(key.token_of_step(Some(b"reserve #1")), "a/order#reserve%20%231");
         let tokens = [
@@ -539,7 +558,7 @@ mod tests {
         ];
         for (at, token) in tokens.iter().enumerate() {
             assert!(token.len() <= MAX_TOKEN_CHARACTERS, "{token}");
-            assert!(!tokens[at + 1..].contains(token), "{token} stands for two");
+            assert!(!tokens[at + 1..].contains(token), "{token} is the token of two");
         }
     }
 
