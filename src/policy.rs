@@ -1,13 +1,18 @@
-//! What an operation does about a doubt, and about an error of its closure.
+//! The policies of an [`Operation`](crate::Operation): what it does about a doubt and about an error of its closure.
+//!
+//! [`operation`](crate::operation) is the only caller.
 
 use std::fmt;
 use std::marker::PhantomData;
 
 use crate::outcome::{Attempt, Finding, Reconciled};
 
-/// What an [`Operation`](crate::Operation) does about a doubt: [`Refuse`], [`Rerun`] or [`Reconcile`]. Sealed.
+/// What an [`Operation`](crate::Operation) does if an earlier attempt is in doubt: [`Refuse`], [`Rerun`] or
+/// [`Reconcile`].
+///
+/// The builder methods of `Operation` choose the policy. This trait is sealed.
 #[diagnostic::on_unimplemented(
-    message = "what `reconcile` returns is no finding about the result of `run`",
+    message = "`reconcile` does not return a finding about the result of `run`",
     note = "return an `Option<T>`, a `Result<Option<T>, E>` or a `Reconciled<T>` from `reconcile`, with the `T` of `run`"
 )]
 pub trait DoubtPolicy<T>: sealed::Sealed {
@@ -19,23 +24,23 @@ pub trait DoubtPolicy<T>: sealed::Sealed {
     fn reconcile(&mut self, attempt: &Attempt) -> Reconciled<T>;
 }
 
-/// An operation in doubt is [`Error::InDoubt`](crate::Error::InDoubt): the default.
+/// Fails with [`Error::InDoubt`](crate::Error::InDoubt) if an earlier attempt is in doubt. The default.
 #[derive(Debug, Clone, Copy)]
 pub struct Refuse;
 
-/// An operation in doubt is run again: [`Operation::rerun`](crate::Operation::rerun).
+/// Runs an operation that is in doubt again: [`Operation::rerun`](crate::Operation::rerun).
 #[derive(Debug, Clone, Copy)]
 pub struct Rerun;
 
-/// An operation in doubt is looked into: [`Operation::reconcile`](crate::Operation::reconcile).
+/// Finds out what happened to an operation that is in doubt: [`Operation::reconcile`](crate::Operation::reconcile).
 pub struct Reconcile<F> {
-    /// Until it was asked.
-    ask: Option<F>,
+    /// None after it was called.
+    closure: Option<F>,
 }
 
 impl<F> Reconcile<F> {
-    pub(crate) fn new(ask: F) -> Reconcile<F> {
-        Reconcile { ask: Some(ask) }
+    pub(crate) fn new(closure: F) -> Reconcile<F> {
+        Reconcile { closure: Some(closure) }
     }
 }
 
@@ -65,13 +70,16 @@ impl<T, Found: Finding<T>, F: FnOnce(&Attempt) -> Found> DoubtPolicy<T> for Reco
     const TAKES_DOUBT: bool = true;
     const RERUNS: bool = false;
     fn reconcile(&mut self, attempt: &Attempt) -> Reconciled<T> {
-        self.ask.take().map_or(Reconciled::Unknown { reason: None }, |ask| ask(attempt).into_reconciled())
+        let closure = self.closure.take();
+        closure.map_or(Reconciled::Unknown { reason: None }, |closure| closure(attempt).into_reconciled())
     }
 }
 
-/// What an [`Operation`](crate::Operation) does about an error of its closure: [`KeepInDoubt`] or [`ReleaseIf`]. Sealed.
+/// What an [`Operation`](crate::Operation) does if its closure returns an error: [`KeepInDoubt`] or [`ReleaseIf`].
+///
+/// The builder methods of `Operation` choose the policy. This trait is sealed.
 #[diagnostic::on_unimplemented(
-    message = "`release_if` judges another error than the closure of `run` returns, which is `{E}`",
+    message = "`release_if` takes a different error type than the closure of `run` returns, which is `{E}`",
     note = "name the type: `.release_if(|error: &MyError| ..)` and `.run(|attempt| -> Result<_, MyError> {{ .. }})`"
 )]
 pub trait ReleasePolicy<E>: sealed::Sealed {
@@ -79,11 +87,12 @@ pub trait ReleasePolicy<E>: sealed::Sealed {
     fn nothing_happened(self, error: &E) -> bool;
 }
 
-/// Every error leaves the operation in doubt: the default.
+/// Leaves the operation in doubt after any error of its closure. The default.
 #[derive(Debug, Clone, Copy)]
 pub struct KeepInDoubt;
 
-/// Some errors say that nothing happened: [`Operation::release_if`](crate::Operation::release_if).
+/// Releases the operation after an error that proves that the side effect did not happen:
+/// [`Operation::release_if`](crate::Operation::release_if).
 pub struct ReleaseIf<E, F> {
     nothing_happened: F,
     error: PhantomData<fn(&E)>,

@@ -1,12 +1,15 @@
-//! Locks, condition variables, signals, atomics and `yield_now`, from where the build wants them; and how long a call waits.
+//! The synchronization primitives of the crate: locks, condition variables, [`Signal`], atomics and `yield_now`; and
+//! [`Patience`], how long a call waits.
 //!
-//! Normally these are parking_lot's and the standard library's own. Under `--cfg oncekey_shuttle` they are
-//! [shuttle](https://docs.rs/shuttle)'s, behind the same interface, so that the tests in `shuttle_tests` decide at
-//! every lock, wait and atomic access which thread goes on. Every module that can meet another thread takes them from
-//! here: a lock that shuttle did not know of, held where shuttle changes threads, would stop all of them.
+//! Normal builds use parking_lot and the standard library. Builds with `--cfg oncekey_shuttle` use
+//! [shuttle](https://docs.rs/shuttle) behind the same interface, so that the tests in `shuttle_tests` choose the next
+//! thread at every lock, wait and atomic access.
 //!
-//! What shuttle explores are interleavings of sequentially consistent steps. It does not reorder memory accesses, so
-//! an `Ordering` that is too weak is not found this way.
+//! Every module whose code can run on several threads must take its primitives from here. Shuttle runs all threads of a
+//! test on one; a thread that blocks on a lock unknown to shuttle, held by a suspended thread, stops all of them.
+//!
+//! Shuttle explores interleavings of sequentially consistent steps. It does not reorder memory accesses, so it cannot find
+//! an `Ordering` that is too weak.
 
 #[cfg(not(oncekey_shuttle))]
 mod chosen {
@@ -36,14 +39,14 @@ use std::time::{Duration, Instant};
 /// How long a call waits for other calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Patience {
-    /// It does not wait for another caller's claim, disk access or sync.
+    /// The call does not wait for another caller's claim, disk access or sync.
     None,
     Until(Instant),
     Endless,
 }
 
 impl Patience {
-    /// From now on. A wait that ends later than the clock goes has no end.
+    /// Waiting for `wait` from now on. Endless if the clock cannot represent the end.
     pub(crate) fn of(wait: Duration) -> Patience {
         Instant::now().checked_add(wait).map_or(Patience::Endless, Patience::Until)
     }
@@ -57,11 +60,11 @@ impl Patience {
     }
 }
 
-/// A number that many threads wait for to change.
+/// A number whose change threads can wait for: a futex.
 ///
-/// Whoever waits on a condition variable has to take its lock again, one after the other, each woken by the one before:
-/// among many threads that chain is what takes most of the time. Here one call wakes all of them at once, and none needs a
-/// lock to see what it was told.
+/// Threads woken from a condition variable reacquire its lock one after the other, each woken by the one before. With many
+/// threads that chain takes most of the time. Here one system call wakes all waiters, and they read the number without a
+/// lock.
 #[cfg(all(not(oncekey_shuttle), any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 mod signal {
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,9 +72,11 @@ mod signal {
     #[derive(Debug, Default)]
     pub(crate) struct Signal {
         number: AtomicU32,
-        /// Threads that wait or are about to. Counted before they look at the number for the last time, so that whoever
-        /// changes it and sees nobody here needs no system call: they will see the change. Sequentially consistent,
-        /// both, because each side writes the one and reads the other.
+        /// The number of threads that wait or are about to. It saves the system call when there are none.
+        ///
+        /// A waiter increments this before its last look at `number`, and a waker stores `number` before it reads this. So
+        /// a waker that reads 0 has stored before that last look, and the waiter sees the change. Both accesses are
+        /// sequentially consistent, because each side writes one of the two and then reads the other.
         waiting: AtomicU32,
     }
 
@@ -80,7 +85,7 @@ mod signal {
             self.number.load(Ordering::SeqCst)
         }
 
-        /// Waits until the number is another than `seen`.
+        /// Waits until the number is no longer `seen`.
         pub(crate) fn wait_while(&self, seen: u32) {
             self.waiting.fetch_add(1, Ordering::SeqCst);
             while self.get() == seen {
@@ -89,7 +94,7 @@ mod signal {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
 
-        /// Changes the number and wakes everybody.
+        /// Sets the number and wakes all waiters.
         pub(crate) fn tell_all(&self, number: u32) {
             self.number.store(number, Ordering::SeqCst);
             if self.waiting.load(Ordering::SeqCst) > 0 {
@@ -97,12 +102,12 @@ mod signal {
             }
         }
 
-        /// Changes the number and wakes nobody yet.
+        /// Sets the number without waking a waiter.
         pub(crate) fn change(&self, number: u32) {
             self.number.store(number, Ordering::SeqCst);
         }
 
-        /// Wakes one thread; the others see a change when they are woken for another reason.
+        /// Wakes one waiter. The others notice an earlier change only when they are woken later.
         pub(crate) fn wake_one(&self) {
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 atomic_wait::wake_one(&self.number);
@@ -111,7 +116,7 @@ mod signal {
     }
 }
 
-/// The same by a lock and a condition variable.
+/// The same interface, by a lock and a condition variable, where there is no futex or shuttle must see every step.
 #[cfg(any(oncekey_shuttle, not(any(target_os = "linux", target_os = "android", target_os = "freebsd"))))]
 mod signal {
     use super::{Condvar, Mutex};
@@ -149,7 +154,7 @@ mod signal {
     }
 }
 
-/// Shuttle's primitives behind parking_lot's interface, as much of it as this crate uses.
+/// Shuttle's primitives behind the part of parking_lot's interface that this crate uses.
 #[cfg(oncekey_shuttle)]
 mod explored {
     use std::ops::{Deref, DerefMut};
@@ -162,7 +167,7 @@ mod explored {
     use shuttle::sync::{RwLockReadGuard, RwLockWriteGuard};
     use shuttle::thread::Thread;
 
-    /// A lock that, like parking_lot's, does not care whether somebody panicked while holding it.
+    /// A lock without poisoning, like parking_lot's.
     #[derive(Debug, Default)]
     pub(crate) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
@@ -191,11 +196,11 @@ mod explored {
         }
     }
 
-    /// Knows its lock, so that a [`Condvar`] can let go of it and take it again in place.
+    /// Refers to its lock, so that a [`Condvar`] can release and reacquire it in place.
     #[derive(Debug)]
     pub(crate) struct MutexGuard<'a, T> {
         mutex: &'a Mutex<T>,
-        /// None only within [`Condvar`]'s waits.
+        /// None only during a wait of [`Condvar`].
         inner: Option<shuttle::sync::MutexGuard<'a, T>>,
     }
 
@@ -212,32 +217,31 @@ mod explored {
     impl<T> Deref for MutexGuard<'_, T> {
         type Target = T;
         fn deref(&self) -> &T {
-            self.inner.as_ref().unwrap_or_else(|| unreachable!("the lock is only let go of within a wait"))
+            self.inner.as_ref().unwrap_or_else(|| unreachable!("the lock is released only during a wait"))
         }
     }
 
     impl<T> DerefMut for MutexGuard<'_, T> {
         fn deref_mut(&mut self) -> &mut T {
-            self.inner.as_mut().unwrap_or_else(|| unreachable!("the lock is only let go of within a wait"))
+            self.inner.as_mut().unwrap_or_else(|| unreachable!("the lock is released only during a wait"))
         }
     }
 
-    /// Somebody who waits.
+    /// A waiting thread.
     #[derive(Debug)]
     struct Waiter {
         thread: Thread,
-        told: AtomicBool,
+        is_notified: AtomicBool,
     }
 
-    /// A condition variable of its own, and not shuttle's, whose waits with a timeout never time out.
+    /// A condition variable whose timeouts shuttle decides. Shuttle's own never times out.
     ///
-    /// A wait that has a timeout may be told that it has passed at any moment, decided by shuttle and not by a clock:
-    /// that covers every order of the timeout and what it races with. A wait without one that nobody ends is reported
-    /// as a deadlock. Who is told by `notify_one` is anybody who waits, as the documentation of parking_lot promises no
-    /// order.
+    /// A wait with a timeout can end at any step, chosen by shuttle's random numbers and not by a clock. That covers every
+    /// order of the timeout and the events that it races with. Shuttle reports a wait without a timeout that never ends as
+    /// a deadlock. `notify_one` wakes any of the waiters, since parking_lot's documentation promises no order.
     #[derive(Debug, Default)]
     pub(crate) struct Condvar {
-        /// Never locked across a step that shuttle decides about, so that a real lock does.
+        /// An ordinary lock is enough: no thread holds it across a step at which shuttle may switch threads.
         waiters: std::sync::Mutex<Vec<Arc<Waiter>>>,
     }
 
@@ -252,18 +256,18 @@ mod explored {
     }
 
     impl Condvar {
-        /// A thread that waits with a timeout is told that it has passed with one chance in this many, each time it is
-        /// its turn: often enough to happen, seldom enough that others come before it.
+        /// At each of its turns, a wait with a timeout ends with a chance of one in this many: often enough that timeouts
+        /// happen, seldom enough that other threads often come first.
         const TIMEOUT_CHANCE: u32 = 4;
 
         fn waiters(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Waiter>>> {
             self.waiters.lock().unwrap_or_else(PoisonError::into_inner)
         }
 
-        /// Begins to wait, still under the lock, so that nobody's notification can come in between.
+        /// Adds this thread to the waiters. Called with the caller's lock held, so that no notification is missed.
         fn enlist(&self) -> Arc<Waiter> {
             let waiter =
-                Arc::new(Waiter { thread: shuttle::thread::current(), told: AtomicBool::new(false) });
+                Arc::new(Waiter { thread: shuttle::thread::current(), is_notified: AtomicBool::new(false) });
             self.waiters().push(Arc::clone(&waiter));
             waiter
         }
@@ -271,13 +275,13 @@ mod explored {
         pub(crate) fn wait<T>(&self, guard: &mut MutexGuard<'_, T>) {
             let waiter = self.enlist();
             guard.unlock();
-            while !waiter.told.load(Ordering::SeqCst) {
+            while !waiter.is_notified.load(Ordering::SeqCst) {
                 shuttle::thread::park();
             }
             guard.lock_again();
         }
 
-        /// The moment is not looked at: whether it has come is for shuttle to decide.
+        /// Ignores the deadline: shuttle decides whether it has passed.
         pub(crate) fn wait_until<T>(
             &self,
             guard: &mut MutexGuard<'_, T>,
@@ -285,23 +289,24 @@ mod explored {
         ) -> WaitTimeoutResult {
             let waiter = self.enlist();
             guard.unlock();
-            while !waiter.told.load(Ordering::SeqCst) {
+            while !waiter.is_notified.load(Ordering::SeqCst) {
                 if shuttle::rand::thread_rng().gen_ratio(1, Condvar::TIMEOUT_CHANCE) {
                     break;
                 }
                 shuttle::thread::yield_now();
             }
-            // Looked at in one step with leaving the list: whoever is told later has been told by nobody.
+            // Read in the same step in which this thread leaves the list. A notification in between would be lost, although
+            // another waiter could have used it.
             let mut waiters = self.waiters();
-            let told = waiter.told.load(Ordering::SeqCst);
+            let is_notified = waiter.is_notified.load(Ordering::SeqCst);
             waiters.retain(|other| !Arc::ptr_eq(other, &waiter));
             drop(waiters);
             guard.lock_again();
-            WaitTimeoutResult(!told)
+            WaitTimeoutResult(!is_notified)
         }
 
-        fn tell(waiter: &Waiter) {
-            waiter.told.store(true, Ordering::SeqCst);
+        fn notify(waiter: &Waiter) {
+            waiter.is_notified.store(true, Ordering::SeqCst);
             waiter.thread.unpark();
         }
 
@@ -310,8 +315,8 @@ mod explored {
             if count == 0 {
                 return;
             }
-            // Chosen before the list is locked: choosing is a step of its own to shuttle. One who left meanwhile was
-            // not the only one who could be chosen.
+            // Chosen before the list is locked, because shuttle may switch threads when it draws a number. If waiters left
+            // meanwhile, any of those that remain is a valid choice.
             let chosen = shuttle::rand::thread_rng().gen_range(0..count);
             let waiter = {
                 let mut waiters = self.waiters();
@@ -319,19 +324,19 @@ mod explored {
                 (!waiters.is_empty()).then(|| waiters.swap_remove(chosen))
             };
             if let Some(waiter) = waiter {
-                Condvar::tell(&waiter);
+                Condvar::notify(&waiter);
             }
         }
 
         pub(crate) fn notify_all(&self) {
             let waiters = std::mem::take(&mut *self.waiters());
             for waiter in waiters {
-                Condvar::tell(&waiter);
+                Condvar::notify(&waiter);
             }
         }
     }
 
-    /// The same for a lock that many may hold to read.
+    /// A reader-writer lock without poisoning, like parking_lot's.
     #[derive(Debug, Default)]
     pub(crate) struct RwLock<T>(shuttle::sync::RwLock<T>);
 
@@ -354,9 +359,9 @@ mod explored {
 mod tests {
     use super::*;
 
-    /// Two threads hand a number to and fro; one wake-up that is lost, and they wait for ever.
+    /// Two threads take turns. If one wake-up is lost, both wait for ever.
     #[test]
-    fn nobody_who_waits_on_a_signal_misses_a_change() {
+    fn a_signal_never_loses_a_wake_up() {
         const TURNS: u32 = 20_000;
         let (there, back) = (Signal::default(), Signal::default());
         std::thread::scope(|scope| {
@@ -376,7 +381,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_who_waits_on_a_signal_is_woken_by_one_change() {
+    fn one_change_of_a_signal_wakes_all_waiters() {
         let signal = Signal::default();
         std::thread::scope(|scope| {
             for _ in 0..8 {
