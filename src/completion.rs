@@ -1,4 +1,5 @@
-//! What is recorded of operations that are done.
+//! [`Completion`], the stored outcome of an operation that is done, and [`Recorded`], the outcome of
+//! [`Store::record`](crate::Store::record).
 
 use std::fmt;
 
@@ -14,9 +15,20 @@ use crate::record::Length;
 use crate::status::Version;
 use crate::typed;
 
-/// What is recorded of an operation that is done.
+/// The stored outcome of a completed operation: its result and how it was recorded.
 ///
-/// `{:?}` prints the length of the result and not what is in it.
+/// `{:?}` prints the length of the result instead of its bytes, so that results do not end up in logs.
+///
+/// ```
+/// use oncekey::{Begin, Fingerprint, Store};
+///
+/// let store = Store::in_memory()?;
+/// store.record("charge:1", Fingerprint::NONE, b"receipt 17")?;
+/// let Begin::Completed(done) = store.begin("charge:1", Fingerprint::NONE)? else { unreachable!() };
+/// assert_eq!(done.result(), b"receipt 17");
+/// assert_eq!(done.attempt(), 1);
+/// # Ok::<(), oncekey::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Completion {
     key: OwnedKey,
@@ -51,64 +63,68 @@ impl Completion {
         }
     }
 
-    /// The result, byte for byte as it was recorded.
+    /// The result: the bytes that were recorded.
     #[must_use]
     pub fn result(&self) -> &[u8] {
         &self.result
     }
 
-    /// The result, without a copy.
+    /// The result as an owned vector, without a copy.
     #[must_use]
     pub fn into_result(self) -> Vec<u8> {
         self.result
     }
 
-    /// The typed result, decoded by the codec that the record names, or the default one.
+    /// Decodes the result as a `T`, with the codec that recorded it.
+    ///
+    /// The record names its codec. A result that was recorded as plain bytes names none and is decoded with the
+    /// [`DefaultCodec`](crate::DefaultCodec).
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`]: it was recorded as another type, or by a codec that is not of this crate.
+    /// [`Error::Decode`]: the result was recorded as another type. Or its codec is not built in, because it is the
+    /// program's own or its feature is off; then call [`decode_with`](Completion::decode_with).
     pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<T> {
         let decoded = typed::decode_as(self.typing, &self.result);
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
-    /// The same with a codec of the program's own.
+    /// Decodes the result as a `T` with `codec`.
     ///
     /// # Errors
     ///
-    /// As [`decode`](Completion::decode).
+    /// [`Error::Decode`]: the result was recorded as another type or by another codec.
     pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<T> {
         let decoded = typed::decode(codec, &self.result, self.typing);
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
-    /// The version of the record.
+    /// The version of the record, which identifies this change of the key.
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
     }
 
-    /// The attempt that performed the act.
+    /// The number of the attempt that ran the side effect, from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// When it was recorded, in store time: ms since the Unix epoch.
+    /// When the result was recorded, in store time: milliseconds since the Unix epoch.
     #[must_use]
     pub fn completed_at_ms(&self) -> u64 {
         self.completed_at_ms
     }
 }
 
-/// How [`Store::record`](crate::Store::record) came out.
+/// The outcome of [`Store::record`](crate::Store::record).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Recorded {
-    /// This call recorded it, with this version.
+    /// This call recorded the result, under this version.
     Done(Version),
-    /// It was recorded before, with this result.
+    /// The operation was completed before, with this result. This call changed nothing.
     AlreadyDone(Completion),
 }
 

@@ -85,9 +85,9 @@ impl<'a> Key<'a> {
     /// # Format
     ///
     /// The token is the key, preceded by the scope and `/` if there is a scope. In both parts, each of `%`, `/`, `#`, `~`,
-    /// and every byte that is not printable ASCII or is a space, becomes `%` and two uppercase hexadecimal digits. So a key of
-    /// ordinary printable ASCII without a scope is its own token. If the result has more than 255 characters, the token is
-    /// `~` and the SHA-256 of that result in lowercase hexadecimal instead.
+    /// each space and each byte that is not printable ASCII becomes `%` and two uppercase hexadecimal digits. So a key
+    /// of ordinary printable ASCII without a scope is its own token. If the result has more than 255 characters, the token
+    /// is `~` and the SHA-256 of that result in lowercase hexadecimal instead.
     ///
     /// # Never reuse a key
     ///

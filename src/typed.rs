@@ -1,9 +1,13 @@
-//! Values as records hold them: encoded only if they come back as they were, and decoded only as what they are.
+//! Encoding and decoding of typed results, with the checks that make a replay safe.
 //!
-//! The rule: a retry gets what the first call got, or an error. So a value is recorded if decoding its bytes gives a value of
-//! the same shape with the same bytes or the same leaves (see [`shape`](crate::shape)), and it is the decoded value that
-//! the first caller gets. And a stored value is decoded only by the codec that encoded it; if that codec is positional, the
-//! decoded value must also have the shape that was recorded.
+//! Invariant: a retry returns the value that the first call returned, or an error.
+//!
+//! - A value is recorded only if its bytes decode to a value of the same shape with the same bytes or the same leaves (see
+//!   [`shape`](crate::shape)). The first caller gets the decoded value, not its own.
+//! - A stored value is decoded only by the codec that encoded it. If that codec is positional, the decoded value must
+//!   also have the shape that was recorded.
+//!
+//! The typed calls use this module: `operation`, `lease`, `completion` and `stats`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -20,21 +24,21 @@ use crate::format::record::{Typing, Value};
 use crate::key::Key;
 use crate::shape::{digest_of, shape_of};
 
-/// The fingerprint was made by the caller, or there is none.
+/// [`Typing::scheme`]: the caller computed the fingerprint, or there is none.
 pub(crate) const BY_CALLER: u8 = 0;
-/// The fingerprint was made from the meaning of a typed request.
+/// [`Typing::scheme`]: the fingerprint is that of a typed request.
 pub(crate) const BY_MEANING: u8 = 1;
 
-/// A value that can be recorded.
+/// An encoded value that passed the checks, ready to be recorded.
 pub(crate) struct Encoded<T> {
     pub(crate) bytes: Vec<u8>,
     pub(crate) typing: Typing,
-    /// The value that its bytes decode to.
+    /// The value that the bytes decode to: what the first caller gets.
     pub(crate) returned: T,
 }
 
 impl<T> Encoded<T> {
-    /// What the record holds.
+    /// The value in the form in which a record holds it.
     pub(crate) fn value(&self) -> Value<'_> {
         Value::typed(&self.bytes, self.typing)
     }
@@ -64,8 +68,8 @@ impl<E: Into<CodecError>> From<E> for Unfit {
     }
 }
 
-/// Encodes `value`, unless its bytes are too many or it would come back as another value. `begun` is what the record of the
-/// attempt says.
+/// Encodes `value`, and refuses it if it has too many bytes or would be replayed as another value. `begun` is the typing in
+/// the record that began the attempt.
 pub(crate) fn encode<C, T>(
     codec: &C,
     begun: Option<Typing>,
@@ -76,12 +80,13 @@ where
     C: Codec,
     T: Serialize + DeserializeOwned,
 {
-    // A panic of the value's own serde code must not leave a doubt behind a side effect that returned.
+    // The side effect has happened. A panic in the value's serde code must become an error here: if it unwound, the
+    // operation would stay in doubt although its outcome is known.
     let encoded = catch_unwind(AssertUnwindSafe(|| encode_or_unwind(codec, begun, value, limit_bytes)));
     encoded.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(format!("its serde code panicked: {text}").into())
+        Err(format!("its `Serialize` or `Deserialize` code panicked: {text}").into())
     })
 }
 
@@ -95,12 +100,12 @@ where
     C: Codec,
     T: Serialize + DeserializeOwned,
 {
-    // First, because it has a limit of depth, and an encoder may have none.
+    // Before encoding: the digest limits the depth of the value, and an encoder may not.
     let given = digest_of(value, !C::POSITIONAL)?;
     if C::POSITIONAL && given.shape.skips_fields {
         return Err(
-            "a field is skipped (`skip_serializing_if`), and the codec has no names to find the others by: \
-                    without that attribute it can be recorded, or with a codec like `Json`"
+            "a field is skipped (`skip_serializing_if`), and this codec stores no field names, so it could not \
+             decode the others: remove that attribute, or use a codec that stores names, such as `Json`"
                 .into(),
         );
     }
@@ -108,65 +113,76 @@ where
     if bytes.len() > limit_bytes {
         return Err(Unfit::TooLarge { length_bytes: bytes.len(), limit_bytes });
     }
-    let returned: T = codec.decode(&bytes).map_err(|error| format!("it does not come back: {error}"))?;
+    let returned: T =
+        codec.decode(&bytes).map_err(|error| format!("its encoding does not decode: {error}"))?;
     let back = digest_of(&returned, !C::POSITIONAL)?;
-    // The bytes decide where the serializer that digests sees another value than the codec's.
+    // If the leaves differ, equal bytes still prove that the value survived: a type may serialise differently for the
+    // digest than for the codec.
     let is_same = given.shape == back.shape
         && (given.leaves == back.leaves || codec.encode(&returned).is_ok_and(|again| again == bytes));
     if !is_same {
-        return Err("it comes back as another value: what is serialised must be what is deserialised".into());
+        return Err(
+            "it would be replayed as another value: what its `Serialize` writes, its `Deserialize` must \
+                    read back"
+                .into(),
+        );
     }
     let scheme = begun.map_or(BY_CALLER, |begun| begun.scheme);
     let typing = Typing { scheme, codec: C::ID, shape: C::POSITIONAL.then_some(given.shape.hash) };
     Ok(Encoded { bytes, typing, returned })
 }
 
-/// Decodes a stored value.
+/// Decodes a stored value, and checks that its codec and shape are those that were recorded.
 pub(crate) fn decode<C: Codec, T>(codec: &C, bytes: &[u8], typing: Option<Typing>) -> Result<T, CodecError>
 where
     T: Serialize + DeserializeOwned,
 {
     if let Some(Typing { codec: recorded, .. }) = typing.filter(|typing| typing.codec != C::ID) {
-        return Err(format!("it was encoded by codec {recorded}, and this is codec {}", C::ID).into());
+        return Err(format!("it was encoded by codec {recorded}, but this is codec {}", C::ID).into());
     }
     let value: T = codec.decode(bytes)?;
     if let Some(Typing { shape: Some(recorded), .. }) = typing
         && codec.checks_shape()
         && shape_of(&value, !C::POSITIONAL)?.hash != recorded
     {
-        return Err("it was recorded as a type of another shape: a field or variant was added, removed, renamed, moved or \
-                    made wider or narrower since. If it was only renamed, `#[serde(rename = \"..\")]` with the former name \
-                    brings it back"
+        return Err("it was recorded as a type of another shape: a field or variant has since been added, removed, renamed, \
+                    moved, or changed in width. If it was only renamed, restore the former name with \
+                    `#[serde(rename = \"..\")]`"
             .into());
     }
     Ok(value)
 }
 
-/// The codec of this crate that a record names, or the default codec if it names none.
-enum Known {
+/// A codec of this crate.
+enum BuiltIn {
     #[cfg(feature = "bincode")]
     Bincode,
     #[cfg(feature = "json")]
     Json,
 }
 
-impl Known {
-    fn of(typing: Option<Typing>) -> Result<Known, CodecError> {
+impl BuiltIn {
+    /// The codec that a record names, or the default codec if it names none.
+    fn of(typing: Option<Typing>) -> Result<BuiltIn, CodecError> {
         match typing.map(|typing| typing.codec).or(DEFAULT_CODEC_ID) {
             #[cfg(feature = "bincode")]
-            Some(Bincode::ID) => Ok(Known::Bincode),
+            Some(Bincode::ID) => Ok(BuiltIn::Bincode),
             #[cfg(feature = "json")]
-            Some(Json::ID) => Ok(Known::Json),
-            None => Err("no codec is named and there is no default one: name it".into()),
+            Some(Json::ID) => Ok(BuiltIn::Json),
+            None => Err(
+                "the record names no codec, and without the feature `bincode` there is no default codec: \
+                         call the form that takes a codec"
+                    .into(),
+            ),
             Some(number) => Err(format!(
-                "codec {number} is the program's own, or its feature is off: call the form that takes a codec"
+                "codec {number} is not built in, or its feature is off: call the form that takes a codec"
             )
             .into()),
         }
     }
 }
 
-/// [`encode`] with the codec that the record of the attempt names.
+/// [`encode`] with the codec named in the record that began the attempt.
 #[cfg_attr(
     not(any(feature = "bincode", feature = "json")),
     expect(unused_variables, reason = "there is no codec to hand them to")
@@ -175,19 +191,20 @@ pub(crate) fn encode_as<T>(begun: Option<Typing>, value: &T, limit_bytes: usize)
 where
     T: Serialize + DeserializeOwned,
 {
-    match Known::of(begun)? {
+    match BuiltIn::of(begun)? {
         #[cfg(feature = "bincode")]
-        Known::Bincode => encode(&Bincode, begun, value, limit_bytes),
+        BuiltIn::Bincode => encode(&Bincode, begun, value, limit_bytes),
         #[cfg(feature = "json")]
-        Known::Json => encode(&Json, begun, value, limit_bytes),
+        BuiltIn::Json => encode(&Json, begun, value, limit_bytes),
     }
 }
 
-/// Refuses another codec than the one that the record of the attempt names: a retry could not read what it encodes.
+/// Refuses a codec other than the one that the operation began with: a retry could not decode the result.
 pub(crate) fn check_codec<C: Codec>(typing: Option<Typing>) -> Result<(), Unfit> {
     match typing {
         Some(Typing { codec, .. }) if codec != C::ID => Err(format!(
-            "the operation was begun with codec {codec}, and this is codec {}: name that one with `Operation::codec`",
+            "the operation was begun with codec {codec}, but this is codec {}: use codec {codec}, or choose this one with \
+             `Operation::codec` when the operation begins",
             C::ID
         )
         .into()),
@@ -195,7 +212,7 @@ pub(crate) fn check_codec<C: Codec>(typing: Option<Typing>) -> Result<(), Unfit>
     }
 }
 
-/// [`decode`] with the codec that the record names.
+/// [`decode`] with the codec named in the record.
 #[cfg_attr(
     not(any(feature = "bincode", feature = "json")),
     expect(unused_variables, reason = "there is no codec to hand them to")
@@ -204,10 +221,10 @@ pub(crate) fn decode_as<T>(typing: Option<Typing>, bytes: &[u8]) -> Result<T, Co
 where
     T: Serialize + DeserializeOwned,
 {
-    match Known::of(typing)? {
+    match BuiltIn::of(typing)? {
         #[cfg(feature = "bincode")]
-        Known::Bincode => decode(&Bincode, bytes, typing),
+        BuiltIn::Bincode => decode(&Bincode, bytes, typing),
         #[cfg(feature = "json")]
-        Known::Json => decode(&Json, bytes, typing),
+        BuiltIn::Json => decode(&Json, bytes, typing),
     }
 }

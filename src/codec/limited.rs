@@ -1,21 +1,21 @@
-//! Decoding with limits: what a codec decodes through, so that no bytes exhaust the stack, the memory or the time.
+//! Decoding with limits, so that hostile or damaged bytes cannot exhaust the stack, the memory or the time.
 //!
-//! [`Limited`] stands between a type's `Deserialize` and the format's deserializer. It passes everything on and adds:
+//! The codecs of this crate decode through [`Limited`], which wraps the format's deserializer and everything that it passes
+//! on. It forwards every call and adds three limits:
 //!
-//! - **A depth.** A container is a sequence, tuple, map or struct, or the content of a variant; a wrapper is a `Some` or
-//!   a newtype struct. At most [`MAX_DEPTH`] of each may be nested in one another, as when they were serialised. Both
-//!   are counted where the format hands a value's content to the type, so a leaf, `None` and a unit variant are no
-//!   level. Wrappers have a count of their own, so that a list of `Option<Box<Node>>` may be as long as nested lists are
-//!   deep.
-//! - **A budget of values**, from the number of bytes to read. An element without bytes, such as `()`, would let a forged
-//!   length keep the decoder busy for years. A value whose leaves take a byte each never runs out: at most 128
-//!   containers lead to one leaf.
-//! - **No allocation by claim.** A size hint is at most the number of bytes to read. Strings and byte buffers are asked
-//!   for as borrowed ones: a format that decodes a slice then refuses a length beyond its end, where it would have
-//!   allocated a buffer of that length first. A visitor of owned strings takes borrowed ones too, says serde.
+//! - **Depth.** A container is a sequence, tuple, map or struct, or the content of a variant. A wrapper is a `Some` or a
+//!   newtype struct. At most [`MAX_DEPTH`] of each may be nested, the same limit as when serialising. They are counted
+//!   where the format passes a value's content to the type, so a leaf, `None` and a unit variant add no level. Wrappers
+//!   are counted separately, so that a linked list of `Option<Box<Node>>` may have as many nodes as lists may be nested.
+//! - **A budget of values**, computed from the number of bytes. Elements without bytes, such as `()`, would let a forged
+//!   length keep the decoder busy for years. A value whose leaves take at least a byte each cannot exceed the budget,
+//!   because at most 128 containers lead to one leaf.
+//! - **No allocation by a claimed length.** A size hint is capped at the number of bytes. Strings and byte buffers are
+//!   requested as borrowed ones: a format that decodes from a slice then checks the length against the slice, instead of
+//!   allocating a buffer of that length first. Serde requires visitors of owned strings to accept borrowed ones.
 //!
-//! A type that buffers (an untagged enum) replays the buffer through serde's own deserializer, which has no limits; the
-//! buffer was filled within them.
+//! A type that buffers, such as an untagged enum, decodes its buffer through serde's own deserializer, which has no
+//! limits. The buffer itself was filled within them.
 
 use std::cell::Cell;
 use std::fmt;
@@ -31,22 +31,23 @@ use crate::visit::{Depth, TOO_DEEP};
 #[cfg(test)]
 mod tests;
 
-/// How many values may be visited for each byte.
+/// How many values may be decoded for each byte.
 const VALUES_PER_BYTE: u64 = 128;
 
-/// How many bytes more than there are count for the budget, so that a short input may have elements without bytes.
+/// Bytes that are added to the input when its budget is computed, so that a short input may have elements without bytes.
 const EXTRA_BYTES: u64 = 1024;
 
-/// What one decoding has left.
+/// The limits of one decoding.
 #[derive(Debug)]
 pub(super) struct Budget {
+    /// How many more values may be decoded.
     values: Cell<u64>,
-    /// The number of bytes to read.
+    /// The length of the input.
     bytes: usize,
 }
 
 impl Budget {
-    /// The budget for reading `bytes` bytes.
+    /// The budget for decoding an input of `bytes` bytes.
     pub(super) fn new(bytes: usize) -> Budget {
         let values = (bytes as u64).saturating_add(EXTRA_BYTES).saturating_mul(VALUES_PER_BYTE);
         Budget { values: Cell::new(values), bytes }
@@ -64,9 +65,9 @@ impl Budget {
     }
 }
 
-const TOO_MANY: &str = "more values than so many bytes can hold";
+const TOO_MANY: &str = "more values than the bytes can hold";
 
-/// Whether the text is that of an error made here.
+/// Whether the text is that of an error of one of these limits.
 pub(super) fn is_limit(text: &str) -> bool {
     text.starts_with(TOO_MANY) || text.starts_with(TOO_DEEP)
 }
@@ -76,7 +77,7 @@ fn too_many<E: Error>() -> E {
     E::custom(TOO_MANY)
 }
 
-/// A deserializer, visitor, seed or access of `serde`, with the limits of where it stands.
+/// A deserializer, visitor, seed or access of serde, limited by the budget and by its depth.
 #[derive(Debug)]
 pub(super) struct Limited<'b, I> {
     inner: I,
@@ -90,7 +91,7 @@ impl<'b, I> Limited<'b, I> {
         Limited { inner, budget, depth: Depth::default() }
     }
 
-    /// `other` with the limits of this place.
+    /// Wraps `other` with the same budget and depth.
     #[inline]
     fn with<J>(&self, other: J) -> Limited<'b, J> {
         Limited { inner: other, budget: self.budget, depth: self.depth }
@@ -108,7 +109,7 @@ impl<'b, I> Limited<'b, I> {
         Ok(self)
     }
 
-    /// A hint of at most as many elements as there are bytes.
+    /// Caps a size hint at the number of bytes of the input and at the budget that is left.
     #[inline]
     fn cap(&self, hint: Option<usize>) -> Option<usize> {
         let left = usize::try_from(self.budget.values.get()).unwrap_or(usize::MAX);
@@ -116,8 +117,8 @@ impl<'b, I> Limited<'b, I> {
     }
 }
 
-/// Passes these methods on, with the visitor limited.
-macro_rules! pass_on {
+/// Forwards these methods, with the visitor limited. Owned strings and buffers become borrowed ones: see the module.
+macro_rules! forward {
     ($($method:ident($($name:ident: $kind:ty),*) = $as:ident;)*) => {$(
         #[inline]
         fn $method<V: Visitor<'de>>(self, $($name: $kind,)* visitor: V) -> Result<V::Value, Self::Error> {
@@ -130,7 +131,7 @@ macro_rules! pass_on {
 impl<'de, D: Deserializer<'de>> Deserializer<'de> for Limited<'_, D> {
     type Error = D::Error;
 
-    pass_on! {
+    forward! {
         deserialize_any() = deserialize_any;
         deserialize_bool() = deserialize_bool;
         deserialize_i8() = deserialize_i8;
@@ -170,7 +171,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Limited<'_, D> {
     }
 }
 
-/// Passes these leaves on.
+/// Forwards these leaves.
 macro_rules! leaves {
     ($($method:ident($kind:ty);)*) => {$(
         #[inline]
@@ -248,7 +249,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Limited<'_, V> {
         within.inner.visit_map(entries)
     }
 
-    // The content of the variant is the level.
+    // Adds no level: the content of the variant does.
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
         let variant = self.with(variant);
@@ -256,7 +257,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Limited<'_, V> {
     }
 }
 
-// Each value in a container comes through a seed, so this is where the budget is spent.
+// Each value in a container is decoded through a seed, so this is where the budget is spent.
 impl<'de, S: DeserializeSeed<'de>> DeserializeSeed<'de> for Limited<'_, S> {
     type Value = S::Value;
 
@@ -331,7 +332,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Limited<'_, A> {
         within.inner.newtype_variant_seed(seed)
     }
 
-    // The format visits both as a sequence or a map, and that is the level.
+    // Neither adds a level: the format visits both as a sequence or a map, and that does.
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
         let visitor = self.with(visitor);

@@ -1,4 +1,6 @@
-//! How typed results become bytes. The store itself knows bytes only.
+//! Codecs: how typed results become bytes and back. Below the typed calls, the store handles only bytes.
+//!
+//! [`typed`](crate::typed) is the only module that encodes and decodes with them. The encodings and the ids are on disk.
 
 #[cfg(feature = "bincode")]
 use std::marker::PhantomData;
@@ -14,20 +16,24 @@ mod limited;
 #[cfg(any(feature = "bincode", feature = "json"))]
 use limited::{Budget, Limited};
 
-/// Why something could not be encoded or decoded.
+/// Why a value could not be encoded, or bytes could not be decoded.
+///
+/// The codecs of this crate never quote the value in it, so it may be logged. A codec of your own should do the same.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Turns typed results into bytes and back.
+/// Encodes typed results to bytes and decodes them.
 ///
-/// A result is decoded by the program that runs then, not by the one that wrote it. Choose a codec whose encoding
-/// survives what happens to your types until the retention has passed: `Bincode` is compact and forgives no change;
-/// `Json` forgives added and removed fields. Requests are not encoded: their fingerprints depend on no codec.
+/// A result is decoded by whichever version of the program runs when it is replayed, not by the one that wrote it. Choose
+/// a codec whose encoding survives the changes that you make to your types until the retention has passed. `Bincode` is
+/// compact and tolerates no change of a type. `Json` tolerates added and removed fields.
+///
+/// A codec encodes results only. The fingerprint of a request does not depend on a codec.
 ///
 /// ```
 /// use oncekey::{Codec, Store};
 /// use serde::{Serialize, de::DeserializeOwned};
 ///
-/// /// JSON, by hand.
+/// /// A codec of the program's own, here JSON.
 /// struct Text;
 ///
 /// impl Codec for Text {
@@ -44,7 +50,7 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// let store = Store::in_memory()?;
 /// let outcome = store.operation("greet:1").codec(Text).run(|_| Ok::<_, oncekey::Error>("hello".to_owned()));
-/// assert_eq!(outcome.expect("performed").into_inner(), "hello");
+/// assert_eq!(outcome.expect("a new operation").into_inner(), "hello");
 /// assert_eq!(store.get("greet:1")?.result(), Some(&br#""hello""#[..]));
 /// # Ok::<(), oncekey::Error>(())
 /// ```
@@ -56,55 +62,60 @@ pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
     note = "or use the store on bytes: `Store::begin`, `Store::record`, `Store::get`"
 )]
 pub trait Codec {
-    /// Which encoding this is. It is written into each typed record, so that a result is never decoded by another codec
-    /// than the one that wrote it.
+    /// The number of the encoding. Each typed record contains it, and only the codec with that number decodes the record.
     ///
-    /// 0 to 127 belong to this crate: `Bincode` is 1 and `Json` is 2. Choose one from 128 to 255 for your own codec, and
-    /// another when its encoding changes. It must stay the same for as long as a store holds results of the codec.
+    /// 0 to 127 are reserved for this crate: `Bincode` is 1 and `Json` is 2. Choose a number from 128 to 255 for a codec of
+    /// your own. Choose another when its encoding changes. Do not change it while a store holds results of the codec.
     const ID: u8;
 
-    /// Whether the encoding says neither the names nor the kinds of what it holds.
+    /// Whether the encoding leaves out the names of fields or the kinds of values.
     ///
-    /// Bytes of one type can then decode as another type, without an error and with another meaning: fields that
-    /// changed places, a `u32` read as an `i32`. The store therefore records the shape of each result, which is a hash of
-    /// its names and kinds, and compares it when the result is replayed. A self-describing codec says `false`: its
-    /// decoder sees such changes, and fields can come and go.
+    /// Bytes that one type wrote can then decode as another type, without an error and with another meaning: after two
+    /// fields changed places, or a `u32` became an `i32`. Therefore the store records the shape of each result, a hash of
+    /// its names and kinds, and compares it with the shape of the decoded value when the result is replayed.
     ///
-    /// The default is `true`, which is safe for every codec.
+    /// A self-describing codec sets this to `false`: its decoder detects such changes, and fields may be added and removed.
+    /// The default, `true`, is safe for every codec.
     const POSITIONAL: bool = true;
 
-    /// Whether a replay compares the shape that was recorded with that of the decoded result.
+    /// Whether a replay compares the recorded shape with that of the decoded result.
     ///
-    /// A positional codec compares it, unless it is told not to, as by `Bincode::any_shape`.
+    /// Defaults to [`POSITIONAL`](Codec::POSITIONAL). Only a positional codec records shapes, so only such a codec has a
+    /// choice: `Bincode::any_shape` returns `false`.
     fn checks_shape(&self) -> bool {
         Self::POSITIONAL
     }
 
-    /// The bytes of `value`.
+    /// Encodes `value`.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the value from being encoded.
+    /// The value cannot be encoded. The result is then not recorded, and the caller gets
+    /// [`Error::Encode`](crate::Error::Encode).
     fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, CodecError>;
 
-    /// The value of `bytes`. Must refuse bytes that are left over.
+    /// Decodes `bytes`, all of them: an implementation must refuse bytes that are left over.
     ///
-    /// The bytes can be damaged, or those of another type. They must not exhaust the stack or the memory: a thread whose
-    /// stack overflows ends the process, and each retry would do it again.
+    /// The bytes may be damaged or those of another type. An implementation must not let them exhaust the stack or the
+    /// memory. A stack overflow ends the process, and each retry would end it again.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the bytes from being a `T`.
+    /// The bytes are not the encoding of a `T`. The caller gets [`Error::Decode`](crate::Error::Decode).
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError>;
 }
 
-/// The default codec: bincode 2 with its standard configuration. Compact, and not self-describing: a type that
-/// gains, loses or reorders fields does not decode what it wrote before. The feature `bincode` brings it.
+/// The default codec: bincode 2 in its standard configuration. Requires the feature `bincode`.
 ///
-/// Decoding is limited. At most 128 containers may be nested (sequences, tuples, maps, structs and the contents of
-/// variants), and at most 128 wrappers (`Some` and newtype structs). Elements without bytes, as in a `Vec<()>`, may be
-/// 131,072 and 128 more for each byte. There is no other limit: a length that the bytes claim allocates nothing until
-/// as many bytes are there.
+/// The encoding is compact and contains no names. A result recorded before its type gained, lost, renamed or reordered a
+/// field fails with [`Error::Decode`](crate::Error::Decode) when it is replayed. Use `Json` for types that evolve.
+///
+/// # Limits
+///
+/// Decoding accepts at most 128 nested containers (sequences, tuples, maps, structs and the contents of variants) and at
+/// most 128 nested wrappers (`Some` and newtype structs). It accepts 131,072 values plus 128 for each byte, a limit that
+/// only elements without bytes, as in a `Vec<()>`, can reach. A forged length allocates no memory beyond the bytes that
+/// are there.
 #[cfg(feature = "bincode")]
 #[cfg_attr(docsrs, doc(cfg(feature = "bincode")))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -112,11 +123,11 @@ pub struct Bincode;
 
 #[cfg(feature = "bincode")]
 impl Bincode {
-    /// The same codec, for results whose type has been renamed on purpose: a replay does not compare shapes.
+    /// The same codec without the comparison of shapes on replay, for results whose fields were renamed on purpose.
     ///
-    /// It decodes whatever the bytes decode as. Use it for an operation whose recorded results have the same fields in the
-    /// same order, of the same types, under other names; and only until their retention has passed. Where the old names
-    /// can be kept in the encoding, `#[serde(rename = "..")]` is the safer way.
+    /// It accepts any bytes that decode as the type. Use it for an operation whose recorded results have the same fields
+    /// in the same order, of the same types, under other names, and only until their retention has passed. Where the
+    /// former names can stay in the encoding, `#[serde(rename = "..")]` is safer.
     ///
     /// ```
     /// use oncekey::{Bincode, Codec};
@@ -142,9 +153,9 @@ impl Codec for Bincode {
     }
 
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        // bincode's own limit counts the memory that a value takes, and refuses many small integers.
+        // Not bincode's own limit: it counts the memory that a value takes, so it refuses values of many small integers.
         let (value, read) = bincode::serde::seed_decode_from_slice(
-            Within { budget: &Budget::new(bytes.len()), of: PhantomData },
+            LimitedSeed { budget: &Budget::new(bytes.len()), value: PhantomData },
             bytes,
             bincode::config::standard(),
         )
@@ -160,15 +171,16 @@ impl Codec for Bincode {
     }
 }
 
-/// Decodes a `T` within the limits. A seed, because only so does bincode say how much it has read.
+/// Decodes a `T` within the limits. A seed, because only `seed_decode_from_slice` both takes a deserializer to wrap and
+/// returns how many bytes were read.
 #[cfg(feature = "bincode")]
-struct Within<'b, T> {
+struct LimitedSeed<'b, T> {
     budget: &'b Budget,
-    of: PhantomData<T>,
+    value: PhantomData<T>,
 }
 
 #[cfg(feature = "bincode")]
-impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Within<'_, T> {
+impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for LimitedSeed<'_, T> {
     type Value = T;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<T, D::Error> {
@@ -176,7 +188,7 @@ impl<'de, T: DeserializeOwned> DeserializeSeed<'de> for Within<'_, T> {
     }
 }
 
-/// [`Bincode`] that replays a result whatever its recorded shape is: [`Bincode::any_shape`].
+/// [`Bincode`] without the comparison of shapes on replay: see [`Bincode::any_shape`].
 #[cfg(feature = "bincode")]
 #[cfg_attr(docsrs, doc(cfg(feature = "bincode")))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -188,7 +200,7 @@ pub struct AnyShape {
 impl Codec for AnyShape {
     const ID: u8 = Bincode::ID;
 
-    // It records the shape, for those that compare it.
+    // It records the shape all the same, for a later replay that compares it.
     const POSITIONAL: bool = Bincode::POSITIONAL;
 
     fn checks_shape(&self) -> bool {
@@ -204,10 +216,12 @@ impl Codec for AnyShape {
     }
 }
 
-/// JSON, for types that evolve: fields can be added (with a default) and removed.
+/// JSON, for types that evolve: fields can be removed, and added with `#[serde(default)]`. Requires the feature `json`.
 ///
-/// Finite floats come back bit for bit. Decoding is limited: at most 127 arrays and objects may be nested, and at most
-/// 128 wrappers (`Some` and newtype structs).
+/// Finite floats are decoded bit for bit. A result that contains a NaN or an infinity cannot be recorded, because JSON has
+/// no form for them.
+///
+/// Decoding accepts at most 127 nested arrays and objects, and at most 128 nested wrappers (`Some` and newtype structs).
 ///
 /// ```
 /// use oncekey::{Json, Outcome, Store};
@@ -233,7 +247,7 @@ impl Codec for Json {
     }
 
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        // serde_json limits how deep arrays and objects are nested, but not wrappers, which take no bytes in JSON.
+        // serde_json limits the nesting of arrays and objects, but not that of wrappers, which have no bytes in JSON.
         let budget = Budget::new(bytes.len());
         let mut json = serde_json::Deserializer::from_slice(bytes);
         let value =
@@ -243,40 +257,42 @@ impl Codec for Json {
                 let place = format!(" (line {}, column {})", error.line(), error.column());
                 without_values(&error.to_string(), &place).into()
             }
-            // These say what is wrong with the text, and nothing of what is in it.
+            // Errors of syntax and of an early end describe what is wrong with the text and do not quote it.
             _ => error.into(),
         })
     }
 }
 
 #[cfg(any(feature = "bincode", feature = "json"))]
-const NO_SUCH_VALUE: &str = "the bytes are not those of such a value";
+const NO_SUCH_VALUE: &str = "the bytes are not the encoding of this type";
 
-/// What may be said of an error that serde made. Its texts can quote the value, and errors end up in logs: so only those
-/// are passed on that name nothing but a type's own fields, or a limit.
+/// The text of an error of serde if it quotes no part of the value; otherwise [`NO_SUCH_VALUE`] and the place.
+///
+/// Errors end up in logs, and results may be secret. Only texts that name a field of the type, or a limit, are kept.
 #[cfg(any(feature = "bincode", feature = "json"))]
 fn without_values(text: &str, place: &str) -> String {
     let names_a_field = text.starts_with("missing field `") || text.starts_with("duplicate field `");
     if names_a_field || limited::is_limit(text) || text.starts_with("recursion limit") {
-        // Whatever follows the first line is not serde's.
+        // Any further line may come from the value's own code.
         return text.lines().next().unwrap_or_default().to_owned();
     }
     format!("{NO_SUCH_VALUE}{place}")
 }
 
-/// The codec of [`Store::operation`](crate::Store::operation): bincode, if the feature `bincode` is on.
+/// The codec of an [`Operation`](crate::Operation) unless it chooses another: `Bincode`, if the feature `bincode` is on.
 #[cfg(feature = "bincode")]
 pub type DefaultCodec = Bincode;
 
-/// The number of the default codec, if there is one.
+/// The id of the default codec, if there is one.
 #[cfg(feature = "bincode")]
 pub(crate) const DEFAULT_CODEC_ID: Option<u8> = Some(Bincode::ID);
-/// The number of the default codec, if there is one.
+/// The id of the default codec, if there is one.
 #[cfg(not(feature = "bincode"))]
 pub(crate) const DEFAULT_CODEC_ID: Option<u8> = None;
 
-/// Without the feature `bincode` there is no default: choose one with
-/// [`Operation::codec`](crate::Operation::codec) before encoding anything.
+/// Stands for the missing default codec if the feature `bincode` is off. It is not a [`Codec`].
+///
+/// Choose a codec with [`Operation::codec`](crate::Operation::codec).
 #[cfg(not(feature = "bincode"))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -294,8 +310,8 @@ mod tests {
     }
 
     #[test]
-    fn the_encoding_of_bincode_is_pinned() {
-        // Results in existing files were written like this. If it changes, they do not decode any more.
+    fn the_encoding_of_bincode_never_changes() {
+        // Existing files hold results in this encoding. If it changes, they no longer decode.
         let charged =
             Receipt::Charged { id: "ch_1".into(), cents: 1_729, tags: vec![-1, 300], at: Some(0.5) };
         let bytes =
@@ -306,8 +322,8 @@ mod tests {
     }
 
     #[test]
-    fn the_ids_of_codecs_are_pinned() {
-        // Typed records hold them.
+    fn the_ids_of_codecs_never_change() {
+        // Typed records contain them.
         assert_eq!((Bincode::ID, Bincode::POSITIONAL, Bincode.checks_shape()), (1, true, true));
         assert_eq!((AnyShape::ID, AnyShape::POSITIONAL), (1, true));
         assert!(!Bincode::any_shape().checks_shape());
@@ -316,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn any_shape_has_the_encoding_of_bincode() {
+    fn any_shape_encodes_as_bincode_does() {
         let refused = Receipt::Refused { code: 402 };
         let bytes = Bincode::any_shape().encode(&refused).unwrap();
         assert_eq!(bytes, Bincode.encode(&refused).unwrap());

@@ -1,4 +1,4 @@
-//! The limits over deserializers of serde's own, which claim what they like.
+//! The limits, over a forged deserializer that claims any length and over serde's own.
 
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, SeqDeserializer, UnitDeserializer};
@@ -6,7 +6,7 @@ use serde::{Deserialize, forward_to_deserialize_any};
 
 use super::*;
 
-/// A sequence without end, whose hint is the largest.
+/// An endless sequence or map with the largest possible size hint.
 struct Forged;
 
 impl<'de> SeqAccess<'de> for Forged {
@@ -77,7 +77,7 @@ impl<'de> Deserializer<'de> for Forged {
     }
 }
 
-/// Counts the elements of a sequence or map and keeps the hint it was given.
+/// Counts the elements of a sequence or map and keeps its size hint.
 struct Counting<'c> {
     count: &'c mut u64,
     hint: &'c mut Option<usize>,
@@ -108,7 +108,7 @@ impl<'de> Visitor<'de> for Counting<'_> {
 }
 
 #[test]
-fn elements_are_counted_and_hints_are_capped() {
+fn the_budget_ends_an_endless_sequence_and_caps_its_hint() {
     for bytes in [0, 1, 1_000] {
         for map in [false, true] {
             let (mut count, mut hint) = (0, None);
@@ -124,7 +124,7 @@ fn elements_are_counted_and_hints_are_capped() {
 }
 
 #[test]
-fn a_hint_is_no_more_than_the_budget_that_is_left() {
+fn a_size_hint_is_capped_at_the_budget_that_is_left() {
     let budget = Budget::new(1_000_000);
     budget.values.set(7);
     let (mut count, mut hint) = (0, None);
@@ -134,12 +134,12 @@ fn a_hint_is_no_more_than_the_budget_that_is_left() {
 }
 
 #[test]
-fn the_largest_input_has_a_budget() {
+fn the_budget_of_the_largest_input_does_not_overflow() {
     assert_eq!(Budget::new(usize::MAX).values.get(), u64::MAX);
 }
 
 #[test]
-fn strings_and_buffers_are_asked_for_as_borrowed_ones() {
+fn strings_and_buffers_are_requested_as_borrowed_ones() {
     let budget = Budget::new(0);
     assert_eq!(String::deserialize(Limited::new(Forged, &budget)).unwrap(), "borrowed");
     assert_eq!(Box::<str>::deserialize(Limited::new(Forged, &budget)).unwrap(), "borrowed".into());
@@ -148,7 +148,7 @@ fn strings_and_buffers_are_asked_for_as_borrowed_ones() {
 }
 
 #[test]
-fn whether_the_format_is_human_readable_is_passed_on() {
+fn is_human_readable_is_forwarded() {
     let budget = Budget::new(0);
     assert!(!Limited::new(Forged, &budget).is_human_readable());
     let readable: SeqDeserializer<_, ValueError> = SeqDeserializer::new(std::iter::empty::<u8>());
@@ -156,7 +156,7 @@ fn whether_the_format_is_human_readable_is_passed_on() {
 }
 
 #[test]
-fn the_error_of_the_format_is_passed_on() {
+fn errors_of_the_format_are_forwarded() {
     let budget = Budget::new(0);
     let text: serde::de::value::StrDeserializer<'_, ValueError> = "text".into_deserializer();
     let error = u8::deserialize(Limited::new(text, &budget)).unwrap_err();
