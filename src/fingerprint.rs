@@ -1,36 +1,35 @@
-//! The canonical bytes of a typed request, of which its fingerprint is made.
+//! The canonical bytes of a typed request: the input of its fingerprint.
 //!
-//! Two requests have the same canonical bytes if and only if they mean the same. The bytes depend on no codec. They are
-//! hashed once, with the secret of the file ([`KeyHasher::fingerprint`](crate::key::KeyHasher::fingerprint)), and are
-//! not stored. The hash is stored: the form below is part of the file format, and the golden table in the tests pins it.
-//! [`canonical`] is the only entry; typed operations call it.
+//! Two requests have the same canonical bytes if and only if they mean the same. The bytes do not depend on a codec. They
+//! are hashed with the secret of the file ([`KeyHasher::fingerprint`](crate::key::KeyHasher::fingerprint)) and not stored.
+//! The hash is stored, so the encoding below is part of the file format: the golden table in the tests pins it.
+//! [`canonical`] is the only entry point, and `operation` its only caller.
 //!
-//! # What is the same
+//! # What means the same
 //!
-//! - The order of a struct's fields and of a map's entries does not matter. The order of a sequence does, except under
+//! - The order of a struct's fields and of a map's entries is ignored. The order of a sequence counts, except under
 //!   [`unordered`](crate::unordered).
-//! - An integer is its value: `7u8` is `7i64`. `f32` and `f64` are different from each other and from integers. -0.0 is
-//!   0.0, and all NaNs are one.
-//! - A newtype struct is its content.
-//! - `Some(x)` is `x`, so a field may become optional. It is marked only where that would be ambiguous: `Some(None)` is not
-//!   `None`. Within one type, different values always stay different.
-//! - A skipped field is absent. A field that is `None` is present: a request that clears a field is not one that leaves
-//!   it alone. An optional field that is added later needs `skip_serializing_if` to leave old requests as they were.
+//! - Integers are compared by value: `7u8` equals `7i64`. An `f32` differs from an `f64`, and both differ from an integer.
+//!   -0.0 equals 0.0, and all NaNs are equal.
+//! - A newtype struct equals its content.
+//! - `Some(x)` equals `x`, so a field may become optional. Only `Some(None)` differs from `None`, because within one type
+//!   different values must stay different.
+//! - A skipped field is absent. A field that is `None` is present: a request that clears a field differs from one that
+//!   leaves it alone. An optional field that is added later needs `skip_serializing_if` to keep old requests equal.
 //!
-//! Everything else makes a difference: the names of structs, enums, variants and fields, the kind of a leaf, the number of
-//! elements. The index of a variant does not, and neither do the lengths that `Serialize` declares: elements are counted.
+//! Everything else counts: the names of structs, enums, variants and fields, the kind of a leaf, the number of elements.
+//! The index of a variant does not count. Neither do the lengths that `Serialize` declares, because elements are counted.
 //!
-//! # The form
+//! # The encoding
 //!
-//! All numbers are little-endian. A *count* or *length* is 4 bytes. A *name* is 8 bytes, its
-//! [mix](crate::visit::mix_name). An *item* is a length and that many bytes. *Sorted* items stand in the order of their
-//! bytes, the length left aside.
+//! All numbers are little-endian. A *count* or *length* has 4 bytes. A *name* is its [mix](crate::visit::mix_name), 8
+//! bytes. An *item* is a length and that many bytes. *Sorted* items are in the order of their bytes, without the length.
 //!
 //! | tag | value | then |
 //! |---|---|---|
 //! | 1 | unit | |
 //! | 2 | bool | 0 or 1, 1 byte |
-//! | 3, 4 | integer of less than 2^64: not negative, negative | magnitude, 8 bytes |
+//! | 3, 4 | integer of magnitude below 2^64: not negative, negative | magnitude, 8 bytes |
 //! | 5, 6 | any other integer: not negative, negative | magnitude, 16 bytes |
 //! | 7 | f32 | bits, 4 bytes; -0.0 as 0, NaN as 7fc00000 |
 //! | 8 | f64 | bits, 8 bytes; -0.0 as 0, NaN as 7ff8000000000000 |
@@ -50,14 +49,16 @@
 //! | 22 | newtype variant | both names, value |
 //! | 23 | tuple variant | both names, count, values |
 //! | 24 | struct variant | both names, count, sorted items as in a struct |
-//! | 25, 26 | JSON integer of 2^128 or more: not negative, negative | length, ASCII digits without leading zeros |
-//! | 27, 28 | JSON number that no f64 stands for: not negative, negative | exponent of ten, 8 bytes; length, ASCII digits without leading and trailing zeros |
+//! | 25, 26 | JSON integer of magnitude 2^128 or more: not negative, negative | length, ASCII digits without leading zeros |
+//! | 27, 28 | JSON number that is no f64's shortest decimal form: not negative, negative | exponent of ten, 8 bytes; length, ASCII digits without leading and trailing zeros |
 //!
-//! No form is the beginning of another, so two values share bytes only if two names share a mix.
+//! No encoding is a prefix of another, so two values with different meanings have the same bytes only if two names have
+//! the same mix.
 //!
-//! A `serde_json::Number` gives itself away by the name of its struct when the feature `arbitrary_precision` is on. It is
-//! written as what it would be without the feature where that loses nothing: an integer of 128 bits as one; a number with
-//! a point or exponent as the f64 whose shortest decimal form it is; `-0` as the f64 0. Tags 25 to 28 are for the rest.
+//! With its feature `arbitrary_precision`, serde_json serialises a `Number` as a struct with a reserved name. Such a number
+//! is encoded as it would be without the feature, where that loses nothing: an integer of magnitude below 2^128 as that
+//! integer; a number with a point or an exponent as the f64 whose shortest decimal form it is; `-0` as the f64 0. Tags 25
+//! to 28 are for all others.
 
 mod number;
 mod serializer;
@@ -102,34 +103,34 @@ const DECIMAL_NEGATIVE: u8 = 28;
 const F32_NAN: u32 = 0x7FC0_0000;
 const F64_NAN: u64 = 0x7FF8_0000_0000_0000;
 
-/// Room for a usual request and for sorting it, so that its buffer does not grow.
+/// Capacity for a usual request and for sorting it, so that the buffer does not grow.
 const USUAL_BYTES: usize = 1_000;
 
-/// Bytes of a count and of a length.
+/// The size of a count or a length, in bytes.
 const LENGTH: usize = 4;
 
-/// The names of the structs by which serde_json passes what serde has no word for.
+/// The reserved struct names by which serde_json passes values that serde's data model lacks.
 const JSON_NUMBER: &str = "$serde_json::private::Number";
 const JSON_RAW_VALUE: &str = "$serde_json::private::RawValue";
 
-/// Replaces the content of `out` by the canonical bytes of `request`.
+/// Replaces the content of `out` with the canonical bytes of `request`.
 ///
 /// # Errors
 ///
-/// The request is nested too deep, has 4 GiB or more, contains a `RawValue`, or one of its `Serialize` implementations
-/// fails. `out` is then left with a part of the bytes.
+/// The request is nested too deep, its canonical bytes are 4 GiB or more, it contains a `RawValue`, or one of its
+/// `Serialize` implementations fails. `out` then contains a part of the bytes.
 pub(crate) fn canonical<T: Serialize + ?Sized>(request: &T, out: &mut Vec<u8>) -> Result<(), VisitError> {
     out.clear();
     out.reserve(USUAL_BYTES);
-    let mut gather = Gather { out: std::mem::take(out), ..Gather::default() };
-    let gathered = request.serialize(&mut gather);
-    let broken = gather.broken;
-    *out = gather.out;
-    gathered?;
-    if broken {
+    let mut writer = CanonicalWriter { out: std::mem::take(out), ..CanonicalWriter::default() };
+    let outcome = request.serialize(&mut writer);
+    let has_failed = writer.has_failed;
+    *out = writer.out;
+    outcome?;
+    if has_failed {
         return Err(VisitError::new(Problem::Inconsistent));
     }
-    // Every length and count within is at most this one, so none of them was cut off.
+    // Every length and count within is at most this one, so this check shows that none of them was truncated.
     length(out.len()).map(|_| ())
 }
 
@@ -137,19 +138,20 @@ fn length(length: usize) -> Result<u32, VisitError> {
     u32::try_from(length).map_err(|_| VisitError::new(Problem::TooLarge))
 }
 
-/// Collects the canonical bytes.
+/// Serializer that appends the canonical bytes of a value to `out`.
 #[derive(Debug, Default)]
-struct Gather {
+struct CanonicalWriter {
     out: Vec<u8>,
     depth: Depth,
     /// The next sequence is unordered.
     unordered: bool,
-    /// A part failed. Whatever the implementation of `Serialize` around it makes of that, the walk fails.
-    broken: bool,
+    /// A part of the value failed. The whole walk must fail then, even if the `Serialize` implementation around that part
+    /// ignores the error.
+    has_failed: bool,
 }
 
-impl Gather {
-    /// A sequence with this tag, or the one that was marked to have no order.
+impl CanonicalWriter {
+    /// Starts a sequence: an unordered one after [`unordered`](crate::unordered), otherwise one with this tag.
     #[inline(always)]
     fn sequence(&mut self, tag: u8) -> Result<Container<'_>, VisitError> {
         if std::mem::take(&mut self.unordered) {
@@ -170,7 +172,7 @@ impl Gather {
         self.put(mix_name(name).to_le_bytes());
     }
 
-    /// A tag and a name, in one step.
+    /// Writes a tag and a name with one call of the vector.
     #[inline(always)]
     fn put_tag_and_name(&mut self, tag: u8, name: &'static str) {
         let mut bytes = [tag; 9];
@@ -208,14 +210,14 @@ impl Gather {
         self.put(if number.is_nan() { F64_NAN } else { (number + 0.0).to_bits() }.to_le_bytes());
     }
 
-    /// Writes the length or count that belongs at `at`, where [`LENGTH`] bytes were left for it.
+    /// Writes a length or count at `at`, where [`LENGTH`] bytes were reserved for it.
     #[inline(always)]
     #[expect(clippy::cast_possible_truncation, reason = "the walk fails at its end if it was cut off")]
     fn fill_in(&mut self, at: usize, length: usize) {
         self.out[at..at + LENGTH].copy_from_slice(&(length as u32).to_le_bytes());
     }
 
-    /// Starts an item: leaves room for its length, and says where.
+    /// Starts an item: reserves the bytes of its length and returns their position.
     #[inline(always)]
     fn begin_item(&mut self) -> usize {
         let at = self.out.len();
@@ -232,26 +234,26 @@ impl Gather {
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
         let written = value.serialize(&mut *self);
         if written.is_err() {
-            self.broken = true;
+            self.has_failed = true;
         }
         written
     }
 
-    /// Starts a container whose tag and names are written.
+    /// Starts a container whose tag and names have been written.
     #[inline(always)]
     fn container(&mut self, content: Content) -> Result<Container<'_>, VisitError> {
         self.depth.enter_container()?;
         let count_at = self.begin_item();
-        Ok(Container { gather: self, count_at, count: 0, content, key_at: None })
+        Ok(Container { writer: self, count_at, count: 0, content, key_at: None })
     }
 }
 
-/// What is in a container.
+/// The kind of a container's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Content {
-    /// Values, in order.
+    /// Values, kept in order.
     Ordered,
-    /// Items, to be sorted.
+    /// Items, sorted at the end.
     Sorted,
     /// The text of a [`JSON_NUMBER`].
     Number,
@@ -260,78 +262,79 @@ enum Content {
 /// A container that is being written.
 #[derive(Debug)]
 struct Container<'g> {
-    gather: &'g mut Gather,
+    writer: &'g mut CanonicalWriter,
     count_at: usize,
     count: usize,
     content: Content,
-    /// Where the entry of a map began whose value is still to come.
+    /// The start of a map's entry whose key has been written and whose value has not.
     key_at: Option<usize>,
 }
 
 impl Container<'_> {
-    /// A field that is skipped is nothing.
+    /// Ignores a skipped field: it is absent.
     #[inline(always)]
-    #[expect(clippy::unused_self, reason = "other walks note it")]
+    #[expect(clippy::unused_self, reason = "the shape notes skipped fields")]
     fn skip(&self) {}
 
     #[inline(always)]
     fn element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
         self.count += 1;
         if self.content == Content::Sorted {
-            let at = self.gather.begin_item();
-            self.gather.value(value)?;
-            self.gather.end_item(at);
+            let at = self.writer.begin_item();
+            self.writer.value(value)?;
+            self.writer.end_item(at);
             return Ok(());
         }
-        self.gather.value(value)
+        self.writer.value(value)
     }
 
     #[inline(always)]
     fn field<T: Serialize + ?Sized>(&mut self, name: &'static str, value: &T) -> Result<(), VisitError> {
         self.count += 1;
         if self.content == Content::Number {
-            return self.gather.value(value);
+            return self.writer.value(value);
         }
-        let at = self.gather.out.len();
+        let at = self.writer.out.len();
         let mut head = [0; LENGTH + 8];
         head[LENGTH..].copy_from_slice(&mix_name(name).to_le_bytes());
-        self.gather.put(head);
-        self.gather.value(value)?;
-        self.gather.end_item(at);
+        self.writer.put(head);
+        self.writer.value(value)?;
+        self.writer.end_item(at);
         Ok(())
     }
 
     #[inline(always)]
     fn finish(self) -> Result<(), VisitError> {
         let body = self.count_at + LENGTH;
-        self.gather.depth.leave_container();
-        self.gather.fill_in(self.count_at, self.count);
+        self.writer.depth.leave_container();
+        self.writer.fill_in(self.count_at, self.count);
         match self.content {
             Content::Ordered => Ok(()),
-            Content::Sorted => sort_items(&mut self.gather.out, body, self.count),
-            Content::Number => put_json_number(self.gather, self.count_at),
+            Content::Sorted => sort_items(&mut self.writer.out, body, self.count),
+            Content::Number => put_json_number(self.writer, self.count_at),
         }
     }
 }
 
-/// Where an item stands, for sorting.
+/// The position of an item, for sorting.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {
-    /// The first 8 bytes as a number that compares as they do. Of fields they differ.
+    /// The first 8 bytes of the content as a number that orders as they do. For a field it is the mix of its name, so two
+    /// fields rarely need a further comparison.
     prefix: u64,
-    /// Where its length stands, counted from the first item.
+    /// The position of the item's length, from the first item.
     at: u32,
-    /// Where it ends.
+    /// The position behind the item.
     end: u32,
 }
 
-/// Sorts the `count` items that stand in `out` from `body` to the end.
+/// Sorts the `count` items in `out` from `body` to the end.
 ///
-/// Not inlined: its array must not be on the stack of each level of a deep value.
+/// Not inlined: its array would be on the stack once for each level of a deep value.
 #[inline(never)]
 #[expect(clippy::cast_possible_truncation, reason = "all offsets are below the length that is checked first")]
 fn sort_items(out: &mut Vec<u8>, body: usize, count: usize) -> Result<(), VisitError> {
-    /// As many items are sorted without allocating.
+    /// Up to so many items are sorted without allocating.
     const FEW: usize = 16;
     length(out.len() - body)?;
     let mut few = [Span::default(); FEW];
@@ -358,7 +361,7 @@ fn sort_items(out: &mut Vec<u8>, body: usize, count: usize) -> Result<(), VisitE
         order => order.is_lt(),
     };
     if count <= FEW {
-        // Sorted here and not by the standard library, whose call takes longer than this.
+        // An insertion sort: for so few items a call of the standard library's sort takes longer.
         for unsorted in 1..count {
             let mut at = unsorted;
             while at > 0 && !is_in_order(&spans[at - 1], &spans[at]) {
@@ -378,7 +381,8 @@ fn sort_items(out: &mut Vec<u8>, body: usize, count: usize) -> Result<(), VisitE
 /// Moves the items of `out`, from `body` to the end, into the order of `spans`.
 #[inline(always)]
 fn arrange(out: &mut Vec<u8>, body: usize, spans: &[Span]) {
-    /// Items are copied by so many bytes, with no call for each of them. What is copied too much is written over.
+    /// Items are copied in chunks of this many bytes, because a call of `memcpy` for each costs more. The excess of an item's
+    /// last chunk is overwritten by the next item.
     const CHUNK: usize = 32;
     let end = out.len();
     let length = end - body;
@@ -396,7 +400,7 @@ fn arrange(out: &mut Vec<u8>, body: usize, spans: &[Span]) {
     out.truncate(end);
 }
 
-/// The first 8 bytes, big-endian, filled up with zeros: compares as the bytes do, as far as they go.
+/// The first 8 bytes as a big-endian number, padded with zeros. Orders as those bytes do.
 #[inline(always)]
 fn prefix(bytes: &[u8]) -> u64 {
     if let Some(first) = bytes.first_chunk() {

@@ -1,8 +1,8 @@
-//! What the two serializers of this crate share: the mix of a name, the depth limit, the error and [`unordered`].
+//! Shared parts of the two serializers of this crate: the mix of a name, the depth limit, the error and [`unordered`].
 //!
-//! [`fingerprint`](crate::fingerprint) and [`shape`](crate::shape) walk a value through `Serialize` and make no document
-//! of it. Both are the only callers. The mix is on disk, inside fingerprints and shapes: it must never change, and its
-//! test pins it.
+//! [`fingerprint`](crate::fingerprint) and [`shape`](crate::shape) walk a value through `Serialize` without building a
+//! document. They use this module, and so does decoding in [`codec`](crate::codec), which has the same depth limit. The
+//! mix is on disk, inside fingerprints and shapes. It must never change: a test pins it.
 
 use std::fmt::{self, Display};
 
@@ -11,27 +11,27 @@ use serde::{Serialize, Serializer};
 #[cfg(test)]
 pub(crate) mod trees;
 
-/// How many containers may be nested, and how many wrappers around them. See [`Depth`].
+/// The limit of nested containers, and the limit of nested wrappers. See [`Depth`].
 pub(crate) const MAX_DEPTH: u8 = 128;
 
-/// How the text begins that tells of a value nested too deep.
+/// The beginning of the error text for a value that is nested too deep.
 pub(crate) const TOO_DEEP: &str = "the value is nested more than";
 
-/// The name of the newtype struct by which [`unordered`] reaches the serializers of this crate.
+/// The name of the newtype struct by which [`unordered`] marks a sequence for the serializers of this crate.
 pub(crate) const UNORDERED: &str = "$oncekey::private::unordered";
 
-/// Serialises a sequence whose order has no meaning, such as a `HashSet`.
+/// Serialises a sequence whose order has no meaning, such as a `HashSet`, so that a fingerprint ignores the order.
 ///
-/// A request's fingerprint depends on the order of a sequence, because serde does not tell a set from a list. Put this
-/// function on a field to make its fingerprint independent of the order:
-/// `#[serde(serialize_with = "oncekey::unordered")]`. Elements that occur twice still count twice. A `BTreeSet` has a
-/// fixed order and does not need it; neither does a map, whose entries never depend on their order.
+/// The fingerprint of a request depends on the order of each sequence, because serde does not distinguish a set from a
+/// list. Put this function on a field to ignore the order: `#[serde(serialize_with = "oncekey::unordered")]`. An element
+/// that occurs twice still counts twice. A `BTreeSet` has a fixed order and does not need it. Neither does a map: the
+/// order of its entries is always ignored.
 ///
-/// It takes what serialises as a sequence or an array, also inside an `Option` or a newtype. The fingerprint of
-/// anything else is an error.
+/// The field must serialise as a sequence, tuple or array, possibly inside an `Option` or a newtype struct. For anything
+/// else the fingerprint fails, and the operation with it: [`Error::Encode`](crate::Error::Encode).
 ///
-/// Other serializers see a newtype struct around the sequence. bincode, serde_json and most formats write a newtype
-/// struct as its content, so the encoding stays that of the plain sequence.
+/// Other serializers see a newtype struct around the sequence. bincode, serde_json and most other formats write a newtype
+/// struct as its content, so the encoding is that of the plain sequence.
 ///
 /// ```
 /// use std::collections::HashSet;
@@ -51,7 +51,7 @@ pub(crate) const UNORDERED: &str = "$oncekey::private::unordered";
 ///
 /// # Errors
 ///
-/// The errors of the serializer.
+/// Those of the serializer.
 pub fn unordered<T, S>(sequence: &T, serializer: S) -> Result<S::Ok, S::Error>
 where
     T: Serialize + ?Sized,
@@ -60,7 +60,7 @@ where
     serializer.serialize_newtype_struct(UNORDERED, sequence)
 }
 
-/// Multiplies to 128 bits and folds the halves together.
+/// Multiplies to 128 bits and xors the halves of the product.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "both halves of the product")]
 pub(crate) const fn fold(word: u64, factor: u64) -> u64 {
@@ -68,21 +68,21 @@ pub(crate) const fn fold(word: u64, factor: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-// Digits of pi after the point, the last digit made odd. They are on disk, inside every mix.
+// Hexadecimal digits of pi after the point, made odd. They are on disk, inside every mix.
 const NAME_SEED: u64 = 0x243F_6A88_85A3_08D3;
 const NAME_FACTOR: u64 = 0x1319_8A2E_0370_7345;
 
 /// The mix of the name of a struct, enum, variant or field.
 ///
 /// `h = fold(SEED ^ length, FACTOR)`, then `h = fold(h ^ word, FACTOR)` for each 8 bytes of the name as a little-endian
-/// word, the last filled up with zeros. Names come from the program and not from its clients, so the mix needs no
-/// secret. The compiler computes it for names that it knows.
+/// word, the last one padded with zeros. Names come from the program and not from its clients, so the mix needs no
+/// secret. The compiler evaluates it for names that it knows.
 #[inline(always)]
 pub(crate) fn mix_name(name: &'static str) -> u64 {
     mix_bytes(NAME_SEED, NAME_FACTOR, name.as_bytes())
 }
 
-/// [`mix_name`] with another seed and factor, for any bytes.
+/// The mix of any bytes with the given seed and factor.
 #[inline(always)]
 pub(crate) fn mix_bytes(seed: u64, factor: u64, bytes: &[u8]) -> u64 {
     let mut mixed = fold(seed ^ bytes.len() as u64, factor);
@@ -100,7 +100,7 @@ pub(crate) fn mix_bytes(seed: u64, factor: u64, bytes: &[u8]) -> u64 {
     mixed
 }
 
-/// Implements a trait of serde for containers whose elements have neither names nor keys.
+/// Implements a serde trait for containers whose elements have neither names nor keys.
 macro_rules! visit_elements {
     ([$($generics:tt)*] $container:ty, $trait:ident, $method:ident) => {
         impl<$($generics)*> serde::ser::$trait for $container {
@@ -120,7 +120,7 @@ macro_rules! visit_elements {
     };
 }
 
-/// Implements a trait of serde for containers with named fields.
+/// Implements a serde trait for containers with named fields.
 macro_rules! visit_fields {
     ([$($generics:tt)*] $container:ty, $trait:ident) => {
         impl<$($generics)*> serde::ser::$trait for $container {
@@ -151,11 +151,11 @@ macro_rules! visit_fields {
 
 pub(crate) use {visit_elements, visit_fields};
 
-/// How deep a walk is.
+/// The current depth of a walk.
 ///
-/// A container is a sequence, tuple, map, struct or variant with content. A wrapper is a `Some` or a newtype struct. A
-/// walk enters at most [`MAX_DEPTH`] of each on the way to a leaf, so it calls itself at most twice that often, and a
-/// list of `Option<Box<Node>>` may be as long as nested lists are deep.
+/// A container is a sequence, tuple, map, struct or variant with content. A wrapper is a `Some` or a newtype struct. A walk
+/// enters at most [`MAX_DEPTH`] of each on the way to a leaf, so its recursion is at most twice that deep. They are counted
+/// separately, so that a linked list of `Option<Box<Node>>` may have as many nodes as lists may be nested.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Depth {
     containers: u8,
@@ -192,28 +192,28 @@ impl Depth {
     }
 }
 
-/// Why a value has no fingerprint or no shape.
+/// Why the fingerprint or the shape of a value could not be computed.
 ///
-/// Boxed: the walk returns a result for each leaf, and a result of one word costs nothing.
+/// Boxed, because the walk returns a result for each leaf, and a result of one word is returned in a register.
 #[derive(Debug)]
 pub(crate) struct VisitError(Box<Problem>);
 
-/// See [`VisitError`].
+/// The cause of a [`VisitError`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
     /// More than [`MAX_DEPTH`] containers or wrappers are nested.
     TooDeep,
-    /// The canonical form has 4 GiB or more.
+    /// The canonical bytes are 4 GiB or more.
     TooLarge,
-    /// A `serde_json::value::RawValue` is part of the value.
+    /// The value contains a `serde_json::value::RawValue`.
     RawValue,
-    /// A `serde_json::Number` holds no number, or its exponent has no 64 bits.
+    /// The text of a `serde_json::Number` is not a number, or its exponent does not fit into 64 bits.
     Number(Box<str>),
-    /// [`unordered`] was put on something that is no sequence.
+    /// [`unordered`] is on a value that is not a sequence.
     NotASequence,
-    /// An implementation of `Serialize` ignored an error, or a map has a key without a value.
+    /// A `Serialize` implementation ignored an error, or wrote a map's key without a value or a value without a key.
     Inconsistent,
-    /// An implementation of `Serialize` failed with this text.
+    /// A `Serialize` implementation failed with this text.
     Message(Box<str>),
 }
 
@@ -234,15 +234,17 @@ impl Display for VisitError {
             Problem::TooDeep => write!(out, "{TOO_DEEP} {MAX_DEPTH} levels deep"),
             Problem::TooLarge => out.write_str("the value is larger than 4 GiB"),
             Problem::RawValue => out.write_str(
-                "the value contains a serde_json RawValue, whose text can differ where its meaning does not: \
-                 use serde_json::Value",
+                "the value contains a serde_json RawValue, and two texts of it can mean the same: use \
+                 serde_json::Value instead",
             ),
-            Problem::Number(text) => write!(out, "the number {text:?} cannot be read"),
-            Problem::NotASequence => {
-                out.write_str("oncekey::unordered is on a value that does not serialise as a sequence")
+            Problem::Number(text) => {
+                write!(out, "the JSON number {text:?} is not a number, or its exponent is too large")
             }
+            Problem::NotASequence => out.write_str(
+                "oncekey::unordered is on a field that does not serialise as a sequence: remove it there",
+            ),
             Problem::Inconsistent => out.write_str(
-                "an implementation of Serialize ignored an error, or wrote a map's key without a value",
+                "a Serialize implementation ignored an error, or wrote a map's key without its value",
             ),
             Problem::Message(text) => out.write_str(text),
         }
@@ -263,8 +265,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_mix_of_a_name_is_pinned_for_ever() {
-        // If this test fails, fingerprints and shapes in existing files have become meaningless.
+    fn the_mix_of_a_name_never_changes() {
+        // If this test fails, the fingerprints and shapes in existing files have become meaningless.
         let mixes = ["", "a", "account", "12345678", "123456789", "an_account_number", "ä"].map(mix_name);
         let pinned = [
             0xe052ed86abb7a4aa,
@@ -279,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_differ_in_little_have_different_mixes() {
+    fn similar_names_have_different_mixes() {
         let names = ["", "a", "b", "aa", "a\0", "\0a", "\0", "\0\0", "12345678", "12345678\0", "87654321"];
         let mut mixes = names.map(mix_name);
         mixes.sort_unstable();
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unordered_sequence_is_encoded_as_the_plain_one() {
+    fn an_unordered_sequence_is_encoded_as_a_plain_one() {
         struct Set(Vec<u16>);
         impl Serialize for Set {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

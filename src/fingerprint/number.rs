@@ -1,14 +1,15 @@
-//! The numbers of serde_json under `arbitrary_precision`, which come as text, as the numbers that they are.
+//! The canonical bytes of serde_json's numbers, which arrive as text under its feature `arbitrary_precision`.
 
 use super::{
-    DECIMAL_NEGATIVE, DECIMAL_NON_NEGATIVE, Gather, HUGE_NEGATIVE, HUGE_NON_NEGATIVE, LENGTH, STR, length,
+    CanonicalWriter, DECIMAL_NEGATIVE, DECIMAL_NON_NEGATIVE, HUGE_NEGATIVE, HUGE_NON_NEGATIVE, LENGTH, STR,
+    length,
 };
 use crate::visit::{Problem, VisitError};
 
-/// Replaces the text that [`JSON_NUMBER`] wrote by the number. `count_at` is where its container began.
+/// Replaces the text of a JSON number, written from `count_at` on, with the encoding of the number.
 #[cold]
-pub(super) fn put_json_number(gather: &mut Gather, count_at: usize) -> Result<(), VisitError> {
-    let value = gather.out.split_off(count_at);
+pub(super) fn put_json_number(writer: &mut CanonicalWriter, count_at: usize) -> Result<(), VisitError> {
+    let value = writer.out.split_off(count_at);
     let text = match value.get(LENGTH..) {
         Some([STR, rest @ ..]) => rest.get(LENGTH..).and_then(|text| std::str::from_utf8(text).ok()),
         _ => None,
@@ -20,11 +21,11 @@ pub(super) fn put_json_number(gather: &mut Gather, count_at: usize) -> Result<()
         let zeros = usize::try_from(number.exponent).map_err(|_| refuse())?;
         let digits = format!("{}{}", number.digits, "0".repeat(zeros));
         if digits.is_empty() {
-            gather.put_integer(false, 0);
+            writer.put_integer(false, 0);
         } else if let Ok(magnitude) = digits.parse::<u128>() {
-            gather.put_wide_integer(number.negative, magnitude);
+            writer.put_wide_integer(number.negative, magnitude);
         } else {
-            gather
+            writer
                 .put_text(if number.negative { HUGE_NEGATIVE } else { HUGE_NON_NEGATIVE }, digits.as_bytes());
         }
         return Ok(());
@@ -34,24 +35,24 @@ pub(super) fn put_json_number(gather: &mut Gather, count_at: usize) -> Result<()
     if shortest.is_some_and(|shortest| {
         shortest.digits == number.digits && (shortest.exponent == number.exponent || number.digits.is_empty())
     }) {
-        gather.put_f64(float);
+        writer.put_f64(float);
         return Ok(());
     }
-    gather.put([if number.negative { DECIMAL_NEGATIVE } else { DECIMAL_NON_NEGATIVE }]);
-    gather.put(number.exponent.to_le_bytes());
+    writer.put([if number.negative { DECIMAL_NEGATIVE } else { DECIMAL_NON_NEGATIVE }]);
+    writer.put(number.exponent.to_le_bytes());
     let digits = number.digits.as_bytes();
-    gather.put(length(digits.len())?.to_le_bytes());
-    gather.out.extend_from_slice(digits);
+    writer.put(length(digits.len())?.to_le_bytes());
+    writer.out.extend_from_slice(digits);
     Ok(())
 }
 
-/// A decimal number as JSON writes it: `digits` times ten to the power of `exponent`.
+/// A decimal number in JSON's syntax: `digits` times ten to the power of `exponent`.
 struct Decimal {
     negative: bool,
-    /// Without zeros at either end. Empty for zero.
+    /// Without leading and trailing zeros. Empty for zero.
     digits: String,
     exponent: i64,
-    /// Written without a point and without an exponent.
+    /// Whether the text has neither a point nor an exponent.
     is_integer: bool,
 }
 

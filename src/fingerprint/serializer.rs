@@ -1,4 +1,4 @@
-//! What is written for each value that serde knows.
+//! Implements serde's `Serializer` for [`CanonicalWriter`]: the encoding of each kind of value.
 
 use std::fmt::{self, Display, Write as _};
 
@@ -6,13 +6,13 @@ use serde::Serialize;
 use serde::ser::{self, Serializer};
 
 use super::{
-    BOOL, BYTES, CHAR, Container, Content, F32, F32_NAN, Gather, JSON_NUMBER, JSON_RAW_VALUE, MAP,
+    BOOL, BYTES, CHAR, CanonicalWriter, Container, Content, F32, F32_NAN, JSON_NUMBER, JSON_RAW_VALUE, MAP,
     NEWTYPE_VARIANT, NONE, SEQUENCE, SOME, STR, STRUCT, STRUCT_VARIANT, TUPLE, TUPLE_STRUCT, TUPLE_VARIANT,
     UNIT, UNIT_STRUCT, UNIT_VARIANT, UNORDERED_SEQUENCE,
 };
 use crate::visit::{Problem, UNORDERED, VisitError, visit_elements, visit_fields};
 
-/// The text of a `Display`, written where it belongs.
+/// Writes the text of a `Display` directly to the output.
 struct Text<'g>(&'g mut Vec<u8>);
 
 impl fmt::Write for Text<'_> {
@@ -22,7 +22,7 @@ impl fmt::Write for Text<'_> {
     }
 }
 
-/// An integer is its value, whatever its width.
+/// Forwards an integer to the method for a wider one: only its value counts.
 macro_rules! as_wide {
     ($($method:ident($type:ty) = $wide:ident;)*) => {
         $(
@@ -34,7 +34,7 @@ macro_rules! as_wide {
     };
 }
 
-impl<'g> Serializer for &'g mut Gather {
+impl<'g> Serializer for &'g mut CanonicalWriter {
     type Ok = ();
     type Error = VisitError;
     type SerializeSeq = Container<'g>;
@@ -89,7 +89,7 @@ impl<'g> Serializer for &'g mut Gather {
     #[inline]
     fn serialize_f32(self, value: f32) -> Result<(), VisitError> {
         self.put([F32]);
-        // -0.0 + 0.0 is 0.0; any other sum is the number itself.
+        // Adding 0.0 turns -0.0 into 0.0 and changes no other number.
         self.put(if value.is_nan() { F32_NAN } else { (value + 0.0).to_bits() }.to_le_bytes());
         Ok(())
     }
@@ -179,9 +179,9 @@ impl<'g> Serializer for &'g mut Gather {
             self.unordered = true;
             self.value(value)?;
             self.unordered = false;
-            // A leaf or a struct left the mark to the first sequence within, or to nobody.
+            // Checked by the tag and not by the flag: a leaf does not consume the flag, but a sequence inside a struct does.
             if !matches!(self.out.get(at), Some(&(UNORDERED_SEQUENCE | NONE | SOME))) {
-                self.broken = true;
+                self.has_failed = true;
                 return Err(VisitError::new(Problem::NotASequence));
             }
         } else {
@@ -285,21 +285,21 @@ impl ser::SerializeMap for Container<'_> {
     #[inline]
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), VisitError> {
         if self.key_at.is_some() {
-            self.gather.broken = true;
+            self.writer.has_failed = true;
             return Err(VisitError::new(Problem::Inconsistent));
         }
-        self.key_at = Some(self.gather.begin_item());
-        self.gather.value(key)
+        self.key_at = Some(self.writer.begin_item());
+        self.writer.value(key)
     }
 
     #[inline]
     fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), VisitError> {
         let Some(at) = self.key_at.take() else {
-            self.gather.broken = true;
+            self.writer.has_failed = true;
             return Err(VisitError::new(Problem::Inconsistent));
         };
-        self.gather.value(value)?;
-        self.gather.end_item(at);
+        self.writer.value(value)?;
+        self.writer.end_item(at);
         self.count += 1;
         Ok(())
     }
@@ -307,7 +307,7 @@ impl ser::SerializeMap for Container<'_> {
     #[inline]
     fn end(self) -> Result<(), VisitError> {
         if self.key_at.is_some() {
-            self.gather.broken = true;
+            self.writer.has_failed = true;
             return Err(VisitError::new(Problem::Inconsistent));
         }
         self.finish()

@@ -36,7 +36,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// Derives `Serialize` for a type of a scope of its own, so that two of them can have the same name.
+/// The canonical bytes of a value whose types are declared in a scope of its own, so that two types can share a name.
 macro_rules! typed {
     ($value:expr; $($item:item)*) => {{
         $(
@@ -48,7 +48,7 @@ macro_rules! typed {
 }
 
 #[test]
-fn canonical_bytes_and_fingerprints_are_pinned_for_ever() {
+fn canonical_bytes_and_fingerprints_never_change() {
     // If this test fails, the fingerprints in existing files have become meaningless.
     struct Table(String);
     impl Rows for Table {
@@ -83,7 +83,7 @@ fn fields(fields: &[Field]) -> Vec<Node> {
     kept.map(|field| Node::new(format!("field {}", field.name), [model(&field.value)])).collect()
 }
 
-/// The meaning of a request, by another way than its bytes.
+/// The meaning of a request as a tree that can be compared, computed independently of the canonical bytes.
 fn model(tree: &Tree) -> Node {
     let leaf = |label: String| Node::new(label, []);
     let of = |Variant { of, name, .. }: &Variant, kind| format!("{kind} variant {of}::{name}");
@@ -122,7 +122,7 @@ fn model(tree: &Tree) -> Node {
 }
 
 #[test]
-fn requests_have_the_same_bytes_exactly_when_they_mean_the_same() {
+fn requests_have_equal_bytes_exactly_if_they_mean_the_same() {
     let (equal, different) = (Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(4_000) });
     let tried = runner.run(&pair(), |(one, other)| {
@@ -131,12 +131,12 @@ fn requests_have_the_same_bytes_exactly_when_they_mean_the_same() {
         counter.set(counter.get() + 1);
         let (one, other) = (bytes(&one), bytes(&other));
         proptest::prop_assert_eq!(one == other, expected, "{} and {}", hex(&one), hex(&other));
-        // No form is the beginning of another.
+        // No encoding is a prefix of another.
         proptest::prop_assert!(one == other || !(one.starts_with(&other) || other.starts_with(&one)));
         Ok(())
     });
     tried.unwrap();
-    // Else the property says little.
+    // With few of either, the property would prove little.
     assert!(equal.get() > 400 && different.get() > 400, "{equal:?} equal, {different:?} different");
 }
 
@@ -171,12 +171,12 @@ fn requests_of_different_types_with_equal_values_differ() {
         bytes(&Some(None::<()>)),
     ];
     for (at, one) in all.iter().enumerate() {
-        assert!(!all[at + 1..].contains(one), "request {at} is not its own");
+        assert!(!all[at + 1..].contains(one), "the bytes of request {at} occur twice");
     }
 }
 
 #[test]
-fn requests_that_a_deploy_declares_otherwise_stay_the_same() {
+fn compatible_changes_of_a_type_keep_its_fingerprint() {
     let before = typed!(Pay { account: 42, cents: 1000 }; struct Pay { account: u32, cents: u32 });
     let same = [
         typed!(Pay { account: 42, cents: 1000 }; struct Pay { cents: u32, account: u32 }),
@@ -191,21 +191,21 @@ fn requests_that_a_deploy_declares_otherwise_stay_the_same() {
         }),
     ];
     for (at, one) in same.iter().enumerate() {
-        assert_eq!(*one, before, "deploy {at}");
+        assert_eq!(*one, before, "change {at}");
     }
     let clears = typed!(Pay { account: 42, cents: 1000, note: None }; struct Pay { account: u32, cents: u32, note: Option<String> });
-    assert_ne!(clears, before, "a field that is None is a value");
+    assert_ne!(clears, before, "a field that is None is present");
     let first = typed!(Command::Charge(7); enum Command { Charge(u8) });
     let inserted = typed!(Command::Charge(7); enum Command {
-        #[allow(dead_code, reason = "moves the index")]
+        #[allow(dead_code, reason = "shifts the index of the next variant")]
         Refuse,
         Charge(u8),
     });
-    assert_eq!(inserted, first, "the index of a variant is no part of the meaning");
+    assert_eq!(inserted, first, "the index of a variant is not part of the meaning");
 }
 
 #[test]
-fn a_map_and_an_unordered_set_have_no_order() {
+fn the_order_of_a_map_and_of_an_unordered_set_is_ignored() {
     #[derive(Serialize)]
     struct Notify {
         #[serde(serialize_with = "unordered")]
@@ -222,7 +222,7 @@ fn a_map_and_an_unordered_set_have_no_order() {
     }
 }
 
-/// Puts a field under [`unordered`].
+/// Serialises its content with [`unordered`].
 struct Unordered<T>(T);
 
 impl<T: Serialize> Serialize for Unordered<T> {
@@ -232,7 +232,7 @@ impl<T: Serialize> Serialize for Unordered<T> {
 }
 
 #[test]
-fn unordered_is_for_sequences() {
+fn unordered_applies_to_sequences_only() {
     let set = bytes(&Unordered(vec![1, 2, 2]));
     assert_eq!(bytes(&Unordered(vec![2, 1, 2])), set);
     assert_eq!(bytes(&Unordered(Some([2, 2, 1]))), set);
@@ -240,7 +240,7 @@ fn unordered_is_for_sequences() {
     assert_ne!(bytes(&Unordered(vec![1, 2])), set, "an element that occurs twice counts twice");
     assert_ne!(bytes(&vec![1, 2, 2]), set);
     assert_eq!(bytes(&Unordered(None::<Vec<u8>>)), bytes(&None::<Vec<u8>>));
-    // Only the sequence itself is unordered, not those in it nor after it.
+    // It applies to the sequence itself only, not to sequences inside or after it.
     assert_ne!(bytes(&Unordered(vec![vec![1, 2]])), bytes(&Unordered(vec![vec![2, 1]])));
     let none = Unordered(None::<Vec<u8>>);
     assert_ne!(bytes(&(&none, vec![1, 2])), bytes(&(&none, vec![2, 1])));
@@ -250,8 +250,8 @@ fn unordered_is_for_sequences() {
 }
 
 #[test]
-fn many_fields_and_entries_are_sorted_as_few_are() {
-    // More than fit into the array on the stack, with keys that share their first bytes.
+fn entries_are_sorted_however_many_they_are() {
+    // Up to more than fit into the array on the stack. The keys share their first bytes, so the prefix does not decide.
     struct InOrder<'o>(&'o [u32]);
     impl Serialize for InOrder<'_> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -273,7 +273,7 @@ fn many_fields_and_entries_are_sorted_as_few_are() {
 }
 
 #[test]
-fn any_number_of_nested_options_is_unambiguous() {
+fn nested_options_are_unambiguous() {
     let all: [Option<Option<Option<u8>>>; 4] = [None, Some(None), Some(Some(None)), Some(Some(Some(7)))];
     let distinct: BTreeSet<Vec<u8>> = all.iter().map(bytes).collect();
     assert_eq!(distinct.len(), all.len());
@@ -282,7 +282,7 @@ fn any_number_of_nested_options_is_unambiguous() {
 }
 
 #[test]
-fn floats_are_compared_by_meaning() {
+fn zeros_of_either_sign_are_equal_and_so_are_all_nans() {
     assert_eq!(bytes(&-0.0_f64), bytes(&0.0_f64));
     assert_eq!(bytes(&-0.0_f32), bytes(&0.0_f32));
     assert_eq!(bytes(&f64::from_bits(0xFFF8_0000_0000_0001)), bytes(&f64::NAN));
@@ -307,7 +307,7 @@ impl JsonNumber {
 }
 
 #[test]
-fn a_json_number_of_any_precision_is_the_number_that_it_is() {
+fn json_numbers_of_arbitrary_precision_are_compared_by_value() {
     let number = |text: &str| bytes(&JsonNumber::of(text));
     assert_eq!(number("0"), bytes(&0));
     assert_eq!(number("7"), bytes(&7));
@@ -332,16 +332,16 @@ fn a_json_number_of_any_precision_is_the_number_that_it_is() {
     ] {
         assert_eq!(number(text), bytes(&float), "{text}");
     }
-    // What no f64 and no u128 stands for stays apart, however it is written.
+    // Numbers that are no f64 and no u128 are compared exactly, however they are written.
     assert_ne!(number("0.10000000000000000001"), number("0.1"));
     assert_eq!(number("0.10000000000000000001"), number("10000000000000000001.0e-20"));
     assert_ne!(number("1e400"), number("1e401"));
     assert_ne!(number("1e400"), number("-1e400"));
     assert_ne!(number("1e-400"), number("0.0"));
     let huge = format!("1{}", "0".repeat(400));
-    assert_ne!(number(&huge), number("1e400"), "an integer is no float");
+    assert_ne!(number(&huge), number("1e400"), "an integer equals no float");
     assert_ne!(number(&huge), number(&format!("{huge}0")));
-    // Within something, the bytes around it stay.
+    // Rewriting a nested number keeps the bytes around it.
     assert_eq!(bytes(&(1, Some(JsonNumber::of("2")), 3)), bytes(&(1, 2, 3)));
     for text in ["", "-", "+1", "1.", ".5", "1e", "one", "0x10", "NaN", "1e99999999999999999999"] {
         assert_eq!(*problem(&JsonNumber::of(text)).problem(), Problem::Number(text.into()), "{text}");
@@ -350,8 +350,8 @@ fn a_json_number_of_any_precision_is_the_number_that_it_is() {
 }
 
 #[test]
-fn the_numbers_of_serde_json_are_those_of_rust() {
-    // With and without the feature, which any crate of the program can turn on.
+fn serde_json_numbers_equal_rust_numbers() {
+    // With and without the feature `arbitrary_precision`, which any crate of the program can turn on.
     let value: serde_json::Value = serde_json::from_str(r#"{"b": [1, -2, 0.5, -0.0], "a": null}"#).unwrap();
     let parts = (
         serde_json::json!(1),
@@ -378,7 +378,7 @@ fn a_raw_value_is_refused() {
 }
 
 #[test]
-fn a_value_that_is_nested_too_deep_is_an_error_and_no_overflow() {
+fn a_value_nested_too_deep_is_an_error_and_not_an_overflow() {
     on_a_small_stack(|| {
         let limit = u32::from(MAX_DEPTH);
         let mut out = Vec::new();
@@ -390,19 +390,19 @@ fn a_value_that_is_nested_too_deep_is_an_error_and_no_overflow() {
             assert_eq!(*problem(&Linked { length: depth }).problem(), Problem::TooDeep);
             assert_eq!(*problem(&Wrapped { depth }).problem(), Problem::TooDeep);
         }
-        // The depth is that of one way down, not of all of them.
+        // The depth of each branch counts, not the sum of them.
         canonical(&vec![Nested { depth: limit - 1 }, Nested { depth: limit - 1 }], &mut out).unwrap();
         canonical(&(Some(Wrapped { depth: limit - 1 }), Wrapped { depth: limit }), &mut out).unwrap();
     });
 }
 
 #[test]
-fn an_error_of_serialize_is_an_error_of_the_fingerprint() {
+fn an_error_of_serialize_fails_the_fingerprint() {
     assert_eq!(problem(&(1, Some(Fails))).to_string(), "the card has expired");
 }
 
 #[test]
-fn an_error_that_serialize_ignores_is_an_error_all_the_same() {
+fn an_error_that_serialize_ignores_still_fails_the_fingerprint() {
     struct Ignores;
     impl Serialize for Ignores {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -429,7 +429,7 @@ fn an_error_that_serialize_ignores_is_an_error_all_the_same() {
 }
 
 #[test]
-fn a_length_that_is_declared_and_not_kept_does_not_matter() {
+fn a_wrong_declared_length_is_ignored() {
     assert_eq!(bytes(&Lies { how: 0 }), bytes(&vec![1, 2]));
     assert_eq!(bytes(&Lies { how: 1 }), bytes(&(1, 2)));
     assert_eq!(
@@ -452,8 +452,8 @@ struct Request {
 }
 
 #[test]
-#[ignore = "prints timings, for a build with optimisation"]
-fn how_long_a_fingerprint_takes() {
+#[ignore = "a benchmark: prints timings, for a build with optimisation"]
+fn fingerprint_time() {
     let request = Request {
         account: 42,
         cents: 1_729,
@@ -467,10 +467,10 @@ fn how_long_a_fingerprint_takes() {
     let hasher = KeyHasher::new(SECRET);
     let mut out = Vec::new();
     canonical(&request, &mut out).unwrap();
-    let gathered = out.clone();
+    let canonical_bytes = out.clone();
     let [siphash, kept, allocated] = medians([
         &mut || {
-            black_box(hasher.fingerprint(black_box(&gathered)));
+            black_box(hasher.fingerprint(black_box(&canonical_bytes)));
         },
         &mut || {
             canonical(black_box(&request), &mut out).unwrap();
@@ -482,7 +482,7 @@ fn how_long_a_fingerprint_takes() {
             black_box(hasher.fingerprint(&out));
         },
     ]);
-    println!("SipHash of {} bytes: {siphash:.1} ns", gathered.len());
+    println!("SipHash of {} bytes: {siphash:.1} ns", canonical_bytes.len());
     println!("fingerprint, buffer kept: {kept:.1} ns, {:.2} times that", kept / siphash);
     println!("fingerprint, buffer allocated: {allocated:.1} ns, {:.2} times that", allocated / siphash);
 }

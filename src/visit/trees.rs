@@ -1,4 +1,5 @@
-//! Values for the tests of both serializers: trees that are generated, a golden list of every kind, and bad behaviour.
+//! Values for the tests of both serializers: generated trees, a golden list of every kind, and misbehaving `Serialize`
+//! implementations.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +16,7 @@ use super::unordered;
 
 type Name = &'static str;
 
-/// Few, so that two trees often have the same.
+/// Only a few names, so that two generated trees often share some.
 const NAMES: [Name; 6] = ["a", "b", "amount", "an_account_number", "Charge", "Refund"];
 
 /// One value of serde's data model.
@@ -102,8 +103,8 @@ impl Width {
         }
     }
 
-    /// The first width from the `at`th on that holds `value`.
-    fn that_holds(value: i128, at: usize) -> Width {
+    /// The first width that holds `value`, searched from the `at`th on.
+    fn for_value(value: i128, at: usize) -> Width {
         let mut widths = WIDTHS.iter().cycle().skip(at % WIDTHS.len());
         *widths.find(|width| width.holds(value)).unwrap()
     }
@@ -208,7 +209,7 @@ fn leaf() -> impl Strategy<Value = Tree> {
     prop_oneof![
         Just(Tree::Unit),
         any::<bool>().prop_map(Tree::Bool),
-        (number, 0..WIDTHS.len()).prop_map(|(value, at)| Tree::Integer(Width::that_holds(value, at), value)),
+        (number, 0..WIDTHS.len()).prop_map(|(value, at)| Tree::Integer(Width::for_value(value, at), value)),
         prop_oneof![Just(0.0), Just(-0.0), Just(1.0), Just(f32::NAN)].prop_map(Tree::F32),
         prop_oneof![Just(0.0), Just(-0.0), Just(1.0), Just(f64::NAN)].prop_map(Tree::F64),
         prop_oneof![Just('a'), Just('1')].prop_map(Tree::Char),
@@ -244,7 +245,7 @@ pub(crate) fn tree() -> impl Strategy<Value = Tree> {
     })
 }
 
-/// A tree and one that differs from it in a few places, or only seems to.
+/// A tree and a copy of it with a few mutations, some of which keep its meaning.
 pub(crate) fn pair() -> impl Strategy<Value = (Tree, Tree)> {
     let mutations = prop::collection::vec((any::<usize>(), any::<usize>(), any::<usize>()), 0..4);
     (tree(), mutations).prop_map(|(one, mutations)| {
@@ -277,7 +278,7 @@ fn count(tree: &Tree) -> usize {
     1 + children(&mut tree.clone()).iter().map(|child| count(child)).sum::<usize>()
 }
 
-/// The node that has `left` nodes before it.
+/// The node with `left` nodes before it, in depth-first order.
 fn nth<'t>(tree: &'t mut Tree, left: &mut usize) -> Option<&'t mut Tree> {
     if *left == 0 {
         return Some(tree);
@@ -286,7 +287,7 @@ fn nth<'t>(tree: &'t mut Tree, left: &mut usize) -> Option<&'t mut Tree> {
     children(tree).into_iter().find_map(|child| nth(child, left))
 }
 
-/// Changes one node. About half of the changes leave its meaning alone.
+/// Changes one node. About half of the changes keep its meaning.
 fn mutate(tree: &mut Tree, how: usize, detail: usize) {
     let other_name = NAMES[detail % NAMES.len()];
     match (how % 10, &mut *tree) {
@@ -299,8 +300,8 @@ fn mutate(tree: &mut Tree, how: usize, detail: usize) {
         (4, Tree::Tuple(values)) => *tree = Tree::TupleStruct(other_name, values.clone()),
         (4, Tree::TupleStruct(_, values)) => *tree = Tree::Seq(values.clone()),
         (_, Tree::Integer(width, value)) => match detail % 3 {
-            0 => *tree = Tree::Integer(Width::that_holds(*value + 1, detail), *value + 1),
-            _ => *width = Width::that_holds(*value, detail),
+            0 => *tree = Tree::Integer(Width::for_value(*value + 1, detail), *value + 1),
+            _ => *width = Width::for_value(*value, detail),
         },
         (_, Tree::F32(value)) => *value = if value.is_nan() { f32::from_bits(0xFFC0_0001) } else { -*value },
         (_, Tree::F64(value)) => *value = if value.is_nan() { -f64::NAN } else { -*value },
@@ -369,7 +370,7 @@ fn mutate(tree: &mut Tree, how: usize, detail: usize) {
     }
 }
 
-/// What a model makes of a [`Tree`]: equal nodes stand for values that ought to be taken for the same.
+/// The model's view of a [`Tree`]: equal nodes stand for values that a serializer must treat as the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Node {
     pub(crate) label: String,
@@ -381,7 +382,7 @@ impl Node {
         Node { label: label.into(), children: children.into_iter().collect() }
     }
 
-    /// A node whose children have no order.
+    /// A node that ignores the order of its children.
     pub(crate) fn bag(label: impl Into<String>, children: impl IntoIterator<Item = Node>) -> Node {
         let mut bag = Node::new(label, children);
         bag.children.sort();
@@ -389,7 +390,7 @@ impl Node {
     }
 }
 
-/// Is shown each value of a golden table.
+/// Receives each value of a golden table.
 pub(crate) trait Rows {
     fn row<T: Serialize + ?Sized>(&mut self, name: &str, value: &T);
 }
@@ -463,7 +464,7 @@ enum Untagged {
     Number(u8),
 }
 
-/// Shows each kind of value that serde knows.
+/// Passes a value of each kind in serde's data model to `rows`.
 pub(crate) fn every_kind(rows: &mut impl Rows) {
     rows.row("unit", &());
     rows.row("false", &false);
@@ -536,7 +537,7 @@ pub(crate) fn every_kind(rows: &mut impl Rows) {
     rows.row("duration", &std::time::Duration::new(1, 5));
 }
 
-/// Compares `table` with the golden one, and prints it if they differ.
+/// Compares `table` with the golden table, and prints it if they differ.
 pub(crate) fn assert_golden(table: &str, golden: &str) {
     for (line, (one, other)) in table.lines().zip(golden.lines()).enumerate() {
         assert_eq!(one, other, "line {}; the whole table is\n{table}", line + 1);
@@ -544,7 +545,7 @@ pub(crate) fn assert_golden(table: &str, golden: &str) {
     assert_eq!(table.lines().count(), golden.lines().count(), "the whole table is\n{table}");
 }
 
-/// Lists in lists, `depth` of them.
+/// Nested lists, `depth` deep.
 pub(crate) struct Nested {
     pub(crate) depth: u32,
 }
@@ -559,7 +560,7 @@ impl Serialize for Nested {
     }
 }
 
-/// A linked list as it is usually written, of `length` nodes.
+/// A linked list of `length` nodes, as a struct with an optional boxed `next`.
 pub(crate) struct Linked {
     pub(crate) length: u32,
 }
@@ -574,7 +575,7 @@ impl Serialize for Linked {
     }
 }
 
-/// Newtypes and options in each other, `depth` of them.
+/// Newtypes and options nested in each other, `depth` deep.
 pub(crate) struct Wrapped {
     pub(crate) depth: u32,
 }
@@ -590,7 +591,7 @@ impl Serialize for Wrapped {
     }
 }
 
-/// Fails with a text.
+/// Fails to serialise, with a text.
 pub(crate) struct Fails;
 
 impl Serialize for Fails {
@@ -635,12 +636,12 @@ impl Serialize for Lies {
     }
 }
 
-/// Runs `test` on a stack so small that a walk without a limit overflows it.
+/// Runs `test` on a stack so small that a walk without a depth limit overflows it.
 pub(crate) fn on_a_small_stack(test: fn()) {
     std::thread::Builder::new().stack_size(128 << 10).spawn(test).unwrap().join().unwrap();
 }
 
-/// Nanoseconds of each call: the medians of many rounds, in which the calls take turns.
+/// The duration of each call in nanoseconds: the median of many rounds in which the calls take turns.
 pub(crate) fn medians<const N: usize>(mut calls: [&mut dyn FnMut(); N]) -> [f64; N] {
     const ROUNDS: usize = 401;
     const CALLS: u32 = 2_000;
