@@ -28,12 +28,12 @@ fn leaves<T: Serialize + ?Sized>(value: &T) -> u128 {
     digest_of(value, false).unwrap().leaves
 }
 
-/// The shape of a value of a type of a scope of its own, so that two of them can have the same name.
+/// The shape of a value whose types are declared in a scope of its own, so that two types can share a name.
 macro_rules! typed {
     ($value:expr; $($item:item)*) => {{
         $(
             #[derive(Serialize)]
-            #[allow(dead_code, reason = "a variant that is there for the index of others")]
+            #[allow(dead_code, reason = "an unused variant shifts the index of others")]
             $item
         )*
         hash(&$value)
@@ -41,7 +41,7 @@ macro_rules! typed {
 }
 
 #[test]
-fn shapes_are_pinned_for_ever() {
+fn shapes_never_change() {
     // If this test fails, no typed result in an existing file can be replayed.
     struct Table(String);
     impl Rows for Table {
@@ -60,7 +60,7 @@ fn shapes_are_pinned_for_ever() {
     assert_golden(&table.0, include_str!("golden.txt"));
 }
 
-/// A model of what is hashed: with the leaves or without.
+/// An independent model of what is hashed, with the leaves or without.
 #[derive(Clone, Copy)]
 struct Model {
     leaves: bool,
@@ -126,7 +126,7 @@ fn skips(tree: &Tree) -> bool {
 }
 
 #[test]
-fn shapes_and_leaves_are_equal_exactly_when_the_model_says_so() {
+fn shapes_and_leaves_are_equal_exactly_if_the_models_are() {
     let counters: [Cell<u32>; 4] = Default::default();
     let count = |at: usize| counters[at].set(counters[at].get() + 1);
     let mut runner = TestRunner::new(Config { failure_persistence: None, ..Config::with_cases(4_000) });
@@ -141,12 +141,12 @@ fn shapes_and_leaves_are_equal_exactly_when_the_model_says_so() {
         Ok(())
     });
     tried.unwrap();
-    // Else the property says little.
+    // With few of any of the four outcomes, the property would prove little.
     assert!(counters.iter().all(|count| count.get() > 400), "{counters:?}");
 }
 
 #[test]
-fn types_whose_bytes_are_confused_have_different_shapes() {
+fn types_with_confusable_bytes_have_different_shapes() {
     let all = [
         typed!(Receipt { id: 17, cents: 1000 }; struct Receipt { id: u64, cents: u64 }),
         typed!(Receipt { cents: 17, id: 1000 }; struct Receipt { cents: u64, id: u64 }),
@@ -178,12 +178,12 @@ fn types_whose_bytes_are_confused_have_different_shapes() {
         hash(&BTreeMap::from([(1_u8, 1_u8)])),
     ];
     for (at, one) in all.iter().enumerate() {
-        assert!(!all[at + 1..].contains(one), "shape {at} is not its own");
+        assert!(!all[at + 1..].contains(one), "shape {at} occurs twice");
     }
 }
 
 #[test]
-fn a_type_may_be_renamed_and_wrapped() {
+fn renaming_or_wrapping_a_type_keeps_the_shape() {
     let before = typed!(Receipt { id: 17 }; struct Receipt { id: u64 });
     assert_eq!(typed!(Charged { id: 18 }; struct Charged { id: u64 }), before);
     assert_eq!(typed!(Receipt { id: Id(1) }; struct Id(u64); struct Receipt { id: Id }), before);
@@ -193,7 +193,7 @@ fn a_type_may_be_renamed_and_wrapped() {
 }
 
 #[test]
-fn elements_have_no_order_but_stay_in_one_piece() {
+fn the_order_of_elements_is_ignored_but_each_stays_whole() {
     assert_eq!(leaves(&vec![(1, 2), (3, 4)]), leaves(&vec![(3, 4), (1, 2)]));
     assert_ne!(leaves(&vec![(1, 2), (3, 4)]), leaves(&vec![(1, 4), (3, 2)]));
     assert_ne!(leaves(&BTreeMap::from([(1, 2), (3, 4)])), leaves(&BTreeMap::from([(1, 4), (3, 2)])));
@@ -231,11 +231,11 @@ fn every_bit_of_a_leaf_counts() {
 }
 
 #[test]
-fn sums_of_small_numbers_stay_apart() {
+fn sequences_of_small_numbers_have_distinct_digests() {
     let pairs = (0_u8..=255).flat_map(|one| (one..=255).map(move |other| vec![one, other]));
     let triples = (0_u8..=40).flat_map(|a| (a..=40).flat_map(move |b| (b..=40).map(move |c| vec![a, b, c])));
     let digests: Vec<u128> = pairs.chain(triples).map(|values| leaves(&values)).collect();
-    // Each of the two lanes alone, too.
+    // Both lanes together, and each alone.
     for lane in [|digest: u128| digest, |digest| digest >> 64, |digest| digest & u128::from(u64::MAX)] {
         let mut lanes: Vec<u128> = digests.iter().copied().map(lane).collect();
         lanes.sort_unstable();
@@ -244,14 +244,14 @@ fn sums_of_small_numbers_stay_apart() {
 }
 
 #[test]
-fn whoever_serialises_for_humans_has_another_shape() {
+fn human_readable_serialisation_has_another_shape() {
     let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
     assert_eq!(shape_of(&address, true).unwrap(), shape("127.0.0.1"));
     assert_ne!(shape_of(&address, false).unwrap(), shape("127.0.0.1"));
 }
 
 #[test]
-fn a_skipped_field_shows() {
+fn skipped_fields_and_wrong_lengths_are_noted() {
     #[derive(Serialize)]
     struct Note {
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -268,14 +268,14 @@ fn a_skipped_field_shows() {
     assert!(shape(&Note { text: None }).skips_fields);
     assert!(!shape(&Event::Noted { text: Some(1) }).skips_fields);
     assert!(shape(&Event::Noted { text: None }).skips_fields);
-    assert!(shape(&vec![Some((1, Note { text: None }))]).skips_fields, "deep within");
+    assert!(shape(&vec![Some((1, Note { text: None }))]).skips_fields, "a nested field");
     for how in 0..4 {
-        assert!(shape(&Lies { how }).skips_fields, "declares other than it has, {how}");
+        assert!(shape(&Lies { how }).skips_fields, "a wrong declared length, case {how}");
     }
 }
 
 #[test]
-fn a_value_that_is_nested_too_deep_is_an_error_and_no_overflow() {
+fn a_value_nested_too_deep_is_an_error_and_not_an_overflow() {
     on_a_small_stack(|| {
         let limit = u32::from(MAX_DEPTH);
         shape(&Nested { depth: limit });
@@ -288,14 +288,14 @@ fn a_value_that_is_nested_too_deep_is_an_error_and_no_overflow() {
             assert_eq!(*digest_of(&Linked { length: depth }, false).unwrap_err().problem(), Problem::TooDeep);
             assert_eq!(*shape_of(&Wrapped { depth }, false).unwrap_err().problem(), Problem::TooDeep);
         }
-        // The depth is that of one way down, not of all of them.
+        // The depth of each branch counts, not the sum of them.
         shape(&vec![Nested { depth: limit - 1 }, Nested { depth: limit - 1 }]);
         shape(&(Some(Wrapped { depth: limit - 1 }), Wrapped { depth: limit }));
     });
 }
 
 #[test]
-fn an_error_of_serialize_is_an_error_of_the_shape() {
+fn an_error_of_serialize_fails_the_shape() {
     assert_eq!(shape_of(&(1, Some(Fails)), false).unwrap_err().to_string(), "the card has expired");
 }
 
@@ -312,8 +312,8 @@ struct Receipt {
 }
 
 #[test]
-#[ignore = "prints timings, for a build with optimisation"]
-fn how_long_a_shape_takes() {
+#[ignore = "a benchmark: prints timings, for a build with optimisation"]
+fn shape_time() {
     let receipt = Receipt {
         id: "ch_3MmlLrLkdIwHu7ix0snN0B15".to_owned(),
         cents: 1_729,
