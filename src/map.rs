@@ -1,8 +1,12 @@
-//! Mapped memory: a read-only view of a range of the file, words of no file, and a page that a forked child finds empty.
+//! Mapped memory: [`Map`], a read-only view of a range of the file; [`Words`], anonymous memory; [`ForkMark`], a page that
+//! the kernel zeroes in a forked child; and [`threads_with_room`].
 //!
-//! The crate has unsafe code here and in `log/reader.rs`, which alone looks at mapped records and says why it may.
+//! `storage` and `log` use `Map`, `index` uses `Words`, `engine` uses `ForkMark` and `recover` uses `threads_with_room`.
+//!
+//! The crate has unsafe code only here and in `log/reader.rs`. This module proves that mapped memory is valid and in
+//! bounds. `log/reader.rs` is the only caller of [`Map::read`] and proves that nothing writes to the bytes meanwhile.
 
-#![allow(unsafe_code, reason = "looking at mapped memory goes through a raw pointer")]
+#![allow(unsafe_code, reason = "mapped memory is read through a raw pointer")]
 
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions, MmapRaw};
 use std::fmt;
@@ -13,45 +17,45 @@ use std::slice;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// A shared, read-only mapping of a range of the file, looked at in short slices.
+/// A shared, read-only mapping of a range of the file, read in short slices.
 ///
 /// # Contract
 ///
-/// The file goes on being written while it is mapped, so no `&[u8]` over the whole mapping is ever made: it
-/// would promise the compiler that none of those bytes change. [`Map::read`] makes one over the asked bytes
-/// only and for one call only, and is unsafe because the caller must keep those bytes from being written meanwhile.
-/// They must also lie within the file as it is now: the range of a map may reach beyond the end of the file, and a
-/// file that grows into it is seen, but looking beyond the end raises SIGBUS.
+/// The store writes to the file while it is mapped. So there is never a `&[u8]` over the whole mapping, which would
+/// assert to the compiler that none of those bytes change. [`Map::read`] creates a slice over the requested bytes only,
+/// for one call only. It is unsafe because the caller must prevent writes to those bytes meanwhile.
 ///
-/// A write through the file is visible in the map once it has returned; both are views of the same page
-/// cache.
+/// The requested bytes must also lie within the current length of the file. A map may extend beyond the end of the file,
+/// and shows the file once it has grown, but reading beyond the end raises SIGBUS.
+///
+/// A write through the file is visible in the map once it has returned, because both are views of the same page cache.
 ///
 /// # Hazards
 ///
-/// A file that something else cuts short, and a medium that cannot read a page, raise SIGBUS at the moment of
-/// looking, which by default ends the process. A file that something else overwrites breaks the promise of
-/// immutability; the lock on the file keeps out other stores, and nothing keeps out other programs.
-/// `Options::mmap(false)` reads through the file instead and gets errors in place of signals.
+/// If another program truncates the file, or the disk cannot read a page, reading raises SIGBUS, which by default ends
+/// the process. If another program overwrites the file, the bytes of a slice may change, which is undefined behaviour. The
+/// lock on the file keeps out other stores; nothing keeps out other programs. `Options::mmap(false)` reads through the
+/// file instead, and gets errors in place of signals.
 ///
 /// # Lifetime
 ///
-/// The mapping stays valid after the file is closed, until it is dropped. On Linux it also keeps the file's
-/// lock for that long, because the lock belongs to the open file, which the mapping refers to.
+/// The mapping stays valid until it is dropped, even after the file is closed. On Linux it also keeps the lock on the file
+/// until then, because the lock belongs to the open file description, to which the mapping refers.
 pub(crate) struct Map {
-    /// Raw on purpose: unlike `memmap2::Mmap` it never turns into a slice by itself.
+    /// Raw, because a `memmap2::Mmap` dereferences to a slice over the whole mapping.
     memory: MmapRaw,
 }
 
 impl Map {
-    /// Maps `length` bytes of `file` from `offset`, which need not be aligned to anything.
+    /// Maps `length` bytes of `file` from `offset`, which needs no alignment.
     ///
     /// # Errors
     ///
-    /// A range that ends beyond the largest offset, or whatever the operating system says: no memory, too
-    /// many mappings, a file system that cannot map.
+    /// The range ends beyond the largest file offset. Or the operating system refuses: out of memory, too many mappings,
+    /// or a file system that does not support mappings.
     pub(crate) fn new(file: &File, offset: u64, length: usize) -> io::Result<Map> {
-        // memmap2 casts the offset to a signed number, and what is unsafe below rests on the length: both are
-        // checked here, so as not to depend on what a version of it or a system refuses by itself.
+        // memmap2 casts the offset to a signed number, and the unsafe code below depends on the bound of the length. Both
+        // are checked here, to depend on no version of memmap2 and no operating system for it.
         let mappable = isize::try_from(length).is_ok()
             && u64::try_from(length)
                 .ok()
@@ -63,10 +67,9 @@ impl Map {
 
         let memory = MmapOptions::new().offset(offset).len(length).map_raw_read_only(file)?;
 
-        // A lookup touches one record, and the next lookup touches another at a place that has nothing to do
-        // with it: reading ahead would fetch, and push out of the cache, many pages for each one that is
-        // needed. Those who read in order (scan, retire, verify) use `read_at`, whose reading ahead this does
-        // not change. It is a hint, so a system that refuses it is no worse a place to run.
+        // Successive lookups read unrelated places, so read-ahead would fetch many pages for each one needed and evict as
+        // many others. Sequential readers (recovery, reclaiming, verification) use `read_at`, which this does not affect.
+        // An error is ignored, because this is only a hint.
         let _ = memory.advise(Advice::Random);
 
         Ok(Map { memory })
@@ -77,15 +80,19 @@ impl Map {
         self.memory.len()
     }
 
-    /// Shows `length` bytes at `offset` of the map to `read`; `None` if they do not all lie within the map.
+    /// Calls `read` with the `length` bytes at `offset` of the map. Returns `None`, without calling it, if they do not all
+    /// lie within the map.
+    ///
+    /// The bytes should also lie within the file: otherwise SIGBUS ends the process.
     ///
     /// # Safety
     ///
-    /// Until `read` returns, nothing writes to the file at those bytes: no other thread of this process, and `read`
-    /// itself neither. Writes that returned before are harmless if they happened before this call, in the sense of the
-    /// memory model: the thread that made them has published since that they are done.
+    /// The behaviour is undefined unless the caller ensures both:
     ///
-    /// The bytes must lie within the file too, but only so that the process is not ended by SIGBUS.
+    /// - From this call until it returns, no thread of this process writes to those bytes of the file. That includes the
+    ///   closure `read` itself.
+    /// - All earlier writes to those bytes happen before this call, in the sense of the memory model: the writing thread
+    ///   published after the write that it was done, and this thread has acquired that.
     pub(crate) unsafe fn read<R>(
         &self,
         offset: usize,
@@ -100,20 +107,17 @@ impl Map {
         tests::FURTHEST.set(tests::FURTHEST.get().max(end));
 
         // SAFETY:
-        // - In bounds: `offset <= end <= memory.len()` was checked just now, and `memory` is one mapping of
-        //   at least `memory.len()` bytes, which `new` bounded by `isize::MAX`; so neither the addition nor
-        //   the slice leaves the allocation, and for `length == 0` the pointer is at most one past its end
-        //   and never null.
-        // - Alive: the mapping is removed only when `memory` is dropped, and `&self` forbids that until this
-        //   function returns. The slice cannot outlast it: `read` must accept every lifetime, so it cannot
-        //   keep its argument.
-        // - Initialised and aligned: every byte of a mapped page is initialised by the kernel, and bytes have
-        //   no alignment. A page behind which there is no file (any more) raises SIGBUS instead of giving a
-        //   value: the process is stopped, not misled.
-        // - Not written meanwhile: nothing can write through this mapping, it is PROT_READ and its pointer
-        //   does not leave this module. Writes through the file, by this process, are what the caller rules
-        //   out for the bytes asked for, and the lock on the file rules out other stores. The slice covers
-        //   no byte beyond those asked for, so writes next to it do not matter.
+        // - In bounds: we checked `offset <= end <= memory.len()` above. `memory` is a single mapping of at least
+        //   `memory.len()` bytes, and `new` ensures that this is at most `isize::MAX`. So neither the pointer nor the slice
+        //   leaves the mapping. For `length == 0` the pointer is at most one past its end, and is never null.
+        // - Alive: only dropping `memory` removes the mapping, and `&self` prevents that until this function returns. The
+        //   slice cannot outlive this call, because `read` must accept every lifetime and so cannot keep its argument.
+        // - Initialised and aligned: the kernel initialises every byte of a mapped page, and a `u8` needs no alignment. A
+        //   page beyond the end of the file raises SIGBUS instead of yielding a value.
+        // - Not written meanwhile: nothing writes through this mapping, because it is PROT_READ and its pointer does not
+        //   leave this module. The caller ensures that this process does not write to these bytes through the file, and
+        //   the lock on the file excludes other stores. The slice covers only the requested bytes, so writes next to them
+        //   do not matter.
         let bytes = unsafe { slice::from_raw_parts(self.memory.as_ptr().add(offset), length) };
         Some(read(bytes))
     }
@@ -125,16 +129,17 @@ impl fmt::Debug for Map {
     }
 }
 
-/// Addresses that a thread takes beside its stack: the C library of Linux reserves 128 MiB when a thread first asks for
-/// memory, and gives half of them back; and the least that its work takes.
+/// Address space that a thread needs beside its stack. glibc reserves 128 MiB for a thread's first allocation and returns
+/// half of it; the rest is for what the thread allocates.
 const THREAD_BYTES: usize = 132 << 20;
-/// Mappings that a thread takes: its stack, the stack for its signals and its memory, each with a guard beside it.
+/// Mappings that a thread needs: its stack, its signal stack and its heap, each with a guard page.
 const THREAD_MAPPINGS: usize = 8;
 
-/// How many of `wanted` threads there is room for now, each with a stack of `stack_bytes`: addresses, and mappings.
+/// How many threads, at most `wanted`, the process has address space and mappings for now, each with a stack of
+/// `stack_bytes`.
 ///
-/// Another thread may take the room at any time, so this is no promise. Where it says too few, because a system counts what is
-/// only reserved as memory that is used, work goes on with fewer threads.
+/// An estimate: other threads may use the space up at any time. A system that counts reserved memory as used yields too
+/// small a number, and then the work is done by fewer threads.
 pub(crate) fn threads_with_room(wanted: usize, stack_bytes: usize) -> usize {
     (1..=wanted).rev().find(|threads| is_room_for(*threads, stack_bytes)).unwrap_or(0)
 }
@@ -142,7 +147,7 @@ pub(crate) fn threads_with_room(wanted: usize, stack_bytes: usize) -> usize {
 fn is_room_for(threads: usize, stack_bytes: usize) -> bool {
     let bytes = threads.saturating_mul(THREAD_BYTES.saturating_add(stack_bytes));
     let Ok(_addresses) = MmapOptions::new().len(bytes).no_reserve_swap().map_anon() else { return false };
-    // Every second one is read-only, or they would become one mapping.
+    // Every second one is made read-only: the kernel merges neighbouring mappings of the same protection into one.
     let mapping = |number: usize| -> io::Result<(Option<MmapMut>, Option<Mmap>)> {
         let page = MmapMut::map_anon(1)?;
         Ok(if number.is_multiple_of(2) { (Some(page), None) } else { (None, Some(page.make_read_only()?)) })
@@ -151,21 +156,21 @@ fn is_room_for(threads: usize, stack_bytes: usize) -> bool {
     mappings.is_ok()
 }
 
-/// From how many bytes on [`Words`] are a mapping of their own: a page, which is the least that a mapping takes.
+/// The size from which [`Words`] are a mapping of their own: one page, the smallest mapping.
 fn least_mapped_bytes() -> usize {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return rustix::param::page_size();
-    // As large as pages are anywhere else.
+    // The largest page size of the other systems.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     return 16 * 1024;
 }
 
-/// Words of memory, all zero at first.
+/// An array of `u64`, initially zero, in a mapping of its own if it has at least a page.
 ///
-/// Many of them are a mapping of their own and go back to the operating system, to the page, as soon as they are dropped.
-/// On the heap, tables that grow one after another leave holes that the next one, being larger, does not fit into. They were
-/// a seventh of the memory of an index of ten million keys; and as much as the index of a million itself as long as tables of
-/// up to 32 KiB came from the heap.
+/// A mapping returns to the operating system as soon as it is dropped. On the heap, tables that grow one after another
+/// leave holes into which the next one, being larger, does not fit. Those holes were a seventh of the memory of an index of
+/// ten million keys. When only tables above 32 KiB were mapped, the holes of an index of a million keys were as large as
+/// the index itself.
 #[derive(Debug)]
 pub(crate) struct Words(Memory);
 
@@ -176,12 +181,10 @@ enum Memory {
 }
 
 impl Words {
-    /// So many words.
-    ///
-    /// Where the operating system makes no mapping, they come from the heap.
+    /// `count` words, all zero. They come from the heap if the operating system refuses the mapping.
     pub(crate) fn zeroed(count: usize) -> Words {
         let bytes = count.saturating_mul(size_of::<u64>());
-        // What is unsafe below rests on the upper bound too.
+        // The unsafe code below depends on the upper bound.
         let is_mappable = bytes >= least_mapped_bytes() && isize::try_from(bytes).is_ok();
         let mapped = is_mappable.then(|| MmapMut::map_anon(bytes).ok()).flatten();
         Words(mapped.map_or_else(|| Memory::Heap(vec![0; count].into()), Memory::Mapped))
@@ -195,7 +198,7 @@ impl Default for Words {
 }
 
 impl From<Vec<u64>> for Words {
-    /// These words, in the memory in which they are; what it had room for beside them is given back.
+    /// Keeps the words in the vector's memory and frees its excess capacity.
     fn from(words: Vec<u64>) -> Words {
         Words(Memory::Heap(words.into_boxed_slice()))
     }
@@ -211,12 +214,14 @@ impl Deref for Words {
             Memory::Mapped(memory) => {
                 let count = memory.len() / size_of::<u64>();
                 // SAFETY:
-                // - In bounds and alive: `memory` is one mapping of `memory.len()` bytes, at most `isize::MAX`, which are at
-                //   least those of `count` words; it is removed only when it is dropped, which the borrow of `self` forbids.
-                // - Aligned: a mapping begins at a page.
-                // - Initialised: the kernel fills pages of no file with zeroes, and every pattern of bits is a `u64`.
-                // - Not written meanwhile: the mapping is private to this process and its pointer does not leave this
-                //   module but in a borrow of `self`, of which a mutable one is the only one.
+                // - In bounds: `memory` is a single mapping of `memory.len()` bytes. `zeroed` ensures that this is at most
+                //   `isize::MAX`, and `count` words need no more bytes than that.
+                // - Alive: only dropping `memory` removes the mapping, and the borrow of `self` prevents that for the
+                //   lifetime of the slice.
+                // - Aligned: a mapping begins at a page boundary.
+                // - Initialised: the kernel zeroes anonymous pages, and every bit pattern is a valid `u64`.
+                // - Not written meanwhile: the mapping is private to this process, and its pointer leaves this module only
+                //   as a borrow of `self`. While this shared borrow exists, there is no mutable one.
                 unsafe { slice::from_raw_parts(memory.as_ptr().cast(), count) }
             }
         }
@@ -230,31 +235,31 @@ impl DerefMut for Words {
             Memory::Heap(words) => words,
             Memory::Mapped(memory) => {
                 let count = memory.len() / size_of::<u64>();
-                // SAFETY: as in `deref`; the mapping can be written to, and nobody else looks at it while `self` is borrowed
-                // mutably.
+                // SAFETY: in bounds, alive, aligned and initialised as in `deref`. The mapping is writable, and the mutable
+                // borrow of `self` ensures that this slice is the only reference to it.
                 unsafe { slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), count) }
             }
         }
     }
 }
 
-/// Tells the process that made it from one that was forked from it.
+/// Detects that the process was forked since the mark was created.
 ///
-/// On Linux it is a page that the kernel hands empty to a child: to look at it costs a load. Elsewhere, and where the
-/// kernel is older than 4.14 or refuses, it is the process id: a system call at every look.
+/// On Linux the mark is a page that the kernel zeroes in a forked child, so a check is one load. On other systems, and if
+/// the kernel is older than 4.14 or refuses, it is the process id, and a check is a system call.
 #[derive(Debug)]
 pub(crate) struct ForkMark(Mark);
 
 #[derive(Debug)]
 enum Mark {
-    /// The first word is 1, and 0 in a child.
+    /// The first word is 1 in the process that created the page, and 0 in a child.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     Page(MmapRaw),
     Process(u32),
 }
 
 impl ForkMark {
-    /// A mark of this process.
+    /// Creates a mark of this process.
     pub(crate) fn new() -> ForkMark {
         #[cfg(any(target_os = "linux", target_os = "android"))]
         if let Some(page) = page_wiped_on_fork() {
@@ -263,18 +268,20 @@ impl ForkMark {
         ForkMark(Mark::Process(std::process::id()))
     }
 
-    /// Whether this is another process than the one that made the mark.
+    /// Whether this process is not the one that created the mark.
     #[inline]
     pub(crate) fn has_forked(&self) -> bool {
         match &self.0 {
             #[cfg(any(target_os = "linux", target_os = "android"))]
             Mark::Page(page) => {
                 // SAFETY:
-                // - In bounds and alive: the mapping is a page, larger than a word, and is removed only when `page` is
-                //   dropped, which the borrow of `self` forbids. The reference does not outlast this expression.
-                // - Aligned and initialised: a mapping begins at a page, and every pattern of bits is a `u32`.
-                // - Written by nobody else in this process: the only write was made before the mark existed, and is
-                //   atomic as this is. The kernel empties the child's copy before the child runs.
+                // - In bounds: the mapping is one page, which is larger than a `u32`.
+                // - Alive: only dropping `page` removes the mapping, and the borrow of `self` prevents that. `word` is not
+                //   used beyond this arm.
+                // - Aligned and initialised: a mapping begins at a page boundary, the kernel zeroes it, and every bit
+                //   pattern is a valid `u32`.
+                // - No data race: this process wrote the word once, atomically, before the mark existed. The kernel zeroes
+                //   the child's copy before the child runs.
                 let word = unsafe { AtomicU32::from_ptr(page.as_mut_ptr().cast()) };
                 word.load(Ordering::Relaxed) == 0
             }
@@ -283,17 +290,18 @@ impl ForkMark {
     }
 }
 
-/// A page whose first word is 1 and that the kernel hands empty to a child; None where it does not do that.
+/// A page whose first word is 1 and that the kernel zeroes in a forked child. None if the kernel cannot do that.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn page_wiped_on_fork() -> Option<MmapRaw> {
     let page = MmapRaw::from(MmapMut::map_anon(rustix::param::page_size()).ok()?);
-    // SAFETY: the range is exactly the mapping that was made just now, of which there is no reference; the advice changes
-    // nothing in this process.
+    // SAFETY: the range is exactly the mapping created above, and no reference to it exists. The advice does not change the
+    // memory of this process.
     let advised = unsafe {
         rustix::mm::madvise(page.as_mut_ptr().cast(), page.len(), rustix::mm::Advice::LinuxWipeOnFork)
     };
     advised.ok()?;
-    // SAFETY: in bounds, aligned and initialised as in `has_forked`; the mapping can be written to, and nobody else knows of it.
+    // SAFETY: in bounds, alive, aligned and initialised as in `has_forked`. The mapping is writable, and no other thread has
+    // a pointer to it.
     let word = unsafe { AtomicU32::from_ptr(page.as_mut_ptr().cast()) };
     word.store(1, Ordering::Relaxed);
     Some(page)
@@ -308,19 +316,19 @@ pub(crate) mod tests {
     use std::os::unix::fs::FileExt;
 
     thread_local! {
-        /// The furthest end of any slice of a map that this thread was shown.
+        /// The furthest end of any slice of a map that this thread has read.
         pub(crate) static FURTHEST: Cell<usize> = const { Cell::new(0) };
     }
 
     impl Map {
-        /// [`Map::read`] for tests: what they map, they write from the same thread, never while they read.
+        /// [`Map::read`] for tests, which write to the file from the reading thread only and never during a read.
         pub(crate) fn look<R>(
             &self,
             offset: usize,
             length: usize,
             read: impl FnOnce(&[u8]) -> R,
         ) -> Option<R> {
-            // SAFETY: nothing writes meanwhile, as said above.
+            // SAFETY: only this thread writes to the file, and it does not while `read` runs.
             unsafe { self.read(offset, length, read) }
         }
     }
@@ -334,13 +342,13 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_map_may_go_to_and_be_read_by_any_thread() {
+    fn a_map_is_send_and_sync() {
         fn assert_send_and_sync<T: Send + Sync>() {}
         assert_send_and_sync::<Map>();
     }
 
     #[test]
-    fn a_map_sees_bytes_that_are_written_through_the_file_afterwards() {
+    fn a_map_shows_later_writes_through_the_file() {
         let file = file_of_zeroes();
         let map = Map::new(&file, 0, LENGTH).unwrap();
         assert_eq!(map.look(40_000, 3, <[u8]>::to_vec).unwrap(), [0; 3]);
@@ -349,7 +357,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_map_may_begin_anywhere_and_counts_from_there() {
+    fn a_map_may_begin_at_any_offset() {
         let file = file_of_zeroes();
         file.write_all_at(b"here", 5_001).unwrap();
         let map = Map::new(&file, 5_000, 5).unwrap();
@@ -358,7 +366,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn bytes_out_of_bounds_are_none_and_the_reader_is_not_called() {
+    fn reading_out_of_bounds_is_none_and_does_not_call_the_closure() {
         let file = file_of_zeroes();
         let map = Map::new(&file, 0, 100).unwrap();
         for (offset, length) in [(0, 101), (100, 1), (101, 0), (99, 2), (1, usize::MAX), (usize::MAX, 1)] {
@@ -370,14 +378,14 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_empty_map_has_nothing_to_read() {
+    fn an_empty_map_has_no_bytes() {
         let map = Map::new(&file_of_zeroes(), 0, 0).unwrap();
         assert_eq!(map.look(0, 0, <[u8]>::len), Some(0));
         assert_eq!(map.look(0, 1, <[u8]>::len), None);
     }
 
     #[test]
-    fn a_range_that_cannot_be_mapped_is_an_error_and_not_a_panic() {
+    fn a_range_that_cannot_be_mapped_is_an_error() {
         let file = file_of_zeroes();
         for (offset, length) in
             [(0, usize::MAX), (u64::MAX, 1), (i64::MAX as u64, 1), (1, isize::MAX as usize), (1, usize::MAX)]
@@ -387,7 +395,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_map_made_ahead_of_the_end_sees_the_file_grow_into_it() {
+    fn a_map_beyond_the_end_shows_the_file_once_it_has_grown() {
         let file = tempfile::tempfile().unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
         file.write_all_at(b"grown", 0).unwrap();
@@ -395,7 +403,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_was_cut_off_and_grown_again_reads_as_zeroes_through_an_existing_map() {
+    fn a_map_shows_zeroes_where_the_file_was_truncated_and_grown_again() {
         let file = file_of_zeroes();
         file.write_all_at(&vec![0xff; LENGTH], 0).unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
@@ -409,7 +417,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_map_outlives_the_handle_it_was_made_from() {
+    fn a_map_outlives_its_file_handle() {
         let file = file_of_zeroes();
         file.write_all_at(b"still here", 0).unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
@@ -418,16 +426,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn there_is_no_room_for_more_threads_than_there_are_addresses() {
+    fn threads_are_limited_by_the_address_space() {
         assert_eq!(threads_with_room(0, 1 << 20), 0);
         assert_eq!(threads_with_room(1, 1 << 20), 1);
-        // Of addresses of 47 bits.
+        // Of 47 bits of addresses, one stack of 46 bits fits and two do not.
         assert_eq!(threads_with_room(2, 1 << 46), 1);
         assert_eq!(threads_with_room(3, usize::MAX), 0);
     }
 
     #[test]
-    fn words_are_zero_and_keep_what_is_written_whether_they_are_few_or_a_mapping() {
+    fn words_start_at_zero_and_keep_writes_on_the_heap_and_mapped() {
         let least_mapped = least_mapped_bytes() / size_of::<u64>();
         for count in [0, 1, least_mapped - 1, least_mapped, least_mapped + 1, 3 * least_mapped + 5] {
             let mut words = Words::zeroed(count);
@@ -441,22 +449,22 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_mark_of_this_process_is_its_own_and_one_by_its_id_tells_another() {
+    fn a_mark_of_another_process_reports_a_fork() {
         assert!(!ForkMark::new().has_forked());
         assert!(!ForkMark(Mark::Process(std::process::id())).has_forked());
         assert!(ForkMark(Mark::Process(std::os::unix::process::parent_id())).has_forked());
     }
 
-    /// That a child finds it empty is shown by `tests/forks`, which can fork.
+    /// `tests/forks` shows that the kernel zeroes the page in a child.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     #[test]
-    fn an_empty_page_is_that_of_a_child() {
+    fn a_zeroed_page_reports_a_fork() {
         let page = MmapRaw::from(MmapMut::map_anon(rustix::param::page_size()).unwrap());
         assert!(ForkMark(Mark::Page(page)).has_forked());
     }
 
     #[test]
-    fn words_of_a_vector_are_in_its_memory() {
+    fn words_of_a_vector_keep_its_memory() {
         let vector = vec![7; 100_000];
         let before = vector.as_ptr();
         let words = Words::from(vector);
