@@ -1,4 +1,4 @@
-//! What was found out about a doubt, while an operator forgets the key and another caller begins it.
+//! Reconciling a doubt while an operator forgets the key and another caller begins it.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::{Begin, Error, Fingerprint, Lease, ManualClock, Options, Outcome, Run
 const FOUND: &str = "found out";
 const OTHERS: &str = "another's";
 
-/// What the codec makes of it, as the caller on bytes has to.
+/// The encoding of `text` by the default codec, for the caller that works on bytes.
 fn encoded(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     [&[length][..], text.as_bytes()].concat()
@@ -22,25 +22,27 @@ fn complete(mut lease: Lease) {
     lease.complete(&encoded(OTHERS)).unwrap_or_else(|error| panic!("an attempt was taken over: {error}"));
 }
 
-fn find_out(store: &Store) {
-    let asked = Cell::new(false);
+fn reconcile(store: &Store) {
+    let reconciled = Cell::new(false);
     let outcome = store
         .operation("a")
         .reconcile(|_| {
-            asked.set(true);
+            reconciled.set(true);
             Some(FOUND.to_owned())
         })
         .run(|_| {
-            assert!(!asked.get(), "performed after it was found to be applied");
+            assert!(!reconciled.get(), "run after it was found applied");
             Ok::<_, Error>(OTHERS.to_owned())
         });
     match outcome {
-        Ok(Outcome::AlreadyDone(result)) => assert!(result == OTHERS || asked.get() && result == FOUND),
-        Ok(Outcome::Done(_)) => assert!(!asked.get()),
+        Ok(Outcome::AlreadyDone(result)) => assert!(result == OTHERS || reconciled.get() && result == FOUND),
+        Ok(Outcome::Done(_)) => assert!(!reconciled.get()),
         Err(RunError::Unrecorded { result, source: Error::Fenced { .. } }) => {
-            assert!(asked.get() && *result == FOUND, "what was found out is lost");
+            assert!(reconciled.get() && *result == FOUND, "the reconciled result is lost");
         }
-        Err(RunError::Store(Error::InProgress { .. })) => assert!(!asked.get(), "what was found out is lost"),
+        Err(RunError::Store(Error::InProgress { .. })) => {
+            assert!(!reconciled.get(), "the reconciled result is lost");
+        }
         Err(other) => panic!("{other}"),
     }
 }
@@ -58,12 +60,12 @@ fn reconcile_forget_and_begin() {
         thread::spawn(move || work(&store))
     };
     let threads = [
-        spawn(find_out),
+        spawn(reconcile),
         spawn(|store| match store.forget("a") {
             Ok(_) | Err(Error::InProgress { .. }) => {}
             Err(error) => panic!("{error}"),
         }),
-        // Waits for whoever finds out, so that it begins as soon as the doubt has gone.
+        // Waits for the thread that reconciles, so that it begins as soon as the doubt has gone.
         spawn(|store| match store.operation("a").wait(Duration::MAX).begin().unwrap() {
             Begin::Acquired(lease) => complete(lease),
             Begin::InDoubt(doubt) => match doubt.begin_again() {
@@ -86,23 +88,20 @@ fn reconcile_forget_and_begin() {
 }
 
 #[test]
-fn what_was_found_to_be_applied_is_not_performed_again() {
+fn an_effect_found_applied_is_never_run_again() {
     explore("applied, reconcile/forget/begin", WHOLE_STORE, reconcile_forget_and_begin);
 }
 
 #[test]
-fn finds_applied_then_performed() {
-    // It looks at the key again: it performs the act, or finds another at it and has nothing left in hand.
-    let expected = ["performed after it was found to be applied", "what was found out is lost"];
+fn finds_applied_effect_run_again() {
+    // With the bug, the call starts over. It runs the side effect, or finds another caller's attempt and returns without
+    // the reconciled result.
+    let expected = ["run after it was found applied", "the reconciled result is lost"];
     must_find_planted(Bug::AppliedEffectRunAgain, WHOLE_STORE, &expected, reconcile_forget_and_begin);
 }
 
 #[test]
-fn finds_applied_over_another() {
-    must_find_planted(
-        Bug::AppliedOverwritesAnother,
-        WHOLE_STORE,
-        &["an attempt was taken over", "is taken over"],
-        reconcile_forget_and_begin,
-    );
+fn finds_applied_overwrites_another() {
+    let expected = ["an attempt was taken over"];
+    must_find_planted(Bug::AppliedOverwritesAnother, WHOLE_STORE, &expected, reconcile_forget_and_begin);
 }

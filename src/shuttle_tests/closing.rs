@@ -1,4 +1,4 @@
-//! A store that is closed while calls of every sort are inside, wait, or come.
+//! Closing a store while calls of every kind are running, waiting or arriving.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::storage::simulated::SimulatedDisk;
 use crate::{Begin, Durability, Error, Fingerprint, Key, ManualClock, Options, Recorded, Store};
 
 const NONE: Fingerprint = Fingerprint::NONE;
-/// With a compaction in every interleaving.
+/// For scenarios with a compaction in every interleaving.
 const WITH_COMPACTION: Effort = Effort(300);
 
 fn options() -> Options {
@@ -26,7 +26,7 @@ fn options() -> Options {
 }
 
 fn open(disk: &SimulatedDisk) -> Store {
-    options().open_simulated(disk).unwrap_or_else(|error| panic!("it does not open: {error}"))
+    options().open_simulated(disk).unwrap_or_else(|error| panic!("the store does not open: {error}"))
 }
 
 fn spawn<T: Send + 'static>(
@@ -37,7 +37,7 @@ fn spawn<T: Send + 'static>(
     thread::spawn(move || work(&store))
 }
 
-/// Records, unsynced. Whether that was acknowledged before the store was closed.
+/// Records without a sync. True if that was acknowledged, false if the store was closed.
 fn record(store: &Store, key: &str) -> bool {
     match store.record(key, NONE, b"r") {
         Ok(Recorded::Done(_)) => true,
@@ -46,13 +46,13 @@ fn record(store: &Store, key: &str) -> bool {
     }
 }
 
-/// Begins and completes. A lease that was given must be good for it.
+/// Begins and completes. A close must not come between: a lease that was acquired can be completed.
 fn perform(store: &Store, key: &str) -> bool {
     match store.begin(key, NONE) {
         Ok(Begin::Acquired(mut lease)) => {
             lease
                 .complete(b"r")
-                .unwrap_or_else(|error| panic!("{key}: it may act and cannot say so: {error}"));
+                .unwrap_or_else(|error| panic!("{key}: acquired a lease and cannot complete it: {error}"));
             true
         }
         Err(Error::Closed) => false,
@@ -60,7 +60,7 @@ fn perform(store: &Store, key: &str) -> bool {
     }
 }
 
-/// Closes as soon as no lease is alive. Whether this call did it.
+/// Closes the store as soon as no lease is alive. True if this call closed it.
 fn close(store: &Store) -> bool {
     loop {
         match store.close() {
@@ -73,14 +73,14 @@ fn close(store: &Store) -> bool {
     }
 }
 
-/// Whatever was acknowledged is there, though power is lost: a close made everything durable, and nothing came after.
+/// Checks that every acknowledged record survives a power loss after the close, and that nothing was written after it.
 fn check(disk: &SimulatedDisk, acknowledged: &[&str]) {
-    assert_eq!(disk.touched_unlocked(), 0, "a file that was unlocked was read or written");
+    assert_eq!(disk.touched_unlocked(), 0, "the file was read or written after it was unlocked");
     assert_eq!(disk.undecided(), 0, "something was written behind the close mark");
     let store = open(&disk.crash(|_| 0));
     for key in acknowledged {
         let seen = store.get(*key).unwrap_or_else(|error| panic!("{key}: {error}"));
-        assert!(seen.is_completed(), "{key} was acknowledged and is {:?} after a close", seen.status());
+        assert!(seen.is_completed(), "{key} was acknowledged and is {:?} after the close", seen.status());
     }
 }
 
@@ -97,26 +97,28 @@ fn close_among_changes() {
     check(&disk, &acknowledged);
 }
 
-/// Of two that close, one does; whoever records meanwhile waits for neither for ever.
+/// Two threads close and exactly one of them succeeds. A third records meanwhile, and must not wait for ever.
 fn close_and_close() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     let closing = spawn(&store, close);
     let recording = spawn(&store, |store| record(store, "a"));
     let here = close(&store);
-    assert!(here != closing.join().unwrap(), "one of two closes it");
+    assert!(here != closing.join().unwrap(), "exactly one of two closes the store");
     let acknowledged = if recording.join().unwrap() { &["a"][..] } else { &[] };
     check(&disk, acknowledged);
 }
 
-/// One waits for another's lease, in its own call, while a third closes.
+/// A thread waits for another's lease while a third closes.
 fn close_and_wait() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     let Begin::Acquired(lease) = store.begin("a", NONE).unwrap() else { unreachable!() };
     let waiting = spawn(&store, |store| match store.operation("a").wait(Duration::MAX).begin() {
         Ok(Begin::InDoubt(mut doubt)) => {
-            doubt.complete(b"r").unwrap_or_else(|error| panic!("it may resolve and cannot: {error}"));
+            doubt
+                .complete(b"r")
+                .unwrap_or_else(|error| panic!("holds a doubt and cannot complete it: {error}"));
             true
         }
         Err(Error::Closed) => false,
@@ -129,13 +131,13 @@ fn close_and_wait() {
     check(&disk, acknowledged);
 }
 
-/// Reads are not admitted, and yet nobody reads a file that may be another process's already.
+/// Reads are not admitted as changes are, and yet none may touch the file after a close has unlocked it.
 fn close_and_read() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     assert!(record(&store, "a"));
     let reading = spawn(&store, |store| {
-        // Many, because the moment between a look at the phase and the read is short.
+        // Many, because the window between the check of the phase and the read is short.
         for _ in 0..8 {
             match store.get("a") {
                 Ok(seen) => assert_eq!(seen.result(), Some(&b"r"[..])),
@@ -155,8 +157,8 @@ fn close_and_read() {
     check(&disk, &["a"]);
 }
 
-/// A compaction of several segments lets a close in between two of them.
-fn close_and_compact(cut_short: &AtomicUsize) {
+/// A close interrupts a compaction of several segments between two of them.
+fn close_and_compact(interrupted: &AtomicUsize) {
     const KEYS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -173,14 +175,14 @@ fn close_and_compact(cut_short: &AtomicUsize) {
     assert!(close(&store));
     let was_closed = compacting.join().unwrap();
     if was_closed && store.stats().segments_retired > 0 {
-        cut_short.fetch_add(1, Ordering::Relaxed);
+        interrupted.fetch_add(1, Ordering::Relaxed);
     }
     let mut acknowledged: Vec<&str> = KEYS.into_iter().filter(|key| !["0", "6"].contains(key)).collect();
     acknowledged.extend(recording.join().unwrap().then_some("a"));
     check(&disk, &acknowledged);
 }
 
-/// The log's two ends are looked at, as for `stats()`, while both move on.
+/// A thread reads the head and the tail of the log, as `stats()` does, while both advance.
 fn compact_and_look() {
     let engine = Arc::new(options().open_nowhere().unwrap());
     let (key, terms) = (Key::new("a"), engine.settings().terms);
@@ -200,60 +202,60 @@ fn compact_and_look() {
 }
 
 #[test]
-fn nothing_is_written_behind_a_close_mark_and_no_lease_outlives_it() {
+fn a_close_loses_no_acknowledged_record_and_no_lease() {
     explore("closing, record/perform/close", WHOLE_STORE, close_among_changes);
 }
 
 #[test]
-fn one_of_two_closes_and_nobody_stays_blocked() {
+fn exactly_one_of_two_closes_succeeds_and_no_call_stays_blocked() {
     explore("closing, close/close/record", WHOLE_STORE, close_and_close);
 }
 
 #[test]
-fn who_waits_for_a_lease_learns_of_a_close() {
+fn a_close_ends_a_wait_for_a_lease() {
     explore("closing, wait/drop/close", WHOLE_STORE, close_and_wait);
 }
 
 #[test]
-fn nobody_reads_a_file_that_was_unlocked() {
+fn a_read_never_touches_the_file_after_it_is_unlocked() {
     explore("closing, get/replay/close", WHOLE_STORE, close_and_read);
 }
 
 #[test]
-fn a_compaction_lets_a_close_in_between_two_segments() {
-    let cut_short = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&cut_short);
+fn a_close_interrupts_a_compaction_between_two_segments() {
+    let interrupted = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&interrupted);
     explore("closing, compact/record/close", WITH_COMPACTION, move || close_and_compact(&counted));
-    let cut_short = cut_short.load(Ordering::Relaxed);
-    println!("compactions that a close cut short: {cut_short}");
-    assert!(cut_short > 0);
+    let interrupted = interrupted.load(Ordering::Relaxed);
+    println!("compactions that a close interrupted: {interrupted}");
+    assert!(interrupted > 0);
 }
 
 #[test]
-fn the_log_never_begins_behind_its_end() {
+fn the_head_of_the_log_is_never_behind_its_tail() {
     explore("closing, compact/span", WHOLE_STORE, compact_and_look);
 }
 
 #[test]
 fn finds_calls_inside_ignored() {
-    let expected = ["behind the close mark", "was acknowledged and is", "was unlocked"];
+    let expected = ["behind the close mark", "was acknowledged and is", "after it was unlocked"];
     must_find_planted(Bug::CallsInsideIgnored, WHOLE_STORE, &expected, close_and_close);
 }
 
 #[test]
 fn finds_claims_counted_once() {
-    let expected = ["it may act and cannot say so"];
+    let expected = ["acquired a lease and cannot complete it"];
     must_find_planted(Bug::ClaimsCountedOnce, WHOLE_STORE, &expected, close_among_changes);
 }
 
 #[test]
-fn finds_blocked_not_woken() {
+fn finds_blocked_calls_not_woken() {
     must_find_planted(Bug::BlockedCallsNotWoken, WHOLE_STORE, &[DEADLOCK], close_and_close);
 }
 
 #[test]
 fn finds_readers_not_waited_for() {
-    must_find_planted(Bug::ReadersNotWaitedFor, WHOLE_STORE, &["was unlocked"], close_and_read);
+    must_find_planted(Bug::ReadersNotWaitedFor, WHOLE_STORE, &["after it was unlocked"], close_and_read);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The commit queue: whoever is acknowledged is written, and synced if it asked for that; nobody waits for ever.
+//! The commit queue: an acknowledged record is written, and synced if its caller requested that, and no caller waits for
+//! ever.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,31 +16,31 @@ use crate::planted::Bug;
 use crate::status::Version;
 use crate::sync::{Mutex, yield_now};
 
-/// Room for one record and no more, so that every record is a batch of its own.
+/// A batch limit that fits one record, so that every record is a batch of its own.
 const ONE_RECORD_BYTES: u64 = 300;
-/// Room for all records of a scenario.
+/// A batch limit that fits all records of a scenario.
 const MANY_RECORDS_BYTES: u64 = 16 << 10;
-/// Positions of frames are this far apart: further than any frame of these tests is long.
+/// The distance between the positions of frames: more than the length of any frame here.
 const FRAME_STEP: u64 = 1 << 20;
 
-/// What the medium does wrong, once and from then on.
+/// The call of the disk that fails. Numbers count from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failing {
     Nothing,
-    /// The write of this number, counted from 0.
+    /// This write fails.
     Write(usize),
-    /// The sync of this number.
+    /// This sync fails, and so does every later one.
     Sync(usize),
-    /// The write of this number, by a panic of whoever leads.
+    /// This write panics, in the thread that leads.
     Leader(usize),
-    /// The sync of this number, by a panic.
+    /// This sync panics, in the thread that syncs.
     Syncer(usize),
 }
 
-/// What is written and what of it is synced.
+/// The state of the modelled disk.
 #[derive(Debug, Default)]
 struct Contents {
-    /// Position and version.
+    /// The position and version of each written record.
     written: Vec<(u64, Version)>,
     /// How many of those are synced.
     synced: usize,
@@ -51,7 +52,7 @@ struct Contents {
     is_being_synced: bool,
 }
 
-/// A medium that remembers, and yields in the middle of everything it does.
+/// A disk that records every write and sync, and yields in the middle of each.
 #[derive(Debug)]
 struct Disk {
     contents: Mutex<Contents>,
@@ -63,7 +64,7 @@ impl Disk {
         Disk { contents: Mutex::default(), failing }
     }
 
-    /// What a caller may rely on who was told that its record is `until` at `placement`.
+    /// Checks that a record that was acknowledged at `placement` is there, and synced if `until` says so.
     fn check(&self, version: Version, until: Until, placement: Placement) {
         let contents = self.contents.lock();
         let at = contents.written.iter().position(|(_, written)| *written == version);
@@ -82,12 +83,12 @@ impl CommitSink for Disk {
         let number = {
             let mut contents = self.contents.lock();
             assert!(!contents.is_written_to, "two write at once");
-            // After a failed sync too, by who began before those who synced could say so.
+            // Only a failed write rules out further writes: one that began before a failed sync was noticed is allowed.
             assert!(!contents.has_failed_write, "written to after a failure");
             contents.is_written_to = true;
             contents.frames
         };
-        // Whoever leads is on its way here for as long as a write takes.
+        // A write takes time, during which other threads run.
         yield_now();
         let mut contents = self.contents.lock();
         contents.is_written_to = false;
@@ -99,7 +100,7 @@ impl CommitSink for Disk {
         if self.failing == Failing::Leader(number) {
             (contents.has_failed, contents.has_failed_write) = (true, true);
             drop(contents);
-            // Not by `panic!`: shuttle takes that for the end of the test, whoever catches it.
+            // Not by `panic!`: shuttle ends the test at a panic, even if it is caught.
             std::panic::resume_unwind(Box::new("planted"));
         }
         let position = (number as u64 + 1) * FRAME_STEP;
@@ -110,7 +111,7 @@ impl CommitSink for Disk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        // Only what was written when it began is sure to be on disk when it ends.
+        // A sync covers only what was written when it began.
         let (number, reached, had_failed) = {
             let mut contents = self.contents.lock();
             assert!(!contents.is_being_synced, "two sync at once");
@@ -136,7 +137,7 @@ impl CommitSink for Disk {
     }
 }
 
-/// A queue, the disk under it, and the ways in which a thread uses them.
+/// A commit queue with its disk.
 #[derive(Debug)]
 struct Bench {
     commit: Commit,
@@ -165,10 +166,10 @@ impl Bench {
         self.commit.append(std::iter::once(&new), 0, until)
     }
 
-    /// Appends and waits; true if that was acknowledged, which is then checked.
+    /// Appends a record and waits for it. True if it was acknowledged; the acknowledgement is then checked.
     fn append_and_wait(&self, version: u64, until: Until) -> bool {
         let Ok(ticket) = self.append(version, until) else {
-            assert!(self.disk.has_failed(), "refused without a reason");
+            assert!(self.disk.has_failed(), "refused although the disk has not failed");
             return false;
         };
         match self.commit.wait(&ticket, &self.disk) {
@@ -177,7 +178,7 @@ impl Bench {
                 true
             }
             Err(_) => {
-                assert!(self.disk.has_failed(), "refused without a reason");
+                assert!(self.disk.has_failed(), "refused although the disk has not failed");
                 false
             }
         }
@@ -188,7 +189,7 @@ fn join<T>(threads: Vec<thread::JoinHandle<T>>) -> Vec<T> {
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
-/// Threads that append and wait, of which every other wants its record synced.
+/// Threads that append and wait. Every other record is to be synced.
 fn appenders(bench: &Arc<Bench>, threads: u64, turns: u64) -> Vec<thread::JoinHandle<bool>> {
     let appender = |number: u64| {
         let bench = Arc::clone(bench);
@@ -202,14 +203,14 @@ fn appenders(bench: &Arc<Bench>, threads: u64, turns: u64) -> Vec<thread::JoinHa
     (0..threads).map(appender).collect()
 }
 
-/// Four threads append, into one batch or each into its own.
+/// Four threads append, to one batch or to a batch for each record.
 fn many_appenders(limit_bytes: u64) {
     let bench = Bench::new(limit_bytes, Failing::Nothing);
     assert!(join(appenders(&bench, 4, 2)).into_iter().all(|acknowledged| acknowledged));
     assert_eq!(bench.disk.contents.lock().written.len(), 8, "each record is written once");
 }
 
-/// A record that is only written, and then a sync, while others append.
+/// A thread writes a record without a sync and then syncs, while others append.
 fn sync_among_appenders() {
     let bench = Bench::new(MANY_RECORDS_BYTES, Failing::Nothing);
     let others = appenders(&bench, 2, 1);
@@ -226,8 +227,8 @@ fn sync_among_appenders() {
     syncing.join().unwrap();
 }
 
-/// The medium fails at some point. Who saw that is refused from then on, and the rest is refused or true.
-fn failing_medium(limit_bytes: u64, failing: Failing) {
+/// The disk fails at some point. A thread that saw the failure is refused from then on; every acknowledgement is true.
+fn failing_disk(limit_bytes: u64, failing: Failing) {
     let bench = Bench::new(limit_bytes, failing);
     let threads: Vec<_> = (0..3)
         .map(|number| {
@@ -236,14 +237,14 @@ fn failing_medium(limit_bytes: u64, failing: Failing) {
                 let work = || {
                     let until = if number == 1 { Until::Written } else { Until::Synced };
                     if !bench.append_and_wait(2 * number + 1, until) {
-                        assert!(!bench.append_and_wait(2 * number + 2, until), "a refusal is for good");
+                        assert!(!bench.append_and_wait(2 * number + 2, until), "a refusal is permanent");
                     }
                 };
                 if !matches!(failing, Failing::Leader(_) | Failing::Syncer(_)) {
                     work();
                     return false;
                 }
-                // Whoever leads unwinds; everybody else must come back all the same.
+                // The thread that leads unwinds. All others must still return.
                 catch_unwind(AssertUnwindSafe(work)).is_err()
             })
         })
@@ -251,11 +252,11 @@ fn failing_medium(limit_bytes: u64, failing: Failing) {
     let panicked = join(threads).into_iter().filter(|panicked| *panicked).count();
     let unwinds = matches!(failing, Failing::Leader(_) | Failing::Syncer(_));
     let expected = usize::from(unwinds && bench.disk.has_failed());
-    assert_eq!(panicked, expected, "nobody but the leader unwinds");
+    assert_eq!(panicked, expected, "only the leader unwinds");
     assert_eq!(bench.commit.poison().is_some(), bench.disk.has_failed());
 }
 
-/// A header or a mark could not be written, which the writer says while frames are on their way.
+/// The writer poisons the queue, as it does when it cannot write a header or a mark, while frames are being written.
 fn poisoned_from_outside() {
     let bench = Bench::new(ONE_RECORD_BYTES, Failing::Nothing);
     let appending = {
@@ -272,11 +273,11 @@ fn poisoned_from_outside() {
     };
     let threads = (1..=3).map(appending).collect();
     bench.commit.poison_with(io::Error::other("planted"));
-    assert!(bench.append(9, Until::Written).is_err(), "nobody is let in afterwards");
+    assert!(bench.append(9, Until::Written).is_err(), "appended after the queue was poisoned");
     join(threads);
 }
 
-/// Somebody appends and goes away without waiting; whoever else is there is served.
+/// A thread appends and drops its ticket without waiting. All others must still be acknowledged.
 fn abandoned_ticket(limit_bytes: u64) {
     let bench = Bench::new(limit_bytes, Failing::Nothing);
     let leaving = {
@@ -288,7 +289,7 @@ fn abandoned_ticket(limit_bytes: u64) {
 }
 
 #[test]
-fn whoever_is_acknowledged_is_on_disk() {
+fn an_acknowledged_record_is_on_disk() {
     explore("commit, one batch", THOROUGH, || many_appenders(MANY_RECORDS_BYTES));
     explore("commit, a batch for each record", THOROUGH, || many_appenders(ONE_RECORD_BYTES));
 }
@@ -299,28 +300,28 @@ fn a_sync_covers_what_was_written_before_it() {
 }
 
 #[test]
-fn nobody_is_acknowledged_after_a_failure_and_nobody_waits_for_ever() {
+fn after_a_failure_no_record_is_acknowledged_and_no_caller_hangs() {
     for limit_bytes in [ONE_RECORD_BYTES, MANY_RECORDS_BYTES] {
         for failing in [Failing::Write(0), Failing::Write(1), Failing::Sync(0), Failing::Sync(1)] {
             let name = format!("commit, {failing:?}, batches of up to {limit_bytes} bytes");
-            explore(&name, THOROUGH, move || failing_medium(limit_bytes, failing));
+            explore(&name, THOROUGH, move || failing_disk(limit_bytes, failing));
         }
     }
     explore("commit, poisoned from outside", THOROUGH, poisoned_from_outside);
 }
 
 #[test]
-fn a_leader_that_unwinds_leaves_nobody_waiting() {
+fn a_leader_that_unwinds_leaves_no_caller_waiting() {
     for limit_bytes in [ONE_RECORD_BYTES, MANY_RECORDS_BYTES] {
         for failing in [Failing::Leader(0), Failing::Syncer(0)] {
             let name = format!("commit, {failing:?} unwinds, batches of up to {limit_bytes} bytes");
-            explore(&name, THOROUGH, move || failing_medium(limit_bytes, failing));
+            explore(&name, THOROUGH, move || failing_disk(limit_bytes, failing));
         }
     }
 }
 
 #[test]
-fn an_abandoned_ticket_keeps_nobody_waiting() {
+fn an_abandoned_ticket_leaves_no_caller_waiting() {
     explore("commit, abandoned in one batch", THOROUGH, || abandoned_ticket(MANY_RECORDS_BYTES));
     explore("commit, abandoned in its own batch", THOROUGH, || abandoned_ticket(ONE_RECORD_BYTES));
 }
@@ -332,26 +333,26 @@ fn finds_acknowledged_before_sync() {
 }
 
 #[test]
-fn finds_one_follower_told() {
+fn finds_only_one_follower_woken() {
     must_find_planted(Bug::OnlyOneFollowerWoken, THOROUGH, &[DEADLOCK], || {
         many_appenders(MANY_RECORDS_BYTES)
     });
 }
 
 #[test]
-fn finds_next_leader_not_told() {
+fn finds_next_leader_not_woken() {
     must_find_planted(Bug::NextLeaderNotWoken, THOROUGH, &[DEADLOCK], || many_appenders(ONE_RECORD_BYTES));
 }
 
 #[test]
-fn finds_poison_not_told() {
-    let scenario = || failing_medium(ONE_RECORD_BYTES, Failing::Write(0));
+fn finds_poisoned_batches_not_woken() {
+    let scenario = || failing_disk(ONE_RECORD_BYTES, Failing::Write(0));
     must_find_planted(Bug::PoisonedBatchesNotWoken, THOROUGH, &[DEADLOCK], scenario);
 }
 
 #[test]
 fn finds_poison_ignored() {
     let expected = ["acknowledged and not synced"];
-    let scenario = || failing_medium(MANY_RECORDS_BYTES, Failing::Sync(0));
+    let scenario = || failing_disk(MANY_RECORDS_BYTES, Failing::Sync(0));
     must_find_planted(Bug::PoisonIgnored, THOROUGH, &expected, scenario);
 }

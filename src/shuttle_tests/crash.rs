@@ -1,5 +1,5 @@
-//! Threads that interleave on a disk that loses power under them: what any of them was told is there afterwards,
-//! whatever of the rest the disk kept.
+//! Interleaved threads on a disk that loses power: everything that was acknowledged to any of them survives, whatever else
+//! the disk kept.
 
 use std::sync::Arc;
 
@@ -13,9 +13,10 @@ use crate::storage::simulated::{DiskFault, SimulatedDisk};
 use crate::{Begin, Durability, Fingerprint, KeyState, ManualClock, Options, Recorded, Status, Store};
 
 const EFFORT: Effort = Effort(3_000);
-/// Images that one crash may have left, of each of which a store is opened.
+/// Images to open after each crash, of those that it may have left.
 const IMAGES: usize = 3;
-/// More than the disk is asked for after the threads have begun, so that some histories meet no power loss.
+/// The step of the power loss is drawn below this number. It exceeds the steps of the disk after the threads have started,
+/// so that some histories meet no power loss.
 const STEPS: u64 = 25;
 
 fn open(disk: &SimulatedDisk) -> Store {
@@ -24,7 +25,7 @@ fn open(disk: &SimulatedDisk) -> Store {
     options.open_simulated(disk).unwrap_or_else(|error| panic!("a crash made it unreadable: {error}"))
 }
 
-/// A store over each of some images that a crash may have left: all that is open lost, all of it kept, and some.
+/// Opens a store on each of three images that a crash may have left: all unsynced writes lost, all kept, and a random part.
 fn after_a_crash(disk: &SimulatedDisk) -> impl Iterator<Item = Store> {
     (0..IMAGES).map(|image| {
         let image = disk.crash(|of| match image {
@@ -36,26 +37,28 @@ fn after_a_crash(disk: &SimulatedDisk) -> impl Iterator<Item = Store> {
     })
 }
 
-/// The same for histories in which one call fails: they go on, and compact twice.
+/// As [`STEPS`], for histories in which one call fails: they continue after it, and compact twice.
 const STEPS_OF_FAILURES: u64 = 40;
 
-/// How a key may stand after a crash: each state that its one thread brought about, in order, from the last one
-/// that it was told of to the last one that it asked for.
+/// The history of a key that one thread changes. After a crash, the key may be in any state from the last acknowledged one
+/// to the last requested one.
 #[derive(Debug, Clone, Default)]
-struct Course {
+struct History {
+    /// Each requested state, in order: the result of the key, or `None` if it is absent.
     states: Vec<Option<&'static [u8]>>,
-    told: usize,
+    /// How many of them were acknowledged.
+    acknowledged: usize,
 }
 
-impl Course {
-    /// Asks for the next state and says whether it was told that it is so.
-    fn go(&mut self, state: Option<&'static [u8]>, change: impl FnOnce() -> crate::Result<()>) -> bool {
+impl History {
+    /// Requests the next state by `change`. True if it was acknowledged.
+    fn request(&mut self, state: Option<&'static [u8]>, change: impl FnOnce() -> crate::Result<()>) -> bool {
         self.states.push(state);
-        let done = change().is_ok();
-        if done {
-            self.told = self.states.len();
+        let is_acknowledged = change().is_ok();
+        if is_acknowledged {
+            self.acknowledged = self.states.len();
         }
-        done
+        is_acknowledged
     }
 
     fn check(&self, key: &str, snapshot: &KeyState) {
@@ -64,13 +67,15 @@ impl Course {
             Status::Completed => snapshot.result(),
             other => panic!("{key} is {other:?} after a crash"),
         };
-        // Before the first of them it was absent.
-        let allowed = std::iter::once(&None).chain(&self.states).skip(self.told).any(|state| *state == seen);
-        assert!(allowed, "{key} is {seen:?} after a crash; of {:?} it was told {}", self.states, self.told);
+        // Before the first of them the key was absent.
+        let all = std::iter::once(&None).chain(&self.states);
+        let allowed = all.skip(self.acknowledged).any(|state| *state == seen);
+        let (states, acknowledged) = (&self.states, self.acknowledged);
+        assert!(allowed, "{key} is {seen:?} after a crash; {acknowledged} of {states:?} were acknowledged");
     }
 }
 
-/// What becomes known of a key that two threads want.
+/// What the threads learned about a key that two of them want.
 #[derive(Debug, Clone, Default)]
 struct Contested {
     begun: bool,
@@ -80,11 +85,11 @@ struct Contested {
 
 impl Contested {
     fn completed(&mut self, result: &'static [u8]) {
-        assert!(self.result.is_none(), "performed twice: {result:?} and {:?}", self.result);
+        assert!(self.result.is_none(), "completed twice: {result:?} and {:?}", self.result);
         self.result = Some(result);
     }
 
-    /// Somebody was given the result of another thread, who may not have been told yet.
+    /// A thread was given another's result, perhaps before that was acknowledged to the other.
     fn replayed(&mut self, result: &[u8]) {
         assert_eq!(self.result.unwrap_or(result), result, "another result");
         self.replayed = Some(result.to_vec());
@@ -97,7 +102,10 @@ impl Contested {
             }
             (Status::Completed, None) => {
                 let result = snapshot.result();
-                assert!([Some(&b"leased"[..]), Some(b"recorded")].contains(&result), "a result of nobody's");
+                assert!(
+                    [Some(&b"leased"[..]), Some(b"recorded")].contains(&result),
+                    "a result that no thread recorded"
+                );
             }
             (status, Some(_)) => panic!("completed before the crash, {status:?} after it"),
             (Status::InDoubt, None) => {}
@@ -106,8 +114,8 @@ impl Contested {
     }
 }
 
-/// Two threads want one key, and have others of their own; a third writes without syncing and then syncs, and moves
-/// everything from segment to segment. Somewhere in it power is lost.
+/// Two threads compete for one key, and each has another key of its own. A third thread writes without a sync, compacts and
+/// then syncs. Power is lost at a random step.
 fn changes_and_power_loss() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -118,8 +126,8 @@ fn changes_and_power_loss() {
     let leasing = thread::spawn({
         let (store, contested) = (store.clone(), Arc::clone(&contested));
         move || {
-            let mut own = Course::default();
-            own.go(Some(b"1"), || store.record("leasing", Fingerprint::NONE, b"1").map(drop));
+            let mut own = History::default();
+            own.request(Some(b"1"), || store.record("leasing", Fingerprint::NONE, b"1").map(drop));
             if let Ok(Begin::Acquired(mut lease)) = store.begin("contested", Fingerprint::NONE) {
                 contested.lock().begun = true;
                 if lease.complete(b"leased").is_ok() {
@@ -132,38 +140,38 @@ fn changes_and_power_loss() {
     let recording = thread::spawn({
         let (store, contested) = (store.clone(), Arc::clone(&contested));
         move || {
-            // Written by another thread and not synced: whoever is told of it may rely on it.
+            // Another thread writes it without a sync. But once a `get` has returned it, it must survive.
             let look = || store.get("moving").is_ok_and(|moving| moving.status() == Status::Completed);
-            let told = look() | look() | look();
+            let was_seen = look() | look() | look();
             match store.record("contested", Fingerprint::NONE, b"recorded") {
                 Ok(Recorded::Done(_)) => contested.lock().completed(b"recorded"),
                 Ok(Recorded::AlreadyDone(done)) => contested.lock().replayed(done.result()),
                 Err(_) => {}
             }
-            let mut own = Course::default();
-            let _ = own.go(Some(b"1"), || store.record("recording", Fingerprint::NONE, b"1").map(drop))
-                && own.go(None, || store.forget("recording").map(drop))
-                && own.go(Some(b"2"), || store.record("recording", Fingerprint::NONE, b"2").map(drop));
-            (own, told)
+            let mut own = History::default();
+            let _ = own.request(Some(b"1"), || store.record("recording", Fingerprint::NONE, b"1").map(drop))
+                && own.request(None, || store.forget("recording").map(drop))
+                && own.request(Some(b"2"), || store.record("recording", Fingerprint::NONE, b"2").map(drop));
+            (own, was_seen)
         }
     });
     let moving = thread::spawn({
         let store = store.clone();
         move || {
-            let mut own = Course::default();
+            let mut own = History::default();
             let buffered = store.operation("moving").durability(Durability::Buffered).record(b"1");
             own.states.push(Some(b"1"));
             let _ = store.compact();
             if buffered.is_ok() && store.sync().is_ok() {
-                own.told = 1;
+                own.acknowledged = 1;
             }
             own
         }
     });
     let leasing = leasing.join().unwrap();
-    let (recording, told) = recording.join().unwrap();
+    let (recording, was_seen) = recording.join().unwrap();
     let mut moving = moving.join().unwrap();
-    moving.told = moving.told.max(usize::from(told));
+    moving.acknowledged = moving.acknowledged.max(usize::from(was_seen));
     drop(store);
 
     let contested = contested.lock().clone();
@@ -171,13 +179,13 @@ fn changes_and_power_loss() {
         let look = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert_eq!(look("kept").result(), Some(&b"kept"[..]), "lost");
         contested.check(&look("contested"));
-        for (key, course) in [("leasing", &leasing), ("recording", &recording), ("moving", &moving)] {
-            course.check(key, &look(key));
+        for (key, history) in [("leasing", &leasing), ("recording", &recording), ("moving", &moving)] {
+            history.check(key, &look(key));
         }
     }
 }
 
-/// One thread writes without syncing while another syncs what it writes. Somewhere in it power is lost.
+/// One thread writes without syncing, while another syncs each of its own records. Power is lost at a random step.
 fn writes_during_syncs_and_power_loss() {
     const KEYS: [&str; 3] = ["1", "2", "3"];
     let disk = SimulatedDisk::new();
@@ -191,20 +199,20 @@ fn writes_during_syncs_and_power_loss() {
             }
         }
     });
-    let told = KEYS.map(|key| store.record(key, Fingerprint::NONE, b"synced").is_ok());
+    let acknowledged = KEYS.map(|key| store.record(key, Fingerprint::NONE, b"synced").is_ok());
     writing.join().unwrap();
     drop(store);
     for store in after_a_crash(&disk) {
-        for (key, told) in KEYS.iter().zip(told) {
-            let snapshot = store.get(*key).unwrap_or_else(|error| panic!("{key}: {error}"));
-            assert!(!told || snapshot.result() == Some(b"synced"), "{key} is {snapshot:?} after a crash");
+        for (key, acknowledged) in KEYS.iter().zip(acknowledged) {
+            let seen = store.get(*key).unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert!(!acknowledged || seen.result() == Some(b"synced"), "{key} is {seen:?} after a crash");
         }
     }
 }
 
-/// One call of the disk fails, once, while other threads are inside: two record, one of them without syncing, and a third
-/// moves everything from segment to segment and closes segments on the way. What any of them was told must be there when the
-/// file is opened again, by the next process or after a power loss, and it must open.
+/// One call of the disk fails once, while three threads use the store: two record, one of them without a sync, and the third
+/// compacts, which closes segments on the way. The file must open again, in the next process or after a power loss, with
+/// everything that was acknowledged.
 fn changes_and_one_failure() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -216,11 +224,11 @@ fn changes_and_one_failure() {
     let recording = |key: &'static str, durability: Durability| {
         let store = store.clone();
         thread::spawn(move || {
-            let mut own = Course::default();
+            let mut own = History::default();
             let record = |result| store.operation(key).durability(durability).record(result).map(drop);
-            let _ = own.go(Some(b"1"), || record(b"1"))
-                && own.go(None, || store.forget(key).map(drop))
-                && own.go(Some(b"2"), || record(b"2"));
+            let _ = own.request(Some(b"1"), || record(b"1"))
+                && own.request(None, || store.forget(key).map(drop))
+                && own.request(Some(b"2"), || record(b"2"));
             own
         })
     };
@@ -234,23 +242,24 @@ fn changes_and_one_failure() {
     compacting.join().unwrap();
     drop(store);
 
-    let check = |store: &Store, buffered: &Course| {
+    let check = |store: &Store, buffered: &History| {
         let look = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
         assert_eq!(look("kept").result(), Some(&b"kept"[..]), "lost");
-        assert!(look("dead").is_absent(), "forgotten, and after a crash it is back");
+        assert!(look("dead").is_absent(), "a forgotten key is back after a crash");
         synced.check("synced", &look("synced"));
         buffered.check("buffered", &look("buffered"));
     };
-    // A power loss may take what was only written; a forget of the same key syncs what is before it.
-    let lost = Course { told: if buffered.told >= 2 { 2 } else { 0 }, ..buffered.clone() };
+    // A power loss may take records that were only written. The forget of the same key syncs, and with it all before it.
+    let synced_states = if buffered.acknowledged >= 2 { 2 } else { 0 };
+    let after_power_loss = History { acknowledged: synced_states, ..buffered.clone() };
     for store in after_a_crash(&disk) {
-        check(&store, &lost);
+        check(&store, &after_power_loss);
     }
     disk.heal();
     let next = open(&disk);
     check(&next, &buffered);
     next.record("after", Fingerprint::NONE, b"after")
-        .unwrap_or_else(|error| panic!("it does not go on: {error}"));
+        .unwrap_or_else(|error| panic!("the next process cannot record: {error}"));
     drop(next);
     for store in after_a_crash(&disk) {
         check(&store, &buffered);
@@ -259,21 +268,21 @@ fn changes_and_one_failure() {
 }
 
 #[test]
-fn a_call_that_fails_while_others_are_inside_leaves_a_file_that_opens_with_all_that_was_acknowledged() {
+fn after_a_failed_call_the_file_opens_with_every_acknowledged_record() {
     explore("store, one failure among threads", EFFORT, changes_and_one_failure);
 }
 
 #[test]
-fn a_crash_takes_nothing_that_was_synced_while_another_thread_wrote() {
+fn a_crash_loses_no_record_synced_while_another_thread_wrote() {
     explore("store, writes during syncs, power loss", EFFORT, writes_during_syncs_and_power_loss);
 }
 
 #[test]
-fn a_crash_among_threads_takes_nothing_from_any_of_them() {
+fn a_crash_loses_no_acknowledged_record_of_any_thread() {
     explore("store, power loss among threads", EFFORT, changes_and_power_loss);
 }
 
-/// How a loss shows.
+/// The assertion messages that report a lost record.
 const LOST: [&str; 4] = ["after a crash", "after it", "and then Absent", "lost"];
 
 #[test]
@@ -282,13 +291,13 @@ fn finds_in_a_crash_acknowledged_before_sync() {
 }
 
 #[test]
-fn finds_in_a_crash_a_sync_that_covers_too_much() {
+fn finds_in_a_crash_sync_covers_too_much() {
     let expected = [&LOST[..], &["unreadable"]].concat();
     must_find_planted(Bug::SyncCoversTooMuch, EFFORT, &expected, writes_during_syncs_and_power_loss);
 }
 
 #[test]
-fn finds_in_a_failure_a_half_done_writer_that_is_used() {
+fn finds_after_a_failure_failed_writer_reused() {
     let expected = ["unreadable", "free slot", "lost"];
     must_find_planted(Bug::FailedWriterReused, EFFORT, &expected, changes_and_one_failure);
 }

@@ -1,4 +1,4 @@
-//! A whole small store in memory: all of the above at once, with the real log under it.
+//! A whole store in memory: the commit queue, the flights, the index and the real log together.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::{DEADLOCK, WHOLE_STORE, explore, must_find_planted};
 use crate::planted::Bug;
 use crate::{Begin, Fingerprint, ManualClock, Options, Status, Store};
 
-/// Further than a clock goes: a wait without a timeout, so that one that nobody ends is a deadlock.
+/// A wait without a timeout, since no clock goes so far: if no thread ends it, shuttle reports a deadlock.
 const PATIENCE: Duration = Duration::MAX;
 
-/// A store of the smallest segments, on a clock that stands still.
+/// A store with the smallest segments and a clock that stands still.
 fn store() -> Store {
     Options::new()
         .segment_size(64 << 10)
@@ -23,16 +23,16 @@ fn store() -> Store {
 
 fn complete(store: &Store, key: &str, result: &[u8]) {
     let Begin::Acquired(mut lease) = store.begin(key, Fingerprint::NONE).unwrap() else {
-        panic!("{key} is nobody's")
+        panic!("{key} could not be acquired")
     };
     lease.complete(result).unwrap();
 }
 
-/// What is known of a key that was completed; a store that lost it says so.
+/// Checks that the key is completed with this result.
 fn check_completed(store: &Store, key: &str, result: &[u8]) {
-    let snapshot = store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
-    assert_eq!(snapshot.status(), Status::Completed, "{key}");
-    assert_eq!(snapshot.result(), Some(result), "{key}");
+    let seen = store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
+    assert_eq!(seen.status(), Status::Completed, "{key}");
+    assert_eq!(seen.result(), Some(result), "{key}");
 }
 
 fn spawn<T: Send + 'static>(
@@ -43,7 +43,7 @@ fn spawn<T: Send + 'static>(
     thread::spawn(move || work(&store))
 }
 
-/// Three begin the same operation; one performs it and the others are told or come too early.
+/// Two threads begin the same operation while a third looks at it. Exactly one of them acquires it.
 fn begin_begin_and_get() {
     let store = store();
     let begin = |store: &Store| match store.begin("a", Fingerprint::NONE).unwrap() {
@@ -56,27 +56,27 @@ fn begin_begin_and_get() {
             false
         }
         Begin::InProgress { .. } => false,
-        Begin::InDoubt(_) => panic!("nobody dropped a lease"),
+        Begin::InDoubt(_) => panic!("no lease was dropped"),
     };
     let threads: Vec<_> = (0..2).map(|_| spawn(&store, begin)).collect();
     let looking = spawn(&store, |store| {
         let status = store.get("a").unwrap().status();
-        assert_ne!(status, Status::InDoubt, "nobody dropped a lease");
+        assert_ne!(status, Status::InDoubt, "no lease was dropped");
     });
-    let performed: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let acquired: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     looking.join().unwrap();
-    assert_eq!(performed.into_iter().filter(|performed| *performed).count(), 1, "performed once");
+    assert_eq!(acquired.into_iter().filter(|acquired| *acquired).count(), 1, "exactly one thread acquires");
     check_completed(&store, "a", b"done");
     store.close().unwrap();
 }
 
-/// A lease is dropped while others wait in the operation's own call; one takes the doubt over and ends it. If only one
-/// waits, nobody else comes by who would wake it.
+/// A lease is dropped while `waiting` threads wait for the operation. One of them takes over the doubt and completes it. If
+/// only one waits, no other thread wakes it by chance.
 fn drop_and_wait(waiting: usize) {
     let store = store();
     let Begin::Acquired(lease) = store.begin("a", Fingerprint::NONE).unwrap() else { unreachable!() };
     let dropping = spawn(&store, move |store| {
-        // Long enough for the others to come and wait.
+        // Long enough for the others to start waiting.
         for _ in 0..3 {
             assert_eq!(store.get("a").unwrap().status(), Status::InProgress);
         }
@@ -96,11 +96,15 @@ fn drop_and_wait(waiting: usize) {
     let threads: Vec<_> = (0..waiting).map(|_| spawn(&store, begin)).collect();
     let resolved: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     dropping.join().unwrap();
-    assert_eq!(resolved.into_iter().filter(|resolved| *resolved).count(), 1, "resolved once");
+    assert_eq!(
+        resolved.into_iter().filter(|resolved| *resolved).count(),
+        1,
+        "exactly one thread resolves the doubt"
+    );
     store.close().unwrap();
 }
 
-/// Everything moves to another segment and back while keys are begun, completed, forgotten and looked at.
+/// A compaction moves every record while keys are begun, completed, forgotten and read.
 fn compact_and_change() {
     let store = store();
     complete(&store, "a", b"1");
@@ -127,7 +131,7 @@ fn compact_and_change() {
     store.close().unwrap();
 }
 
-/// Three complete operations of their own, so that their records travel together.
+/// Three threads complete operations of their own, so that their records share batches.
 fn complete_together() {
     let store = store();
     let keys = ["a", "b", "c"];
@@ -142,7 +146,7 @@ fn complete_together() {
 }
 
 #[test]
-fn an_operation_is_performed_once() {
+fn an_operation_is_acquired_once() {
     explore("store, begin/begin/get", WHOLE_STORE, begin_begin_and_get);
 }
 
@@ -153,34 +157,35 @@ fn a_dropped_lease_is_resolved_once() {
 }
 
 #[test]
-fn what_travels_together_arrives() {
+fn every_record_of_a_shared_batch_is_stored() {
     explore("store, complete/complete/complete", WHOLE_STORE, complete_together);
 }
 
 #[test]
-fn a_compaction_among_changes_loses_nothing() {
+fn a_compaction_during_changes_loses_nothing() {
     explore("store, compact/change/get", WHOLE_STORE, compact_and_change);
 }
 
 #[test]
-fn finds_in_a_store_entered_regardless() {
+fn finds_in_a_store_flight_not_exclusive() {
     let expected =
-        ["performed once", "Fenced", "nobody dropped a lease", "flight keeps the entry", "inserted once"];
+        ["exactly one thread acquires", "Fenced", "no lease was dropped", "flight keeps the entry"];
     must_find_planted(Bug::FlightNotExclusive, WHOLE_STORE, &expected, begin_begin_and_get);
 }
 
 #[test]
 fn finds_in_a_store_move_without_flight() {
-    let expected = ["free slot", "the flight keeps the entry where it is", "Corrupt", "is nobody's"];
+    let expected =
+        ["free slot", "the flight keeps the entry where it is", "Corrupt", "could not be acquired"];
     must_find_planted(Bug::MoveWithoutFlight, WHOLE_STORE, &expected, compact_and_change);
 }
 
 #[test]
-fn finds_in_a_store_end_of_claim_not_told() {
+fn finds_in_a_store_claim_waiters_not_woken() {
     must_find_planted(Bug::ClaimWaitersNotWoken, WHOLE_STORE, &[DEADLOCK], || drop_and_wait(1));
 }
 
 #[test]
-fn finds_in_a_store_one_follower_told() {
+fn finds_in_a_store_only_one_follower_woken() {
     must_find_planted(Bug::OnlyOneFollowerWoken, WHOLE_STORE, &[DEADLOCK], complete_together);
 }

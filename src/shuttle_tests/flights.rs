@@ -1,7 +1,7 @@
-//! Flights: one at a time changes a key, whoever waits is told, and nothing is left behind.
+//! Flights: one thread at a time changes a key, every waiter is woken, and no flight is left behind.
 //!
-//! What the engine does around them is modelled as `engine::begin` does it: look, enter, look again under the flight,
-//! decide, write, tell the index, leave a claim.
+//! The flights are real. The model around them follows `engine::begin`: look up, enter the flight, look up again, decide,
+//! write, update the index, set a claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,15 +17,15 @@ use crate::sync::{Mutex, yield_now};
 
 const HASH: u128 = 7;
 
-/// What the index says of the key.
+/// The state of the key according to the index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Said {
-    Nothing,
+enum Indexed {
+    Absent,
     Begun(Version),
     Completed(Version),
 }
 
-/// How a begin came out.
+/// The outcome of a begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Began {
     Acquired(Version, Claim),
@@ -34,113 +34,113 @@ enum Began {
     Completed(Version),
 }
 
-/// How long a begin waits for somebody else.
+/// How long a begin waits for another caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
     None,
-    /// Until a moment that may come at any time.
+    /// Until a deadline, which may pass at any step.
     Some,
     Endless,
 }
 
-/// One key of a store, as far as flights are concerned.
+/// One key of a store, reduced to what concerns flights.
 #[derive(Debug)]
 struct Model {
     flights: Flights,
-    said: Mutex<Said>,
-    /// Acts that somebody has the right to and has not ended; more than one would be the end of idempotency.
-    acting: Mutex<u32>,
+    indexed: Mutex<Indexed>,
+    /// Attempts that have started and not ended. With two at once, a side effect could happen twice.
+    running: Mutex<u32>,
     changes: AtomicU64,
 }
 
 impl Model {
     fn new() -> Arc<Model> {
-        let (said, acting) = (Mutex::new(Said::Nothing), Mutex::default());
-        Arc::new(Model { flights: Flights::new(), said, acting, changes: AtomicU64::new(0) })
+        let (indexed, running) = (Mutex::new(Indexed::Absent), Mutex::default());
+        Arc::new(Model { flights: Flights::new(), indexed, running, changes: AtomicU64::new(0) })
     }
 
-    fn said(&self) -> Said {
-        *self.said.lock()
+    fn indexed(&self) -> Indexed {
+        *self.indexed.lock()
     }
 
     fn next_version(&self) -> Version {
         Version::from_u64(self.changes.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// A record on its way to disk, and the index told.
-    fn commit(&self, says: Said) {
+    /// Writes a record, which takes time, and updates the index.
+    fn commit(&self, next: Indexed) {
         yield_now();
-        *self.said.lock() = says;
+        *self.indexed.lock() = next;
     }
 
-    fn act(&self) {
-        let mut acting = self.acting.lock();
-        *acting += 1;
-        assert_eq!(*acting, 1, "two have the right to act");
+    fn start_attempt(&self) {
+        let mut running = self.running.lock();
+        *running += 1;
+        assert_eq!(*running, 1, "two attempts run at once");
     }
 
-    fn end_act(&self) {
-        *self.acting.lock() -= 1;
+    fn end_attempt(&self) {
+        *self.running.lock() -= 1;
     }
 
     fn begin(&self, patience: Patience) -> Began {
         let mut has_time = patience != Patience::None;
         loop {
-            if let Said::Completed(version) = self.said() {
+            if let Indexed::Completed(version) = self.indexed() {
                 return Began::Completed(version);
             }
             let flight = self.flights.enter(HASH);
-            let said = self.said();
+            let indexed = self.indexed();
             let claim = flight.claim();
-            match (said, claim) {
-                (Said::Completed(version), _) => return Began::Completed(version),
-                (Said::Nothing, _) => {
+            match (indexed, claim) {
+                (Indexed::Completed(version), _) => return Began::Completed(version),
+                (Indexed::Absent, _) => {
                     let version = self.next_version();
-                    self.commit(Said::Begun(version));
+                    self.commit(Indexed::Begun(version));
                     flight.note_change();
                     let claim = Claim::Lease { version, attempt: 1, deadline_ms: u64::MAX };
                     flight.set_claim(Some(claim));
-                    self.act();
+                    self.start_attempt();
                     return Began::Acquired(version, claim);
                 }
-                (Said::Begun(_), Some(_)) => {
+                (Indexed::Begun(_), Some(_)) => {
                     if !has_time {
                         return Began::InProgress;
                     }
                     let until = (patience == Patience::Some).then(Instant::now);
                     has_time = flight.wait_for_change(claim, until);
                 }
-                (Said::Begun(version), None) => {
+                (Indexed::Begun(version), None) => {
                     let number = self.changes.fetch_add(1, Ordering::SeqCst);
                     let claim = Claim::Doubt { version, attempt: 1, number };
                     flight.set_claim(Some(claim));
-                    self.act();
+                    self.start_attempt();
                     return Began::InDoubt(version, claim);
                 }
             }
         }
     }
 
-    /// Ends the attempt by its result, and then the claim, as a lease that was completed is dropped.
+    /// Completes the attempt and then ends the claim, as dropping a completed lease does.
     fn complete(&self, version: Version, claim: Claim) {
-        self.end_act();
+        self.end_attempt();
         let flight = self.flights.enter(HASH);
-        assert_eq!(self.said(), Said::Begun(version), "somebody else changed what is claimed");
+        assert_eq!(self.indexed(), Indexed::Begun(version), "another thread changed a claimed key");
         let finished = self.next_version();
-        self.commit(Said::Completed(finished));
+        self.commit(Indexed::Completed(finished));
         flight.note_change();
         flight.set_claim(None);
         drop(flight);
         self.flights.end_claim(HASH, claim);
     }
 
-    /// Goes away without having ended the attempt.
+    /// Drops the claim without completing the attempt.
     fn abandon(&self, claim: Claim) {
-        self.end_act();
+        self.end_attempt();
         self.flights.end_claim(HASH, claim);
     }
 
-    /// Begins and, if there is something to be done, does it. What came out of the begin.
+    /// Begins, and completes the attempt if it was acquired or found in doubt.
     fn begin_and_complete(&self, patience: Patience) -> Began {
         let began = self.begin(patience);
         if let Began::Acquired(version, claim) | Began::InDoubt(version, claim) = began {
@@ -150,7 +150,7 @@ impl Model {
     }
 
     fn check_nothing_is_left(&self) {
-        assert!(self.flights.is_empty(), "a flight that is over leaves nothing behind");
+        assert!(self.flights.is_empty(), "a flight was left behind");
     }
 }
 
@@ -166,13 +166,13 @@ fn join<T>(threads: Vec<thread::JoinHandle<T>>) -> Vec<T> {
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
-/// Three begin at once and keep what they get.
+/// Three threads begin at once, and none completes.
 fn begin_and_begin() {
     let model = Model::new();
     let threads = (0..3).map(|_| spawn(&model, |model| model.begin(Patience::None))).collect();
     let began = join(threads);
     let acquired: Vec<_> = began.iter().filter(|began| matches!(began, Began::Acquired(..))).collect();
-    assert_eq!(acquired.len(), 1, "exactly one acquires");
+    assert_eq!(acquired.len(), 1, "exactly one thread acquires the key");
     assert_eq!(began.iter().filter(|began| **began == Began::InProgress).count(), 2);
     if let Began::Acquired(version, claim) = acquired[0] {
         model.complete(*version, *claim);
@@ -180,7 +180,7 @@ fn begin_and_begin() {
     model.check_nothing_is_left();
 }
 
-/// One acts while two wait as long as it takes; both must see the result.
+/// One thread completes while two wait without a limit. Both waiters must see the completion.
 fn complete_and_wait() {
     let model = Model::new();
     let Began::Acquired(version, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -193,7 +193,7 @@ fn complete_and_wait() {
     model.check_nothing_is_left();
 }
 
-/// The lease is dropped. One of those who wait takes the doubt and drops that as well; the next ends it.
+/// A lease is dropped while three threads wait. One of them may take over and drop the claim again; another completes.
 fn drop_and_take_over() {
     let model = Model::new();
     let Began::Acquired(_, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -206,13 +206,13 @@ fn drop_and_take_over() {
     let waiting =
         (0..2).map(|_| spawn(&model, |model| model.begin_and_complete(Patience::Endless))).collect();
     let began = join(waiting);
-    assert!(began.iter().any(|began| matches!(began, Began::InDoubt(..))), "one of them ends the doubt");
+    assert!(began.iter().any(|began| matches!(began, Began::InDoubt(..))), "one waiter takes over the doubt");
     dropping.join().unwrap();
     giving_up.join().unwrap();
     model.check_nothing_is_left();
 }
 
-/// The lease is dropped while exactly one waits: nobody else comes by who would wake it.
+/// A lease is dropped while exactly one thread waits, so that no other thread wakes it by chance.
 fn drop_and_take_over_alone() {
     let model = Model::new();
     let Began::Acquired(_, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -222,7 +222,7 @@ fn drop_and_take_over_alone() {
     model.check_nothing_is_left();
 }
 
-/// Somebody's patience ends at the moment at which the act does. Whoever waits on must be told all the same.
+/// Waits time out while the attempt completes. A waiter without a deadline must be woken all the same.
 fn time_out_and_complete() {
     let model = Model::new();
     let Began::Acquired(version, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -237,15 +237,15 @@ fn time_out_and_complete() {
     model.check_nothing_is_left();
 }
 
-/// A record is moved by somebody who does not wait, while others begin, end and look.
+/// A thread moves the record, skipping the key while it is in flight, while others begin and complete.
 fn moved_meanwhile() {
     let model = Model::new();
     let moving = spawn(&model, |model| {
         for _ in 0..3 {
             let Some(flight) = model.flights.try_enter(HASH) else { continue };
-            // Somewhere else, with the same words.
-            let said = model.said();
-            model.commit(said);
+            // A move changes where the record is, and not the state of the key.
+            let indexed = model.indexed();
+            model.commit(indexed);
             drop(flight);
         }
     });
@@ -254,65 +254,65 @@ fn moved_meanwhile() {
     let began = join(threads);
     moving.join().unwrap();
     assert_eq!(began.iter().filter(|began| matches!(began, Began::Acquired(..))).count(), 1);
-    assert!(matches!(model.said(), Said::Completed(_)));
+    assert!(matches!(model.indexed(), Indexed::Completed(_)));
     model.check_nothing_is_left();
 }
 
 #[test]
-fn of_those_who_begin_exactly_one_acquires() {
+fn exactly_one_of_several_begins_acquires_the_key() {
     explore("flights, begin/begin", THOROUGH, begin_and_begin);
 }
 
 #[test]
-fn whoever_waits_sees_the_completion() {
+fn every_waiter_sees_the_completion() {
     explore("flights, complete/wait", THOROUGH, complete_and_wait);
 }
 
 #[test]
-fn what_is_dropped_is_taken_over_by_one_who_waits() {
+fn a_waiter_takes_over_a_dropped_lease() {
     explore("flights, drop/takeover", THOROUGH, drop_and_take_over);
     explore("flights, drop/takeover by one", THOROUGH, drop_and_take_over_alone);
 }
 
 #[test]
-fn a_timeout_at_the_moment_of_the_completion_harms_nobody() {
+fn a_timeout_during_a_completion_strands_no_waiter() {
     explore("flights, timeout/complete", THOROUGH, time_out_and_complete);
 }
 
 #[test]
-fn a_record_is_moved_between_two_changes_and_never_within_one() {
+fn a_record_is_never_moved_during_a_change() {
     explore("flights, move/change", THOROUGH, moved_meanwhile);
 }
 
 #[test]
-fn finds_entered_regardless() {
-    let expected = ["two have the right to act", "exactly one acquires"];
+fn finds_flight_not_exclusive() {
+    let expected = ["two attempts run at once", "exactly one thread acquires the key"];
     must_find_planted(Bug::FlightNotExclusive, THOROUGH, &expected, begin_and_begin);
 }
 
 #[test]
-fn finds_leaving_not_told() {
+fn finds_flight_waiters_not_woken() {
     must_find_planted(Bug::FlightWaitersNotWoken, THOROUGH, &[DEADLOCK], complete_and_wait);
 }
 
 #[test]
-fn finds_seen_ignored() {
+fn finds_seen_claim_not_rechecked() {
     must_find_planted(Bug::SeenClaimNotRechecked, THOROUGH, &[DEADLOCK], drop_and_take_over_alone);
 }
 
 #[test]
-fn finds_change_told_to_one() {
+fn finds_only_one_waiter_woken() {
     must_find_planted(Bug::OnlyOneWaiterWoken, THOROUGH, &[DEADLOCK], complete_and_wait);
     must_find_planted(Bug::OnlyOneWaiterWoken, THOROUGH, &[DEADLOCK], time_out_and_complete);
 }
 
 #[test]
-fn finds_end_of_claim_not_told() {
+fn finds_claim_waiters_not_woken() {
     must_find_planted(Bug::ClaimWaitersNotWoken, THOROUGH, &[DEADLOCK], drop_and_take_over_alone);
 }
 
 #[test]
 fn finds_timeout_still_counted() {
-    let expected = ["leaves nothing behind"];
+    let expected = ["a flight was left behind"];
     must_find_planted(Bug::TimeoutStillCounted, THOROUGH, &expected, time_out_and_complete);
 }

@@ -1,8 +1,7 @@
-//! The index while segments are retired: whoever follows an address under the shard's lock finds the record there.
+//! The index while a segment is retired: a thread that follows an address under the shard's lock finds the record there.
 //!
-//! The index and the flights are the real ones. The log is a model whose slots can be freed, and in which reading a
-//! freed slot fails the test. What the writers do is what `engine::commit` does, and the retiring goes the way of
-//! `engine::reclaim`, step by step.
+//! The index and the flights are real. The log is a model with a slot that can be freed; reading it then fails the test. The
+//! writers follow the steps of the engine's commit, and retiring follows those of `engine::reclaim`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -14,42 +13,43 @@ use crate::flights::Flights;
 use crate::index::{Address, Index};
 use crate::sync::{Mutex, yield_now};
 
-/// Two keys that the index cannot tell apart: the same shard and the same tag. Each meets the other's records.
+/// Two keys that the index cannot distinguish: they have the same shard and the same tag. A lookup of one reads the other's
+/// record, too.
 const HASHES: [u128; 2] = [7 << 96 | 1, 7 << 96 | 2];
 
-/// What the model does wrong.
+/// The bug that is planted in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wrong {
-    Nothing,
-    /// "Not in the index" is believed of a key that is being changed.
-    NotAskedWhetherChanging,
+enum ModelBug {
+    None,
+    /// A key that is not in the index counts as gone, even while a thread is changing it.
+    ChangeInFlightIgnored,
     /// A record is moved without the key's flight.
     MovedWithoutFlight,
-    /// The index is not asked again once the flight is held.
-    NotLookedAgain,
-    /// The segment is given up before the index knows where its records went.
+    /// The index is not read again once the flight is held.
+    IndexNotReread,
+    /// The segment is freed before the index points to the moved records.
     FreedBeforeReplaced,
-    /// What is in flight is passed over, and not met again.
-    InFlightPassedOver,
-    /// The old address is taken out and the new one put in, in two steps.
+    /// A key in flight is skipped and not visited again.
+    InFlightSkipped,
+    /// The old address is removed and the new one inserted in two steps.
     ReplacedInTwoSteps,
-    /// The address is followed after the shard's lock was let go of.
+    /// The address is followed after the shard's lock is released.
     ReadOutsideLock,
-    /// The writer leaves the flight before the index says what was written.
+    /// The writer leaves the flight before the index points to its record.
     AppliedOutsideFlight,
 }
 
-/// A record: whose, and the how-manieth of that key.
+/// A record: the hash of its key, and its number among the records of that key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Record {
     hash: u128,
     count: u64,
 }
 
-/// Records by address, in two segments: one that fills up and is then retired, and the one behind it.
+/// Records by address, in two segments: the first fills up and is then retired, and the second follows it.
 #[derive(Debug, Default)]
 struct Contents {
-    /// The record at each address, and whether it lies in the first segment. Nothing is ever written over.
+    /// The record at each address, and whether it is in the first segment. Nothing is ever overwritten.
     records: Vec<(Record, bool)>,
     first_is_full: bool,
     first_is_free: bool,
@@ -60,13 +60,13 @@ struct Model {
     index: Index,
     flights: Flights,
     log: Mutex<Contents>,
-    wrong: Wrong,
+    bug: ModelBug,
 }
 
 impl Model {
     /// A store in which both keys have a record in the first segment.
-    fn new(wrong: Wrong) -> Arc<Model> {
-        let model = Model { index: Index::new(), flights: Flights::new(), log: Mutex::default(), wrong };
+    fn new(bug: ModelBug) -> Arc<Model> {
+        let model = Model { index: Index::new(), flights: Flights::new(), log: Mutex::default(), bug };
         for hash in HASHES {
             let address = model.append(Record { hash, count: 0 });
             model.index.insert(hash, address);
@@ -88,9 +88,9 @@ impl Model {
         record
     }
 
-    /// The key's last record and where it is.
+    /// The key's last record and its address.
     fn look_up(&self, hash: u128) -> Option<(Address, Record)> {
-        if self.wrong == Wrong::ReadOutsideLock {
+        if self.bug == ModelBug::ReadOutsideLock {
             let mut candidates = Vec::new();
             let none: Option<()> = self.index.find(hash, |address| {
                 candidates.push(address);
@@ -114,9 +114,9 @@ impl Model {
             let flight = self.flights.enter(hash);
             let Some((old, record)) = self.look_up(hash) else { panic!("{hash} is lost") };
             let new = self.append(Record { count: record.count + 1, ..record });
-            // Until it is as durable as was asked for.
+            // Writing the record takes time.
             yield_now();
-            if self.wrong == Wrong::AppliedOutsideFlight {
+            if self.bug == ModelBug::AppliedOutsideFlight {
                 drop(flight);
                 yield_now();
                 self.index.replace(hash, old, new);
@@ -127,7 +127,7 @@ impl Model {
         }
     }
 
-    /// Gives up what is known of the key, and then knows something of it again.
+    /// Forgets the key and then begins it again.
     fn forget_and_begin(&self, hash: u128) {
         let flight = self.flights.enter(hash);
         let Some((old, record)) = self.look_up(hash) else { panic!("{hash} is lost") };
@@ -138,14 +138,14 @@ impl Model {
         drop(flight);
 
         let flight = self.flights.enter(hash);
-        assert!(self.look_up(hash).is_none(), "forgotten");
+        assert!(self.look_up(hash).is_none(), "a forgotten key is still in the index");
         let new = self.append(Record { count: record.count + 2, ..record });
         yield_now();
         self.index.insert(hash, new);
         flight.note_change();
     }
 
-    /// Looks the key up, `turns` times; it never goes away and never goes back.
+    /// Looks the key up `turns` times. It must never be absent, and never return to an earlier record.
     fn keep_reading(&self, hash: u128, turns: u64) {
         let mut last = 0;
         for _ in 0..turns {
@@ -155,7 +155,7 @@ impl Model {
         }
     }
 
-    /// What the footer of the first segment names: each key's last record in it. Nothing is added to it from now on.
+    /// Closes the first segment and returns the entries of its footer: the last record of each key in it.
     fn close_first(&self) -> Vec<(u128, Address)> {
         let mut log = self.log.lock();
         log.first_is_full = true;
@@ -174,11 +174,11 @@ impl Model {
         self.log.lock().first_is_free = true;
     }
 
-    /// Moves what is alive in the first segment behind it, and gives the segment up.
+    /// Moves the live records of the first segment to the second, and frees the first.
     fn retire_first(&self) {
         let mut entries = self.close_first();
-        if self.wrong == Wrong::FreedBeforeReplaced {
-            // What it would copy is still in its hands; it is the readers who are let down.
+        if self.bug == ModelBug::FreedBeforeReplaced {
+            // The records are copied before the segment is freed, so that only readers can meet the bug.
             let copies: Vec<_> = entries.iter().map(|(hash, old)| (*hash, *old, self.read(*old))).collect();
             self.free_first();
             for (hash, old, record) in copies {
@@ -189,7 +189,7 @@ impl Model {
         }
         while !entries.is_empty() {
             entries.retain(|(hash, address)| !self.visit(*hash, *address));
-            if self.wrong == Wrong::InFlightPassedOver {
+            if self.bug == ModelBug::InFlightSkipped {
                 break;
             }
             yield_now();
@@ -197,33 +197,33 @@ impl Model {
         self.free_first();
     }
 
-    /// False if the key is in flight.
+    /// Moves the record at `old` if it is live. False if the key is in flight, so that it must be visited again.
     fn visit(&self, hash: u128, old: Address) -> bool {
-        if self.wrong == Wrong::MovedWithoutFlight {
+        if self.bug == ModelBug::MovedWithoutFlight {
             if self.index.holds(hash, old) {
                 let new = self.append(self.read(old));
                 yield_now();
-                assert!(self.index.replace(hash, old, new), "moved while it was changed");
+                assert!(self.index.replace(hash, old, new), "moved while it was being changed");
             }
             return true;
         }
-        if self.wrong != Wrong::NotAskedWhetherChanging && self.flights.is_changing(hash) {
+        if self.bug != ModelBug::ChangeInFlightIgnored && self.flights.is_changing(hash) {
             return false;
         }
         if !self.index.holds(hash, old) {
             return true;
         }
-        if self.wrong == Wrong::NotLookedAgain {
-            // Long enough for a whole change.
+        if self.bug == ModelBug::IndexNotReread {
+            // Long enough for another thread to change the key.
             (0..8).for_each(|_| yield_now());
         }
         let Some(flight) = self.flights.try_enter(hash) else { return false };
-        if self.wrong != Wrong::NotLookedAgain && !self.index.holds(hash, old) {
+        if self.bug != ModelBug::IndexNotReread && !self.index.holds(hash, old) {
             return true;
         }
         let new = self.append(self.read(old));
         yield_now();
-        if self.wrong == Wrong::ReplacedInTwoSteps {
+        if self.bug == ModelBug::ReplacedInTwoSteps {
             assert!(self.index.remove(hash, old));
             self.index.insert(hash, new);
         } else {
@@ -239,9 +239,9 @@ fn spawn(model: &Arc<Model>, work: impl FnOnce(&Model) + Send + 'static) -> thre
     thread::spawn(move || work(&model))
 }
 
-/// One writes, one reads, and the segment with the records of both keys is retired.
-fn read_while_retiring(wrong: Wrong) {
-    let model = Model::new(wrong);
+/// One thread writes a key and two read both, while the segment with their records is retired.
+fn read_while_retiring(bug: ModelBug) {
+    let model = Model::new(bug);
     let threads = [
         spawn(&model, |model| model.write(HASHES[0], 2)),
         spawn(&model, |model| model.keep_reading(HASHES[0], 2)),
@@ -252,13 +252,13 @@ fn read_while_retiring(wrong: Wrong) {
         thread.join().unwrap();
     }
     let counts = HASHES.map(|hash| model.look_up(hash).map(|(_, record)| record.count));
-    assert_eq!(counts, [Some(2), Some(0)], "what was written last is what is found");
+    assert_eq!(counts, [Some(2), Some(0)], "the last record of each key is found");
     assert!(model.flights.is_empty());
 }
 
 /// A key is forgotten and begun again while the segment that holds its records is retired.
-fn forget_while_retiring(wrong: Wrong) {
-    let model = Model::new(wrong);
+fn forget_while_retiring(bug: ModelBug) {
+    let model = Model::new(bug);
     let threads = [
         spawn(&model, |model| model.forget_and_begin(HASHES[0])),
         spawn(&model, |model| model.keep_reading(HASHES[1], 2)),
@@ -268,67 +268,67 @@ fn forget_while_retiring(wrong: Wrong) {
         thread.join().unwrap();
     }
     let counts = HASHES.map(|hash| model.look_up(hash).map(|(_, record)| record.count));
-    assert_eq!(counts, [Some(2), Some(0)], "what was written last is what is found");
-    assert_eq!(model.index.len(), 2, "and nothing else");
+    assert_eq!(counts, [Some(2), Some(0)], "the last record of each key is found");
+    assert_eq!(model.index.len(), 2, "the index has no other entry");
     assert!(model.flights.is_empty());
 }
 
-/// What a wrong way may come to light by, whichever thread meets it first.
+/// The assertion messages that report a bug, whichever thread meets it first.
 const SYMPTOMS: [&str; 6] = [
     "from a free slot",
-    "moved while it was changed",
+    "moved while it was being changed",
     "the flight keeps the entry",
     "is lost",
     "went back",
-    "is what is found",
+    "the last record of each key is found",
 ];
 
-fn must_find_wrong(wrong: Wrong) {
-    must_find(&format!("{wrong:?}"), THOROUGH, &SYMPTOMS, move || read_while_retiring(wrong));
+fn must_find_in_model(bug: ModelBug) {
+    must_find(&format!("{bug:?}"), THOROUGH, &SYMPTOMS, move || read_while_retiring(bug));
 }
 
 #[test]
-fn nobody_reads_a_free_slot_and_nobody_misses_a_record() {
-    explore("index, read/write/retire", THOROUGH, || read_while_retiring(Wrong::Nothing));
-    explore("index, forget/begin/retire", THOROUGH, || forget_while_retiring(Wrong::Nothing));
+fn no_lookup_reads_a_free_slot_or_misses_a_record() {
+    explore("index, read/write/retire", THOROUGH, || read_while_retiring(ModelBug::None));
+    explore("index, forget/begin/retire", THOROUGH, || forget_while_retiring(ModelBug::None));
 }
 
 #[test]
-fn finds_not_asked_whether_changing() {
-    must_find_wrong(Wrong::NotAskedWhetherChanging);
+fn finds_change_in_flight_ignored() {
+    must_find_in_model(ModelBug::ChangeInFlightIgnored);
 }
 
 #[test]
 fn finds_moved_without_flight() {
-    must_find_wrong(Wrong::MovedWithoutFlight);
+    must_find_in_model(ModelBug::MovedWithoutFlight);
 }
 
 #[test]
-fn finds_not_looked_again() {
-    must_find_wrong(Wrong::NotLookedAgain);
+fn finds_index_not_reread() {
+    must_find_in_model(ModelBug::IndexNotReread);
 }
 
 #[test]
 fn finds_freed_before_replaced() {
-    must_find_wrong(Wrong::FreedBeforeReplaced);
+    must_find_in_model(ModelBug::FreedBeforeReplaced);
 }
 
 #[test]
-fn finds_in_flight_passed_over() {
-    must_find_wrong(Wrong::InFlightPassedOver);
+fn finds_in_flight_skipped() {
+    must_find_in_model(ModelBug::InFlightSkipped);
 }
 
 #[test]
 fn finds_replaced_in_two_steps() {
-    must_find_wrong(Wrong::ReplacedInTwoSteps);
+    must_find_in_model(ModelBug::ReplacedInTwoSteps);
 }
 
 #[test]
 fn finds_read_outside_lock() {
-    must_find_wrong(Wrong::ReadOutsideLock);
+    must_find_in_model(ModelBug::ReadOutsideLock);
 }
 
 #[test]
 fn finds_applied_outside_flight() {
-    must_find_wrong(Wrong::AppliedOutsideFlight);
+    must_find_in_model(ModelBug::AppliedOutsideFlight);
 }

@@ -1,17 +1,19 @@
-//! How threads interleave, explored by [shuttle](https://docs.rs/shuttle) instead of waited for.
+//! Concurrency tests: [shuttle](https://docs.rs/shuttle) explores how the threads of a scenario interleave.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg oncekey_shuttle" cargo test --lib shuttle -- --nocapture
 //! ```
 //!
-//! Every scenario is run under two schedulers. One goes on with any thread at every step; the other (PCT) gives
-//! threads priorities and changes them at few places, which is how rare orders are met that need a thread to stand
-//! still for long. A wait that nobody ends is a deadlock, and shuttle reports it.
+//! Each scenario runs under two schedulers. The random one continues with any thread at each step. The other (PCT) gives
+//! the threads priorities and changes them at a few steps; it finds the rare orders in which one thread must stand still for
+//! long. If all threads wait and none can wake another, shuttle reports a deadlock.
 //!
-//! A scenario that finds nothing proves little unless it would have found something. So each has bugs planted, in the
-//! code itself where there is a place for them or in the scenario's own model, and must find every one of them.
+//! A scenario that passes proves little unless it can fail. So each has planted bugs, in the code itself ([`planted`]) or in
+//! the scenario's model, and a test for each bug requires the scenario to find it.
 //!
-//! What failed is run again, step by step, with `shuttle::replay` and the schedule that the failure prints.
+//! To step through a failure, pass the schedule that it prints to `shuttle::replay`.
+//!
+//! [`planted`]: crate::planted
 
 #[cfg(feature = "bincode")]
 mod applied;
@@ -34,38 +36,38 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 use crate::planted::{Bug, plant};
 
-/// Places at which the second scheduler changes priorities: most races need one or two.
+/// How often the PCT scheduler changes priorities in one interleaving. Most races need one or two changes.
 const PRIORITY_CHANGES: usize = 3;
 
-/// How many interleavings of a scenario are tried under each scheduler, unless the variable of the environment
-/// `ONCEKEY_SHUTTLE_ITERATIONS` says otherwise.
+/// How many interleavings of a scenario to run under each scheduler. The environment variable
+/// `ONCEKEY_SHUTTLE_ITERATIONS` overrides the number.
 #[derive(Debug, Clone, Copy)]
 struct Effort(usize);
 
 /// For a model of a few steps.
 const THOROUGH: Effort = Effort(5_000);
-/// For a whole store, of which each must be made first.
+/// For a whole store, which each interleaving creates anew.
 const WHOLE_STORE: Effort = Effort(2_000);
-/// A bug may take this many times as many until it is found: the search ends when it is.
+/// A search for a planted bug may run this many times as many interleavings. It ends at the first failure.
 const PERSEVERANCE: usize = 10;
 
 impl Effort {
     fn iterations(self) -> usize {
-        let asked = std::env::var("ONCEKEY_SHUTTLE_ITERATIONS").ok();
-        asked.and_then(|count| count.parse().ok()).unwrap_or(self.0)
+        let chosen = std::env::var("ONCEKEY_SHUTTLE_ITERATIONS").ok();
+        chosen.and_then(|count| count.parse().ok()).unwrap_or(self.0)
     }
 }
 
 fn config(failure_persistence: FailurePersistence) -> Config {
     let mut config = Config::new();
-    // A store's calls go deeper than the models that shuttle's 32 KiB are meant for.
+    // The calls of a store need more stack than shuttle's default of 32 KiB.
     config.stack_size = 512 << 10;
     config.max_steps = MaxSteps::FailAfter(200_000);
     config.failure_persistence = failure_persistence;
     config
 }
 
-/// Runs the scenario under both schedulers and says how many interleavings that were.
+/// Runs the scenario under both schedulers and prints the number of interleavings.
 fn explore(name: &str, effort: Effort, scenario: impl Fn() + Send + Sync + Clone + 'static) {
     let iterations = effort.iterations();
     let random = Runner::new(RandomScheduler::new(iterations), config(FailurePersistence::Print));
@@ -76,7 +78,7 @@ fn explore(name: &str, effort: Effort, scenario: impl Fn() + Send + Sync + Clone
     println!("{name}: {tried} interleavings, no failure");
 }
 
-/// Runs a scenario that has a bug planted and demands that it fails, for one of the reasons `expected`: a scenario
+/// Runs a scenario with a planted bug and requires it to fail with a message that contains one of `expected`. A scenario
 /// that fails for another reason has not found this bug.
 fn must_find(
     name: &str,
@@ -108,13 +110,13 @@ fn must_find(
     let first_line = message.lines().next().unwrap_or_default();
     assert!(
         expected.iter().any(|expected| message.contains(expected)),
-        "{name} was to be seen as one of {expected:?}, but what was seen is: {message}"
+        "{name} should fail with one of {expected:?}, but failed with: {message}"
     );
     println!("{name}: found in interleaving {tried}: {first_line}");
 }
 
-/// The same for a bug that the code itself has a place for. Shuttle runs all threads of a scenario on this one, so that
-/// what is planted here is planted for all of them, and for no other test.
+/// [`must_find`] for a bug that is planted in the code itself. Shuttle runs all threads of a scenario on the thread of the
+/// test, so the bug is planted for all of them and for no other test.
 fn must_find_planted(
     bug: Bug,
     effort: Effort,
@@ -131,5 +133,5 @@ fn message_of(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
 }
 
-/// What shuttle says when all threads wait.
+/// Shuttle's message when all threads wait.
 const DEADLOCK: &str = "deadlock";

@@ -1,4 +1,4 @@
-//! Renewals of leases: against a takeover, a drop, and callers that wait.
+//! Renewing a lease while it is taken over, dropped or waited for.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ fn short_lease(store: &Store) -> Lease {
     lease
 }
 
-/// Whether it worked; there is one reason why not.
+/// Renews the lease. False if it is fenced, the only reason for a refusal here.
 fn renew(lease: &Lease) -> bool {
     match lease.renew(seconds(10)) {
         Ok(()) => true,
@@ -42,7 +42,7 @@ fn renew(lease: &Lease) -> bool {
     }
 }
 
-/// A lease is renewed while another caller asks for the operation, and its deadline passes meanwhile or before.
+/// A lease is renewed while another caller begins the operation. Its deadline passes meanwhile, or has passed before.
 fn renew_and_take_over(deadline_passes_meanwhile: bool) {
     let clock = ManualClock::new(1_700_000_000_000);
     let store = store(&clock);
@@ -57,16 +57,16 @@ fn renew_and_take_over(deadline_passes_meanwhile: bool) {
         passing();
         None
     };
-    let asking = {
+    let beginning = {
         let store = store.clone();
         thread::spawn(move || store.begin("a", Fingerprint::NONE).unwrap())
     };
-    // A begin takes many steps and a renewal few: it comes at any of them.
+    // A begin takes many steps and a renewal few. Reading a few times lets the renewal start at any step of the begin.
     for _ in 0..3 {
         store.get("a").unwrap();
     }
     let renewed = renew(&lease);
-    let began = asking.join().unwrap();
+    let began = beginning.join().unwrap();
     if let Some(moving) = moving {
         moving.join().unwrap();
     }
@@ -76,7 +76,7 @@ fn renew_and_take_over(deadline_passes_meanwhile: bool) {
         other => panic!("{other:?}"),
     }
     assert_eq!(lease.is_current(), renewed);
-    assert_eq!(renew(&lease), renewed, "it is decided");
+    assert_eq!(renew(&lease), renewed, "a second renewal has the same outcome");
     if renewed {
         clock.advance(Duration::from_millis(9_999));
         let began = store.begin("a", Fingerprint::NONE).unwrap();
@@ -86,7 +86,8 @@ fn renew_and_take_over(deadline_passes_meanwhile: bool) {
     store.close().unwrap();
 }
 
-/// The same, and the other caller waits; whoever keeps the operation ends it.
+/// A lease is renewed while another caller waits for the operation and its deadline passes. If the renewal succeeds, the
+/// lease completes.
 fn renew_and_wait() {
     let clock = ManualClock::new(1_700_000_000_000);
     let store = store(&clock);
@@ -108,23 +109,23 @@ fn renew_and_wait() {
     moving.join().unwrap();
 }
 
-/// A lease is renewed by a handle that is not the lease, while that is dropped.
+/// One thread renews a lease while another drops it.
 fn renew_and_drop() {
     let flights = Arc::new(Flights::new());
     flights.enter(HASH).set_claim(Some(NEVER));
     let dropping = {
         let flights = Arc::clone(&flights);
-        thread::spawn(move || assert!(flights.end_claim(HASH, NEVER), "a renewed lease is still the same"))
+        thread::spawn(move || assert!(flights.end_claim(HASH, NEVER), "a renewal must not end the lease"))
     };
     for deadline_ms in [1_000, 2_000] {
         flights.enter(HASH).renew_lease(VERSION, deadline_ms);
     }
     dropping.join().unwrap();
-    assert_eq!(flights.claims(), 0, "the claim came back and never ends");
-    assert!(flights.is_empty(), "a flight that is over leaves nothing behind");
+    assert_eq!(flights.claims(), 0, "a renewal revived the claim of a dropped lease");
+    assert!(flights.is_empty(), "a flight was left behind");
 }
 
-/// Two wait for a lease without a deadline, as `wait_for_other` does, and it is given one.
+/// Two threads wait for a lease without a deadline, as `wait_for_other` does. Then a renewal gives it a deadline.
 fn shorten_and_wait() {
     let flights = Arc::new(Flights::new());
     flights.enter(HASH).set_claim(Some(NEVER));
@@ -136,7 +137,7 @@ fn shorten_and_wait() {
                     let flight = flights.enter(HASH);
                     let seen = flight.claim();
                     let Some(Claim::Lease { deadline_ms, .. }) = seen else { panic!("{seen:?}") };
-                    // Whatever the deadline is, it comes.
+                    // Any deadline may pass at once.
                     let until = (deadline_ms < u64::MAX).then(Instant::now);
                     if !flight.wait_for_change(seen, until) {
                         return deadline_ms;
@@ -152,14 +153,14 @@ fn shorten_and_wait() {
 }
 
 #[test]
-fn of_a_renewal_and_a_takeover_exactly_one_succeeds() {
+fn exactly_one_of_a_renewal_and_a_takeover_succeeds() {
     explore("renewal, renew/take over", WHOLE_STORE, || renew_and_take_over(false));
     explore("renewal, renew/take over/pass", WHOLE_STORE, || renew_and_take_over(true));
     explore("renewal, renew/wait", WHOLE_STORE, renew_and_wait);
 }
 
 #[test]
-fn a_lease_that_is_dropped_stays_dropped() {
+fn a_renewal_never_revives_a_dropped_lease() {
     explore("renewal, renew/drop", THOROUGH, renew_and_drop);
 }
 
@@ -174,7 +175,7 @@ fn finds_renewed_after_takeover() {
     must_find_planted(bug, WHOLE_STORE, &["both the renewal and the takeover"], || {
         renew_and_take_over(false)
     });
-    must_find_planted(bug, THOROUGH, &["came back and never ends"], renew_and_drop);
+    must_find_planted(bug, THOROUGH, &["revived the claim"], renew_and_drop);
 }
 
 #[test]
@@ -184,6 +185,6 @@ fn finds_renewed_without_flight() {
 }
 
 #[test]
-fn finds_renewal_not_told() {
+fn finds_renewal_waiters_not_woken() {
     must_find_planted(Bug::RenewalWaitersNotWoken, THOROUGH, &[DEADLOCK], shorten_and_wait);
 }

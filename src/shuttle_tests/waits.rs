@@ -1,5 +1,7 @@
-//! What a caller waits for who does not wait for ever: whoever is at the disk with a key goes on only when the others
-//! have been answered, so that one who waited for it would be a deadlock.
+//! Bounded waits: what a caller with a deadline, or without patience, may wait for.
+//!
+//! Where a wait must not depend on another thread, that thread continues only after the waiter has returned. A waiter that
+//! depended on it would be a deadlock.
 
 use std::io;
 use std::sync::Arc;
@@ -18,36 +20,38 @@ use crate::{Begin, Fingerprint, ManualClock, Options, Status, Store};
 const HASH: u128 = 7;
 const START_MS: u64 = 1_700_000_000_000;
 
-/// A thread at the disk with a key, until two others have been answered: one without patience, one with a deadline.
+/// A thread does disk I/O with a key's flight until two other callers have returned: one without patience, and one with a
+/// deadline.
 fn at_the_disk() {
     let flights = Arc::new(Flights::new());
-    let answered = Arc::new((Mutex::new(0), Condvar::default()));
+    let returned = Arc::new((Mutex::new(0), Condvar::default()));
     let callers: Vec<_> = [Patience::None, Patience::Until(Instant::now())]
         .into_iter()
         .map(|patience| {
-            let (flights, answered) = (Arc::clone(&flights), Arc::clone(&answered));
+            let (flights, returned) = (Arc::clone(&flights), Arc::clone(&returned));
             thread::spawn(move || {
                 drop(flights.enter_within(HASH, patience));
-                *answered.0.lock() += 1;
-                answered.1.notify_all();
+                *returned.0.lock() += 1;
+                returned.1.notify_all();
             })
         })
         .collect();
     let at_disk = flights.enter(HASH);
     at_disk.note_disk();
-    let mut count = answered.0.lock();
+    let mut count = returned.0.lock();
     while *count < callers.len() {
-        answered.1.wait(&mut count);
+        returned.1.wait(&mut count);
     }
     drop(count);
     drop(at_disk);
     for caller in callers {
         caller.join().unwrap();
     }
-    assert!(flights.is_empty(), "a flight that is over leaves nothing behind");
+    assert!(flights.is_empty(), "a flight was left behind");
 }
 
-/// Threads with and without a deadline enter and leave, one of them by way of the disk; whoever has time gets in.
+/// Threads without patience, with a deadline and without a limit enter a flight, start disk I/O and leave. The one without
+/// a limit must get in.
 fn in_and_out() {
     let flights = Arc::new(Flights::new());
     let callers: Vec<_> = [Patience::None, Patience::Until(Instant::now()), Patience::Endless]
@@ -64,10 +68,10 @@ fn in_and_out() {
     for caller in callers {
         caller.join().unwrap();
     }
-    assert!(flights.is_empty(), "a flight that is over leaves nothing behind");
+    assert!(flights.is_empty(), "a flight was left behind");
 }
 
-/// A medium of which only the syncs matter.
+/// A disk that counts only as synced or not.
 #[derive(Debug, Default)]
 struct Disk {
     is_synced: AtomicBool,
@@ -85,7 +89,7 @@ impl CommitSink for Disk {
     }
 }
 
-/// Three want the same to be durable, and one of them syncs.
+/// Three threads wait for the same sync, which one of them makes.
 fn sync_together() {
     let commit = Arc::new((Commit::new(300), Disk::default()));
     let callers: Vec<_> = (0..3)
@@ -113,7 +117,7 @@ fn store(clock: &ManualClock) -> Store {
         .unwrap()
 }
 
-/// One begins and completes while another looks: the states come in their order, and none of them is a doubt.
+/// One thread begins and completes while another reads the state. It must see the states in order, and never a doubt.
 fn look_and_complete() {
     let store = store(&ManualClock::new(START_MS));
     let performing = {
@@ -127,19 +131,19 @@ fn look_and_complete() {
         Status::Absent => 0,
         Status::InProgress => 1,
         Status::Completed => 2,
-        status => panic!("seen {status:?}, though nobody dropped a lease"),
+        status => panic!("saw {status:?}, although no lease was dropped"),
     };
     let mut last = 0;
     for _ in 0..3 {
         let seen = order(store.get("a").unwrap().status());
-        assert!(seen >= last, "a state came back");
+        assert!(seen >= last, "an earlier state was seen again");
         last = seen;
     }
     performing.join().unwrap();
     assert_eq!(store.get("a").unwrap().status(), Status::Completed);
 }
 
-/// A clock that is moved by hand passes the deadline of a lease that somebody waits for.
+/// A manual clock is moved past the deadline of a lease for which a thread waits.
 fn move_clock_and_wait() {
     let clock = ManualClock::new(START_MS);
     let store = store(&clock);
@@ -152,23 +156,23 @@ fn move_clock_and_wait() {
 }
 
 #[test]
-fn nobody_with_a_deadline_waits_for_the_disk_of_another() {
+fn a_bounded_wait_does_not_depend_on_another_thread_s_disk_io() {
     explore("waits, at the disk", THOROUGH, at_the_disk);
     explore("waits, in and out", THOROUGH, in_and_out);
 }
 
 #[test]
-fn one_sync_is_for_all_who_wait_for_it() {
+fn one_sync_serves_all_that_wait_for_it() {
     explore("waits, sync/sync/sync", THOROUGH, sync_together);
 }
 
 #[test]
-fn a_look_sees_no_doubt_where_there_is_none() {
+fn a_reader_never_sees_a_doubt_of_a_live_lease() {
     explore("waits, look/complete", WHOLE_STORE, look_and_complete);
 }
 
 #[test]
-fn a_clock_that_is_moved_wakes_who_waits() {
+fn moving_a_manual_clock_wakes_waiters() {
     explore("waits, move clock/wait", WHOLE_STORE, move_clock_and_wait);
 }
 
@@ -178,26 +182,26 @@ fn finds_flight_wait_unbounded() {
 }
 
 #[test]
-fn finds_disk_not_told() {
+fn finds_impatient_not_woken() {
     must_find_planted(Bug::ImpatientNotWoken, THOROUGH, &[DEADLOCK], at_the_disk);
 }
 
 #[test]
-fn finds_sync_end_not_told() {
+fn finds_sync_waiters_not_woken() {
     must_find_planted(Bug::SyncWaitersNotWoken, THOROUGH, &[DEADLOCK], sync_together);
 }
 
 #[test]
 fn finds_lease_after_index() {
-    must_find_planted(Bug::LeaseAfterIndex, WHOLE_STORE, &["nobody dropped a lease"], look_and_complete);
+    must_find_planted(Bug::LeaseAfterIndex, WHOLE_STORE, &["no lease was dropped"], look_and_complete);
 }
 
 #[test]
-fn finds_looked_once() {
-    must_find_planted(Bug::IndexReadOnce, WHOLE_STORE, &["nobody dropped a lease"], look_and_complete);
+fn finds_index_read_once() {
+    must_find_planted(Bug::IndexReadOnce, WHOLE_STORE, &["no lease was dropped"], look_and_complete);
 }
 
 #[test]
-fn finds_clock_move_ignored_by_whoever_is_about_to_wait() {
+fn finds_seen_claim_not_rechecked_after_a_clock_move() {
     must_find_planted(Bug::SeenClaimNotRechecked, WHOLE_STORE, &[DEADLOCK], move_clock_and_wait);
 }
