@@ -95,7 +95,7 @@ mod signal {
         }
 
         /// Sets the number and wakes all waiters.
-        pub(crate) fn tell_all(&self, number: u32) {
+        pub(crate) fn set_and_wake_all(&self, number: u32) {
             self.number.store(number, Ordering::SeqCst);
             if self.waiting.load(Ordering::SeqCst) > 0 {
                 atomic_wait::wake_all(&self.number);
@@ -103,7 +103,7 @@ mod signal {
         }
 
         /// Sets the number without waking a waiter.
-        pub(crate) fn change(&self, number: u32) {
+        pub(crate) fn set(&self, number: u32) {
             self.number.store(number, Ordering::SeqCst);
         }
 
@@ -139,12 +139,12 @@ mod signal {
             }
         }
 
-        pub(crate) fn tell_all(&self, number: u32) {
+        pub(crate) fn set_and_wake_all(&self, number: u32) {
             *self.number.lock() = number;
             self.changed.notify_all();
         }
 
-        pub(crate) fn change(&self, number: u32) {
+        pub(crate) fn set(&self, number: u32) {
             *self.number.lock() = number;
         }
 
@@ -368,12 +368,12 @@ mod tests {
             scope.spawn(|| {
                 for turn in 0..TURNS {
                     there.wait_while(turn);
-                    back.change(turn + 1);
+                    back.set(turn + 1);
                     back.wake_one();
                 }
             });
             for turn in 0..TURNS {
-                there.tell_all(turn + 1);
+                there.set_and_wake_all(turn + 1);
                 back.wait_while(turn);
             }
         });
@@ -388,7 +388,7 @@ mod tests {
                 scope.spawn(|| signal.wait_while(0));
             }
             yield_now();
-            signal.tell_all(1);
+            signal.set_and_wake_all(1);
         });
     }
 }

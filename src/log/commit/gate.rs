@@ -63,10 +63,10 @@ impl Gate {
     pub(super) fn wake(&self, until: Until, phase: u32) {
         let signal = self.signals.of(until);
         if planted(Bug::OnlyOneFollowerWoken) {
-            signal.change(phase);
+            signal.set(phase);
             signal.wake_one();
         } else {
-            signal.tell_all(phase);
+            signal.set_and_wake_all(phase);
         }
     }
 
@@ -86,7 +86,7 @@ impl Gate {
             return None;
         }
         let signal = self.signals.of(until);
-        signal.change(signal.get().wrapping_add(PHASE_BITS + 1));
+        signal.set(signal.get().wrapping_add(PHASE_BITS + 1));
         Some(Nudge { gate: Arc::clone(self), until })
     }
 }
