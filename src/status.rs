@@ -1,25 +1,26 @@
-//! The state of a key: one table, pure, and the only place where a status changes.
+//! The state of a key, the versions of its records, and the table that decides every change of state.
 //!
-//! | from | event | to |
-//! |---|---|---|
-//! | Absent | begin | InProgress, the next attempt; durable before the caller may act |
-//! | InProgress | complete | Completed: status and result in one record |
-//! | InProgress | release (the act certainly did not happen) | Absent; the attempts are remembered for a while: for the key retention at most, until reclaiming wants their room |
-//! | InProgress | doubt: lease dropped, panic, process gone, or its deadline passed and somebody else asks | InDoubt |
-//! | InDoubt | begin | InProgress, the next attempt, and the caller is told of the doubt |
-//! | InDoubt | complete, release, by someone who found out | Completed, Absent |
-//! | Absent | record ("seen and done" in one) | Completed |
-//! | Completed | result retention passes | Completed, without its result |
-//! | Completed | key retention passes | Absent |
-//! | InDoubt, Completed | forget | Absent |
+//! [`CASES`] has one row for each pair of status and event; [`transition`] looks a pair up in it. The module is pure: it
+//! knows neither records nor time nor leases. `record` and `engine::view` derive a key's [`Status`]; every module that
+//! changes a key calls [`transition`] first.
 //!
-//! Everything else is refused, by [`transition`], with the reason. InProgress and InDoubt are never ended by
-//! time: only a completion, a release or a `forget` ends them.
+//! Invariants:
+//!
+//! - Time never ends an operation that is in progress or in doubt. Only a completion, a release or a forget does.
+//! - A completed key never runs again and never changes its result. It only loses the result, and later the key, when
+//!   their retentions pass, or all of it to a forget.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// Where a key stands.
+/// The state of a key.
+///
+/// | status | the side effect | how it ends |
+/// |---|---|---|
+/// | `Absent` | is not known to have run | a begin, or [`Store::record`](crate::Store::record) |
+/// | `InProgress` | may be running now | completion or release; anything else leaves it in doubt |
+/// | `InDoubt` | may have happened | completion, release, another attempt, or [`Store::forget`](crate::Store::forget); never by time |
+/// | `Completed` | has happened | when the key's retention passes, or [`Store::forget`](crate::Store::forget) |
 ///
 /// ```
 /// use oncekey::{Fingerprint, Status, Store};
@@ -33,13 +34,13 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// Nothing is known of the key: it was never begun, or it was released, forgotten, or its retention passed.
+    /// The store knows nothing of the key: it never began, was released or forgotten, or its retention has passed.
     Absent,
-    /// A lease on it is alive in this process.
+    /// A lease on the key is alive in this process, and its deadline, if it has one, has not passed.
     InProgress,
-    /// An attempt began and nobody knows whether the act happened.
+    /// An attempt began, its lease is gone or past its deadline, and it is unknown whether its side effect happened.
     InDoubt,
-    /// The act was performed and its result recorded.
+    /// The side effect happened, and the store has recorded that.
     Completed,
 }
 
@@ -54,12 +55,15 @@ impl fmt::Display for Status {
     }
 }
 
-/// Which change of its key a record is: the fencing token.
+/// The version of a record: a number that identifies one change of one key, and serves as a fencing token.
 ///
-/// Versions are unique and grow for ever within one file, across restarts, power loss, deletion and compaction;
-/// moving a record does not change its version. The upper 24 bits count the openings of the file that did not follow a
-/// clean close, the lower 40 the changes since: after a clean close both go on where they were. Hand it to the outside
-/// world with the act, and let that refuse an older one.
+/// Versions are unique within a file, and a later version of a key is always higher than an earlier one. This holds across
+/// restarts, power loss, deletion and compaction, which moves records without changing their versions. Pass the version to
+/// the outside world together with the side effect, so that it can refuse an attempt with a lower version than the highest
+/// it has seen.
+///
+/// The upper 24 bits count the openings of the file that did not follow a clean close; the lower 40 bits count the changes
+/// since. An opening after a clean close normally continues both counts.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store, Begin};
@@ -74,9 +78,9 @@ impl fmt::Display for Status {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u64);
 
-/// How many bits of a version count the changes in one opening.
+/// How many bits of a version count the changes under one open count.
 const COUNTER_BITS: u32 = 40;
-/// The highest count of openings that a version can hold.
+/// The highest open count that a version can hold.
 pub(crate) const MAX_OPEN_COUNT: u32 = (1 << (64 - COUNTER_BITS)) - 1;
 const _: () = assert!(MAX_OPEN_COUNT == 0x00FF_FFFF);
 /// The highest count of changes that a version can hold.
@@ -84,29 +88,30 @@ pub(crate) const MAX_COUNTER: u64 = (1 << COUNTER_BITS) - 1;
 const _: () = assert!(MAX_COUNTER == 0x00FF_FFFF_FFFF);
 
 impl Version {
-    /// The version number `counter` of opening `open_count`; None when either is beyond its bits.
+    /// The version of change `counter` under `open_count`; `None` if either does not fit its bits.
     pub(crate) fn compose(open_count: u32, counter: u64) -> Option<Version> {
         let fits = open_count <= MAX_OPEN_COUNT && counter <= MAX_COUNTER;
         fits.then(|| Version(u64::from(open_count) << COUNTER_BITS | counter))
     }
 
-    /// Which of the counted openings of the file it comes from.
+    /// The open count: how many openings did not follow a clean close, up to the one that made this version.
     pub(crate) fn open_count(self) -> u32 {
         u32::try_from(self.0 >> COUNTER_BITS).unwrap_or(MAX_OPEN_COUNT)
     }
 
-    /// Which change it is under that open count.
+    /// The number of the change under that open count.
     pub(crate) fn counter(self) -> u64 {
         self.0 & MAX_COUNTER
     }
 
-    /// The version as a number: for logs, for headers, for a fencing check outside.
+    /// The version as a number, for logs, headers, and fencing checks outside of the store. Compares as the version does.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// The version that [`Version::as_u64`] gave.
+    /// Makes a version from the number that [`Version::as_u64`] returned. Every number is a version; whether a record has
+    /// it is for the store to check.
     #[must_use]
     pub const fn from_u64(version: u64) -> Version {
         Version(version)
@@ -122,24 +127,24 @@ impl fmt::Display for Version {
 impl FromStr for Version {
     type Err = ParseVersionError;
 
-    /// The version that `Display` printed like this: the opening and the change in it, as in `3.1729`.
+    /// Parses exactly what `Display` prints: the open count and the number of the change, as in `3.1729`.
     fn from_str(text: &str) -> Result<Version, ParseVersionError> {
         let (open_count, counter) = text.split_once('.').ok_or(ParseVersionError(()))?;
         let open_count = open_count.parse().map_err(|_| ParseVersionError(()))?;
         let counter = counter.parse().map_err(|_| ParseVersionError(()))?;
         let version = Version::compose(open_count, counter).ok_or(ParseVersionError(()))?;
-        // Neither signs nor zeroes in front: what is compared as text must be one text.
+        // No signs and no leading zeroes: programs compare versions as text, so each version has one text only.
         if version.to_string() == text { Ok(version) } else { Err(ParseVersionError(())) }
     }
 }
 
-/// The text is not one that a [`Version`] prints.
+/// The error of parsing a [`Version`] from text that no version prints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseVersionError(());
 
 impl fmt::Display for ParseVersionError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str("not a version: expected the opening and the change in it, as in 3.1729")
+        out.write_str("not a version: expected two numbers and a dot between them, as in 3.1729")
     }
 }
 
@@ -148,148 +153,266 @@ impl std::error::Error for ParseVersionError {}
 /// What can happen to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// Somebody wants to perform the act.
+    /// A caller wants to run the side effect.
     Begin,
-    /// The act happened and this is its result.
+    /// The side effect happened, and its result is to be recorded.
     Complete,
-    /// The act certainly did not happen.
+    /// The side effect certainly did not happen.
     Release,
-    /// Whoever was at it is gone, or its time is up.
+    /// The lease was dropped, its process ended, its deadline passed, or a compare-and-set puts the key in doubt.
     Doubt,
-    /// Seen and done, in one.
+    /// Begin and completion in one record.
     Record,
-    /// The key retention passed.
+    /// The key's retention passed.
     ExpireKey,
-    /// An operator gives up what is known of the key.
+    /// An operator gives up what the store knows of the key.
     Forget,
 }
 
-/// Why an event cannot happen to a key as it stands.
+/// Why an event cannot happen to a key in its present status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// Somebody in this process is at it.
+    /// A lease on the key is alive in this process.
     InProgress,
-    /// Nobody knows whether an earlier attempt happened.
+    /// It is unknown whether the side effect of an earlier attempt happened.
     InDoubt,
-    /// It is done: what is recorded is the answer.
+    /// The operation is completed: the recorded result is the answer.
     Completed,
-    /// There is nothing that the event could end.
+    /// There is no operation that the event could end.
     Absent,
-    /// The rules of retention do not apply to a key that is not finished.
+    /// Retention begins when an operation is completed or released, and this one is neither.
     NotFinished,
 }
 
-/// The table.
-pub(crate) fn transition(from: Status, event: Event) -> Result<Status, Refused> {
+/// One row of the state table: the decision for one status and one event.
+struct Case {
+    /// Names the row in test failures.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for readers and tests"))]
+    label: &'static str,
+    from: Status,
+    event: Event,
+    decision: Result<Status, Refused>,
+    #[cfg_attr(not(test), expect(dead_code, reason = "for readers and tests"))]
+    reason: &'static str,
+}
+
+const fn case(
+    label: &'static str,
+    from: Status,
+    event: Event,
+    decision: Result<Status, Refused>,
+    reason: &'static str,
+) -> Case {
+    Case { label, from, event, decision, reason }
+}
+
+const STATUSES: usize = 4;
+const EVENTS: usize = 7;
+
+/// The state table: every event by every status, in the order of the two enums.
+#[rustfmt::skip]
+const CASES: [[Case; STATUSES]; EVENTS] = {
     use Event::{Begin, Complete, Doubt, ExpireKey, Forget, Record, Release};
     use Status::{Absent, Completed, InDoubt, InProgress};
-    match (from, event) {
-        (Absent | InDoubt, Begin) => Ok(InProgress),
-        (InProgress, Begin | Record | Forget) => Err(Refused::InProgress),
-        (Completed, Begin | Record) => Err(Refused::Completed),
+    [
+        [
+            case("begin, absent", Absent, Begin, Ok(InProgress),
+                "No attempt is known, so this one may run, once its begin record is as durable as was asked for."),
+            case("begin, in progress", InProgress, Begin, Err(Refused::InProgress),
+                "A lease is alive: a second attempt would run the side effect at the same time."),
+            case("begin, in doubt", InDoubt, Begin, Ok(InProgress),
+                "The next attempt may run. The engine first gives the caller the doubt, so that the caller decides this."),
+            case("begin, completed", Completed, Begin, Err(Refused::Completed),
+                "The side effect happened: the caller gets the recorded result and never runs it again."),
+        ],
+        [
+            case("complete, absent", Absent, Complete, Err(Refused::Absent),
+                "The attempt was released or forgotten meanwhile, so its lease is fenced."),
+            case("complete, in progress", InProgress, Complete, Ok(Completed),
+                "The side effect happened: one record holds the status and the result, so no crash separates them."),
+            case("complete, in doubt", InDoubt, Complete, Ok(Completed),
+                "A caller found out that the side effect happened, or its own lease completes it after the deadline."),
+            case("complete, completed", Completed, Complete, Err(Refused::Completed),
+                "The first recorded result stands: every retry must get the same one."),
+        ],
+        [
+            case("release, absent", Absent, Release, Err(Refused::Absent),
+                "The attempt was released or forgotten meanwhile, so its lease is fenced."),
+            case("release, in progress", InProgress, Release, Ok(Absent),
+                "The side effect certainly did not happen: the next begin starts as if for the first time."),
+            case("release, in doubt", InDoubt, Release, Ok(Absent),
+                "A caller found out that the side effect certainly did not happen."),
+            case("release, completed", Completed, Release, Err(Refused::Completed),
+                "A side effect that is recorded as done cannot turn out not to have happened; a forget gives it up."),
+        ],
+        [
+            case("doubt, absent", Absent, Doubt, Err(Refused::Absent),
+                "There is no attempt whose outcome could be unknown; a begin must come first."),
+            case("doubt, in progress", InProgress, Doubt, Ok(InDoubt),
+                "No thread owns the attempt any more, and it may have run its side effect before."),
+            case("doubt, in doubt", InDoubt, Doubt, Ok(InDoubt),
+                "Nothing changes but the version, which fences a caller that resolves the earlier doubt."),
+            case("doubt, completed", Completed, Doubt, Err(Refused::Completed),
+                "A known outcome does not become unknown again."),
+        ],
+        [
+            case("record, absent", Absent, Record, Ok(Completed),
+                "No attempt is known: one record holds the begin and the completion."),
+            case("record, in progress", InProgress, Record, Err(Refused::InProgress),
+                "The result of the attempt that is running must not be pre-empted."),
+            case("record, in doubt", InDoubt, Record, Err(Refused::InDoubt),
+                "The earlier attempt may have happened with another result: the doubt must be resolved first."),
+            case("record, completed", Completed, Record, Err(Refused::Completed),
+                "The first recorded result stands, and the caller gets it."),
+        ],
+        [
+            case("expire key, absent", Absent, ExpireKey, Ok(Absent),
+                "All that a released key leaves behind is its count of attempts, which expires too."),
+            case("expire key, in progress", InProgress, ExpireKey, Err(Refused::NotFinished),
+                "An attempt that is forgotten while it runs would be run again."),
+            case("expire key, in doubt", InDoubt, ExpireKey, Err(Refused::NotFinished),
+                "A doubt that is forgotten would be run again, although its side effect may have happened."),
+            case("expire key, completed", Completed, ExpireKey, Ok(Absent),
+                "Retries were expected for as long as the retention, which has passed."),
+        ],
+        [
+            case("forget, absent", Absent, Forget, Err(Refused::Absent),
+                "There is nothing to forget, and nothing to write."),
+            case("forget, in progress", InProgress, Forget, Err(Refused::InProgress),
+                "The side effect may be running now; the lease must end first."),
+            case("forget, in doubt", InDoubt, Forget, Ok(Absent),
+                "An operator decides that the doubt no longer matters; a caller that resolves it is fenced."),
+            case("forget, completed", Completed, Forget, Ok(Absent),
+                "An operator gives the key up before its retention passes."),
+        ],
+    ]
+};
 
-        (InProgress | InDoubt, Complete) => Ok(Completed),
-        (InProgress | InDoubt, Release) => Ok(Absent),
-        (Completed, Complete | Release) => Err(Refused::Completed),
-        (Absent, Complete | Release) => Err(Refused::Absent),
-
-        (InProgress | InDoubt, Doubt) => Ok(InDoubt),
-        (Completed, Doubt) => Err(Refused::Completed),
-        (Absent, Doubt) => Err(Refused::Absent),
-
-        (Absent, Record) => Ok(Completed),
-        (InDoubt, Record) => Err(Refused::InDoubt),
-
-        (Absent | Completed, ExpireKey) => Ok(Absent),
-        (InProgress | InDoubt, ExpireKey) => Err(Refused::NotFinished),
-
-        (InDoubt | Completed, Forget) => Ok(Absent),
-        (Absent, Forget) => Err(Refused::Absent),
+/// The decisions alone, so that a lookup reads one small table and the build keeps no labels and reasons. Computed by the
+/// compiler, which also checks that each row stands where [`transition`] looks for it.
+const DECISIONS: [[Result<Status, Refused>; STATUSES]; EVENTS] = {
+    let mut decisions = [[Err(Refused::Absent); STATUSES]; EVENTS];
+    let mut event = 0;
+    while event < EVENTS {
+        let mut from = 0;
+        while from < STATUSES {
+            let case = &CASES[event][from];
+            assert!(case.event as usize == event && case.from as usize == from, "a row is out of order");
+            decisions[event][from] = case.decision;
+            from += 1;
+        }
+        event += 1;
     }
+    decisions
+};
+
+/// The status that a key in status `from` has after `event`, or why the event cannot happen to it: the decision of
+/// [`CASES`].
+pub(crate) fn transition(from: Status, event: Event) -> Result<Status, Refused> {
+    DECISIONS[event as usize][from as usize]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use Event::{Begin, Complete, Doubt, ExpireKey, Forget, Record, Release};
+    use Status::{Absent, Completed, InDoubt, InProgress};
+
+    const EVERY_STATUS: [Status; STATUSES] = [Absent, InProgress, InDoubt, Completed];
+    const EVERY_EVENT: [Event; EVENTS] = [Begin, Complete, Release, Doubt, Record, ExpireKey, Forget];
+
+    /// Written down a second time and arranged the other way, so that a slip in [`CASES`] differs from it.
+    const SPECIFIED: [(Status, [Result<Status, Refused>; EVENTS]); STATUSES] = [
+        (
+            Absent,
+            [
+                Ok(InProgress),
+                Err(Refused::Absent),
+                Err(Refused::Absent),
+                Err(Refused::Absent),
+                Ok(Completed),
+                Ok(Absent),
+                Err(Refused::Absent),
+            ],
+        ),
+        (
+            InProgress,
+            [
+                Err(Refused::InProgress),
+                Ok(Completed),
+                Ok(Absent),
+                Ok(InDoubt),
+                Err(Refused::InProgress),
+                Err(Refused::NotFinished),
+                Err(Refused::InProgress),
+            ],
+        ),
+        (
+            InDoubt,
+            [
+                Ok(InProgress),
+                Ok(Completed),
+                Ok(Absent),
+                Ok(InDoubt),
+                Err(Refused::InDoubt),
+                Err(Refused::NotFinished),
+                Ok(Absent),
+            ],
+        ),
+        (
+            Completed,
+            [
+                Err(Refused::Completed),
+                Err(Refused::Completed),
+                Err(Refused::Completed),
+                Err(Refused::Completed),
+                Err(Refused::Completed),
+                Ok(Absent),
+                Ok(Absent),
+            ],
+        ),
+    ];
+
+    /// The row for this pair, found by its own columns and not by its place.
+    fn case_of(from: Status, event: Event) -> &'static Case {
+        const ROWS: &[[Case; STATUSES]; EVENTS] = &CASES;
+        let mut rows = ROWS.iter().flatten().filter(|case| case.from == from && case.event == event);
+        let case = rows.next().unwrap_or_else(|| panic!("no row for {from} x {event:?}"));
+        assert!(rows.next().is_none(), "two rows for {from} x {event:?}");
+        case
+    }
 
     #[test]
-    fn every_row_of_the_table_is_as_specified() {
-        use Status::{Absent, Completed, InDoubt, InProgress};
-        let events = [
-            Event::Begin,
-            Event::Complete,
-            Event::Release,
-            Event::Doubt,
-            Event::Record,
-            Event::ExpireKey,
-            Event::Forget,
-        ];
-        let expected = [
-            (
-                Absent,
-                [
-                    Ok(InProgress),
-                    Err(Refused::Absent),
-                    Err(Refused::Absent),
-                    Err(Refused::Absent),
-                    Ok(Completed),
-                    Ok(Absent),
-                    Err(Refused::Absent),
-                ],
-            ),
-            (
-                InProgress,
-                [
-                    Err(Refused::InProgress),
-                    Ok(Completed),
-                    Ok(Absent),
-                    Ok(InDoubt),
-                    Err(Refused::InProgress),
-                    Err(Refused::NotFinished),
-                    Err(Refused::InProgress),
-                ],
-            ),
-            (
-                InDoubt,
-                [
-                    Ok(InProgress),
-                    Ok(Completed),
-                    Ok(Absent),
-                    Ok(InDoubt),
-                    Err(Refused::InDoubt),
-                    Err(Refused::NotFinished),
-                    Ok(Absent),
-                ],
-            ),
-            (
-                Completed,
-                [
-                    Err(Refused::Completed),
-                    Err(Refused::Completed),
-                    Err(Refused::Completed),
-                    Err(Refused::Completed),
-                    Err(Refused::Completed),
-                    Ok(Absent),
-                    Ok(Absent),
-                ],
-            ),
-        ];
-        for (from, row) in expected {
-            for (event, to) in events.into_iter().zip(row) {
-                assert_eq!(transition(from, event), to, "{from:?} x {event:?}");
+    fn every_status_and_event_is_decided_as_specified() {
+        for (from, specified) in SPECIFIED {
+            for (event, specified) in EVERY_EVENT.into_iter().zip(specified) {
+                let Case { label, reason, decision, .. } = case_of(from, event);
+                assert_eq!(transition(from, event), specified, "row \"{label}\": {reason}");
+                assert_eq!(*decision, specified, "row \"{label}\": {reason}");
             }
         }
     }
 
     #[test]
-    fn a_status_says_its_name() {
-        let names =
-            [Status::Absent, Status::InProgress, Status::InDoubt, Status::Completed].map(|s| s.to_string());
+    fn every_row_is_labelled_by_its_condition_and_gives_a_reason() {
+        for (from, event) in EVERY_STATUS.into_iter().flat_map(|from| EVERY_EVENT.map(|event| (from, event)))
+        {
+            let Case { label, reason, .. } = case_of(from, event);
+            let (of_event, of_status) = label.split_once(", ").unwrap();
+            assert_eq!(of_status, from.to_string(), "row \"{label}\"");
+            assert_eq!(of_event.replace(' ', ""), format!("{event:?}").to_lowercase(), "row \"{label}\"");
+            assert!(reason.ends_with('.') && reason.len() > 20, "row \"{label}\" gives no reason");
+        }
+    }
+
+    #[test]
+    fn a_status_prints_its_name() {
+        let names = EVERY_STATUS.map(|status| status.to_string());
         assert_eq!(names, ["absent", "in progress", "in doubt", "completed"]);
     }
 
     #[test]
-    fn versions_of_a_later_opening_are_higher_than_all_of_an_earlier_one() {
+    fn every_version_of_a_later_opening_is_higher() {
         let last = Version::compose(1, (1 << COUNTER_BITS) - 1).unwrap();
         let next = Version::compose(2, 0).unwrap();
         assert!(next > last);
@@ -298,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn a_version_beyond_its_bits_is_none_and_never_wraps() {
+    fn a_version_that_does_not_fit_its_bits_is_none() {
         assert_eq!(Version::compose(MAX_OPEN_COUNT + 1, 0), None);
         assert_eq!(Version::compose(0, 1 << COUNTER_BITS), None);
         assert!(Version::compose(MAX_OPEN_COUNT, (1 << COUNTER_BITS) - 1).is_some());
