@@ -164,10 +164,13 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let terms = self.terms(false)?;
         let key = self.key.as_key();
         let Request { fingerprint, .. } = self.request.clone()?;
-        // What stands there has the expected version, or nothing is changed.
         let (_, seen) = self.engine.get(key, Patience::Endless)?;
-        let begun_with =
-            seen.filter(|_| matches!(expected, Expected::Present { .. })).and_then(|seen| seen.typing);
+        // Only the record that is expected decides about the codec: at another version nothing is recorded, and the answer
+        // is `Differs`. The status does not matter here. It can change while the version stays, and then the codec that
+        // was not checked would be recorded.
+        let begun_with = seen
+            .filter(|seen| matches!(expected, Expected::Present { version, .. } if version == seen.version))
+            .and_then(|seen| seen.typing);
         let encoded = typed::check_codec::<C>(begun_with)
             .and_then(|()| self.encode(result))
             .map_err(|unfit| unfit.into_error(key))?;

@@ -2,7 +2,9 @@
 
 use std::cell::Cell;
 
-use oncekey::{Begin, Bincode, CasOutcome, Error, Expected, Json, Outcome, Reconciled, RunError, Status};
+use oncekey::{
+    Begin, Bincode, CasOutcome, Error, Expected, Json, Outcome, Reconciled, RunError, Status, Version,
+};
 
 use crate::common::{self, NONE, Place, abandon, small};
 use crate::{Receipt, store};
@@ -172,6 +174,27 @@ fn a_failed_disk_leaves_doubt_and_is_reported_too() {
         Status::InDoubt,
         "the side effect ran, and the disk could not record it"
     );
+}
+
+#[test]
+fn complete_if_at_another_version_differs_whatever_the_codec() {
+    let store = store();
+    let lost = store.operation("k").codec(Json).run(|_| Err::<u64, _>("lost"));
+    assert!(lost.is_err());
+    let seen = store.get("k").unwrap();
+    let before = Version::from_u64(seen.version().unwrap().as_u64() - 1);
+    let expected = [
+        Expected::Present { status: seen.status(), version: before },
+        Expected::Present { status: Status::Absent, version: before },
+        Expected::Absent,
+    ];
+    for expected in expected {
+        let other = store.operation("k").complete_if(expected, &17_u64);
+        assert!(
+            matches!(&other, Ok(CasOutcome::Differs(state)) if *state == seen),
+            "{expected:?}: {other:?}"
+        );
+    }
 }
 
 #[test]
