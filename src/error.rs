@@ -1,8 +1,7 @@
-//! What can go wrong, where it went wrong, and what to do next.
+//! The error type of the store: what failed, where, and what to do next.
 //!
-//! Every error of the store is one [`Error`]. Its variants fall into three families, and [`Error::kind`] tells them
-//! apart: the *answer* is an error (a mismatch, an operation in doubt), the *caller* made one (a key too long, an
-//! option that makes no sense), or the *world* failed (a disk, a file, a clock). What they say is in `text`.
+//! This module owns [`Error`], its classification ([`ErrorKind`], [`Error::is_retryable`]) and its constructors for the
+//! other modules. `text` has the messages. `error/tests.rs` checks that both cover every variant.
 
 mod text;
 #[cfg(test)]
@@ -21,14 +20,15 @@ pub(crate) use text::Shown;
 /// The result of a call to the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What failed, where, and what to do about it.
+/// The error of a call to the store: what failed, where, and what to do next.
 ///
-/// Errors that concern a key carry it; errors that concern the file carry its path and, where there is one, the
-/// offset in it. Payloads (requests, results) are never part of an error's text, unless a codec
-/// of the program's own, or its `Serialize`, puts them into the text of its error.
+/// An error that concerns a key carries the key. An error that concerns the file carries its path and, where there is one,
+/// the offset. [`kind`](Error::kind) tells whether the error is an answer about the key, a mistake of the caller, or a failure
+/// of the environment. [`is_retryable`](Error::is_retryable) tells whether the same call can succeed later.
 ///
-/// The text says the cause too. [`source`](std::error::Error::source) is the cause of that cause, so that a program
-/// that prints the whole chain prints nothing twice.
+/// The text is one line and includes the cause. [`source`](std::error::Error::source) returns the cause of that cause, so a
+/// program that prints the whole chain prints nothing twice. Requests and results never appear in the text, unless the
+/// program's own codec or `Serialize` puts them into the text of its error.
 ///
 /// ```
 /// use oncekey::{Error, Store};
@@ -44,270 +44,278 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Error {
-    /// The key or its scope is not usable. Nothing was looked at or changed.
+    /// The key or its scope is empty or too long. The call did nothing.
     #[non_exhaustive]
     Key {
-        /// Which rule it breaks.
+        /// Which limit the key breaks.
         problem: KeyProblem,
     },
-    /// The key was used before with another request. The stored operation is untouched and its result is not
-    /// given out: find out why two different requests carry one key.
+    /// The key was used before with a different request. The stored operation is unchanged, and its result is not returned.
+    /// Find out why two different requests have the same key.
     #[non_exhaustive]
     Mismatch {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
     },
-    /// Another thread of this process is performing the operation right now, or writing down what is known of it. Try again
-    /// later, or wait with [`Operation::wait`](crate::Operation::wait).
+    /// Another thread of this process is running the operation or resolving a doubt about it, or it is writing the key's
+    /// record. Try again later, or wait with [`Operation::wait`](crate::Operation::wait).
     #[non_exhaustive]
     InProgress {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
-        /// Which attempt is running.
+        /// The number of the attempt that is running, counted from 1.
         attempt: u32,
     },
-    /// What is known of the key is not durable yet, and the sync of another thread took longer than
-    /// [`Store::get_timeout`](crate::Store::get_timeout) was to wait. Nothing is wrong: ask again, or with
-    /// [`Store::get`](crate::Store::get), which waits as long as it takes.
+    /// The key's latest record is not durable yet, and the sync by another thread took longer than the timeout of
+    /// [`Store::get_timeout`](crate::Store::get_timeout). Try again, or use [`Store::get`](crate::Store::get), which waits as
+    /// long as the sync takes.
     #[non_exhaustive]
     Busy {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
     },
-    /// The call would wait for an attempt that this very thread performs or looks into: it was made from the closure of
-    /// [`Operation::run`](crate::Operation::run) or [`Operation::reconcile`](crate::Operation::reconcile) for the same
-    /// key. Nothing was done. Use the closure's own result, another key, or no
-    /// [`wait`](crate::Operation::wait), which is [`Error::InProgress`].
+    /// The call would wait for an attempt that its own thread is running or reconciling, which would never end. It was made
+    /// from the closure of [`Operation::run`](crate::Operation::run) or
+    /// [`Operation::reconcile`](crate::Operation::reconcile) for the same key. The call did nothing. Use the closure's own
+    /// result or another key, or leave out [`wait`](crate::Operation::wait), which makes it [`Error::InProgress`].
     #[non_exhaustive]
     WouldWaitForItself {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
     },
-    /// An earlier attempt began and nobody knows whether its act happened. Find out and say so with
-    /// [`Operation::reconcile`](crate::Operation::reconcile), or, if the act is itself idempotent, perform it
-    /// again with [`Operation::rerun`](crate::Operation::rerun).
+    /// An earlier attempt began, and it is unknown whether its side effect happened. Look it up with
+    /// [`Operation::reconcile`](crate::Operation::reconcile). If the side effect is itself idempotent, run it again with
+    /// [`Operation::rerun`](crate::Operation::rerun).
     #[non_exhaustive]
     InDoubt {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
-        /// The attempt whose outcome nobody knows.
+        /// The number of the attempt that is in doubt, counted from 1.
         attempt: u32,
         /// The version of that attempt, for [`Store::compare_and_set`](crate::Store::compare_and_set).
         version: Version,
-        /// What [`reconcile`](crate::Operation::reconcile) could not find out, and why, if it was asked.
+        /// Why [`reconcile`](crate::Operation::reconcile) could not find out; `None` if the operation has no `reconcile`, or
+        /// this call did not run it.
         reason: Option<String>,
     },
-    /// The operation is done, but its result was given up: the result retention passed and the key retention did
-    /// not. It is not performed again.
+    /// The operation is done, but its result is gone: the retention of the result has passed, and that of the key has not. The
+    /// side effect does not run again.
     #[non_exhaustive]
     ResultExpired {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
     },
-    /// The operation is done, but its result was never recorded: it could not be encoded, did not come back from its own
-    /// encoding as it was, or was too large. The call that performed it was given the result. It is not performed again.
+    /// The operation is done, but its result was never recorded: it could not be encoded, did not decode to the same value,
+    /// or was too large. Only the call that ran the side effect got the result. The side effect does not run again.
     #[non_exhaustive]
     ResultNotKept {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
     },
-    /// The operation is completed already, and what was to happen to it now would change that: another result from the
-    /// same [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt), a release of either, or a compare-and-set to anything
-    /// but absent. What was recorded first stands.
+    /// The operation is completed already, and the call would change that: with another result from the same
+    /// [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt), with a release of either, or with a compare-and-set to anything but
+    /// absent. What was recorded first stands.
     #[non_exhaustive]
     Conflict {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
     },
-    /// The lease no longer owns the operation: another attempt, a compare-and-set or a `forget` came between. What
-    /// this attempt did must be reconciled with what the store says now.
+    /// The lease or doubt no longer owns the operation: another attempt began, the operation ended, or a compare-and-set or
+    /// `forget` changed it. Compare what this attempt did with what the store has recorded now.
     #[non_exhaustive]
     Fenced {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
-        /// The version that the lease held.
+        /// The version of the attempt that was fenced.
         version: Version,
     },
-    /// The result is larger than `Options::max_result`, and nothing was recorded. Record something smaller, for
-    /// instance a reference to where the result is kept: a [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt) that was
-    /// to be completed is still usable for that. After [`Operation::run`](crate::Operation::run) there is none: the
-    /// operation is completed without its result, and [`RunError::Unrecorded`](crate::RunError::Unrecorded) has it.
+    /// The result is larger than [`Options::max_result`](crate::Options::max_result) and was not recorded. Record something
+    /// smaller, for instance a reference to where the result is kept. A [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt)
+    /// is still usable for that. After [`Operation::run`](crate::Operation::run) the operation is completed without its result,
+    /// and [`RunError::Unrecorded`](crate::RunError::Unrecorded) returns the result.
     #[non_exhaustive]
     TooLarge {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
         /// The size of the result, in bytes.
         length_bytes: usize,
         /// The largest size allowed, in bytes.
         limit_bytes: usize,
     },
-    /// There is no room: the disk, a quota, [`Options::max_size`](crate::Options::max_size) or the limit of the
-    /// process on the size of its files lets the file grow no
-    /// more, and reclaiming found nothing to free. Nothing was changed, and the store goes on when there is room again.
+    /// The file has no room left and cannot grow: because of the disk, a quota, [`Options::max_size`](crate::Options::max_size)
+    /// or the process's limit on file sizes. Reclaiming found nothing to free. Nothing was changed, and the store continues to
+    /// work once there is room.
     ///
-    /// Usually for another operation to begin. A lease has the room for its end; a doubt can be ended in room that is
-    /// kept for that, and only when this is used up too is it `Full`, and stays. Or, at an opening, for
-    /// [`Options::min_size`](crate::Options::min_size): the file is as long as it was, and can be opened with less.
+    /// Mostly this is the error of beginning something new. A lease has room reserved for its end. A doubt has not, but a part
+    /// of the file is reserved for ending doubts, and only when that is used up too, ending one is `Full`; the operation is
+    /// in doubt as before. An opening is `Full` if the file cannot be made as long as
+    /// [`Options::min_size`](crate::Options::min_size); the file keeps its length and can be opened with a smaller one.
     #[non_exhaustive]
     Full {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
-        /// Why the file cannot grow.
+        /// Why the file cannot grow, and what to do.
         reason: String,
     },
-    /// An earlier write or sync failed, so what reached the disk since is unknown. Nothing can be written until
-    /// the store is opened again; durable records can still be read.
+    /// An earlier write or sync failed, so it is unknown what reached the disk since. Nothing can be written until the store is
+    /// opened again. Durable records can still be read.
     #[non_exhaustive]
     Poisoned {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
-        /// What failed first.
+        /// The first failure.
         source: Arc<io::Error>,
     },
-    /// The file is open already, in this process or another. The lock lives until the other one is closed, or its last
-    /// `Store` and its last lease are gone. If its process was killed and had forked, its children keep the lock until
-    /// they end or run another program.
+    /// The file is open already, in this process or another one. The lock lasts until the other store is closed, or its last
+    /// `Store` and its last lease are dropped. If a process with forked children was killed, the children keep the lock until
+    /// they end or execute another program.
     #[non_exhaustive]
     Locked {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
     },
-    /// The path names something that is no oncekey store. It was left as it is.
+    /// The path leads to something that is not a oncekey store. The file was not changed.
     #[non_exhaustive]
     NotAStore {
-        /// What was opened.
+        /// The path that was to be opened.
         path: PathBuf,
-        /// What it is instead, as far as one can tell.
+        /// What the path leads to, as far as that is known.
         reason: String,
     },
-    /// The file was written in a format that this version of oncekey cannot read, or uses a feature that it does
-    /// not know. It was left as it is.
+    /// The file has a format version or uses a feature that this version of oncekey does not support. The file was not
+    /// changed.
     #[non_exhaustive]
     Unsupported {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
         /// Which version or feature, and what is supported.
         reason: String,
     },
-    /// The file contradicts itself: bytes that were known to be on disk are not what they were. Keep a copy of the file
-    /// before you try anything.
+    /// The file is damaged: bytes that were on disk before are not what they were. Keep a copy of the file before you try
+    /// anything.
     ///
-    /// From an opening: headers, footers and the last segment are checked then, and the file was left as it is. From a
-    /// store that is open: a record is checked when it is read. The key that was asked for cannot be answered or
-    /// changed, others can. What it said is lost to the store:
-    /// find out from the outside world, and give the key up with [`Store::forget`](crate::Store::forget).
+    /// An opening checks headers, footers and the last segment. If it fails, the file was not changed.
+    ///
+    /// An open store checks each record when it reads it. Then the error concerns one key, which can be neither read nor
+    /// changed; other keys can. The store has lost what it knew of the key. Find that out from the outside world, and give
+    /// the key up with [`Store::forget`](crate::Store::forget).
     #[non_exhaustive]
     Corrupt {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
         /// Where in the file, in bytes from its start.
         offset: u64,
         /// Which check failed.
         reason: String,
     },
-    /// Since the store was last written the machine was booted again, and the wall clock went back by more than a day, or
-    /// forward by more than [`Options::max_downtime`](crate::Options::max_downtime): nothing says how much time passed.
-    /// Correct the clock, or say what is true with
-    /// [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing was expired, and the file was left as it
-    /// is.
+    /// The wall clock jumped across a reboot of the machine, and it is unknown how much time passed: since the store was last
+    /// written, the clock went back by more than a day, or forward by more than
+    /// [`Options::max_downtime`](crate::Options::max_downtime). Correct the clock, or state what is true with
+    /// [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing expired, and the file was not changed.
     #[non_exhaustive]
     Clock {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
-        /// What the wall clock says, in ms since the Unix epoch.
+        /// The wall clock now, in ms since the Unix epoch.
         wall_ms: u64,
-        /// What the wall clock said when the store was last written, in ms since the Unix epoch.
+        /// The wall clock when the store was last written, in ms since the Unix epoch.
         last_wall_ms: u64,
         /// Store time at that moment, in ms since the Unix epoch.
         store_time_ms: u64,
     },
-    /// The stored result does not decode as the type that the caller asked for. The operation is done and is not
-    /// performed again; read the bytes with [`Store::get`](crate::Store::get).
+    /// The stored result does not decode as the type that the caller asked for. The operation is done, and the side effect does
+    /// not run again. [`Store::get`](crate::Store::get) returns the bytes.
     #[non_exhaustive]
     Decode {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
-        /// What the codec said.
+        /// The error of the codec, or how the types differ.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The request or the result could not be encoded.
+    /// The request or the result cannot be encoded, the encoded result would decode to another value, or the codec is not the
+    /// one that the operation was begun with. The value was not recorded. After [`Operation::run`](crate::Operation::run) the
+    /// operation is completed without its result, as for [`Error::TooLarge`].
     #[non_exhaustive]
     Encode {
-        /// The key in question.
+        /// The key of the call.
         key: OwnedKey,
-        /// What the codec said.
+        /// The error of the codec, or why the value cannot be recorded.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// An option, or a combination of options, makes no sense.
+    /// An option has a value that makes no sense, alone or together with another option. The call did nothing.
     #[non_exhaustive]
     Option {
-        /// The option.
+        /// The name of the option.
         option: &'static str,
         /// What is wrong with its value, with the figures.
         reason: String,
     },
-    /// `close` was called while leases are alive. Complete, release or drop them first.
+    /// [`Store::close`](crate::Store::close) was called while leases or doubts are alive. The store is still open. Complete,
+    /// release or drop them first.
     #[non_exhaustive]
     LeasesAlive {
-        /// How many there are.
+        /// How many leases and doubts are alive.
         count: usize,
     },
-    /// The store was closed, by this handle or another one.
+    /// The store is closed: [`Store::close`](crate::Store::close) was called on this handle or a clone of it.
     Closed,
-    /// This process was forked from the one that opened the store, which goes on using it. Nothing was done. Open the
-    /// store in the child, after the parent has closed it, or open another one there.
+    /// This process was forked from the one that opened the store, which still uses it. The call did nothing. Open the store in
+    /// the child after the parent has closed it, or open another store there.
     Forked,
-    /// The path leads to another file than the one that is open, or to none: it was removed, renamed or replaced, and
-    /// another process that opens the path works with another file. Nothing can begin any more. What had begun before is
-    /// ended in the open file all the same, durably, and the call that ends it returns this; reads go on.
+    /// The path no longer leads to the open file: the file was removed, renamed or replaced. Another process that opens the
+    /// path gets another file, so both could run the same side effect. Nothing new begins any more. What began before can
+    /// still be ended: the record is written to the open file, durably, and the call that writes it returns this error. Reads
+    /// still work.
     ///
-    /// Close the store. Find out which of the two files is the right one and put it in place, and what happened by the
-    /// other one since.
+    /// Close the store. Find out which of the two files is the right one, put it in place, and reconcile what happened under
+    /// the other one.
     ///
-    /// A process that changes its root directory must open its stores afterwards, because their paths lead nowhere then.
+    /// A process that changes its root directory must open its stores afterwards, because paths from before lead nowhere then.
     #[non_exhaustive]
     Replaced {
         /// The path by which the store was opened.
         path: PathBuf,
     },
-    /// The versions are used up. After 2^39 changes in one opening nothing can be written until the store is opened
-    /// again. After 2^24 openings that did not follow a clean close the file cannot be opened any more; what it remembers
-    /// cannot be carried into another.
+    /// The store has used up its version numbers.
+    ///
+    /// One opening has room for at least 2^39 changes. After that, nothing can be written until the store is opened again.
+    /// A file can be opened 2^24 times without a clean close before. After that, it cannot be opened any more, and what it
+    /// remembers cannot be carried into another file.
     #[non_exhaustive]
     VersionsExhausted {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
         /// Which of the two, and what to do.
         reason: String,
     },
-    /// The operating system refused something.
+    /// The operating system returned an error. What the call did is up to its own documentation; nothing was acknowledged.
     #[non_exhaustive]
     Io {
-        /// The store's file.
+        /// The file of the store.
         path: PathBuf,
-        /// What was being done.
+        /// What the store was doing, as in "cannot (..)".
         operation: &'static str,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: Arc<io::Error>,
     },
 }
 
-/// Whose move it is after an [`Error`].
+/// What an [`Error`] is about, and so who has to act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The store works; this is its answer about the key.
+    /// The store works, and this is its answer about the key. The program handles it like any other outcome.
     Answer,
-    /// The call cannot work as it was made.
+    /// The call cannot work as it was made. The program must change.
     Caller,
-    /// A disk, a file, a clock or another process stands in the way.
+    /// A disk, a file, a clock or another process is in the way. An operator must act.
     World,
-    /// The side effect failed: see [`RunError::kind`](crate::RunError::kind).
+    /// The side effect failed: only of [`RunError::kind`](crate::RunError::kind).
     Effect,
 }
 
 impl Error {
-    /// Whose move it is.
+    /// What the error is about, and so who has to act on it.
     ///
     /// ```
     /// use oncekey::{ErrorKind, Store};
@@ -350,28 +358,28 @@ impl Error {
         }
     }
 
-    /// Whether the same call, made again later, may come out otherwise without anybody having changed anything. A program
-    /// that tries again should wait a little longer each time.
+    /// Whether the same call can succeed later although the program changes nothing. A program that retries should wait longer
+    /// before each retry.
     ///
-    /// | error | | because |
+    /// | error | retryable | because |
     /// |---|---|---|
     /// | `InProgress` | yes | the attempt ends |
     /// | `Busy` | yes | the sync ends |
-    /// | `InDoubt` with a `reason` | yes | `reconcile` was asked, and may find out the next time |
-    /// | `InDoubt` without | no | the operation has no rule for a doubt: [`reconcile`](crate::Operation::reconcile) or [`rerun`](crate::Operation::rerun) |
+    /// | `InDoubt` with a `reason` | yes | `reconcile` ran, and may find out the next time |
+    /// | `InDoubt` without one | no | the operation does not resolve doubts: use [`reconcile`](crate::Operation::reconcile) or [`rerun`](crate::Operation::rerun) |
     /// | `LeasesAlive` | yes | leases end |
-    /// | `Full` | yes | retention passes, and others free space |
+    /// | `Full` | yes | retention passes, and other programs free space |
     /// | `Locked` | yes | the other process closes the store or ends |
     /// | `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
     /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded stands |
-    /// | `Fenced` | no | the operation is no longer this lease's |
-    /// | `Key`, `TooLarge`, `Encode`, `Option` | no | what was given stays as it is |
+    /// | `Fenced` | no | the operation no longer belongs to this lease |
+    /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
     /// | `Decode` | no | the bytes and the type stay as they are |
-    /// | `WouldWaitForItself` | no | it would from there every time |
-    /// | `Closed`, `Forked`, `Poisoned`, `Replaced` | no | the store must be opened again, after what happened was looked into |
+    /// | `WouldWaitForItself` | no | the same call from the same closure would wait for itself again |
+    /// | `Closed`, `Forked`, `Poisoned`, `Replaced` | no | the store must be opened again, after you have found out what happened |
     /// | `VersionsExhausted` | no | the store must be opened again, or the file given up |
     /// | `NotAStore`, `Unsupported`, `Corrupt` | no | the file stays as it is |
-    /// | `Clock` | no | the clock must be set, or accepted |
+    /// | `Clock` | no | the clock must be corrected, or the jump accepted |
     ///
     /// ```
     /// use oncekey::{Fingerprint, Store};
@@ -392,7 +400,7 @@ impl Error {
             | Error::Full { .. }
             | Error::Locked { .. } => true,
             Error::InDoubt { reason, .. } => reason.is_some(),
-            Error::Io { source, .. } => is_passing(source.kind()),
+            Error::Io { source, .. } => is_transient(source.kind()),
             Error::Key { .. }
             | Error::Mismatch { .. }
             | Error::WouldWaitForItself { .. }
@@ -428,18 +436,19 @@ impl Error {
         Error::Io { path: path.into(), operation, source: Arc::new(source) }
     }
 
-    /// 2^40 changes were made in this opening.
+    /// The counter in the lower bits of a version is used up. It can have run through several openings, because an opening
+    /// after a clean close continues it; one that finds more than half of it used up starts a new one.
     pub(crate) fn changes_exhausted(path: impl Into<PathBuf>) -> Error {
-        let reason = "2^40 changes were made since the store was opened; open it again".into();
+        let reason =
+            "the counter of changes has reached 2^40; open the store again, which starts a new one".into();
         Error::VersionsExhausted { path: path.into(), reason }
     }
 
-    /// The file was opened 2^24 times without a clean close before.
+    /// The open count in the upper bits of a version is used up.
     pub(crate) fn openings_exhausted(path: impl Into<PathBuf>) -> Error {
-        let reason =
-            "the file was opened 2^24 times without a clean close before and cannot be opened any more; begin a new one at another path, \
-                      which knows nothing of what this one remembers"
-                .into();
+        let reason = "the file was opened 2^24 times without a clean close before, and cannot be opened any more; start a \
+                      new file at another path, which knows nothing of what this one remembers"
+            .into();
         Error::VersionsExhausted { path: path.into(), reason }
     }
 
@@ -448,9 +457,9 @@ impl Error {
     }
 }
 
-/// Whether what the operating system refused it may grant later: a shortage passes, a wrong path or permission does not.
-/// What has no kind of its own (too many open files, an error of the disk) counts as passing.
-fn is_passing(kind: io::ErrorKind) -> bool {
+/// Whether an error of the operating system can go away by itself. A shortage can; a wrong path or permission cannot. An
+/// error without a kind of its own (too many open files, a failing disk) counts as one that can.
+fn is_transient(kind: io::ErrorKind) -> bool {
     !matches!(
         kind,
         io::ErrorKind::NotFound

@@ -15,7 +15,7 @@ fn too_large_mentions_no_lease_where_there_is_none() {
     for error in [recorded, ran] {
         let text = error.to_string();
         assert!(matches!(error, Error::TooLarge { .. }) && !text.contains("lease"), "{text}");
-        assert!(text.contains("nothing was recorded") && text.contains("reference"), "{text}");
+        assert!(text.contains("too large to record") && text.contains("reference"), "{text}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::key::Key;
 
-/// An error with a cause of its own.
+/// An error that can have a source.
 #[derive(Debug)]
 struct Caused(&'static str, Option<Box<Caused>>);
 
@@ -21,14 +21,14 @@ impl StdError for Caused {
     }
 }
 
-const CAUSES: [&str; 3] = ["the nearest cause", "what lay behind it", "the first of all"];
+const CAUSES: [&str; 3] = ["the nearest cause", "the cause behind it", "the root cause"];
 
 fn caused() -> Caused {
     let [nearest, behind, first] = CAUSES;
     Caused(nearest, Some(Box::new(Caused(behind, Some(Box::new(Caused(first, None)))))))
 }
 
-/// One of each variant, with whether it is retryable.
+/// One error of each variant, and whether it is retryable.
 fn one_of_each() -> Vec<(Error, bool)> {
     let key = || Key::new("k").scope("s").to_owned();
     let path = || PathBuf::from("/store.once");
@@ -68,8 +68,9 @@ fn one_of_each() -> Vec<(Error, bool)> {
     ]
 }
 
-/// The place of a variant. A new one does not compile until it is given a place, and `one_of_each` an example.
-fn place(error: &Error) -> usize {
+/// The number of a variant. A new variant does not compile until it has a number, and fails a test until `one_of_each` has
+/// an example of it.
+fn number_of(error: &Error) -> usize {
     match error {
         Error::Key { .. } => 0,
         Error::Mismatch { .. } => 1,
@@ -101,7 +102,7 @@ fn place(error: &Error) -> usize {
     }
 }
 
-/// Each text of the chain, the error's own first.
+/// The texts along the chain of sources, the error's own first.
 fn chain(error: &Error) -> Vec<String> {
     let mut texts = Vec::new();
     let mut next: Option<&dyn StdError> = Some(error);
@@ -113,19 +114,20 @@ fn chain(error: &Error) -> Vec<String> {
 }
 
 #[test]
-fn there_is_an_example_of_each_variant() {
-    let places: std::collections::BTreeSet<_> = one_of_each().iter().map(|(error, _)| place(error)).collect();
-    assert!(places.into_iter().eq(0..27));
+fn one_of_each_has_an_example_of_every_variant() {
+    let numbers: std::collections::BTreeSet<_> =
+        one_of_each().iter().map(|(error, _)| number_of(error)).collect();
+    assert!(numbers.into_iter().eq(0..27));
 }
 
 #[test]
-fn along_a_chain_each_cause_is_said_once() {
+fn a_chain_of_errors_states_each_cause_once() {
     for (error, _) in one_of_each() {
         let chain = chain(&error);
         for (at, text) in chain.iter().enumerate() {
             let again =
                 chain.iter().enumerate().find(|(other, said)| *other != at && said.contains(&text[..]));
-            assert!(again.is_none(), "{text:?} is said again in {chain:?}");
+            assert!(again.is_none(), "{text:?} is repeated in {chain:?}");
         }
         let has_cause = matches!(
             error,
@@ -140,29 +142,29 @@ fn along_a_chain_each_cause_is_said_once() {
 }
 
 #[test]
-fn what_may_come_out_otherwise_later_is_retryable() {
+fn only_errors_that_can_go_away_are_retryable() {
     for (error, is_retryable) in one_of_each() {
         assert_eq!(error.is_retryable(), is_retryable, "{error}");
     }
     let of = |kind: io::ErrorKind| Error::io("/store.once", "open the file", kind.into()).is_retryable();
-    for passing in [io::ErrorKind::Interrupted, io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull] {
-        assert!(of(passing), "{passing}");
+    for transient in [io::ErrorKind::Interrupted, io::ErrorKind::OutOfMemory, io::ErrorKind::StorageFull] {
+        assert!(of(transient), "{transient}");
     }
-    for lasting in
+    for permanent in
         [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem]
     {
-        assert!(!of(lasting), "{lasting}");
+        assert!(!of(permanent), "{permanent}");
     }
     #[cfg(unix)]
-    for (number, passes) in [(24, true), (5, true), (13, false), (2, false)] {
+    for (number, is_transient) in [(24, true), (5, true), (13, false), (2, false)] {
         // Too many open files; an error of the disk; no permission; no such file.
         let error = Error::io("/store.once", "open the file", io::Error::from_raw_os_error(number));
-        assert_eq!(error.is_retryable(), passes, "{error}");
+        assert_eq!(error.is_retryable(), is_transient, "{error}");
     }
 }
 
 #[test]
-fn the_table_of_what_is_retryable_names_every_variant() {
+fn the_table_of_retryable_errors_names_every_variant() {
     let source = include_str!("../error.rs");
     let table = source.lines().map(str::trim_start).filter(|line| line.starts_with("/// | `"));
     let table: Vec<_> = table.collect();
@@ -174,26 +176,24 @@ fn the_table_of_what_is_retryable_names_every_variant() {
 }
 
 #[test]
-fn a_result_that_was_not_kept_is_an_answer_and_says_that_the_act_was_done() {
+fn a_result_that_was_not_kept_is_an_answer_that_the_operation_is_done() {
     let error = Error::ResultNotKept { key: Key::new("k").to_owned() };
     assert_eq!(error.kind(), ErrorKind::Answer);
     let said = error.to_string();
     assert!(
-        said.contains("done")
-            && said.contains("could not be recorded")
-            && said.contains("not performed again")
+        said.contains("done") && said.contains("could not be recorded") && said.contains("not run again")
     );
 }
 
 #[test]
-fn a_doubt_says_why_it_was_not_resolved_and_on_one_line() {
+fn a_doubt_states_on_one_line_why_it_was_not_resolved() {
     let doubt = |reason: Option<&str>| {
         let (key, version) = (Key::new("k").to_owned(), Version::from_u64(7));
         Error::InDoubt { key, attempt: 1, version, reason: reason.map(str::to_owned) }.to_string()
     };
     let said = doubt(None);
-    assert!(said.ends_with("reconcile it, or rerun it if the act is idempotent"), "{said}");
+    assert!(said.ends_with("reconcile it, or rerun it if the side effect is idempotent"), "{said}");
     let said = doubt(Some("401, key\nexpired\u{202e}"));
-    assert!(said.ends_with(r"it could not be found out: 401, key\nexpired\u{202e}"), "{said}");
-    assert!(said.contains("nobody knows whether the side effect happened"), "{said}");
+    assert!(said.ends_with(r"reconcile did not find out: 401, key\nexpired\u{202e}"), "{said}");
+    assert!(said.contains("it is unknown whether its side effect happened"), "{said}");
 }

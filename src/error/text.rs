@@ -1,11 +1,12 @@
-//! What errors say. Each text names its cause, and is on one line whatever the caller's names contain.
+//! The messages of errors: what failed, where, and what to do next. Each includes its cause, and is one line whatever bytes
+//! keys, paths and reasons contain.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use super::Error;
 
-/// A path as errors and events print it: on one line, whatever is in it.
+/// Prints a path in an error or event: as one line, with control characters escaped.
 pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
@@ -17,7 +18,8 @@ impl fmt::Display for Shown<'_> {
     }
 }
 
-/// Characters that steer a terminal, break the line or reorder what is shown are escaped.
+/// Escapes characters that control a terminal, break the line or reorder the text: a name in an error must not be able to
+/// forge another line of a log.
 fn write_on_one_line(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     for character in text.chars() {
         let reorders =
@@ -34,37 +36,39 @@ fn write_on_one_line(out: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Key { problem } => write!(out, "unusable key: {problem}"),
+            Error::Key { problem } => write!(out, "invalid key: {problem}"),
             Error::Mismatch { key } => {
                 write!(
                     out,
-                    "{key}: this key was used before with another request; it is not performed and not replayed"
+                    "{key}: this key was used before with another request; nothing was run or replayed; find out why two \
+                     requests share the key"
                 )
             }
             Error::InProgress { key, attempt } => {
                 write!(
                     out,
-                    "{key}: attempt {attempt} is in progress in this process; try again later or wait for it"
+                    "{key}: attempt {attempt} is in progress in this process; try again later, or wait with Operation::wait"
                 )
             }
             Error::Busy { key } => write!(
                 out,
-                "{key}: what is known of it is being synced by another thread, and that took longer than this call was to \
-                 wait; ask again"
+                "{key}: another thread is still syncing the latest record, and the timeout has passed; try again"
             ),
             Error::WouldWaitForItself { key } => write!(
                 out,
-                "{key}: this thread is performing or reconciling this very operation, and would wait for itself"
+                "{key}: this thread is running or reconciling the same operation, so it would wait for itself; leave out the \
+                 wait, or the call"
             ),
             Error::InDoubt { key, attempt, version, reason } => {
                 write!(
                     out,
-                    "{key} is in doubt: attempt {attempt} (version {version}) began and nobody knows whether the side effect happened; "
+                    "{key} is in doubt: attempt {attempt} (version {version}) began, and it is unknown whether its side effect \
+                     happened; "
                 )?;
                 match reason {
-                    None => out.write_str("reconcile it, or rerun it if the act is idempotent"),
+                    None => out.write_str("reconcile it, or rerun it if the side effect is idempotent"),
                     Some(reason) => {
-                        out.write_str("it could not be found out: ")?;
+                        out.write_str("reconcile did not find out: ")?;
                         write_on_one_line(out, reason)
                     }
                 }
@@ -72,46 +76,47 @@ impl fmt::Display for Error {
             Error::ResultExpired { key } => {
                 write!(
                     out,
-                    "{key}: done, but its result retention has passed and the result is gone; it is not performed again"
+                    "{key}: done, but the retention of the result has passed and the result is gone; the side effect is not run \
+                     again"
                 )
             }
             Error::ResultNotKept { key } => write!(
                 out,
-                "{key}: done, but its result could not be recorded then and is not known; it is not performed again"
+                "{key}: done, but the result could not be recorded and is unknown; the side effect is not run again"
             ),
             Error::Conflict { key } => {
                 write!(out, "{key}: the operation is completed already, and what was recorded first stands")
             }
             Error::Fenced { key, version } => write!(
                 out,
-                "{key}: the lease of version {version} no longer owns the operation; compare what this attempt did \
-                 with what the store says now"
+                "{key}: the attempt of version {version} no longer owns the operation; compare what it did with what the \
+                 store has recorded now"
             ),
             Error::TooLarge { key, length_bytes, limit_bytes } => write!(
                 out,
-                "{key}: a result of {length_bytes} bytes is over the limit of {limit_bytes} (Options::max_result); \
-                 nothing was recorded; record a reference to where it is kept instead"
+                "{key}: a result of {length_bytes} bytes is too large to record, the limit is {limit_bytes} bytes \
+                 (Options::max_result); record a reference to where it is kept instead"
             ),
             Error::Full { path, reason } => write!(out, "{}: there is no room: {reason}", Shown(path)),
             Error::Poisoned { path, source } => write!(
                 out,
-                "{}: an earlier write or sync failed ({source}), nothing can be written until the store is opened again",
+                "{}: an earlier write or sync failed ({source}); nothing can be written until the store is opened again",
                 Shown(path)
             ),
             Error::Locked { path } => {
                 write!(
                     out,
-                    "{}: open already, in this process or another; one store has the file to itself",
+                    "{}: already open, in this process or another one; only one store can have a file open at a time",
                     Shown(path)
                 )
             }
             Error::NotAStore { path, reason } => {
-                write!(out, "{}: no oncekey store: {reason}", Shown(path))
+                write!(out, "{}: not a oncekey store: {reason}", Shown(path))
             }
             Error::Unsupported { path, reason } => write!(out, "{}: {reason}", Shown(path)),
             Error::Corrupt { path, offset, reason } => write!(
                 out,
-                "{}: corrupt at offset {offset}: {reason}; keep a copy of the file before anything else is tried",
+                "{}: corrupt at offset {offset}: {reason}; keep a copy of the file before you try anything",
                 Shown(path)
             ),
             Error::Clock { path, wall_ms, last_wall_ms, store_time_ms } => {
@@ -129,7 +134,7 @@ impl fmt::Display for Error {
             }
             Error::Decode { key, source } => write!(
                 out,
-                "{key}: the stored result does not decode as the type asked for ({source}); it is not performed again"
+                "{key}: the stored result does not decode as the requested type ({source}); the side effect is not run again"
             ),
             Error::Encode { key, source } => {
                 write!(out, "{key}: the request or result cannot be encoded: {source}")
@@ -142,14 +147,16 @@ impl fmt::Display for Error {
                     "{count} {leases} alive; complete, release or drop {them} before closing the store"
                 )
             }
-            Error::Closed => write!(out, "the store was closed, by this handle or another one"),
+            Error::Closed => {
+                write!(out, "the store is closed, by this handle or a clone of it; open it again")
+            }
             Error::Forked => write!(
                 out,
                 "this process was forked from the one that opened the store; open a store in this process"
             ),
             Error::Replaced { path } => write!(
                 out,
-                "{}: the path was removed, renamed or replaced while the store was open; nothing begins any more, \
+                "{}: the path was removed, renamed or replaced while the store was open; nothing new begins any more; \
                  close the store and find out which file is the right one",
                 Shown(path)
             ),
@@ -164,7 +171,7 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {
-    /// The cause of the cause: the cause itself is part of the text.
+    /// The cause of the cause, because the text includes the cause itself.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Poisoned { source, .. } | Error::Io { source, .. } => source.source(),
