@@ -1,28 +1,30 @@
-//! What the log keeps of time, and what an opening makes of it.
+//! Time across openings: the marks that the log stores, and the rules by which an opening continues store time from them.
+//!
+//! Recovery collects the marks in a [`HighWater`] and calls [`judge_opening`]. The module is pure: it reads no clock.
 
 use super::{BootId, DAY_MS, FOLLOW_DIVISOR, Reading};
 use crate::planted::{Bug, planted};
 
-/// How far behind the mark a wall clock may be at an opening, in ms. A day covers a clock that was wrong by a time
-/// zone; store time stands at the mark, and what the clock was behind is remembered longer.
+/// How far the wall clock may be behind the mark at an opening in another boot, in ms. A day covers a clock that was wrong by
+/// a time zone. Store time then continues at the mark, so keys are remembered for longer by as much as the clock is behind.
 const BEHIND_LIMIT_MS: u64 = DAY_MS;
 
 /// The default of [`Options::max_downtime`](crate::Options::max_downtime), in ms.
 pub(crate) const DEFAULT_MAX_DOWNTIME_MS: u64 = 366 * DAY_MS;
 
-/// What is true where the wall clock jumped while nothing else counted the time: an answer to
-/// [`Error::Clock`](crate::Error::Clock), for [`Options::accept_clock_jump`](crate::Options::accept_clock_jump).
+/// What a jump of the wall clock across a reboot means: the operator's answer to [`Error::Clock`](crate::Error::Clock), for
+/// [`Options::accept_clock_jump`](crate::Options::accept_clock_jump).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ClockJump {
-    /// The wall clock is right and that time has passed: store time advances by it, and what has expired by then is
-    /// gone. Of a clock that went back no time has passed, and this is the same as `NotElapsed`.
+    /// The wall clock is right, and that much time has passed. Store time advances by it, and keys and results whose retention
+    /// ends by then expire. If the clock went back, no time has passed, and this means the same as `NotElapsed`.
     Elapsed,
-    /// The wall clock was wrong before, or is wrong now: store time goes on from where it stood, and nothing expires.
+    /// The wall clock was wrong before, or is wrong now. Store time continues from where it stood, and nothing expires.
     NotElapsed,
 }
 
-/// Store time and the clocks behind it at one moment.
+/// Store time, wall clock and boot-time clock at one moment, all in ms. What the log stores of time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeMark {
     pub(crate) store_ms: u64,
@@ -32,13 +34,13 @@ pub(crate) struct TimeMark {
 }
 
 impl TimeMark {
-    /// The first mark of a store: its time begins as the wall clock says.
+    /// The first mark of a new store, whose store time starts at the wall clock.
     pub(crate) fn first(now: Reading) -> TimeMark {
         TimeMark { store_ms: now.wall_ms, wall_ms: now.wall_ms, boot: now.boot, boot_ms: now.boot_ms }
     }
 }
 
-/// The latest that a log says of time: a whole mark, and store time and wall clock of the last frame after it.
+/// The latest time that a log has recorded: the last mark, and store time and wall clock of the last frame after it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct HighWater {
     mark: TimeMark,
@@ -51,12 +53,12 @@ impl HighWater {
         HighWater { mark, store_ms: mark.store_ms, wall_ms: mark.wall_ms }
     }
 
-    /// A later frame of the same boot.
+    /// Advances to a later frame, which is of the same boot as the mark.
     pub(crate) fn note(&mut self, store_ms: u64, wall_ms: u64) {
         (self.store_ms, self.wall_ms) = (self.store_ms.max(store_ms), wall_ms);
     }
 
-    /// A later mark.
+    /// Replaces the mark by a later one. Store time never goes back.
     pub(crate) fn replace(&mut self, mark: TimeMark) {
         *self = HighWater { store_ms: self.store_ms.max(mark.store_ms), ..HighWater::at(mark) };
     }
@@ -69,12 +71,11 @@ impl HighWater {
         self.wall_ms
     }
 
-    /// Store time by the boot-time clock; None in another boot.
+    /// Store time by the boot-time clock; `None` if the machine was booted again since.
     ///
-    /// A boot-time clock that is behind what the log has seen of it belongs to another boot, whatever its name: to a
-    /// machine that was set back to an earlier image. What it stood at when the last
-    /// frame was written follows from the store time that passed since the mark, but for what was followed of the wall
-    /// clock meanwhile.
+    /// A boot-time clock that is behind what the log has seen of it belongs to another boot, even with the same boot id: the
+    /// machine was restored from a snapshot. The log has seen the boot-time clock at the mark, and later at least at the mark
+    /// plus the store time that passed since, less what store time may have gained by following the wall clock.
     fn by_boot_time(&self, now: &Reading) -> Option<u64> {
         if !self.mark.boot.is_same(now.boot) || planted(Bug::WallClockInSameBoot) {
             return None;
@@ -87,34 +88,34 @@ impl HighWater {
     }
 }
 
-/// What an opening accepts of a wall clock.
+/// How far an opening trusts the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpeningRules {
     pub(crate) max_downtime_ms: u64,
     pub(crate) accept: Option<ClockJump>,
 }
 
-/// At what time a store is opened.
+/// The store time at which an opening continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpeningTime {
     pub(crate) store_ms: u64,
-    /// The wall clock jumped, and that was accepted.
+    /// The answer that was needed to accept a jump of the wall clock; `None` if it did not jump.
     pub(crate) accepted_jump: Option<ClockJump>,
 }
 
-/// The wall clock is too far from where the log has seen it, and nothing else says how much time passed.
+/// The wall clock is too far from where the log has seen it, and no other clock tells how much time passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Jumped;
 
-/// Where store time goes on at an opening.
+/// Decides at which store time an opening continues.
 ///
-/// | case | store time | why |
-/// |---|---|---|
-/// | the same boot | advances by the boot-time clock | nobody can set that clock, and it counts what the machine was suspended |
-/// | another boot, wall clock ahead by `max_downtime` at most | advances by the wall clock | nothing else ran meanwhile |
-/// | further ahead | refused, or as accepted | believed, a wrong clock would expire everything |
-/// | behind by a day at most | stands at the mark | things are remembered longer, which is the safe direction |
-/// | further behind | refused, or stands at the mark | the clock is wrong now or was wrong then, and retention with it |
+/// | boot | wall clock | store time | reason |
+/// |---|---|---|---|
+/// | the same | any | advances by the boot-time clock | it cannot be set, and it counts suspend |
+/// | another | ahead by at most `max_downtime` | advances by the wall clock | no other clock ran through the reboot |
+/// | another | further ahead | error, or as `accept` says | if the clock is wrong, everything would expire |
+/// | another | behind by at most a day | continues at the mark | keys are remembered for longer, which is safe |
+/// | another | further behind | error, or continues at the mark | the clock is wrong now or was wrong then |
 pub(crate) fn judge_opening(
     seen: &HighWater,
     now: &Reading,
@@ -145,7 +146,7 @@ mod tests {
     const START_MS: u64 = 1_700_000_000_000;
     const BOOT: BootId = BootId([7; 16]);
     const OTHER: BootId = BootId([8; 16]);
-    /// Store time is an hour behind the wall clock, which is all the same.
+    /// Store time is an hour behind the wall clock: only differences count.
     const STORE_MS: u64 = START_MS - 3_600_000;
     const SEEN: TimeMark = TimeMark { store_ms: STORE_MS, wall_ms: START_MS, boot: BOOT, boot_ms: 50_000 };
     const RULES: OpeningRules = OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None };
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn in_the_same_boot_store_time_goes_by_the_boot_time_clock_whatever_the_wall_clock_says() {
+    fn in_the_same_boot_only_the_boot_time_clock_counts() {
         for wall_ms in [0, START_MS - 300 * DAY_MS, START_MS, START_MS + 9_999 * DAY_MS, u64::MAX] {
             assert_eq!(judge(SEEN, wall_ms, BOOT, 50_000), Some(STORE_MS));
             assert_eq!(judge(SEEN, wall_ms, BOOT, 61_000), Some(STORE_MS + 11_000));
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn in_another_boot_it_goes_by_what_the_wall_clock_advanced_and_never_back() {
+    fn in_another_boot_store_time_advances_with_the_wall_clock_and_never_back() {
         for boot in [OTHER, BootId::UNKNOWN] {
             assert_eq!(judge(SEEN, START_MS + 5, boot, 999_999), Some(STORE_MS + 5));
             assert_eq!(judge(SEEN, START_MS - 5, boot, 0), Some(STORE_MS));
@@ -181,10 +182,10 @@ mod tests {
     }
 
     #[test]
-    fn after_the_last_frame_of_a_crash_the_boot_time_clock_is_known_up_to_what_was_followed() {
+    fn a_boot_time_clock_behind_the_last_frame_is_of_another_boot() {
         let mut seen = HighWater::at(SEEN);
-        // An hour later, with two seconds followed, and a millisecond for what was rounded: the boot-time clock stood
-        // between 3,647,999 and 3,652,001.
+        // An hour later. Store time may have followed the wall clock by two seconds, plus a millisecond of rounding: so the
+        // boot-time clock stood between 3,647,999 and 3,652,001.
         seen.note(STORE_MS + 3_600_000, START_MS + 77_000);
         let at = |boot_ms| {
             let now = Reading { wall_ms: START_MS + 80_000, boot: BOOT, boot_ms };
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_mark_takes_the_place_of_all_before_it_and_store_time_never_goes_back() {
+    fn a_later_mark_replaces_all_but_the_store_time() {
         let mut seen = HighWater::at(SEEN);
         seen.note(STORE_MS + 500, START_MS + 600);
         let later = TimeMark { store_ms: STORE_MS + 400, wall_ms: 9, boot: OTHER, boot_ms: 3 };
@@ -211,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_behind_and_the_longest_downtime_ahead_are_accepted_and_a_millisecond_more_is_not() {
+    fn the_limits_of_a_clock_jump_are_exact_to_the_millisecond() {
         let rules = OpeningRules { max_downtime_ms: 10_000, accept: None };
         let judge = |wall_ms, rules: &OpeningRules| {
             judge_opening(&HighWater::at(SEEN), &Reading { wall_ms, boot: OTHER, boot_ms: 0 }, rules)
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_decides_where_it_is_needed_and_nowhere_else() {
+    fn an_accepted_jump_decides_only_where_the_clock_jumped() {
         let judge = |wall_ms, accept| {
             let rules = OpeningRules { accept: Some(accept), ..RULES };
             let now = Reading { wall_ms, boot: OTHER, boot_ms: 0 };
@@ -240,13 +241,13 @@ mod tests {
         assert_eq!(judge(START_MS + far_ms, NotElapsed), (STORE_MS, Some(NotElapsed)));
         for accept in [Elapsed, NotElapsed] {
             assert_eq!(judge(START_MS - far_ms, accept), (STORE_MS, Some(accept)));
-            assert_eq!(judge(START_MS + 5, accept), (STORE_MS + 5, None), "nothing is to be accepted");
+            assert_eq!(judge(START_MS + 5, accept), (STORE_MS + 5, None), "there is no jump to accept");
         }
         assert_eq!(judge(u64::MAX, Elapsed).0, STORE_MS + (u64::MAX - START_MS));
     }
 
     #[test]
-    fn a_mark_of_zero_is_a_mark_like_any_other() {
+    fn a_mark_of_zero_is_not_special() {
         let never = TimeMark { store_ms: 0, wall_ms: 0, boot: BootId::UNKNOWN, boot_ms: 0 };
         assert_eq!(judge(never, 0, OTHER, 5), Some(0));
         assert_eq!(judge(never, 366 * DAY_MS, OTHER, 5), Some(366 * DAY_MS));

@@ -1,4 +1,5 @@
-//! Where time comes from: the clocks of the operating system, or one that a test moves by hand.
+//! Sources of time: the clocks of the operating system, and [`ManualClock`], which a test advances by hand. Only
+//! [`clock`](super) and recovery read a source; everything else uses store time.
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
@@ -9,21 +10,21 @@ use parking_lot::Mutex;
 
 use super::whole_ms;
 
-/// Which boot of which machine a boot-time clock belongs to.
+/// Identifies the boot of a machine, and so the boot-time clock that counts from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct BootId(pub(crate) [u8; 16]);
 
 impl BootId {
-    /// A boot that the operating system does not name.
+    /// The operating system has no id for the boot.
     pub(crate) const UNKNOWN: BootId = BootId([0; 16]);
 
-    /// Whether both are the same boot for certain. An unknown boot is not even the same as itself.
+    /// Whether both are certainly the same boot. An unknown boot is not the same as any, itself included.
     pub(crate) fn is_same(self, other: BootId) -> bool {
         self != BootId::UNKNOWN && self == other
     }
 
-    /// This boot as it is seen in a time namespace, whose boot-time clock is shifted: another boot, unless the shift is
-    /// zero. `offsets` is the text of `timens_offsets`.
+    /// The id of this boot within a Linux time namespace, which shifts the boot-time clock: a different id, unless the shift
+    /// is zero. `offsets` is the text of `/proc/self/timens_offsets`.
     #[cfg(any(target_os = "linux", target_os = "android", test))]
     fn in_namespace(self, offsets: &str) -> BootId {
         let mut words = offsets.split_whitespace().skip_while(|word| *word != "boottime").skip(1);
@@ -36,7 +37,7 @@ impl BootId {
         if self == BootId::UNKNOWN { self } else { BootId(bytes) }
     }
 
-    /// The 32 hexadecimal digits of a UUID, hyphens ignored; unknown if `text` is anything else.
+    /// Parses a UUID: 32 hexadecimal digits, hyphens ignored. Any other text is an unknown boot.
     #[cfg(any(target_os = "linux", target_os = "android", test))]
     fn parse(text: &str) -> BootId {
         let digits: String = text.trim().chars().filter(|c| *c != '-').collect();
@@ -48,7 +49,7 @@ impl BootId {
     }
 }
 
-/// All clocks at one moment.
+/// All clocks at one moment, in ms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Reading {
     pub(crate) wall_ms: u64,
@@ -56,9 +57,9 @@ pub(crate) struct Reading {
     pub(crate) boot_ms: u64,
 }
 
-/// Threads that wait for a moment of store time.
+/// Threads that wait until a certain store time.
 pub(crate) trait Sleepers: Send + Sync + fmt::Debug {
-    /// Wakes them, so that they look at the time again.
+    /// Wakes all of them, so that each compares the time again.
     fn wake_all(&self);
 }
 
@@ -67,23 +68,23 @@ pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
     /// The wall clock, in ms since the Unix epoch. May go back.
     fn wall_ms(&self) -> u64;
 
-    /// The boot-time clock, in ms since some moment that is fixed for this boot. Never goes back within a boot, and
-    /// runs on while the machine is suspended, where the operating system has such a clock.
+    /// The boot-time clock, in ms since a moment that is fixed for this boot. Never goes back within a boot. Counts suspend, if
+    /// the operating system has such a clock.
     fn boot_ms(&self) -> u64;
 
-    /// Which boot it is.
+    /// The boot that the boot-time clock counts from.
     fn boot(&self) -> BootId;
 
-    /// Whether it stands still until it is moved, so that no wait in real time ends when its time comes.
+    /// Whether the clock stands still until a test advances it. A wait for a deadline must then not use real time.
     fn is_manual(&self) -> bool {
         false
     }
 
-    /// Wakes them whenever it is moved by hand.
+    /// Registers threads that are to be woken when the clock is advanced by hand.
     fn wake_when_moved(&self, _sleepers: Weak<dyn Sleepers>) {}
 
-    /// The wall clock is read first. Should the thread stand still after that, store time that is then counted from the
-    /// wall clock loses the pause, and does not count it twice.
+    /// Reads all clocks, the wall clock first. If the thread is paused after that, store time that starts from this reading
+    /// omits the pause; the other order would count it twice.
     fn read(&self) -> Reading {
         let wall_ms = self.wall_ms();
         Reading { wall_ms, boot: self.boot(), boot_ms: self.boot_ms() }
@@ -94,7 +95,7 @@ pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct SystemTimeSource {
     boot: BootId,
-    /// The moment that time is counted from where there is no boot-time clock.
+    /// The moment from which `boot_ms` counts, for want of a boot-time clock.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     created: std::time::Instant,
 }
@@ -107,7 +108,7 @@ impl SystemTimeSource {
         SystemTimeSource { boot: boot.in_namespace(&read("/proc/self/timens_offsets")) }
     }
 
-    /// Elsewhere the boot has no name: an opening then goes by the wall clock, as after a reboot.
+    /// Other systems have no boot id here, so every opening goes by the wall clock, as after a reboot.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn new() -> SystemTimeSource {
         SystemTimeSource { boot: BootId::UNKNOWN, created: std::time::Instant::now() }
@@ -136,18 +137,19 @@ impl TimeSource for SystemTimeSource {
     }
 }
 
-/// A clock that stands still until it is moved by hand: for tests of what happens when time passes.
+/// A clock that advances only when a test calls it. For tests of retention, deadlines and clock jumps, with
+/// [`Options::manual_clock`](crate::Options::manual_clock).
 ///
-/// Clones are the same clock, so a test keeps one and gives the store another. It is a machine's clock: a wall clock,
-/// which can be set to any time, and a boot-time clock, which only runs, from zero at every boot. Each new
-/// `ManualClock` is another machine.
+/// It stands for the clocks of one machine: a wall clock, which can be set to any time, and a boot-time clock, which counts
+/// from zero at every boot and cannot be set. Clones share the same clocks, so a test keeps one and gives the store another.
+/// Each new `ManualClock` is a different machine.
 ///
 /// | call | wall clock | boot-time clock | boot |
 /// |---|---|---|---|
-/// | [`advance`](ManualClock::advance): time passes, suspended or not | runs | runs | the same |
-/// | [`jump_wall`](ManualClock::jump_wall): an administrator or a time service sets the clock | is set | stands | the same |
-/// | [`reboot`](ManualClock::reboot): the machine is down for a while | runs | begins anew at zero | another |
-/// | [`snapshot`](ManualClock::snapshot): the machine is restored later | stands where it stood | stands where it stood | the same |
+/// | [`advance`](ManualClock::advance): time passes, suspended or not | advances | advances | the same |
+/// | [`jump_wall`](ManualClock::jump_wall): an administrator or a time service sets the clock | is set | unchanged | the same |
+/// | [`reboot`](ManualClock::reboot): the machine is down for a while | advances | starts again at zero | another |
+/// | [`snapshot`](ManualClock::snapshot): the machine is restored later | as at the snapshot | as at the snapshot | the same |
 ///
 /// ```
 /// use oncekey::{Error, Fingerprint, ManualClock, Options};
@@ -178,74 +180,74 @@ impl TimeSource for SystemTimeSource {
 /// ```
 #[derive(Clone, Debug)]
 pub struct ManualClock {
-    /// All of it under one lock, so that no thread sees one moved and the other not yet.
-    hands: Arc<Mutex<Reading>>,
-    /// Those of the stores that are open on it. Never locked while they are woken: they have locks of their own.
+    /// One lock for all clocks, so that no thread sees one advanced and the other not.
+    reading: Arc<Mutex<Reading>>,
+    /// The sleepers of the stores that use this clock. Not locked while they are woken, because they take their own locks.
     sleepers: Arc<Mutex<Vec<Weak<dyn Sleepers>>>>,
 }
 
 impl ManualClock {
-    /// A machine that boots now, at `wall_ms` milliseconds since the Unix epoch by its wall clock.
+    /// A machine that boots now. Its wall clock is at `wall_ms`, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn new(wall_ms: u64) -> Self {
-        ManualClock::at(Reading { wall_ms, boot: any_boot(), boot_ms: 0 })
+        ManualClock::at(Reading { wall_ms, boot: new_boot(), boot_ms: 0 })
     }
 
     fn at(reading: Reading) -> Self {
-        ManualClock { hands: Arc::new(Mutex::new(reading)), sleepers: Arc::default() }
+        ManualClock { reading: Arc::new(Mutex::new(reading)), sleepers: Arc::default() }
     }
 
-    /// Lets the time `by` pass, in whole milliseconds, whether the machine runs or is suspended. At the end of time
-    /// (`u64::MAX`) each clock stops.
+    /// Advances both clocks by `by`, in whole milliseconds. Each stops at `u64::MAX`.
     ///
-    /// A thread that waits for an operation is woken and looks whether the lease's deadline has passed.
+    /// Wakes the threads that wait for an operation, so that each checks whether the lease's deadline has passed.
     pub fn advance(&self, by: Duration) {
-        let mut hands = self.hands.lock();
-        hands.wall_ms = hands.wall_ms.saturating_add(whole_ms(by));
-        hands.boot_ms = hands.boot_ms.saturating_add(whole_ms(by));
-        drop(hands);
+        let mut reading = self.reading.lock();
+        reading.wall_ms = reading.wall_ms.saturating_add(whole_ms(by));
+        reading.boot_ms = reading.boot_ms.saturating_add(whole_ms(by));
+        drop(reading);
         let sleepers = self.sleepers.lock().clone();
         for sleepers in sleepers.iter().filter_map(Weak::upgrade) {
             sleepers.wake_all();
         }
     }
 
-    /// Sets the wall clock, forward or back, to `to_ms` milliseconds since the Unix epoch, while no time passes.
+    /// Sets the wall clock, forward or back, to `to_ms` milliseconds since the Unix epoch. No time passes.
     ///
-    /// A store that is open follows a difference of up to ten seconds slowly, by two seconds an hour, and reports a
-    /// larger step in [`Stats::clock_steps_not_followed`](crate::Stats::clock_steps_not_followed).
+    /// An open store follows a step of up to ten seconds by two seconds an hour. It counts a larger step in
+    /// [`Stats::clock_steps_not_followed`](crate::Stats::clock_steps_not_followed) and does not follow it.
     pub fn jump_wall(&self, to_ms: u64) {
-        self.hands.lock().wall_ms = to_ms;
+        self.reading.lock().wall_ms = to_ms;
     }
 
-    /// Reboots the machine, which is down for `down_for`: its wall clock runs on meanwhile, its boot-time clock begins
-    /// at zero. A wall clock that does not run while the power is off is set by [`jump_wall`](ManualClock::jump_wall)
+    /// Reboots the machine, which is down for `down_for`. The wall clock advances by that, and the boot-time clock starts again
+    /// at zero. For a machine whose wall clock does not run while it is off, call [`jump_wall`](ManualClock::jump_wall)
     /// afterwards.
     ///
-    /// A reboot ends every process. For a store that is open all the same, time stands still from here on.
+    /// Close or drop the stores on this clock first, because a reboot ends every process. For a store that is still open, time
+    /// stands still until the boot-time clock is past its former value.
     pub fn reboot(&self, down_for: Duration) {
-        let mut hands = self.hands.lock();
-        hands.wall_ms = hands.wall_ms.saturating_add(whole_ms(down_for));
-        (hands.boot, hands.boot_ms) = (any_boot(), 0);
+        let mut reading = self.reading.lock();
+        reading.wall_ms = reading.wall_ms.saturating_add(whole_ms(down_for));
+        (reading.boot, reading.boot_ms) = (new_boot(), 0);
     }
 
-    /// Another clock that stands where this one stands now, in the same boot: that of a machine which is later restored
-    /// from a snapshot of this moment. From here on each is moved by itself.
+    /// A second clock with the same readings and the same boot, which advances on its own from here: the machine as it is after
+    /// it was restored from a snapshot of this moment.
     #[must_use]
     pub fn snapshot(&self) -> ManualClock {
-        ManualClock::at(*self.hands.lock())
+        ManualClock::at(*self.reading.lock())
     }
 
-    /// The wall time, in milliseconds since the Unix epoch.
+    /// The wall clock, in milliseconds since the Unix epoch.
     #[must_use]
     pub fn now_ms(&self) -> u64 {
-        self.hands.lock().wall_ms
+        self.reading.lock().wall_ms
     }
 
     /// The boot-time clock, in milliseconds since the last boot.
     #[must_use]
     pub fn boot_time_ms(&self) -> u64 {
-        self.hands.lock().boot_ms
+        self.reading.lock().boot_ms
     }
 }
 
@@ -259,7 +261,7 @@ impl TimeSource for ManualClock {
     }
 
     fn boot(&self) -> BootId {
-        self.hands.lock().boot
+        self.reading.lock().boot
     }
 
     fn is_manual(&self) -> bool {
@@ -273,12 +275,12 @@ impl TimeSource for ManualClock {
     }
 
     fn read(&self) -> Reading {
-        *self.hands.lock()
+        *self.reading.lock()
     }
 }
 
-/// A boot that is no other, of this process or any.
-fn any_boot() -> BootId {
+/// The id of a new boot, different from every other one in this process and in others.
+fn new_boot() -> BootId {
     let state = RandomState::new();
     let mut bytes = [0; 16];
     for (counter, half) in bytes.chunks_exact_mut(8).enumerate() {
@@ -304,7 +306,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn on_linux_the_boot_has_a_name_that_stays_and_its_clock_is_not_of_this_process() {
+    fn linux_has_a_stable_boot_id_and_a_boot_time_clock() {
         let (one, other) = (SystemTimeSource::new(), SystemTimeSource::new());
         assert!(one.boot().is_same(other.boot()));
         let up_ms = std::fs::read_to_string("/proc/uptime").unwrap();
@@ -313,10 +315,10 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_is_named_by_a_uuid_and_what_is_none_is_no_boot_that_could_be_met_again() {
+    fn a_boot_id_is_a_uuid_and_anything_else_is_unknown() {
         let boot = BootId::parse("4d9d0f6c-9f2e-4c53-a8c5-0123456789ab\n");
         assert_eq!(boot.0[..3], [0x4d, 0x9d, 0x0f]);
-        assert!(boot.is_same(boot) && !boot.is_same(any_boot()));
+        assert!(boot.is_same(boot) && !boot.is_same(new_boot()));
         let zero = "00000000-0000-0000-0000-000000000000";
         for text in ["", "no", "4d9d0f6c", "+d9d0f6c9f2e4c53a8c50123456789ab", zero, "g"] {
             assert_eq!(BootId::parse(text), BootId::UNKNOWN, "{text}");
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn in_a_time_namespace_whose_boot_time_clock_is_shifted_it_is_another_boot() {
+    fn a_shifted_time_namespace_is_another_boot() {
         let boot = BootId::parse("4d9d0f6c-9f2e-4c53-a8c5-0123456789ab");
         let seen = |boottime| boot.in_namespace(&format!("monotonic      5      0\nboottime  {boottime}\n"));
         assert_eq!((seen("0 0"), boot.in_namespace("")), (boot, boot));
@@ -338,13 +340,13 @@ mod tests {
     }
 
     #[test]
-    fn clones_of_a_manual_clock_are_one_clock() {
+    fn clones_of_a_manual_clock_share_their_clocks() {
         let manual = ManualClock::new(1_000);
         let clone = manual.clone();
         clone.advance(Duration::from_micros(2_500));
         assert_eq!((manual.now_ms(), manual.boot_time_ms()), (1_002, 2));
         manual.jump_wall(7);
-        assert_eq!((clone.now_ms(), clone.boot_time_ms()), (7, 2), "a jump leaves boot time alone");
+        assert_eq!((clone.now_ms(), clone.boot_time_ms()), (7, 2), "a jump does not change boot time");
     }
 
     #[derive(Debug)]
@@ -355,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_forgets_the_stores_that_are_gone() {
+    fn a_manual_clock_forgets_closed_stores() {
         let manual = ManualClock::new(1_000);
         let sleepers: Vec<Arc<dyn Sleepers>> = vec![Arc::new(Sleeper), Arc::new(Sleeper)];
         sleepers.iter().for_each(|sleepers| manual.wake_when_moved(Arc::downgrade(sleepers)));
@@ -367,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reboot_of_a_manual_clock_is_another_boot_from_zero_and_the_wall_clock_runs_on() {
+    fn a_reboot_restarts_the_boot_time_clock_and_advances_the_wall_clock() {
         let manual = ManualClock::new(1_000);
         manual.advance(Duration::from_secs(5));
         let before = manual.boot();
@@ -378,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_of_a_manual_clock_is_of_the_same_boot_and_stays_behind() {
+    fn a_snapshot_is_of_the_same_boot_and_advances_on_its_own() {
         let manual = ManualClock::new(1_000);
         manual.advance(Duration::from_secs(5));
         let snapshot = manual.snapshot();
@@ -391,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manual_clock_stops_at_the_end_of_time() {
+    fn a_manual_clock_saturates() {
         let manual = ManualClock::new(u64::MAX - 1);
         manual.advance(Duration::MAX);
         manual.advance(Duration::from_secs(1));
