@@ -1,36 +1,35 @@
-//! The events that a store reports through [`tracing`](https://docs.rs/tracing), with the feature `tracing`.
+//! The events that a store emits through [`tracing`](https://docs.rs/tracing), with the feature `tracing`.
 //!
-//! All have the target `oncekey`. Which one it is shows in the beginning of its message.
+//! All events have the target `oncekey`. The beginning of the message identifies the event.
 //!
 //! | message | level | fields | when |
 //! |---|---|---|---|
-//! | `opened` | info | `path`, `keys`, `was_closed` | A store was opened. `was_closed`: it had been closed, and not left by a crash. |
+//! | `opened` | info | `path`, `keys`, `was_closed` | A store was opened. `was_closed` is true after a clean close, false after a crash. |
 //! | `the wall clock jumped` | warn | `path`, `wall_ms`, `last_wall_ms`, `accepted` | An opening accepted a jump of the wall clock ([`Options::accept_clock_jump`](crate::Options::accept_clock_jump)). |
-//! | `copy on write` | warn | `path` | At an opening: completions may find the disk full ([`Stats::copy_on_write`](crate::Stats::copy_on_write)). |
-//! | `replayed` | debug | `key`, `scope` | A call was answered with what is recorded. |
-//! | `mismatch` | warn | `key`, `scope` | A call was refused: [`Error::Mismatch`]. |
-//! | `in doubt` | warn | `key`, `scope`, `attempt` | An attempt ended in doubt: its lease was dropped unfinished (also by an error or a panic of the closure of [`Operation::run`](crate::Operation::run)), another call took it over after its deadline, or [`Store::compare_and_set`](crate::Store::compare_and_set) put the key in doubt. Once for each attempt. |
-//! | `found in doubt` | info | `key`, `scope`, `attempt` | A call met an attempt that is in doubt, be it of this process or of an earlier one. At every such call. |
+//! | `copy on write` | warn | `path` | A store was opened on a file system where a completion may find the disk full ([`Stats::copy_on_write`](crate::Stats::copy_on_write)). |
+//! | `replayed` | debug | `key`, `scope` | A call returned the recorded result. |
+//! | `mismatch` | warn | `key`, `scope` | A call returned [`Error::Mismatch`]. |
+//! | `in doubt` | warn | `key`, `scope`, `attempt` | An attempt ended in doubt: its lease was dropped unfinished (also because the closure of [`Operation::run`](crate::Operation::run) failed or panicked), another call took it over after its deadline, or [`Store::compare_and_set`](crate::Store::compare_and_set) put the key in doubt. Once for each attempt. |
+//! | `found in doubt` | info | `key`, `scope`, `attempt` | A call found the attempt in doubt, from this process or an earlier one. For every such call. |
 //! | `unreadable` | error | `path`, `offset` | A record cannot be read ([`Stats::unreadable_records`](crate::Stats::unreadable_records)). Once for each record. |
-//! | `reclaimed` | debug | `path`, `sequence`, `record_bytes`, `moved_bytes` | A segment was retired. |
-//! | `reclaiming stopped` | error | `path`, `error` | The oldest segment cannot be read, so the file grows. Once until reclaiming goes on. |
-//! | `poisoned` | error | `path`, `error` | A write or a sync failed. Once for each opened store, by the first call that is refused for it. |
-//! | `replaced` | error | `path` | The path was seen to lead to another file, or to none. Once for each opened store. |
+//! | `reclaimed` | debug | `path`, `sequence`, `record_bytes`, `moved_bytes` | A segment was retired: its live records were moved, and its space is free. |
+//! | `reclaiming stopped` | error | `path`, `error` | The oldest segment cannot be read, so no space is freed and the file grows. Once until reclaiming continues. |
+//! | `poisoned` | error | `path`, `error` | A write or a sync failed. Once for each open store, from the first call that returns [`Error::Poisoned`]. |
+//! | `replaced` | error | `path` | The path leads to another file than the open one, or to none. Once for each open store. |
 //!
-//! Keys are in the events, escaped where they are not printable; requests and results never are. `scope` is absent where
-//! the key has none. Paths are escaped too. An attempt whose process ended emits no `in doubt`; the next call that meets
-//! it emits `found in doubt`.
+//! Events contain keys and paths, with characters that are not printable escaped. They never contain requests or results.
+//! `scope` is absent if the key has none. A process that ends emits no `in doubt` for its attempts; the next call that finds
+//! such an attempt emits `found in doubt`.
 //!
 //! # When a subscriber runs
 //!
-//! Events are emitted by the thread and at the end of the call that caused them, or at the end of the drop of a lease.
-//! That call holds no lock then and does not count as a call under way, so a subscriber may use the store:
-//! [`Store::close`](crate::Store::close) does not wait for the call whose event it is. Events of the calls that a
-//! subscriber makes are emitted after it returned, one after another. A subscriber that answers every event with a call
-//! that causes another event never ends.
+//! A thread emits the events of a call, or of the drop of a lease, at its end. It holds no lock of the store then, and the call
+//! counts as finished, so a subscriber may use the store: [`Store::close`](crate::Store::close) does not wait for the call
+//! whose event it is. Events of calls that a subscriber makes are emitted after it has returned, one after another. A subscriber
+//! that answers every event with a call that causes another event never ends.
 //!
-//! If a subscriber panics, the panic hook reports it and the panic goes no further, neither out of a drop nor out of a
-//! call: what the call did stands, and a lease that it acquired must reach its caller.
+//! If a subscriber panics, the panic hook runs, and the panic does not leave the drop or the call that caused the event. What
+//! the call did stands, and its caller gets the lease that it acquired.
 
 #![cfg_attr(
     not(feature = "tracing"),
@@ -46,15 +45,16 @@ use crate::clock::ClockJump;
 use crate::error::Error;
 use crate::key::Key;
 
-/// Holds this thread's events back until it is dropped: the first thing in every call of the engine that may cause one, so
-/// that it outlives every lock. Where several are alive, the one that was made first counts.
+/// Holds this thread's events back until it is dropped. Nested guards count: the outermost one releases the events.
+///
+/// Every call of the engine that may cause an event creates one before anything else, so that it outlives every lock.
 #[must_use = "events are held back until this is dropped"]
 pub(crate) struct HeldBack {
-    /// The events are this thread's.
+    /// The queue of events is local to the thread.
     _not_send: PhantomData<*const ()>,
 }
 
-/// Holds events back; see [`HeldBack`].
+/// Holds this thread's events back: see [`HeldBack`].
 #[inline]
 pub(crate) fn hold_back() -> HeldBack {
     #[cfg(feature = "tracing")]
@@ -80,13 +80,13 @@ pub(crate) fn mismatched(key: Key<'_>) {
     pending::add(tracing::Level::WARN, || Event::Mismatched { key: key.to_owned() });
 }
 
-/// The attempt ended, and nobody knows whether its side effect happened.
+/// The attempt ended just now, and it is unknown whether its side effect happened.
 pub(crate) fn in_doubt(key: Key<'_>, attempt: u32) {
     #[cfg(feature = "tracing")]
     pending::add(tracing::Level::WARN, || Event::InDoubt { key: key.to_owned(), attempt });
 }
 
-/// A call met the attempt, which had ended in doubt before.
+/// A call found the attempt in doubt, where it had ended before.
 pub(crate) fn found_in_doubt(key: Key<'_>, attempt: u32) {
     #[cfg(feature = "tracing")]
     pending::add(tracing::Level::INFO, || Event::FoundInDoubt { key: key.to_owned(), attempt });
@@ -145,7 +145,7 @@ pub(crate) fn clock_jumped(path: &Path, wall_ms: u64, last_wall_ms: u64, accepte
     });
 }
 
-/// An event that may have to wait.
+/// An event that is held back until its call ends.
 #[cfg(feature = "tracing")]
 enum Event {
     Opened { path: Box<Path>, keys: usize, was_closed: bool },
@@ -173,10 +173,10 @@ mod emit {
     use crate::error::Shown;
     use crate::key::OwnedKey;
 
-    /// Where all events of this crate come from.
+    /// The target of every event of this crate.
     const TARGET: &str = "oncekey";
 
-    /// The key's own bytes, escaped where they are not printable; the scope is a field of its own.
+    /// The key without its scope, which is a field of its own. Bytes that are not printable are escaped.
     fn name_of(key: &OwnedKey) -> impl tracing::Value {
         display(key.as_key().name().escape_ascii())
     }
@@ -186,7 +186,7 @@ mod emit {
     }
 
     impl Event {
-        /// Gives the event to the subscriber, which may do what it likes.
+        /// Passes the event to the subscriber, which may call the store, block or panic.
         pub(super) fn emit(self) {
             match self {
                 Event::Opened { path, keys, was_closed } => {
@@ -203,19 +203,19 @@ mod emit {
                 ),
                 Event::Replayed { key } => tracing::debug!(
                     target: TARGET, key = name_of(&key), scope = scope_of(&key),
-                    "replayed: done before, answered with the recorded result"
+                    "replayed: done before; returned the recorded result"
                 ),
                 Event::Mismatched { key } => tracing::warn!(
                     target: TARGET, key = name_of(&key), scope = scope_of(&key),
-                    "mismatch: the key was used before with another request"
+                    "mismatch: the key was used before with a different request"
                 ),
                 Event::InDoubt { key, attempt } => tracing::warn!(
                     target: TARGET, key = name_of(&key), scope = scope_of(&key), attempt,
-                    "in doubt: the attempt ended, and it is not known whether its side effect happened"
+                    "in doubt: the attempt ended, and it is unknown whether its side effect happened"
                 ),
                 Event::FoundInDoubt { key, attempt } => tracing::info!(
                     target: TARGET, key = name_of(&key), scope = scope_of(&key), attempt,
-                    "found in doubt: it is not known whether the side effect of an earlier attempt happened"
+                    "found in doubt: it is unknown whether the side effect of an earlier attempt happened"
                 ),
                 Event::Unreadable { path, offset } => tracing::error!(
                     target: TARGET, path = %Shown(&path), offset,
@@ -227,22 +227,22 @@ mod emit {
                 ),
                 Event::ReclaimingStopped { path, error } => tracing::error!(
                     target: TARGET, path = %Shown(&path), %error,
-                    "reclaiming stopped: the oldest segment cannot be given up"
+                    "reclaiming stopped: the oldest segment cannot be read, so the file grows"
                 ),
                 Event::Poisoned { path, error } => tracing::error!(
                     target: TARGET, path = %Shown(&path), %error,
-                    "poisoned: nothing is written any more"
+                    "poisoned: a write or sync failed; nothing can be written until the store is opened again"
                 ),
                 Event::Replaced { path } => tracing::error!(
                     target: TARGET, path = %Shown(&path),
-                    "replaced: the path leads to another file than the open one, or to none"
+                    "replaced: the path leads to another file than the open one, or to none; nothing new begins"
                 ),
             }
         }
     }
 }
 
-/// This thread's events that wait for its call to end.
+/// The events of this thread that are held back.
 #[cfg(feature = "tracing")]
 mod pending {
     use std::cell::{Cell, RefCell};
@@ -260,10 +260,10 @@ mod pending {
     struct Pending {
         /// How many [`HeldBack`](super::HeldBack) are alive.
         holders: Cell<usize>,
-        /// A subscriber may be running, called from here.
+        /// The loop that emits events is running, so a subscriber may be on the stack.
         is_emitting: Cell<bool>,
-        /// Without memory whenever it is empty. So there is nothing to drop, and a lease that is dropped with the thread's
-        /// local variables finds it still there.
+        /// Owns no memory while it is empty, so it needs no drop. A thread-local that needs a drop is gone when another
+        /// thread-local is destroyed that holds a lease, whose drop emits an event.
         events: ManuallyDrop<RefCell<VecDeque<Event>>>,
     }
 
@@ -286,7 +286,8 @@ mod pending {
         });
     }
 
-    /// Adds an event, unless no subscriber wants its level. Runs no code of a subscriber, which is why it does not ask one.
+    /// Adds an event, unless every subscriber ignores its level. Compares with the global maximum only: asking a subscriber
+    /// whether it is interested would run its code while the caller holds locks.
     pub(super) fn add(level: Level, event: impl FnOnce() -> Event) {
         if level > LevelFilter::current() {
             return;
@@ -310,17 +311,18 @@ mod pending {
             event
         }
 
-        /// Emits what waits, if no call is under way. A call that a subscriber makes leaves its events to the loop that
-        /// called the subscriber: nested, each could call for the next, and `tracing` drops events of a subscriber's own.
+        /// Emits the events, if no call of the store is running in this thread. A call that a subscriber makes leaves its
+        /// events to the loop that called the subscriber: nested loops could recurse without a bound, and `tracing` drops
+        /// events that are emitted within a subscriber.
         fn emit_if_free(&self) {
             if self.holders.get() > 0 || self.is_emitting.get() || self.events.borrow().is_empty() {
                 return;
             }
             while let Some(event) = self.next() {
                 self.is_emitting.set(true);
-                // This may be in a drop, and the thread may be panicking.
+                // The caller may be a drop during a panic, where a second panic would abort the process.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| event.emit())) {
-                    // Dropped, it could panic again.
+                    // Leaked, because the drop of the payload could panic as well.
                     std::mem::forget(panic);
                 }
                 self.is_emitting.set(false);

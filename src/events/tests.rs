@@ -9,7 +9,7 @@ use tracing::{Metadata, Subscriber};
 
 use super::*;
 
-/// What an event looks like from outside.
+/// An event as a subscriber gets it.
 #[derive(Default)]
 struct Seen {
     level: String,
@@ -56,7 +56,7 @@ impl Subscriber for Collector {
 }
 
 #[test]
-fn the_table_in_the_docs_lists_every_event_with_its_level_and_its_fields() {
+fn the_table_in_the_docs_lists_every_event() {
     let (path, key) = (Path::new("a.once"), Key::new("k").scope("s"));
     let error = Arc::new(io::Error::other("for a test"));
     let collector = Collector::default();
