@@ -1,4 +1,5 @@
-//! How a store is opened.
+//! The options of a store, their defaults and checks, and the opening of an engine with them. The public calls that open a
+//! store are in `store`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,8 +18,10 @@ use crate::recover::{self, Config, MAX_FILE_BYTES};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};
 use crate::sync::Patience;
 
-/// How a store is opened: a builder that ends in [`open`](Options::open) or
-/// [`open_in_memory`](Options::open_in_memory).
+/// A builder for opening a store, ended by [`open`](Options::open) or [`open_in_memory`](Options::open_in_memory).
+///
+/// Only [`segment_size`](Options::segment_size) is stored in the file. Everything else holds for the store that is opened, and
+/// can be different the next time. An option with a value that makes no sense is [`Error::Option`] when the store is opened.
 ///
 /// ```
 /// use oncekey::{Durability, Options};
@@ -63,12 +66,12 @@ const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 const DEFAULT_SEGMENT_BYTES: u64 = 4 << 20;
 /// The default of [`Options::max_result`], where a frame can hold it.
 const DEFAULT_MAX_RESULT_BYTES: u64 = 64 << 10;
-/// A store smaller than this has no room to move its live records while it is reclaimed.
+/// The least number of slots: with fewer there is no room to move live records into while a segment is reclaimed.
 const MIN_SLOTS: u64 = 4;
 
 impl Options {
-    /// The defaults: a file that is created if it is not there, segments of 4 MiB, results up to 64 KiB, 7 days of
-    /// retention for keys and results, no lease deadline, every write synced.
+    /// The defaults: the file is created if it does not exist, segments have 4 MiB, results up to 64 KiB, keys and results are
+    /// remembered for 7 days, leases have no deadline, and every change is synced.
     pub fn new() -> Options {
         Options {
             create: true,
@@ -87,18 +90,19 @@ impl Options {
         }
     }
 
-    /// Whether a file that is not there, or whose creation was cut short, is created. Default: yes.
+    /// Whether to create the file if it does not exist, or finish a creation that was cut short. Default: true.
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self
     }
 
-    /// Whether the file must be a new one: if there is anything at the path, be it an empty file, the opening is
-    /// [`Error::Io`] of the kind [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and leaves it as it is. Overrides
-    /// [`create`](Options::create); a store in memory is always new. Default: no.
+    /// Whether the file must not exist yet. Default: false.
     ///
-    /// A creation that is cut short leaves an empty file, which is there from then on: to try again, open it without
-    /// this.
+    /// If anything exists at the path, even an empty file, the opening is [`Error::Io`] of kind
+    /// [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and changes nothing. Overrides [`create`](Options::create). Has no
+    /// effect on a store in memory.
+    ///
+    /// A creation that is cut short leaves an empty file. To finish it, open the file without this option.
     ///
     /// ```
     /// use oncekey::Options;
@@ -106,7 +110,7 @@ impl Options {
     /// let directory = tempfile::tempdir()?;
     /// let path = directory.path().join("payments.once");
     /// Options::new().create_new(true).open(&path)?.close()?;
-    /// assert!(Options::new().create_new(true).open(&path).is_err(), "it is there now");
+    /// assert!(Options::new().create_new(true).open(&path).is_err(), "it exists now");
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn create_new(mut self, create_new: bool) -> Options {
@@ -114,120 +118,125 @@ impl Options {
         self
     }
 
-    /// The size of a segment of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file keeps its
-    /// own. Default: 4 MiB.
+    /// The size of the segments of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file keeps its
+    /// segment size. Default: 4 MiB.
     ///
-    /// A segment is what the file grows by and what reclaiming frees; a result is at most about a quarter of one.
+    /// A segment is the unit in which the file grows and space is reclaimed. A result can have at most about a quarter of it.
     pub fn segment_size(mut self, bytes: u64) -> Options {
         self.segment_bytes = bytes;
         self
     }
 
-    /// The least size of the file, in bytes: this opening makes it that long, and [`compact`](crate::Store::compact) makes
-    /// it no shorter. Rounded up to whole segments, or down where [`max_size`](Options::max_size) allows no more. It is not
-    /// kept in the file, and a store in memory has none. Default: 0: the file is as long as what is written needs.
+    /// The least size of the file, in bytes. The opening makes the file that long, and [`compact`](crate::Store::compact) makes
+    /// it no shorter. Rounded up to whole segments, or down where [`max_size`](Options::max_size) requires it. Has no effect on
+    /// a store in memory. Default: 0, so the file grows as needed.
     ///
-    /// New room is filled with zeroes before it is used, so that a file that grows is written twice. The room up to this
-    /// size is filled at the opening instead, which takes as long as writing it; a disk that has less makes the opening
-    /// fail with [`Error::Full`] and leaves the file as it was. Under [`Durability::Buffered`] room is only reserved, as
-    /// [`durability`](Options::durability) says, and stays so when the file is opened otherwise later.
+    /// A file that grows is filled with zeroes before it is used, so every byte is written twice. With this option, the zeroes
+    /// are written at the opening, which takes as long as writing that much. If the disk does not have the space, the opening
+    /// is [`Error::Full`] and the file keeps its length. Under [`Durability::Buffered`] the space is reserved and not filled, see
+    /// [`durability`](Options::durability), and stays so if a later opening has another durability.
     pub fn min_size(mut self, bytes: u64) -> Options {
         self.min_bytes = bytes;
         self
     }
 
-    /// The largest size of the file, in bytes; at least four segments. Beyond it, [`Error::Full`]. Default: none.
+    /// The largest size of the file, in bytes: at least a header and four segments. A change that needs more is
+    /// [`Error::Full`]. Default: no limit.
     ///
-    /// A limit of the process on the size of its files (RLIMIT_FSIZE, `ulimit -f`) counts as one, where the system says
-    /// what it is (Linux and Android). It is looked at whenever the file grows; an opening of a file that is longer is
-    /// [`Error::Full`]. A limit that is lowered later than that, below what the file uses already, may still end the
-    /// process with SIGXFSZ.
+    /// On Linux and Android, the process's limit on file sizes (RLIMIT_FSIZE, `ulimit -f`) applies as well. The store reads it
+    /// whenever the file grows. Opening a file that is longer is [`Error::Full`]. If the limit is lowered while the store is
+    /// open, below the length of the file, a write can still end the process with SIGXFSZ.
     pub fn max_size(mut self, bytes: u64) -> Options {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// The largest result, in bytes. Every operation in progress has this much room set aside in the file, so that its
-    /// completion cannot find the disk full: ten thousand leases at 64 KiB are 640 MiB of file. Default: 64 KiB, or
-    /// what a frame can hold if that is less.
+    /// The largest size of a result, in bytes. A larger one is [`Error::TooLarge`]. Default: 64 KiB, or what fits into a
+    /// segment, which is about a quarter of it.
+    ///
+    /// Each operation in progress reserves this much of the file, so that its completion does not find the disk full. Ten
+    /// thousand leases with 64 KiB reserve 640 MiB.
     pub fn max_result(mut self, bytes: usize) -> Options {
         self.max_result_bytes = Some(bytes);
         self
     }
 
-    /// How long a finished operation is remembered, counted from its completion in store time: for as long as a
-    /// retry may come. Afterwards its key is free for another act. Default: 7 days; `Duration::MAX` is for ever.
+    /// How long a completed operation is remembered, in store time from its completion. Choose the longest time after which a
+    /// retry may come: afterwards the key is absent, and a retry runs the side effect again. `Duration::MAX` means for ever.
+    /// Default: 7 days.
     ///
-    /// It is written into each record when the operation ends. Opening the file with another retention later does
-    /// nothing for the records that are there: they expire when they were to expire, neither earlier nor later.
+    /// Each record stores its own expiry when the operation ends. Opening the file with another retention does not change
+    /// records that exist.
     pub fn retention(mut self, retention: Duration) -> Options {
         self.retention = retention;
         self
     }
 
-    /// How long the result of a finished operation is kept, at most as long as its key. When it has gone and the key
-    /// has not, a retry is [`Error::ResultExpired`] and the act is still not performed again. Default: as the key. Like
-    /// [`retention`](Options::retention), it holds for what ends from now on.
+    /// How long the result of a completed operation is kept, in store time from its completion; at most as long as its key.
+    /// Default: as long as the key.
     ///
-    /// An operation with a shorter [`retain`](crate::Operation::retain) of its own keeps its result as long as its
-    /// key.
+    /// When the result is gone and the key is not, a retry is [`Error::ResultExpired`], and the side effect still does not run
+    /// again. Like [`retention`](Options::retention), this applies to operations that end from now on. An operation with a
+    /// shorter [`retain`](crate::Operation::retain) of its own keeps its result as long as its key.
     pub fn result_retention(mut self, retention: Duration) -> Options {
         self.result_retention = Some(retention);
         self
     }
 
-    /// After how long a lease may be taken over by somebody else who asks; at most the retention. Default: never. An
-    /// operation with a shorter [`retain`](crate::Operation::retain) of its own has a lease as long as that.
+    /// The deadline of leases, in store time from the begin; at most the retention. After it, another caller that begins the
+    /// operation gets the doubt about it. Default: no deadline. An operation with a shorter
+    /// [`retain`](crate::Operation::retain) of its own has a lease of that length.
     ///
-    /// A thread whose lease was taken over goes on all the same: if its act is slow and not dead, the act happens
-    /// twice. Use this only if the outside world refuses the older [`Version`](crate::Version), or the act is
-    /// idempotent. A thread that works longer than that can [renew](crate::Lease::renew) its lease.
+    /// The deadline does not stop the thread whose lease it is. If its side effect is only slow, it can happen twice. Use this
+    /// only if the outside world refuses an older [`Version`](crate::Version), or if the side effect is idempotent. A thread
+    /// that needs longer can [renew](crate::Lease::renew) its lease.
     pub fn lease(mut self, lease: Duration) -> Options {
         self.lease = Some(lease);
         self
     }
 
-    /// When a change returns. Default: [`Durability::Sync`].
+    /// How durable a change is before its call returns. Default: [`Durability::Sync`]. A single operation can override it with
+    /// [`Operation::durability`](crate::Operation::durability).
     ///
-    /// Under [`Durability::Buffered`], as the store's own and not as that of a single operation, the file grows by room
-    /// that the operating system reserves, where it can (Linux and Android), and is not filled with zeroes first. That
-    /// halves what is written while the file grows, and a sync of what is written to new room takes longer.
+    /// Set here, [`Durability::Buffered`] also changes how the file grows, on Linux and Android: the operating system reserves
+    /// the space, and the store does not fill it with zeroes. That halves what is written while the file grows, and makes a sync
+    /// of data in new space slower.
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
         self
     }
 
-    /// Whether records are read through memory maps. Default: yes.
+    /// Whether to read records through memory maps. Default: true.
     ///
-    /// With maps, a medium error under a record that is read, or a file that another program cuts, ends the process
-    /// with SIGBUS. Without them both are errors, and a lookup costs a system call.
+    /// With maps, a read error of the disk, or a file that another program truncates, ends the process with SIGBUS. Without
+    /// them both are errors, and a lookup costs a system call.
     ///
-    /// Maps take addresses of the process and no memory of their own: of 64 segments, and for a longer file of at most
-    /// twice its length and 64 segments. Where there are not so many addresses, records are read without maps.
+    /// Maps take address space and no memory of their own: as much as 64 segments, or for a longer file at most twice its length
+    /// and 64 segments. If there is not enough address space, records are read without maps.
     pub fn mmap(mut self, mmap: bool) -> Options {
         self.mmap = mmap;
         self
     }
 
-    /// The longest time that may have passed, by the wall clock, between the last write to the store and an opening in
-    /// another boot of the machine; in whole milliseconds. Default: 366 days.
+    /// The longest time, by the wall clock, between the last write to the store and an opening after a reboot, in whole
+    /// milliseconds. Default: 366 days.
     ///
-    /// Within one boot time goes by the boot-time clock, which cannot be set and counts suspend, and this does not matter
-    /// (on Linux and Android; elsewhere every opening counts as one in another boot). Across a reboot there is only the
-    /// wall clock. Further ahead than this it is more likely wrong than right: the opening is [`Error::Clock`], and nothing
-    /// expires. Where a machine is never down for longer than a week, say so: a clock that came up a month ahead then
-    /// cannot make the store forget.
+    /// Across a reboot only the wall clock can tell how much time has passed. If it is ahead by more than this, it is probably
+    /// wrong: the opening is [`Error::Clock`], and nothing expires. If a machine is never down for longer than a week, set a
+    /// week, so that a clock that comes up a month ahead cannot make everything expire.
+    ///
+    /// Within one boot this option has no effect, because store time runs on the boot-time clock, which cannot be set and counts
+    /// suspend. That is so on Linux and Android; on other systems every opening counts as one after a reboot.
     pub fn max_downtime(mut self, longest: Duration) -> Options {
         self.clock_rules.max_downtime_ms = whole_ms(longest);
         self
     }
 
-    /// What is true if this opening finds that the wall clock jumped, which otherwise is [`Error::Clock`]: in another boot
-    /// of the machine it is more than a day behind where the store saw it last, or further ahead than
-    /// [`max_downtime`](Options::max_downtime). Default: not said.
+    /// What to do if the wall clock jumped across a reboot: by more than a day back from where the store saw it last, or
+    /// further ahead than [`max_downtime`](Options::max_downtime). Without this option, such an opening is [`Error::Clock`].
     ///
-    /// The opening writes down where the clock is now, so that the next one needs no answer. Where nothing jumped the
-    /// option does nothing: a machine whose clock always comes up wrong, before a time service corrects it, may always say
+    /// The opening records where the clock is now, so the next one does not need the option. If the clock did not jump, the
+    /// option has no effect. So a machine whose clock always comes up wrong, before a time service corrects it, can always set
     /// [`ClockJump::NotElapsed`].
     ///
     /// ```
@@ -257,13 +266,13 @@ impl Options {
         self
     }
 
-    /// Runs the store by a clock that is moved by hand, for tests of retention and leases.
+    /// Makes the store use a clock that a test advances by hand, for tests of retention and leases: see [`ManualClock`].
     pub fn manual_clock(mut self, clock: ManualClock) -> Options {
         self.manual_clock = Some(clock);
         self
     }
 
-    /// The works of the store at `path`.
+    /// Opens the engine for the store at `path`.
     pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
         if path.as_os_str().is_empty() {
@@ -276,13 +285,13 @@ impl Options {
         let storage =
             FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
         if self.create_new && storage.len().map_err(|error| Error::io(path, "look at the file", error))? > 0 {
-            // Another opening made a store of it before this one had the lock.
+            // Another process created a store in it before this one had the lock.
             return Err(Error::io(path, "create a new file", std::io::ErrorKind::AlreadyExists.into()));
         }
         self.open_storage(Arc::new(storage), path, settings)
     }
 
-    /// The works of a store on a disk that fails.
+    /// Opens the engine for a store on a simulated disk.
     #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
     pub(crate) fn open_simulation(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Engine> {
         let settings = self.check()?;
@@ -290,10 +299,10 @@ impl Options {
         self.open_storage(Arc::new(disk.clone()), Path::new(":simulation:"), settings)
     }
 
-    /// The works of a store in memory.
+    /// Opens the engine for a store in memory.
     pub(crate) fn open_nowhere(&self) -> Result<Engine> {
         let settings = self.check()?;
-        // Zeroes in memory are room that is taken and not room that is made.
+        // A least size would only take memory: there is no disk whose space it could secure.
         let options = Options { min_bytes: 0, ..self.clone() };
         options.open_storage(Arc::new(MemoryStorage::new()), Path::new(":memory:"), settings)
     }
@@ -316,7 +325,7 @@ impl Options {
             clock_rules: self.clock_rules,
             time_source,
         };
-        // Until here an opening has changed nothing, and says so.
+        // The survey and the fill change nothing in the file, and their errors say so.
         let left_as_it_was = |error| match error {
             Error::Corrupt { path, offset, reason } => {
                 Error::Corrupt { path, offset, reason: reason + "; the file was left as it is" }
@@ -324,13 +333,13 @@ impl Options {
             error => error,
         };
         let surveyed = recover::survey(storage, path, &config).map_err(left_as_it_was)?;
-        // The file's own segment size holds, which only now is known. Nothing has been written yet.
+        // Only now is the segment size known, which is that of the file. Nothing has been written yet.
         self.check_max_size(surveyed.segment_bytes())?;
         let settings = self.settings_for(surveyed.segment_bytes(), settings)?;
         Ok(Engine::new(surveyed.fill().map_err(left_as_it_was)?.begin()?, settings))
     }
 
-    /// What can be said against the options before anything is opened.
+    /// Checks the options as far as that is possible without the file.
     fn check(&self) -> Result<Settings> {
         let refuse = |option, reason: String| Err(Error::Option { option, reason });
         if !self.segment_bytes.is_power_of_two()
@@ -381,7 +390,8 @@ impl Options {
         }
     }
 
-    /// Refuses a new file that the process may not make as long as it is at first, before it is created.
+    /// Refuses to create a file whose first segment would exceed the process's limit on file sizes. Checked before the file is
+    /// created, because the write would end the process with SIGXFSZ.
     fn check_file_size_limit(&self, path: &Path) -> Result<()> {
         let least_bytes = STORE_HEADER_BYTES + self.segment_bytes;
         let is_new = || std::fs::metadata(path).map_or(true, |file| file.len() == 0);
@@ -415,14 +425,14 @@ impl Options {
     }
 }
 
-/// Checks one key retention against the result retention that goes with it.
+/// Checks the retentions of a key and of its result. A result without a retention is kept as long as the key.
 pub(crate) fn check_retention(key: Duration, result: Option<Duration>) -> Result<Retention> {
     let key_ms = whole_ms(key);
     let result_ms = result.map_or(key_ms, whole_ms);
     if key_ms == 0 {
         return Err(Error::Option {
             option: "retention",
-            reason: "less than a millisecond: the retry that it is kept for would always come too late"
+            reason: "less than a millisecond; every retry would come too late and run the side effect again"
                 .into(),
         });
     }
@@ -435,21 +445,22 @@ pub(crate) fn check_retention(key: Duration, result: Option<Duration>) -> Result
     Ok(Retention { key_ms, result_ms })
 }
 
-/// Checks a lease against the retention.
+/// Checks a lease against the retention of its operation. Returns it in ms.
 pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> {
     let lease_ms = whole_ms(lease);
     if lease_ms == 0 {
         return Err(Error::Option {
             option: "lease",
-            reason: "less than a millisecond: everybody could take over at once".into(),
+            reason: "less than a millisecond; every other caller could take the operation over at once"
+                .into(),
         });
     }
     if lease_ms > retention.key_ms {
         return Err(Error::Option {
             option: "lease",
             reason: format!(
-                "{lease_ms} ms is longer than the retention, {} ms: a completion could be forgotten before the \
-                 lease of a retry of it ends",
+                "{lease_ms} ms is longer than the retention, {} ms; a completion could be forgotten before the lease of \
+                 a retry ends",
                 retention.key_ms
             ),
         });
@@ -457,19 +468,21 @@ pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> 
     Ok(lease_ms)
 }
 
-/// Checks the renewal of a lease against the retention. `Duration::MAX` is never, as where no lease was asked for.
+/// Checks the renewal of a lease against the retention. `Duration::MAX` means no deadline, as for an operation without a
+/// lease.
 pub(crate) fn check_renewal(lease: Duration, retention: Retention) -> Result<u64> {
     if lease == Duration::MAX { Ok(u64::MAX) } else { check_lease(lease, retention) }
 }
 
-/// The retention of one operation of a store: of its key, and of its result if the store was not opened with a shorter one
-/// for results.
+/// The retention of an operation that sets one for its key. The result retention of the store still applies, up to that of
+/// the key.
 pub(crate) fn own_retention(key: Duration, store: &Settings) -> Result<Retention> {
     let Retention { key_ms, .. } = check_retention(key, None)?;
     let result_ms = store.result_retention_ms.unwrap_or(key_ms).min(key_ms);
     Ok(Retention { key_ms, result_ms })
 }
 
+/// A duration in whole ms, rounded down. Saturates.
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -478,8 +491,8 @@ fn open_error(path: &Path, error: OpenError) -> Error {
     let not_a_store = |reason: &str| Error::NotAStore { path: path.to_owned(), reason: reason.into() };
     match error {
         OpenError::Locked => Error::Locked { path: path.to_owned() },
-        OpenError::Directory => not_a_store("it is a directory; name a file in it"),
-        OpenError::NotRegular => not_a_store("it is no regular file"),
+        OpenError::Directory => not_a_store("a directory; name a file in it"),
+        OpenError::NotRegular => not_a_store("not a regular file"),
         OpenError::NotFound => Error::io(path, "find the file", std::io::ErrorKind::NotFound.into()),
         OpenError::Io { operation, source } => Error::io(path, operation, source),
     }
