@@ -1,4 +1,4 @@
-//! What a store tells about itself, and what it tells about a key.
+//! What a store returns about itself ([`Stats`]) and about one key ([`KeyState`], [`CasOutcome`]).
 
 use std::fmt;
 
@@ -15,11 +15,13 @@ use crate::status::{Status, Version};
 use crate::sync::Patience;
 use crate::typed;
 
-/// Figures of one store at one moment, for a dashboard. They are gathered one after the other, so that under load they
-/// need not add up.
+/// Figures of one store, for metrics. See [`Store::stats`](crate::Store::stats).
 ///
-/// In a process that was forked from the one that opened the store, no lock can be taken. `keys`, `index_bytes`, `file_bytes`,
-/// `record_bytes`, `dead_bytes` and `reserved_bytes` are 0 there and `poisoned` is false; the rest is as it was at the fork.
+/// The figures are read one after another, so under load they may not add up. Counts that are "since the store was opened" start
+/// at zero with every opening.
+///
+/// In a forked child, where the store must not take locks, `keys`, `index_bytes`, `file_bytes`, `record_bytes`, `dead_bytes` and
+/// `reserved_bytes` are 0 and `poisoned` is false. The others are as they were at the fork.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store};
@@ -32,51 +34,52 @@ use crate::typed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// Keys in the index. Includes keys whose retention has passed, until their segment is retired.
+    /// The number of keys in the index. Includes keys whose retention has passed, until their segment is retired.
     pub keys: usize,
-    /// Memory of the index, in bytes.
+    /// The memory of the index, in bytes.
     pub index_bytes: usize,
-    /// Segments of the log.
+    /// The number of segments of the log.
     pub segments: u64,
-    /// Length of the file, but for a slot that is being made: header and slots, in bytes.
+    /// The length of the file, in bytes. A slot that is being added counts once it is complete.
     pub file_bytes: u64,
-    /// Bytes of records in the log, dead ones included; without frame headers and footers.
+    /// The bytes of the records in the log, dead ones included; without frame headers and footers.
     pub record_bytes: u64,
-    /// Of these, how many are estimated to be dead: superseded or expired.
+    /// The part of `record_bytes` that is dead, which is superseded or expired. An estimate.
     pub dead_bytes: u64,
-    /// Room that is set aside for operations in progress, in bytes.
+    /// The space that is reserved for ending the operations in progress, in bytes.
     pub reserved_bytes: u64,
-    /// Leases and doubts that are alive: those that keep [`Store::close`](crate::Store::close) from closing.
+    /// The number of leases and doubts that are alive. [`Store::close`](crate::Store::close) succeeds only if it is 0.
     pub leases: usize,
-    /// Syncs of the commit path since the store was opened.
+    /// The number of syncs for changes since the store was opened.
     pub syncs: u64,
-    /// Bytes of live records that reclaiming moved since the store was opened.
+    /// The bytes of live records that reclaiming moved since the store was opened.
     pub moved_bytes: u64,
-    /// Segments that reclaiming retired since the store was opened.
+    /// The number of segments that reclaiming retired since the store was opened.
     pub segments_retired: u64,
-    /// The file system may write changed bytes to another place, so that a completion can find the disk full although its
-    /// room was set aside; the store is then poisoned. True for ZFS, bcachefs and NILFS, for a file on btrfs that was not
-    /// created by this crate (nor otherwise marked "no copy on write"), and where it was opened on a disk too full to tell.
-    /// False where nothing is known: on systems other than Linux and Android, over a network, and on an overlay whose lower
-    /// file system is not seen.
+    /// Whether the file system may write changed bytes to another place. A completion can then find the disk full although
+    /// its space was reserved, which poisons the store.
+    ///
+    /// True for ZFS, bcachefs and NILFS; for a file on btrfs that this crate did not create, unless it is marked "no copy on
+    /// write"; and if the disk was too full at the opening to find out. False if nothing is known: on systems other than Linux
+    /// and Android, on network file systems, and on an overlay that hides the file system below it.
     pub copy_on_write: bool,
-    /// Records that cannot be read, of those known now: their keys are [`Error::Corrupt`](crate::Error::Corrupt) until they
-    /// expire or [`Store::forget`](crate::Store::forget) gives them up. Counted is what a call or reclaiming came across
-    /// since the store was opened, and what reclaiming had carried along before.
+    /// The number of records that are known to be unreadable: those that a call or reclaiming tried to read since the store was
+    /// opened, and those that reclaiming moved unread before. Their keys are [`Error::Corrupt`](crate::Error::Corrupt) until
+    /// they expire or are [forgotten](crate::Store::forget).
     pub unreadable_records: u64,
-    /// Whether reclaiming cannot go on, because it cannot read the oldest segment: the file then grows.
-    /// [`Store::compact`](crate::Store::compact) says why.
+    /// Whether reclaiming has stopped because the oldest segment cannot be read. The file then only grows.
+    /// [`Store::compact`](crate::Store::compact) returns the error.
     pub reclaiming_stopped: bool,
-    /// How often since the store was opened the wall clock was found more than ten seconds from where it was expected.
+    /// How often the wall clock was found more than ten seconds away from where it was expected, since the store was opened.
     /// Store time does not follow such a step.
     pub clock_steps_not_followed: u64,
-    /// Store time, in ms since the Unix epoch: what retention and leases count in. It begins as the wall clock says when
-    /// the file is created, and where that was or is wrong the two differ.
+    /// Store time, in ms since the Unix epoch: the time in which retention and leases count. It starts at the wall clock when
+    /// the file is created, and differs from it if the wall clock was or is wrong.
     pub store_time_ms: u64,
-    /// Whether a write or a sync failed: every change is [`Error::Poisoned`](crate::Error::Poisoned) until the store is
+    /// Whether a write or a sync has failed. Every change is [`Error::Poisoned`](crate::Error::Poisoned) until the store is
     /// opened again.
     pub poisoned: bool,
-    /// Whether the path was seen to lead to another file, or to none: nothing begins any more, it is
+    /// Whether the path was found to lead to another file than the open one, or to none. Nothing new begins; it is
     /// [`Error::Replaced`](crate::Error::Replaced).
     pub replaced: bool,
 }
@@ -106,7 +109,8 @@ impl Stats {
             poisoned: false,
             replaced: engine.is_replaced(),
         };
-        // Everything above reads atomic numbers only. The rest takes locks, which nobody may ever release in a forked child.
+        // Everything above reads atomics only. The rest takes locks, which in a forked child may be held by a thread that
+        // does not exist there.
         if !engine.has_forked() {
             stats.store_time_ms = engine.clock().now_ms();
             let totals = log.space_usage().totals(stats.store_time_ms);
@@ -120,7 +124,7 @@ impl Stats {
     }
 }
 
-/// Where a key stands, as [`Store::get`](crate::Store::get) saw it.
+/// The state of one key at the moment of a call such as [`Store::get`](crate::Store::get).
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store};
@@ -134,7 +138,7 @@ impl Stats {
 /// # Ok::<(), oncekey::Error>(())
 /// ```
 ///
-/// `{:?}` prints the length of the result and not what is in it.
+/// `{:?}` prints the length of the result and not its bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyState {
     key: OwnedKey,
@@ -167,7 +171,7 @@ impl fmt::Debug for KeyState {
 }
 
 impl KeyState {
-    /// Where the key stands now; see [`Engine::get`].
+    /// The state of the key now: see [`Engine::get`].
     pub(crate) fn look(engine: &Engine, key: Key<'_>, patience: Patience) -> Result<KeyState> {
         let (status, found) = engine.get(key, patience)?;
         Ok(KeyState::new(key, status, found))
@@ -210,64 +214,64 @@ impl KeyState {
         }
     }
 
-    /// The status.
+    /// The status of the key.
     #[must_use]
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// Whether nothing is known of the key.
+    /// Whether the status is [`Status::Absent`].
     #[must_use]
     pub fn is_absent(&self) -> bool {
         self.status == Status::Absent
     }
 
-    /// Whether the act was performed and recorded.
+    /// Whether the status is [`Status::Completed`].
     #[must_use]
     pub fn is_completed(&self) -> bool {
         self.status == Status::Completed
     }
 
-    /// The version of the record that made it so: what [`Store::compare_and_set`](crate::Store::compare_and_set)
-    /// wants to see. None if the key is absent.
+    /// The version of the key's latest record, for [`Store::compare_and_set`](crate::Store::compare_and_set). `None` if the key
+    /// is absent.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         self.version
     }
 
-    /// The fingerprint of the request; [`Fingerprint::NONE`] if none was given or the key is absent.
+    /// The fingerprint of the request; [`Fingerprint::NONE`] if the operation has none or the key is absent.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
 
-    /// How many attempts began. For an absent key: how many were released, as long as that is remembered: a courtesy,
-    /// which lasts for the retention of the key at most and goes when its room is wanted for something else.
+    /// How many attempts at the operation began. For an absent key, how many were released. That count is kept for the
+    /// retention of the key at most, and is dropped earlier if its space is reclaimed.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// The key that was asked for.
+    /// The key.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
         self.key.as_key()
     }
 
-    /// The result of a completed operation; None if its retention has passed, if it was
-    /// [never recorded](KeyState::result_was_not_kept), or if there is none yet.
+    /// The recorded result. `None` if the operation is not completed, if the retention of the result has passed, or if the
+    /// result was [never recorded](KeyState::result_was_not_kept).
     #[must_use]
     pub fn result(&self) -> Option<&[u8]> {
         self.result.as_deref()
     }
 
-    /// The result, without a copy.
+    /// The recorded result as [`result`](KeyState::result) returns it, without a copy.
     #[must_use]
     pub fn into_result(self) -> Option<Vec<u8>> {
         self.result
     }
 
-    /// The typed result of a completed operation, decoded by the codec that the record names, or the default one; None where
+    /// Decodes the recorded result, with the codec that the record names or the default one. `None` if
     /// [`result`](KeyState::result) is.
     ///
     /// ```
@@ -282,60 +286,63 @@ impl KeyState {
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`]: it was recorded as another type, or by a codec that is not of this crate.
+    /// [`Error::Decode`]: the result was recorded as another type, or with a codec that is not one of this crate.
     pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>> {
         let decoded = self.result().map(|result| typed::decode_as(self.typing, result)).transpose();
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
-    /// The same with a codec of the program's own.
+    /// Decodes the recorded result with `codec`. `None` if [`result`](KeyState::result) is.
     ///
     /// # Errors
     ///
-    /// As [`decode`](KeyState::decode).
+    /// [`Error::Decode`]: the result was recorded as another type, or with another codec.
     pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<Option<T>> {
         let decoded = self.result().map(|result| typed::decode(codec, result, self.typing)).transpose();
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
-    /// Whether the operation is completed and its result was never recorded, because it could not be: see
-    /// [`Error::ResultNotKept`].
+    /// Whether the operation is completed but its result could not be recorded: see [`Error::ResultNotKept`].
     #[must_use]
     pub fn result_was_not_kept(&self) -> bool {
         self.not_kept
     }
 
-    /// When the attempt began or the operation was completed, in store time: ms since the Unix epoch.
+    /// When the latest record was written, which began the attempt or completed the operation. In store time, in ms since the
+    /// Unix epoch. `None` if the key is absent.
     #[must_use]
     pub fn changed_at_ms(&self) -> Option<u64> {
         self.changed_at_ms
     }
 
-    /// When the result will be given up, in store time: ms since the Unix epoch.
+    /// When the retention of the result ends, in store time, in ms since the Unix epoch. `None` if there is no result, or if it
+    /// never expires.
     #[must_use]
     pub fn result_expires_at_ms(&self) -> Option<u64> {
         self.result_expires_at_ms
     }
 
-    /// When the key will be absent again, in store time: ms since the Unix epoch.
+    /// When the retention of the key ends and the key becomes absent, in store time, in ms since the Unix epoch. `None` if the
+    /// operation is not completed, or never expires.
     #[must_use]
     pub fn expires_at_ms(&self) -> Option<u64> {
         self.expires_at_ms
     }
 }
 
-/// How [`Store::compare_and_set`](crate::Store::compare_and_set) came out.
+/// The outcome of [`Store::compare_and_set`](crate::Store::compare_and_set).
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CasOutcome {
-    /// It is as was wanted, by the record of this version (0 if absent stayed absent).
+    /// The state was set, by a record of this version. If an absent key was set to absent, nothing was recorded and the
+    /// version is 0.
     Done(Version),
-    /// The key did not stand where it was expected; it stands here.
+    /// The key did not match what was expected, and nothing has changed. This is its state.
     Differs(KeyState),
 }
 
 impl CasOutcome {
-    /// How it came out; what stands there otherwise is looked up now.
+    /// Makes the outcome of a swap. A state that differs is read now, so it can be later than the comparison.
     pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<CasOutcome> {
         match swap {
             Swap::Done(version) => Ok(CasOutcome::Done(version)),
