@@ -115,7 +115,10 @@ mod typed;
 mod stats;
 mod options;
 mod completion;
+mod held_grant;
 mod lease;
+mod doubt;
+mod begin;
 mod outcome;
 mod policy;
 mod operation;
@@ -141,6 +144,7 @@ pub mod simulation {
     pub use crate::storage::simulated::{DiskFault, PathTarget, SimulatedDisk};
 }
 
+pub use begin::Begin;
 pub use clock::{ClockJump, ManualClock};
 #[cfg(feature = "json")]
 pub use codec::Json;
@@ -148,11 +152,12 @@ pub use codec::Json;
 pub use codec::{AnyShape, Bincode};
 pub use codec::{Codec, CodecError, DefaultCodec};
 pub use completion::{Completion, Recorded};
+pub use doubt::Doubt;
 pub use engine::{Compaction, Durability, Expected, Next};
 pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
-pub use lease::{Begin, Doubt, Lease};
+pub use lease::Lease;
 pub use operation::Operation;
 pub use options::Options;
 pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};

@@ -1,4 +1,5 @@
-//! The typed interface: run a side effect once, and give every retry its result.
+//! The typed interface: run a side effect once, and return its result to every retry. This file owns the builder,
+//! [`Operation`], and what it passes to the engine ([`Terms`], [`Request`]); `run` has the calls with typed results.
 
 mod run;
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::begin::Begin;
 use crate::codec::{Codec, DEFAULT_CODEC_ID, DefaultCodec};
 use crate::completion::Recorded;
 use crate::engine::{Durability, Engine, Request, Terms};
@@ -15,7 +17,6 @@ use crate::error::{Error, Result};
 use crate::fingerprint::canonical;
 use crate::format::record::{Typing, Value};
 use crate::key::{AnyKey, Fingerprint};
-use crate::lease::Begin;
 use crate::options::{check_lease, check_retention, own_retention};
 use crate::outcome::Attempt;
 #[cfg(doc)]
@@ -24,8 +25,16 @@ use crate::policy::{KeepInDoubt, Reconcile, Refuse, ReleaseIf, Rerun};
 use crate::sync::Patience;
 use crate::typed::{BY_CALLER, BY_MEANING};
 
-/// A side effect to be run once, under a key. Made by [`Store::operation`](crate::Store::operation), ended by
-/// [`run`](Operation::run).
+/// A builder for one operation: a side effect that is to run once under its key. Made by
+/// [`Store::operation`](crate::Store::operation); [`run`](Operation::run) executes it.
+///
+/// | to say | call | without it |
+/// |---|---|---|
+/// | what the request is | [`request`](Operation::request) | the key alone identifies the request |
+/// | what to do about a doubt | [`reconcile`](Operation::reconcile) or [`rerun`](Operation::rerun) | [`Error::InDoubt`] |
+/// | which errors mean that nothing happened | [`release_if`](Operation::release_if) | every error leaves a doubt |
+/// | how long to wait for another thread | [`wait`](Operation::wait) | [`Error::InProgress`] at once |
+/// | how long to remember it | [`retain`](Operation::retain) | [`Options::retention`](crate::Options::retention) |
 ///
 /// ```
 /// use oncekey::{Outcome, Store};
@@ -53,7 +62,7 @@ use crate::typed::{BY_CALLER, BY_MEANING};
 ///
 /// match outcome {
 ///     Outcome::Done(receipt) => assert_eq!(receipt.id, 17),         // this call charged
-///     Outcome::AlreadyDone(receipt) => assert_eq!(receipt.id, 17),  // an earlier one did; the same receipt
+///     Outcome::AlreadyDone(receipt) => assert_eq!(receipt.id, 17),  // an earlier call did; the same receipt
 /// }
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -62,18 +71,19 @@ pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt> {
     engine: &'a Arc<Engine>,
     key: AnyKey<'a>,
     request: Result<Request>,
-    /// How the fingerprint was made, and the codec's number, if there is a codec.
+    /// How the fingerprint was made: [`BY_CALLER`] or [`BY_MEANING`].
     scheme: u8,
+    /// The number of the codec; `None` if there is no codec.
     codec_id: Option<u8>,
-    asked: Asked,
+    unchecked: Unchecked,
     codec: C,
     doubt: D,
     release: R,
 }
 
-/// What was asked for, before it has been checked.
+/// The terms that the caller set, before [`Operation::terms`] has checked them.
 #[derive(Debug, Clone, Copy, Default)]
-struct Asked {
+struct Unchecked {
     retention: Option<Duration>,
     result_retention: Option<Duration>,
     lease: Option<Duration>,
@@ -89,7 +99,7 @@ impl<'a> Operation<'a> {
             request: Ok(Fingerprint::NONE.into()),
             scheme: BY_CALLER,
             codec_id: DEFAULT_CODEC_ID,
-            asked: Asked::default(),
+            unchecked: Unchecked::default(),
             codec: DefaultCodec::default(),
             doubt: Refuse,
             release: KeepInDoubt,
@@ -98,20 +108,27 @@ impl<'a> Operation<'a> {
 }
 
 impl<'a, C, R> Operation<'a, C, Refuse, R> {
-    /// Asks `reconcile` when an earlier attempt is in doubt: did its side effect happen? It is only asked then, one caller at
-    /// a time, and must be **authoritative**: [`Reconciled::NotApplied`] runs the side effect again. A look into a cache,
-    /// or into a system that may yet process what was sent, is not enough; [`Reconciled::Unknown`] leaves everything as it is
-    /// and is [`Error::InDoubt`], which carries the reason.
+    /// Resolves a doubt with `reconcile`, a closure that finds out whether the side effect of the attempt in doubt happened.
     ///
-    /// It returns an `Option<T>`, a `Result<Option<T>, E>` or a [`Reconciled<T>`](Reconciled): see [`Finding`]. A closure that
-    /// ends in `Ok(..)` names its error: `|attempt| -> anyhow::Result<_> { .. Ok(found) }`. It sees the
-    /// [`Attempt`] that is in doubt; search by its [`token`](Attempt::token). If it panics, the doubt stays.
+    /// The closure runs only if an earlier attempt is in doubt, by one caller at a time, and at most once in a call; a second
+    /// doubt in the same call is [`Error::InDoubt`]. It gets the [`Attempt`] in doubt: search by its
+    /// [`token`](Attempt::token). If it panics, the operation stays in doubt.
     ///
-    /// What it says holds for the attempt that it was asked about, whatever others do to the key meanwhile. After
-    /// [`Reconciled::Applied`] the call never runs the side effect: the result is recorded, also if the doubt has gone and
-    /// the key is absent; a result that is recorded by then is given instead; and if another attempt has the key, or
-    /// the result cannot be recorded, it comes back in [`RunError::Unrecorded`]. It is asked at most once in a call: a second
-    /// doubt in that call is [`Error::InDoubt`].
+    /// Its answer must be **authoritative**, because the call then acts on it:
+    ///
+    /// | returned | the call |
+    /// |---|---|
+    /// | `Some(result)`, [`Reconciled::Applied`] | records the result and returns it as [`Outcome::AlreadyDone`](crate::Outcome::AlreadyDone) |
+    /// | `None`, [`Reconciled::NotApplied`] | runs the side effect, as the next attempt |
+    /// | `Err(error)`, [`Reconciled::Unknown`] | changes nothing and is [`Error::InDoubt`] with the reason |
+    ///
+    /// Do not return `None` after a look into a cache, or into a system that may still process what the attempt sent. For the
+    /// types that the closure may return see [`Finding`]. A closure that ends in `Ok(..)` needs a type annotation:
+    /// `|attempt| -> anyhow::Result<_> { .. Ok(found) }`.
+    ///
+    /// Other callers can change the key while the closure runs. After `Applied` the call never runs the side effect. It records
+    /// the result also if the key is absent by then. If a result is recorded by then, it returns that one. If another attempt
+    /// owns the key by then, or the result cannot be recorded, it returns the result in [`RunError::Unrecorded`].
     pub fn reconcile<F, Found>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>, R>
     where
         F: FnOnce(&Attempt) -> Found,
@@ -119,24 +136,23 @@ impl<'a, C, R> Operation<'a, C, Refuse, R> {
         self.with_doubt(Reconcile::new(reconcile))
     }
 
-    /// Runs the side effect again when an earlier attempt is in doubt, because it is itself idempotent.
+    /// Resolves a doubt by running the side effect again. For a side effect that is itself idempotent.
     ///
-    /// The begin is then written and not synced, so that the whole operation takes one sync and not two: if power is lost in
-    /// between, nothing remembers that it began, and the next call simply runs it again. For that very reason
-    /// **every caller of the key must use `rerun`**: to another one, a begin that a crash took back looks as if the
-    /// side effect had never been tried.
+    /// The begin is then written but not synced, so the whole operation takes one sync instead of two. If power is lost before
+    /// the completion, the begin can be lost, and the next call runs the side effect as if for the first time. Therefore
+    /// **every caller of the key must use `rerun`**: any other caller would not see the doubt.
     pub fn rerun(self) -> Operation<'a, C, Rerun, R> {
         self.with_doubt(Rerun)
     }
 }
 
 impl<'a, C, D> Operation<'a, C, D, KeepInDoubt> {
-    /// Frees the key where `nothing_happened` says of the closure's error that the side effect certainly did not happen: the
-    /// connection was refused, the request was found invalid. Every other error leaves the operation in doubt, because that
-    /// fails safe.
+    /// Releases the key if `nothing_happened` returns true for the error of the closure: the side effect certainly did not
+    /// happen, for instance because the connection was refused or the request was found invalid. The call returns
+    /// [`RunError::Released`]. Every other error leaves the operation in doubt, which is the safe choice.
     ///
-    /// It judges the whole closure by its last error. So put one side effect into a closure: where two requests are sent,
-    /// a refused connection of the second says nothing about the first.
+    /// Only the error that the closure returns is examined. So run one side effect in a closure: if it sends two requests, a
+    /// refused connection for the second one says nothing about the first.
     ///
     /// ```
     /// use oncekey::{RunError, Status, Store};
@@ -155,29 +171,30 @@ impl<'a, C, D> Operation<'a, C, D, KeepInDoubt> {
     where
         F: FnOnce(&E) -> bool,
     {
-        let Operation { engine, key, request, scheme, codec_id, asked, codec, doubt, .. } = self;
+        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, .. } = self;
         let release = ReleaseIf::new(nothing_happened);
-        Operation { engine, key, request, scheme, codec_id, asked, codec, doubt, release }
+        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release }
     }
 }
 
 impl<'a, C, D, R> Operation<'a, C, D, R> {
     fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E, R> {
-        let Operation { engine, key, request, scheme, codec_id, asked, codec, release, .. } = self;
-        Operation { engine, key, request, scheme, codec_id, asked, codec, doubt, release }
+        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, release, .. } = self;
+        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release }
     }
 
-    /// Encodes results with `codec` instead of the default. The fingerprint of a request does not depend on it.
+    /// Encodes and decodes results with `codec` instead of the default codec. The fingerprint of a request does not depend on
+    /// the codec.
     pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D, R> {
-        let Operation { engine, key, request, scheme, asked, doubt, release, .. } = self;
-        Operation { engine, key, request, scheme, codec_id: Some(B::ID), asked, codec, doubt, release }
+        let Operation { engine, key, request, scheme, unchecked, doubt, release, .. } = self;
+        Operation { engine, key, request, scheme, codec_id: Some(B::ID), unchecked, codec, doubt, release }
     }
 
-    /// The request: the same key with another request is [`Error::Mismatch`].
+    /// Sets the request, so that a call with the same key and a different request is [`Error::Mismatch`].
     ///
-    /// Its fingerprint is made of what the request means, not of its bytes: the order of fields, of map entries and the
-    /// width of integers do not matter, names and values do. Name what identifies the intent, and leave out what differs from
-    /// try to try (a timestamp, a trace id):
+    /// The store keeps a fingerprint of the request: a keyed hash of its names and values. The order of fields and of map
+    /// entries and the width of integers do not change it. Include what identifies the intent, and leave out what differs
+    /// from retry to retry (a timestamp, a trace id):
     ///
     /// ```
     /// use oncekey::{Error, Outcome, RunError, Store};
@@ -191,13 +208,13 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     /// # Ok::<(), oncekey::Error>(())
     /// ```
     ///
-    /// An optional field that a new version adds carries `#[serde(skip_serializing_if = "Option::is_none")]`, so that requests
-    /// without it stay what they were: a skipped field is nothing, a `None` is a value. A set whose order changes is written
-    /// with [`unordered`](crate::unordered), or is a `BTreeSet`. When a new version makes other fingerprints of the same
-    /// requests, [`or_request`](Operation::or_request) accepts the former ones.
+    /// When a new version of the program adds an optional field, put `#[serde(skip_serializing_if = "Option::is_none")]` on it:
+    /// a skipped field does not count, a `None` does. Serialize a set whose order changes with
+    /// [`unordered`](crate::unordered), or use a `BTreeSet`. If a new version changes the fingerprints of the same requests,
+    /// accept the former ones with [`or_request`](Operation::or_request).
     ///
-    /// What cannot be taken apart (nested deeper than 128, an error of its `Serialize`) is [`Error::Encode`] when the operation
-    /// is run.
+    /// A request whose `Serialize` fails, or that is nested deeper than 128, is [`Error::Encode`] when the operation is
+    /// executed.
     pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
         let fingerprint = self.fingerprint_of(request);
         self.request = fingerprint.map(|fingerprint| Request { fingerprint, or: self.second() });
@@ -205,9 +222,11 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         self
     }
 
-    /// Accepts the fingerprint of `request`, too, for what is recorded already: for a deploy that changes how a request is
-    /// written down. What begins now is recorded with [`request`](Operation::request) or
-    /// [`fingerprint`](Operation::fingerprint), or, without either, with none.
+    /// Accepts what is recorded with the fingerprint of `request` as well. For a deployment that changes how requests are
+    /// serialized.
+    ///
+    /// What begins now is recorded with the fingerprint of [`request`](Operation::request) or
+    /// [`fingerprint`](Operation::fingerprint); without either, with [`Fingerprint::NONE`].
     ///
     /// ```
     /// use oncekey::Store;
@@ -240,67 +259,82 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         }
     }
 
-    /// Puts the key into a scope: a tenant, an account, a consumer.
+    /// Puts the key into a scope: a tenant, an account, a consumer. The same key in two scopes is two operations; see
+    /// [`Key`](crate::Key).
     pub fn scope<B: AsRef<[u8]> + ?Sized>(mut self, scope: &'a B) -> Self {
         self.key = self.key.scope(scope);
         self
     }
 
-    /// The fingerprint of the request, where the caller makes it itself. See [`request`](Operation::request).
+    /// Sets a fingerprint that the caller made itself, for instance with [`Store::fingerprint`](crate::Store::fingerprint),
+    /// instead of a [`request`](Operation::request).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
         self.request = Ok(Request { fingerprint, or: self.second() });
         self.scheme = BY_CALLER;
         self
     }
 
-    /// How long this operation is remembered, and its result with it, instead of
-    /// [`Options::retention`](crate::Options::retention); `Duration::MAX` is for ever. The key of an intent is for ever, however
-    /// long it is remembered here: the outside world has seen its [`token`](Attempt::token), so never use it for another
-    /// intent. A result retention that the
-    /// store was opened with holds all the same, and is cut to this if it is longer; so is a lease.
-    pub fn retain(mut self, retention: Duration) -> Self {
-        self.asked.retention = Some(retention);
-        self
-    }
-
-    /// How long its result is kept, instead of
-    /// [`Options::result_retention`](crate::Options::result_retention). Longer than its key is [`Error::Option`].
-    pub fn retain_result(mut self, retention: Duration) -> Self {
-        self.asked.result_retention = Some(retention);
-        self
-    }
-
-    /// After how long the attempt may be taken over by somebody else who asks. Read
-    /// [`Options::lease`](crate::Options::lease) first. Longer than the operation's retention is [`Error::Option`].
-    pub fn lease(mut self, lease: Duration) -> Self {
-        self.asked.lease = Some(lease);
-        self
-    }
-
-    /// How long to wait while another thread of this process is at it, instead of [`Error::InProgress`] at once.
-    /// Waiters are woken by a completion, a release or a doubt, and then see for themselves. It is counted once for the
-    /// whole call, and is no limit for this call's own writes and syncs.
+    /// Sets how long this operation, and its result with it, is remembered after its completion, instead of
+    /// [`Options::retention`](crate::Options::retention). `Duration::MAX` means for ever. Shorter than a millisecond is
+    /// [`Error::Option`].
     ///
-    /// From the closure of [`run`](Operation::run) or of [`reconcile`](Operation::reconcile), a wait for the key of that
-    /// very call would never end: it is [`Error::WouldWaitForItself`]. That is known only in the thread that the closure
-    /// runs in. If the closure waits for a thread that waits for the key, or the holder of a [`Lease`](crate::Lease) waits for its own
-    /// key, only the wait's limit ends that.
+    /// If the store was opened with a [result retention](crate::Options::result_retention) or a
+    /// [lease](crate::Options::lease), these still apply, but no longer than `retention`.
+    ///
+    /// A key belongs to one intent for ever, however short the retention: the outside world has seen its
+    /// [`token`](Attempt::token). Never use it for another intent.
+    pub fn retain(mut self, retention: Duration) -> Self {
+        self.unchecked.retention = Some(retention);
+        self
+    }
+
+    /// Sets how long the result is kept after the completion, instead of
+    /// [`Options::result_retention`](crate::Options::result_retention). Longer than the retention of the key is
+    /// [`Error::Option`].
+    pub fn retain_result(mut self, retention: Duration) -> Self {
+        self.unchecked.result_retention = Some(retention);
+        self
+    }
+
+    /// Sets the deadline of the attempt's lease, in store time from its begin; another caller may take the operation over
+    /// after it. Read [`Options::lease`](crate::Options::lease) first. Shorter than a millisecond, or longer than the
+    /// operation's retention, is [`Error::Option`].
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.unchecked.lease = Some(lease);
+        self
+    }
+
+    /// Sets how long to wait while another thread of this process runs the operation or resolves a doubt about it. Without it,
+    /// the call returns [`Error::InProgress`] at once.
+    ///
+    /// A completion, a release or a doubt ends the wait, and the call continues with the key as it is then. The limit applies
+    /// once to the whole call, in real time, and not to this call's own writes and syncs.
+    ///
+    /// In the closure of [`run`](Operation::run) or [`reconcile`](Operation::reconcile), waiting for the key of that same call
+    /// would never end, so it is [`Error::WouldWaitForItself`]. The store detects this only in the thread that runs the
+    /// closure. Two cases are not detected, and only the limit ends them: the closure waits for another thread that waits for
+    /// the key, and the holder of a [`Lease`](crate::Lease) waits for its own key.
     pub fn wait(mut self, timeout: Duration) -> Self {
-        self.asked.wait = Some(timeout);
+        self.unchecked.wait = Some(timeout);
         self
     }
 
-    /// When this operation's records are durable, instead of [`Options::durability`](crate::Options::durability).
+    /// Sets how durable this operation's records are before its calls return, instead of
+    /// [`Options::durability`](crate::Options::durability).
     pub fn durability(mut self, durability: Durability) -> Self {
-        self.asked.durability = Some(durability);
+        self.unchecked.durability = Some(durability);
         self
     }
 
-    /// Begins, on bytes: [`Store::begin`](crate::Store::begin) with everything that was asked for here.
+    /// Begins an attempt without running a closure: [`Store::begin`](crate::Store::begin) with the request, terms and codec of
+    /// this operation. For a side effect that ends elsewhere, in another function or thread.
+    ///
+    /// `reconcile`, `rerun` and `release_if` do not apply: a doubt is returned as [`Begin::InDoubt`].
     ///
     /// # Errors
     ///
-    /// As [`Store::begin`](crate::Store::begin), and [`Error::Option`].
+    /// Those of [`Store::begin`](crate::Store::begin). [`Error::Option`]: a term of this operation makes no sense.
+    /// [`Error::Encode`]: the request cannot be serialized. [`Error::WouldWaitForItself`]: see [`wait`](Operation::wait).
     pub fn begin(self) -> Result<Begin> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
@@ -308,11 +342,13 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         Ok(Begin::new(self.engine, self.key.as_key(), &terms, began))
     }
 
-    /// Records, on bytes: [`Store::record`](crate::Store::record) with everything that was asked for here.
+    /// Records begin and completion in one write: [`Store::record`](crate::Store::record) with the request and terms of this
+    /// operation. `result` is recorded as bytes, without a codec.
     ///
     /// # Errors
     ///
-    /// As [`Store::record`](crate::Store::record), and [`Error::Option`].
+    /// Those of [`Store::record`](crate::Store::record), and [`Error::Option`], [`Error::Encode`] and
+    /// [`Error::WouldWaitForItself`] as for [`begin`](Operation::begin).
     pub fn record(self, result: &[u8]) -> Result<Recorded> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
@@ -323,24 +359,24 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
 
     fn terms(&self, begin_unsynced: bool) -> Result<Terms> {
         let defaults = self.engine.settings().terms;
-        let retention = match (self.asked.retention, self.asked.result_retention) {
+        let retention = match (self.unchecked.retention, self.unchecked.result_retention) {
             (None, None) => defaults.retention,
             (Some(key), None) => own_retention(key, self.engine.settings())?,
             (key, result) => {
                 check_retention(key.unwrap_or(Duration::from_millis(defaults.retention.key_ms)), result)?
             }
         };
-        let lease_ms = match self.asked.lease {
+        let lease_ms = match self.unchecked.lease {
             Some(lease) => Some(check_lease(lease, retention)?),
-            // Nobody asked for it here: that it is longer is no mistake of this call's.
+            // The store's default: that it is longer than this operation's own retention is no mistake of the caller.
             None => defaults.lease_ms.map(|lease_ms| lease_ms.min(retention.key_ms)),
         };
-        let durability = self.asked.durability.unwrap_or(defaults.durability);
-        let patience = self.asked.wait.map_or(Patience::None, Patience::of);
+        let durability = self.unchecked.durability.unwrap_or(defaults.durability);
+        let patience = self.unchecked.wait.map_or(Patience::None, Patience::of);
         Ok(Terms { durability, begin_unsynced, retention, lease_ms, typing: self.typing(), patience })
     }
 
-    /// What a begin record says.
+    /// The typing that a begin record stores, so that a later completion uses the same codec.
     fn typing(&self) -> Option<Typing> {
         self.codec_id.map(|codec| Typing { scheme: self.scheme, codec, shape: None })
     }
@@ -350,7 +386,7 @@ impl<C, D, R> fmt::Debug for Operation<'_, C, D, R> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Operation")
             .field("key", &self.key)
-            .field("asked", &self.asked)
+            .field("terms", &self.unchecked)
             .finish_non_exhaustive()
     }
 }

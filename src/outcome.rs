@@ -1,24 +1,29 @@
-//! What a side effect is told about its attempt, and how operations come out.
+//! What the closures of an operation get and return: the handle to an attempt, the outcome and error of `run`, and the
+//! finding of `reconcile`.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use crate::doubt::Doubt;
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, OwnedKey};
-use crate::lease::{Doubt, Lease};
+use crate::lease::Lease;
 use crate::options::{check_renewal, own_retention};
 use crate::record::Retention;
 use crate::status::Version;
 use crate::sync::Mutex;
 
-/// What a program's own errors become where their type does not matter any more.
+/// A boxed error, for programs that do not need the concrete type any more. See [`RunError::into_boxed`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A handle to the attempt that a closure runs, or is asked about.
+/// A handle to the attempt that the closure of [`run`](crate::Operation::run) runs, or that the closure of
+/// [`reconcile`](crate::Operation::reconcile) looks up.
 ///
-/// It can be cloned, sent to other threads and kept. After the attempt has ended, its calls are [`Error::Fenced`].
+/// It can be cloned, sent to other threads and kept. It does not keep the store open. After the attempt has ended,
+/// [`renew`](Attempt::renew) and [`retain`](Attempt::retain) are [`Error::Fenced`].
 ///
 /// ```
 /// use oncekey::Store;
@@ -39,12 +44,12 @@ pub struct Attempt {
 }
 
 struct Shared {
-    /// Weak, so that a handle that is kept does not keep the file open.
+    /// Weak, so that a handle that a program keeps does not keep the file locked.
     engine: Weak<Engine>,
     key: OwnedKey,
     number: u32,
     version: Version,
-    /// How long the completed operation is remembered.
+    /// The retention of the completed operation. Read when the closure has returned.
     retention: Mutex<Retention>,
 }
 
@@ -68,64 +73,86 @@ impl Attempt {
         Attempt { shared: Arc::new(Shared { engine, key, number, version, retention }) }
     }
 
-    /// The idempotency key. For the outside world use [`token`](Attempt::token).
+    /// The key of the operation. Give the outside world the [`token`](Attempt::token) instead.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
         self.shared.key.as_key()
     }
 
-    /// The idempotency key for the outside world: one printable string of at most 255 characters, made of scope and key.
-    /// It is the same for every attempt at this operation, in every process, and no other operation has it. See
+    /// The idempotency key for the outside world: scope and key as one printable string of at most 255 characters. It is the
+    /// same for every attempt at this operation, in every process, and differs from that of every other operation. See
     /// [`Key::token`].
     ///
-    /// Give it to the provider as its idempotency key, and search by it when you [`reconcile`](crate::Operation::reconcile).
+    /// Give it to the provider as its idempotency key, and search by it in [`reconcile`](crate::Operation::reconcile).
     #[must_use]
     pub fn token(&self) -> String {
         self.key().token()
     }
 
-    /// Which attempt this is, from 1.
+    /// The number of this attempt at the operation, counted from 1.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.shared.number
     }
 
-    /// The fencing token: the version of the attempt's begin. It grows from attempt to attempt, so that a system that
-    /// remembers the highest one can refuse an attempt that was taken over.
+    /// The fencing token: the version of the attempt's begin. Each attempt has a higher one than the attempt before, so a
+    /// system that remembers the highest version it has seen can refuse an attempt that was taken over.
     #[must_use]
     pub fn version(&self) -> Version {
         self.shared.version
     }
 
-    /// Whether this attempt still owns its operation. False once it ended or another attempt took it over; the answer can be
-    /// out of date as soon as it is given, so it saves work and fences nothing.
+    /// Whether this attempt still owns its operation: its lease is alive, and no other caller has taken the operation over.
+    /// Always false for an attempt in doubt.
+    ///
+    /// The answer can be out of date as soon as it is returned. So it can save work, but it does not prevent a second side
+    /// effect; [`version`](Attempt::version) does.
     #[must_use]
     pub fn is_current(&self) -> bool {
         self.owner().is_some()
     }
 
-    /// The engine, while the attempt owns its operation.
+    /// The engine, if the attempt owns its operation and the store still exists.
     fn owner(&self) -> Option<Arc<Engine>> {
         self.shared.engine.upgrade().filter(|engine| engine.is_current(self.key(), self.shared.version))
     }
 
-    /// Extends the attempt's lease to end after `lease` from now; see [`Lease::renew`].
+    /// Moves the deadline of the attempt's lease to `lease` from now: see [`Lease::renew`].
     ///
     /// # Errors
     ///
-    /// As [`Lease::renew`]. [`Error::Fenced`] also of an attempt in doubt, which has no lease.
+    /// Those of [`Lease::renew`]. An attempt in doubt has no lease, and is [`Error::Fenced`]. So is every attempt of a store
+    /// that is closed or was opened by the parent of this process.
     pub fn renew(&self, lease: Duration) -> Result<()> {
         let Some(engine) = self.owner() else { return Err(self.fenced()) };
         let lease_ms = check_renewal(lease, *self.shared.retention.lock())?;
         engine.renew(self.key(), self.shared.version, lease_ms)
     }
 
-    /// How long the operation is remembered once it is completed, and its result with it, instead of what was said before:
-    /// for a closure that learns it from the answer. `Duration::MAX` is for ever. The last call counts.
+    /// Sets how long the operation, and its result with it, is remembered after its completion: see [`Lease::retain`]. For a
+    /// closure that learns the retention from the provider's answer. Only calls before the closure returns have an effect, and
+    /// the last of them counts.
+    ///
+    /// ```
+    /// use oncekey::{ManualClock, Options};
+    /// use std::time::Duration;
+    ///
+    /// let clock = ManualClock::new(1_700_000_000_000);
+    /// let store = Options::new().manual_clock(clock.clone()).open_in_memory()?;
+    /// store.operation("quote:7").run(|attempt| {
+    ///     let valid_for = Duration::from_secs(900); // as the supplier's answer says
+    ///     attempt.retain(valid_for)?;
+    ///     Ok::<_, oncekey::Error>(1_000)
+    /// })?;
+    /// clock.advance(Duration::from_secs(900));
+    /// assert!(store.get("quote:7")?.is_absent());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::Option`]: less than a millisecond. [`Error::Fenced`]: the attempt does not own its operation any more.
+    /// [`Error::Option`]: the retention is shorter than a millisecond. [`Error::Fenced`]: the attempt does not own its
+    /// operation any more.
     pub fn retain(&self, retention: Duration) -> Result<()> {
         let Some(engine) = self.owner() else { return Err(self.fenced()) };
         *self.shared.retention.lock() = own_retention(retention, engine.settings())?;
@@ -141,6 +168,11 @@ impl Attempt {
     }
 }
 
+// Sound for the reasons that hold for the store (see `store`). The only state of its own is the retention, which is replaced
+// as a whole.
+impl UnwindSafe for Attempt {}
+impl RefUnwindSafe for Attempt {}
+
 impl fmt::Debug for Attempt {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Attempt")
@@ -151,19 +183,19 @@ impl fmt::Debug for Attempt {
     }
 }
 
-/// How an operation came out.
+/// The outcome of an operation that is done: its result, and whether this call ran the side effect.
 ///
-/// There is no third case, so this is not `non_exhaustive`: a match over both is complete.
+/// There is no third case, so this enum is not `non_exhaustive`: a match over both variants is complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Outcome<T> {
-    /// This call ran the side effect.
+    /// This call ran the side effect, with this result.
     Done(T),
-    /// An earlier call did; this is the result that it recorded.
+    /// The side effect ran before this call, or `reconcile` found that it had. This is the recorded result.
     AlreadyDone(T),
 }
 
 impl<T> Outcome<T> {
-    /// The result, whichever call ran the side effect.
+    /// Returns the result, whichever call ran the side effect.
     #[must_use]
     pub fn into_inner(self) -> T {
         match self {
@@ -171,7 +203,7 @@ impl<T> Outcome<T> {
         }
     }
 
-    /// The result, whichever call ran the side effect.
+    /// Borrows the result, whichever call ran the side effect.
     #[must_use]
     pub fn as_inner(&self) -> &T {
         match self {
@@ -179,20 +211,21 @@ impl<T> Outcome<T> {
         }
     }
 
-    /// Whether an earlier call ran the side effect.
+    /// Whether this is [`AlreadyDone`](Outcome::AlreadyDone): this call did not run the side effect.
     #[must_use]
     pub fn is_replay(&self) -> bool {
         matches!(self, Outcome::AlreadyDone(_))
     }
 }
 
-/// Why [`Operation::run`](crate::Operation::run) gave no outcome.
+/// The error of [`Operation::run`](crate::Operation::run): the store's, or that of the closure and what it means for the key.
 ///
-/// `E` is the closure's own error type, whatever it is. `{}` says it inline, and the store's error as well. `{:?}` shows nothing of
-/// the result, because errors end up in logs.
+/// `E` is the error type of the closure, which can be any type. `{}` prints it inline, and the store's error as well. `{:?}`
+/// prints nothing of the result, because errors end up in logs.
 ///
-/// With `?` it becomes a `Box<dyn Error>` or an `anyhow::Error`. That keeps the text of `E` and not its causes, because `E` need be
-/// no [`Error`](std::error::Error). Where the causes matter, use [`into_boxed`](RunError::into_boxed), which keeps the chain.
+/// The operator `?` converts it to a `Box<dyn Error>` or an `anyhow::Error`. That keeps the text of `E` but not its causes,
+/// because `E` need not implement [`Error`](std::error::Error). Where the causes matter, use
+/// [`into_boxed`](RunError::into_boxed), which keeps them.
 ///
 /// ```
 /// use oncekey::{Outcome, RunError, Store};
@@ -211,27 +244,33 @@ impl<T> Outcome<T> {
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum RunError<T, E> {
-    /// The store gave no outcome, and this call did not run the side effect.
+    /// The store returned an error, and this call did not run the side effect.
     Store(Error),
-    /// The closure failed, and [`release_if`](crate::Operation::release_if) said that nothing happened. The key is free
-    /// again.
+    /// The closure failed with this error, and the side effect certainly did not happen, as
+    /// [`release_if`](crate::Operation::release_if) decided. The key is absent again, and the call can be retried.
     Released(E),
-    /// The closure failed and the side effect may have happened: the operation is in doubt.
+    /// The closure failed, and the side effect may have happened: the operation is in doubt.
     #[non_exhaustive]
     InDoubt {
-        /// What the closure returned.
+        /// The error of the closure.
         error: E,
-        /// The key was to be free again, and this is why that could not be recorded. Boxed, so that a `Result` stays small.
+        /// Why the release could not be recorded, if [`release_if`](crate::Operation::release_if) decided that the side effect
+        /// did not happen. Boxed, so that a `Result` stays small.
         release_failed: Option<Box<Error>>,
     },
-    /// The side effect happened, in this call or as `reconcile` said, and its result was not recorded.
+    /// The side effect happened, in this call or as `reconcile` found out, but its result was not recorded. Keep the result:
+    /// no retry gets it from the store.
     ///
-    /// If the result itself could not be recorded ([`Error::Encode`], [`Error::TooLarge`]), the operation is completed without
-    /// it, and every retry is [`Error::ResultNotKept`]. With any other error the operation is as that error says: in doubt if a
-    /// disk failed, another attempt's if it is [`Error::Fenced`].
+    /// | `source` | the operation |
+    /// |---|---|
+    /// | [`Error::Encode`], [`Error::TooLarge`] | is completed without its result; every retry is [`Error::ResultNotKept`] |
+    /// | [`Error::Fenced`] | belongs to another attempt, or has ended |
+    /// | [`Error::Replaced`] | is completed, with its result, in the open file, to which the path no longer leads |
+    /// | [`Error::Poisoned`] | is in doubt; what was recorded shows when the store is opened again |
+    /// | any other | is as that error says |
     #[non_exhaustive]
     Unrecorded {
-        /// What the closure returned, or `reconcile` found.
+        /// The result of the side effect, as the closure returned it or `reconcile` found it.
         result: Box<T>,
         /// Why it was not recorded.
         source: Error,
@@ -239,7 +278,7 @@ pub enum RunError<T, E> {
 }
 
 impl<T, E> RunError<T, E> {
-    /// Whose move it is. [`ErrorKind::Effect`] if the closure failed; otherwise that of the store's error.
+    /// [`ErrorKind::Effect`] if the closure failed; otherwise the kind of the store's error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -248,9 +287,11 @@ impl<T, E> RunError<T, E> {
         }
     }
 
-    /// Whether the same call, made again later, may give an outcome: where the closure failed, and where
-    /// [`Error::is_retryable`] says so of the store's error. After [`RunError::InDoubt`] the next call asks `reconcile`, or
-    /// is [`Error::InDoubt`], which is not retryable; it never runs a side effect that may have happened.
+    /// Whether the same call can succeed later: yes if the closure failed, no if its result was not recorded, and as
+    /// [`Error::is_retryable`] says for the store's error.
+    ///
+    /// A retry after [`RunError::InDoubt`] is safe: it runs `reconcile`, runs the side effect again only under
+    /// [`rerun`](crate::Operation::rerun), or is [`Error::InDoubt`], which is not retryable.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -262,8 +303,8 @@ impl<T, E> RunError<T, E> {
 }
 
 impl<T, E: Into<BoxError>> RunError<T, E> {
-    /// The same as a boxed error whose chain of causes goes through the closure's own error, also where that is a box
-    /// or text.
+    /// Converts the error to a boxed error whose chain of sources contains the closure's own error, also if that is a box or
+    /// a string.
     ///
     /// ```
     /// use oncekey::{BoxError, Store};
@@ -280,7 +321,7 @@ impl<T, E: Into<BoxError>> RunError<T, E> {
     /// ```
     #[must_use]
     pub fn into_boxed(self) -> BoxError {
-        let (says, source) = match self {
+        let (text, source) = match self {
             RunError::Store(error) => return error.into(),
             RunError::Released(error) => (String::from(RELEASED), error.into()),
             RunError::InDoubt { error, release_failed } => {
@@ -288,7 +329,7 @@ impl<T, E: Into<BoxError>> RunError<T, E> {
             }
             RunError::Unrecorded { source, .. } => (String::from(UNRECORDED), source.into()),
         };
-        Box::new(Boxed { says, source })
+        Box::new(Boxed { text, source })
     }
 }
 
@@ -298,21 +339,21 @@ const UNRECORDED: &str = "the side effect happened and its result was not record
 fn in_doubt_text(release_failed: Option<&Error>) -> String {
     let mut text = String::from("the side effect failed and may have happened");
     if let Some(error) = release_failed {
-        text.push_str(&format!(" (that it did not could not be recorded: {error})"));
+        text.push_str(&format!(" (the release could not be recorded: {error})"));
     }
     text
 }
 
-/// An error and its cause, for [`RunError::into_boxed`].
+/// A text and its source, for [`RunError::into_boxed`].
 #[derive(Debug)]
 struct Boxed {
-    says: String,
+    text: String,
     source: BoxError,
 }
 
 impl fmt::Display for Boxed {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(&self.says)
+        out.write_str(&self.text)
     }
 }
 
@@ -361,39 +402,39 @@ impl<T, E: fmt::Debug> fmt::Debug for RunError<T, E> {
 impl<T, E: fmt::Debug + fmt::Display> std::error::Error for RunError<T, E> {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            // The store's error is said inline.
+            // The text includes the store's error itself.
             RunError::Store(error) | RunError::Unrecorded { source: error, .. } => error.source(),
             RunError::Released(_) | RunError::InDoubt { .. } => None,
         }
     }
 }
 
-/// What was found out about an attempt in doubt.
+/// What a closure for [`reconcile`](crate::Operation::reconcile) found out about the attempt in doubt.
 ///
-/// A closure for [`reconcile`](crate::Operation::reconcile) returns this, or an `Option` or a `Result` that becomes it: see
-/// [`Finding`].
+/// The closure returns this, or an `Option` or a `Result` that is converted to it: see [`Finding`].
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reconciled<T> {
     /// The side effect happened, with this result.
     Applied(T),
-    /// The side effect certainly did not happen and cannot happen any more: it is run now.
+    /// The side effect certainly did not happen and cannot happen any more. The call runs it now.
     NotApplied,
-    /// Nobody can say. The operation stays in doubt.
+    /// It is unknown whether the side effect happened. The operation stays in doubt.
+    // Not `non_exhaustive`: closures construct it.
     Unknown {
-        /// Why not, for [`Error::InDoubt`].
+        /// Why it is unknown, for [`Error::InDoubt`].
         reason: Option<String>,
     },
 }
 
-/// What a closure for [`reconcile`](crate::Operation::reconcile) may return. Sealed.
+/// The types that a closure for [`reconcile`](crate::Operation::reconcile) can return. Sealed.
 ///
-/// | returned | means |
-/// |---|---|
-/// | `Some(result)`, `Ok(Some(result))` | the side effect happened, with this result |
-/// | `None`, `Ok(None)` | it certainly did not happen |
-/// | `Err(error)` | nobody can say; [`Error::InDoubt`] carries the text of `error` |
-/// | a [`Reconciled`] | what it says |
+/// | returned | is | meaning |
+/// |---|---|---|
+/// | `Some(result)`, `Ok(Some(result))` | [`Reconciled::Applied`] | the side effect happened, with this result |
+/// | `None`, `Ok(None)` | [`Reconciled::NotApplied`] | it certainly did not happen and cannot happen any more |
+/// | `Err(error)` | [`Reconciled::Unknown`] | unknown; [`Error::InDoubt`] carries the text of `error` |
+/// | a [`Reconciled`] | itself | |
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not say whether the side effect happened",
     label = "return an `Option<T>`, a `Result<Option<T>, E>` or a `Reconciled<T>` here, with the `T` of `run`"

@@ -1,33 +1,44 @@
-//! The store, on bytes.
+//! The public handle of a store, with the calls on bytes. [`Operation`] is the typed interface.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::begin::Begin;
 use crate::codec::DefaultCodec;
 use crate::completion::Recorded;
+use crate::doubt::Doubt;
 use crate::engine::{Compaction, Engine, Expected, Handle, Next};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::key::{AnyKey, Fingerprint};
-use crate::lease::Begin;
+use crate::lease::Lease;
 use crate::operation::Operation;
 use crate::options::Options;
+use crate::outcome::Attempt;
 use crate::stats::{CasOutcome, KeyState, Stats};
 use crate::status::Version;
 use crate::sync::Patience;
 
-/// An idempotency store: one file, or memory, that remembers what has been done.
+/// An idempotency store: one file, or memory, that remembers which side effects have happened, with their results.
 ///
-/// A `Store` is a handle: clones are cheap, share everything, and can be used from any thread. The file stays locked
-/// until [`close`](Store::close), or until the last handle and the last [`Lease`](crate::Lease) are gone; the last one to
-/// go also marks the file as closed, as well as it can.
+/// [`operation`](Store::operation) is the typed interface, for most programs. The other calls do the same on bytes.
 ///
-/// A store belongs to the process that opened it. In a child that was forked from it, every call that returns a
-/// `Result` is [`Error::Forked`](crate::Error::Forked) and does nothing, and drops do nothing.
+/// A `Store` is a handle: clones are cheap, share everything, and can be used from any thread. The file is locked until
+/// [`close`](Store::close), or until the last handle and the last [`Lease`](crate::Lease) are dropped: opening it a second time,
+/// in this process or another one, is [`Error::Locked`]. The last drop also closes the file cleanly if it can. It cannot
+/// report errors, so call [`close`](Store::close) to get them.
 ///
-/// [`operation`](Store::operation) is the typed face. What stands beside it here is the same on bytes.
+/// Calls block the thread: on the disk, and where documented on other threads. From async code, call the store in a blocking
+/// task.
+///
+/// A store belongs to the process that opened it. In a forked child, every call that returns a `Result` is
+/// [`Error::Forked`](crate::Error::Forked) and does nothing, and drops do nothing.
+///
+/// A program may use a store after it has caught a panic of its own closure: the operation is in doubt, and nothing else has
+/// changed.
 ///
 /// ```
 /// use oncekey::{Outcome, Store};
@@ -50,13 +61,33 @@ pub struct Store {
     engine: Handle,
 }
 
+// Why a store can be used after a panic was caught:
+//
+// - No code of the caller (a closure, a codec, a `Serialize`, an event subscriber) runs while the store's data is being changed
+//   or one of its locks is held. A panic there drops the lease, which puts the operation in doubt; it leaves nothing half done.
+// - A panic within the store itself is a bug. If it unwinds out of a write or a sync, the commit queue is poisoned, so that
+//   no later change is acknowledged. Elsewhere guards end what the thread held: the flight of its key, its claim, its place
+//   among the calls that a close waits for.
+//
+// The compiler does not see that, because of the cells within the locks. The same holds for what else holds an engine:
+// leases, doubts and attempts.
+impl UnwindSafe for Store {}
+impl RefUnwindSafe for Store {}
+
 const _: () = {
     const fn is_send_and_sync<T: Send + Sync>() {}
     const fn is_send<T: Send + 'static>() {}
+    const fn is_unwind_safe<T: UnwindSafe + RefUnwindSafe>() {}
     is_send_and_sync::<Store>();
-    is_send::<crate::lease::Lease>();
-    is_send::<crate::lease::Doubt>();
-    is_send_and_sync::<crate::error::Error>();
+    is_send::<Lease>();
+    is_send::<Doubt>();
+    is_send_and_sync::<Attempt>();
+    is_send_and_sync::<Error>();
+    is_unwind_safe::<Store>();
+    is_unwind_safe::<Lease>();
+    is_unwind_safe::<Doubt>();
+    is_unwind_safe::<Begin>();
+    is_unwind_safe::<Attempt>();
 };
 
 impl Store {
@@ -64,54 +95,68 @@ impl Store {
         Store { engine: Handle::new(Arc::new(engine)) }
     }
 
-    /// Opens the store at `path`, creating it if it is not there, with the defaults of [`Options`].
+    /// Opens the store in the file at `path` with the default [`Options`]. Creates the file if it does not exist.
     ///
     /// # Errors
     ///
-    /// As [`Options::open`].
+    /// Those of [`Options::open`].
     pub fn open(path: impl AsRef<Path>) -> Result<Store> {
         Options::new().open(path)
     }
 
-    /// A store in memory, for a program's own tests. It behaves as one in a file does and ends with its last handle.
+    /// Opens a store in memory, for a program's own tests. It behaves like one in a file and is gone with its last handle.
     ///
     /// # Errors
     ///
-    /// None that the defaults can cause.
+    /// None with the default options.
     pub fn in_memory() -> Result<Store> {
         Options::new().open_in_memory()
     }
 
-    /// An operation on `key`: what to perform once, to be said in typed terms. See [`Operation`].
+    /// Returns a builder for the operation under `key`: the typed interface, see [`Operation`].
+    ///
+    /// ```
+    /// use oncekey::{Outcome, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let charge = || store.operation("charge:1").request(&("EUR", 1_000)).run(|_| Ok::<u64, String>(17));
+    /// assert_eq!(charge().expect("charged"), Outcome::Done(17));
+    /// assert_eq!(charge().expect("replayed"), Outcome::AlreadyDone(17));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
     #[must_use = "an operation does nothing until it is run"]
     pub fn operation<'a>(&'a self, key: impl Into<AnyKey<'a>>) -> Operation<'a, DefaultCodec> {
         Operation::new(&self.engine, key.into())
     }
 
-    /// The fingerprint of a request's bytes, under this file's secret key.
+    /// Returns the fingerprint of a request: a keyed hash of its bytes, with the secret key of this store's file. The same bytes
+    /// have another fingerprint in another file.
     #[must_use]
     pub fn fingerprint(&self, request: &[u8]) -> Fingerprint {
         self.engine.fingerprint(request)
     }
 
-    /// Begins an attempt at the act that `key` names, or says why not: see [`Begin`]. An attempt that is acquired is
-    /// durable before this returns.
+    /// Begins an attempt at the operation of `key`, or returns why no attempt can begin: see [`Begin`].
     ///
-    /// It does not wait while another thread performs the operation or writes its record: that is
-    /// [`Begin::InProgress`]. With a deadline, a wait or a retention of its own: [`Operation::begin`].
+    /// The begin record is as durable as [`Options::durability`] says before this returns. Pass the same fingerprint in every
+    /// call for the key: that of the request ([`fingerprint`](Store::fingerprint)), or [`Fingerprint::NONE`].
+    ///
+    /// If another thread runs the operation or writes its record, this returns [`Begin::InProgress`] without waiting.
+    /// [`Operation::begin`] can wait, and can set a deadline or a retention.
     ///
     /// # Errors
     ///
-    /// - [`Error::Key`](crate::Error::Key): the key is empty or too long.
-    /// - [`Error::Mismatch`](crate::Error::Mismatch): the key was used with another fingerprint.
-    /// - [`Error::ResultExpired`](crate::Error::ResultExpired): done, and the result is no longer kept.
-    /// - [`Error::Full`](crate::Error::Full): no room for another operation. What is in progress, in doubt or
-    ///   completed is answered all the same.
-    /// - [`Error::Replaced`](crate::Error::Replaced): the path leads to another file than the open one.
-    /// - [`Error::Closed`](crate::Error::Closed), [`Error::Forked`](crate::Error::Forked): the store cannot be used any
-    ///   more, or not in this process. So does every other call that returns a `Result`.
-    /// - [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
-    ///   [`Error::Io`](crate::Error::Io): the disk.
+    /// - [`Error::Key`]: the key or scope is empty or too long.
+    /// - [`Error::Mismatch`]: the key was used before with another fingerprint.
+    /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, and its result is gone or was never
+    ///   recorded.
+    /// - [`Error::Full`]: there is no room for another attempt. A key that is in progress, in doubt or completed is still
+    ///   answered.
+    /// - [`Error::Replaced`]: the path no longer leads to the open file.
+    /// - [`Error::Closed`], [`Error::Forked`]: the store is closed, or belongs to the parent process. Every other call that
+    ///   returns a `Result` can return these as well.
+    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`]: the disk failed.
+    /// - [`Error::VersionsExhausted`].
     pub fn begin<'a>(&self, key: impl Into<AnyKey<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
         let (key, terms) = (key.into(), &self.engine.settings().terms);
         let key = key.as_key();
@@ -119,13 +164,28 @@ impl Store {
         Ok(Begin::new(&self.engine, key, terms, began))
     }
 
-    /// Records in one write that the act was seen and done, with its result: for a consumer whose act *is* what it
-    /// records. One sync, where a begin and a completion take two.
+    /// Records begin and completion in one write, with the result. For a consumer whose side effect *is* this record, such as
+    /// "message 17 was seen". It takes one sync, where a begin and a completion take two.
+    ///
+    /// If the operation is completed already, this returns what is recorded: [`Recorded::AlreadyDone`].
+    ///
+    /// ```
+    /// use oncekey::{Fingerprint, Recorded, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let first = store.record("message:17", Fingerprint::NONE, b"")?;
+    /// assert!(matches!(first, Recorded::Done(_)));
+    /// let redelivered = store.record("message:17", Fingerprint::NONE, b"")?;
+    /// assert!(matches!(redelivered, Recorded::AlreadyDone(_)));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// As [`begin`](Store::begin), and [`Error::TooLarge`](crate::Error::TooLarge),
-    /// [`Error::InProgress`](crate::Error::InProgress), [`Error::InDoubt`](crate::Error::InDoubt).
+    /// Those of [`begin`](Store::begin). Besides:
+    ///
+    /// - [`Error::TooLarge`]: the result is larger than [`Options::max_result`].
+    /// - [`Error::InProgress`], [`Error::InDoubt`]: the operation was begun with [`begin`](Store::begin) and has not ended.
     pub fn record<'a>(
         &self,
         key: impl Into<AnyKey<'a>>,
@@ -138,24 +198,24 @@ impl Store {
         Ok(Recorded::new(key, self.engine.record(key, fingerprint.into(), Value::bytes(result), terms)?))
     }
 
-    /// Where `key` stands. The answer is as durable as a record of this store: under
-    /// [`Durability::Sync`](crate::Durability) no crash takes it back.
+    /// Returns the state of `key`: its status and what is recorded. It begins nothing.
     ///
-    /// It waits for no change that another thread is making: until that is as durable as was asked for, the key stands where
-    /// it stood. What was written without a sync, by an operation of another durability, is synced first.
-    /// [`get_timeout`](Store::get_timeout) limits the wait for that.
+    /// The answer is as durable as the records of this store: under [`Durability::Sync`](crate::Durability::Sync) no crash can
+    /// revert it. This does not wait for a change that another thread is making; until that change is as durable as was asked
+    /// for, the answer is the state before it. If the record was only written, by an operation with another durability, this
+    /// syncs it first; [`get_timeout`](Store::get_timeout) limits how long.
     ///
     /// # Errors
     ///
-    /// [`Error::Key`](crate::Error::Key), [`Error::Corrupt`](crate::Error::Corrupt),
-    /// [`Error::Io`](crate::Error::Io); [`Error::Poisoned`](crate::Error::Poisoned) if the answer would have to be
-    /// made durable first.
+    /// [`Error::Key`], [`Error::Corrupt`], [`Error::Io`]. [`Error::Poisoned`]: the answer is not durable yet, and can no longer
+    /// be made so. [`Error::Closed`], [`Error::Forked`].
     pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<KeyState> {
         KeyState::look(&self.engine, key.into().as_key(), Patience::Endless)
     }
 
-    /// As [`get`](Store::get), but where that waits for a sync of another thread, no longer than `timeout`. A sync that no
-    /// thread is at is done by this call, however long it takes, unless `timeout` is zero.
+    /// Returns the state of `key` as [`get`](Store::get) does, but waits at most `timeout` for a sync by another thread.
+    ///
+    /// If a sync is needed and no other thread is syncing, this call syncs, however long that takes, unless `timeout` is zero.
     ///
     /// ```
     /// use oncekey::{Durability, Error, Store};
@@ -170,18 +230,17 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`Error::Busy`](crate::Error::Busy): the time was not enough. The rest as [`get`](Store::get).
+    /// Those of [`get`](Store::get), and [`Error::Busy`]: the timeout has passed, or is zero and a sync is needed.
     pub fn get_timeout<'a>(&self, key: impl Into<AnyKey<'a>>, timeout: Duration) -> Result<KeyState> {
         let patience = if timeout.is_zero() { Patience::None } else { Patience::of(timeout) };
         KeyState::look(&self.engine, key.into().as_key(), patience)
     }
 
-    /// Copies the recorded result of `key` into `buffer`, whose former content goes, and returns the version of the record;
-    /// None, with an empty buffer, if the operation is not completed. Nothing is begun, and nothing is allocated once the
-    /// buffer is large enough: for a program that answers retries far more often than it acts.
+    /// Copies the recorded result of `key` into `buffer`, replacing its content, and returns the version of the record.
+    /// Returns `None` and an empty buffer if the operation is not completed.
     ///
-    /// The answer is as durable as a record of this store: under [`Durability::Sync`](crate::Durability) no crash takes it
-    /// back.
+    /// For a program that answers retries far more often than it runs side effects: it begins nothing, and allocates nothing if
+    /// the buffer is large enough. The answer is as durable as that of [`get`](Store::get).
     ///
     /// ```
     /// use oncekey::{Fingerprint, Store};
@@ -197,9 +256,11 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - [`Error::Mismatch`](crate::Error::Mismatch): the key was used with another fingerprint.
-    /// - [`Error::ResultExpired`](crate::Error::ResultExpired): done, and the result is no longer kept.
-    /// - The rest as [`get`](Store::get). The buffer is empty then too.
+    /// Those of [`get`](Store::get). The buffer is then empty. Besides:
+    ///
+    /// - [`Error::Mismatch`]: the key was used before with another fingerprint.
+    /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, and its result is gone or was never
+    ///   recorded.
     pub fn replay_into<'a>(
         &self,
         key: impl Into<AnyKey<'a>>,
@@ -212,15 +273,15 @@ impl Store {
             .inspect_err(|_| buffer.clear())
     }
 
-    /// Puts `next` in the place of `expected`, if the key still stands there: an operator's tool, for operations in
-    /// doubt above all. Every other change is this one with its own expectations.
+    /// Atomically sets the state of `key` to `next` if it still matches `expected`. For operators and their tools, mostly to
+    /// resolve doubts.
     ///
-    /// A lease on the key is fenced by it, and whoever waits for the key looks again. A completed operation can be
-    /// given up, but neither brought back into doubt nor given another result.
+    /// Returns [`CasOutcome::Done`] with the new version, or [`CasOutcome::Differs`] with the state as it is, and then nothing
+    /// has changed. A lease or doubt on the key is fenced, and callers that wait for the key continue with its new state. A
+    /// completed operation can be set to [`Next::Absent`], but not back to in doubt, and not to another result.
     ///
-    /// Of a key whose record cannot be read, version and status are those that the footer of its segment says, and the
-    /// only thing that can be put there is [`Next::Absent`](crate::Next::Absent); everything else is
-    /// [`Error::Corrupt`](crate::Error::Corrupt). [`forget`](Store::forget) needs no version.
+    /// If the key's record cannot be read ([`Error::Corrupt`]), the footer of its segment still has its version and status.
+    /// Such a key can be set to [`Next::Absent`] only; [`forget`](Store::forget) does that without a version.
     ///
     /// ```
     /// use oncekey::{Expected, Fingerprint, Next, Store, CasOutcome};
@@ -238,11 +299,12 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - [`Error::Conflict`](crate::Error::Conflict): the key is completed as expected, and `next` is not absent.
-    /// - [`Error::Mismatch`](crate::Error::Mismatch): the stored fingerprint is another.
-    /// - [`Error::Full`](crate::Error::Full): no room. What is in progress or in doubt can be set to completed or absent
-    ///   in room that is kept for ending it.
-    /// - The rest as [`record`](Store::record).
+    /// - [`Error::Conflict`]: the key matches `expected` and is completed, and `next` is not absent.
+    /// - [`Error::Mismatch`]: the key is in progress or in doubt with another fingerprint than that of `next`.
+    /// - [`Error::Full`]: there is no room. Setting a key that is in progress or in doubt to completed or absent can use the
+    ///   room that is reserved for ending operations.
+    /// - [`Error::Key`], [`Error::TooLarge`], [`Error::Replaced`], [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`],
+    ///   [`Error::VersionsExhausted`], [`Error::Closed`], [`Error::Forked`]: as for [`record`](Store::record).
     pub fn compare_and_set<'a>(
         &self,
         key: impl Into<AnyKey<'a>>,
@@ -255,72 +317,88 @@ impl Store {
         CasOutcome::of(&self.engine, key, swap)
     }
 
-    /// Gives up what is known of `key`, so that its act can be performed as if for the first time. True if there was
-    /// anything. For operators; retention does this by itself.
+    /// Makes `key` absent, so that its side effect can run as if for the first time. Returns whether the store knew anything of
+    /// the key. For operators; the end of its retention makes a key absent by itself.
     ///
-    /// An intent's key is for ever: the outside world has seen its [token](crate::Key::token) and still knows it. A key that
-    /// was forgotten may be used again for the same intended act, and for no other.
+    /// A key belongs to one intent for ever, because the outside world has seen its [token](crate::Key::token) and still knows
+    /// it. A forgotten key may be used again for the same intent, and for no other.
     ///
-    /// A key in doubt can be forgotten, also while somebody looks into the doubt: whoever holds its
-    /// [`Doubt`](crate::Doubt) is fenced.
+    /// A key in doubt can be forgotten, also while another caller resolves the doubt: its [`Doubt`](crate::Doubt) is fenced.
     ///
-    /// A key whose record cannot be read ([`Error::Corrupt`](crate::Error::Corrupt)) can be forgotten too: that takes only
-    /// what the footer of its segment says. Find out first, from the outside world, what had become of it.
+    /// A key whose record cannot be read ([`Error::Corrupt`]) can be forgotten too, as long as the footer of its segment can be
+    /// read. Find out first, from the outside world, whether its side effect happened.
     ///
     /// # Errors
     ///
-    /// [`Error::InProgress`](crate::Error::InProgress) while a lease on it is alive;
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if the footer is damaged as well;
-    /// [`Error::Key`](crate::Error::Key), [`Error::Poisoned`](crate::Error::Poisoned),
-    /// [`Error::Replaced`](crate::Error::Replaced).
+    /// - [`Error::InProgress`]: a lease on the key is alive.
+    /// - [`Error::Corrupt`]: the record cannot be read, and neither can the footer.
+    /// - [`Error::Full`]: there is no room for the record of this.
+    /// - [`Error::Key`], [`Error::Poisoned`], [`Error::Replaced`], [`Error::Io`], [`Error::VersionsExhausted`],
+    ///   [`Error::Closed`], [`Error::Forked`].
     pub fn forget<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<bool> {
         self.engine.forget(key.into().as_key(), &self.engine.settings().terms)
     }
 
-    /// Makes everything that was written before this call survive power loss.
+    /// Makes every change that returned before this call durable: it survives power loss.
+    ///
+    /// Only needed under [`Durability::Buffered`](crate::Durability::Buffered), for instance once after a batch.
+    ///
+    /// ```
+    /// use oncekey::{Durability, Options};
+    ///
+    /// let store = Options::new().durability(Durability::Buffered).open_in_memory()?;
+    /// for message in ["1", "2", "3"] {
+    ///     store.operation(message).scope("queue").record(b"")?;
+    /// }
+    /// store.sync()?; // acknowledge the three messages after this
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`](crate::Error::Poisoned). [`Error::Replaced`](crate::Error::Replaced): everything was made durable,
-    /// in a file that the path does not lead to.
+    /// - [`Error::Poisoned`]: the disk failed, now or before. What was not durable before may be lost.
+    /// - [`Error::Replaced`]: everything is durable, in the open file, to which the path no longer leads.
+    /// - [`Error::Closed`], [`Error::Forked`].
     pub fn sync(&self) -> Result<()> {
         self.engine.sync()
     }
 
-    /// Gives all space back at once: moves what is alive together and cuts off the rest of the file, down to
-    /// [`Options::min_size`](crate::Options::min_size). Reclaiming does this by itself, bit by bit, only without shortening
-    /// the file. Readers and writers go on meanwhile. Keys whose retention has passed leave the index too, which gives
-    /// their memory back ([`Stats::index_bytes`](crate::Stats::index_bytes)). Returns what was done.
+    /// Frees all dead space at once: moves the live records together and shortens the file, but not below
+    /// [`Options::min_size`]. Returns what it did.
+    ///
+    /// Not needed for normal operation: changes reclaim dead space bit by bit, for new records, but do not shorten the file.
+    /// Other threads can read and write meanwhile. Keys whose retention has passed leave the index as well, which frees their
+    /// memory ([`Stats::index_bytes`]).
     ///
     /// # Errors
     ///
-    /// [`Error::Poisoned`](crate::Error::Poisoned), [`Error::Corrupt`](crate::Error::Corrupt),
-    /// [`Error::Io`](crate::Error::Io); [`Error::Full`](crate::Error::Full) if there is no room to begin with it;
-    /// [`Error::Replaced`](crate::Error::Replaced); [`Error::Closed`](crate::Error::Closed) also if the store is closed
-    /// meanwhile.
+    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`]: the disk failed. What was moved so far is valid.
+    /// - [`Error::Full`]: there is no room to move records into.
+    /// - [`Error::Replaced`]: the path no longer leads to the open file.
+    /// - [`Error::Closed`]: the store was closed, before or meanwhile. [`Error::Forked`].
     pub fn compact(&self) -> Result<Compaction> {
         self.engine.compact()
     }
 
-    /// Figures about the store.
+    /// Returns figures about the store, for metrics. It does no I/O, but can wait until another thread has written.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(&self.engine)
     }
 
-    /// Where the store is; `:memory:` if it is nowhere.
+    /// The path by which the store was opened; `:memory:` for a store in memory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.engine.path()
     }
 
-    /// Closes the store for all its handles: everything is made durable, the file is marked as whole, and its lock is
-    /// given up, whatever clones and leases still live. Each of them then gets [`Error::Closed`](crate::Error::Closed), on this
-    /// handle and on every clone. A [`Lease`](crate::Lease) keeps a store open only while its
-    /// operation is in progress.
+    /// Closes the store for all its handles: makes everything durable, marks the file as cleanly closed, and unlocks it.
     ///
-    /// Calls under way are waited for, and calls that come meanwhile wait; they fail once the store is closed. A call
-    /// from the closure of an operation is `LeasesAlive`, and does not wait for itself.
+    /// Afterwards every call on this handle and its clones is [`Error::Closed`]. While a [`Lease`] or [`Doubt`] is alive whose
+    /// operation has not ended, the store is not closed. One whose operation has ended does not matter.
+    ///
+    /// This waits for calls that are running in other threads. Calls that start meanwhile wait for this one, and fail if it
+    /// closes the store. In the closure of an operation this returns `LeasesAlive`, and does not wait for its own call.
     ///
     /// ```
     /// use oncekey::{Error, Fingerprint, Store};
@@ -336,47 +414,53 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// - [`Error::LeasesAlive`](crate::Error::LeasesAlive): there are leases or doubts. Nothing has changed.
-    /// - [`Error::Poisoned`](crate::Error::Poisoned): the disk failed, now or before. The store is closed and the file
-    ///   is unlocked; opening it again finds out what is on disk.
-    /// - [`Error::Replaced`](crate::Error::Replaced): the store is closed, and the path leads to another file.
-    /// - [`Error::Closed`](crate::Error::Closed): it was closed before, and well; if not, the same error again.
-    /// - [`Error::Forked`](crate::Error::Forked).
+    /// - [`Error::LeasesAlive`]: leases or doubts are alive. The store is still open, and nothing has changed.
+    /// - [`Error::Poisoned`]: the disk failed, now or before. The store is closed and the file unlocked; the next opening finds
+    ///   out what is on disk.
+    /// - [`Error::Replaced`]: the store is closed, and its path no longer leads to the file that was open.
+    /// - [`Error::Closed`]: the store was closed before, without an error. If that failed, the same error is returned again.
+    /// - [`Error::Forked`].
     pub fn close(&self) -> Result<()> {
         self.engine.close()
     }
 }
 
-// Here and not beside the other options, because an import that points back down would close a circle.
+// Here and not in `options`, because a module uses only those declared before it.
 impl Options {
     /// Opens the store in the file at `path`.
     ///
-    /// The file is locked, made durable as it is, and checked; only then is anything in it changed. A new one is
-    /// readable and writable by its owner alone.
+    /// Locks the file, syncs it as it is, and checks headers, footers and the last segment. Only then does it change anything
+    /// in the file. After a crash it also repairs the end of the log, and what was in progress is in doubt. A new file is
+    /// readable and writable by its owner only.
+    ///
+    /// Opening reads the footer of every segment, so it takes longer the more the store remembers.
     ///
     /// # Errors
     ///
-    /// - [`Error::Option`](crate::Error::Option): an option makes no sense, alone or with another.
-    /// - [`Error::Locked`](crate::Error::Locked): open already, here or elsewhere.
-    /// - [`Error::NotAStore`](crate::Error::NotAStore), [`Error::Unsupported`](crate::Error::Unsupported): something else, or of another format version.
-    /// - [`Error::Corrupt`](crate::Error::Corrupt): what was on disk is not there any more. Nothing was changed.
-    /// - [`Error::Clock`](crate::Error::Clock): the wall clock jumped. Nothing was expired.
-    /// - [`Error::Full`](crate::Error::Full), [`Error::Io`](crate::Error::Io): the operating system refused.
+    /// - [`Error::Option`]: an option makes no sense, alone or together with another.
+    /// - [`Error::Locked`]: the file is open already, in this process or another one.
+    /// - [`Error::NotAStore`], [`Error::Unsupported`]: the file is something else, or has another format version.
+    /// - [`Error::Corrupt`]: bytes that were on disk are damaged. The file was not changed.
+    /// - [`Error::Clock`]: the wall clock jumped across a reboot. Nothing expired, and the file was not changed.
+    /// - [`Error::Full`]: the file cannot be made as long as [`Options::min_size`], or the process may not write files of its
+    ///   length.
+    /// - [`Error::VersionsExhausted`]: the file was opened too often without a clean close.
+    /// - [`Error::Io`]: the operating system returned an error, for instance because the file does not exist and
+    ///   [`Options::create`] is off.
     pub fn open(&self, path: impl AsRef<Path>) -> Result<Store> {
         self.open_file(path.as_ref()).map(Store::new)
     }
 
-    /// Opens a store that lives in memory and ends with its last handle: for a program's own tests. It behaves as one
-    /// in a file does.
+    /// Opens a store in memory, for a program's own tests. It behaves like one in a file and is gone with its last handle.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`](crate::Error::Option).
+    /// [`Error::Option`]: an option makes no sense, alone or together with another.
     pub fn open_in_memory(&self) -> Result<Store> {
         self.open_nowhere().map(Store::new)
     }
 
-    /// Opens a store on a disk that fails, for this crate's own tests.
+    /// Opens a store on a simulated disk that fails, for this crate's own tests.
     #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
     #[doc(hidden)]
     pub fn open_simulated(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Store> {

@@ -32,7 +32,7 @@ fn exactly_one_of_many_threads_acquires_a_key() {
                                 acquired.fetch_add(1, Ordering::SeqCst);
                                 Some(lease)
                             }
-                            Begin::InProgress { attempt: 1 } => None,
+                            Begin::InProgress { attempt: 1, .. } => None,
                             other => panic!("{other:?}"),
                         }
                     })
@@ -131,7 +131,7 @@ fn a_timeout_ends_a_wait_and_so_does_a_lease_deadline() {
     let store = small().open_in_memory().unwrap();
     let lease = acquire(&store, "k");
     let outcome = store.operation("k").wait(Duration::from_millis(30)).begin().unwrap();
-    assert!(matches!(outcome, Begin::InProgress { attempt: 1 }));
+    assert!(matches!(outcome, Begin::InProgress { attempt: 1, .. }));
     drop(lease);
 
     let Begin::Acquired(_slow) = store.operation("slow").lease(Duration::from_millis(50)).begin().unwrap()

@@ -193,7 +193,7 @@ impl Worker<'_> {
                 self.saw(key, span, State::Begun, Some(doubt.version()));
                 self.resolve(key, doubt);
             }
-            Begin::InProgress { attempt } => assert!(attempt > 0),
+            Begin::InProgress { attempt, .. } => assert!(attempt > 0),
             other => panic!("{other:?}"),
         }
     }

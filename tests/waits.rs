@@ -83,7 +83,7 @@ fn a_begin_without_wait_returns_in_progress_at_once() {
     let (disk, store) = on_slow_disk();
     let changing = completing(&disk, &store);
     let began = at_once(&store, |store| store.begin("k", NONE).unwrap());
-    assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
+    assert!(matches!(began, Begin::InProgress { attempt: 1, .. }), "{began:?}");
     let recorded = at_once(&store, |store| store.record("k", NONE, b"another"));
     assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
     let ran = at_once(&store, |store| store.operation("k").run(|_| Ok::<_, Error>(1)));
@@ -93,7 +93,7 @@ fn a_begin_without_wait_returns_in_progress_at_once() {
 
     let changing = syncing(&disk, &store, |store| acquire(store, "l"));
     let began = at_once(&store, |store| store.begin("l", NONE).unwrap());
-    assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
+    assert!(matches!(began, Begin::InProgress { attempt: 1, .. }), "{began:?}");
     disk.release_syncs();
     drop(changing.join().unwrap());
 
@@ -109,7 +109,7 @@ fn a_wait_times_out_while_another_caller_syncs() {
     let (disk, store) = on_slow_disk();
     let changing = completing(&disk, &store);
     let began = at_once(&store, |store| store.operation("k").wait(A_MOMENT).begin().unwrap());
-    assert!(matches!(began, Begin::InProgress { attempt: 1 }), "{began:?}");
+    assert!(matches!(began, Begin::InProgress { attempt: 1, .. }), "{began:?}");
     let recorded = at_once(&store, |store| store.operation("k").wait(A_MOMENT).record(b"another"));
     assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
     let ran = at_once(&store, |store| store.operation("k").wait(A_MOMENT).run(|_| Ok::<_, Error>(1)));
@@ -232,7 +232,7 @@ fn a_wait_for_itself_needs_the_same_key_store_and_thread() {
                 scope.spawn(|| store.operation("k").wait(A_MOMENT).begin().unwrap()).join().unwrap()
             });
             assert!(
-                matches!(begun, Begin::InProgress { attempt: 1 }),
+                matches!(begun, Begin::InProgress { attempt: 1, .. }),
                 "another thread is taken for the one that runs: {begun:?}"
             );
             Ok::<u32, Error>(1)

@@ -1,14 +1,17 @@
-//! Ending an operation in typed terms.
+//! The calls that end an [`Operation`] with a typed result: [`run`](Operation::run),
+//! [`record_value`](Operation::record_value) and [`complete_if`](Operation::complete_if). What does the work is the engine;
+//! this module orders its calls around the caller's closures, none of which runs while a lock of the store is held.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::Operation;
 use crate::codec::Codec;
+use crate::doubt::Doubt;
 use crate::engine::{Applied, Began, Expected, Found, Next, Request};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
-use crate::lease::{Doubt, Lease};
+use crate::lease::Lease;
 use crate::outcome::{Attempt, Outcome, Reconciled, RunError};
 use crate::planted::{Bug, planted};
 use crate::policy::{DoubtPolicy, ReleasePolicy};
@@ -16,34 +19,55 @@ use crate::stats::CasOutcome;
 use crate::sync::Patience;
 use crate::typed;
 
-// The codec is asked for by each method and not by the impl: where it is missing, the compiler then shows its hint.
+// Each method requires the codec, and not the impl: where it is missing, the compiler then shows the hint of `Codec`.
 impl<C, D, R> Operation<'_, C, D, R> {
-    /// Runs the side effect, unless it has been run before; gives its result either way.
+    /// Runs the side effect unless it ran before, and returns its result in both cases.
     ///
-    /// The begin is durable before `effect` is called, and the result is durable before this returns. An error of `effect`
-    /// leaves the operation in doubt, because it may have happened all the same; see
-    /// [`release_if`](Operation::release_if). A definite refusal ("card declined") is a result like any other: make it part
-    /// of `T`. If `effect` panics, the operation is in doubt and the panic goes on.
+    /// Under [`Durability::Sync`](crate::Durability::Sync), the default, the begin is on disk before `effect` is called, and
+    /// the result is on disk before this returns. ([`rerun`](Operation::rerun) only writes the begin.)
     ///
-    /// A closure that ends in a call that returns a `Result` needs no types. One that ends in `Ok(..)` names them:
+    /// If `effect` returns an error, the operation is in doubt, because the side effect may have happened all the same;
+    /// [`release_if`](Operation::release_if) names the errors for which it did not. A definite refusal ("card declined") is a
+    /// result and not an error: make it part of `T`. If `effect` panics, the operation is in doubt and the panic continues.
+    ///
+    /// A closure that ends in a call that returns a `Result` needs no type annotation. One that ends in `Ok(..)` needs one:
     /// `|attempt| -> anyhow::Result<_> { .. Ok(receipt) }`.
     ///
-    /// The result is data: what is recorded is what its `Serialize` writes. It is recorded only if it comes back as the same
-    /// value; and it is the value that came back that the first caller gets as well. So the first call and a retry differ in
-    /// nothing that is recorded. What is not (a field under `#[serde(skip)]`) is made anew by each of them. What cannot be recorded is [`RunError::Unrecorded`], the caller has the result in hand, and every retry is
-    /// [`Error::ResultNotKept`], also where its serde code panics. The side effect is not run again.
+    /// # What is recorded
+    ///
+    /// The store records what the `Serialize` of the result writes, if those bytes decode to the same value. The first caller
+    /// gets that decoded value too, so it sees what a retry sees. A field under `#[serde(skip)]` is not recorded; each caller
+    /// gets its default.
+    ///
+    /// A result that cannot be recorded, also because its serde code panics, is returned in [`RunError::Unrecorded`]. The
+    /// operation is completed without it: every retry gets [`Error::ResultNotKept`], and the side effect does not run again.
     ///
     /// A result that was recorded as bytes ([`Lease::complete`](crate::Lease::complete),
-    /// [`Store::record`](crate::Store::record)) names neither a codec nor a shape: it is whatever it decodes as.
+    /// [`Store::record`](crate::Store::record)) has neither codec nor shape recorded. It is decoded by this operation's codec,
+    /// as whatever its bytes decode to.
+    ///
+    /// ```
+    /// use oncekey::{Outcome, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let mail = || store.operation("welcome:ada").run(|attempt| {
+    ///     // .. send the mail, with `attempt.token()` as its message id ..
+    ///     Ok::<_, std::io::Error>(format!("sent {}", attempt.token()))
+    /// });
+    /// assert_eq!(mail()?, Outcome::Done("sent welcome:ada".to_owned()));
+    /// assert_eq!(mail()?, Outcome::AlreadyDone("sent welcome:ada".to_owned()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     ///
     /// - [`RunError::Released`], [`RunError::InDoubt`]: `effect` failed.
-    /// - [`RunError::Unrecorded`]: the side effect happened, in this call or as `reconcile` said, and its result was not
-    ///   recorded; here it is.
-    /// - [`RunError::Store`]: this call did not run the side effect. [`Error::Mismatch`], [`Error::InProgress`],
-    ///   [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::ResultNotKept`] and [`Error::Decode`] answer about the key;
-    ///   the others are those of [`Store::begin`](crate::Store::begin).
+    /// - [`RunError::Unrecorded`]: the side effect happened, in this call or as `reconcile` found out, but its result was not
+    ///   recorded. The error contains the result.
+    /// - [`RunError::Store`]: the store returned an error, and this call did not run the side effect. [`Error::Mismatch`],
+    ///   [`Error::InProgress`], [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::ResultNotKept`] and [`Error::Decode`]
+    ///   are answers about the key. The others are those of [`Store::begin`](crate::Store::begin) and
+    ///   [`begin`](Operation::begin).
     pub fn run<T, E, F>(mut self, effect: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where
         C: Codec,
@@ -55,14 +79,14 @@ impl<C, D, R> Operation<'_, C, D, R> {
         self.engine.check_process()?;
         let terms = self.terms(D::RERUNS)?;
         let request = self.request.clone()?;
-        let mut was_asked = false;
+        let mut has_reconciled = false;
         loop {
-            let takes_doubt = D::TAKES_DOUBT && !was_asked;
+            let takes_doubt = D::TAKES_DOUBT && !has_reconciled;
             let key = self.key.as_key();
             match self.engine.begin(key, request, &terms, takes_doubt)? {
                 Began::Acquired(grant) => {
                     let lease = Lease::new(self.engine, key, &terms, grant);
-                    return self.perform(lease, effect);
+                    return self.run_attempt(lease, effect);
                 }
                 Began::Completed(found) => return Ok(Outcome::AlreadyDone(self.decode(&found)?)),
                 Began::InProgress { attempt } => {
@@ -70,8 +94,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
                 }
                 Began::InDoubt(grant) => {
                     let doubt = Doubt::new(self.engine, key, &terms, grant);
-                    // Who may simply run it again may do so as often as it takes.
-                    was_asked = !D::RERUNS;
+                    // A closure of `reconcile` runs once. `rerun` needs no closure and begins again as often as it takes.
+                    has_reconciled = !D::RERUNS;
                     let in_closure = doubt.enter_closure();
                     let reconciled = self.doubt.reconcile(&Attempt::of_doubt(self.engine, &doubt));
                     drop(in_closure);
@@ -82,14 +106,16 @@ impl<C, D, R> Operation<'_, C, D, R> {
                             outcome => return outcome,
                         },
                         Reconciled::NotApplied => match doubt.begin_again() {
-                            Ok(lease) => return self.perform(lease, effect),
-                            // The doubt has gone, or another has it: what the key says now decides.
+                            Ok(lease) => return self.run_attempt(lease, effect),
+                            // The doubt was resolved by another caller: begin anew with the key as it is now.
                             Err(Error::Fenced { .. }) => {}
                             Err(error) => return Err(error.into()),
                         },
                         Reconciled::Unknown { reason } => {
                             let (key, attempt) = (key.to_owned(), doubt.attempt());
-                            let reason = reason.or_else(|| Some("reconcile does not know".to_owned()));
+                            let reason = reason.or_else(|| {
+                                Some("it returned Reconciled::Unknown without a reason".to_owned())
+                            });
                             let version = doubt.version();
                             return Err(Error::InDoubt { key, attempt, version, reason }.into());
                         }
@@ -99,8 +125,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    /// Records in one write that a side effect was seen and done, with its result, as
-    /// [`Store::record`](crate::Store::record) does on bytes. An earlier result is given instead.
+    /// Records begin and completion in one write, with a typed result: [`Store::record`](crate::Store::record), typed. If a
+    /// result is recorded already, returns that one.
     ///
     /// ```
     /// use oncekey::{Outcome, Store};
@@ -113,8 +139,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// # Errors
     ///
-    /// As [`record`](Operation::record), and [`Error::Encode`] or [`Error::TooLarge`] of a result that cannot be recorded;
-    /// then nothing is. [`Error::Decode`]: the recorded result is of another type.
+    /// Those of [`record`](Operation::record). [`Error::Encode`], [`Error::TooLarge`]: the result cannot be recorded, and
+    /// nothing was. [`Error::Decode`]: a result of another type is recorded already.
     pub fn record_value<T>(self, result: &T) -> Result<Outcome<T>>
     where
         C: Codec,
@@ -131,10 +157,11 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    /// Puts a completed operation with this result in the place of `expected`, as
-    /// [`Store::compare_and_set`](crate::Store::compare_and_set) does on bytes, so that a retry of [`run`](Operation::run)
-    /// gets it. The fingerprint must be the stored one: give the same request, or the
-    /// [`fingerprint`](crate::KeyState::fingerprint) that was seen.
+    /// Atomically completes the operation with a typed result if the key still matches `expected`:
+    /// [`Store::compare_and_set`](crate::Store::compare_and_set), typed. A retry of [`run`](Operation::run) returns the result.
+    ///
+    /// If the key is in progress or in doubt, the fingerprint must be the stored one: set the same
+    /// [`request`](Operation::request), or the [`fingerprint`](crate::KeyState::fingerprint) of the state that was seen.
     ///
     /// ```
     /// use oncekey::{Expected, Outcome, Store};
@@ -153,8 +180,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// # Errors
     ///
-    /// As [`Store::compare_and_set`](crate::Store::compare_and_set), and [`Error::Encode`], also if the attempt was begun with
-    /// another [`codec`](Operation::codec).
+    /// Those of [`Store::compare_and_set`](crate::Store::compare_and_set). [`Error::Encode`]: the result cannot be encoded, or
+    /// the record of the expected version names another [`codec`](Operation::codec).
     pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<CasOutcome>
     where
         C: Codec,
@@ -179,8 +206,12 @@ impl<C, D, R> Operation<'_, C, D, R> {
         CasOutcome::of(self.engine, key, swap)
     }
 
-    /// Runs the side effect under its lease.
-    fn perform<T, E, F>(self, mut lease: Lease, effect: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    /// Runs the side effect under its lease, and records how it ended.
+    fn run_attempt<T, E, F>(
+        self,
+        mut lease: Lease,
+        effect: F,
+    ) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
@@ -189,10 +220,10 @@ impl<C, D, R> Operation<'_, C, D, R> {
     {
         let attempt = Attempt::of_lease(self.engine, &lease);
         let in_closure = lease.enter_closure();
-        let performed = effect(&attempt);
+        let returned = effect(&attempt);
         drop(in_closure);
         lease.set_retention(attempt.retention());
-        match performed {
+        match returned {
             Ok(result) => match self.keep(&result, |value| lease.complete_as(value)) {
                 Ok((_, Ok(returned))) => Ok(Outcome::Done(returned)),
                 Ok((_, Err(source))) | Err(source) => {
@@ -201,7 +232,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
             },
             Err(error) if self.release.nothing_happened(&error) => match lease.release() {
                 Ok(()) => Err(RunError::Released(error)),
-                // What could not be recorded is not known to the next one who asks.
+                // Without the record, the next caller finds the operation in doubt.
                 Err(failed) => Err(RunError::InDoubt { error, release_failed: Some(Box::new(failed)) }),
             },
             Err(error) => {
@@ -211,8 +242,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    /// Records what was found out about a doubt. The side effect happened, so from here on this call neither runs it nor
-    /// loses its result, whatever became of the doubt.
+    /// Records the result that `reconcile` found. The side effect happened, so from here on this call neither runs it nor loses
+    /// its result, whatever other callers did to the key meanwhile.
     fn record_applied<T, E>(
         &self,
         doubt: &Doubt,
@@ -224,19 +255,19 @@ impl<C, D, R> Operation<'_, C, D, R> {
         T: Serialize + DeserializeOwned,
     {
         let kept = self.keep(&result, |value| doubt.record_applied(request, value));
-        let given = kept.and_then(|(applied, kept)| match applied {
+        let outcome = kept.and_then(|(applied, kept)| match applied {
             Applied::Recorded => kept,
-            // The first recorded result stands, and every retry must get the same.
+            // The first recorded result stands: every retry must get the same one.
             Applied::Completed(found) => self.decode(&found),
         });
-        match given {
-            Ok(given) => Ok(Outcome::AlreadyDone(given)),
+        match outcome {
+            Ok(result) => Ok(Outcome::AlreadyDone(result)),
             Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
         }
     }
 
-    /// Records by `record` that the side effect happened: with its result, or without one that cannot be recorded. Returns what
-    /// `record` did, and the result that retries get or why they get none.
+    /// Calls `record` with the encoded result, or without a result if it cannot be recorded. Returns what `record` returned,
+    /// and the result that retries get or why they get none.
     fn keep<T, Recorded>(
         &self,
         result: &T,

@@ -62,7 +62,7 @@ fn a_live_lease_is_in_progress_and_a_dropped_one_in_doubt() {
     each_store(|store, _| {
         let lease = acquire(store, "k");
         assert_eq!(status(store, "k"), Status::InProgress);
-        assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { attempt: 1 }));
+        assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { attempt: 1, .. }));
         drop(lease);
         assert_eq!(status(store, "k"), Status::InDoubt);
         let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("no doubt") };
@@ -75,7 +75,7 @@ fn a_doubt_that_is_being_resolved_is_in_progress_for_others() {
     each_store(|store, _| {
         abandon(store, "k");
         let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("no doubt") };
-        assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { attempt: 1 }));
+        assert!(matches!(store.begin("k", NONE).unwrap(), Begin::InProgress { attempt: 1, .. }));
         drop(doubt);
         assert!(
             matches!(store.begin("k", NONE).unwrap(), Begin::InDoubt(_)),

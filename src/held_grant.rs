@@ -1,0 +1,139 @@
+//! A grant that a caller holds, with everything that is needed to end it. Only [`Lease`](crate::Lease) and
+//! [`Doubt`](crate::Doubt) use it, which differ in what they let the caller do with it.
+//!
+//! Invariant: dropping a [`HeldGrant`] ends its claim in memory and writes nothing. So an attempt that was neither
+//! completed nor released is in doubt afterwards.
+
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::Codec;
+use crate::engine::{Engine, Finish, Grant, Handle, InClosure, Terms};
+use crate::error::{Error, Result};
+use crate::format::record::Value;
+use crate::key::{Fingerprint, Key, OwnedKey};
+use crate::options::{check_renewal, own_retention};
+use crate::status::Version;
+use crate::typed::{self, Encoded, Unfit};
+
+/// The right to run one attempt, or to resolve a doubt, held by a caller. See the [module](self).
+pub(crate) struct HeldGrant {
+    pub(crate) engine: Handle,
+    pub(crate) key: OwnedKey,
+    pub(crate) terms: Terms,
+    pub(crate) grant: Grant,
+    /// The version of the completion that this grant recorded, and the digest of its result.
+    completed: Option<(Version, Fingerprint)>,
+}
+
+impl HeldGrant {
+    pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, grant: Grant) -> HeldGrant {
+        let engine = Handle::new(Arc::clone(engine));
+        HeldGrant { engine, key: key.to_owned(), terms: *terms, grant, completed: None }
+    }
+
+    /// Completes the operation. The same result once more is answered without another record.
+    ///
+    /// [`Error::Replaced`] comes after the record was written to the open file.
+    pub(crate) fn complete(&mut self, value: Value<'_>) -> Result<Version> {
+        self.engine.check_process()?;
+        // No result has the digest `NONE`, so a completion without a result equals only another one without.
+        let digest = value.result.map_or(Fingerprint::NONE, |result| self.engine.fingerprint(result));
+        let version = match self.completed {
+            Some((version, first)) if digest == first => version,
+            Some(_) => return Err(self.conflict()),
+            None => {
+                let version = self.finish(Finish::Completed(value))?;
+                self.completed = Some((version, digest));
+                version
+            }
+        };
+        self.engine.check_in_place().map(|()| version)
+    }
+
+    fn complete_typed<T>(&mut self, encoded: std::result::Result<Encoded<T>, Unfit>) -> Result<Version> {
+        let encoded = encoded.map_err(|unfit| unfit.into_error(self.key.as_key()))?;
+        self.complete(encoded.value())
+    }
+
+    pub(crate) fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
+        let max_bytes = self.engine.settings().max_result_bytes;
+        self.complete_typed(typed::encode_as(self.grant.typing, result, max_bytes))
+    }
+
+    pub(crate) fn complete_value_with<C: Codec, T>(&mut self, codec: &C, result: &T) -> Result<Version>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let max_bytes = self.engine.settings().max_result_bytes;
+        let encoded = typed::check_codec::<C>(self.grant.typing)
+            .and_then(|()| typed::encode(codec, self.grant.typing, result, max_bytes));
+        self.complete_typed(encoded)
+    }
+
+    pub(crate) fn complete_without_result(&mut self) -> Result<Version> {
+        self.complete(Value::not_kept(self.grant.typing))
+    }
+
+    /// Releases the operation. [`Error::Replaced`] comes after the record was written to the open file.
+    pub(crate) fn release(&mut self) -> Result<()> {
+        self.check_not_completed()?;
+        self.finish(Finish::Released)?;
+        self.engine.check_in_place()
+    }
+
+    pub(crate) fn check_not_completed(&self) -> Result<()> {
+        self.engine.check_process()?;
+        if self.completed.is_some() { Err(self.conflict()) } else { Ok(()) }
+    }
+
+    pub(crate) fn retain(&mut self, retention: Duration) -> Result<()> {
+        self.check_not_completed()?;
+        let terms = &mut self.terms;
+        terms.retention = own_retention(retention, self.engine.settings())?;
+        // For the next attempt, if this is a doubt that begins one: no lease is longer than the retention.
+        terms.lease_ms = terms.lease_ms.map(|lease_ms| lease_ms.min(terms.retention.key_ms));
+        Ok(())
+    }
+
+    pub(crate) fn renew(&self, lease: Duration) -> Result<()> {
+        self.engine.check_process()?;
+        let lease_ms = check_renewal(lease, self.terms.retention)?;
+        self.engine.renew(self.key.as_key(), self.grant.version, lease_ms)
+    }
+
+    fn conflict(&self) -> Error {
+        Error::Conflict { key: self.key.clone() }
+    }
+
+    /// Marks this thread as inside the closure of this grant, so that a wait for its own key is an error and not a deadlock.
+    pub(crate) fn enter_closure(&self) -> InClosure {
+        self.engine.enter_closure(self.key.as_key(), self.grant.claim)
+    }
+
+    fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
+        let Grant { version, reservation, .. } = &mut self.grant;
+        self.engine.finish(self.key.as_key(), *version, finish, &self.terms, reservation)
+    }
+}
+
+impl Drop for HeldGrant {
+    fn drop(&mut self) {
+        if self.engine.has_forked() {
+            // The claim and the reserved space belong to the parent process. Giving them back would take locks, which a
+            // thread that does not exist here may hold.
+            self.grant.reservation.take().spend();
+            return;
+        }
+        self.engine.abandon(self.key.as_key(), self.grant.claim);
+    }
+}
+
+// Sound for the reasons that hold for the store (see `store`). A call that unwinds leaves this value as it was before, but
+// for space that may have been spent, and the next call asks the engine what became of the operation.
+impl UnwindSafe for HeldGrant {}
+impl RefUnwindSafe for HeldGrant {}
