@@ -323,7 +323,7 @@ impl<'a> Record<'a> {
         let end = value_at
             .checked_add(value_length)
             .ok_or(FormatError::Damaged("the record's value is too long"))?;
-        if end > length || length - end >= ALIGNMENT_BYTES as usize {
+        if end > length || (length - end) as u64 >= ALIGNMENT_BYTES {
             return Err(FormatError::Damaged("the record's parts do not add up to its length"));
         }
         if kind != Kind::Ignorable && flags & !KNOWN_FLAGS != 0 {

@@ -330,7 +330,10 @@ impl World {
                 }
                 match store.sync() {
                     Ok(()) => {
-                        assert!(!self.replaced, "{act:?}: the sync did not notice that the path was replaced")
+                        assert!(
+                            !self.replaced,
+                            "{act:?}: the sync did not notice that the path was replaced"
+                        );
                     }
                     Err(Error::Replaced { .. }) if self.replaced => {}
                     Err(error) => return self.failed(act, error),
