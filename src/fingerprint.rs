@@ -1,7 +1,7 @@
 //! The canonical bytes of a typed request: the input of its fingerprint.
 //!
 //! Two requests have the same canonical bytes if and only if they mean the same. The bytes do not depend on a codec. They
-//! are hashed with the secret of the file ([`KeyHasher::fingerprint`](crate::key::KeyHasher::fingerprint)) and not stored.
+//! are hashed with the secret of the file ([`KeyHasher::fingerprint`](crate::hash::KeyHasher::fingerprint)) and not stored.
 //! The hash is stored, so the encoding below is part of the file format: the golden table in the tests pins it.
 //! [`canonical`] is the only entry point, and `operation` its only caller.
 //!

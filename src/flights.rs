@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::clock::Sleepers;
-use crate::key::ByHash;
+use crate::hash::ByHash;
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,13 +1,11 @@
-//! Keys, scopes and fingerprints, and the keyed hash by which a file identifies them.
+//! Keys, scopes and fingerprints.
 //!
-//! Every module may use this one. The hashes are on disk and the tokens are in other systems, so neither may ever change:
-//! the tests here and `tests/token.rs` pin both.
+//! Every module may use this one. Tokens are in other systems, so they may never change: the tests here and
+//! `tests/token.rs` pin them.
 
 use std::fmt::{self, Write as _};
-use std::hash::{BuildHasher, Hasher, RandomState};
 
 use sha2::{Digest, Sha256};
-use siphasher::sip128::{Hasher128, SipHasher24};
 
 /// The longest key, and the longest scope, in bytes.
 ///
@@ -402,146 +400,9 @@ impl Fingerprint {
     }
 }
 
-/// The keyed hash of one file: SipHash-2-4 with 128-bit output, under the secret key in the store header.
-///
-/// Footers store these hashes, so the same bytes must have the same hash for as long as the file exists.
-#[derive(Clone)]
-pub(crate) struct KeyHasher {
-    secret: [u8; 16],
-}
-
-impl fmt::Debug for KeyHasher {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The secret prevents clients from choosing keys that collide. It must not reach a log.
-        out.write_str("KeyHasher")
-    }
-}
-
-/// First byte of the hashed input, so that a key, a scoped key and a request never hash the same input.
-const DOMAIN_KEY: u8 = 0;
-const DOMAIN_SCOPED_KEY: u8 = 1;
-const DOMAIN_REQUEST: u8 = 2;
-
-impl KeyHasher {
-    pub(crate) fn new(secret: [u8; 16]) -> KeyHasher {
-        KeyHasher { secret }
-    }
-
-    /// The hash of a key: its identity in the index, in footers and in flights.
-    pub(crate) fn key(&self, key: Key<'_>) -> u128 {
-        let mut hasher = SipHasher24::new_with_key(&self.secret);
-        match key.scope {
-            None => hasher.write(&[DOMAIN_KEY]),
-            Some(scope) => {
-                hasher.write(&[DOMAIN_SCOPED_KEY]);
-                // The length separates scope and key: without it ("a", "bc") and ("ab", "c") would be the same key.
-                hasher.write(&(scope.len() as u64).to_le_bytes());
-                hasher.write(scope);
-            }
-        }
-        hasher.write(key.name);
-        hasher.finish128().as_u128()
-    }
-
-    /// The fingerprint of an encoded request.
-    pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
-        let mut hasher = SipHasher24::new_with_key(&self.secret);
-        hasher.write(&[DOMAIN_REQUEST]);
-        hasher.write(request);
-        let digest = Fingerprint(hasher.finish128().as_u128().to_le_bytes());
-        // A request must never look like "no request": the one digest in 2^128 that equals `NONE` is replaced.
-        if digest == Fingerprint::NONE { Fingerprint([0xFF; 16]) } else { digest }
-    }
-}
-
-/// Hasher for maps whose keys are hashes of a [`KeyHasher`]: one multiplication, keyed by random numbers of this process.
-///
-/// The keyed hashes alone are not enough. Their secret is in the file, so the author of a hostile file can choose keys
-/// whose hashes would all fall into one bucket.
-#[derive(Debug, Clone)]
-pub(crate) struct ByHash {
-    mask: u64,
-    factor: u64,
-}
-
-impl Default for ByHash {
-    fn default() -> ByHash {
-        let state = RandomState::new();
-        ByHash { mask: state.hash_one(0), factor: state.hash_one(1) | 1 }
-    }
-}
-
-impl BuildHasher for ByHash {
-    type Hasher = AlreadyHashed;
-
-    fn build_hasher(&self) -> AlreadyHashed {
-        AlreadyHashed { hash: 0, mask: self.mask, factor: self.factor }
-    }
-}
-
-/// See [`ByHash`].
-#[derive(Debug)]
-pub(crate) struct AlreadyHashed {
-    hash: u64,
-    mask: u64,
-    factor: u64,
-}
-
-impl Hasher for AlreadyHashed {
-    #[expect(clippy::cast_possible_truncation, reason = "both halves of the product")]
-    fn finish(&self) -> u64 {
-        let product = u128::from(self.hash ^ self.mask) * u128::from(self.factor);
-        product as u64 ^ (product >> 64) as u64
-    }
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.hash = self.hash.rotate_left(8) ^ u64::from(*byte);
-        }
-    }
-    #[expect(clippy::cast_possible_truncation, reason = "the lower half is as good as any other")]
-    fn write_u128(&mut self, hash: u128) {
-        self.hash = hash as u64;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn no_scope_an_empty_scope_and_a_moved_boundary_are_different_keys() {
-        let hasher = KeyHasher::new(*b"0123456789abcdef");
-        let hashes = [
-            hasher.key(Key::new("abc")),
-            hasher.key(Key::new("abc").scope("")),
-            hasher.key(Key::new("bc").scope("a")),
-            hasher.key(Key::new("c").scope("ab")),
-            u128::from_le_bytes(hasher.fingerprint(b"abc").to_bytes()),
-        ];
-        for (at, one) in hashes.iter().enumerate() {
-            assert!(!hashes[at + 1..].contains(one), "hash {at} occurs twice");
-        }
-    }
-
-    #[test]
-    fn the_hash_of_a_key_never_changes() {
-        // If this test fails, the footers of every existing file have become meaningless.
-        let hasher = KeyHasher::new(*b"0123456789abcdef");
-        assert_eq!(hasher.key(Key::new("charge:order-1729")), 0x1fda99f7273dfea4089df9ee4d41d999);
-        assert_eq!(hasher.key(Key::new("order-1729").scope("acct_42")), 0x2a5c39f32c0dabd2b1f23f24904a4ee1);
-        assert_eq!(
-            u128::from_le_bytes(hasher.fingerprint(b"amount=10").to_bytes()),
-            0xbcd8658db30c639d492ad490b497a756
-        );
-    }
-
-    #[test]
-    fn the_hash_matches_the_siphash_reference_vector() {
-        // The first reference vector for SipHash-2-4 with 128-bit output: key 00..0f, empty input.
-        let key: [u8; 16] = std::array::from_fn(|at| u8::try_from(at).unwrap());
-        let expected = 0x9302_55c7_1472_f66d_e6a8_25ba_047f_81a3;
-        assert_eq!(SipHasher24::new_with_key(&key).finish128().as_u128(), expected);
-    }
 
     #[test]
     fn the_token_of_a_step_equals_no_other_token() {

@@ -94,6 +94,7 @@
 mod planted;
 mod sync;
 mod key;
+mod hash;
 mod visit;
 mod fingerprint;
 mod status;

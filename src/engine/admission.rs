@@ -28,18 +28,18 @@ const CALL: u64 = 4;
 #[repr(align(128))]
 struct Counted(AtomicU64);
 
-/// Who may change the store, and whether anybody may. See the [module](self).
+/// Which calls may change the store. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Admission {
     fork_mark: ForkMark,
-    /// Set once, when no call is inside any more: all that a read looks at.
+    /// Set once, when no call is inside any more. The only part that a read checks.
     closed: AtomicBool,
-    /// The phase, and above it how many calls are inside. One number, so that a call is counted and sees the phase in
-    /// one step: either the closing thread sees the call, or the call sees that the store is closing.
+    /// The phase, and above it the number of calls inside. In one number, so that a call is counted and reads the phase in one
+    /// step: either the closing thread sees the call, or the call sees that the store is closing.
     state: Counted,
-    /// Held by the one call that closes.
+    /// Held by the one call that closes the store.
     closer: Mutex<()>,
-    /// Taken by a thread that waits for one of the two conditions, and by the one that makes it true.
+    /// Locked by a thread that waits for one of the two conditions, and by the thread that makes it true.
     gate: Mutex<()>,
     /// No call is inside.
     emptied: Condvar,
@@ -65,7 +65,7 @@ impl Admission {
         self.fork_mark.has_forked()
     }
 
-    /// Every call that can return an error asks this before anything else.
+    /// [`Error::Forked`] if it was. Every call that can return an error calls this before anything else.
     pub(super) fn check_process(&self) -> Result<()> {
         if self.has_forked() { Err(Error::Forked) } else { Ok(()) }
     }
@@ -74,18 +74,18 @@ impl Admission {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Refuses a call in the wrong process or on a closed store. Enough for a read; writes to nothing.
+    /// Refuses a call in a forked process or on a closed store. Enough for a read; writes to no shared memory.
     pub(super) fn check_open(&self) -> Result<()> {
         self.check_process()?;
         if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Whether a close waits for the calls inside. A call that takes long leaves then and enters again.
+    /// Whether a close waits for the calls inside. A long call then leaves and enters again.
     pub(super) fn is_closing(&self) -> bool {
         self.state.0.load(Ordering::Relaxed) & PHASE == CLOSING
     }
 
-    /// Admits a call that changes something, once no close is under way.
+    /// Admits a call that changes the store. Waits while a close is under way.
     pub(super) fn enter(&self) -> Result<Admitted<'_>> {
         self.check_process()?;
         loop {
@@ -139,7 +139,7 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// A close under way, with no call inside. Dropped, it lets the blocked calls go on, or fail if it was decided.
+/// A close under way, with no call inside. Dropping it lets the blocked calls go on, or refuses them if it was decided.
 #[derive(Debug)]
 pub(super) struct Closing<'a> {
     admission: &'a Admission,
@@ -148,8 +148,8 @@ pub(super) struct Closing<'a> {
 }
 
 impl Closing<'_> {
-    /// The store will be closed, whatever becomes of writing that down, be it a panic: something may be written behind
-    /// which nothing may follow.
+    /// The store will be closed, even if writing the close mark fails or panics: the mark may be on disk, and no frame may
+    /// follow it.
     pub(super) fn decide(&mut self) {
         self.is_decided = true;
     }
@@ -180,12 +180,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_close_that_was_decided_refuses_every_call_and_one_that_was_not_none() {
+    fn a_decided_close_refuses_every_call_and_an_undecided_one_none() {
         let admission = Admission::new();
         drop(admission.begin_closing().unwrap());
         assert!(admission.enter().is_ok() && admission.check_open().is_ok() && !admission.is_closing());
         let mut closing = admission.begin_closing().unwrap();
-        assert!(admission.is_closing() && admission.check_open().is_ok(), "reads go on until it is decided");
+        assert!(
+            admission.is_closing() && admission.check_open().is_ok(),
+            "reads go on until the close is decided"
+        );
         closing.decide();
         drop(closing);
         assert!(matches!(admission.enter(), Err(Error::Closed)));
@@ -194,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_waits_for_every_call_inside_and_calls_that_come_wait_for_the_close() {
+    fn a_close_waits_for_calls_inside_and_blocks_new_ones() {
         for is_decided in [false, true] {
             let admission = Admission::new();
             let (first, last) = (admission.enter().unwrap(), admission.enter().unwrap());

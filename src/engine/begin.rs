@@ -102,7 +102,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn room_that_was_promised_to_a_record_is_kept_until_the_record_is_written() {
+    fn reserved_space_is_kept_until_its_record_is_written() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let key = Key::new("k");
         let record = Record {
@@ -120,19 +120,23 @@ mod tests {
         let reservation = engine.log().reserve(1_000, ReservationClass::Begin).unwrap().unwrap();
         let new = engine.log().encode(&record, 1);
         let ticket = engine.log().append(std::iter::once(&new), reservation, Until::Synced).unwrap();
-        assert_eq!(engine.log().reserved_bytes(), 1_000, "others may not have it while the record gathers");
+        assert_eq!(
+            engine.log().reserved_bytes(),
+            1_000,
+            "no other record may have it while this one gathers"
+        );
         engine.log().wait(&ticket).unwrap();
         assert_eq!(engine.log().reserved_bytes(), 0);
     }
 
     #[test]
-    fn a_lease_begins_when_it_is_given_and_not_when_it_was_asked_for() {
+    fn a_lease_begins_when_it_is_given() {
         let clock = ManualClock::new(1_700_000_000_000);
         let engine = Arc::new(Options::new().manual_clock(clock.clone()).open_nowhere().unwrap());
         let key = Key::new("k");
         let hash = engine.log().hasher().key(key);
         let terms = Terms { lease_ms: Some(100), ..engine.settings().terms };
-        let somebody = engine.flights.enter(hash);
+        let other = engine.flights.enter(hash);
         let began = std::thread::scope(|scope| {
             let beginning =
                 scope.spawn(|| engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap());
@@ -140,7 +144,7 @@ mod tests {
                 std::thread::yield_now();
             }
             clock.advance(Duration::from_millis(150));
-            drop(somebody);
+            drop(other);
             beginning.join().unwrap()
         });
         let Began::Acquired(grant) = began else { panic!("{began:?}") };
@@ -161,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_begin_that_waits_for_a_doubt_gets_what_the_doubt_turned_out_to_be() {
+    fn a_begin_that_waits_for_a_doubt_gets_its_result() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let key = Key::new("k");
         let hash = engine.log().hasher().key(key);
@@ -181,9 +185,9 @@ mod tests {
         assert_eq!(found.attempt, 1);
     }
 
-    /// The first attempt leaks, so only the deadline ends its lease, and no thread wakes the second.
+    /// The first lease is leaked, so only its deadline ends it, and no thread wakes the second caller.
     #[test]
-    fn a_begin_that_waits_for_a_lease_takes_over_when_the_deadline_has_passed() {
+    fn a_waiting_begin_takes_over_at_the_deadline() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let terms = Terms { lease_ms: Some(50), patience: Patience::Endless, ..engine.settings().terms };
         let first = engine.begin(Key::new("k"), Fingerprint::NONE.into(), &terms, true).unwrap();
@@ -192,9 +196,9 @@ mod tests {
         assert!(matches!(second, Began::InDoubt(Grant { attempt: 1, .. })), "{second:?}");
     }
 
-    /// The flight is held by this very thread: to wait for it would be to wait for ever.
+    /// This thread holds the flight, so a call that waited for it would wait for ever.
     #[test]
-    fn what_is_done_or_at_work_is_answered_without_entering_the_flight() {
+    fn completed_and_running_operations_are_answered_without_the_flight() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let terms = engine.settings().terms;
         let done = Key::new("done");

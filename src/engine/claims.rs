@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closure_whose_lease_was_renewed_still_does_not_wait_for_itself() {
+    fn a_closure_with_a_renewed_lease_does_not_wait_for_itself() {
         let engine = engine();
         let key = Key::new("k");
         let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
@@ -82,9 +82,9 @@ mod tests {
         assert!(matches!(began, Err(Error::WouldWaitForItself { .. })), "{began:?}");
     }
 
-    /// A handle that is not the lease may renew when the lease is gone: what came back then would never end.
+    /// An attempt's handle may renew after the lease is gone. A lease that came back then would never end.
     #[test]
-    fn a_lease_that_was_dropped_is_not_brought_back() {
+    fn a_dropped_lease_cannot_be_renewed() {
         let engine = engine();
         let key = Key::new("k");
         let began = engine.begin(key, Fingerprint::NONE.into(), &engine.settings().terms, true).unwrap();

@@ -50,7 +50,7 @@ impl Engine {
             self.check_no_claims()?;
         }
         let Some(mut closing) = self.admission.begin_closing() else {
-            // Closed for good is not closed well: the second caller must not take it for a success either.
+            // The store may have been closed by a close that failed. This caller must not take that for a success either.
             self.log().check_poison()?;
             self.path_check.check()?;
             return Err(Error::Closed);
@@ -81,23 +81,23 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         let _events = crate::events::hold_back();
-        // The last handle is gone: as good a close as can be had. What fails here costs only that the next opening
-        // writes the end of the log again.
+        // The last handle is gone, so this is the close. An error here costs only that the next opening rewrites the end of
+        // the log.
         if self.admission.check_open().is_err() {
             return;
         }
         if self.log().check_poison().is_ok() {
             let _ = self.log().sync().and_then(|()| self.mark_closed());
         }
-        // Not left to the end of the file handle: a process that was forked meanwhile has a copy of it.
+        // Not left to the drop of the file handle: a process that was forked meanwhile has a copy of the handle.
         self.log().storage().unlock();
     }
 }
 
-/// What a [`Store`](crate::Store), a lease or a doubt holds of the engine.
+/// The handle by which a [`Store`](crate::Store), a lease or a doubt holds the engine.
 ///
-/// In a forked child the engine is never dropped. Another thread of the parent may have been changing any part of it at
-/// the moment of the fork, so the child cannot even free its memory safely; it ends with the child.
+/// A forked child never drops the engine. Another thread of the parent may have been changing any part of it at the moment of
+/// the fork, so the child cannot even free its memory safely. The memory ends with the child.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle(Arc<Engine>);
 

@@ -34,9 +34,10 @@ mod tests {
     use crate::format::record::Value;
     use crate::{Error, Fingerprint, Options};
 
-    /// Two keys in 2^32 share what the index knows of a hash. The one must not answer for the other's damage.
+    /// The index knows only a part of each hash, so two keys may share an entry's tag. The damage of one must not make the other
+    /// corrupt.
     #[test]
-    fn a_key_is_not_corrupt_because_the_damaged_record_of_another_is_found_with_it() {
+    fn a_damaged_record_does_not_make_other_keys_corrupt() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("test.once");
         let engine = Options::new().segment_size(64 << 10).open_file(&path).unwrap();

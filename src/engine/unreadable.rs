@@ -1,7 +1,7 @@
-//! Records that are known to be unreadable: how many there are, and that each is told of once.
+//! Records that are known to be unreadable: counts them, so that each is reported once.
 //!
-//! Known is what a lookup or reclaiming came across, and what was carried along before the store was opened. A record is
-//! forgotten here when its key gets another one, expires or is given up.
+//! A record is known when a lookup or reclaiming has met it, or when it was carried along before the store was opened. It is
+//! removed here when its key gets another record, expires or is given up.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,9 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Debug)]
 pub(super) struct UnreadableRecords {
-    /// Offsets in the file.
+    /// Their offsets in the file.
     known: Mutex<BTreeSet<u64>>,
-    /// How many, to be seen without the lock: every change of a key asks whether there are any.
+    /// How many there are. Read without the lock, because every change of a key checks whether there are any.
     count: AtomicU64,
 }
 
@@ -27,19 +27,19 @@ impl UnreadableRecords {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// The record at `address` cannot be read. True if that was not known.
+    /// Notes that the record at `address` cannot be read. True if that was not known.
     pub(super) fn add(&self, address: Address) -> bool {
         self.change(|known| known.insert(address.offset()))
     }
 
-    /// The record at `address` is nobody's last one any more.
+    /// Notes that the record at `address` is no key's last one any more.
     pub(super) fn remove(&self, address: Address) {
         if self.count() > 0 {
             self.change(|known| known.remove(&address.offset()));
         }
     }
 
-    /// The record was moved.
+    /// Notes that the record was moved.
     pub(super) fn replace(&self, old: Address, new: Address) {
         if self.count() > 0 {
             self.change(|known| known.remove(&old.offset()) && known.insert(new.offset()));
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_record_is_counted_once_wherever_it_goes() {
+    fn a_moved_record_is_still_counted_once() {
         let at = |number: u64| Address::new(number * 8).unwrap();
         let records = UnreadableRecords::new(vec![at(1)]);
         assert!(!records.add(at(1)) && records.add(at(2)) && !records.add(at(2)));

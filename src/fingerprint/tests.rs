@@ -8,7 +8,7 @@ use serde::ser::Serializer;
 use serde::ser::{SerializeMap as _, SerializeSeq as _};
 
 use super::*;
-use crate::key::KeyHasher;
+use crate::hash::KeyHasher;
 use crate::unordered;
 use crate::visit::MAX_DEPTH;
 use crate::visit::trees::{

@@ -78,7 +78,7 @@ macro_rules! layout {
 }
 
 layout! {
-    /// A slot: the space of one segment in the file. Frames follow from [`FIRST_FRAME_OFFSET`](super::FIRST_FRAME_OFFSET)
+    /// A slot: the space of one segment in the file. Frames follow from `FIRST_FRAME_OFFSET`
     /// on, and the footer ends with the slot.
     slot {
         SEGMENT_HEADER = 0, 512;

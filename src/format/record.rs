@@ -2,7 +2,8 @@
 
 use super::layout::{record_header, typing};
 use super::{ALIGNMENT_BYTES, FormatError, Seed, align, narrow};
-use crate::key::{Fingerprint, Key, KeyHasher, MAX_KEY_BYTES};
+use crate::hash::KeyHasher;
+use crate::key::{Fingerprint, Key, MAX_KEY_BYTES};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 

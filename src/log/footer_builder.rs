@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use crate::format::footer::FooterEntry;
-use crate::key::ByHash;
+use crate::hash::ByHash;
 
 /// Footer entries, kept in order while they are added. Sorting them at the end of a segment would make every thread
 /// that waits for that batch wait for the sort.

@@ -10,7 +10,7 @@ use crate::format::footer::FooterEntry;
 use crate::format::frame::FrameHeader;
 use crate::format::header::Parameters;
 use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
-use crate::key::KeyHasher;
+use crate::hash::KeyHasher;
 use crate::storage::Storage;
 
 /// The entries of the segment with this sequence.

@@ -12,7 +12,7 @@ use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters};
 use crate::format::layout::{close_mark, frame_header};
 use crate::format::record::Kind;
 use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, SECTOR_BYTES, max_frame_bytes};
-use crate::key::KeyHasher;
+use crate::hash::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at, read_held_at};
 

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::format::frame::{FrameHeader, may_be_torn_frame};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES, max_frame_bytes};
-use crate::key::KeyHasher;
+use crate::hash::KeyHasher;
 use crate::log::VersionsBefore;
 use crate::log::scan::{self, Chain, SegmentScan};
 use crate::planted::{Bug, planted};

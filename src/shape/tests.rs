@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use proptest::test_runner::{Config, TestRunner};
 
 use super::*;
-use crate::key::KeyHasher;
+use crate::hash::KeyHasher;
 use crate::visit::trees::{
     Fails, Field, Lies, Linked, Nested, Node, Rows, Tree, Variant, Wrapped, assert_golden, every_kind,
     medians, on_a_small_stack, pair,

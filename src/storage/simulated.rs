@@ -32,7 +32,10 @@ use crate::map::Map;
 use crate::sync::yield_now;
 use disk::{CallKind, Disk, input_output_error, power_is_gone};
 
-#[cfg_attr(oncekey_shuttle, allow(unreachable_pub, reason = "used by the models of this crate only"))]
+#[cfg_attr(
+    not(feature = "__simulation"),
+    allow(unreachable_pub, reason = "public with that feature only")
+)]
 pub use disk::{DiskFault, PathTarget};
 
 /// A disk for tests. Clones are the same disk.

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-/// Counts, and fails or panics when told to.
+/// Counts its calls, and fails or panics as the test sets it up.
 #[derive(Default)]
 struct Counting {
     writes: AtomicU64,
@@ -120,16 +120,16 @@ fn records_that_wait_together_share_one_write_and_one_sync() {
     }
 }
 
-/// Waits until it is so, on any machine; what never comes to be so fails, and does not hang.
+/// Waits until the condition holds. Fails after a minute instead of hanging.
 fn until(is_so: impl Fn() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "it never came to be so");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the condition never held");
         std::thread::yield_now();
     }
 }
 
-/// Ends a sync, and a write of more than one record, only when somebody has said that it goes on.
+/// Ends a sync, and a write of more than one record, only when the test lets it go on.
 struct Patient {
     syncs_go_on: Mutex<Receiver<()>>,
     writes_go_on: Mutex<Receiver<()>>,
@@ -284,7 +284,7 @@ fn a_caller_that_waits_for_a_sync_does_not_wait_for_later_writes() {
         let waiting = bench.sleep(bench.append(Until::Synced));
         going_on.writes.send(()).unwrap();
         bench.wait(bench.append(Until::Written)).join().unwrap();
-        // Of two records, so that its writing takes until it is told to go on.
+        // A batch of two records, so that its write waits until the test lets it go on.
         let (one, other) = (bench.append(Until::Written), bench.append(Until::Written));
         let writing = [bench.wait(one), bench.wait(other)];
         until(|| bench.sink.writes.load(Ordering::SeqCst) == 4);
@@ -335,7 +335,11 @@ fn callers_that_come_during_a_sync_share_the_next_write_and_sync() {
         for _ in 0..15 {
             threads.push(bench.sleep(bench.append(Until::Synced)));
         }
-        assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 1, "nobody writes who would wait all the same");
+        assert_eq!(
+            bench.sink.writes.load(Ordering::SeqCst),
+            1,
+            "a caller that would wait anyway does not write"
+        );
         going_on.writes.send(()).unwrap();
         for _ in 0..2 {
             going_on.syncs.send(()).unwrap();
@@ -343,7 +347,7 @@ fn callers_that_come_during_a_sync_share_the_next_write_and_sync() {
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(bench.sink.syncs.load(Ordering::SeqCst), 2, "one of the first, one of the fifteen");
+        assert_eq!(bench.sink.syncs.load(Ordering::SeqCst), 2, "one for the first, one for the fifteen");
         assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 2);
     });
 }
@@ -362,14 +366,14 @@ fn one_waiter_is_nudged_for_each_free_role() {
     appended(&commit, Until::Written);
     assert_eq!(nudged(&commit), write);
     appended(&commit, Until::Synced);
-    assert_eq!(nudged(&commit), both, "who waits for the sync anyway");
+    assert_eq!(nudged(&commit), both, "the one that waits for the sync anyway");
     commit.queue.lock().syncing = true;
-    assert_eq!(nudged(&commit), write, "while somebody syncs");
+    assert_eq!(nudged(&commit), write, "while another thread syncs");
     commit.queue.lock().writing = true;
     assert_eq!(nudged(&commit), [None, None]);
     (commit.queue.lock().writing, commit.queue.lock().syncing) = (false, false);
 
-    // Written by somebody who does not sync.
+    // Written by a thread that does not sync.
     let writes = Roles { writes: true, syncs: false };
     commit.lead(commit.queue.lock(), writes, &sink);
     assert_eq!(nudged(&commit), both);
@@ -379,7 +383,7 @@ fn one_waiter_is_nudged_for_each_free_role() {
     appended(&commit, Until::Written);
     assert_eq!(nudged(&commit), [Some(Until::Synced), Some(Until::Written)]);
     appended(&commit, Until::Synced);
-    assert_eq!(nudged(&commit), both, "who syncs writes before");
+    assert_eq!(nudged(&commit), both, "the syncer writes first");
 }
 
 #[test]
@@ -389,14 +393,14 @@ fn a_batch_never_outgrows_its_limit() {
     for batch in &commit.queue.lock().batches {
         assert!(batch.pending.cost_bytes() <= 16 << 10);
     }
-    // Waited for from the last one: a batch in front of it has waiters of its own and must not be skipped.
+    // Waited for by many threads at once: an older batch must not be skipped for a newer one.
     std::thread::scope(|scope| {
         for ticket in &tickets {
             scope.spawn(|| commit.wait(ticket, &sink).unwrap());
         }
     });
     assert_eq!(sink.records.into_inner(), 1_000);
-    assert_eq!(sink.syncs.into_inner(), 0, "nobody asked for a sync");
+    assert_eq!(sink.syncs.into_inner(), 0, "no caller needed a sync");
 }
 
 #[test]
