@@ -11,8 +11,8 @@
 //! An opening fills the index by [`Index::fill`]. After that, callers that hold the flight of a key change its entry.
 
 mod entry;
-mod filling;
 mod table;
+mod filling;
 
 use std::fmt;
 

@@ -12,10 +12,10 @@
 //!   (powersafe overwrite, as SQLite and redb assume).
 //! - Anything else that was not synced may be lost, kept or garbage, in any order.
 
-mod file;
-mod memory;
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod overwriting;
+mod file;
+mod memory;
 #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
