@@ -126,7 +126,7 @@ impl Drop for HeldGrant {
         if self.engine.has_forked() {
             // The claim and the reserved space belong to the parent process. Giving them back would take locks, which a
             // thread that does not exist here may hold.
-            self.grant.reservation.take().spend();
+            self.grant.reservation.split_all().spend();
             return;
         }
         self.engine.abandon(self.key.as_key(), self.grant.claim);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::assembly::Engine;
-use super::change::{Call, ChangeOutcome, Grant, PathRule, Written};
+use super::change::{Answer, Call, ChangeOutcome, Grant, PathRule, Written};
 use super::decide;
 use super::records::{Found, Want};
 use super::terms::{Request, Terms};
@@ -26,8 +26,11 @@ pub(crate) enum Began {
 }
 
 impl Began {
-    fn of_look(answer: std::result::Result<Found, u32>) -> Began {
-        answer.map_or_else(|attempt| Began::InProgress { attempt }, Began::Completed)
+    fn without_flight(answer: Answer) -> Began {
+        match answer {
+            Answer::Completed(found) => Began::Completed(found),
+            Answer::InProgress { attempt } => Began::InProgress { attempt },
+        }
     }
 }
 
@@ -59,7 +62,7 @@ impl Engine {
         let is_answered = seen.status == Status::Completed
             || terms.patience == Patience::None && seen.attempt_at_work().is_some();
         if is_answered {
-            return self.answer_of_look(key, request, terms, seen).map(Began::of_look);
+            return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
         }
         let call = Call::beginning(hashed, terms);
         let decide = |view: &_| Ok(decide::begin(view, request, terms, takes_doubt));
@@ -73,7 +76,7 @@ impl Engine {
             }
             _ => {
                 let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
-                self.answer_of_look(key, request, terms, seen).map(Began::of_look)
+                self.answer_without_flight(key, request, terms, seen).map(Began::without_flight)
             }
         }
     }

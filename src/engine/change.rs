@@ -1,10 +1,10 @@
-//! The one way in which a call changes a key: enter its flight, take a view, decide, reserve space, commit.
+//! The one way in which a call changes a key: enter its flight (the per-key lock), take a view, decide, reserve space, commit.
 //!
-//! [`Engine::change`] goes that way for every call of `begin`, `finish` and `edit`. A call says what to decide and by which
-//! rules, and maps what came of it to its own answer.
+//! The calls in `begin`, `finish` and `edit` all use [`Engine::change`]. Each passes its rules and its decision function, and maps
+//! the outcome to its own return type.
 //!
-//! A thread that holds a flight never waits for space or for another flight. If there is no space it leaves the flight, makes
-//! space, and decides anew.
+//! A thread that holds a flight never waits for space or for another flight. If there is no space, the thread leaves the flight,
+//! makes space, and decides again.
 
 use std::slice;
 use std::time::{Duration, Instant};
@@ -34,20 +34,22 @@ pub(crate) struct Grant {
     pub(crate) version: Version,
     pub(crate) attempt: u32,
     pub(crate) claim: Claim,
-    /// What the begin record says of the typed interface.
+    /// The codec and shape that the begin record states, if the typed interface wrote it.
     pub(crate) typing: Option<Typing>,
-    /// Space for the record that ends the attempt; none for a doubt.
+    /// Space for the record that ends the attempt. Empty for a doubt.
     pub(crate) reservation: Reservation,
 }
 
-/// What a call does about a path that leads to another file than the open one.
+/// How a call behaves if the store's path leads to a different file from the open one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PathRule {
-    /// It begins something: it is refused before, and also if writing its record is what led to the check.
+    /// The call begins an operation. It is refused before its record is written, and also afterwards if the write triggered a
+    /// path check that failed.
     Begins,
-    /// It gives something up: it is refused before.
+    /// The call removes or replaces what is known. It is refused before its record is written, and not afterwards.
     GivesUp,
-    /// It ends what began: never refused. The caller's handle reports the path.
+    /// The call ends an operation that has begun. It is never refused here: the handle that made the call checks the path once
+    /// the record is written, and returns the error then.
     Ends,
 }
 
@@ -58,19 +60,19 @@ pub(super) struct Call<'a> {
     pub(super) terms: &'a Terms,
     pub(super) want: Want,
     pub(super) path_rule: PathRule,
-    /// How long it waits while another thread changes the key.
+    /// How long the call waits while another thread is changing the key.
     pub(super) flight_patience: Patience,
-    /// How long it waits for the end of another caller's claim.
+    /// How long the call waits for another caller's claim to end.
     pub(super) claim_patience: Patience,
-    /// It may decide about a key whose last record cannot be read.
-    pub(super) takes_unreadable: bool,
-    /// The state is made as durable as the terms say before it is decided on: a caller acts on what it compared with, so a
-    /// loss of power must not undo that.
+    /// Whether the call accepts a key whose last record cannot be read.
+    pub(super) accepts_unreadable: bool,
+    /// Whether the call compares the key's state with an expected one. The state is then made durable before the decision: the
+    /// caller acts on the comparison, so a loss of power must not undo the state.
     pub(super) compares: bool,
 }
 
 impl<'a> Call<'a> {
-    /// A call that waits as long as another thread changes the key, and for no claim.
+    /// A call that waits without limit while another thread is changing the key, but does not wait for claims.
     pub(super) fn new(key: HashedKey<'a>, terms: &'a Terms, path_rule: PathRule) -> Call<'a> {
         Call {
             key,
@@ -79,12 +81,12 @@ impl<'a> Call<'a> {
             path_rule,
             flight_patience: Patience::Endless,
             claim_patience: Patience::None,
-            takes_unreadable: false,
+            accepts_unreadable: false,
             compares: false,
         }
     }
 
-    /// A call that begins or records an operation, and waits as long as its terms say.
+    /// A call that begins or records an operation. It waits as long as its terms say.
     pub(super) fn beginning(key: HashedKey<'a>, terms: &'a Terms) -> Call<'a> {
         Call {
             want: Want::Result,
@@ -95,44 +97,53 @@ impl<'a> Call<'a> {
     }
 }
 
-/// What came of a call.
+/// The outcome of a call that changes a key.
 #[derive(Debug)]
 pub(super) enum ChangeOutcome {
-    /// Its record is written and applied.
+    /// The record is written, and the index points to it.
     Written(Written),
-    /// There was nothing to write.
+    /// The key already has the state that the call asks for, so nothing was written.
     Nothing,
-    /// The operation is completed, and that stands. The request is checked, and the record as durable as it must be.
+    /// The operation was completed before, and nothing was written. The caller still has to check the request and the
+    /// durability: [`Viewer::check_replay`](super::view::Viewer::check_replay).
     Completed(Found),
-    /// Another caller's attempt is in progress, and this call does not wait for it any longer.
-    InProgress {
-        attempt: u32,
-    },
-    /// Another thread changes the key, and this call does not wait for it any longer.
+    /// Another caller's attempt is in progress, and this call has stopped waiting for it.
+    InProgress { attempt: u32 },
+    /// Another thread is changing the key, and this call has stopped waiting for it.
     Busy,
-    /// The doubt is this caller's.
+    /// The operation is in doubt, and this caller now holds the right to resolve the doubt.
     Doubt(Grant),
+    /// The attempt that the call was made for is no longer the key's last one, or has ended.
     Fenced,
+    /// The key's state is not the expected one.
     Differs,
 }
 
+/// The answer of a call that did not enter the flight.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Completed(Found),
+    InProgress { attempt: u32 },
+}
+
+/// A record that a call wrote.
 #[derive(Debug)]
 pub(super) struct Written {
     pub(super) version: Version,
     pub(super) attempt: u32,
-    /// The lease that began with it.
+    /// The lease that the record began.
     pub(super) lease: Option<Claim>,
-    /// What was reserved beyond the record.
+    /// The part of the reservation that the record did not need.
     pub(super) rest: Reservation,
-    /// The status that it replaced.
-    pub(super) was: Status,
+    /// The status of the key before the record.
+    pub(super) previous_status: Status,
 }
 
 impl Engine {
     /// Changes a key: see the [module](self).
     ///
-    /// `decide` is called under the flight, once for each time that the call enters it. `set_aside` is space that may be used
-    /// for the record; it is kept if the record is not appended.
+    /// `decide` is called under the flight, once each time that the call enters it. `set_aside` is space that the record may use;
+    /// the caller keeps it if no record is appended.
     pub(super) fn change<'a>(
         &self,
         call: &Call<'a>,
@@ -149,13 +160,13 @@ impl Engine {
                 }
                 return Ok(ChangeOutcome::Busy);
             };
-            // Now: entering may have waited for another thread's write, and a lease begins when it is given.
+            // The clock is read only now: entering the flight may have taken a while, and a lease starts when it is granted.
             let now_ms = self.clock.now_ms();
             if call.path_rule != PathRule::Ends {
                 self.path_check.look_if_due(now_ms)?;
             }
             let mut view = self.viewer.view(key, &flight, now_ms, call.want)?;
-            if !call.takes_unreadable
+            if !call.accepts_unreadable
                 && let Some(lost) = view.unreadable.take()
             {
                 return Err(lost.error);
@@ -170,7 +181,7 @@ impl Engine {
                 Decision::Nothing => return Ok(ChangeOutcome::Nothing),
                 Decision::Completed => {
                     drop(flight);
-                    // Completed means that there is one.
+                    // Always present: a completed operation has a record.
                     let Some(found) = view.found else { continue };
                     return Ok(ChangeOutcome::Completed(found));
                 }
@@ -182,7 +193,7 @@ impl Engine {
                     return Ok(ChangeOutcome::InProgress { attempt });
                 }
                 Decision::InDoubt | Decision::GiveDoubt | Decision::Mismatch => {
-                    // The answer may need a sync first.
+                    // The record that the answer rests on may have to be synced first.
                     flight.note_disk();
                     let Some(found) = &view.found else { continue };
                     self.viewer.ensure_durable(found, terms.durability)?;
@@ -216,8 +227,8 @@ impl Engine {
         }
     }
 
-    /// Space for the draft's record: what is set aside for it, if that is enough. With a record that begins an attempt, space
-    /// for the one that ends it.
+    /// Reserves space for the draft's record, out of `set_aside` if that is enough. For a record that begins an attempt, also
+    /// reserves space for the record that ends it.
     fn reserve(
         &self,
         key: Key<'_>,
@@ -226,7 +237,7 @@ impl Engine {
     ) -> Result<Result<Reservation, NoRoom>> {
         let cost_bytes = record_cost_bytes(encoded_bytes(key, &draft.value));
         if let Some(set_aside) = set_aside.filter(|set_aside| set_aside.bytes() >= cost_bytes) {
-            return Ok(Ok(set_aside.take()));
+            return Ok(Ok(set_aside.split_all()));
         }
         let finish_bytes = match draft.claim {
             decide::ClaimChange::Lease { .. } => {
@@ -249,18 +260,19 @@ impl Engine {
         let version = self.versions.next()?;
         let subject = (call.key, view);
         let change = Change::new(&self.records, subject, draft, call.terms.retention, version, flight);
-        // A lease that ends with a record of another size than a begin keeps the rest.
+        // If the record begins a lease, it spends only what it needs. The rest is kept for the record that ends the attempt.
         let for_record = match change.lease() {
             Some(_) => reservation.split(record_cost_bytes(change.record.size.length_bytes)),
-            None => reservation.take(),
+            None => reservation.split_all(),
         };
         let lease = change.lease();
         self.commit(slice::from_ref(&change), for_record, draft.until)?;
         match call.path_rule {
             PathRule::GivesUp => {}
-            // What began is ended in the open file, wherever its path leads. The caller's handle reports that.
+            // An operation that has begun is ended in the open file, even if the path leads elsewhere. Its handle returns that
+            // error.
             PathRule::Ends => drop(self.path_check.look_if_due(view.now_ms)),
-            // Writing the record may be what led to a check of the path. No attempt may be given out then.
+            // The write may have triggered a path check. If that failed, no attempt must be handed out.
             PathRule::Begins => self.path_check.check().inspect_err(|_| {
                 if lease.is_some() {
                     flight.set_claim(None);
@@ -272,7 +284,7 @@ impl Engine {
             attempt: draft.attempt,
             lease,
             rest: reservation,
-            was: view.status,
+            previous_status: view.status,
         }))
     }
 
@@ -290,24 +302,24 @@ impl Engine {
             return if until == Until::Synced { self.log().sync() } else { Ok(()) };
         }
         let ticket = self.write.append(changes, reservation, until)?;
-        // Moves ride along in the frame that this thread waits for anyway.
+        // Append some moved records too: they share the frame that this thread waits for anyway.
         let appended_bytes = changes.iter().map(|change| change.record.size.length_bytes).sum();
-        let piece = self.reclaim.append_along(appended_bytes);
+        let moved = self.reclaim.append_along(appended_bytes);
         let finished = self.write.finish(changes, &ticket);
         self.path_check.look_if_new(self.log().span().1);
-        // Published whatever became of the changes: no other thread waits for the moves, and the segment must not be given up
-        // under them. An error of a move is not an error of this call; the next change will meet it.
-        if let Some(piece) = piece {
-            let _ = self.reclaim.publish(piece);
+        // Publish the moves even if the changes failed: no other thread will, and their segment must not be released before. An
+        // error in a move does not fail this call; the next change returns it.
+        if let Some(moved) = moved {
+            let _ = self.reclaim.publish(moved);
         }
         finished
     }
 
-    /// Gives the caller the doubt about the attempt that was found.
+    /// Gives the caller the right to resolve the doubt about the attempt that was found.
     fn give_doubt(&self, key: Key<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
         let (version, attempt, typing) = (found.version, found.attempt, found.typing);
         match flight.claim() {
-            // Its deadline has passed, and this call ends it.
+            // The lease's deadline has passed, and this call ends the lease.
             Some(Claim::Lease { version: leased, .. }) if leased == version => {
                 crate::events::in_doubt(key, attempt);
             }
@@ -319,8 +331,8 @@ impl Engine {
         Grant { version, attempt, claim, typing, reservation: self.log().no_reservation() }
     }
 
-    /// Waits until another caller's claim may have ended, outside of the flight and of the store's admission: the call is
-    /// admitted again as a new one. False if the caller does not wait any longer.
+    /// Leaves the flight and the store's admission, and waits until another caller's claim may have ended. The call must then be
+    /// admitted again. Returns false, without waiting, if its patience is over.
     fn wait_for_other(
         &self,
         call: &Call<'_>,
@@ -337,8 +349,8 @@ impl Engine {
             return Ok(false);
         }
         let until = if let Patience::Until(until) = call.claim_patience { Some(until) } else { None };
-        // A lease can be taken over once its deadline has passed. Nothing wakes this thread then, unless the clock is moved
-        // by hand.
+        // A lease can be taken over once its deadline has passed. Nothing wakes this thread at the deadline, unless the clock is
+        // a manual one, so it must wake itself.
         let deadline = match claim {
             Some(Claim::Lease { deadline_ms, .. }) if deadline_ms < u64::MAX && !self.clock.is_manual() => {
                 let wait_ms = deadline_ms.saturating_sub(view.now_ms).max(1);
@@ -346,35 +358,36 @@ impl Engine {
             }
             _ => None,
         };
-        let first = match (until, deadline) {
+        let wake_at = match (until, deadline) {
             (Some(until), Some(deadline)) => Some(until.min(deadline)),
             (until, deadline) => until.or(deadline),
         };
         drop(inside);
-        flight.wait_for_change(claim, first);
+        flight.wait_for_change(claim, wake_at);
         Ok(true)
     }
 
-    /// The answer from a look, of a call that does not wait to enter the flight: the completed operation, or the number of the
-    /// attempt that is in progress. While another thread changes the key, that is the state before its change.
-    pub(super) fn answer_of_look(
+    /// Answers a call that does not wait for the flight, from the key's state as seen without it. If another thread is changing
+    /// the key, that is the state before the change.
+    pub(super) fn answer_without_flight(
         &self,
         key: Key<'_>,
         request: Request,
         terms: &Terms,
         seen: Seen,
-    ) -> Result<std::result::Result<Found, u32>> {
+    ) -> Result<Answer> {
         let attempt = seen.attempt_at_work();
-        let Some(found) = seen.found else { return Ok(Err(1)) };
+        let Some(found) = seen.found else { return Ok(Answer::InProgress { attempt: 1 }) };
         match seen.status {
             Status::Completed => {
                 self.viewer.check_replay(key, request, &found, terms.durability)?;
-                Ok(Ok(found))
+                Ok(Answer::Completed(found))
             }
-            Status::Absent => Ok(Err(found.attempt.saturating_add(1))),
+            // The thread that is changing the key begins its next attempt.
+            Status::Absent => Ok(Answer::InProgress { attempt: found.attempt.saturating_add(1) }),
             Status::InProgress | Status::InDoubt => {
                 self.viewer.check_request(key, request, &found, terms.durability)?;
-                Ok(Err(attempt.unwrap_or(found.attempt)))
+                Ok(Answer::InProgress { attempt: attempt.unwrap_or(found.attempt) })
             }
         }
     }
@@ -388,7 +401,7 @@ impl Engine {
     }
 }
 
-/// The error of a call that finds a doubt and does not resolve it. Emits the event for that.
+/// The error of a call that finds an operation in doubt and does not resolve it. Also emits the event.
 fn left_in_doubt(key: Key<'_>, found: &Found) -> Error {
     crate::events::found_in_doubt(key, found.attempt);
     Error::InDoubt { key: key.to_owned(), attempt: found.attempt, version: found.version, reason: None }

@@ -1,7 +1,7 @@
 //! Calls that change a key without an attempt: record what is done, forget, compare and set.
 
 use super::assembly::Engine;
-use super::change::{Call, ChangeOutcome, PathRule};
+use super::change::{Answer, Call, ChangeOutcome, PathRule};
 use super::decide;
 use super::records::{Found, Want};
 use super::terms::{Expected, Next, Request, Terms};
@@ -40,9 +40,9 @@ impl Engine {
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
             _ => {
                 let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
-                match self.answer_of_look(key, request, terms, seen)? {
-                    Ok(found) => Ok(Err(found)),
-                    Err(attempt) => Err(Error::InProgress { key: key.to_owned(), attempt }),
+                match self.answer_without_flight(key, request, terms, seen)? {
+                    Answer::Completed(found) => Ok(Err(found)),
+                    Answer::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
                 }
             }
         }
@@ -52,7 +52,7 @@ impl Engine {
     pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        let call = Call { takes_unreadable: true, ..Call::new(hashed, terms, PathRule::GivesUp) };
+        let call = Call { accepts_unreadable: true, ..Call::new(hashed, terms, PathRule::GivesUp) };
         match self.change(&call, None, |view| Ok(decide::forget(view, terms)))? {
             ChangeOutcome::Written(_) => Ok(true),
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
@@ -77,12 +77,12 @@ impl Engine {
         };
         self.check_result(key, &value)?;
         let rules = Call::new(hashed, terms, PathRule::GivesUp);
-        let call = Call { takes_unreadable: true, compares: true, ..rules };
+        let call = Call { accepts_unreadable: true, compares: true, ..rules };
         let decide = |view: &View| Ok(decide::compare_and_set(view, expected, next, value, terms));
         let outcome = self.change(&call, None, decide)?;
         match outcome {
             ChangeOutcome::Written(written) => {
-                if matches!(next, Next::InDoubt { .. }) && written.was != Status::InDoubt {
+                if matches!(next, Next::InDoubt { .. }) && written.previous_status != Status::InDoubt {
                     crate::events::in_doubt(key, written.attempt);
                 }
                 Ok(Swap::Done(written.version))

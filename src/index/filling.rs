@@ -1,8 +1,8 @@
-//! Filling a shard of the index during an opening.
+//! Fills a shard of the index while a store is being opened.
 //!
-//! No look-up happens before all keys are known, so an opening need not search for each. The updates of a shard are
-//! gathered in the order of the log, sorted by tag once they are complete, and laid out as a table in one pass, in the
-//! memory that they were gathered in. Only updates that share a tag are compared, because they may be of one key.
+//! No look-up happens before all keys are known, so updates can be added without searching for their keys. The updates of a shard
+//! are gathered in the order of the log, sorted by tag once they are complete, and laid out as a table in one pass, in the memory
+//! that they were gathered in. Only updates that share a tag are compared, because only they may belong to the same key.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,11 +13,12 @@ use super::entry::{
 };
 use super::table::Table;
 
-/// How an update is packed into a word of 8 bytes: the address in as many low bits as the file needs, the hash in the others.
+/// How an update is packed into a word of 8 bytes. The low bits hold the address, as many as the length of the file requires; the
+/// other bits hold a part of the hash.
 ///
-/// An entry has 24 bits of hash besides the shard; a word has more, unless the file has its greatest possible length. Among
-/// ten million keys, twelve thousand pairs share shard and tag. To tell two of those apart by their records costs as much as
-/// a hundred other updates, or a hundred thousand if the records are not cached.
+/// A table entry holds 24 bits of the hash, in addition to the 8 that select the shard. A word holds more, unless the file is close
+/// to its maximum length. Among ten million keys, twelve thousand pairs share shard and tag. Telling such a pair apart by reading
+/// its records costs as much as 100 other updates, or 100,000 if the records are not cached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Packing {
     address_bits: u32,
@@ -36,7 +37,7 @@ impl Packing {
 
     fn word(self, hash: u128, address: Address) -> u64 {
         let units = address.offset() / ADDRESS_UNIT_BYTES;
-        debug_assert!(units <= self.address_mask(), "the packing is for lower addresses");
+        debug_assert!(units <= self.address_mask(), "the address is too high for this packing");
         // The first byte of the hash chose the shard.
         let [_, hash @ .., _, _, _, _, _, _, _] = hash.to_be_bytes();
         u64::from_be_bytes(hash) & !self.address_mask() | units
@@ -47,8 +48,7 @@ impl Packing {
         tag_of_entry(word) << ADDRESS_BITS | word & self.address_mask()
     }
 
-    /// The bits of the hash in a word. Two words with different bits are of different keys; with equal bits, their records
-    /// decide.
+    /// The bits of the hash in a word. If two words differ in them, so do their keys. If not, the records must be read to tell.
     fn hash_bits(self, word: u64) -> u64 {
         word & !self.address_mask()
     }
@@ -62,9 +62,10 @@ pub(crate) struct IndexUpdate {
 }
 
 impl IndexUpdate {
-    /// The update by the record at `address`, of the key with `hash`. It removes the key unless it `leaves_something`.
-    pub(crate) fn new(packing: Packing, hash: u128, address: Address, leaves_something: bool) -> IndexUpdate {
-        IndexUpdate { word: packing.word(hash, address), removes: !leaves_something }
+    /// The update that the record at `address` makes to the key with `hash`. It sets the key's entry if the record keeps the key,
+    /// and removes the entry otherwise.
+    pub(crate) fn new(packing: Packing, hash: u128, address: Address, keeps_key: bool) -> IndexUpdate {
+        IndexUpdate { word: packing.word(hash, address), removes: !keeps_key }
     }
 }
 
@@ -74,13 +75,13 @@ pub(crate) struct ShardUpdates {
     packing: Packing,
     shard: u8,
     words: Vec<u64>,
-    /// The words of the updates that remove their key, in the same order. There are few, unless the store was closed for as
-    /// long as it keeps keys.
+    /// The words of the updates that remove their key, in the same order. There are few, unless the store was closed for longer
+    /// than its retention.
     removals: Vec<u64>,
 }
 
 impl ShardUpdates {
-    /// No updates of `shard`, packed as `packing` says.
+    /// An empty list of updates for `shard`.
     pub(crate) fn new(packing: Packing, shard: u8) -> ShardUpdates {
         ShardUpdates { packing, shard, words: Vec::new(), removals: Vec::new() }
     }
@@ -89,32 +90,32 @@ impl ShardUpdates {
         self.shard
     }
 
-    /// Reserves memory for the table that `expected` updates become, and some more, because shards are not equally full.
+    /// Reserves memory for a table of `expected` updates, plus some slack, because shards are not equally full.
     ///
-    /// Reserved memory that is not needed is mostly never touched. With too little, the vector moves and leaves holes in the
-    /// heap that no other table fits into. The table returns what it does not need.
+    /// Reserving too much costs little: unused memory is rarely touched, and the table frees what it does not need. Reserving too
+    /// little makes the vector reallocate, which leaves holes in the heap that are too small for another table.
     pub(crate) fn expecting(mut self, expected: usize) -> ShardUpdates {
         if expected > 0 {
             let buckets = Table::room_for(expected + 4 * expected.isqrt(), self.shard);
-            // `expected` is an estimate. If there is not so much memory, it is allocated as needed.
+            // `expected` is an estimate. If this much memory is not available, the vector grows as needed instead.
             let _ = self.words.try_reserve_exact(buckets);
         }
         self
     }
 
-    /// Adds the updates that come next in the log.
+    /// Adds the updates that follow in the log.
     pub(crate) fn append(&mut self, updates: &[IndexUpdate]) {
-        make_room(&mut self.words, updates.len());
+        reserve(&mut self.words, updates.len());
         self.words.extend(updates.iter().map(|update| update.word));
         let removals = || updates.iter().filter(|update| update.removes).map(|update| update.word);
-        make_room(&mut self.removals, removals().count());
+        reserve(&mut self.removals, removals().count());
         self.removals.extend(removals());
     }
 
-    /// The table that the updates make.
+    /// Turns the updates into a table.
     ///
-    /// `look` reads the record of a candidate: the hash of its key, and something about the record. `mark_dead` is called
-    /// with the latter for each record that a later update of its key replaces. `spare` is memory for sorting.
+    /// `look` reads a candidate's record and returns the hash of its key and a value of the caller's choice. `mark_dead` gets that
+    /// value for each record that was read and that a later update of the same key replaces. `spare` is memory for sorting.
     pub(super) fn into_table<W, E>(
         mut self,
         spare: &mut Vec<u64>,
@@ -124,9 +125,9 @@ impl ShardUpdates {
         let ShardUpdates { packing, shard, .. } = self;
         sort_by_tag(&mut self.words, spare);
         sort_by_tag(&mut self.removals, &mut Vec::new());
-        // Sorting has exchanged the vectors: `spare` is the memory that the updates were gathered in, with space for the
-        // table, and the sorted words are in the former spare, which stays with the caller.
-        let room = mem::replace(spare, self.words);
+        // Sorting swapped the two buffers. Swap them back: `table_memory` gets the buffer that the updates were gathered in, which
+        // has space for the table, and the caller's spare buffer keeps the sorted words, which become the entries.
+        let table_memory = mem::replace(spare, self.words);
         let entries = spare;
         let look = |word| look(Candidate { packing, shard, word });
         deduplicate(packing, entries, &self.removals, look, mark_dead)?;
@@ -134,11 +135,11 @@ impl ShardUpdates {
             return Ok(Table::default());
         }
         let capacity = Table::capacity_for(entries.len(), shard);
-        Ok(Table::lay_out(entries.iter().copied(), capacity, room))
+        Ok(Table::lay_out(entries.iter().copied(), capacity, table_memory))
     }
 }
 
-/// A record that has to be read, because its word does not tell its key from that of another.
+/// A record that must be read, because its word alone does not distinguish its key from another key.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Candidate {
     packing: Packing,
@@ -152,24 +153,24 @@ impl Candidate {
         address_of_entry(self.packing.entry(self.word))
     }
 
-    /// Whether the update can be of the key with `hash`. If not, footer and record contradict each other.
-    pub(crate) fn may_be_of(self, hash: u128) -> bool {
+    /// Whether the update can belong to the key with `hash`. If it cannot, the footer and the record disagree.
+    pub(crate) fn may_belong_to(self, hash: u128) -> bool {
         shard_of(hash) == self.shard
             && self.packing.hash_bits(self.word)
                 == self.packing.hash_bits(self.packing.word(hash, self.address()))
     }
 }
 
-/// Reserves memory for `more` words. A vector that must grow grows by a quarter at least; doubling, as vectors do by
-/// themselves, would take more memory than the index.
-fn make_room(words: &mut Vec<u64>, more: usize) {
+/// Reserves memory for `more` words. A full vector grows by at least a quarter: the default doubling would take more memory than
+/// the index itself.
+fn reserve(words: &mut Vec<u64>, more: usize) {
     if words.capacity() - words.len() < more {
         words.reserve_exact(more.max(words.len() / 4));
     }
 }
 
-/// Sorts words by tag and keeps the order of words with one tag: a radix sort by the three bytes of the tag, last byte
-/// first. `spare` is overwritten, and the two vectors exchange their memory.
+/// Sorts words by tag. The sort is stable: words with equal tags keep their order. It is a radix sort by the three bytes of the
+/// tag, last byte first. `spare` is overwritten, and the two vectors swap their memory.
 fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
     // The tag is the first three bytes of a word.
     const _: () = assert!(TAG_BITS == 3 * u8::BITS && TAG_BITS + ADDRESS_BITS == u64::BITS);
@@ -198,7 +199,7 @@ fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
     }
 }
 
-/// Turns sorted words into entries: keeps the last word of each key, unless it is among `removals`, which are sorted too.
+/// Turns sorted words into entries. Keeps the last word of each key, unless that word is among `removals`, which are sorted too.
 fn deduplicate<W, E>(
     packing: Packing,
     words: &mut Vec<u64>,
@@ -219,12 +220,12 @@ fn deduplicate<W, E>(
             kept += usize::from(!update.removes);
         } else {
             let updates = words[at..at + same].iter().map(|word| update(*word));
-            let lasts = if same <= COMPARED_PAIRWISE {
-                last_of_each_of_few(packing, updates, &mut look, &mut mark_dead)
+            let latest = if same <= MAX_COMPARED_PAIRWISE {
+                latest_of_few(packing, updates, &mut look, &mut mark_dead)
             } else {
-                last_of_each_key(packing, updates, &mut look, &mut mark_dead)
+                latest_of_each_key(packing, updates, &mut look, &mut mark_dead)
             };
-            for word in lasts? {
+            for word in latest? {
                 words[kept] = packing.entry(word);
                 kept += 1;
             }
@@ -235,81 +236,81 @@ fn deduplicate<W, E>(
     Ok(())
 }
 
-/// The last update of a key so far.
-struct Last<W> {
+/// The latest update of a key so far.
+struct Latest<W> {
     word: u64,
     /// What `look` returned for its record, if it was read.
     seen: Option<(u128, W)>,
 }
 
-impl<W> Last<W> {
-    fn new(word: u64) -> Last<W> {
-        Last { word, seen: None }
+impl<W> Latest<W> {
+    fn new(word: u64) -> Latest<W> {
+        Latest { word, seen: None }
     }
 
-    /// The hash of the key. Reads the record at the first call.
+    /// The hash of the key. The first call reads the record.
     fn hash<E>(&mut self, look: &mut impl FnMut(u64) -> Result<(u128, W), E>) -> Result<u128, E> {
         if let Some((hash, _)) = &self.seen {
             return Ok(*hash);
         }
-        let (hash, about) = look(self.word)?;
-        self.seen = Some((hash, about));
+        let (hash, value) = look(self.word)?;
+        self.seen = Some((hash, value));
         Ok(hash)
     }
 }
 
-/// Up to this many updates that share a tag are compared pairwise, which is faster than a map.
-const COMPARED_PAIRWISE: usize = 8;
+/// The maximum number of updates with the same tag that are compared pairwise, which is faster than a map.
+const MAX_COMPARED_PAIRWISE: usize = 8;
 
-/// [`last_of_each_key`] for a few updates.
-fn last_of_each_of_few<W, E>(
+/// Does what [`latest_of_each_key`] does, for a few updates.
+fn latest_of_few<W, E>(
     packing: Packing,
     updates: impl Iterator<Item = IndexUpdate>,
     look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
     mark_dead: &mut impl FnMut(&W),
 ) -> Result<Vec<u64>, E> {
-    let mut lasts: Vec<Last<W>> = Vec::new();
+    let mut latest: Vec<Latest<W>> = Vec::new();
     for IndexUpdate { word, removes } in updates {
-        let mut new = Last::new(word);
-        for at in 0..lasts.len() {
-            let old = &mut lasts[at];
+        let mut new = Latest::new(word);
+        for at in 0..latest.len() {
+            let old = &mut latest[at];
             if packing.hash_bits(old.word) == packing.hash_bits(word) && old.hash(look)? == new.hash(look)? {
-                if let Some((_, about)) = &old.seen {
-                    mark_dead(about);
+                if let Some((_, value)) = &old.seen {
+                    mark_dead(value);
                 }
-                lasts.swap_remove(at);
+                latest.swap_remove(at);
                 break;
             }
         }
         if !removes {
-            lasts.push(new);
+            latest.push(new);
         }
     }
-    Ok(lasts.into_iter().map(|last| last.word).collect())
+    Ok(latest.into_iter().map(|update| update.word).collect())
 }
 
-/// The last updates of keys whose words have the same bits of the hash.
+/// The latest update of each key, for the keys whose words hold equal bits of the hash.
 enum Alike<W> {
     /// One update. Its record need not be read.
-    One(Last<W>),
+    One(Latest<W>),
     /// Updates by the hash of their key.
-    Several(HashMap<u128, Last<W>>),
+    Several(HashMap<u128, Latest<W>>),
 }
 
-/// Of updates that share a tag, the words of those that leave an entry.
+/// Given updates that share a tag, returns the last word of each key that keeps an entry.
 ///
-/// The cost of each update is one look-up, whatever the hashes: a file can be forged so that all of its keys share a tag.
-/// The maps are those of the standard library, whose random keys a forger cannot know.
-fn last_of_each_key<W, E>(
+/// Each update costs one look-up in a map, even in a file that was forged so that all of its keys share a tag. Maps of the standard
+/// library are used, because a forger cannot know their random seeds.
+fn latest_of_each_key<W, E>(
     packing: Packing,
     updates: impl Iterator<Item = IndexUpdate>,
     look: &mut impl FnMut(u64) -> Result<(u128, W), E>,
     mark_dead: &mut impl FnMut(&W),
 ) -> Result<Vec<u64>, E> {
-    let mut lasts: HashMap<u64, Alike<W>> = HashMap::new();
+    let mut latest: HashMap<u64, Alike<W>> = HashMap::new();
     for IndexUpdate { word, removes } in updates {
-        let mut new = Last::new(word);
-        let mut alike = match lasts.entry(packing.hash_bits(word)) {
+        let mut new = Latest::new(word);
+        let mut alike = match latest.entry(packing.hash_bits(word)) {
             Entry::Vacant(vacant) => {
                 if !removes {
                     vacant.insert(Alike::One(new));
@@ -319,14 +320,14 @@ fn last_of_each_key<W, E>(
             Entry::Occupied(occupied) => occupied,
         };
         if let Alike::One(old) = alike.get_mut() {
-            let mut old = Last { word: old.word, seen: old.seen.take() };
+            let mut old = Latest { word: old.word, seen: old.seen.take() };
             let hash = old.hash(look)?;
             alike.insert(Alike::Several(HashMap::from([(hash, old)])));
         }
         let Alike::Several(several) = alike.get_mut() else { continue };
         let hash = new.hash(look)?;
-        if let Some(Last { seen: Some((_, about)), .. }) = several.remove(&hash) {
-            mark_dead(&about);
+        if let Some(Latest { seen: Some((_, value)), .. }) = several.remove(&hash) {
+            mark_dead(&value);
         }
         if !removes {
             several.insert(hash, new);
@@ -334,9 +335,9 @@ fn last_of_each_key<W, E>(
             alike.remove();
         }
     }
-    let words = lasts.into_values().flat_map(|alike| match alike {
-        Alike::One(last) => vec![last.word],
-        Alike::Several(several) => several.into_values().map(|last| last.word).collect(),
+    let words = latest.into_values().flat_map(|alike| match alike {
+        Alike::One(update) => vec![update.word],
+        Alike::Several(several) => several.into_values().map(|update| update.word).collect(),
     });
     Ok(words.collect())
 }
@@ -360,7 +361,7 @@ mod tests {
         usize::try_from(address.offset() / 8 - 1).unwrap()
     }
 
-    /// A packing with short addresses and as much of the hash as possible, and one with no more of the hash than the tag.
+    /// One packing with short addresses and many bits of the hash, and one whose words hold only the tag.
     const PACKINGS: [Packing; 2] = [Packing { address_bits: 20 }, Packing { address_bits: ADDRESS_BITS }];
 
     fn shard_updates(
@@ -373,7 +374,7 @@ mod tests {
         gathered
     }
 
-    /// Hashes of shard 7 that share the tag, or the tag and all other bits of a word, or nothing.
+    /// Hashes in shard 7. Any two of them may share the tag, all bits that a word holds, or neither.
     fn colliding_hash() -> impl Strategy<Value = u128> {
         let tag = prop_oneof![Just(0), Just(1), Just(0x80_0000), Just(0xFF_FFFF), 0..0x100_0000_u128];
         (tag, prop_oneof![Just(0), Just(0xFFFF), 0..0x1_0000_u128], 0..3_u128)
@@ -428,7 +429,7 @@ mod tests {
             let mut dead = Vec::new();
             let look = |candidate: Candidate| {
                 let number = number_at(candidate.address());
-                assert!(candidate.may_be_of(updates[number].0) && !candidate.may_be_of(updates[number].0 ^ 1 << 127));
+                assert!(candidate.may_belong_to(updates[number].0) && !candidate.may_belong_to(updates[number].0 ^ 1 << 127));
                 Ok::<_, Infallible>((updates[number].0, number))
             };
             let mark_dead = |number: &usize| dead.push(*number);
@@ -476,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn more_bits_of_the_hash_spare_reading_records_of_one_tag() {
+    fn records_that_differ_in_the_extra_hash_bits_are_not_read() {
         let index = Index::new();
         let packing = Packing::for_addresses_below(5 << 30);
         let hashes: Vec<u128> = (0..1 << 10).map(|more| 7 << 120 | 5 << 96 | more << 86).collect();
@@ -487,11 +488,11 @@ mod tests {
     }
 
     #[test]
-    fn each_record_is_read_once_however_many_words_agree() {
+    fn each_record_is_read_once_even_if_many_words_are_equal() {
         const COUNT: usize = 100_000;
-        let of_one_key = |_: usize| 7_u128 << 120;
-        let of_keys_that_are_alike = |number: usize| 7_u128 << 120 | number as u128;
-        for hash in [&of_one_key as &dyn Fn(usize) -> u128, &of_keys_that_are_alike] {
+        let of_the_same_key = |_: usize| 7_u128 << 120;
+        let of_keys_with_equal_words = |number: usize| 7_u128 << 120 | number as u128;
+        for hash in [&of_the_same_key as &dyn Fn(usize) -> u128, &of_keys_with_equal_words] {
             let index = Index::new();
             let updates = (0..COUNT).map(|at| IndexUpdate::new(PACKINGS[0], hash(at), address(at), true));
             let (mut looked, mut dead) = (0, 0);
@@ -507,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_reading_a_record_ends_the_filling() {
+    fn filling_stops_at_the_first_read_error() {
         let index = Index::new();
         let hash = in_shard(7, 1);
         let updates = [4, 5].map(|at| IndexUpdate::new(PACKINGS[0], hash, address(at), true));
@@ -518,7 +519,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_shard_is_no_larger_than_a_grown_one_whatever_was_expected() {
+    fn a_filled_index_is_at_most_a_tenth_larger_than_a_grown_one() {
         let mut spare = Vec::new();
         for expected in [0, 10, 300, 10_000] {
             let (filled, grown) = (Index::new(), Index::new());
@@ -538,19 +539,19 @@ mod tests {
 
     #[test]
     fn a_table_reuses_the_memory_of_its_gathered_updates() {
-        // With 1,000 updates a shard on average, one shard in some ten thousand has more than this.
+        // If shards have 1,000 updates on average, about one shard in ten thousand has more than 1,120.
         let updates =
             (0..1_120).map(|at| IndexUpdate::new(PACKINGS[0], in_shard(200, at), address(at), true));
         let mut gathered = ShardUpdates::new(PACKINGS[0], 200).expecting(1_000);
-        let room = gathered.words.capacity();
-        assert!(room < 1_600, "{room}");
+        let reserved = gathered.words.capacity();
+        assert!(reserved < 1_600, "{reserved}");
         gathered.append(&updates.collect::<Vec<_>>());
         let table = gathered.into_table(&mut Vec::new(), no_look, |()| {}).unwrap();
-        assert!(table.buckets.len() <= room, "{} in {room}", table.buckets.len());
+        assert!(table.buckets.len() <= reserved, "{} buckets in {reserved} words", table.buckets.len());
     }
 
     #[test]
-    fn unexpected_updates_take_little_extra_memory_and_move_seldom() {
+    fn an_unreserved_buffer_wastes_little_memory_and_rarely_reallocates() {
         let mut gathered = ShardUpdates::new(PACKINGS[0], 200).expecting(0);
         assert_eq!(gathered.words.capacity(), 0);
         let mut moved = 0;

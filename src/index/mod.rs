@@ -5,10 +5,11 @@
 //!
 //! The index is split into 256 shards by the hash, each a table under its own lock. A table is sorted by the 24 bits of
 //! hash that its entries store (the *tag*), and the tag alone determines where an entry belongs. So a look-up of an unknown
-//! key ends early, and resizing a table is one linear pass that does not read the log. Shards grow one at a time and by
-//! slightly different factors: the index never exists twice, and shards do not all grow at once.
+//! key ends early, and resizing a table is one linear pass that does not read the log. Each shard grows separately and by a
+//! slightly different factor, so there is never a second copy of the whole index, and growth is spread over time.
 //!
-//! An opening fills the index by [`Index::fill`]. After that, callers that hold the flight of a key change its entry.
+//! Opening a store fills the index with [`Index::fill`]. After that, only a caller that holds a key's flight (the per-key lock)
+//! changes its entry.
 
 mod entry;
 mod table;
@@ -24,7 +25,7 @@ use table::Table;
 
 use crate::sync::RwLock;
 
-/// A table and its lock, on a cache line of its own. Taking a lock writes to it, so readers of shards on one cache line would
+/// A table and its lock, on a cache line of its own. Taking a lock writes to it, so readers of shards on the same cache line would
 /// slow each other down.
 #[repr(align(64))]
 #[derive(Default)]
@@ -56,7 +57,7 @@ impl Index {
 
     /// Calls `confirm` with each candidate for `hash` until it returns `Some`, and returns that.
     ///
-    /// `confirm` runs under the shard's read lock, so that the record at the address is not recycled meanwhile. It must not
+    /// `confirm` runs under the shard's read lock, so that the space of the record is not reused in the meantime. It must not
     /// call the index: taking the lock of the same shard twice can deadlock.
     pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
         self.table(hash).read().search(tag_of_hash(hash), confirm)
@@ -67,7 +68,7 @@ impl Index {
         self.table(hash).read().bucket_of(entry_of(tag_of_hash(hash), address)).is_some()
     }
 
-    /// Inserts an entry for a key that has none, which the caller must know.
+    /// Inserts an entry. The caller must be sure that the key has none yet.
     pub(crate) fn insert(&self, hash: u128, address: Address) {
         let entry = entry_of(tag_of_hash(hash), address);
         self.table(hash).write().insert(entry, shard_of(hash));
@@ -84,11 +85,11 @@ impl Index {
         self.table(hash).write().remove(entry_of(tag_of_hash(hash), address))
     }
 
-    /// Fills an empty shard with what its updates leave.
+    /// Fills an empty shard with the entries that result from its updates.
     ///
-    /// `look` reads the record of a candidate: the hash of its key, and something about the record. `mark_dead` is called
-    /// with the latter for each record that a later update of its key replaces. `spare` is memory to work in, which one
-    /// thread passes from call to call.
+    /// `look` reads a candidate's record and returns the hash of its key and a value of the caller's choice. `mark_dead` gets that
+    /// value for each record that was read and that a later update of the same key replaces. `spare` is a scratch buffer that a
+    /// thread reuses between calls.
     pub(crate) fn fill<W, E>(
         &self,
         updates: ShardUpdates,
@@ -116,7 +117,7 @@ impl Index {
         self.shards.iter().map(|shard| shard.table.read().len).sum()
     }
 
-    /// The memory that the index has allocated, in bytes, without the unused rest of a table's last page.
+    /// The memory that the index has allocated, in bytes, not counting that large tables are rounded up to whole pages.
     pub(crate) fn allocated_bytes(&self) -> usize {
         let tables: usize = self.shards.iter().map(|shard| size_of_val(&*shard.table.read().buckets)).sum();
         size_of_val(&*self.shards) + tables
@@ -185,7 +186,7 @@ mod tests {
         found
     }
 
-    /// Looks the `number`th random hash up; returns `number` if its address is found.
+    /// Looks up the `number`th random hash. Returns `number` if its address is found.
     fn look_up(index: &Index, number: u64) -> Option<u64> {
         index.find(random_hash(number), |found| (found == address(number)).then_some(number))
     }
@@ -211,8 +212,13 @@ mod tests {
             }
             assert_eq!(table.len, len, "shard {number} counts its entries");
             assert!(len * 10 <= table.capacity * 9, "shard {number}: {len} in {}", table.capacity);
-            let fewest = if table.capacity <= MIN_CAPACITY { 0 } else { table.capacity * 4 / 10 };
-            assert!(table.len >= fewest, "shard {number} is empty: {} in {}", table.len, table.capacity);
+            let least = if table.capacity <= MIN_CAPACITY { 0 } else { table.capacity * 4 / 10 };
+            assert!(
+                table.len >= least,
+                "shard {number} is too sparse: {} entries in {} buckets",
+                table.len,
+                table.capacity
+            );
         }
     }
 
@@ -220,9 +226,9 @@ mod tests {
     enum Step {
         Insert { hash: u128 },
         Replace { pick: prop::sample::Index },
-        ReplaceOther { hash: u128 },
+        ReplaceAbsent { hash: u128 },
         Remove { pick: prop::sample::Index },
-        RemoveOther { hash: u128 },
+        RemoveAbsent { hash: u128 },
         RemoveMany { pick: prop::sample::Index },
         Find { hash: u128 },
     }
@@ -241,9 +247,9 @@ mod tests {
         prop_oneof![
             12 => colliding_hash().prop_map(|hash| Step::Insert { hash }),
             3 => any::<prop::sample::Index>().prop_map(|pick| Step::Replace { pick }),
-            1 => colliding_hash().prop_map(|hash| Step::ReplaceOther { hash }),
+            1 => colliding_hash().prop_map(|hash| Step::ReplaceAbsent { hash }),
             4 => any::<prop::sample::Index>().prop_map(|pick| Step::Remove { pick }),
-            1 => colliding_hash().prop_map(|hash| Step::RemoveOther { hash }),
+            1 => colliding_hash().prop_map(|hash| Step::RemoveAbsent { hash }),
             1 => any::<prop::sample::Index>().prop_map(|pick| Step::RemoveMany { pick }),
             3 => colliding_hash().prop_map(|hash| Step::Find { hash }),
         ]
@@ -287,7 +293,7 @@ mod tests {
                         model.insert(new.offset(), hash);
                         prop_assert!(index.holds(hash, new) && !index.holds(hash, old));
                     },
-                    Step::ReplaceOther { hash } => {
+                    Step::ReplaceAbsent { hash } => {
                         let (unused, new) = (fresh.next().unwrap(), fresh.next().unwrap());
                         prop_assert!(!index.replace(hash, unused, new));
                         prop_assert!(!index.holds(hash, new));
@@ -298,7 +304,7 @@ mod tests {
                         prop_assert!(!index.holds(hash, at));
                         prop_assert!(!index.remove(hash, at));
                     },
-                    Step::RemoveOther { hash } => prop_assert!(!index.remove(hash, fresh.next().unwrap())),
+                    Step::RemoveAbsent { hash } => prop_assert!(!index.remove(hash, fresh.next().unwrap())),
                     Step::RemoveMany { pick } => if !model.is_empty() {
                         for _ in 0..pick.index(model.len()) {
                             let (at, hash) = entry_at(&model, &pick).unwrap();
@@ -409,7 +415,7 @@ mod tests {
         assert!((1..=90_000).all(|gone| look_up(&index, gone).is_none()));
         let fixed_bytes = size_of_val(&*index.shards);
         let bytes_per_key = (index.allocated_bytes() - fixed_bytes) / index.len();
-        assert!(bytes_per_key <= 22, "{bytes_per_key} bytes per key of {full_bytes} bytes when full");
+        assert!(bytes_per_key <= 22, "{bytes_per_key} bytes per key; the full index took {full_bytes} bytes");
 
         for number in 90_001..=100_000 {
             assert!(index.remove(random_hash(number), address(number)));
@@ -425,7 +431,7 @@ mod tests {
         for number in 1..=5_000 {
             index.insert(random_hash(number) & (u128::MAX >> 8), address(number));
         }
-        // The first insertion may resize the table; after that it must be far from both limits.
+        // The first insertion may resize the table; after that the table must be well between the limits at which it grows and shrinks.
         let hash = hash_of(0, 77, 0);
         index.insert(hash, address(9_999));
         let buckets = |index: &Index| index.shards[0].table.read().buckets.as_ptr();
@@ -438,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_takes_at_most_12_bytes_from_20_000_keys_on() {
+    fn with_20_000_keys_or_more_a_key_takes_at_most_12_bytes() {
         let index = Index::new();
         let most = if cfg!(debug_assertions) { 200_000 } else { 3_000_000 };
         let mut worst = 0.0_f64;
@@ -467,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn ten_thousand_keys_of_one_tag_are_found_in_bounded_memory() {
+    fn ten_thousand_keys_with_the_same_tag_take_bounded_memory() {
         for tag in [0, 1 << 23, LAST_TAG] {
             let index = Index::new();
             for number in 1..=10_000 {
@@ -490,9 +496,9 @@ mod tests {
     }
 
     #[test]
-    fn exhausted_slack_is_enlarged_and_not_the_capacity() {
+    fn a_full_overflow_area_grows_without_growing_the_capacity() {
         let index = Index::new();
-        // Seven entries are below nine tenths of the smallest table, but all of them belong in its last bucket.
+        // Seven entries are fewer than nine tenths of the smallest table holds, but all of them belong in its last bucket.
         for number in 1..=7 {
             index.insert(hash_of(0, LAST_TAG, 0), address(number));
         }
@@ -516,9 +522,9 @@ mod tests {
 
     #[test]
     fn readers_never_miss_a_key_while_a_writer_changes_shards() {
-        const STAY: u64 = 2_000;
+        const PERMANENT_KEYS: u64 = 2_000;
         let index = Index::new();
-        for number in 1..=STAY {
+        for number in 1..=PERMANENT_KEYS {
             index.insert(random_hash(number), address(number));
         }
         let done = AtomicBool::new(false);
@@ -528,7 +534,7 @@ mod tests {
                 scope.spawn(move || {
                     let mut round = reader;
                     while !done.load(Ordering::Relaxed) {
-                        let number = round % STAY + 1;
+                        let number = round % PERMANENT_KEYS + 1;
                         let moved = address(number + 1_000_000);
                         let found = index.find(random_hash(number), |at| {
                             (at == address(number) || at == moved).then_some(())
@@ -539,23 +545,23 @@ mod tests {
                 });
             }
             for _ in 0..5 {
-                for number in STAY + 1..=30_000 {
+                for number in PERMANENT_KEYS + 1..=30_000 {
                     index.insert(random_hash(number), address(number));
                 }
-                for number in 1..=STAY {
+                for number in 1..=PERMANENT_KEYS {
                     assert!(index.replace(random_hash(number), address(number), address(number + 1_000_000)));
                 }
-                for number in STAY + 1..=30_000 {
+                for number in PERMANENT_KEYS + 1..=30_000 {
                     assert!(index.remove(random_hash(number), address(number)));
                 }
-                for number in 1..=STAY {
+                for number in 1..=PERMANENT_KEYS {
                     assert!(index.replace(random_hash(number), address(number + 1_000_000), address(number)));
                 }
             }
             done.store(true, Ordering::Relaxed);
         });
         check_invariants(&index);
-        assert_eq!(index.len() as u64, STAY);
+        assert_eq!(index.len() as u64, PERMANENT_KEYS);
     }
 
     #[test]
@@ -571,7 +577,7 @@ mod tests {
             println!("{what}: {:.1} ns", start.elapsed().as_nanos() as f64 / COUNT as f64);
         };
         time("insert", &mut |number| index.insert(random_hash(number), address(number)));
-        // In another order than inserted, so that neighbours are not cached.
+        // In a different order from the insertions, so that neighbours are not cached.
         let order = |number: u64| number * 7_919 % COUNT + 1;
         time("hit", &mut |number| assert!(look_up(&index, order(number)).is_some()));
         let mut misses = 0;

@@ -152,18 +152,18 @@ impl Log {
 
     /// A reservation of nothing.
     pub(crate) fn no_reservation(&self) -> Reservation {
-        self.reservations.none()
+        self.reservations.empty_reservation()
     }
 
     /// Reserves space for `bytes`, growing the file if need be. The inner error says why there is none.
     pub(crate) fn reserve(&self, bytes: u64, class: ReservationClass) -> Result<Result<Reservation, NoRoom>> {
         loop {
-            if let Some(reservation) = self.reservations.take(bytes, class) {
+            if let Some(reservation) = self.reservations.reservation(bytes, class) {
                 return Ok(Ok(reservation));
             }
             let mut writer = self.writer.lock();
             // Another thread may have grown the file while this one waited for the writer.
-            if let Some(reservation) = self.reservations.take(bytes, class) {
+            if let Some(reservation) = self.reservations.reservation(bytes, class) {
                 return Ok(Ok(reservation));
             }
             self.check_poison()?;
@@ -183,7 +183,7 @@ impl Log {
         bytes: u64,
         class: ReservationClass,
     ) -> Option<Reservation> {
-        self.reservations.take(bytes, class)
+        self.reservations.reservation(bytes, class)
     }
 
     pub(crate) fn segment_bytes(&self) -> u64 {

@@ -1,13 +1,13 @@
-//! Space reservations: a record is appended only into space that was reserved for it before.
+//! Space reservations: a record is appended only after space has been reserved for it.
 //!
-//! Invariant: the file's existing slots, at full length and synced, cover every outstanding reservation. So a full disk
-//! can refuse a caller that begins something new, but never the completion of an operation that has begun. A begin
-//! reserves space for its own record and for the completion that follows. A record that ends a doubt, a forget and a
-//! moved record each reserve their own.
+//! A slot is the place of one segment in the file. Invariant: the slots that already exist in the file, allocated in full and
+//! synced, cover every outstanding reservation. So a full disk can refuse a caller that begins a new operation, but never the
+//! completion of an operation that has begun. A begin reserves space for its own record and for the completion that follows.
+//! Separate reservations are made for forgets, for moved records, and for records that end a doubt.
 //!
-//! A batch that does not fit the rest of a segment goes to the next one, and the rest is wasted. No batch takes more
-//! than `batch_limit_bytes`. So however the records fall, a segment is worth at least its usable bytes less that limit,
-//! and that is what reservations count on.
+//! A batch that does not fit the rest of a segment goes to the next one, and the rest is wasted. No batch takes more than
+//! `batch_limit_bytes`. So a segment is guaranteed to hold its usable bytes minus that limit, however records are batched.
+//! Reservations count on no more.
 //!
 //! Only [`Log`](super::Log) calls [`SpaceReservations`]. The lock is held for arithmetic only.
 
@@ -24,9 +24,9 @@ use crate::sync::Mutex;
 /// The free space of the log. The writer computes it after each change.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct FreeSpace {
-    /// Bytes left for frames and footer entries in the segment that is being written.
+    /// Bytes left for frames and footer entries in the tail, the segment that is being written.
     pub(crate) tail_bytes: u64,
-    /// Slots that the next segments can go to.
+    /// Slots that are available for the next segments.
     pub(crate) free_slots: u64,
     /// Full segments, which could be retired.
     pub(crate) full_segments: u64,
@@ -46,33 +46,36 @@ pub(crate) struct SpaceReservations {
     batch_limit_bytes: u64,
 }
 
-/// What a reservation is for. It decides how many segments must stay free beside the reservation for moving live
-/// records: a full store can only be reclaimed if the live records of its oldest segment can be appended once more.
+/// The purpose of a reservation.
+///
+/// It determines how many segments must stay free, in addition to the reservation, so that live records can be moved: a full store
+/// can only be reclaimed if the live records of its oldest segment can be appended once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReservationClass {
-    /// Something new. Takes nothing of what is kept for the other classes.
+    /// A new operation. May not use the space that is kept for the other classes.
     Begin,
-    /// The end of a doubt. The reservation that its begin made went away with the lease.
+    /// The end of a doubt. It needs a new reservation, because the one that was made at the begin was released with the lease.
     Finish,
-    /// A forget, which needs space for its record before it frees that of the key.
+    /// A forget. It needs space for its own record before the space of the key's last record can be freed.
     Forget,
-    /// A live record that moves, for which the space is kept.
+    /// A live record that is being moved. The kept space is for this.
     Move,
 }
 
-/// In a log of fewer slots, `Finish` and `Forget` share one kept segment: one for each would be most of the store.
-const SLOTS_FOR_A_SEGMENT_EACH: u64 = 6;
+/// In a log with fewer slots, `Finish` and `Forget` share one kept segment, because keeping one for each would take most of a small
+/// store.
+const MIN_SLOTS_FOR_SEPARATE_SEGMENTS: u64 = 6;
 
 impl ReservationClass {
     /// How many segments this class must leave free, in a log of `slots` slots.
     fn kept_segments(self, slots: u64) -> u64 {
-        let shared = u64::from(slots >= SLOTS_FOR_A_SEGMENT_EACH);
+        let separate = u64::from(slots >= MIN_SLOTS_FOR_SEPARATE_SEGMENTS);
         match self {
-            ReservationClass::Begin => 2 + shared,
+            ReservationClass::Begin => 2 + separate,
             ReservationClass::Finish if planted(Bug::FinishNeedsBeginReserve) => {
                 ReservationClass::Begin.kept_segments(slots)
             }
-            ReservationClass::Finish => 1 + shared,
+            ReservationClass::Finish => 1 + separate,
             ReservationClass::Forget => 1,
             ReservationClass::Move => 0,
         }
@@ -82,22 +85,22 @@ impl ReservationClass {
     fn advice(self) -> &'static str {
         match self {
             ReservationClass::Begin => {
-                "; nothing was begun, and operations that began can still be ended: free disk space, raise \
-                 Options::max_size, or shorten retention"
+                "; nothing was begun. Operations in progress can still be completed. To begin new ones, free disk space, raise \
+                 Options::max_size, or shorten the retention"
             }
             ReservationClass::Finish => {
-                "; nothing was recorded and the operation is in doubt as before: free disk space, raise \
-                 Options::max_size, or forget what is no longer needed, and try again"
+                "; nothing was recorded, and the operation is still in doubt. Free disk space, raise Options::max_size, or \
+                 forget keys that are no longer needed, and try again"
             }
             ReservationClass::Forget => {
-                "; nothing was forgotten: free disk space or raise Options::max_size, and try again"
+                "; nothing was forgotten. Free disk space or raise Options::max_size, and try again"
             }
             ReservationClass::Move => "; free disk space or raise Options::max_size",
         }
     }
 }
 
-/// A refused reservation.
+/// Why a reservation was refused.
 #[derive(Debug)]
 pub(crate) struct NoRoom {
     pub(crate) class: ReservationClass,
@@ -105,8 +108,8 @@ pub(crate) struct NoRoom {
 }
 
 impl NoRoom {
-    /// Adds another reason to why the file is full.
-    pub(crate) fn and(self, other: &str) -> NoRoom {
+    /// Adds a second reason why the file is full.
+    pub(crate) fn with_reason(self, other: &str) -> NoRoom {
         let cause = match self.cause {
             CannotGrow::Full(reason) => CannotGrow::Full(format!("{reason}, and {other}")),
             failed @ CannotGrow::Failed(_) => failed,
@@ -154,7 +157,7 @@ impl SpaceReservations {
         SpaceReservations { state: Mutex::default(), usable_bytes, batch_limit_bytes }
     }
 
-    /// Reserves `bytes` if there is space for them beside all outstanding reservations. False if there is not.
+    /// Reserves `bytes` if there is space for them in addition to all outstanding reservations. Returns false if there is not.
     #[must_use]
     pub(crate) fn reserve(&self, bytes: u64, class: ReservationClass) -> bool {
         let mut state = self.state.lock();
@@ -167,13 +170,13 @@ impl SpaceReservations {
         fits
     }
 
-    /// Reserves `bytes`, if there is space for them beside all earlier reservations.
-    pub(crate) fn take(self: &Arc<Self>, bytes: u64, class: ReservationClass) -> Option<Reservation> {
+    /// Like [`SpaceReservations::reserve`], but returns a guard that gives the space back when it is dropped.
+    pub(crate) fn reservation(self: &Arc<Self>, bytes: u64, class: ReservationClass) -> Option<Reservation> {
         self.reserve(bytes, class).then(|| Reservation { reservations: Arc::clone(self), bytes })
     }
 
-    /// A reservation of nothing.
-    pub(crate) fn none(self: &Arc<Self>) -> Reservation {
+    /// Returns an empty reservation.
+    pub(crate) fn empty_reservation(self: &Arc<Self>) -> Reservation {
         Reservation { reservations: Arc::clone(self), bytes: 0 }
     }
 
@@ -187,23 +190,23 @@ impl SpaceReservations {
     /// Sets the free space after a write, which used up `written_bytes` of reservations. Both change in one step:
     /// otherwise another thread could reserve space that is already used, or be refused space that is free.
     ///
-    /// True if the next slot should be made: no more than one segment's worth is left for new begins. That is so while
-    /// the last quarter of a segment is written, on which reservations do not count. A slot that is filled then becomes
-    /// usable with the syncs of the next segment switch, so no thread waits for it.
+    /// Returns true if the next slot should be filled now, because new begins have at most one segment's worth left. At the latest
+    /// this is the case while the last `batch_limit_bytes` of a segment are being written, which reservations never count on. The
+    /// syncs of the next segment switch make that slot usable, so no thread waits for it.
     pub(crate) fn update(&self, free_space: FreeSpace, written_bytes: u64) -> bool {
         let mut state = self.state.lock();
         state.free_space = free_space;
         debug_assert!(state.reserved_bytes >= written_bytes, "more was written than was reserved");
         state.reserved_bytes = state.reserved_bytes.saturating_sub(written_bytes);
         let kept = self.kept_for_moving(&state.free_space, state.reserved_bytes, ReservationClass::Begin);
-        self.guaranteed(&state.free_space) <= state.reserved_bytes + kept + self.worth()
+        self.guaranteed(&state.free_space) <= state.reserved_bytes + kept + self.guaranteed_per_segment()
     }
 
-    /// Sets the free space to less than before, unless that would leave a reservation, or what `class` must leave free,
-    /// without cover. False if it would.
+    /// Lowers the free space and returns true, if the rest still covers all reservations and what `class` must leave free.
+    /// Otherwise returns false and changes nothing.
     ///
-    /// The caller gives up the space only after this returns true. The other way round, another thread could reserve
-    /// the space in between.
+    /// The caller may give the space away only after this returns true. Otherwise another thread could reserve the space in
+    /// between.
     #[must_use]
     pub(crate) fn lower(&self, free_space: FreeSpace, class: ReservationClass) -> bool {
         let mut state = self.state.lock();
@@ -224,43 +227,45 @@ impl SpaceReservations {
         self.state.lock().reserved_bytes
     }
 
-    /// The bytes that surely fit in an empty segment, however the records fall.
-    fn worth(&self) -> u64 {
+    /// The bytes that are guaranteed to fit in an empty segment, however records are batched.
+    fn guaranteed_per_segment(&self) -> u64 {
         self.usable_bytes - self.batch_limit_bytes
     }
 
-    /// The bytes that surely fit in the log without growing the file.
+    /// The bytes that are guaranteed to fit in the log without growing the file.
     fn guaranteed(&self, free_space: &FreeSpace) -> u64 {
-        free_space.tail_bytes.saturating_sub(self.batch_limit_bytes) + free_space.free_slots * self.worth()
+        free_space.tail_bytes.saturating_sub(self.batch_limit_bytes)
+            + free_space.free_slots * self.guaranteed_per_segment()
     }
 
-    /// The bytes that `class` must leave free beside `reserved_bytes`, for moving. Counts the segments that these
-    /// reservations will fill as full already: once they are, it is too late to keep space for moving their records.
+    /// The bytes that `class` must leave free for moves, in addition to `reserved_bytes`. Segments that these reservations will fill
+    /// count as full already, because once they are full it is too late to keep space for moving their records.
     fn kept_for_moving(&self, free_space: &FreeSpace, reserved_bytes: u64, class: ReservationClass) -> u64 {
         let beyond_tail =
             reserved_bytes.saturating_sub(free_space.tail_bytes.saturating_sub(self.batch_limit_bytes));
-        let full_segments = free_space.full_segments + beyond_tail.div_ceil(self.worth());
+        let full_segments = free_space.full_segments + beyond_tail.div_ceil(self.guaranteed_per_segment());
         let slots = 1 + free_space.free_slots + free_space.full_segments;
-        full_segments.min(class.kept_segments(slots)) * self.worth()
+        full_segments.min(class.kept_segments(slots)) * self.guaranteed_per_segment()
     }
 }
 
-/// Space that is reserved, and given back when this is dropped.
+/// A guard over reserved space, which it gives back when it is dropped.
 #[derive(Debug)]
-#[must_use = "the space is given back when this is dropped"]
+#[must_use = "dropping it gives the space back"]
 pub(crate) struct Reservation {
     reservations: Arc<SpaceReservations>,
     bytes: u64,
 }
 
 impl Reservation {
-    /// Takes note that the space goes with records. The log gives it back when they are written.
+    /// Hands the space over to records that are about to be appended, and returns its size. The log subtracts it from the
+    /// outstanding reservations once they are written.
     pub(crate) fn spend(mut self) -> u64 {
         std::mem::take(&mut self.bytes)
     }
 
-    /// Moves all of it into a reservation of its own; this one is empty then.
-    pub(crate) fn take(&mut self) -> Reservation {
+    /// Moves all of the space into a new reservation, and leaves this one empty.
+    pub(crate) fn split_all(&mut self) -> Reservation {
         self.split(self.bytes)
     }
 
@@ -268,7 +273,7 @@ impl Reservation {
         self.bytes
     }
 
-    /// Moves `bytes` of it, or all that there is, into a reservation of its own.
+    /// Moves `bytes` of the space, or all of it if there is less, into a new reservation.
     pub(crate) fn split(&mut self, bytes: u64) -> Reservation {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
@@ -299,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn reservations_never_exceed_what_surely_fits() {
+    fn reservations_never_exceed_what_is_guaranteed_to_fit() {
         let log = reservations(FreeSpace { tail_bytes: USABLE, free_slots: 3, full_segments: 0 });
         let mut reserved = 0;
         while log.reserve(1_000, ReservationClass::Begin) {
@@ -311,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_begin_leaves_three_segments_a_finish_two_a_forget_one_and_a_move_none() {
+    fn each_class_leaves_its_number_of_segments_free() {
         let worth = USABLE - LIMIT;
         let log = reservations(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 5 });
         assert!(!log.reserve(8, ReservationClass::Begin));
@@ -339,7 +344,7 @@ mod tests {
         let log = reservations(FreeSpace { tail_bytes: LIMIT + 8, free_slots: 2, full_segments: 2 });
         assert!(
             log.reserve(8, ReservationClass::Begin),
-            "two segments are kept, as without a class for finishing"
+            "a begin has to leave only two segments free in a small store"
         );
     }
 
@@ -362,7 +367,8 @@ mod tests {
             (ReservationClass::Move, "free disk space"),
         ] {
             let no_room = NoRoom { class, cause: CannotGrow::Full("the disk is full".to_owned()) };
-            let error = no_room.and("max_size is reached").into_error(Path::new("s.once")).to_string();
+            let error =
+                no_room.with_reason("max_size is reached").into_error(Path::new("s.once")).to_string();
             for part in ["the disk is full, and max_size is reached; ", advice, "raise Options::max_size"] {
                 assert!(error.contains(part), "{class:?}: {error}");
             }
@@ -407,13 +413,17 @@ mod tests {
         assert!(!log.reserve(USABLE, ReservationClass::Move), "the lower free space counts from then on");
         let full = reservations(FreeSpace { tail_bytes: 0, free_slots: 3, full_segments: 5 });
         let less = FreeSpace { tail_bytes: 0, free_slots: 2, full_segments: 5 };
-        assert!(!full.lower(less, ReservationClass::Begin), "what a begin must leave free stays, too");
+        assert!(
+            !full.lower(less, ReservationClass::Begin),
+            "the space that a begin must leave free may not be lowered either"
+        );
         assert!(full.lower(less, ReservationClass::Finish));
     }
 
     #[test]
     fn space_is_scarce_when_begins_have_one_segment_or_less() {
-        // Without a full segment nothing is kept for moving, and an empty tail is worth one segment and a little more.
+        // With no full segment, nothing is kept for moves. A tail of `USABLE + 8` bytes guarantees slightly more than one segment's
+        // worth.
         let worth = USABLE - LIMIT;
         let is_scarce = |log: &SpaceReservations| {
             let free_space = log.state.lock().free_space;

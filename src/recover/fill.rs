@@ -336,7 +336,7 @@ impl Filler<'_> {
         // An unreadable record is no reason to refuse the whole file: the footer of its segment identifies the key, and
         // a lookup of that key reports the damage.
         let (hash, size) = read.or_else(|error| self.listed_in_footer(address)?.ok_or(error))?;
-        if candidate.may_be_of(hash) {
+        if candidate.may_belong_to(hash) {
             Ok((hash, size))
         } else {
             // The index would not find the record's key, and its operation would run again.

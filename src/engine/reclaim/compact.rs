@@ -69,7 +69,7 @@ impl Reclaim {
                 Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
                     let freed_bytes = self.freed_bytes() - before_bytes;
                     self.log().publish_head()?;
-                    let reason = reason.and(&format!("nothing can be reclaimed: {error}"));
+                    let reason = reason.with_reason(&format!("nothing can be reclaimed: {error}"));
                     return if freed_bytes == 0 { full(reason) } else { Ok(()) };
                 }
                 Err(error) => return Err(error),
