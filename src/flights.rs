@@ -15,8 +15,8 @@
 //! so with [`FlightGuard::note_disk`]. A thread that moves a record does not: a move is no change that a caller could be told
 //! about, and it ends with the write of its copy or the sync of the record that it travels with.
 //!
-//! A thread that holds a flight never waits for another one. A call that changes several keys enters their flights in the
-//! order of their hashes.
+//! A thread that holds a flight does not wait for another one, with one exception that cannot deadlock: a call that changes several
+//! keys enters their flights in the order of their hashes.
 
 use std::cell::Cell;
 use std::collections::HashMap;

@@ -20,8 +20,8 @@ use crate::log::Log;
 use crate::recover::Recovered;
 use crate::sync::atomic::AtomicU64;
 
-/// The parts of one open store. Adds nothing to them but what hands them out: the calls are in `change`, `begin`, `claims` and
-/// `lifecycle`.
+/// The parts of one open store. Adds nothing to them but what hands them out. The calls are in `reading`, `change`, `begin`,
+/// `finish`, `edit`, `claims` and `lifecycle`.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(super) settings: Settings,

@@ -54,30 +54,31 @@ impl Engine {
     ) -> Result<Began> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        let now_ms = self.clock.now_ms();
-        self.path_check.look_if_due(now_ms)?;
-        // Most calls of a program that retries are for completed operations. They are answered without entering the flight,
-        // and so are calls that do not wait for an attempt in progress.
-        let seen = self.viewer.look(hashed, now_ms, Want::Result)?;
-        let is_answered = seen.status == Status::Completed
-            || terms.patience == Patience::None && seen.attempt_at_work().is_some();
-        if is_answered {
-            return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
-        }
-        let call = Call::beginning(hashed, terms);
-        let decide = |view: &_| Ok(decide::begin(view, request, terms, takes_doubt));
-        match self.change(&call, None, decide)? {
-            ChangeOutcome::Written(written) => Ok(Began::Acquired(written.into_grant(terms))),
-            ChangeOutcome::Doubt(grant) => Ok(Began::InDoubt(grant)),
-            ChangeOutcome::InProgress { attempt } => Ok(Began::InProgress { attempt }),
-            ChangeOutcome::Completed(found) => {
-                self.viewer.check_replay(key, request, &found, terms.durability)?;
-                Ok(Began::Completed(found))
+        let call = Call::beginning(hashed, request, terms);
+        loop {
+            let now_ms = self.clock.now_ms();
+            self.path_check.look_if_due(now_ms)?;
+            // Most calls of a program that retries are for completed operations. They are answered without entering the flight,
+            // also after a wait: callers that waited for the same attempt do not queue up for the flight then. Calls that do not
+            // wait for an attempt in progress are answered in the same way.
+            let seen = self.viewer.look(hashed, now_ms, Want::Result)?;
+            let is_answered = seen.status == Status::Completed
+                || terms.patience == Patience::None && seen.attempt_at_work().is_some();
+            if is_answered {
+                return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
             }
-            _ => {
-                let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
-                self.answer_without_flight(key, request, terms, seen).map(Began::without_flight)
-            }
+            let decide = |view: &_| Ok(decide::begin(view, request, terms, takes_doubt));
+            return match self.change(&call, None, decide)? {
+                ChangeOutcome::Waited => continue,
+                ChangeOutcome::Written(written) => Ok(Began::Acquired(written.into_grant(terms))),
+                ChangeOutcome::Doubt(grant) => Ok(Began::InDoubt(grant)),
+                ChangeOutcome::InProgress { attempt } => Ok(Began::InProgress { attempt }),
+                ChangeOutcome::Completed(found) => Ok(Began::Completed(found)),
+                _ => {
+                    let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
+                    self.answer_without_flight(key, request, terms, seen).map(Began::without_flight)
+                }
+            };
         }
     }
 

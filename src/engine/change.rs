@@ -57,6 +57,8 @@ pub(super) enum PathRule {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Call<'a> {
     pub(super) key: HashedKey<'a>,
+    /// The request, of a call that may answer with a completed operation.
+    pub(super) request: Option<Request>,
     pub(super) terms: &'a Terms,
     pub(super) want: Want,
     pub(super) path_rule: PathRule,
@@ -76,6 +78,7 @@ impl<'a> Call<'a> {
     pub(super) fn new(key: HashedKey<'a>, terms: &'a Terms, path_rule: PathRule) -> Call<'a> {
         Call {
             key,
+            request: None,
             terms,
             want: Want::State,
             path_rule,
@@ -87,8 +90,9 @@ impl<'a> Call<'a> {
     }
 
     /// A call that begins or records an operation. It waits as long as its terms say.
-    pub(super) fn beginning(key: HashedKey<'a>, terms: &'a Terms) -> Call<'a> {
+    pub(super) fn beginning(key: HashedKey<'a>, request: Request, terms: &'a Terms) -> Call<'a> {
         Call {
+            request: Some(request),
             want: Want::Result,
             flight_patience: terms.patience,
             claim_patience: terms.patience,
@@ -104,9 +108,11 @@ pub(super) enum ChangeOutcome {
     Written(Written),
     /// The key already has the state that the call asks for, so nothing was written.
     Nothing,
-    /// The operation was completed before, and nothing was written. The caller still has to check the request and the
-    /// durability: [`Viewer::check_replay`](super::view::Viewer::check_replay).
+    /// The operation was completed before, and nothing was written. The request matches, and the record is as durable as it must
+    /// be.
     Completed(Found),
+    /// The call waited for another caller's claim, which may have ended. It has to be made again.
+    Waited,
     /// Another caller's attempt is in progress, and this call has stopped waiting for it.
     InProgress { attempt: u32 },
     /// Another thread is changing the key, and this call has stopped waiting for it.
@@ -183,14 +189,17 @@ impl Engine {
                     drop(flight);
                     // Always present: a completed operation has a record.
                     let Some(found) = view.found else { continue };
+                    if let Some(request) = call.request {
+                        self.viewer.check_replay(key.key, request, &found, terms.durability)?;
+                    }
                     return Ok(ChangeOutcome::Completed(found));
                 }
                 Decision::InProgress => {
                     let attempt = view.attempt();
-                    if self.wait_for_other(call, inside, flight, &view)? {
-                        continue;
-                    }
-                    return Ok(ChangeOutcome::InProgress { attempt });
+                    return Ok(match self.wait_for_other(call, inside, flight, &view)? {
+                        true => ChangeOutcome::Waited,
+                        false => ChangeOutcome::InProgress { attempt },
+                    });
                 }
                 Decision::InDoubt | Decision::GiveDoubt | Decision::Mismatch => {
                     // The record that the answer rests on may have to be synced first.

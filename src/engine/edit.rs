@@ -30,13 +30,16 @@ impl Engine {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
         self.check_result(key, &value)?;
-        let call = Call::beginning(hashed, terms);
-        match self.change(&call, None, |view| Ok(decide::record(view, request, value, terms)))? {
-            ChangeOutcome::Written(written) => Ok(Ok(written.version)),
-            ChangeOutcome::Completed(found) => {
-                self.viewer.check_replay(key, request, &found, terms.durability)?;
-                Ok(Err(found))
+        let call = Call::beginning(hashed, request, terms);
+        let outcome = loop {
+            match self.change(&call, None, |view| Ok(decide::record(view, request, value, terms)))? {
+                ChangeOutcome::Waited => {}
+                outcome => break outcome,
             }
+        };
+        match outcome {
+            ChangeOutcome::Written(written) => Ok(Ok(written.version)),
+            ChangeOutcome::Completed(found) => Ok(Err(found)),
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
             _ => {
                 let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;

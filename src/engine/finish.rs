@@ -59,7 +59,8 @@ impl Engine {
     ) -> Result<Applied> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        let call = Call { want: Want::Result, ..Call::new(hashed, terms, PathRule::Ends) };
+        let call =
+            Call { request: Some(request), want: Want::Result, ..Call::new(hashed, terms, PathRule::Ends) };
         let attempt = (doubt.version, doubt.attempt);
         let outcome = self.change(&call, None, |view| {
             let decision = decide::applied(view, attempt, request, value, terms);
@@ -71,10 +72,7 @@ impl Engine {
         })?;
         match outcome {
             ChangeOutcome::Written(_) => Ok(Applied::Recorded),
-            ChangeOutcome::Completed(found) => {
-                self.viewer.check_replay(key, request, &found, terms.durability)?;
-                Ok(Applied::Completed(found))
-            }
+            ChangeOutcome::Completed(found) => Ok(Applied::Completed(found)),
             _ => Err(Error::Fenced { key: key.to_owned(), version: doubt.version }),
         }
     }

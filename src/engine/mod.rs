@@ -1,10 +1,11 @@
 //! The engine: the one write pipeline of a store, and everything that a call to it touches.
 //!
 //! ```text
-//! view    the key's state, under its flight
-//! decide  pure: what the call does; the state machine is `status::transition`
-//! change  encode and checksum the record, reserve its space
-//! write   append to the gathering batch, wait for it, apply: index, space usage, claims
+//! view     read the key's state, under its flight (the per-key lock)
+//! decide   pure: what the call does; the state machine is `status::transition`
+//! reserve  space for the record, or leave the flight and make space
+//! write    encode and checksum the record, append it to the gathering batch, wait
+//! apply    index, space usage, claims
 //! ```
 //!
 //! Single calls and the moves of reclaiming go this way, and so do several changes in one call. The engine is cut by what a

@@ -7,8 +7,8 @@
 //! Single calls and the moves of reclaiming go this way, and so does everything that changes several keys at once: the changes
 //! of one call are one slice, which becomes part of one frame, so that a crash keeps all of them or none.
 //!
-//! Touches the log and the [`Records`] only. The caller holds the flights of all keys that it changes, from before it decided
-//! until the changes are applied.
+//! Touches the log, the [`Records`], and the claims on the flights that the caller holds: those of all keys that it changes, from
+//! before it decided until the changes are applied.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -166,6 +166,10 @@ impl WritePath {
 
     fn wait(&self, changes: &[Change<'_>], ticket: &Ticket) -> Result<()> {
         let mut offset = self.records.log().wait(ticket)?.offset;
+        // The changes are applied all or none: if the last address is in range, so are the others.
+        let frame_bytes: u64 = changes.iter().map(|change| change.effect.size.length_bytes).sum();
+        let last_bytes = changes.last().map_or(0, |change| change.effect.size.length_bytes);
+        self.records.log().address_at(offset + frame_bytes - last_bytes)?;
         for (number, change) in changes.iter().enumerate() {
             let address = self.records.log().address_at(offset)?;
             let later = &changes[number + 1..];

@@ -38,6 +38,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::Seed;
 use crate::format::footer::FooterEntry;
 use crate::format::frame::OPENING_FRAME_BYTES;
 use crate::format::header::Parameters;
@@ -75,6 +76,7 @@ pub(crate) struct Log {
     storage: Arc<dyn Storage>,
     parameters: Parameters,
     hasher: KeyHasher,
+    seed: Seed,
     reader: Arc<Reader>,
     log_position: Arc<LogPosition>,
     writer: Mutex<Writer>,
@@ -117,6 +119,7 @@ impl Log {
             storage,
             parameters,
             hasher: KeyHasher::new(parameters.secret),
+            seed: parameters.seed(),
             reader,
             log_position,
             writer: Mutex::new(writer),
@@ -192,7 +195,7 @@ impl Log {
 
     /// Encodes and checksums a record of the key with this hash. Takes no lock.
     pub(crate) fn encode<'a>(&self, record: &Record<'a>, hash: u128) -> NewRecord<'a> {
-        NewRecord::new(record, hash, self.parameters.seed())
+        NewRecord::new(record, hash, self.seed)
     }
 
     /// Copies `records` into the gathering batch: all of them into one frame, so that all of them survive a crash or none.

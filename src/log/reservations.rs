@@ -362,7 +362,7 @@ mod tests {
     fn a_full_error_says_what_was_not_done_and_how_to_make_space() {
         for (class, advice) in [
             (ReservationClass::Begin, "nothing was begun"),
-            (ReservationClass::Finish, "in doubt as before"),
+            (ReservationClass::Finish, "still in doubt"),
             (ReservationClass::Forget, "nothing was forgotten"),
             (ReservationClass::Move, "free disk space"),
         ] {

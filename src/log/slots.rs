@@ -139,7 +139,7 @@ impl Slots {
     /// reserved. Returns the number of the slot when it is filled and waits for a sync.
     ///
     /// A full disk, or any other reason not to grow, does no harm here. A caller that needs the slot meets it again in
-    /// [`Slots::try_grow`].
+    /// [`Slots::grow`].
     pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> Option<u64> {
         if self.growth_is_filled() {
             return Some(self.growth.number);

@@ -160,8 +160,8 @@ impl Queue {
         }
     }
 
-    /// Copies `records` into one batch, all of them, and reserves `reserved_bytes` with it. `limit_bytes` is the most
-    /// that a batch may take of a segment.
+    /// Copies `records` into one batch, all of them, and adds `reserved_bytes` to it. `limit_bytes` is the maximum that a batch
+    /// may take of a segment, which the records must not exceed.
     pub(super) fn append<'r, 'a: 'r>(
         &mut self,
         records: impl Iterator<Item = &'r NewRecord<'a>> + Clone,
@@ -170,6 +170,10 @@ impl Queue {
         limit_bytes: u64,
     ) -> Ticket {
         let cost_bytes: u64 = records.clone().map(|record| record.size.length_bytes + ENTRY_BYTES).sum();
+        assert!(
+            cost_bytes + FRAME_HEADER_BYTES as u64 <= limit_bytes,
+            "records of one call fit one frame: {cost_bytes} of {limit_bytes} bytes"
+        );
         let batch = self.gathering(|pending| pending.cost_bytes() + cost_bytes <= limit_bytes);
         let at = batch.pending.frame.len() as u64;
         records.for_each(|record| batch.pending.push(record));
