@@ -150,6 +150,8 @@ impl Engine {
     ///
     /// `decide` is called under the flight, once each time that the call enters it. `set_aside` is space that the record may use;
     /// the caller keeps it if no record is appended.
+    // Not inlined: the callers that answer without it, as most do, would reserve its large stack frame.
+    #[inline(never)]
     pub(super) fn change<'a>(
         &self,
         call: &Call<'a>,

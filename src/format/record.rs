@@ -187,21 +187,21 @@ fn position_tie(position: u64) -> u32 {
     (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
-/// A record's header with the longest extension.
-const MAX_HEAD_BYTES: usize = RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES;
+/// The bytes of a record that are gathered before it is copied: header, extension, and a key of usual length.
+const HEAD_BYTES: usize = 192;
+const _: () = assert!(RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES <= HEAD_BYTES);
 
-/// A record as it goes into a frame: header and checksum are encoded, key and result are still the caller's.
+/// A record as it goes into a frame: its header and checksum are encoded, and its result is still the caller's.
 ///
-/// What is left to do is to copy it. Encoding happens before a thread takes the lock of the commit queue, copying while
-/// it holds the lock.
+/// Only copying is left to do. A record is encoded before a thread takes the lock of the commit queue, and copied while the thread
+/// holds the lock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncodedRecord<'a> {
-    /// Header and extension.
-    head: [u8; MAX_HEAD_BYTES],
+    /// Header and extension, and the key if it fits.
+    head: [u8; HEAD_BYTES],
     head_bytes: usize,
-    scope: &'a [u8],
-    name: &'a [u8],
-    result: &'a [u8],
+    /// Scope and name of a key that does not fit into the head, and the result.
+    rest: [&'a [u8]; 3],
     padding_bytes: usize,
     length_bytes: usize,
 }
@@ -211,16 +211,17 @@ impl EncodedRecord<'_> {
         self.length_bytes as u64
     }
 
-    /// What follows header and extension.
-    fn tail_parts(&self) -> [&[u8]; 4] {
-        [self.scope, self.name, self.result, &[0; 8][..self.padding_bytes]]
+    /// The parts that follow the head. Few records have more than one of them, and a checksum takes longer over many short parts.
+    fn tail_parts(&self) -> impl Iterator<Item = &[u8]> {
+        let padding: &[u8] = &[0; 8][..self.padding_bytes];
+        self.rest.into_iter().chain([padding]).filter(|part| !part.is_empty())
     }
 
     /// Copies the record to the end of `out`.
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.length_bytes);
         out.extend_from_slice(&self.head[..self.head_bytes]);
-        self.tail_parts().into_iter().for_each(|part| out.extend_from_slice(part));
+        self.tail_parts().for_each(|part| out.extend_from_slice(part));
     }
 }
 
@@ -259,7 +260,7 @@ impl<'a> Record<'a> {
         let flags = if scope.is_some() { FLAG_SCOPE } else { 0 }
             | if self.value.result.is_some() { FLAG_RESULT } else { 0 }
             | if self.value.not_kept { FLAG_NOT_KEPT } else { 0 };
-        let mut head = [0; MAX_HEAD_BYTES];
+        let mut head = [0; HEAD_BYTES];
         let scope_length = narrow_u16(scope.map_or(0, <[u8]>::len));
         let extension_length = narrow_u16(self.value.extension_bytes());
         record_header::LENGTH.put(&mut head, narrow(length_bytes).to_le_bytes());
@@ -287,14 +288,24 @@ impl<'a> Record<'a> {
                 typing::SHAPE.put(extension, shape.to_le_bytes());
             }
         }
-        let head_bytes = RECORD_HEADER_BYTES + self.value.extension_bytes();
-        let (scope, name) = (scope.unwrap_or_default(), self.key.name());
-        let padding_bytes = length_bytes - (head_bytes + scope.len() + name.len() + result.len());
-        let mut encoded =
-            EncodedRecord { head, head_bytes, scope, name, result, padding_bytes, length_bytes };
+        let mut head_bytes = RECORD_HEADER_BYTES + self.value.extension_bytes();
+        let padding_bytes =
+            length_bytes - (head_bytes + usize::from(scope_length) + self.key.name().len() + result.len());
+        let mut rest = [scope.unwrap_or_default(), self.key.name(), result];
+        for part in &mut rest[..2] {
+            if let Some(space) = head.get_mut(head_bytes..head_bytes + part.len()) {
+                space.copy_from_slice(part);
+                head_bytes += part.len();
+                *part = &[];
+            } else {
+                // The parts stay in order: what follows a part that does not fit must not be in the head either.
+                break;
+            }
+        }
         let mut hasher = seed.hasher();
         hasher.update(&head[record_header::CHECKSUM.end()..head_bytes]);
-        encoded.tail_parts().into_iter().for_each(|part| hasher.update(part));
+        let mut encoded = EncodedRecord { head, head_bytes, rest, padding_bytes, length_bytes };
+        encoded.tail_parts().for_each(|part| hasher.update(part));
         record_header::CHECKSUM.put(&mut encoded.head, hasher.finalize().to_le_bytes());
         encoded
     }
@@ -510,6 +521,15 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert!(Record::decode(&damaged, POSITION, SEED).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_encoded_in_order_whether_or_not_it_fits_the_head() {
+        let long = "k".repeat(HEAD_BYTES);
+        for (scope, name) in [("s", "k"), ("s", &*long), (&*long, "k"), (&*long, &*long)] {
+            let record = sample(Key::new(name).scope(scope), Some(b"result"));
+            assert_eq!(Record::decode(&encoded(&record), POSITION, SEED), Ok(record));
         }
     }
 
