@@ -5,10 +5,10 @@
 //! like a failure. oncekey is linked into that program and makes the retry harmless. It is one file and a library: no
 //! server, no background thread, no async runtime.
 //!
-//! An **operation** is a side effect under a key that names the intent. Its begin is durable before the side effect
-//! runs, and its result is durable before the call returns. If the process dies in between, only the outside world
-//! knows whether the side effect happened. The operation is then **in doubt**, and is not run again until the program,
-//! or a human, has said what happened.
+//! An **operation** is one side effect under a key that identifies the intent. Its begin is durable before the side
+//! effect runs, and its result is durable before the call returns. If the process dies in between, only the outside
+//! world knows whether the side effect happened. The operation is then **in doubt**, and does not run again until the
+//! program, or a person, has found out what happened.
 //!
 //! ```
 //! use oncekey::{Outcome, Store};
@@ -40,13 +40,13 @@
 //!     let charge = || {
 //!         store
 //!             .operation("order-1729")                                // the key
-//!             .scope("charge")                                        // a refund of the order is another operation
-//!             .request(&("account 42", 1_000))                        // another request under this key is refused
+//!             .scope("charge")                                        // a refund of the order is a different operation
+//!             .request(&("account 42", 1_000))                        // a different request under this key is refused
 //!             .reconcile(|attempt| gateway.find(&attempt.token()))    // called only if an earlier attempt is in doubt
 //!             .run(|attempt| gateway.charge(&attempt.token(), 1_000)) // the side effect
 //!     };
 //!     assert_eq!(charge()?, Outcome::Done(Receipt { id: 17 }));        // this call charged
-//!     assert_eq!(charge()?, Outcome::AlreadyDone(Receipt { id: 17 })); // an earlier one did; the same receipt
+//!     assert_eq!(charge()?, Outcome::AlreadyDone(Receipt { id: 17 })); // an earlier call did; the same receipt
 //!     store.close()?;
 //!     Ok(())
 //! }
@@ -59,24 +59,24 @@
 //! | learn how to use it | the [guide], page by page |
 //! | open a store | [`Store`], [`Options`] |
 //! | run a side effect once | [`Operation`]: [`run`](Operation::run), [`reconcile`](Operation::reconcile), [`rerun`](Operation::rerun), [`release_if`](Operation::release_if) |
-//! | see what a side effect gets, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
-//! | work on bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
-//! | look at a key, or decide a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
+//! | see what the closures receive, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
+//! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
+//! | inspect a key, or resolve a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
 //! | change how results are encoded | [`Codec`] |
 //! | test with a clock of your own | [`ManualClock`] |
-//! | watch it | [`Store::stats`], [`events`] |
+//! | monitor a store | [`Store::stats`], [`events`] |
 //! | read the file without this crate | [`guide::file_format`] |
 //!
 //! # Guarantees
 //!
-//! - **A killed process** loses nothing that was acknowledged. What was in progress is in doubt.
-//! - **A power loss** takes back nothing that was acknowledged under [`Durability::Sync`], the default.
+//! - **A killed process** loses nothing that was acknowledged. Operations that were in progress are in doubt.
+//! - **A power loss** undoes nothing that was acknowledged under [`Durability::Sync`], the default.
 //! - **A failed write or sync** is never acknowledged. The store refuses every later change until it is opened again.
-//! - **A full disk** refuses new operations only. The begin set aside the room for the completion.
-//! - **Damaged bytes** are an error, never "absent" and never another result.
+//! - **A full disk** blocks new operations only, because each begin reserves the space for its completion.
+//! - **Damaged bytes** are an error, never "absent" and never a different result.
 //!
-//! [`guide::limits`] has them in full, with what is assumed of the disk and every limit. Rust 1.89, 64-bit Unix; Linux is
-//! what is tested.
+//! [`guide::limits`] states them in full, with what they assume of the disk and with every limit. The crate needs Rust
+//! 1.89 and a 64-bit Unix, and is tested on Linux.
 //!
 //! # Features
 //!
@@ -84,9 +84,9 @@
 //! |---|---|---|
 //! | `bincode` | yes | the default [`Codec`] for results |
 //! | `json` | no | the codec `Json`, for results of types that evolve |
-//! | `tracing` | no | [`events`]: opening, replay, mismatch, doubt, damage, reclaim, poison, clock |
+//! | `tracing` | no | [`events`]: a store is opened, replay, mismatch, doubt, damage, reclaim, poison, clock jump |
 //!
-//! Without `bincode`, choose a codec with [`Operation::codec`], or work on bytes.
+//! Without `bincode`, choose a codec with [`Operation::codec`], or use bytes.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -131,12 +131,12 @@ pub mod guide;
 #[doc = include_str!("../README.md")]
 pub mod readme {}
 
-// Two attributes, because clippy takes only the plain `cfg(test)` for a test.
+// Two attributes, because clippy recognizes only the plain `cfg(test)` as test code.
 #[cfg(test)]
 #[cfg(oncekey_shuttle)]
 mod shuttle_tests;
 
-/// A disk that fails, for this crate's own tests. No part of the public interface: it may change at any time.
+/// A failing disk, for this crate's own tests. Not part of the public interface: it may change at any time.
 #[cfg(feature = "__simulation")]
 #[doc(hidden)]
 pub mod simulation {
