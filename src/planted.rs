@@ -1,17 +1,17 @@
 //! Bugs that tests plant to prove that a harness finds them.
 //!
-//! Code with a place for a bug calls [`planted`], from any module. Tests plant one with [`plant`], in their own thread.
-//! Without the feature `__simulation` or `--cfg oncekey_shuttle`, [`planted`] is a constant `false` and every such place
-//! compiles to nothing.
+//! Code that a bug would change calls [`planted`]; any module may. Tests plant a bug with [`plant`], in their own
+//! thread. Without the feature `__simulation` or `--cfg oncekey_shuttle`, [`planted`] is a constant `false`, and every
+//! such branch compiles to nothing.
 
 #![cfg_attr(
     not(all(feature = "__simulation", not(oncekey_shuttle))),
     allow(dead_code, unreachable_pub, reason = "the calls of `planted` remain, the bugs do not")
 )]
 
-/// A bug to plant. Each is a mistake that was made before, in this project or in another store.
+/// A bug to plant. Each is a mistake that has been made in this project or in another store.
 ///
-/// The tests that find it name it: `tests/crash` on a simulated disk, `shuttle_tests` by exploring interleavings.
+/// Two sets of tests find them: `tests/crash` on a simulated disk, and `shuttle_tests` by exploring interleavings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Bug {
@@ -19,13 +19,13 @@ pub enum Bug {
     SyncSkipped,
     /// A frame's `synced_to` claims that the frame itself is durable.
     SyncedToTooHigh,
-    /// A frame carries the `synced_to` that belonged into the frame before it.
+    /// A frame carries the `synced_to` of the frame before it.
     SyncedToOneFrameStale,
     /// A slot is reused before a durable header moves the head past its segment.
     SlotReusedEarly,
-    /// Reclaiming moves a record without holding its key's flight.
+    /// Reclaiming moves a record without holding the flight of its key (the per-key lock).
     MoveWithoutFlight,
-    /// Recovery leaves the bytes behind the end of the log in place instead of zeroing them.
+    /// Recovery leaves the bytes past the end of the log in place instead of zeroing them.
     TornTailKept,
     /// The index points to a record before the record is durable.
     IndexBeforeDurability,
@@ -51,35 +51,37 @@ pub enum Bug {
     PoisonedBatchesNotWoken,
     /// A thread enters a flight that another thread holds.
     FlightNotExclusive,
-    /// A thread that leaves a flight does not wake one that waits to enter it.
+    /// A thread that leaves a flight does not wake a thread that is waiting to enter it.
     FlightWaitersNotWoken,
-    /// A thread that starts to wait for a change does not check whether the claim it saw has changed already.
+    /// A thread that starts to wait for a change does not check whether the claim that it saw has already changed.
     SeenClaimNotRechecked,
-    /// A change of a key wakes only one of the threads that wait for it.
+    /// A change of a key wakes only one of the threads that are waiting for it.
     OnlyOneWaiterWoken,
     /// The end of a claim wakes no waiter.
     ClaimWaitersNotWoken,
     /// A waiter that timed out stays counted as waiting.
     TimeoutStillCounted,
-    /// A thread that was already queued for the writer goes on with it after the writer failed half-way.
+    /// A thread that was already queued for the writer uses it although a write has failed half-way.
     FailedWriterReused,
-    /// An opening in the same boot follows the wall clock instead of the boot clock.
+    /// When a store is opened in the same boot, its time follows the wall clock instead of the boot-time clock.
     WallClockInSameBoot,
-    /// The clock mark of an opening keeps the wall clock reading of an earlier mark.
+    /// The clock mark that is written when a store is opened keeps the wall clock reading of an earlier mark.
     MarkKeepsOldWall,
-    /// The clock mark of an opening keeps the boot of an earlier mark and renews only store time and wall clock.
+    /// The clock mark that is written when a store is opened keeps the boot of an earlier mark and updates only store
+    /// time and wall clock.
     MarkKeepsOldBoot,
     /// Store time follows a small step of the wall clock at once instead of gradually.
     ClockStepNotSlewed,
-    /// An opening after a clean close keeps the open count and restarts the count of changes, so versions repeat.
+    /// Opening a store after a clean close keeps the open count but restarts the counter of changes, so versions
+    /// repeat.
     CounterRestarted,
-    /// Recovery trusts a close mark although the header notes a later opening.
+    /// Recovery trusts a close mark although the header notes that the store was opened again after it.
     NotedOpeningIgnored,
-    /// Versions are handed out before the opening's frame is synced.
+    /// Versions are handed out before the opening frame is synced.
     OpeningNotSynced,
-    /// A close does not wait for calls in progress, which then write behind the close mark.
+    /// A close does not wait for calls in progress, which then write after the close mark.
     CallsInsideIgnored,
-    /// A close counts claims before it blocks new calls, and not again afterwards.
+    /// A close counts claims before it blocks new calls, but not again afterwards.
     ClaimsCountedOnce,
     /// The calls that a close blocked are not woken when it ends.
     BlockedCallsNotWoken,
@@ -91,15 +93,15 @@ pub enum Bug {
     PathNotCompared,
     /// A caller gets a doubt only if the log has space for another attempt.
     DoubtNeedsReservation,
-    /// Ending a doubt must leave as many segments free as a begin.
+    /// Ending a doubt must leave as many segments free as a begin must.
     FinishNeedsBeginReserve,
-    /// A side effect that reconciliation found applied is run again if its doubt has gone meanwhile.
+    /// A side effect that reconciliation found applied is run again if another caller has resolved its doubt meanwhile.
     AppliedEffectRunAgain,
-    /// A reconciled result is recorded over another attempt.
+    /// A reconciled result overwrites the record of another attempt.
     AppliedOverwritesAnother,
     /// Every expiry goes into a bucket as coarse as the coarsest in use.
     ExpiriesTooCoarse,
-    /// The exact count of dead bytes takes expired records for live.
+    /// The exact count of dead bytes counts expired records as live.
     CountForgetsExpiry,
     /// Reclaiming moves a released key's record, to keep its attempt count, instead of dropping it.
     ReleasedKept,
@@ -109,7 +111,7 @@ pub enum Bug {
     UnreadableRechecksummed,
     /// The key hash of a carried unreadable record is computed from its (empty) key instead of read from the carrier.
     UnreadableKeyHashLost,
-    /// A caller waits for a flight without limit, whatever its patience.
+    /// A caller waits for a flight without limit, even if its patience is limited.
     FlightWaitUnbounded,
     /// A caller without patience is not woken when the thread in the flight starts disk I/O.
     ImpatientNotWoken,
@@ -121,7 +123,7 @@ pub enum Bug {
     WaitsForItself,
     /// Callers that wait with a deadline for a running sync are not woken when it ends.
     SyncWaitersNotWoken,
-    /// Events are emitted at their cause, while the call holds locks.
+    /// Events are emitted where they occur, while the call holds locks.
     EventUnderLocks,
     /// An index table keeps its memory after its keys are removed.
     TablesNeverShrink,
@@ -136,33 +138,33 @@ pub enum Bug {
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]
 thread_local! {
     static PLANTED: std::cell::Cell<Option<Bug>> = const { std::cell::Cell::new(None) };
-    static EARLIER: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
+    static PREVIOUS: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }
 
-/// Plants a bug in everything that this thread does from now on. None removes it.
+/// Plants a bug in all code that this thread runs from now on. `None` removes the bug.
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]
 pub fn plant(bug: Option<Bug>) {
     PLANTED.set(bug);
-    EARLIER.set(0);
+    PREVIOUS.set(0);
 }
 
-/// Whether this bug is planted in this thread.
+/// Whether `bug` is planted in this thread.
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]
 pub(crate) fn planted(bug: Bug) -> bool {
     PLANTED.get() == Some(bug)
 }
 
-/// Always false: no bug can be planted in this build.
+/// Returns false, because no bug can be planted in this build.
 #[cfg(not(any(feature = "__simulation", oncekey_shuttle)))]
 pub(crate) const fn planted(_bug: Bug) -> bool {
     false
 }
 
-/// `value`, or the value of the previous call if the bug is planted.
+/// Returns `value`, or the value of the previous call if `bug` is planted.
 pub(crate) fn one_late(bug: Bug, value: u64) -> u64 {
     #[cfg(any(feature = "__simulation", oncekey_shuttle))]
     if planted(bug) {
-        return EARLIER.replace(value);
+        return PREVIOUS.replace(value);
     }
     let _ = bug;
     value

@@ -6,7 +6,8 @@
 //! thread at every lock, wait and atomic access.
 //!
 //! Every module whose code can run on several threads must take its primitives from here. Shuttle runs all threads of a
-//! test on one; a thread that blocks on a lock unknown to shuttle, held by a suspended thread, stops all of them.
+//! test on one thread of the operating system. If a thread blocks on a lock that shuttle does not control, and a
+//! suspended thread holds that lock, all of them stop.
 //!
 //! Shuttle explores interleavings of sequentially consistent steps. It does not reorder memory accesses, so it cannot find
 //! an `Ordering` that is too weak.
@@ -41,16 +42,20 @@ use std::time::{Duration, Instant};
 pub(crate) enum Patience {
     /// The call does not wait for another caller's claim, disk access or sync.
     None,
+    /// The call waits until this moment.
     Until(Instant),
+    /// The call waits without limit.
     Endless,
 }
 
 impl Patience {
-    /// Waiting for `wait` from now on. Endless if the clock cannot represent the end.
+    /// Returns the patience to wait for `wait` from now, or [`Patience::Endless`] if the clock cannot represent the
+    /// end.
     pub(crate) fn of(wait: Duration) -> Patience {
         Instant::now().checked_add(wait).map_or(Patience::Endless, Patience::Until)
     }
 
+    /// Whether the call must not wait any longer.
     pub(crate) fn is_over(self) -> bool {
         match self {
             Patience::None => true,
@@ -72,11 +77,12 @@ mod signal {
     #[derive(Debug, Default)]
     pub(crate) struct Signal {
         number: AtomicU32,
-        /// The number of threads that wait or are about to. It saves the system call when there are none.
+        /// The number of threads that are waiting or about to wait. If it is 0, a waker needs no system call.
         ///
-        /// A waiter increments this before its last look at `number`, and a waker stores `number` before it reads this. So
-        /// a waker that reads 0 has stored before that last look, and the waiter sees the change. Both accesses are
-        /// sequentially consistent, because each side writes one of the two and then reads the other.
+        /// A waiter increments this before it reads `number` for the last time, and a waker stores `number` before it
+        /// reads this. So a waker that reads 0 has stored `number` before that last read, and the waiter sees the
+        /// change. Both accesses are sequentially consistent, because each side writes one of the two and then reads
+        /// the other.
         waiting: AtomicU32,
     }
 
@@ -116,7 +122,8 @@ mod signal {
     }
 }
 
-/// The same interface, by a lock and a condition variable, where there is no futex or shuttle must see every step.
+/// The same interface with a lock and a condition variable, for systems without a futex and for shuttle, which must see
+/// every step.
 #[cfg(any(oncekey_shuttle, not(any(target_os = "linux", target_os = "android", target_os = "freebsd"))))]
 mod signal {
     use super::{Condvar, Mutex};
@@ -154,7 +161,7 @@ mod signal {
     }
 }
 
-/// Shuttle's primitives behind the part of parking_lot's interface that this crate uses.
+/// Shuttle's primitives, with the part of parking_lot's interface that this crate uses.
 #[cfg(oncekey_shuttle)]
 mod explored {
     use std::ops::{Deref, DerefMut};
@@ -196,11 +203,11 @@ mod explored {
         }
     }
 
-    /// Refers to its lock, so that a [`Condvar`] can release and reacquire it in place.
+    /// A guard that refers to its lock, so that a [`Condvar`] can release and reacquire the lock in place.
     #[derive(Debug)]
     pub(crate) struct MutexGuard<'a, T> {
         mutex: &'a Mutex<T>,
-        /// None only during a wait of [`Condvar`].
+        /// `None` only while a [`Condvar`] waits.
         inner: Option<shuttle::sync::MutexGuard<'a, T>>,
     }
 
@@ -234,7 +241,7 @@ mod explored {
         is_notified: AtomicBool,
     }
 
-    /// A condition variable whose timeouts shuttle decides. Shuttle's own never times out.
+    /// A condition variable whose timeouts shuttle chooses. The one that shuttle provides never times out.
     ///
     /// A wait with a timeout can end at any step, chosen by shuttle's random numbers and not by a clock. That covers every
     /// order of the timeout and the events that it races with. Shuttle reports a wait without a timeout that never ends as
@@ -256,8 +263,8 @@ mod explored {
     }
 
     impl Condvar {
-        /// At each of its turns, a wait with a timeout ends with a chance of one in this many: often enough that timeouts
-        /// happen, seldom enough that other threads often come first.
+        /// Each time a thread that waits with a timeout is scheduled, its wait times out with a chance of one in this
+        /// many: often enough that timeouts happen, seldom enough that other threads often run first.
         const TIMEOUT_CHANCE: u32 = 4;
 
         fn waiters(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Waiter>>> {
@@ -281,7 +288,7 @@ mod explored {
             guard.lock_again();
         }
 
-        /// Ignores the deadline: shuttle decides whether it has passed.
+        /// Ignores the deadline, because shuttle chooses whether it has passed.
         pub(crate) fn wait_until<T>(
             &self,
             guard: &mut MutexGuard<'_, T>,
@@ -295,8 +302,8 @@ mod explored {
                 }
                 shuttle::thread::yield_now();
             }
-            // Read in the same step in which this thread leaves the list. A notification in between would be lost, although
-            // another waiter could have used it.
+            // Read in the same step in which this thread leaves the list. A notification between two steps would be
+            // lost, although another waiter could have used it.
             let mut waiters = self.waiters();
             let is_notified = waiter.is_notified.load(Ordering::SeqCst);
             waiters.retain(|other| !Arc::ptr_eq(other, &waiter));
@@ -315,8 +322,8 @@ mod explored {
             if count == 0 {
                 return;
             }
-            // Chosen before the list is locked, because shuttle may switch threads when it draws a number. If waiters left
-            // meanwhile, any of those that remain is a valid choice.
+            // The waiter is chosen before the list is locked, because shuttle may switch threads when it draws a
+            // number. If waiters have left meanwhile, any of those that remain is a valid choice.
             let chosen = shuttle::rand::thread_rng().gen_range(0..count);
             let waiter = {
                 let mut waiters = self.waiters();
