@@ -1,6 +1,6 @@
 //! The keyed hash by which a file identifies keys and requests.
 //!
-//! The hashes are on disk, so they may never change: the tests here pin them.
+//! The hashes are on disk, so they must never change: the tests of this module pin them.
 
 use std::fmt;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -24,7 +24,7 @@ impl fmt::Debug for KeyHasher {
     }
 }
 
-/// First byte of the hashed input, so that a key, a scoped key and a request never hash the same input.
+/// The first byte of the hashed input. It keeps the inputs of a key, a scoped key and a request apart.
 const DOMAIN_KEY: u8 = 0;
 const DOMAIN_SCOPED_KEY: u8 = 1;
 const DOMAIN_REQUEST: u8 = 2;
@@ -34,7 +34,7 @@ impl KeyHasher {
         KeyHasher { secret }
     }
 
-    /// The hash of a key: its identity in the index, in footers and in flights.
+    /// Returns the hash of a key: its identity in the index, in footers and in flights (the per-key locks).
     pub(crate) fn key(&self, key: Key<'_>) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         match key.scope_name() {
@@ -50,7 +50,7 @@ impl KeyHasher {
         hasher.finish128().as_u128()
     }
 
-    /// The fingerprint of an encoded request.
+    /// Returns the fingerprint of an encoded request.
     pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(&[DOMAIN_REQUEST]);
@@ -61,7 +61,8 @@ impl KeyHasher {
     }
 }
 
-/// Hasher for maps whose keys are hashes of a [`KeyHasher`]: one multiplication, keyed by random numbers of this process.
+/// Builds hashers for maps whose keys are hashes of a [`KeyHasher`]: one multiplication, keyed by random numbers of
+/// this process.
 ///
 /// The keyed hashes alone are not enough. Their secret is in the file, so the author of a hostile file can choose keys
 /// whose hashes would all fall into one bucket.
@@ -86,7 +87,7 @@ impl BuildHasher for ByHash {
     }
 }
 
-/// See [`ByHash`].
+/// The hasher that [`ByHash`] builds.
 #[derive(Debug)]
 pub(crate) struct AlreadyHashed {
     hash: u64,
@@ -116,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_scope_an_empty_scope_and_a_moved_boundary_are_different_keys() {
+    fn the_scope_and_its_length_are_part_of_the_hash() {
         let hasher = KeyHasher::new(*b"0123456789abcdef");
         let hashes = [
             hasher.key(Key::new("abc")),

@@ -1,24 +1,25 @@
 //! Keys, scopes and fingerprints.
 //!
-//! Every module may use this one. Tokens are in other systems, so they may never change: the tests here and
-//! `tests/token.rs` pin them.
+//! Every module may use this one. Other systems store tokens, so the token of a key must never change: the tests of
+//! this module and `tests/token.rs` pin it.
 
 use std::fmt::{self, Write as _};
 
 use sha2::{Digest, Sha256};
 
-/// The longest key, and the longest scope, in bytes.
+/// The maximum length of a key, and of a scope, in bytes.
 ///
-/// Longer ones are refused with [`Error::Key`](crate::Error::Key).
+/// Longer keys and scopes are refused with [`Error::Key`](crate::Error::Key).
 pub const MAX_KEY_BYTES: usize = 1_024;
 
-/// The longest token, in characters: most gateways accept idempotency keys of this length.
+/// The maximum length of a token, in characters. Most gateways accept idempotency keys of this length.
 const MAX_TOKEN_CHARACTERS: usize = 255;
 
 /// An idempotency key: names one operation, optionally within a scope.
 ///
-/// A key is 1 to 1,024 bytes of any value. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may be
-/// empty. The same key in two scopes names two operations. No scope differs from an empty scope.
+/// A key is 1 to 1,024 bytes of any value. The scope (a tenant, an account, a consumer) is at most 1,024 bytes and may
+/// be empty. The same key in two scopes names two operations. A key without a scope differs from a key with an empty
+/// scope.
 ///
 /// Calls of a [`Store`](crate::Store) also accept strings and bytes directly, borrowed or owned: see [`AnyKey`]. Making a
 /// key never fails. The call that uses an empty or overlong key returns [`Error::Key`](crate::Error::Key).
@@ -41,44 +42,44 @@ pub struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    /// A key without a scope.
+    /// Makes a key without a scope.
     #[must_use]
     pub fn new<B: AsRef<[u8]> + ?Sized>(name: &'a B) -> Key<'a> {
         Key { scope: None, name: name.as_ref() }
     }
 
-    /// The same key in `scope`, which replaces the scope it had.
+    /// Returns the same key in `scope`, which replaces any earlier scope.
     #[must_use]
     pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> Key<'a> {
         Key { scope: Some(scope.as_ref()), name: self.name }
     }
 
-    /// The bytes of the key without its scope.
+    /// Returns the bytes of the key without its scope.
     #[must_use]
     pub fn name(&self) -> &'a [u8] {
         self.name
     }
 
-    /// The key without its scope as text, or `None` if it is not valid UTF-8.
+    /// Returns the key without its scope as text, or `None` if it is not valid UTF-8.
     #[must_use]
     pub fn as_str(&self) -> Option<&'a str> {
         std::str::from_utf8(self.name).ok()
     }
 
-    /// The bytes of the scope, or `None` if the key has no scope.
+    /// Returns the bytes of the scope, or `None` if the key has no scope.
     #[must_use]
     pub fn scope_name(&self) -> Option<&'a [u8]> {
         self.scope
     }
 
-    /// The key and its scope as one printable string, to pass to another system as its idempotency key.
+    /// Returns the key and its scope as one printable string, to pass to another system as its idempotency key.
     ///
     /// A gateway that receives the token (as `Idempotency-Key`, for example) recognizes a repeated request even if this
-    /// process crashed in between.
+    /// process has crashed in between.
     ///
     /// The token is the same for every attempt, in every process, file and version of this crate. Different keys have
-    /// different tokens; the scope counts, and no scope differs from an empty one. A token has at most 255 characters, all
-    /// of them printable ASCII without spaces.
+    /// different tokens. The scope counts: having none differs from having an empty one. A token has at most 255
+    /// characters, all of them printable ASCII without spaces.
     ///
     /// # Format
     ///
@@ -105,8 +106,8 @@ impl<'a> Key<'a> {
         self.token_of_step(None)
     }
 
-    /// The token of a step of this key's operation: the key's token, `#` and the step's name. Without a step, the token of
-    /// the operation itself.
+    /// Returns the token of a step of this key's operation: the key's token, `#` and the step's name. Without a step,
+    /// returns the token of the operation itself.
     pub(crate) fn token_of_step(&self, step: Option<&[u8]>) -> String {
         let mut token = String::new();
         if let Some(scope) = self.scope {
@@ -128,7 +129,7 @@ impl<'a> Key<'a> {
         digested
     }
 
-    /// A copy of the key that owns its bytes.
+    /// Returns a copy of the key that owns its bytes.
     #[must_use]
     pub fn to_owned(&self) -> OwnedKey {
         OwnedKey { scope: self.scope.map(Box::from), name: Box::from(self.name) }
@@ -152,8 +153,8 @@ impl<'a> Key<'a> {
 
 /// Appends one part of a token, escaped.
 ///
-/// Escapes the separators `/` and `#` and the `~` that begins a digest: only [`Key::token_of_step`] writes those as they
-/// are. Otherwise two keys could share a token.
+/// The separators `/` and `#`, and the `~` that begins a digest, are escaped too: only [`Key::token_of_step`] writes
+/// them unescaped. Otherwise two keys could share a token.
 fn push_escaped(token: &mut String, part: &[u8]) {
     for &byte in part {
         match byte {
@@ -177,13 +178,13 @@ pub enum KeyProblem {
     /// The key is longer than [`MAX_KEY_BYTES`].
     #[non_exhaustive]
     TooLong {
-        /// The length of the key.
+        /// The length of the key, in bytes.
         length_bytes: usize,
     },
     /// The scope is longer than [`MAX_KEY_BYTES`].
     #[non_exhaustive]
     ScopeTooLong {
-        /// The length of the scope.
+        /// The length of the scope, in bytes.
         length_bytes: usize,
     },
 }
@@ -225,7 +226,7 @@ impl fmt::Display for Key<'_> {
     }
 }
 
-/// A [`Key`] that owns its bytes. Leases, completions and errors carry one.
+/// A [`Key`] that owns its bytes. Leases, completions and errors contain one.
 ///
 /// ```
 /// use oncekey::Key;
@@ -241,7 +242,7 @@ pub struct OwnedKey {
 }
 
 impl OwnedKey {
-    /// The key, borrowed.
+    /// Returns the key, borrowed.
     #[must_use]
     pub fn as_key(&self) -> Key<'_> {
         Key { scope: self.scope.as_deref(), name: &self.name }
@@ -293,7 +294,7 @@ enum Either<'a> {
 }
 
 impl AnyKey<'_> {
-    /// The key, borrowed.
+    /// Returns the key, borrowed.
     #[must_use]
     pub fn as_key(&self) -> Key<'_> {
         match &self.0 {
@@ -304,7 +305,7 @@ impl AnyKey<'_> {
 }
 
 impl<'a> AnyKey<'a> {
-    /// The same key in `scope`, which replaces the scope it had.
+    /// Returns the same key in `scope`, which replaces any earlier scope.
     #[must_use]
     pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> AnyKey<'a> {
         match self.0 {
@@ -358,7 +359,7 @@ impl fmt::Debug for AnyKey<'_> {
 
 /// A 128-bit digest of a request. A store uses it to detect a key that is reused with a different request.
 ///
-/// The store saves the fingerprint when an operation begins. A later call with the same key and another fingerprint
+/// The store saves the fingerprint when an operation begins. A later call with the same key and a different fingerprint
 /// fails with [`Error::Mismatch`](crate::Error::Mismatch).
 ///
 /// [`Operation::request`](crate::Operation::request) and [`Store::fingerprint`](crate::Store::fingerprint) compute one
@@ -385,7 +386,8 @@ impl Fingerprint {
     /// The fingerprint of an operation that has no request: 16 zero bytes.
     pub const NONE: Fingerprint = Fingerprint([0; 16]);
 
-    /// A digest that the caller computed, by a collision-resistant hash if clients choose the requests.
+    /// Makes a fingerprint of a digest that the caller computed. If clients choose the requests, the digest must be
+    /// that of a collision-resistant hash.
     ///
     /// 16 zero bytes are [`Fingerprint::NONE`].
     #[must_use]
@@ -393,7 +395,7 @@ impl Fingerprint {
         Fingerprint(bytes)
     }
 
-    /// The bytes of the digest.
+    /// Returns the bytes of the digest.
     #[must_use]
     pub const fn to_bytes(self) -> [u8; 16] {
         self.0
@@ -419,7 +421,7 @@ mod tests {
         ];
         for (at, token) in tokens.iter().enumerate() {
             assert!(token.len() <= MAX_TOKEN_CHARACTERS, "{token}");
-            assert!(!tokens[at + 1..].contains(token), "{token} is the token of two");
+            assert!(!tokens[at + 1..].contains(token), "two keys share the token {token}");
         }
     }
 
