@@ -16,7 +16,7 @@ use crate::engine::{Engine, Finish, Grant, Handle, InClosure, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::key::{Fingerprint, Key, OwnedKey};
-use crate::options::{check_renewal, own_retention};
+use crate::options::{check_renewal, operation_retention};
 use crate::status::Version;
 use crate::typed::{self, Encoded, Unfit};
 
@@ -94,7 +94,7 @@ impl HeldGrant {
     pub(crate) fn retain(&mut self, retention: Duration) -> Result<()> {
         self.check_not_completed()?;
         let terms = &mut self.terms;
-        terms.retention = own_retention(retention, self.engine.settings())?;
+        terms.retention = operation_retention(retention, self.engine.settings())?;
         // For the next attempt, if this is a doubt that begins one: no lease is longer than the retention.
         terms.lease_ms = terms.lease_ms.map(|lease_ms| lease_ms.min(terms.retention.key_ms));
         Ok(())

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::fingerprint::canonical;
 use crate::format::record::{Typing, Value};
 use crate::key::{AnyKey, Fingerprint};
-use crate::options::{check_lease, check_retention, own_retention};
+use crate::options::{check_lease, check_retention, operation_retention};
 use crate::outcome::Attempt;
 #[cfg(doc)]
 use crate::outcome::{Finding, Reconciled, RunError};
@@ -361,7 +361,7 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         let defaults = self.engine.settings().terms;
         let retention = match (self.unchecked.retention, self.unchecked.result_retention) {
             (None, None) => defaults.retention,
-            (Some(key), None) => own_retention(key, self.engine.settings())?,
+            (Some(key), None) => operation_retention(key, self.engine.settings())?,
             (key, result) => {
                 check_retention(key.unwrap_or(Duration::from_millis(defaults.retention.key_ms)), result)?
             }

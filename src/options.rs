@@ -1,5 +1,5 @@
-//! The options of a store, their defaults and checks, and the opening of an engine with them. The public calls that open a
-//! store are in `store`.
+//! The options of a store, their defaults and checks, and the code that opens an engine with them. The public calls
+//! that open a store are in `store`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use crate::recover::{self, Config, MAX_FILE_BYTES};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};
 use crate::sync::Patience;
 
-/// A builder for opening a store, ended by [`open`](Options::open) or [`open_in_memory`](Options::open_in_memory).
+/// A builder for opening a store, with [`open`](Options::open) or [`open_in_memory`](Options::open_in_memory).
 ///
-/// Only [`segment_size`](Options::segment_size) is stored in the file. Everything else holds for the store that is opened, and
-/// can be different the next time. An option with a value that makes no sense is [`Error::Option`] when the store is opened.
+/// Only [`segment_size`](Options::segment_size) is stored in the file. Every other option applies while the store is
+/// open, and can be different the next time. If an option has an invalid value, opening the store fails with
+/// [`Error::Option`].
 ///
 /// ```
 /// use oncekey::{Durability, Options};
@@ -64,14 +65,14 @@ impl Default for Options {
 const DEFAULT_RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// The default of [`Options::segment_size`].
 const DEFAULT_SEGMENT_BYTES: u64 = 4 << 20;
-/// The default of [`Options::max_result`], where a frame can hold it.
+/// The default of [`Options::max_result`], unless a frame cannot contain that much.
 const DEFAULT_MAX_RESULT_BYTES: u64 = 64 << 10;
-/// The least number of slots: with fewer there is no room to move live records into while a segment is reclaimed.
+/// The minimum number of slots. With fewer there is no space for the live records of a segment that is being reclaimed.
 const MIN_SLOTS: u64 = 4;
 
 impl Options {
-    /// The defaults: the file is created if it does not exist, segments have 4 MiB, results up to 64 KiB, keys and results are
-    /// remembered for 7 days, leases have no deadline, and every change is synced.
+    /// Returns the defaults: the file is created if it does not exist, segments have 4 MiB, results have at most 64
+    /// KiB, keys and results are remembered for 7 days, leases have no deadline, and every change is synced.
     pub fn new() -> Options {
         Options {
             create: true,
@@ -90,19 +91,21 @@ impl Options {
         }
     }
 
-    /// Whether to create the file if it does not exist, or finish a creation that was cut short. Default: true.
+    /// Sets whether to create the file if it does not exist, and to finish creating a file if that was interrupted.
+    /// Default: true.
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self
     }
 
-    /// Whether the file must not exist yet. Default: false.
+    /// Sets whether opening the store must create the file. Default: false.
     ///
-    /// If anything exists at the path, even an empty file, the opening is [`Error::Io`] of kind
-    /// [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and changes nothing. Overrides [`create`](Options::create). Has no
-    /// effect on a store in memory.
+    /// If anything exists at the path, even an empty file, opening the store fails with [`Error::Io`] of kind
+    /// [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and changes nothing. Overrides [`create`](Options::create).
+    /// Has no effect on a store in memory.
     ///
-    /// A creation that is cut short leaves an empty file. To finish it, open the file without this option.
+    /// If the creation of a file is interrupted, an empty file is left. To finish it, open the file without this
+    /// option.
     ///
     /// ```
     /// use oncekey::Options;
@@ -118,62 +121,65 @@ impl Options {
         self
     }
 
-    /// The size of the segments of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file keeps its
-    /// segment size. Default: 4 MiB.
+    /// Sets the size of the segments of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file
+    /// keeps its segment size. Default: 4 MiB.
     ///
-    /// A segment is the unit in which the file grows and space is reclaimed. A result can have at most about a quarter of it.
+    /// A segment is the unit in which the file grows and space is reclaimed. A result can take at most about a quarter
+    /// of a segment.
     pub fn segment_size(mut self, bytes: u64) -> Options {
         self.segment_bytes = bytes;
         self
     }
 
-    /// The least size of the file, in bytes. The opening makes the file that long, and [`compact`](crate::Store::compact) makes
-    /// it no shorter. Rounded up to whole segments, or down where [`max_size`](Options::max_size) requires it. Has no effect on
-    /// a store in memory. Default: 0, so the file grows as needed.
+    /// Sets the minimum size of the file, in bytes. Opening the store extends the file to that size, and
+    /// [`compact`](crate::Store::compact) does not make it shorter. Rounded up to whole segments, or down where
+    /// [`max_size`](Options::max_size) requires it. Has no effect on a store in memory. Default: 0, so the file grows
+    /// as needed.
     ///
-    /// A file that grows is filled with zeroes before it is used, so every byte is written twice. With this option, the zeroes
-    /// are written at the opening, which takes as long as writing that much. If the disk does not have the space, the opening
-    /// is [`Error::Full`] and the file keeps its length. Under [`Durability::Buffered`] the space is reserved and not filled, see
-    /// [`durability`](Options::durability), and stays so if a later opening has another durability.
+    /// A file that grows is filled with zeroes before it is used, so every byte is written twice. With this option, the
+    /// zeroes are written while the store is opened, which takes as long as writing that much. If the disk does not
+    /// have the space, opening the store fails with [`Error::Full`] and the file keeps its length. Under
+    /// [`Durability::Buffered`], the space is reserved but not filled: see [`durability`](Options::durability). It
+    /// stays unfilled if the store is later opened with a different durability.
     pub fn min_size(mut self, bytes: u64) -> Options {
         self.min_bytes = bytes;
         self
     }
 
-    /// The largest size of the file, in bytes: at least a header and four segments. A change that needs more is
-    /// [`Error::Full`]. Default: no limit.
+    /// Sets the maximum size of the file, in bytes: at least a header and four segments. A change that needs more fails
+    /// with [`Error::Full`]. Default: no limit.
     ///
-    /// On Linux and Android, the process's limit on file sizes (RLIMIT_FSIZE, `ulimit -f`) applies as well. The store reads it
-    /// whenever the file grows. Opening a file that is longer is [`Error::Full`]. If the limit is lowered while the store is
-    /// open, below the length of the file, a write can still end the process with SIGXFSZ.
+    /// On Linux and Android, the process's limit on file sizes (RLIMIT_FSIZE, `ulimit -f`) applies as well. The store
+    /// reads that limit whenever the file grows. Opening a file that is longer fails with [`Error::Full`]. If the limit
+    /// is lowered below the length of the file while the store is open, a write can still end the process with SIGXFSZ.
     pub fn max_size(mut self, bytes: u64) -> Options {
         self.max_bytes = Some(bytes);
         self
     }
 
-    /// The largest size of a result, in bytes. A larger one is [`Error::TooLarge`]. Default: 64 KiB, or what fits into a
-    /// segment, which is about a quarter of it.
+    /// Sets the maximum size of a result, in bytes. A larger result is [`Error::TooLarge`]. Default: 64 KiB, or about a
+    /// quarter of a segment if that is less.
     ///
-    /// Each operation in progress reserves this much of the file, so that its completion does not find the disk full. Ten
-    /// thousand leases with 64 KiB reserve 640 MiB.
+    /// Each operation in progress reserves this much space in the file, so that its completion does not find the disk
+    /// full. Ten thousand leases with 64 KiB reserve 640 MiB.
     pub fn max_result(mut self, bytes: usize) -> Options {
         self.max_result_bytes = Some(bytes);
         self
     }
 
-    /// How long a completed operation is remembered, in store time from its completion. Choose the longest time after which a
-    /// retry may come: afterwards the key is absent, and a retry runs the side effect again. `Duration::MAX` means for ever.
-    /// Default: 7 days.
+    /// Sets how long a completed operation is remembered, in store time from its completion. Choose the longest time
+    /// after which a retry can still come: afterwards the key is absent, and a retry runs the side effect again.
+    /// `Duration::MAX` means for ever. Default: 7 days.
     ///
-    /// Each record stores its own expiry when the operation ends. Opening the file with another retention does not change
-    /// records that exist.
+    /// Each record stores its own expiry when the operation ends. Opening the file with a different retention does not
+    /// change existing records.
     pub fn retention(mut self, retention: Duration) -> Options {
         self.retention = retention;
         self
     }
 
-    /// How long the result of a completed operation is kept, in store time from its completion; at most as long as its key.
-    /// Default: as long as the key.
+    /// Sets how long the result of a completed operation is kept, in store time from its completion; at most as long as
+    /// its key. Default: as long as the key.
     ///
     /// When the result is gone and the key is not, a retry is [`Error::ResultExpired`], and the side effect still does not run
     /// again. Like [`retention`](Options::retention), this applies to operations that end from now on. An operation with a
@@ -183,61 +189,64 @@ impl Options {
         self
     }
 
-    /// The deadline of leases, in store time from the begin; at most the retention. After it, another caller that begins the
-    /// operation gets the doubt about it. Default: no deadline. An operation with a shorter
-    /// [`retain`](crate::Operation::retain) of its own has a lease of that length.
+    /// Sets the deadline of leases, in store time from the begin; at most the retention. After the deadline, another
+    /// caller that begins the operation gets a [`Doubt`](crate::Doubt) about the attempt. Default: no deadline. If an
+    /// operation sets a shorter [`retain`](crate::Operation::retain), its lease has that length.
     ///
-    /// The deadline does not stop the thread whose lease it is. If its side effect is only slow, it can happen twice. Use this
-    /// only if the outside world refuses an older [`Version`](crate::Version), or if the side effect is idempotent. A thread
-    /// that needs longer can [renew](crate::Lease::renew) its lease.
+    /// The deadline does not stop the thread that holds the lease. If its side effect is merely slow, the side effect
+    /// can happen twice. Use this only if the outside world refuses an older [`Version`](crate::Version), or if the
+    /// side effect is idempotent. A thread that needs longer can [renew](crate::Lease::renew) its lease.
     pub fn lease(mut self, lease: Duration) -> Options {
         self.lease = Some(lease);
         self
     }
 
-    /// How durable a change is before its call returns. Default: [`Durability::Sync`]. A single operation can override it with
-    /// [`Operation::durability`](crate::Operation::durability).
+    /// Sets how durable a change is before its call returns. Default: [`Durability::Sync`]. A single operation can
+    /// override it with [`Operation::durability`](crate::Operation::durability).
     ///
-    /// Set here, [`Durability::Buffered`] also changes how the file grows, on Linux and Android: the operating system reserves
-    /// the space, and the store does not fill it with zeroes. That halves what is written while the file grows, and makes a sync
-    /// of data in new space slower.
+    /// On Linux and Android, [`Durability::Buffered`] as an option of the store also changes how the file grows: the
+    /// operating system reserves the space, and the store does not fill it with zeroes. That halves the bytes that are
+    /// written while the file grows, but makes a sync of data in new space slower.
     pub fn durability(mut self, durability: Durability) -> Options {
         self.durability = durability;
         self
     }
 
-    /// Whether to read records through memory maps. Default: true.
+    /// Sets whether to read records through memory maps. Default: true.
     ///
-    /// With maps, a read error of the disk, or a file that another program truncates, ends the process with SIGBUS. Without
-    /// them both are errors, and a lookup costs a system call.
+    /// With maps, a read error of the disk, or truncation of the file by another program, ends the process with SIGBUS.
+    /// Without maps, both are errors, and each lookup takes a system call.
     ///
-    /// Maps take address space and no memory of their own: as much as 64 segments, or for a longer file at most twice its length
-    /// and 64 segments. If there is not enough address space, records are read without maps.
+    /// Maps take address space but no memory of their own: the length of 64 segments, or for a longer file at most
+    /// twice its length plus 64 segments. If there is not enough address space, records are read without maps.
     pub fn mmap(mut self, mmap: bool) -> Options {
         self.mmap = mmap;
         self
     }
 
-    /// The longest time, by the wall clock, between the last write to the store and an opening after a reboot, in whole
-    /// milliseconds. Default: 366 days.
+    /// Sets the maximum time, by the wall clock, from the last write to the store until the store is opened after a
+    /// reboot, in whole milliseconds. Default: 366 days.
     ///
-    /// Across a reboot only the wall clock can tell how much time has passed. If it is ahead by more than this, it is probably
-    /// wrong: the opening is [`Error::Clock`], and nothing expires. If a machine is never down for longer than a week, set a
-    /// week, so that a clock that comes up a month ahead cannot make everything expire.
+    /// Across a reboot, only the wall clock shows how much time has passed. If it is ahead by more than this maximum,
+    /// it is probably wrong, so opening the store fails with [`Error::Clock`] and nothing expires. If a machine is
+    /// never down for longer than a week, set a week, so that a clock that comes up a month ahead cannot make
+    /// everything expire.
     ///
-    /// Within one boot this option has no effect, because store time runs on the boot-time clock, which cannot be set and counts
-    /// suspend. That is so on Linux and Android; on other systems every opening counts as one after a reboot.
+    /// On Linux and Android, this option has no effect within the same boot, because store time runs on the boot-time
+    /// clock, which cannot be set and counts suspend. On other systems, the store is always opened as if after a
+    /// reboot.
     pub fn max_downtime(mut self, longest: Duration) -> Options {
         self.clock_rules.max_downtime_ms = whole_ms(longest);
         self
     }
 
-    /// What to do if the wall clock jumped across a reboot: by more than a day back from where the store saw it last, or
-    /// further ahead than [`max_downtime`](Options::max_downtime). Without this option, such an opening is [`Error::Clock`].
+    /// Sets what to do if the wall clock jumped across a reboot: back by more than a day since the last write to the
+    /// store, or ahead by more than [`max_downtime`](Options::max_downtime). Without this option, opening the store
+    /// then fails with [`Error::Clock`].
     ///
-    /// The opening records where the clock is now, so the next one does not need the option. If the clock did not jump, the
-    /// option has no effect. So a machine whose clock always comes up wrong, before a time service corrects it, can always set
-    /// [`ClockJump::NotElapsed`].
+    /// Opening the store records the clock's present reading, so the option is not needed the next time. If the clock
+    /// did not jump, the option has no effect. So a machine whose clock always comes up wrong, before a time service
+    /// corrects it, can always set [`ClockJump::NotElapsed`].
     ///
     /// ```
     /// use oncekey::{ClockJump, Error, Fingerprint, ManualClock, Options};
@@ -284,7 +293,7 @@ impl Options {
         }
         let storage =
             FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
-        if self.create_new && storage.len().map_err(|error| Error::io(path, "look at the file", error))? > 0 {
+        if self.create_new && storage.len().map_err(|error| Error::io(path, "inspect the file", error))? > 0 {
             // Another process created a store in it before this one had the lock.
             return Err(Error::io(path, "create a new file", std::io::ErrorKind::AlreadyExists.into()));
         }
@@ -302,7 +311,7 @@ impl Options {
     /// Opens the engine for a store in memory.
     pub(crate) fn open_nowhere(&self) -> Result<Engine> {
         let settings = self.check()?;
-        // A least size would only take memory: there is no disk whose space it could secure.
+        // The minimum size is ignored, because it would only take memory: there is no disk on which to reserve space.
         let options = Options { min_bytes: 0, ..self.clone() };
         options.open_storage(Arc::new(MemoryStorage::new()), Path::new(":memory:"), settings)
     }
@@ -325,7 +334,7 @@ impl Options {
             clock_rules: self.clock_rules,
             time_source,
         };
-        // The survey and the fill change nothing in the file, and their errors say so.
+        // The survey and the fill change nothing in the file, and the text of their errors includes that.
         let left_as_it_was = |error| match error {
             Error::Corrupt { path, offset, reason } => {
                 Error::Corrupt { path, offset, reason: reason + "; the file was left as it is" }
@@ -333,13 +342,13 @@ impl Options {
             error => error,
         };
         let surveyed = recover::survey(storage, path, &config).map_err(left_as_it_was)?;
-        // Only now is the segment size known, which is that of the file. Nothing has been written yet.
+        // The segment size of the file is known only now. Nothing has been written yet.
         self.check_max_size(surveyed.segment_bytes())?;
         let settings = self.settings_for(surveyed.segment_bytes(), settings)?;
         Ok(Engine::new(surveyed.fill().map_err(left_as_it_was)?.begin()?, settings))
     }
 
-    /// Checks the options as far as that is possible without the file.
+    /// Checks the options as far as is possible without the file.
     fn check(&self) -> Result<Settings> {
         let refuse = |option, reason: String| Err(Error::Option { option, reason });
         if !self.segment_bytes.is_power_of_two()
@@ -378,29 +387,29 @@ impl Options {
     }
 
     fn check_max_size(&self, segment_bytes: u64) -> Result<()> {
-        let least_bytes = STORE_HEADER_BYTES + MIN_SLOTS * segment_bytes;
+        let needed_bytes = STORE_HEADER_BYTES + MIN_SLOTS * segment_bytes;
         match self.max_bytes {
-            Some(max_bytes) if max_bytes < least_bytes => Err(Error::Option {
+            Some(max_bytes) if max_bytes < needed_bytes => Err(Error::Option {
                 option: "max_size",
                 reason: format!(
-                    "{max_bytes} bytes; four segments of {segment_bytes} and a header need {least_bytes}"
+                    "{max_bytes} bytes; four segments of {segment_bytes} and a header need {needed_bytes}"
                 ),
             }),
             _ => Ok(()),
         }
     }
 
-    /// Refuses to create a file whose first segment would exceed the process's limit on file sizes. Checked before the file is
-    /// created, because the write would end the process with SIGXFSZ.
+    /// Refuses to create a file whose first segment would exceed the process's limit on file sizes. This is checked
+    /// before the file is created, because the write would end the process with SIGXFSZ.
     fn check_file_size_limit(&self, path: &Path) -> Result<()> {
-        let least_bytes = STORE_HEADER_BYTES + self.segment_bytes;
+        let needed_bytes = STORE_HEADER_BYTES + self.segment_bytes;
         let is_new = || std::fs::metadata(path).map_or(true, |file| file.len() == 0);
         match file_size_limit() {
-            Some(limit) if limit < least_bytes && is_new() => Err(Error::Full {
+            Some(limit) if limit < needed_bytes && is_new() => Err(Error::Full {
                 path: path.to_owned(),
                 reason: format!(
-                    "a header and a segment need {least_bytes} bytes, and the process may write files of {limit} bytes at \
-                     most (RLIMIT_FSIZE)"
+                    "a header and a segment need {needed_bytes} bytes, and the process may write files of at most \
+                     {limit} bytes (RLIMIT_FSIZE)"
                 ),
             }),
             _ => Ok(()),
@@ -425,7 +434,7 @@ impl Options {
     }
 }
 
-/// Checks the retentions of a key and of its result. A result without a retention is kept as long as the key.
+/// Checks the retentions of a key and of its result. Without a retention for the result, it is kept as long as the key.
 pub(crate) fn check_retention(key: Duration, result: Option<Duration>) -> Result<Retention> {
     let key_ms = whole_ms(key);
     let result_ms = result.map_or(key_ms, whole_ms);
@@ -445,7 +454,7 @@ pub(crate) fn check_retention(key: Duration, result: Option<Duration>) -> Result
     Ok(Retention { key_ms, result_ms })
 }
 
-/// Checks a lease against the retention of its operation. Returns it in ms.
+/// Checks a lease against the retention of its operation. Returns the lease in ms.
 pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> {
     let lease_ms = whole_ms(lease);
     if lease_ms == 0 {
@@ -468,21 +477,21 @@ pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> 
     Ok(lease_ms)
 }
 
-/// Checks the renewal of a lease against the retention. `Duration::MAX` means no deadline, as for an operation without a
-/// lease.
+/// Checks the renewal of a lease against the retention. Returns the new lease in ms. `Duration::MAX` means no deadline,
+/// as for an operation without a lease.
 pub(crate) fn check_renewal(lease: Duration, retention: Retention) -> Result<u64> {
     if lease == Duration::MAX { Ok(u64::MAX) } else { check_lease(lease, retention) }
 }
 
-/// The retention of an operation that sets one for its key. The result retention of the store still applies, up to that of
-/// the key.
-pub(crate) fn own_retention(key: Duration, store: &Settings) -> Result<Retention> {
+/// Returns the retention of an operation that sets one for its key. The result retention of the store still applies,
+/// but no longer than that of the key.
+pub(crate) fn operation_retention(key: Duration, store: &Settings) -> Result<Retention> {
     let Retention { key_ms, .. } = check_retention(key, None)?;
     let result_ms = store.result_retention_ms.unwrap_or(key_ms).min(key_ms);
     Ok(Retention { key_ms, result_ms })
 }
 
-/// A duration in whole ms, rounded down. Saturates.
+/// Converts a duration to whole ms, rounded down. Saturates.
 pub(crate) fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,7 @@ use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, OwnedKey};
 use crate::lease::Lease;
-use crate::options::{check_renewal, own_retention};
+use crate::options::{check_renewal, operation_retention};
 use crate::record::Retention;
 use crate::status::Version;
 use crate::sync::Mutex;
@@ -155,7 +155,7 @@ impl Attempt {
     /// operation any more.
     pub fn retain(&self, retention: Duration) -> Result<()> {
         let Some(engine) = self.owner() else { return Err(self.fenced()) };
-        *self.shared.retention.lock() = own_retention(retention, engine.settings())?;
+        *self.shared.retention.lock() = operation_retention(retention, engine.settings())?;
         Ok(())
     }
 

@@ -172,7 +172,7 @@ impl fmt::Debug for KeyState {
 
 impl KeyState {
     /// The state of the key now: see [`Engine::get`].
-    pub(crate) fn look(engine: &Engine, key: Key<'_>, patience: Patience) -> Result<KeyState> {
+    pub(crate) fn read(engine: &Engine, key: Key<'_>, patience: Patience) -> Result<KeyState> {
         let (status, found) = engine.get(key, patience)?;
         Ok(KeyState::new(key, status, found))
     }
@@ -346,7 +346,7 @@ impl CasOutcome {
     pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<CasOutcome> {
         match swap {
             Swap::Done(version) => Ok(CasOutcome::Done(version)),
-            Swap::Differs => KeyState::look(engine, key, Patience::Endless).map(CasOutcome::Differs),
+            Swap::Differs => KeyState::read(engine, key, Patience::Endless).map(CasOutcome::Differs),
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::stats::{CasOutcome, KeyState, Stats};
 use crate::status::Version;
 use crate::sync::Patience;
 
-/// An idempotency store: one file, or memory, that remembers which side effects have happened, with their results.
+/// An idempotency store, in a file or in memory. It remembers which side effects have happened, with their results.
 ///
 /// [`operation`](Store::operation) is the typed interface, for most programs. The other calls do the same on bytes.
 ///
@@ -65,12 +65,12 @@ pub struct Store {
 //
 // - No code of the caller (a closure, a codec, a `Serialize`, an event subscriber) runs while the store's data is being changed
 //   or one of its locks is held. A panic there drops the lease, which puts the operation in doubt; it leaves nothing half done.
-// - A panic within the store itself is a bug. If it unwinds out of a write or a sync, the commit queue is poisoned, so that
-//   no later change is acknowledged. Elsewhere guards end what the thread held: the flight of its key, its claim, its place
-//   among the calls that a close waits for.
+// - A panic within the store itself is a bug. If it unwinds out of a write or a sync, the commit queue is poisoned, so
+//   that no later change is acknowledged. Elsewhere, guards release what the thread held: the flight of its key (the
+//   per-key lock), its claim, and its place among the calls that a close waits for.
 //
-// The compiler does not see that, because of the cells within the locks. The same holds for what else holds an engine:
-// leases, doubts and attempts.
+// The compiler cannot infer this, because of the cells inside the locks. The same applies to the other types that refer
+// to an engine: leases, doubts and attempts.
 impl UnwindSafe for Store {}
 impl RefUnwindSafe for Store {}
 
@@ -104,7 +104,8 @@ impl Store {
         Options::new().open(path)
     }
 
-    /// Opens a store in memory, for a program's own tests. It behaves like one in a file and is gone with its last handle.
+    /// Opens a store in memory, for a program's own tests. It behaves like one in a file and is lost when its last handle
+    /// is dropped.
     ///
     /// # Errors
     ///
@@ -113,15 +114,15 @@ impl Store {
         Options::new().open_in_memory()
     }
 
-    /// Returns a builder for the operation under `key`: the typed interface, see [`Operation`].
+    /// Returns a builder for the operation under `key`. This is the typed interface: see [`Operation`].
     ///
     /// ```
     /// use oncekey::{Outcome, Store};
     ///
     /// let store = Store::in_memory()?;
     /// let charge = || store.operation("charge:1").request(&("EUR", 1_000)).run(|_| Ok::<u64, String>(17));
-    /// assert_eq!(charge().expect("charged"), Outcome::Done(17));
-    /// assert_eq!(charge().expect("replayed"), Outcome::AlreadyDone(17));
+    /// assert_eq!(charge().expect("the charge succeeds"), Outcome::Done(17));
+    /// assert_eq!(charge().expect("a retry succeeds"), Outcome::AlreadyDone(17));
     /// # Ok::<(), oncekey::Error>(())
     /// ```
     #[must_use = "an operation does nothing until it is run"]
@@ -129,8 +130,8 @@ impl Store {
         Operation::new(&self.engine, key.into())
     }
 
-    /// Returns the fingerprint of a request: a keyed hash of its bytes, with the secret key of this store's file. The same bytes
-    /// have another fingerprint in another file.
+    /// Returns the fingerprint of a request: a keyed hash of its bytes, with the secret key of this store's file. The
+    /// same bytes have a different fingerprint in a different file.
     #[must_use]
     pub fn fingerprint(&self, request: &[u8]) -> Fingerprint {
         self.engine.fingerprint(request)
@@ -138,11 +139,11 @@ impl Store {
 
     /// Begins an attempt at the operation of `key`, or returns why no attempt can begin: see [`Begin`].
     ///
-    /// The begin record is as durable as [`Options::durability`] says before this returns. Pass the same fingerprint in every
-    /// call for the key: that of the request ([`fingerprint`](Store::fingerprint)), or [`Fingerprint::NONE`].
+    /// When this returns, the begin record is as durable as [`Options::durability`] requires. Pass the same fingerprint
+    /// in every call for the key: that of the request ([`fingerprint`](Store::fingerprint)), or [`Fingerprint::NONE`].
     ///
-    /// If another thread runs the operation or writes its record, this returns [`Begin::InProgress`] without waiting.
-    /// [`Operation::begin`] can wait, and can set a deadline or a retention.
+    /// If another thread is running the operation or writing its record, this returns [`Begin::InProgress`] without
+    /// waiting. [`Operation::begin`] can wait, and can set a deadline or a retention.
     ///
     /// # Errors
     ///
@@ -150,13 +151,13 @@ impl Store {
     /// - [`Error::Mismatch`]: the key was used before with another fingerprint.
     /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, and its result is gone or was never
     ///   recorded.
-    /// - [`Error::Full`]: there is no room for another attempt. A key that is in progress, in doubt or completed is still
-    ///   answered.
+    /// - [`Error::Full`]: there is no space for another attempt. The call still succeeds for a key that is in progress,
+    ///   in doubt or completed.
     /// - [`Error::Replaced`]: the path no longer leads to the open file.
     /// - [`Error::Closed`], [`Error::Forked`]: the store is closed, or belongs to the parent process. Every other call that
     ///   returns a `Result` can return these as well.
     /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`]: the disk failed.
-    /// - [`Error::VersionsExhausted`].
+    /// - [`Error::VersionsExhausted`]: the store has used up its version numbers.
     pub fn begin<'a>(&self, key: impl Into<AnyKey<'a>>, fingerprint: Fingerprint) -> Result<Begin> {
         let (key, terms) = (key.into(), &self.engine.settings().terms);
         let key = key.as_key();
@@ -164,10 +165,10 @@ impl Store {
         Ok(Begin::new(&self.engine, key, terms, began))
     }
 
-    /// Records begin and completion in one write, with the result. For a consumer whose side effect *is* this record, such as
-    /// "message 17 was seen". It takes one sync, where a begin and a completion take two.
+    /// Records the begin and the completion of an operation in one write, with its result. For a consumer whose side
+    /// effect *is* this record, such as "message 17 was seen". This takes one sync; a begin and a completion take two.
     ///
-    /// If the operation is completed already, this returns what is recorded: [`Recorded::AlreadyDone`].
+    /// If the operation is already completed, this returns what is recorded: [`Recorded::AlreadyDone`].
     ///
     /// ```
     /// use oncekey::{Fingerprint, Recorded, Store};
@@ -182,7 +183,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those of [`begin`](Store::begin). Besides:
+    /// Those of [`begin`](Store::begin). In addition:
     ///
     /// - [`Error::TooLarge`]: the result is larger than [`Options::max_result`].
     /// - [`Error::InProgress`], [`Error::InDoubt`]: the operation was begun with [`begin`](Store::begin) and has not ended.
@@ -198,19 +199,20 @@ impl Store {
         Ok(Recorded::new(key, self.engine.record(key, fingerprint.into(), Value::bytes(result), terms)?))
     }
 
-    /// Returns the state of `key`: its status and what is recorded. It begins nothing.
+    /// Returns the state of `key`: its status and what is recorded. Does not begin an attempt.
     ///
-    /// The answer is as durable as the records of this store: under [`Durability::Sync`](crate::Durability::Sync) no crash can
-    /// revert it. This does not wait for a change that another thread is making; until that change is as durable as was asked
-    /// for, the answer is the state before it. If the record was only written, by an operation with another durability, this
-    /// syncs it first; [`get_timeout`](Store::get_timeout) limits how long.
+    /// The answer is as durable as the records of this store: under [`Durability::Sync`](crate::Durability::Sync) no
+    /// crash can revert it. This does not wait for a change that another thread is making: until that change is as
+    /// durable as was asked for, the answer is the state before the change. If the record was written without a sync,
+    /// by an operation with a different durability, this call syncs it first. [`get_timeout`](Store::get_timeout)
+    /// limits that wait.
     ///
     /// # Errors
     ///
     /// [`Error::Key`], [`Error::Corrupt`], [`Error::Io`]. [`Error::Poisoned`]: the answer is not durable yet, and can no longer
     /// be made so. [`Error::Closed`], [`Error::Forked`].
     pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<KeyState> {
-        KeyState::look(&self.engine, key.into().as_key(), Patience::Endless)
+        KeyState::read(&self.engine, key.into().as_key(), Patience::Endless)
     }
 
     /// Returns the state of `key` as [`get`](Store::get) does, but waits at most `timeout` for a sync by another thread.
@@ -223,7 +225,7 @@ impl Store {
     ///
     /// let store = Store::in_memory()?;
     /// store.operation("hook:1").durability(Durability::Buffered).record(b"seen")?;
-    /// assert!(matches!(store.get_timeout("hook:1", Duration::ZERO), Err(Error::Busy { .. })), "not synced");
+    /// assert!(matches!(store.get_timeout("hook:1", Duration::ZERO), Err(Error::Busy { .. })), "a sync is needed");
     /// assert!(store.get_timeout("hook:1", Duration::from_secs(1))?.is_completed());
     /// # Ok::<(), Error>(())
     /// ```
@@ -233,14 +235,14 @@ impl Store {
     /// Those of [`get`](Store::get), and [`Error::Busy`]: the timeout has passed, or is zero and a sync is needed.
     pub fn get_timeout<'a>(&self, key: impl Into<AnyKey<'a>>, timeout: Duration) -> Result<KeyState> {
         let patience = if timeout.is_zero() { Patience::None } else { Patience::of(timeout) };
-        KeyState::look(&self.engine, key.into().as_key(), patience)
+        KeyState::read(&self.engine, key.into().as_key(), patience)
     }
 
     /// Copies the recorded result of `key` into `buffer`, replacing its content, and returns the version of the record.
     /// Returns `None` and an empty buffer if the operation is not completed.
     ///
-    /// For a program that answers retries far more often than it runs side effects: it begins nothing, and allocates nothing if
-    /// the buffer is large enough. The answer is as durable as that of [`get`](Store::get).
+    /// For a program that answers retries far more often than it runs side effects. This does not begin an attempt, and
+    /// does not allocate if the buffer is large enough. The answer is as durable as that of [`get`](Store::get).
     ///
     /// ```
     /// use oncekey::{Fingerprint, Store};
@@ -256,7 +258,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Those of [`get`](Store::get). The buffer is then empty. Besides:
+    /// Those of [`get`](Store::get), and those listed here. After any error the buffer is empty.
     ///
     /// - [`Error::Mismatch`]: the key was used before with another fingerprint.
     /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, and its result is gone or was never
@@ -276,9 +278,10 @@ impl Store {
     /// Atomically sets the state of `key` to `next` if it still matches `expected`. For operators and their tools, mostly to
     /// resolve doubts.
     ///
-    /// Returns [`CasOutcome::Done`] with the new version, or [`CasOutcome::Differs`] with the state as it is, and then nothing
-    /// has changed. A lease or doubt on the key is fenced, and callers that wait for the key continue with its new state. A
-    /// completed operation can be set to [`Next::Absent`], but not back to in doubt, and not to another result.
+    /// Returns [`CasOutcome::Done`] with the new version. If the key does not match `expected`, returns
+    /// [`CasOutcome::Differs`] with the key's actual state, and changes nothing. After a change, a lease or doubt on
+    /// the key is fenced, and callers that wait for the key continue with its new state. A completed operation can be
+    /// set to [`Next::Absent`], but not back to in doubt, and not to another result.
     ///
     /// If the key's record cannot be read ([`Error::Corrupt`]), the footer of its segment still has its version and status.
     /// Such a key can be set to [`Next::Absent`] only; [`forget`](Store::forget) does that without a version.
@@ -289,7 +292,7 @@ impl Store {
     /// let store = Store::in_memory()?;
     /// drop(store.begin("charge:1", Fingerprint::NONE)?); // as a crash would
     /// let seen = store.get("charge:1")?;
-    /// // The gateway's own records say that it was charged.
+    /// // The gateway's own records show that it was charged.
     /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
     /// let next = Next::Completed { fingerprint: seen.fingerprint(), result: b"receipt 17" };
     /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, CasOutcome::Done(_)));
@@ -300,9 +303,9 @@ impl Store {
     /// # Errors
     ///
     /// - [`Error::Conflict`]: the key matches `expected` and is completed, and `next` is not absent.
-    /// - [`Error::Mismatch`]: the key is in progress or in doubt with another fingerprint than that of `next`.
-    /// - [`Error::Full`]: there is no room. Setting a key that is in progress or in doubt to completed or absent can use the
-    ///   room that is reserved for ending operations.
+    /// - [`Error::Mismatch`]: the key is in progress or in doubt with a different fingerprint from that of `next`.
+    /// - [`Error::Full`]: there is no space for the record. Setting a key that is in progress or in doubt to completed
+    ///   or absent can use the space that is reserved for ending operations.
     /// - [`Error::Key`], [`Error::TooLarge`], [`Error::Replaced`], [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`],
     ///   [`Error::VersionsExhausted`], [`Error::Closed`], [`Error::Forked`]: as for [`record`](Store::record).
     pub fn compare_and_set<'a>(
@@ -317,13 +320,14 @@ impl Store {
         CasOutcome::of(&self.engine, key, swap)
     }
 
-    /// Makes `key` absent, so that its side effect can run as if for the first time. Returns whether the store knew anything of
-    /// the key. For operators; the end of its retention makes a key absent by itself.
+    /// Makes `key` absent, so that its side effect can run as if for the first time. Returns false if the key was
+    /// already absent. For operators: a key becomes absent by itself when its retention ends.
     ///
-    /// A key belongs to one intent for ever, because the outside world has seen its [token](crate::Key::token) and still knows
-    /// it. A forgotten key may be used again for the same intent, and for no other.
+    /// A key belongs to one intent for ever, because the outside world has seen its [token](crate::Key::token) and
+    /// still remembers it. A forgotten key may be reused for the same intent, and for no other.
     ///
-    /// A key in doubt can be forgotten, also while another caller resolves the doubt: its [`Doubt`](crate::Doubt) is fenced.
+    /// A key in doubt can be forgotten even while another caller is resolving the doubt: that caller's
+    /// [`Doubt`](crate::Doubt) is fenced.
     ///
     /// A key whose record cannot be read ([`Error::Corrupt`]) can be forgotten too, as long as the footer of its segment can be
     /// read. Find out first, from the outside world, whether its side effect happened.
@@ -332,7 +336,7 @@ impl Store {
     ///
     /// - [`Error::InProgress`]: a lease on the key is alive.
     /// - [`Error::Corrupt`]: the record cannot be read, and neither can the footer.
-    /// - [`Error::Full`]: there is no room for the record of this.
+    /// - [`Error::Full`]: there is no space for the record that makes the key absent.
     /// - [`Error::Key`], [`Error::Poisoned`], [`Error::Replaced`], [`Error::Io`], [`Error::VersionsExhausted`],
     ///   [`Error::Closed`], [`Error::Forked`].
     pub fn forget<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<bool> {
@@ -341,7 +345,7 @@ impl Store {
 
     /// Makes every change that returned before this call durable: it survives power loss.
     ///
-    /// Only needed under [`Durability::Buffered`](crate::Durability::Buffered), for instance once after a batch.
+    /// Needed only under [`Durability::Buffered`](crate::Durability::Buffered), for instance once after a batch.
     ///
     /// ```
     /// use oncekey::{Durability, Options};
@@ -366,27 +370,27 @@ impl Store {
     /// Frees all dead space at once: moves the live records together and shortens the file, but not below
     /// [`Options::min_size`]. Returns what it did.
     ///
-    /// Not needed for normal operation: changes reclaim dead space bit by bit, for new records, but do not shorten the file.
-    /// Other threads can read and write meanwhile. Keys whose retention has passed leave the index as well, which frees their
-    /// memory ([`Stats::index_bytes`]).
+    /// Not needed for normal operation, because changes reclaim dead space bit by bit and reuse it for new records.
+    /// They do not shorten the file, however. Other threads can read and write meanwhile. Keys whose retention has
+    /// passed are removed from the index as well, which frees their memory ([`Stats::index_bytes`]).
     ///
     /// # Errors
     ///
     /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`]: the disk failed. What was moved so far is valid.
-    /// - [`Error::Full`]: there is no room to move records into.
+    /// - [`Error::Full`]: there is no space to move records into.
     /// - [`Error::Replaced`]: the path no longer leads to the open file.
     /// - [`Error::Closed`]: the store was closed, before or meanwhile. [`Error::Forked`].
     pub fn compact(&self) -> Result<Compaction> {
         self.engine.compact()
     }
 
-    /// Returns figures about the store, for metrics. It does no I/O, but can wait until another thread has written.
+    /// Returns figures about the store, for metrics. Does no I/O, but can wait for a write by another thread.
     #[must_use]
     pub fn stats(&self) -> Stats {
         Stats::of(&self.engine)
     }
 
-    /// The path by which the store was opened; `:memory:` for a store in memory.
+    /// Returns the path by which the store was opened; `:memory:` for a store in memory.
     #[must_use]
     pub fn path(&self) -> &Path {
         self.engine.path()
@@ -394,11 +398,13 @@ impl Store {
 
     /// Closes the store for all its handles: makes everything durable, marks the file as cleanly closed, and unlocks it.
     ///
-    /// Afterwards every call on this handle and its clones is [`Error::Closed`]. While a [`Lease`] or [`Doubt`] is alive whose
-    /// operation has not ended, the store is not closed. One whose operation has ended does not matter.
+    /// Afterwards every call on this handle and its clones is [`Error::Closed`]. While a [`Lease`] or [`Doubt`] of an
+    /// operation that has not ended is alive, the store is not closed. A lease or doubt of an operation that has ended
+    /// does not prevent the close.
     ///
-    /// This waits for calls that are running in other threads. Calls that start meanwhile wait for this one, and fail if it
-    /// closes the store. In the closure of an operation this returns `LeasesAlive`, and does not wait for its own call.
+    /// This waits for calls that are running in other threads. Calls that start meanwhile wait for the close, and fail
+    /// if it succeeds. In the closure of an operation, this returns `LeasesAlive` and does not wait for that
+    /// operation's own call.
     ///
     /// ```
     /// use oncekey::{Error, Fingerprint, Store};
@@ -415,31 +421,32 @@ impl Store {
     /// # Errors
     ///
     /// - [`Error::LeasesAlive`]: leases or doubts are alive. The store is still open, and nothing has changed.
-    /// - [`Error::Poisoned`]: the disk failed, now or before. The store is closed and the file unlocked; the next opening finds
-    ///   out what is on disk.
+    /// - [`Error::Poisoned`]: the disk failed, now or before. The store is closed and the file unlocked; opening the
+    ///   store again finds out what is on disk.
     /// - [`Error::Replaced`]: the store is closed, and its path no longer leads to the file that was open.
-    /// - [`Error::Closed`]: the store was closed before, without an error. If that failed, the same error is returned again.
+    /// - [`Error::Closed`]: the store was closed before, without an error. If that close failed, its error is returned
+    ///   again.
     /// - [`Error::Forked`].
     pub fn close(&self) -> Result<()> {
         self.engine.close()
     }
 }
 
-// Here and not in `options`, because a module uses only those declared before it.
+// These methods are not in `options`, because a module uses only those declared before it.
 impl Options {
     /// Opens the store in the file at `path`.
     ///
-    /// Locks the file, syncs it as it is, and checks headers, footers and the last segment. Only then does it change anything
-    /// in the file. After a crash it also repairs the end of the log, and what was in progress is in doubt. A new file is
-    /// readable and writable by its owner only.
+    /// Locks the file, syncs it as it is, and checks headers, footers and the last segment. Only then does it change
+    /// anything in the file. After a crash it also repairs the end of the log, and operations that were in progress are
+    /// then in doubt. A new file is readable and writable by its owner only.
     ///
-    /// Opening reads the footer of every segment, so it takes longer the more the store remembers.
+    /// Opening a store reads the footer of every segment, so it takes longer the more the store remembers.
     ///
     /// # Errors
     ///
-    /// - [`Error::Option`]: an option makes no sense, alone or together with another.
+    /// - [`Error::Option`]: an option has an invalid value, alone or in combination with another option.
     /// - [`Error::Locked`]: the file is open already, in this process or another one.
-    /// - [`Error::NotAStore`], [`Error::Unsupported`]: the file is something else, or has another format version.
+    /// - [`Error::NotAStore`], [`Error::Unsupported`]: the file is not a store, or has a different format version.
     /// - [`Error::Corrupt`]: bytes that were on disk are damaged. The file was not changed.
     /// - [`Error::Clock`]: the wall clock jumped across a reboot. Nothing expired, and the file was not changed.
     /// - [`Error::Full`]: the file cannot be made as long as [`Options::min_size`], or the process may not write files of its
@@ -451,16 +458,17 @@ impl Options {
         self.open_file(path.as_ref()).map(Store::new)
     }
 
-    /// Opens a store in memory, for a program's own tests. It behaves like one in a file and is gone with its last handle.
+    /// Opens a store in memory, for a program's own tests. It behaves like one in a file and is lost when its last handle
+    /// is dropped.
     ///
     /// # Errors
     ///
-    /// [`Error::Option`]: an option makes no sense, alone or together with another.
+    /// [`Error::Option`]: an option has an invalid value, alone or in combination with another option.
     pub fn open_in_memory(&self) -> Result<Store> {
         self.open_nowhere().map(Store::new)
     }
 
-    /// Opens a store on a simulated disk that fails, for this crate's own tests.
+    /// Opens a store on a simulated disk that can fail, for this crate's own tests.
     #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
     #[doc(hidden)]
     pub fn open_simulated(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Store> {
