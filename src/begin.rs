@@ -32,16 +32,16 @@ use crate::lease::Lease;
 pub enum Begin {
     /// An attempt began, and the caller runs it. Its begin record is as durable as was asked for.
     Acquired(Lease),
-    /// An earlier attempt began, and it is unknown whether its side effect happened. The caller resolves that; until it drops
-    /// the [`Doubt`], every other caller gets `InProgress`.
+    /// An earlier attempt began, and it is unknown whether its side effect happened. The caller must resolve that
+    /// doubt; until the [`Doubt`] is dropped, every other caller gets `InProgress`.
     InDoubt(Doubt),
-    /// Another caller in this process runs an attempt or resolves a doubt.
+    /// Another caller in this process is running an attempt or resolving a doubt.
     #[non_exhaustive]
     InProgress {
         /// The number of that attempt, counted from 1.
         attempt: u32,
     },
-    /// The operation is completed, by this result.
+    /// The operation is completed, with this result.
     Completed(Completion),
 }
 

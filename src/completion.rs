@@ -63,13 +63,13 @@ impl Completion {
         }
     }
 
-    /// The result: the bytes that were recorded.
+    /// Returns the result: the bytes that were recorded.
     #[must_use]
     pub fn result(&self) -> &[u8] {
         &self.result
     }
 
-    /// The result as an owned vector, without a copy.
+    /// Returns the result as an owned vector, without a copy.
     #[must_use]
     pub fn into_result(self) -> Vec<u8> {
         self.result
@@ -77,13 +77,13 @@ impl Completion {
 
     /// Decodes the result as a `T`, with the codec that recorded it.
     ///
-    /// The record names its codec. A result that was recorded as plain bytes names none and is decoded with the
-    /// [`DefaultCodec`](crate::DefaultCodec).
+    /// Each record of a typed result contains the number of its codec. A result that was recorded as plain bytes is
+    /// decoded with the [`DefaultCodec`](crate::DefaultCodec).
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`]: the result was recorded as another type. Or its codec is not built in, because it is the
-    /// program's own or its feature is off; then call [`decode_with`](Completion::decode_with).
+    /// [`Error::Decode`]: the result was recorded as a different type, or its codec is not built in. In the second
+    /// case, the codec is the program's own or its feature is off: call [`decode_with`](Completion::decode_with).
     pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<T> {
         let decoded = typed::decode_as(self.typing, &self.result);
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
@@ -93,7 +93,7 @@ impl Completion {
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`]: the result was recorded as another type or by another codec.
+    /// [`Error::Decode`]: the result was recorded as a different type or by a different codec.
     pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<T> {
         let decoded = typed::decode(codec, &self.result, self.typing);
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
@@ -105,7 +105,7 @@ impl Completion {
         self.version
     }
 
-    /// The number of the attempt that ran the side effect, from 1.
+    /// The number of the attempt that ran the side effect, counted from 1.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt

@@ -24,8 +24,8 @@ use crate::status::Version;
 /// [`begin_again`](Doubt::begin_again). While the `Doubt` is alive, every other caller gets
 /// [`Begin::InProgress`](crate::Begin::InProgress). Dropping it leaves the operation in doubt, for the next caller.
 ///
-/// Holding a doubt takes no space in the file. Ending it does; a part of the file is reserved for that, which is used when
-/// the store is too full to begin anything new: see [`complete`](Doubt::complete).
+/// Holding a doubt takes no space in the file, but ending it does. A part of the file is reserved for that, and is used
+/// when the store is too full to begin anything new: see [`complete`](Doubt::complete).
 ///
 /// ```
 /// use oncekey::{Begin, Fingerprint, Store};
@@ -48,7 +48,7 @@ impl Doubt {
         Doubt { held: HeldGrant::new(engine, key, terms, grant) }
     }
 
-    /// Marks this thread as inside the closure that looks into the attempt.
+    /// Marks this thread as inside the closure that reconciles the attempt.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.held.enter_closure()
     }
@@ -72,7 +72,7 @@ impl Doubt {
     }
 
     /// Sets how long the operation is remembered after this doubt, or the attempt that it [begins
-    /// again](Doubt::begin_again), has completed it. As [`Lease::retain`].
+    /// again](Doubt::begin_again), has completed it. See [`Lease::retain`].
     ///
     /// # Errors
     ///
@@ -86,17 +86,17 @@ impl Doubt {
     ///
     /// # Errors
     ///
-    /// Those of [`Lease::complete`]; where the lease would still be usable, so is the doubt. Besides:
+    /// Those of [`Lease::complete`]; where the lease would still be usable, so is the doubt. In addition:
     ///
-    /// - [`Error::Fenced`] also if the thread that ran the attempt completed it meanwhile.
+    /// - [`Error::Fenced`]: also if the thread that ran the attempt completed it meanwhile.
     /// - [`Error::Full`]: the space that is reserved for ending doubts is used up too. Nothing was recorded. The doubt is
     ///   still usable and can be completed once there is space.
     pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
         self.held.complete(Value::bytes(result))
     }
 
-    /// Records a typed result, as [`complete`](Doubt::complete) does for bytes. The codec is the one that the attempt's
-    /// record names, or the default one. An operator's tool calls this with what it found out.
+    /// Records a typed result, as [`complete`](Doubt::complete) does for bytes. The codec is the one that was recorded
+    /// with the attempt, or the default one. For an operator's tool that has found out the result.
     ///
     /// ```
     /// use oncekey::{Begin, Fingerprint, Outcome, Store};
@@ -113,8 +113,8 @@ impl Doubt {
     ///
     /// # Errors
     ///
-    /// Those of [`complete`](Doubt::complete), and [`Error::Encode`]: the result cannot be encoded, its bytes would decode to
-    /// another value, or the codec is not one of this crate. The doubt is still usable.
+    /// Those of [`complete`](Doubt::complete), and [`Error::Encode`]: the result cannot be encoded, its bytes would
+    /// decode to a different value, or the codec is not one of this crate's. The doubt is still usable.
     pub fn resolve<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
         self.held.complete_value(result)
     }
@@ -148,13 +148,13 @@ impl Doubt {
     /// - [`Error::Conflict`]: this doubt was completed before, and the completion stands.
     /// - [`Error::Fenced`]: another caller ended the operation meanwhile. Nothing was recorded.
     /// - [`Error::Replaced`]: the release was recorded, in the open file, to which the path no longer leads.
-    /// - The others of [`complete`](Doubt::complete), [`Error::Full`] included. The operation is in doubt as before, for the
-    ///   next caller.
+    /// - The other errors of [`complete`](Doubt::complete), including [`Error::Full`]. The operation is in doubt as
+    ///   before, for the next caller.
     pub fn release(mut self) -> Result<()> {
         self.held.release()
     }
 
-    /// Begins the next attempt, because the side effect certainly did not happen, or may happen again.
+    /// Begins the next attempt, because the side effect certainly did not happen or is allowed to happen again.
     ///
     /// # Errors
     ///
@@ -173,7 +173,8 @@ impl Doubt {
         Ok(Lease::new(engine, key.as_key(), terms, grant))
     }
 
-    /// Records the result as the end of this doubt, or, if the key is absent by now, as begin and completion in one.
+    /// Records the result as the end of this doubt. If the key has become absent, records a begin and a completion in
+    /// one write.
     pub(crate) fn record_applied(&self, request: Request, value: Value<'_>) -> Result<Applied> {
         let HeldGrant { engine, key, terms, grant, .. } = &self.held;
         engine.record_applied(key.as_key(), grant, request, value, terms)

@@ -1,5 +1,5 @@
 //! A grant that a caller holds, with everything that is needed to end it. Only [`Lease`](crate::Lease) and
-//! [`Doubt`](crate::Doubt) use it, which differ in what they let the caller do with it.
+//! [`Doubt`](crate::Doubt) use it. They differ in what they allow the caller to do.
 //!
 //! Invariant: dropping a [`HeldGrant`] ends its claim in memory and writes nothing. So an attempt that was neither
 //! completed nor released is in doubt afterwards.
@@ -36,12 +36,12 @@ impl HeldGrant {
         HeldGrant { engine, key: key.to_owned(), terms: *terms, grant, completed: None }
     }
 
-    /// Completes the operation. The same result once more is answered without another record.
+    /// Completes the operation. Completing it again with the same result returns the same version and writes no record.
     ///
-    /// [`Error::Replaced`] comes after the record was written to the open file.
+    /// [`Error::Replaced`] is returned after the record was written to the open file.
     pub(crate) fn complete(&mut self, value: Value<'_>) -> Result<Version> {
         self.engine.check_process()?;
-        // No result has the digest `NONE`, so a completion without a result equals only another one without.
+        // No result has the digest `NONE`, so a completion without a result equals only another completion without a result.
         let digest = value.result.map_or(Fingerprint::NONE, |result| self.engine.fingerprint(result));
         let version = match self.completed {
             Some((version, first)) if digest == first => version,
@@ -79,7 +79,7 @@ impl HeldGrant {
         self.complete(Value::not_kept(self.grant.typing))
     }
 
-    /// Releases the operation. [`Error::Replaced`] comes after the record was written to the open file.
+    /// Releases the operation. [`Error::Replaced`] is returned after the record was written to the open file.
     pub(crate) fn release(&mut self) -> Result<()> {
         self.check_not_completed()?;
         self.finish(Finish::Released)?;
@@ -95,7 +95,7 @@ impl HeldGrant {
         self.check_not_completed()?;
         let terms = &mut self.terms;
         terms.retention = operation_retention(retention, self.engine.settings())?;
-        // For the next attempt, if this is a doubt that begins one: no lease is longer than the retention.
+        // If this is a doubt that begins the next attempt, that attempt's lease must not be longer than the retention.
         terms.lease_ms = terms.lease_ms.map(|lease_ms| lease_ms.min(terms.retention.key_ms));
         Ok(())
     }
@@ -133,7 +133,7 @@ impl Drop for HeldGrant {
     }
 }
 
-// Sound for the reasons that hold for the store (see `store`). A call that unwinds leaves this value as it was before, but
-// for space that may have been spent, and the next call asks the engine what became of the operation.
+// A caught panic is harmless for the same reasons as for the store (see `store`). A call that unwinds leaves this value
+// unchanged, except that reserved space may have been spent. The next call gets the state of the operation from the engine.
 impl UnwindSafe for HeldGrant {}
 impl RefUnwindSafe for HeldGrant {}

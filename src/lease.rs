@@ -1,4 +1,4 @@
-//! The right to run one attempt: what a begin returns to the caller that is to run the side effect.
+//! The right to run one attempt: what a begin returns to the caller that must run the side effect.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,9 +27,9 @@ use crate::status::Version;
 /// - Anything else (a drop, a panic, the end of the process) leaves the operation **in doubt**, because the side effect may
 ///   have happened and the store cannot know.
 ///
-/// The store recognizes a lease by its [`version`](Lease::version). If another caller took the operation over after the
-/// deadline and began the next attempt, ending this lease is [`Error::Fenced`]. A lease can be sent to another thread. While
-/// it is alive, [`Store::close`](crate::Store::close) is refused and the file stays locked.
+/// The store recognizes a lease by its [`version`](Lease::version). If another caller took over the operation after the
+/// deadline and began the next attempt, ending this lease is [`Error::Fenced`]. A lease can be sent to another thread.
+/// While it is alive, [`Store::close`](crate::Store::close) is refused and the file stays locked.
 ///
 /// ```
 /// use oncekey::{Begin, Error, Fingerprint, Status, Store};
@@ -77,11 +77,11 @@ impl Lease {
     /// Moves the deadline of the lease to `lease` from now, earlier or later than it was. `Duration::MAX` means no deadline.
     /// For a holder that takes longer than it expected to.
     ///
-    /// A lease can be renewed after its deadline too, as long as no other caller has taken the operation over. If a renewal
-    /// and a takeover race, exactly one of them succeeds.
+    /// A lease can be renewed after its deadline too, as long as no other caller has taken over the operation. If a
+    /// renewal and a takeover race, exactly one of them succeeds.
     ///
     /// The deadline is in store time and kept in memory only. So a renewal writes nothing, works on a store whose disk
-    /// failed, and does not outlive the process. It blocks while another thread changes the same key.
+    /// failed, and does not outlive the process. It blocks while another thread is changing the same key.
     ///
     /// ```
     /// use oncekey::{Begin, Error, ManualClock, Options, Status};
@@ -96,26 +96,26 @@ impl Lease {
     /// clock.advance(minute / 2);
     /// assert_eq!(store.get("export:7")?.status(), Status::InProgress);
     /// clock.advance(minute / 2);
-    /// assert_eq!(store.get("export:7")?.status(), Status::InDoubt, "others may take over");
+    /// assert_eq!(store.get("export:7")?.status(), Status::InDoubt, "others can take over now");
     /// # Ok::<(), Error>(())
     /// ```
     ///
     /// # Errors
     ///
-    /// - [`Error::Fenced`]: another caller took the operation over, or it has ended. The lease cannot be renewed any more.
-    ///   If nothing was recorded since, the operation can still be [completed](Lease::complete).
+    /// - [`Error::Fenced`]: another caller took over the operation, or the operation has ended. The lease cannot be
+    ///   renewed any more. If nothing has been recorded since, the operation can still be [completed](Lease::complete).
     /// - [`Error::Option`]: `lease` is shorter than a millisecond, or longer than the retention. The deadline is unchanged.
     /// - [`Error::Closed`], [`Error::Forked`].
     pub fn renew(&self, lease: Duration) -> Result<()> {
         self.held.renew(lease)
     }
 
-    /// Whether this lease still owns the operation: no other caller has taken it over, and it has not ended. True also after
-    /// the deadline, until another caller takes over.
+    /// Whether this lease still owns the operation: no other caller has taken over the operation, and it has not ended.
+    /// Also true after the deadline, until another caller takes over.
     ///
-    /// The answer can be out of date as soon as it is returned. So it can save the rest of the work of an attempt that was
-    /// taken over, but it does not prevent a second side effect. For that, the outside world must compare the
-    /// [`version`](Lease::version). A call only reads memory.
+    /// The answer can be out of date as soon as it is returned. So it can save useless work after a takeover, but it
+    /// does not prevent a second side effect. For that, the outside world must compare the [`version`](Lease::version).
+    /// The call only reads memory.
     ///
     /// ```
     /// use oncekey::{Begin, Fingerprint, Store};
@@ -132,8 +132,8 @@ impl Lease {
         self.held.engine.is_current(self.key(), self.version())
     }
 
-    /// Sets how long the operation, and its result with it, is remembered after this lease has completed it. For a retention
-    /// that follows from the result.
+    /// Sets how long the operation, and its result with it, is remembered after this lease has completed it. For a
+    /// retention that depends on the result.
     ///
     /// It replaces the retention of the operation or the store. `Duration::MAX` means for ever. The result is kept no longer
     /// than [`Options::result_retention`](crate::Options::result_retention), if the store was opened with one. Nothing is
@@ -146,7 +146,7 @@ impl Lease {
     /// let clock = ManualClock::new(1_700_000_000_000);
     /// let store = Options::new().manual_clock(clock.clone()).open_in_memory()?;
     /// let Begin::Acquired(mut lease) = store.begin("quote:7", Fingerprint::NONE)? else { unreachable!() };
-    /// let valid_for = Duration::from_secs(900); // as the supplier's answer says
+    /// let valid_for = Duration::from_secs(900); // from the supplier's answer
     /// lease.retain(valid_for)?;
     /// lease.complete(b"1,000 cents")?;
     /// clock.advance(valid_for);
@@ -157,13 +157,13 @@ impl Lease {
     /// # Errors
     ///
     /// - [`Error::Conflict`]: the lease was completed before.
-    /// - [`Error::Option`]: the retention is shorter than a millisecond. The former one still holds.
+    /// - [`Error::Option`]: the retention is shorter than a millisecond. The former retention still applies.
     /// - [`Error::Forked`].
     pub fn retain(&mut self, retention: Duration) -> Result<()> {
         self.held.retain(retention)
     }
 
-    /// Records that the side effect happened, together with its result, in one record. Returns the record's version once the
+    /// Records in one record that the side effect happened, and its result. Returns the record's version once the
     /// record is as durable as was asked for ([`Durability`](crate::Durability)).
     ///
     /// The begin reserved the space for this record in the file, so a full disk does not fail it. Completing once more with
@@ -175,8 +175,8 @@ impl Lease {
     ///   still usable.
     /// - [`Error::Fenced`]: another attempt began, or another caller ended the operation. The result was not recorded.
     /// - [`Error::Conflict`]: this lease was completed before with other bytes. The first result stands.
-    /// - [`Error::Poisoned`]: the disk failed, now or before. Whether the result was recorded shows when the store is opened
-    ///   again.
+    /// - [`Error::Poisoned`]: the disk failed, now or before. Opening the store again shows whether the result was
+    ///   recorded.
     /// - [`Error::Io`], [`Error::Corrupt`]: the key's record cannot be read. Nothing was recorded, and the lease is still
     ///   usable.
     /// - [`Error::VersionsExhausted`]: nothing was recorded.
@@ -203,8 +203,8 @@ impl Lease {
     ///
     /// # Errors
     ///
-    /// Those of [`complete`](Lease::complete), and [`Error::Encode`]: the result cannot be encoded, its bytes would decode to
-    /// another value, or the operation's codec is not one of this crate. The lease is still usable.
+    /// Those of [`complete`](Lease::complete), and [`Error::Encode`]: the result cannot be encoded, its bytes would
+    /// decode to a different value, or the operation's codec is not one of this crate's. The lease is still usable.
     pub fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
         self.held.complete_value(result)
     }
@@ -253,7 +253,7 @@ impl Lease {
     /// - [`Error::Conflict`]: the lease was completed before, and the completion stands.
     /// - [`Error::Fenced`]: another attempt began, or another caller ended the operation. Nothing was recorded.
     /// - [`Error::Replaced`]: the release was recorded, in the open file, to which the path no longer leads.
-    /// - The others of [`complete`](Lease::complete). The operation is in doubt then, because the lease is gone.
+    /// - The other errors of [`complete`](Lease::complete). The operation is then in doubt, because the lease is gone.
     pub fn release(mut self) -> Result<()> {
         self.held.release()
     }

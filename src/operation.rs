@@ -25,8 +25,8 @@ use crate::policy::{KeepInDoubt, Reconcile, Refuse, ReleaseIf, Rerun};
 use crate::sync::Patience;
 use crate::typed::{BY_CALLER, BY_MEANING};
 
-/// A builder for one operation: a side effect that is to run once under its key. Made by
-/// [`Store::operation`](crate::Store::operation); [`run`](Operation::run) executes it.
+/// A builder for one operation: a side effect that must run only once under its key.
+/// [`Store::operation`](crate::Store::operation) returns it, and [`run`](Operation::run) executes it.
 ///
 /// | to say | call | without it |
 /// |---|---|---|
@@ -73,7 +73,7 @@ pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt> {
     request: Result<Request>,
     /// How the fingerprint was made: [`BY_CALLER`] or [`BY_MEANING`].
     scheme: u8,
-    /// The number of the codec; `None` if there is no codec.
+    /// The number of the codec, or `None` if there is no codec.
     codec_id: Option<u8>,
     unchecked: Unchecked,
     codec: C,
@@ -110,9 +110,10 @@ impl<'a> Operation<'a> {
 impl<'a, C, R> Operation<'a, C, Refuse, R> {
     /// Resolves a doubt with `reconcile`, a closure that finds out whether the side effect of the attempt in doubt happened.
     ///
-    /// The closure runs only if an earlier attempt is in doubt, by one caller at a time, and at most once in a call; a second
-    /// doubt in the same call is [`Error::InDoubt`]. It gets the [`Attempt`] in doubt: search by its
-    /// [`token`](Attempt::token). If it panics, the operation stays in doubt.
+    /// The closure runs only if an earlier attempt is in doubt. Only one caller at a time runs it for a key, and each
+    /// call runs it at most once; a second doubt in the same call is [`Error::InDoubt`]. The closure receives the
+    /// [`Attempt`] in doubt and searches by its [`token`](Attempt::token). If the closure panics, the operation stays
+    /// in doubt.
     ///
     /// Its answer must be **authoritative**, because the call then acts on it:
     ///
@@ -122,13 +123,14 @@ impl<'a, C, R> Operation<'a, C, Refuse, R> {
     /// | `None`, [`Reconciled::NotApplied`] | runs the side effect, as the next attempt |
     /// | `Err(error)`, [`Reconciled::Unknown`] | changes nothing and is [`Error::InDoubt`] with the reason |
     ///
-    /// Do not return `None` after a look into a cache, or into a system that may still process what the attempt sent. For the
-    /// types that the closure may return see [`Finding`]. A closure that ends in `Ok(..)` needs a type annotation:
-    /// `|attempt| -> anyhow::Result<_> { .. Ok(found) }`.
+    /// Do not return `None` after searching only a cache, or a system that may still process what the attempt sent.
+    /// [`Finding`] lists the types that the closure can return. A closure that ends in `Ok(..)` needs a type
+    /// annotation: `|attempt| -> anyhow::Result<_> { .. Ok(found) }`.
     ///
-    /// Other callers can change the key while the closure runs. After `Applied` the call never runs the side effect. It records
-    /// the result also if the key is absent by then. If a result is recorded by then, it returns that one. If another attempt
-    /// owns the key by then, or the result cannot be recorded, it returns the result in [`RunError::Unrecorded`].
+    /// Other callers can change the key while the closure runs. After `Applied`, the call never runs the side effect.
+    /// It records the result even if the key has become absent meanwhile. If a result has been recorded meanwhile, the
+    /// call returns that one. If another attempt owns the key by then, or the result cannot be recorded, the call
+    /// returns the closure's result in [`RunError::Unrecorded`].
     pub fn reconcile<F, Found>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>, R>
     where
         F: FnOnce(&Attempt) -> Found,
@@ -213,20 +215,20 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     /// [`unordered`](crate::unordered), or use a `BTreeSet`. If a new version changes the fingerprints of the same requests,
     /// accept the former ones with [`or_request`](Operation::or_request).
     ///
-    /// A request whose `Serialize` fails, or that is nested deeper than 128, is [`Error::Encode`] when the operation is
-    /// executed.
+    /// A request whose `Serialize` fails, or that is nested more than 128 levels deep, is [`Error::Encode`] when the
+    /// operation is executed.
     pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
         let fingerprint = self.fingerprint_of(request);
-        self.request = fingerprint.map(|fingerprint| Request { fingerprint, or: self.second() });
+        self.request = fingerprint.map(|fingerprint| Request { fingerprint, or: self.alternative() });
         self.scheme = BY_MEANING;
         self
     }
 
-    /// Accepts what is recorded with the fingerprint of `request` as well. For a deployment that changes how requests are
-    /// serialized.
+    /// Also accepts operations that were recorded with the fingerprint of `request`. For a deployment that changes how
+    /// requests are serialized.
     ///
-    /// What begins now is recorded with the fingerprint of [`request`](Operation::request) or
-    /// [`fingerprint`](Operation::fingerprint); without either, with [`Fingerprint::NONE`].
+    /// A new attempt is recorded with the fingerprint of [`request`](Operation::request) or
+    /// [`fingerprint`](Operation::fingerprint), or without either with [`Fingerprint::NONE`].
     ///
     /// ```
     /// use oncekey::Store;
@@ -238,7 +240,8 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     ///     .request(&("charge", 42, "EUR"))
     ///     .or_request(&("charge", 42))
     ///     .run(|_| Ok::<u64, String>(18));
-    /// assert_eq!(retried.expect("the same request").into_inner(), before.expect("performed").into_inner());
+    /// let charged = before.expect("the charge succeeds").into_inner();
+    /// assert_eq!(retried.expect("the former request is accepted").into_inner(), charged);
     /// # Ok::<(), oncekey::Error>(())
     /// ```
     pub fn or_request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
@@ -247,7 +250,8 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         self
     }
 
-    fn second(&self) -> Option<Fingerprint> {
+    /// The fingerprint that [`or_request`](Operation::or_request) set.
+    fn alternative(&self) -> Option<Fingerprint> {
         self.request.as_ref().ok().and_then(|request| request.or)
     }
 
@@ -269,7 +273,7 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     /// Sets a fingerprint that the caller made itself, for instance with [`Store::fingerprint`](crate::Store::fingerprint),
     /// instead of a [`request`](Operation::request).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
-        self.request = Ok(Request { fingerprint, or: self.second() });
+        self.request = Ok(Request { fingerprint, or: self.alternative() });
         self.scheme = BY_CALLER;
         self
     }
@@ -296,24 +300,24 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         self
     }
 
-    /// Sets the deadline of the attempt's lease, in store time from its begin; another caller may take the operation over
-    /// after it. Read [`Options::lease`](crate::Options::lease) first. Shorter than a millisecond, or longer than the
-    /// operation's retention, is [`Error::Option`].
+    /// Sets the deadline of the attempt's lease, in store time from its begin. After the deadline, another caller can
+    /// take over the operation. Read [`Options::lease`](crate::Options::lease) first. Shorter than a millisecond, or
+    /// longer than the operation's retention, is [`Error::Option`].
     pub fn lease(mut self, lease: Duration) -> Self {
         self.unchecked.lease = Some(lease);
         self
     }
 
-    /// Sets how long to wait while another thread of this process runs the operation or resolves a doubt about it. Without it,
-    /// the call returns [`Error::InProgress`] at once.
+    /// Sets how long to wait while another thread of this process is running the operation or resolving a doubt about
+    /// it. Without a `wait`, the call returns [`Error::InProgress`] at once.
     ///
-    /// A completion, a release or a doubt ends the wait, and the call continues with the key as it is then. The limit applies
-    /// once to the whole call, in real time, and not to this call's own writes and syncs.
+    /// A completion, a release or a doubt ends the wait, and the call continues with the key's new state. The timeout
+    /// applies once to the whole call, in real time, but not to this call's own writes and syncs.
     ///
-    /// In the closure of [`run`](Operation::run) or [`reconcile`](Operation::reconcile), waiting for the key of that same call
-    /// would never end, so it is [`Error::WouldWaitForItself`]. The store detects this only in the thread that runs the
-    /// closure. Two cases are not detected, and only the limit ends them: the closure waits for another thread that waits for
-    /// the key, and the holder of a [`Lease`](crate::Lease) waits for its own key.
+    /// In the closure of [`run`](Operation::run) or [`reconcile`](Operation::reconcile), waiting for the key of that
+    /// same call would never end, so it is [`Error::WouldWaitForItself`]. The store detects this only in the thread
+    /// that runs the closure. Two cases are not detected, so only the timeout ends them: the closure waits for another
+    /// thread that is waiting for the key, or the holder of a [`Lease`](crate::Lease) waits for its own key.
     pub fn wait(mut self, timeout: Duration) -> Self {
         self.unchecked.wait = Some(timeout);
         self
@@ -333,8 +337,9 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     ///
     /// # Errors
     ///
-    /// Those of [`Store::begin`](crate::Store::begin). [`Error::Option`]: a term of this operation makes no sense.
-    /// [`Error::Encode`]: the request cannot be serialized. [`Error::WouldWaitForItself`]: see [`wait`](Operation::wait).
+    /// Those of [`Store::begin`](crate::Store::begin). [`Error::Option`]: a setting of this operation has an invalid
+    /// value. [`Error::Encode`]: the request cannot be serialized. [`Error::WouldWaitForItself`]: see
+    /// [`wait`](Operation::wait).
     pub fn begin(self) -> Result<Begin> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
@@ -342,8 +347,8 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         Ok(Begin::new(self.engine, self.key.as_key(), &terms, began))
     }
 
-    /// Records begin and completion in one write: [`Store::record`](crate::Store::record) with the request and terms of this
-    /// operation. `result` is recorded as bytes, without a codec.
+    /// Records the begin and the completion in one write: [`Store::record`](crate::Store::record) with the request and
+    /// terms of this operation. `result` is recorded as bytes, without a codec.
     ///
     /// # Errors
     ///
@@ -368,7 +373,8 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         };
         let lease_ms = match self.unchecked.lease {
             Some(lease) => Some(check_lease(lease, retention)?),
-            // The store's default: that it is longer than this operation's own retention is no mistake of the caller.
+            // The store's default is shortened, because it is not a mistake of the caller if that default exceeds the
+            // retention of this operation.
             None => defaults.lease_ms.map(|lease_ms| lease_ms.min(retention.key_ms)),
         };
         let durability = self.unchecked.durability.unwrap_or(defaults.durability);

@@ -1,5 +1,5 @@
-//! The options of a store, their defaults and checks, and the code that opens an engine with them. The public calls
-//! that open a store are in `store`.
+//! The options of a store, their defaults and checks, and the code that opens an engine with them. The public calls that open
+//! a store are in `store`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,9 +20,8 @@ use crate::sync::Patience;
 
 /// A builder for opening a store, with [`open`](Options::open) or [`open_in_memory`](Options::open_in_memory).
 ///
-/// Only [`segment_size`](Options::segment_size) is stored in the file. Every other option applies while the store is
-/// open, and can be different the next time. If an option has an invalid value, opening the store fails with
-/// [`Error::Option`].
+/// Only [`segment_size`](Options::segment_size) is stored in the file. Every other option applies while the store is open,
+/// and can be different the next time. If an option has an invalid value, opening the store fails with [`Error::Option`].
 ///
 /// ```
 /// use oncekey::{Durability, Options};
@@ -71,8 +70,8 @@ const DEFAULT_MAX_RESULT_BYTES: u64 = 64 << 10;
 const MIN_SLOTS: u64 = 4;
 
 impl Options {
-    /// Returns the defaults: the file is created if it does not exist, segments have 4 MiB, results have at most 64
-    /// KiB, keys and results are remembered for 7 days, leases have no deadline, and every change is synced.
+    /// Returns the defaults: the file is created if it does not exist, segments have 4 MiB, results have at most 64 KiB, keys
+    /// and results are remembered for 7 days, leases have no deadline, and every change is synced.
     pub fn new() -> Options {
         Options {
             create: true,
@@ -91,8 +90,7 @@ impl Options {
         }
     }
 
-    /// Sets whether to create the file if it does not exist, and to finish creating a file if that was interrupted.
-    /// Default: true.
+    /// Sets whether to create the file, or finish an interrupted creation, if there is no store yet. Default: true.
     pub fn create(mut self, create: bool) -> Options {
         self.create = create;
         self
@@ -101,11 +99,10 @@ impl Options {
     /// Sets whether opening the store must create the file. Default: false.
     ///
     /// If anything exists at the path, even an empty file, opening the store fails with [`Error::Io`] of kind
-    /// [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and changes nothing. Overrides [`create`](Options::create).
-    /// Has no effect on a store in memory.
+    /// [`AlreadyExists`](std::io::ErrorKind::AlreadyExists) and changes nothing. Overrides [`create`](Options::create). Has
+    /// no effect on a store in memory.
     ///
-    /// If the creation of a file is interrupted, an empty file is left. To finish it, open the file without this
-    /// option.
+    /// If the creation of a file is interrupted, an empty file is left. To finish it, open the file without this option.
     ///
     /// ```
     /// use oncekey::Options;
@@ -121,11 +118,10 @@ impl Options {
         self
     }
 
-    /// Sets the size of the segments of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file
-    /// keeps its segment size. Default: 4 MiB.
+    /// Sets the segment size of a new file, in bytes: a power of two from 64 KiB to 1 GiB. An existing file keeps its own.
+    /// Default: 4 MiB.
     ///
-    /// A segment is the unit in which the file grows and space is reclaimed. A result can take at most about a quarter
-    /// of a segment.
+    /// A segment is the unit in which the file grows and space is reclaimed. A result takes at most about a quarter of it.
     pub fn segment_size(mut self, bytes: u64) -> Options {
         self.segment_bytes = bytes;
         self
@@ -133,25 +129,24 @@ impl Options {
 
     /// Sets the minimum size of the file, in bytes. Opening the store extends the file to that size, and
     /// [`compact`](crate::Store::compact) does not make it shorter. Rounded up to whole segments, or down where
-    /// [`max_size`](Options::max_size) requires it. Has no effect on a store in memory. Default: 0, so the file grows
-    /// as needed.
+    /// [`max_size`](Options::max_size) requires it. Has no effect on a store in memory. Default: 0.
     ///
     /// A file that grows is filled with zeroes before it is used, so every byte is written twice. With this option, the
-    /// zeroes are written while the store is opened, which takes as long as writing that much. If the disk does not
-    /// have the space, opening the store fails with [`Error::Full`] and the file keeps its length. Under
-    /// [`Durability::Buffered`], the space is reserved but not filled: see [`durability`](Options::durability). It
-    /// stays unfilled if the store is later opened with a different durability.
+    /// zeroes are written while the store is opened, which takes as long as writing that much. If the disk does not have the
+    /// space, opening the store fails with [`Error::Full`] and the file keeps its length. Under [`Durability::Buffered`], the
+    /// space is reserved but not filled (see [`durability`](Options::durability)), not even by a later session with a
+    /// different durability.
     pub fn min_size(mut self, bytes: u64) -> Options {
         self.min_bytes = bytes;
         self
     }
 
-    /// Sets the maximum size of the file, in bytes: at least a header and four segments. A change that needs more fails
-    /// with [`Error::Full`]. Default: no limit.
+    /// Sets the maximum size of the file, in bytes: at least a header and four segments. A change that needs more fails with
+    /// [`Error::Full`]. Default: no limit.
     ///
-    /// On Linux and Android, the process's limit on file sizes (RLIMIT_FSIZE, `ulimit -f`) applies as well. The store
-    /// reads that limit whenever the file grows. Opening a file that is longer fails with [`Error::Full`]. If the limit
-    /// is lowered below the length of the file while the store is open, a write can still end the process with SIGXFSZ.
+    /// On Linux and Android, the process's limit on file sizes (RLIMIT_FSIZE, `ulimit -f`) applies as well. The store reads
+    /// that limit whenever the file grows. Opening a file that is longer fails with [`Error::Full`]. If the limit is lowered
+    /// below the length of the file while the store is open, a write can still end the process with SIGXFSZ.
     pub fn max_size(mut self, bytes: u64) -> Options {
         self.max_bytes = Some(bytes);
         self
@@ -160,49 +155,49 @@ impl Options {
     /// Sets the maximum size of a result, in bytes. A larger result is [`Error::TooLarge`]. Default: 64 KiB, or about a
     /// quarter of a segment if that is less.
     ///
-    /// Each operation in progress reserves this much space in the file, so that its completion does not find the disk
-    /// full. Ten thousand leases with 64 KiB reserve 640 MiB.
+    /// Each operation in progress reserves this much space in the file, so that its completion does not find the disk full.
+    /// Ten thousand leases with 64 KiB reserve 640 MiB.
     pub fn max_result(mut self, bytes: usize) -> Options {
         self.max_result_bytes = Some(bytes);
         self
     }
 
-    /// Sets how long a completed operation is remembered, in store time from its completion. Choose the longest time
-    /// after which a retry can still come: afterwards the key is absent, and a retry runs the side effect again.
-    /// `Duration::MAX` means for ever. Default: 7 days.
+    /// Sets how long a completed operation is remembered, in store time from its completion. Choose the longest time after
+    /// which a retry can still come: afterwards the key is absent, and a retry runs the side effect again. `Duration::MAX`
+    /// means for ever. Default: 7 days.
     ///
-    /// Each record stores its own expiry when the operation ends. Opening the file with a different retention does not
-    /// change existing records.
+    /// Each record stores its own expiry when the operation ends. Opening the file with a different retention does not change
+    /// these.
     pub fn retention(mut self, retention: Duration) -> Options {
         self.retention = retention;
         self
     }
 
-    /// Sets how long the result of a completed operation is kept, in store time from its completion; at most as long as
-    /// its key. Default: as long as the key.
+    /// Sets how long the result of a completed operation is kept, in store time from its completion; at most as long as its
+    /// key. Default: as long as the key.
     ///
-    /// When the result is gone and the key is not, a retry is [`Error::ResultExpired`], and the side effect still does not run
-    /// again. Like [`retention`](Options::retention), this applies to operations that end from now on. An operation with a
-    /// shorter [`retain`](crate::Operation::retain) of its own keeps its result as long as its key.
+    /// When the result is gone and the key is not, a retry is [`Error::ResultExpired`], and the side effect still does not
+    /// run again. Like [`retention`](Options::retention), this applies to operations that end from now on. An operation with
+    /// a shorter [`retain`](crate::Operation::retain) of its own keeps its result as long as its key.
     pub fn result_retention(mut self, retention: Duration) -> Options {
         self.result_retention = Some(retention);
         self
     }
 
-    /// Sets the deadline of leases, in store time from the begin; at most the retention. After the deadline, another
-    /// caller that begins the operation gets a [`Doubt`](crate::Doubt) about the attempt. Default: no deadline. If an
-    /// operation sets a shorter [`retain`](crate::Operation::retain), its lease has that length.
+    /// Sets the deadline of leases, in store time from the begin; at most the retention. After the deadline, another caller
+    /// that begins the operation gets a [`Doubt`](crate::Doubt) about the attempt. Default: no deadline. If an operation sets
+    /// a shorter [`retain`](crate::Operation::retain), its lease has that length.
     ///
-    /// The deadline does not stop the thread that holds the lease. If its side effect is merely slow, the side effect
-    /// can happen twice. Use this only if the outside world refuses an older [`Version`](crate::Version), or if the
-    /// side effect is idempotent. A thread that needs longer can [renew](crate::Lease::renew) its lease.
+    /// The deadline does not stop the thread that holds the lease. If its side effect is merely slow, the side effect can
+    /// happen twice. Use this only if the outside world refuses an older [`Version`](crate::Version), or if the side effect
+    /// is idempotent. A thread that needs longer can [renew](crate::Lease::renew) its lease.
     pub fn lease(mut self, lease: Duration) -> Options {
         self.lease = Some(lease);
         self
     }
 
-    /// Sets how durable a change is before its call returns. Default: [`Durability::Sync`]. A single operation can
-    /// override it with [`Operation::durability`](crate::Operation::durability).
+    /// Sets how durable a change is before its call returns. Default: [`Durability::Sync`]. A single operation can override
+    /// it with [`Operation::durability`](crate::Operation::durability).
     ///
     /// On Linux and Android, [`Durability::Buffered`] as an option of the store also changes how the file grows: the
     /// operating system reserves the space, and the store does not fill it with zeroes. That halves the bytes that are
@@ -217,36 +212,33 @@ impl Options {
     /// With maps, a read error of the disk, or truncation of the file by another program, ends the process with SIGBUS.
     /// Without maps, both are errors, and each lookup takes a system call.
     ///
-    /// Maps take address space but no memory of their own: the length of 64 segments, or for a longer file at most
-    /// twice its length plus 64 segments. If there is not enough address space, records are read without maps.
+    /// Maps take address space but no memory of their own: the length of 64 segments, or for a longer file at most twice its
+    /// length plus 64 segments. If there is not enough address space, records are read without maps.
     pub fn mmap(mut self, mmap: bool) -> Options {
         self.mmap = mmap;
         self
     }
 
-    /// Sets the maximum time, by the wall clock, from the last write to the store until the store is opened after a
-    /// reboot, in whole milliseconds. Default: 366 days.
+    /// Sets the maximum time, by the wall clock, from the last write to the store until the store is opened after a reboot,
+    /// in whole milliseconds. Default: 366 days.
     ///
-    /// Across a reboot, only the wall clock shows how much time has passed. If it is ahead by more than this maximum,
-    /// it is probably wrong, so opening the store fails with [`Error::Clock`] and nothing expires. If a machine is
-    /// never down for longer than a week, set a week, so that a clock that comes up a month ahead cannot make
-    /// everything expire.
+    /// Across a reboot, only the wall clock shows how much time has passed. If it is ahead by more than this maximum, it is
+    /// probably wrong, so opening the store fails with [`Error::Clock`] and nothing expires. If a machine is never down for
+    /// longer than a week, set a week, so that a clock that comes up a month ahead cannot make everything expire.
     ///
-    /// On Linux and Android, this option has no effect within the same boot, because store time runs on the boot-time
-    /// clock, which cannot be set and counts suspend. On other systems, the store is always opened as if after a
-    /// reboot.
+    /// On Linux and Android, this option has no effect within the same boot, because store time runs on the boot-time clock,
+    /// which cannot be set and counts suspend. On other systems, the store is always opened as if after a reboot.
     pub fn max_downtime(mut self, longest: Duration) -> Options {
         self.clock_rules.max_downtime_ms = whole_ms(longest);
         self
     }
 
-    /// Sets what to do if the wall clock jumped across a reboot: back by more than a day since the last write to the
-    /// store, or ahead by more than [`max_downtime`](Options::max_downtime). Without this option, opening the store
-    /// then fails with [`Error::Clock`].
+    /// Sets what to do if the wall clock jumped across a reboot: back by more than a day since the last write, or ahead by
+    /// more than [`max_downtime`](Options::max_downtime). Without this option, opening the store fails with [`Error::Clock`].
     ///
-    /// Opening the store records the clock's present reading, so the option is not needed the next time. If the clock
-    /// did not jump, the option has no effect. So a machine whose clock always comes up wrong, before a time service
-    /// corrects it, can always set [`ClockJump::NotElapsed`].
+    /// Opening the store records the clock's reading, so the option is not needed the next time. If the clock did not jump,
+    /// the option has no effect. So a machine whose clock always comes up wrong, before a time service corrects it, can
+    /// always set [`ClockJump::NotElapsed`].
     ///
     /// ```
     /// use oncekey::{ClockJump, Error, Fingerprint, ManualClock, Options};
@@ -399,8 +391,8 @@ impl Options {
         }
     }
 
-    /// Refuses to create a file whose first segment would exceed the process's limit on file sizes. This is checked
-    /// before the file is created, because the write would end the process with SIGXFSZ.
+    /// Refuses to create a file whose first segment would exceed the process's limit on file sizes. This is checked before
+    /// the file is created, because the write would end the process with SIGXFSZ.
     fn check_file_size_limit(&self, path: &Path) -> Result<()> {
         let needed_bytes = STORE_HEADER_BYTES + self.segment_bytes;
         let is_new = || std::fs::metadata(path).map_or(true, |file| file.len() == 0);
@@ -477,14 +469,14 @@ pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> 
     Ok(lease_ms)
 }
 
-/// Checks the renewal of a lease against the retention. Returns the new lease in ms. `Duration::MAX` means no deadline,
-/// as for an operation without a lease.
+/// Checks the renewal of a lease against the retention. Returns the new lease in ms. `Duration::MAX` means no deadline, as
+/// for an operation without a lease.
 pub(crate) fn check_renewal(lease: Duration, retention: Retention) -> Result<u64> {
     if lease == Duration::MAX { Ok(u64::MAX) } else { check_lease(lease, retention) }
 }
 
-/// Returns the retention of an operation that sets one for its key. The result retention of the store still applies,
-/// but no longer than that of the key.
+/// Returns the retention of an operation that sets one for its key. The result retention of the store still applies, but no
+/// longer than that of the key.
 pub(crate) fn operation_retention(key: Duration, store: &Settings) -> Result<Retention> {
     let Retention { key_ms, .. } = check_retention(key, None)?;
     let result_ms = store.result_retention_ms.unwrap_or(key_ms).min(key_ms);

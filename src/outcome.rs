@@ -1,5 +1,5 @@
-//! What the closures of an operation get and return: the handle to an attempt, the outcome and error of `run`, and the
-//! finding of `reconcile`.
+//! What the closures of an operation receive and return: the handle to an attempt, the outcome and error of `run`, and
+//! the finding of `reconcile`.
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -19,8 +19,8 @@ use crate::sync::Mutex;
 /// A boxed error, for programs that do not need the concrete type any more. See [`RunError::into_boxed`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// A handle to the attempt that the closure of [`run`](crate::Operation::run) runs, or that the closure of
-/// [`reconcile`](crate::Operation::reconcile) looks up.
+/// A handle to an attempt: the one that the closure of [`run`](crate::Operation::run) runs, or the one that the closure
+/// of [`reconcile`](crate::Operation::reconcile) searches for.
 ///
 /// It can be cloned, sent to other threads and kept. It does not keep the store open. After the attempt has ended,
 /// [`renew`](Attempt::renew) and [`retain`](Attempt::retain) are [`Error::Fenced`].
@@ -35,7 +35,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 ///     assert!(attempt.is_current());
 ///     Ok::<_, String>(17)
 /// });
-/// assert_eq!(outcome.expect("performed").into_inner(), 17);
+/// assert_eq!(outcome.expect("the charge succeeds").into_inner(), 17);
 /// # Ok::<(), oncekey::Error>(())
 /// ```
 #[derive(Clone)]
@@ -49,7 +49,7 @@ struct Shared {
     key: OwnedKey,
     number: u32,
     version: Version,
-    /// The retention of the completed operation. Read when the closure has returned.
+    /// The retention of the completed operation. Read after the closure has returned.
     retention: Mutex<Retention>,
 }
 
@@ -73,7 +73,7 @@ impl Attempt {
         Attempt { shared: Arc::new(Shared { engine, key, number, version, retention }) }
     }
 
-    /// The key of the operation. Give the outside world the [`token`](Attempt::token) instead.
+    /// The key of the operation. For the outside world, use the [`token`](Attempt::token) instead.
     #[must_use]
     pub fn key(&self) -> Key<'_> {
         self.shared.key.as_key()
@@ -112,7 +112,7 @@ impl Attempt {
         self.owner().is_some()
     }
 
-    /// The engine, if the attempt owns its operation and the store still exists.
+    /// Returns the engine if the attempt owns its operation and the store still exists.
     fn owner(&self) -> Option<Arc<Engine>> {
         self.shared.engine.upgrade().filter(|engine| engine.is_current(self.key(), self.shared.version))
     }
@@ -140,7 +140,7 @@ impl Attempt {
     /// let clock = ManualClock::new(1_700_000_000_000);
     /// let store = Options::new().manual_clock(clock.clone()).open_in_memory()?;
     /// store.operation("quote:7").run(|attempt| {
-    ///     let valid_for = Duration::from_secs(900); // as the supplier's answer says
+    ///     let valid_for = Duration::from_secs(900); // from the supplier's answer
     ///     attempt.retain(valid_for)?;
     ///     Ok::<_, oncekey::Error>(1_000)
     /// })?;
@@ -168,8 +168,8 @@ impl Attempt {
     }
 }
 
-// Sound for the reasons that hold for the store (see `store`). The only state of its own is the retention, which is replaced
-// as a whole.
+// A caught panic is harmless for the same reasons as for the store (see `store`). The only state that an attempt adds is the
+// retention, which is always replaced as a whole.
 impl UnwindSafe for Attempt {}
 impl RefUnwindSafe for Attempt {}
 
@@ -218,10 +218,11 @@ impl<T> Outcome<T> {
     }
 }
 
-/// The error of [`Operation::run`](crate::Operation::run): the store's, or that of the closure and what it means for the key.
+/// The error of [`Operation::run`](crate::Operation::run): an error of the store, or the error of the closure and what
+/// it means for the key.
 ///
-/// `E` is the error type of the closure, which can be any type. `{}` prints it inline, and the store's error as well. `{:?}`
-/// prints nothing of the result, because errors end up in logs.
+/// `E` is the error type of the closure, which can be any type. `{}` prints the error of the closure or the store on
+/// the same line. `{:?}` never prints the result, because errors end up in logs.
 ///
 /// The operator `?` converts it to a `Box<dyn Error>` or an `anyhow::Error`. That keeps the text of `E` but not its causes,
 /// because `E` need not implement [`Error`](std::error::Error). Where the causes matter, use
@@ -246,16 +247,16 @@ impl<T> Outcome<T> {
 pub enum RunError<T, E> {
     /// The store returned an error, and this call did not run the side effect.
     Store(Error),
-    /// The closure failed with this error, and the side effect certainly did not happen, as
-    /// [`release_if`](crate::Operation::release_if) decided. The key is absent again, and the call can be retried.
+    /// The closure failed with this error, and [`release_if`](crate::Operation::release_if) returned that the side
+    /// effect certainly did not happen. The key is absent again, and the call can be retried.
     Released(E),
     /// The closure failed, and the side effect may have happened: the operation is in doubt.
     #[non_exhaustive]
     InDoubt {
         /// The error of the closure.
         error: E,
-        /// Why the release could not be recorded, if [`release_if`](crate::Operation::release_if) decided that the side effect
-        /// did not happen. Boxed, so that a `Result` stays small.
+        /// Why the release could not be recorded, if [`release_if`](crate::Operation::release_if) returned that the
+        /// side effect did not happen. Boxed, so that a `Result` stays small.
         release_failed: Option<Box<Error>>,
     },
     /// The side effect happened, in this call or as `reconcile` found out, but its result was not recorded. Keep the result:
@@ -266,8 +267,8 @@ pub enum RunError<T, E> {
     /// | [`Error::Encode`], [`Error::TooLarge`] | is completed without its result; every retry is [`Error::ResultNotKept`] |
     /// | [`Error::Fenced`] | belongs to another attempt, or has ended |
     /// | [`Error::Replaced`] | is completed, with its result, in the open file, to which the path no longer leads |
-    /// | [`Error::Poisoned`] | is in doubt; what was recorded shows when the store is opened again |
-    /// | any other | is as that error says |
+    /// | [`Error::Poisoned`] | is in doubt; opening the store again shows whether the result was recorded |
+    /// | any other | is as that error describes |
     #[non_exhaustive]
     Unrecorded {
         /// The result of the side effect, as the closure returned it or `reconcile` found it.
@@ -278,7 +279,7 @@ pub enum RunError<T, E> {
 }
 
 impl<T, E> RunError<T, E> {
-    /// [`ErrorKind::Effect`] if the closure failed; otherwise the kind of the store's error.
+    /// Returns [`ErrorKind::Effect`] if the closure failed; otherwise the kind of the store's error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -287,8 +288,8 @@ impl<T, E> RunError<T, E> {
         }
     }
 
-    /// Whether the same call can succeed later: yes if the closure failed, no if its result was not recorded, and as
-    /// [`Error::is_retryable`] says for the store's error.
+    /// Whether the same call can succeed later: yes if the closure failed, and no if its result was not recorded. For
+    /// an error of the store, see [`Error::is_retryable`].
     ///
     /// A retry after [`RunError::InDoubt`] is safe: it runs `reconcile`, runs the side effect again only under
     /// [`rerun`](crate::Operation::rerun), or is [`Error::InDoubt`], which is not retryable.
@@ -303,8 +304,8 @@ impl<T, E> RunError<T, E> {
 }
 
 impl<T, E: Into<BoxError>> RunError<T, E> {
-    /// Converts the error to a boxed error whose chain of sources contains the closure's own error, also if that is a box or
-    /// a string.
+    /// Converts the error to a boxed error whose chain of sources contains the closure's own error, even if that is a
+    /// box or a string.
     ///
     /// ```
     /// use oncekey::{BoxError, Store};
@@ -427,7 +428,7 @@ pub enum Reconciled<T> {
     },
 }
 
-/// The types that a closure for [`reconcile`](crate::Operation::reconcile) can return. Sealed.
+/// The types that a closure for [`reconcile`](crate::Operation::reconcile) can return. This trait is sealed.
 ///
 /// | returned | is | meaning |
 /// |---|---|---|

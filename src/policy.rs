@@ -28,13 +28,13 @@ pub trait DoubtPolicy<T>: sealed::Sealed {
 #[derive(Debug, Clone, Copy)]
 pub struct Refuse;
 
-/// Runs an operation that is in doubt again: [`Operation::rerun`](crate::Operation::rerun).
+/// Runs the side effect of an operation in doubt again: [`Operation::rerun`](crate::Operation::rerun).
 #[derive(Debug, Clone, Copy)]
 pub struct Rerun;
 
 /// Finds out what happened to an operation that is in doubt: [`Operation::reconcile`](crate::Operation::reconcile).
 pub struct Reconcile<F> {
-    /// None after it was called.
+    /// `None` after the closure was called.
     closure: Option<F>,
 }
 

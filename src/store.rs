@@ -27,9 +27,9 @@ use crate::sync::Patience;
 /// [`operation`](Store::operation) is the typed interface, for most programs. The other calls do the same on bytes.
 ///
 /// A `Store` is a handle: clones are cheap, share everything, and can be used from any thread. The file is locked until
-/// [`close`](Store::close), or until the last handle and the last [`Lease`](crate::Lease) are dropped: opening it a second time,
-/// in this process or another one, is [`Error::Locked`]. The last drop also closes the file cleanly if it can. It cannot
-/// report errors, so call [`close`](Store::close) to get them.
+/// [`close`](Store::close), or until the last handle and the last [`Lease`](crate::Lease) are dropped: opening it a second
+/// time, in this process or another one, is [`Error::Locked`]. The last drop also closes the file cleanly if it can. It
+/// cannot report errors, so call [`close`](Store::close) to get them.
 ///
 /// Calls block the thread: on the disk, and where documented on other threads. From async code, call the store in a blocking
 /// task.

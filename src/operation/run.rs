@@ -1,6 +1,7 @@
 //! The calls that end an [`Operation`] with a typed result: [`run`](Operation::run),
-//! [`record_value`](Operation::record_value) and [`complete_if`](Operation::complete_if). What does the work is the engine;
-//! this module orders its calls around the caller's closures, none of which runs while a lock of the store is held.
+//! [`record_value`](Operation::record_value) and [`complete_if`](Operation::complete_if). The engine does the work.
+//! This module orders the calls to it around the caller's closures, none of which runs while a lock of the store is
+//! held.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -19,16 +20,18 @@ use crate::stats::CasOutcome;
 use crate::sync::Patience;
 use crate::typed;
 
-// Each method requires the codec, and not the impl: where it is missing, the compiler then shows the hint of `Codec`.
+// Each method requires `C: Codec`, instead of the impl: if the codec is missing, the compiler then shows the hint of `Codec`.
 impl<C, D, R> Operation<'_, C, D, R> {
     /// Runs the side effect unless it ran before, and returns its result in both cases.
     ///
-    /// Under [`Durability::Sync`](crate::Durability::Sync), the default, the begin is on disk before `effect` is called, and
-    /// the result is on disk before this returns. ([`rerun`](Operation::rerun) only writes the begin.)
+    /// Under [`Durability::Sync`](crate::Durability::Sync), the default, the begin is on disk before `effect` is
+    /// called, and the result is on disk before this returns. (Under [`rerun`](Operation::rerun), the begin is written
+    /// but not synced.)
     ///
-    /// If `effect` returns an error, the operation is in doubt, because the side effect may have happened all the same;
-    /// [`release_if`](Operation::release_if) names the errors for which it did not. A definite refusal ("card declined") is a
-    /// result and not an error: make it part of `T`. If `effect` panics, the operation is in doubt and the panic continues.
+    /// If `effect` returns an error, the operation is in doubt, because the side effect may have happened all the same.
+    /// Use [`release_if`](Operation::release_if) for errors that prove that it did not. A definite refusal ("card
+    /// declined") is a result and not an error: make it part of `T`. If `effect` panics, the operation is in doubt and
+    /// the panic continues.
     ///
     /// A closure that ends in a call that returns a `Result` needs no type annotation. One that ends in `Ok(..)` needs one:
     /// `|attempt| -> anyhow::Result<_> { .. Ok(receipt) }`.
@@ -39,12 +42,13 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// gets that decoded value too, so it sees what a retry sees. A field under `#[serde(skip)]` is not recorded; each caller
     /// gets its default.
     ///
-    /// A result that cannot be recorded, also because its serde code panics, is returned in [`RunError::Unrecorded`]. The
-    /// operation is completed without it: every retry gets [`Error::ResultNotKept`], and the side effect does not run again.
+    /// A result that cannot be recorded, for example because its serde code panics, is returned in
+    /// [`RunError::Unrecorded`]. The operation is completed without the result: every retry gets
+    /// [`Error::ResultNotKept`], and the side effect does not run again.
     ///
     /// A result that was recorded as bytes ([`Lease::complete`](crate::Lease::complete),
-    /// [`Store::record`](crate::Store::record)) has neither codec nor shape recorded. It is decoded by this operation's codec,
-    /// as whatever its bytes decode to.
+    /// [`Store::record`](crate::Store::record)) has neither codec nor shape recorded. This operation's codec decodes
+    /// it, and nothing checks that its bytes were meant as a `T`.
     ///
     /// ```
     /// use oncekey::{Outcome, Store};
@@ -94,7 +98,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
                 }
                 Began::InDoubt(grant) => {
                     let doubt = Doubt::new(self.engine, key, &terms, grant);
-                    // A closure of `reconcile` runs once. `rerun` needs no closure and begins again as often as it takes.
+                    // The closure of `reconcile` runs only once. `rerun` needs no closure and begins again as often as needed.
                     has_reconciled = !D::RERUNS;
                     let in_closure = doubt.enter_closure();
                     let reconciled = self.doubt.reconcile(&Attempt::of_doubt(self.engine, &doubt));
@@ -107,7 +111,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
                         },
                         Reconciled::NotApplied => match doubt.begin_again() {
                             Ok(lease) => return self.run_attempt(lease, effect),
-                            // The doubt was resolved by another caller: begin anew with the key as it is now.
+                            // Another caller has resolved the doubt, so begin again with the key as it is now.
                             Err(Error::Fenced { .. }) => {}
                             Err(error) => return Err(error.into()),
                         },
@@ -125,8 +129,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    /// Records begin and completion in one write, with a typed result: [`Store::record`](crate::Store::record), typed. If a
-    /// result is recorded already, returns that one.
+    /// Records the begin and the completion in one write, with a typed result: the typed form of
+    /// [`Store::record`](crate::Store::record). If a result is already recorded, returns that one.
     ///
     /// ```
     /// use oncekey::{Outcome, Store};
@@ -139,8 +143,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// # Errors
     ///
-    /// Those of [`record`](Operation::record). [`Error::Encode`], [`Error::TooLarge`]: the result cannot be recorded, and
-    /// nothing was. [`Error::Decode`]: a result of another type is recorded already.
+    /// Those of [`record`](Operation::record). [`Error::Encode`], [`Error::TooLarge`]: the result cannot be recorded,
+    /// and nothing was recorded. [`Error::Decode`]: a result of a different type is already recorded.
     pub fn record_value<T>(self, result: &T) -> Result<Outcome<T>>
     where
         C: Codec,
@@ -157,8 +161,9 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    /// Atomically completes the operation with a typed result if the key still matches `expected`:
-    /// [`Store::compare_and_set`](crate::Store::compare_and_set), typed. A retry of [`run`](Operation::run) returns the result.
+    /// Atomically completes the operation with a typed result if the key still matches `expected`: the typed form of
+    /// [`Store::compare_and_set`](crate::Store::compare_and_set). A retry of [`run`](Operation::run) returns the
+    /// result.
     ///
     /// If the key is in progress or in doubt, the fingerprint must be the stored one: set the same
     /// [`request`](Operation::request), or the [`fingerprint`](crate::KeyState::fingerprint) of the state that was seen.
@@ -169,7 +174,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// let store = Store::in_memory()?;
     /// let lost = store.operation("charge:1").run(|_| Err::<u64, _>("timed out"));
     /// assert!(lost.is_err());
-    /// // The gateway's own records say that it was charged.
+    /// // The gateway's own records show that it was charged.
     /// let seen = store.get("charge:1")?;
     /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
     /// store.operation("charge:1").complete_if(expected, &17_u64)?;
@@ -180,8 +185,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// # Errors
     ///
-    /// Those of [`Store::compare_and_set`](crate::Store::compare_and_set). [`Error::Encode`]: the result cannot be encoded, or
-    /// the record of the expected version names another [`codec`](Operation::codec).
+    /// Those of [`Store::compare_and_set`](crate::Store::compare_and_set). [`Error::Encode`]: the result cannot be
+    /// encoded, or the record of the expected version was begun with a different [`codec`](Operation::codec).
     pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<CasOutcome>
     where
         C: Codec,
@@ -192,9 +197,9 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let key = self.key.as_key();
         let Request { fingerprint, .. } = self.request.clone()?;
         let (_, seen) = self.engine.get(key, Patience::Endless)?;
-        // Only the record that is expected decides about the codec: at another version nothing is recorded, and the answer
-        // is `Differs`. The status does not matter here. It can change while the version stays, and then the codec that
-        // was not checked would be recorded.
+        // The codec is checked against the record of the expected version only: at any other version nothing is recorded, and
+        // the outcome is `Differs`. The status is not compared here. It can change while the version stays the same, so a
+        // comparison could skip the check for a completion that is then recorded.
         let begun_with = seen
             .filter(|seen| matches!(expected, Expected::Present { version, .. } if version == seen.version))
             .and_then(|seen| seen.typing);
@@ -206,7 +211,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         CasOutcome::of(self.engine, key, swap)
     }
 
-    /// Runs the side effect under its lease, and records how it ended.
+    /// Runs the side effect under its lease, and records its outcome.
     fn run_attempt<T, E, F>(
         self,
         mut lease: Lease,
@@ -266,8 +271,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    /// Calls `record` with the encoded result, or without a result if it cannot be recorded. Returns what `record` returned,
-    /// and the result that retries get or why they get none.
+    /// Calls `record` with the encoded result, or without a result if it cannot be recorded. Returns the value that
+    /// `record` returned, and either the result that retries get or the reason why they get none.
     fn keep<T, Recorded>(
         &self,
         result: &T,
