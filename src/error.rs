@@ -23,8 +23,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// The error of a call to the store: what failed, where, and what to do next.
 ///
 /// An error that concerns a key carries the key. An error that concerns the file carries its path and, where there is one,
-/// the offset. [`kind`](Error::kind) tells whether the error is an answer about the key, a mistake of the caller, or a failure
-/// of the environment. [`is_retryable`](Error::is_retryable) tells whether the same call can succeed later.
+/// the offset. [`kind`](Error::kind) distinguishes an answer about the key, a mistake of the caller and a failure of the
+/// environment. [`is_retryable`](Error::is_retryable) returns whether the same call can succeed later.
 ///
 /// The text is one line and includes the cause. [`source`](std::error::Error::source) returns the cause of that cause, so a
 /// program that prints the whole chain prints nothing twice. Requests and results never appear in the text, unless the
@@ -74,16 +74,16 @@ pub enum Error {
         /// The key of the call.
         key: OwnedKey,
     },
-    /// The call would wait for an attempt that its own thread is running or reconciling, which would never end. It was made
-    /// from the closure of [`Operation::run`](crate::Operation::run) or
+    /// The call would wait for an attempt that its own thread is running or reconciling, so the wait would never end. The
+    /// call was made from the closure of [`Operation::run`](crate::Operation::run) or
     /// [`Operation::reconcile`](crate::Operation::reconcile) for the same key. The call did nothing. Use the closure's own
-    /// result or another key, or leave out [`wait`](crate::Operation::wait), which makes it [`Error::InProgress`].
+    /// result or a different key, or leave out [`wait`](crate::Operation::wait) to get [`Error::InProgress`] instead.
     #[non_exhaustive]
     WouldWaitForItself {
         /// The key of the call.
         key: OwnedKey,
     },
-    /// An earlier attempt began, and it is unknown whether its side effect happened. Look it up with
+    /// An earlier attempt began, and it is unknown whether its side effect happened. Find out with
     /// [`Operation::reconcile`](crate::Operation::reconcile). If the side effect is itself idempotent, run it again with
     /// [`Operation::rerun`](crate::Operation::rerun).
     #[non_exhaustive]
@@ -112,9 +112,9 @@ pub enum Error {
         /// The key of the call.
         key: OwnedKey,
     },
-    /// The operation is completed already, and the call would change that: with another result from the same
-    /// [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt), with a release of either, or with a compare-and-set to anything but
-    /// absent. What was recorded first stands.
+    /// The operation is already completed, and the call would change that: by completing the same [`Lease`](crate::Lease) or
+    /// [`Doubt`](crate::Doubt) with a different result, by releasing either, or by a compare-and-set to anything but absent.
+    /// The first recorded outcome stands.
     #[non_exhaustive]
     Conflict {
         /// The key of the call.
@@ -142,14 +142,15 @@ pub enum Error {
         /// The largest size allowed, in bytes.
         limit_bytes: usize,
     },
-    /// The file has no room left and cannot grow: because of the disk, a quota, [`Options::max_size`](crate::Options::max_size)
-    /// or the process's limit on file sizes. Reclaiming found nothing to free. Nothing was changed, and the store continues to
-    /// work once there is room.
+    /// The file has no space left and cannot grow, because of the disk, a quota,
+    /// [`Options::max_size`](crate::Options::max_size) or the process's limit on file sizes. Reclaiming found nothing to
+    /// free. Nothing was changed, and the store continues to work once there is space.
     ///
-    /// Mostly this is the error of beginning something new. A lease has room reserved for its end. A doubt has not, but a part
-    /// of the file is reserved for ending doubts, and only when that is used up too, ending one is `Full`; the operation is
-    /// in doubt as before. An opening is `Full` if the file cannot be made as long as
-    /// [`Options::min_size`](crate::Options::min_size); the file keeps its length and can be opened with a smaller one.
+    /// Mostly, calls that begin something new return this. Space is reserved for the end of every lease. No space is reserved
+    /// for a single doubt, but a part of the file is reserved for ending doubts. Only when that is used up too, ending a
+    /// doubt is `Full`; the operation is then in doubt as before. Opening a store is `Full` if the file cannot be made as
+    /// long as [`Options::min_size`](crate::Options::min_size); the file keeps its length and can be opened with a smaller
+    /// `min_size`.
     #[non_exhaustive]
     Full {
         /// The file of the store.
@@ -157,8 +158,8 @@ pub enum Error {
         /// Why the file cannot grow, and what to do.
         reason: String,
     },
-    /// An earlier write or sync failed, so it is unknown what reached the disk since. Nothing can be written until the store is
-    /// opened again. Durable records can still be read.
+    /// An earlier write or sync failed, so it is unknown which changes since then have reached the disk. Nothing can be
+    /// written until the store is opened again. Durable records can still be read.
     #[non_exhaustive]
     Poisoned {
         /// The file of the store.
@@ -166,9 +167,9 @@ pub enum Error {
         /// The first failure.
         source: Arc<io::Error>,
     },
-    /// The file is open already, in this process or another one. The lock lasts until the other store is closed, or its last
-    /// `Store` and its last lease are dropped. If a process with forked children was killed, the children keep the lock until
-    /// they end or execute another program.
+    /// The file is open already, in this process or another one. The lock lasts until the other store is closed, or until the
+    /// last handle and the last lease of that store are dropped. If a process with forked children was killed, the children
+    /// keep the lock until they end or execute another program.
     #[non_exhaustive]
     Locked {
         /// The file of the store.
@@ -191,14 +192,13 @@ pub enum Error {
         /// Which version or feature, and what is supported.
         reason: String,
     },
-    /// The file is damaged: bytes that were on disk before are not what they were. Keep a copy of the file before you try
-    /// anything.
+    /// The file is damaged: bytes on disk are not what the store wrote. Keep a copy of the file before you try anything.
     ///
-    /// An opening checks headers, footers and the last segment. If it fails, the file was not changed.
+    /// Opening a store checks headers, footers and the last segment. If that returns this error, the file was not changed.
     ///
-    /// An open store checks each record when it reads it. Then the error concerns one key, which can be neither read nor
-    /// changed; other keys can. The store has lost what it knew of the key. Find that out from the outside world, and give
-    /// the key up with [`Store::forget`](crate::Store::forget).
+    /// An open store checks each record that it reads. The error then concerns one key, which can be neither read nor
+    /// changed; other keys can. The store has lost the record of that key. Find out from the outside world whether the side
+    /// effect happened, then remove the key with [`Store::forget`](crate::Store::forget).
     #[non_exhaustive]
     Corrupt {
         /// The file of the store.
@@ -210,8 +210,8 @@ pub enum Error {
     },
     /// The wall clock jumped across a reboot of the machine, and it is unknown how much time passed: since the store was last
     /// written, the clock went back by more than a day, or forward by more than
-    /// [`Options::max_downtime`](crate::Options::max_downtime). Correct the clock, or state what is true with
-    /// [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing expired, and the file was not changed.
+    /// [`Options::max_downtime`](crate::Options::max_downtime). Correct the clock, or declare whether the time has passed
+    /// with [`Options::accept_clock_jump`](crate::Options::accept_clock_jump). Nothing expired, and the file was not changed.
     #[non_exhaustive]
     Clock {
         /// The file of the store.
@@ -232,9 +232,9 @@ pub enum Error {
         /// The error of the codec, or how the types differ.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// The request or the result cannot be encoded, the encoded result would decode to another value, or the codec is not the
-    /// one that the operation was begun with. The value was not recorded. After [`Operation::run`](crate::Operation::run) the
-    /// operation is completed without its result, as for [`Error::TooLarge`].
+    /// The request or the result cannot be encoded, the encoded result would decode to a different value, or the codec is not
+    /// the one with which the operation was begun. The value was not recorded. After
+    /// [`Operation::run`](crate::Operation::run) the operation is completed without its result, as for [`Error::TooLarge`].
     #[non_exhaustive]
     Encode {
         /// The key of the call.
@@ -242,7 +242,7 @@ pub enum Error {
         /// The error of the codec, or why the value cannot be recorded.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
-    /// An option has a value that makes no sense, alone or together with another option. The call did nothing.
+    /// An option has an invalid value, alone or in combination with another option. The call did nothing.
     #[non_exhaustive]
     Option {
         /// The name of the option.
@@ -259,18 +259,19 @@ pub enum Error {
     },
     /// The store is closed: [`Store::close`](crate::Store::close) was called on this handle or a clone of it.
     Closed,
-    /// This process was forked from the one that opened the store, which still uses it. The call did nothing. Open the store in
-    /// the child after the parent has closed it, or open another store there.
+    /// This process was forked from the one that opened the store, which still uses it. The call did nothing. In the child,
+    /// open the store after the parent has closed it, or open a different store.
     Forked,
     /// The path no longer leads to the open file: the file was removed, renamed or replaced. Another process that opens the
-    /// path gets another file, so both could run the same side effect. Nothing new begins any more. What began before can
-    /// still be ended: the record is written to the open file, durably, and the call that writes it returns this error. Reads
-    /// still work.
+    /// path gets a different file, so both could run the same side effect. Nothing new can be begun any more. Operations that
+    /// began before can still be ended: the record is written durably to the open file, and the call that writes it returns
+    /// this error. Reads still work.
     ///
     /// Close the store. Find out which of the two files is the right one, put it in place, and reconcile what happened under
     /// the other one.
     ///
-    /// A process that changes its root directory must open its stores afterwards, because paths from before lead nowhere then.
+    /// A process that changes its root directory must open its stores after the change, because earlier paths then lead
+    /// nowhere.
     #[non_exhaustive]
     Replaced {
         /// The path by which the store was opened.
@@ -278,17 +279,18 @@ pub enum Error {
     },
     /// The store has used up its version numbers.
     ///
-    /// One opening has room for at least 2^39 changes. After that, nothing can be written until the store is opened again.
-    /// A file can be opened 2^24 times without a clean close before. After that, it cannot be opened any more, and what it
-    /// remembers cannot be carried into another file.
+    /// Each time a store is opened, it can make at least 2^39 changes. After that, nothing can be written until the store is
+    /// opened again. A file can be opened 2^24 times without a clean close before. After that, it cannot be opened any more,
+    /// and its records cannot be moved to another file.
     #[non_exhaustive]
     VersionsExhausted {
         /// The file of the store.
         path: PathBuf,
-        /// Which of the two, and what to do.
+        /// Which of the two limits was reached, and what to do.
         reason: String,
     },
-    /// The operating system returned an error. What the call did is up to its own documentation; nothing was acknowledged.
+    /// The operating system returned an error. The documentation of the call describes what the call has done by then;
+    /// nothing was acknowledged.
     #[non_exhaustive]
     Io {
         /// The file of the store.
@@ -300,7 +302,7 @@ pub enum Error {
     },
 }
 
-/// What an [`Error`] is about, and so who has to act on it.
+/// What an [`Error`] is about, and therefore who must act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -310,12 +312,12 @@ pub enum ErrorKind {
     Caller,
     /// A disk, a file, a clock or another process is in the way. An operator must act.
     World,
-    /// The side effect failed: only of [`RunError::kind`](crate::RunError::kind).
+    /// The side effect failed. Only [`RunError::kind`](crate::RunError::kind) returns this.
     Effect,
 }
 
 impl Error {
-    /// What the error is about, and so who has to act on it.
+    /// Returns what the error is about, and therefore who must act on it.
     ///
     /// ```
     /// use oncekey::{ErrorKind, Store};
@@ -358,7 +360,7 @@ impl Error {
         }
     }
 
-    /// Whether the same call can succeed later although the program changes nothing. A program that retries should wait longer
+    /// Whether the same call can succeed later without a change to the program. A program that retries should wait longer
     /// before each retry.
     ///
     /// | error | retryable | because |
@@ -371,13 +373,13 @@ impl Error {
     /// | `Full` | yes | retention passes, and other programs free space |
     /// | `Locked` | yes | the other process closes the store or ends |
     /// | `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
-    /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded stands |
+    /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded does not change |
     /// | `Fenced` | no | the operation no longer belongs to this lease |
     /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
     /// | `Decode` | no | the bytes and the type stay as they are |
     /// | `WouldWaitForItself` | no | the same call from the same closure would wait for itself again |
-    /// | `Closed`, `Forked`, `Poisoned`, `Replaced` | no | the store must be opened again, after you have found out what happened |
-    /// | `VersionsExhausted` | no | the store must be opened again, or the file given up |
+    /// | `Closed`, `Forked`, `Poisoned`, `Replaced` | no | the store must be opened again, after someone has found out what happened |
+    /// | `VersionsExhausted` | no | the store must be opened again, or a new file started |
     /// | `NotAStore`, `Unsupported`, `Corrupt` | no | the file stays as it is |
     /// | `Clock` | no | the clock must be corrected, or the jump accepted |
     ///
@@ -436,18 +438,19 @@ impl Error {
         Error::Io { path: path.into(), operation, source: Arc::new(source) }
     }
 
-    /// The counter in the lower bits of a version is used up. It can have run through several openings, because an opening
-    /// after a clean close continues it; one that finds more than half of it used up starts a new one.
+    /// Returns the error for a counter of changes (the lower bits of a version) that is used up. The counter can span several
+    /// sessions, because opening a store after a clean close continues it. If more than half of it is used up by then,
+    /// opening the store starts a new counter.
     pub(crate) fn changes_exhausted(path: impl Into<PathBuf>) -> Error {
         let reason =
             "the counter of changes has reached 2^40; open the store again, which starts a new one".into();
         Error::VersionsExhausted { path: path.into(), reason }
     }
 
-    /// The open count in the upper bits of a version is used up.
+    /// Returns the error for an open count (the upper bits of a version) that is used up.
     pub(crate) fn openings_exhausted(path: impl Into<PathBuf>) -> Error {
         let reason = "the file was opened 2^24 times without a clean close before, and cannot be opened any more; start a \
-                      new file at another path, which knows nothing of what this one remembers"
+                      new file at another path, which has none of the records of this one"
             .into();
         Error::VersionsExhausted { path: path.into(), reason }
     }
@@ -458,7 +461,7 @@ impl Error {
 }
 
 /// Whether an error of the operating system can go away by itself. A shortage can; a wrong path or permission cannot. An
-/// error without a kind of its own (too many open files, a failing disk) counts as one that can.
+/// error that has no kind of its own (too many open files, a failing disk) counts as one that can.
 fn is_transient(kind: io::ErrorKind) -> bool {
     !matches!(
         kind,

@@ -21,14 +21,14 @@ impl StdError for Caused {
     }
 }
 
-const CAUSES: [&str; 3] = ["the nearest cause", "the cause behind it", "the root cause"];
+const CAUSES: [&str; 3] = ["the nearest cause", "the cause of that cause", "the root cause"];
 
 fn caused() -> Caused {
-    let [nearest, behind, first] = CAUSES;
-    Caused(nearest, Some(Box::new(Caused(behind, Some(Box::new(Caused(first, None)))))))
+    let [nearest, middle, root] = CAUSES;
+    Caused(nearest, Some(Box::new(Caused(middle, Some(Box::new(Caused(root, None)))))))
 }
 
-/// One error of each variant, and whether it is retryable.
+/// Returns one error of each variant, and whether it is retryable.
 fn one_of_each() -> Vec<(Error, bool)> {
     let key = || Key::new("k").scope("s").to_owned();
     let path = || PathBuf::from("/store.once");
@@ -68,8 +68,8 @@ fn one_of_each() -> Vec<(Error, bool)> {
     ]
 }
 
-/// The number of a variant. A new variant does not compile until it has a number, and fails a test until `one_of_each` has
-/// an example of it.
+/// Returns the number of a variant. A new variant does not compile until it has a number, and fails a test until
+/// `one_of_each` has an example of it.
 fn number_of(error: &Error) -> usize {
     match error {
         Error::Key { .. } => 0,
@@ -102,7 +102,7 @@ fn number_of(error: &Error) -> usize {
     }
 }
 
-/// The texts along the chain of sources, the error's own first.
+/// Returns the texts along the chain of sources, starting with the error's own.
 fn chain(error: &Error) -> Vec<String> {
     let mut texts = Vec::new();
     let mut next: Option<&dyn StdError> = Some(error);
@@ -126,7 +126,7 @@ fn a_chain_of_errors_states_each_cause_once() {
         let chain = chain(&error);
         for (at, text) in chain.iter().enumerate() {
             let again =
-                chain.iter().enumerate().find(|(other, said)| *other != at && said.contains(&text[..]));
+                chain.iter().enumerate().find(|(other, cause)| *other != at && cause.contains(&text[..]));
             assert!(again.is_none(), "{text:?} is repeated in {chain:?}");
         }
         let has_cause = matches!(
@@ -176,12 +176,12 @@ fn the_table_of_retryable_errors_names_every_variant() {
 }
 
 #[test]
-fn a_result_that_was_not_kept_is_an_answer_that_the_operation_is_done() {
+fn a_result_that_was_not_kept_is_an_answer() {
     let error = Error::ResultNotKept { key: Key::new("k").to_owned() };
     assert_eq!(error.kind(), ErrorKind::Answer);
-    let said = error.to_string();
+    let text = error.to_string();
     assert!(
-        said.contains("done") && said.contains("could not be recorded") && said.contains("not run again")
+        text.contains("done") && text.contains("could not be recorded") && text.contains("not run again")
     );
 }
 
@@ -191,9 +191,9 @@ fn a_doubt_states_on_one_line_why_it_was_not_resolved() {
         let (key, version) = (Key::new("k").to_owned(), Version::from_u64(7));
         Error::InDoubt { key, attempt: 1, version, reason: reason.map(str::to_owned) }.to_string()
     };
-    let said = doubt(None);
-    assert!(said.ends_with("reconcile it, or rerun it if the side effect is idempotent"), "{said}");
-    let said = doubt(Some("401, key\nexpired\u{202e}"));
-    assert!(said.ends_with(r"reconcile did not find out: 401, key\nexpired\u{202e}"), "{said}");
-    assert!(said.contains("it is unknown whether its side effect happened"), "{said}");
+    let text = doubt(None);
+    assert!(text.ends_with("reconcile it, or rerun it if the side effect is idempotent"), "{text}");
+    let text = doubt(Some("401, key\nexpired\u{202e}"));
+    assert!(text.ends_with(r"reconcile did not find out: 401, key\nexpired\u{202e}"), "{text}");
+    assert!(text.contains("it is unknown whether its side effect happened"), "{text}");
 }

@@ -1,12 +1,12 @@
-//! The messages of errors: what failed, where, and what to do next. Each includes its cause, and is one line whatever bytes
-//! keys, paths and reasons contain.
+//! The messages of errors: what failed, where, and what to do next. Each message includes its cause, and is one line,
+//! whatever bytes keys, paths and reasons contain.
 
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
 use super::Error;
 
-/// Prints a path in an error or event: as one line, with control characters escaped.
+/// Prints a path in an error or event on one line, with control characters escaped.
 pub(crate) struct Shown<'a>(pub(crate) &'a Path);
 
 impl fmt::Display for Shown<'_> {
@@ -40,7 +40,7 @@ impl fmt::Display for Error {
             Error::Mismatch { key } => {
                 write!(
                     out,
-                    "{key}: this key was used before with another request; nothing was run or replayed; find out why two \
+                    "{key}: this key was used before with a different request; nothing was run or replayed; find out why two \
                      requests share the key"
                 )
             }
@@ -156,7 +156,7 @@ impl fmt::Display for Error {
             ),
             Error::Replaced { path } => write!(
                 out,
-                "{}: the path was removed, renamed or replaced while the store was open; nothing new begins any more; \
+                "{}: the path was removed, renamed or replaced while the store was open; nothing new can be begun; \
                  close the store and find out which file is the right one",
                 Shown(path)
             ),
@@ -171,7 +171,7 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {
-    /// The cause of the cause, because the text includes the cause itself.
+    /// Returns the cause of the cause, because the text includes the cause itself.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Error::Poisoned { source, .. } | Error::Io { source, .. } => source.source(),
