@@ -1,13 +1,14 @@
-//! Time across openings: the marks that the log stores, and the rules by which an opening continues store time from them.
+//! Store time across sessions: the marks that the log stores, and the rules by which recovery continues store time from them.
 //!
 //! Recovery collects the marks in a [`HighWater`] and calls [`judge_opening`]. The module is pure: it reads no clock.
 
 use super::{BootId, DAY_MS, FOLLOW_DIVISOR, Reading};
 use crate::planted::{Bug, planted};
 
-/// How far the wall clock may be behind the mark at an opening in another boot, in ms. A day covers a clock that was wrong by
-/// a time zone. Store time then continues at the mark, so keys are remembered for longer by as much as the clock is behind.
-const BEHIND_LIMIT_MS: u64 = DAY_MS;
+/// How far the wall clock may be behind the mark when a store is opened in a different boot, in ms. A day covers a clock that
+/// was wrong by a time zone. Store time then continues at the mark, so keys are remembered for longer by as much as the clock
+/// is behind.
+const MAX_BEHIND_MS: u64 = DAY_MS;
 
 /// The default of [`Options::max_downtime`](crate::Options::max_downtime), in ms.
 pub(crate) const DEFAULT_MAX_DOWNTIME_MS: u64 = 366 * DAY_MS;
@@ -20,11 +21,11 @@ pub enum ClockJump {
     /// The wall clock is right, and that much time has passed. Store time advances by it, and keys and results whose retention
     /// ends by then expire. If the clock went back, no time has passed, and this means the same as `NotElapsed`.
     Elapsed,
-    /// The wall clock was wrong before, or is wrong now. Store time continues from where it stood, and nothing expires.
+    /// The wall clock was wrong before, or is wrong now. Store time continues from where it was, and nothing expires.
     NotElapsed,
 }
 
-/// Store time, wall clock and boot-time clock at one moment, all in ms. What the log stores of time.
+/// Store time, wall clock and boot-time clock at one moment, all in ms. The log stores such marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TimeMark {
     pub(crate) store_ms: u64,
@@ -53,12 +54,12 @@ impl HighWater {
         HighWater { mark, store_ms: mark.store_ms, wall_ms: mark.wall_ms }
     }
 
-    /// Advances to a later frame, which is of the same boot as the mark.
+    /// Advances to a later frame, which must be of the same boot as the mark.
     pub(crate) fn note(&mut self, store_ms: u64, wall_ms: u64) {
         (self.store_ms, self.wall_ms) = (self.store_ms.max(store_ms), wall_ms);
     }
 
-    /// Replaces the mark by a later one. Store time never goes back.
+    /// Replaces the mark with a later one. Store time never goes back.
     pub(crate) fn replace(&mut self, mark: TimeMark) {
         *self = HighWater { store_ms: self.store_ms.max(mark.store_ms), ..HighWater::at(mark) };
     }
@@ -71,11 +72,11 @@ impl HighWater {
         self.wall_ms
     }
 
-    /// Store time by the boot-time clock; `None` if the machine was booted again since.
+    /// Returns the store time by the boot-time clock, or `None` if the machine was rebooted since the mark.
     ///
-    /// A boot-time clock that is behind what the log has seen of it belongs to another boot, even with the same boot id: the
-    /// machine was restored from a snapshot. The log has seen the boot-time clock at the mark, and later at least at the mark
-    /// plus the store time that passed since, less what store time may have gained by following the wall clock.
+    /// A boot-time clock that is behind its latest known value belongs to a different boot even if the boot id is the same:
+    /// the machine was restored from a snapshot. The latest known value is at least that of the mark plus the store time that
+    /// has passed since the mark, minus what store time may have gained by following the wall clock.
     fn by_boot_time(&self, now: &Reading) -> Option<u64> {
         if !self.mark.boot.is_same(now.boot) || planted(Bug::WallClockInSameBoot) {
             return None;
@@ -88,34 +89,37 @@ impl HighWater {
     }
 }
 
-/// How far an opening trusts the wall clock.
+/// How far recovery trusts the wall clock.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpeningRules {
+    /// The value of [`Options::max_downtime`](crate::Options::max_downtime), in ms.
     pub(crate) max_downtime_ms: u64,
+    /// The value of [`Options::accept_clock_jump`](crate::Options::accept_clock_jump), if it was set.
     pub(crate) accept: Option<ClockJump>,
 }
 
-/// The store time at which an opening continues.
+/// How store time continues when a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpeningTime {
+    /// The store time at which the store continues, in ms.
     pub(crate) store_ms: u64,
-    /// The answer that was needed to accept a jump of the wall clock; `None` if it did not jump.
+    /// The operator's answer, if it was needed to accept a jump of the wall clock; `None` if the clock did not jump.
     pub(crate) accepted_jump: Option<ClockJump>,
 }
 
-/// The wall clock is too far from where the log has seen it, and no other clock tells how much time passed.
+/// The wall clock is too far from where the log has seen it, and no other clock shows how much time has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Jumped;
 
-/// Decides at which store time an opening continues.
+/// Returns the store time at which a store continues when it is opened.
 ///
 /// | boot | wall clock | store time | reason |
 /// |---|---|---|---|
 /// | the same | any | advances by the boot-time clock | it cannot be set, and it counts suspend |
-/// | another | ahead by at most `max_downtime` | advances by the wall clock | no other clock ran through the reboot |
-/// | another | further ahead | error, or as `accept` says | if the clock is wrong, everything would expire |
-/// | another | behind by at most a day | continues at the mark | keys are remembered for longer, which is safe |
-/// | another | further behind | error, or continues at the mark | the clock is wrong now or was wrong then |
+/// | a different one | ahead by at most `max_downtime` | advances by the wall clock | no other clock ran through the reboot |
+/// | a different one | further ahead | error, or as `accept` says | if the clock is wrong, everything would expire |
+/// | a different one | behind by at most a day | continues at the mark | keys are remembered for longer, which is safe |
+/// | a different one | further behind | error, or continues at the mark | the clock is wrong now or was wrong then |
 pub(crate) fn judge_opening(
     seen: &HighWater,
     now: &Reading,
@@ -128,7 +132,7 @@ pub(crate) fn judge_opening(
     let (ahead_ms, behind_ms) =
         (now.wall_ms.saturating_sub(seen.wall_ms), seen.wall_ms.saturating_sub(now.wall_ms));
     let advanced_ms = seen.store_ms.saturating_add(ahead_ms);
-    if ahead_ms <= rules.max_downtime_ms && behind_ms <= BEHIND_LIMIT_MS {
+    if ahead_ms <= rules.max_downtime_ms && behind_ms <= MAX_BEHIND_MS {
         return Ok(at(advanced_ms));
     }
     let store_ms = match rules.accept.ok_or(Jumped)? {
@@ -146,7 +150,7 @@ mod tests {
     const START_MS: u64 = 1_700_000_000_000;
     const BOOT: BootId = BootId([7; 16]);
     const OTHER: BootId = BootId([8; 16]);
-    /// Store time is an hour behind the wall clock: only differences count.
+    /// Store time is an hour behind the wall clock, because only differences count.
     const STORE_MS: u64 = START_MS - 3_600_000;
     const SEEN: TimeMark = TimeMark { store_ms: STORE_MS, wall_ms: START_MS, boot: BOOT, boot_ms: 50_000 };
     const RULES: OpeningRules = OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None };
@@ -166,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn in_another_boot_store_time_advances_with_the_wall_clock_and_never_back() {
+    fn in_another_boot_store_time_follows_only_a_later_wall_clock() {
         for boot in [OTHER, BootId::UNKNOWN] {
             assert_eq!(judge(SEEN, START_MS + 5, boot, 999_999), Some(STORE_MS + 5));
             assert_eq!(judge(SEEN, START_MS - 5, boot, 0), Some(STORE_MS));
@@ -185,17 +189,17 @@ mod tests {
     fn a_boot_time_clock_behind_the_last_frame_is_of_another_boot() {
         let mut seen = HighWater::at(SEEN);
         // An hour later. Store time may have followed the wall clock by two seconds, plus a millisecond of rounding: so the
-        // boot-time clock stood between 3,647,999 and 3,652,001.
+        // boot-time clock was between 3,647,999 and 3,652,001.
         seen.note(STORE_MS + 3_600_000, START_MS + 77_000);
         let at = |boot_ms| {
             let now = Reading { wall_ms: START_MS + 80_000, boot: BOOT, boot_ms };
             judge_opening(&seen, &now, &RULES).unwrap().store_ms
         };
         let end_ms = STORE_MS + 3_600_000;
-        assert_eq!(at(3_647_998), end_ms + 3_000, "another boot: by the wall clock");
-        assert_eq!(at(3_647_999), end_ms, "never back");
+        assert_eq!(at(3_647_998), end_ms + 3_000, "a different boot, so the wall clock counts");
+        assert_eq!(at(3_647_999), end_ms, "store time must not go back");
         assert_eq!(at(3_650_000), end_ms);
-        assert_eq!(at(3_651_000), end_ms + 1_000, "by the boot-time clock");
+        assert_eq!(at(3_651_000), end_ms + 1_000, "the same boot, so the boot-time clock counts");
     }
 
     #[test]
@@ -229,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn an_accepted_jump_decides_only_where_the_clock_jumped() {
+    fn an_accepted_jump_has_no_effect_without_a_jump() {
         let judge = |wall_ms, accept| {
             let rules = OpeningRules { accept: Some(accept), ..RULES };
             let now = Reading { wall_ms, boot: OTHER, boot_ms: 0 };

@@ -5,11 +5,13 @@
 //! the wall clock and runs on the boot-time clock, which cannot be set and counts suspend. It follows the wall clock by at most
 //! two seconds an hour.
 //!
-//! Invariant: store time never goes back, neither while the store is open nor from one opening to the next.
+//! Invariant: store time never goes back, neither within a session (the period for which a store is open) nor from one
+//! session to the next.
 //!
 //! [`StoreClock`] is the time of one open store; the engine and the log read it. Marks in the log carry store time from one
-//! opening to the next: store time, wall clock and boot-time clock of one moment ([`TimeMark`]). [`judge_opening`] decides how
-//! store time continues from the latest mark. Every store has a mark, because its creation writes the first one.
+//! session to the next. Each mark ([`TimeMark`]) has the store time, wall clock and boot-time clock of one moment.
+//! [`judge_opening`] returns how store time continues from the latest mark. Every store has a mark, because creating the
+//! store writes the first one.
 
 mod mark;
 mod source;
@@ -29,52 +31,53 @@ pub(crate) use source::{BootId, Reading, Sleepers, SystemTimeSource, TimeSource}
 
 use crate::planted::{Bug, planted};
 
-/// The largest step of the wall clock against the boot-time clock that store time follows, in ms. A time service corrects a
+/// The maximum step of the wall clock against the boot-time clock that store time follows, in ms. A time service corrects a
 /// clock by less than this, and a leap second is one second; a clock that is set by hand moves by more.
-const SMALL_STEP_MS: u64 = 10_000;
+const MAX_FOLLOWED_STEP_MS: u64 = 10_000;
 
-/// Store time follows the wall clock by at most one ms in this many: two seconds an hour. With a higher rate, many small steps
-/// could do what one large step must not. So a retention is wrong by less than a thousandth, whatever the wall clock does.
+/// Store time follows the wall clock by at most one ms in this many: two seconds an hour. At a higher rate, many small steps
+/// could move store time as far as one large step, which it must not follow. At this rate, a retention is wrong by less than
+/// a thousandth, whatever the wall clock does.
 const FOLLOW_DIVISOR: u64 = 1_800;
 
-/// How often the wall clock is compared, in ms. Reading it in every call would double the cost of reading the time, and the
-/// drift within a second does not matter.
+/// The interval between two comparisons with the wall clock, in ms. Reading it in every call would double the cost of reading
+/// the time, and the drift within a second does not matter.
 const COMPARE_INTERVAL_MS: u64 = 1_000;
 
-/// The longest time that reading the wall clock may take, in ms. A longer pause between the readings of the two clocks (a
+/// The maximum time that reading the wall clock may take, in ms. A longer pause between the readings of the two clocks (a
 /// stopped process, a busy machine) would look like a step of the wall clock, so the reading is discarded.
-const READING_LIMIT_MS: u64 = 50;
+const MAX_READING_MS: u64 = 50;
 
 /// One day, in ms.
 const DAY_MS: u64 = 24 * 60 * 60 * 1_000;
 
-/// A duration in whole ms, rounded down. Saturates.
+/// Converts a duration to whole ms, rounded down. Saturates.
 fn whole_ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// `to_ms - from_ms`, in ms. Saturates.
+/// Returns `to_ms - from_ms`. Saturates.
 fn signed_difference_ms(to_ms: u64, from_ms: u64) -> i64 {
     let difference = i128::from(to_ms) - i128::from(from_ms);
     i64::try_from(difference).unwrap_or(if difference < 0 { i64::MIN } else { i64::MAX })
 }
 
-/// The state of following the wall clock.
+/// How far store time has followed the wall clock.
 #[derive(Debug)]
 struct Followed {
     /// Wall time less boot time, in ms, as far as store time has followed it.
     difference_ms: i64,
     /// The boot time of the last comparison, in ms.
     compared_ms: u64,
-    /// The time before that comparison that was too short to follow by a whole ms.
+    /// The part of the time before that comparison that was too short to follow the wall clock by a whole ms.
     rest_ms: u64,
 }
 
 /// The store time of one open store: the boot-time clock plus a difference.
 ///
-/// The difference changes as store time follows the wall clock, by at most one ms in 1,800. If the wall clock is behind, store
-/// time runs slower by as much, but never stops or goes back. A step of more than ten seconds is counted once and not followed;
-/// from then on only changes relative to the new distance are.
+/// The difference changes as store time follows the wall clock, by at most one ms in 1,800. If the wall clock is behind,
+/// store time runs slower by as much, but never stops or goes back. A step of more than ten seconds is counted once and not
+/// followed. From then on, store time follows only changes relative to the new distance.
 ///
 /// All atomics are relaxed. Time must not go back for a thread that can compare two readings. Such a thread has the first
 /// reading before it takes the second, so it also sees the `last_ms` that the first one stored, or a later one, and no reading
@@ -89,14 +92,15 @@ pub(crate) struct StoreClock {
     last_ms: AtomicU64,
     /// The boot time at which the next comparison with the wall clock is due, in ms.
     next_comparison_ms: AtomicU64,
-    /// How many steps of the wall clock were too large to follow.
+    /// The number of steps of the wall clock that were too large to follow.
     steps_not_followed: AtomicU64,
-    /// Locked by the thread that compares: two threads that compare with the same value would follow one step twice.
+    /// Locked by the thread that is comparing, because two threads that compared with the same value would follow one step
+    /// twice.
     followed: Mutex<Followed>,
 }
 
 impl StoreClock {
-    /// Starts store time at `store_ms`, which [`judge_opening`] decided for the same reading of the clocks.
+    /// Starts store time at `store_ms`, which [`judge_opening`] returned for the same reading of the clocks.
     pub(crate) fn start(source: Arc<dyn TimeSource>, now: Reading, store_ms: u64) -> StoreClock {
         let Reading { wall_ms, boot, boot_ms } = now;
         StoreClock {
@@ -106,7 +110,8 @@ impl StoreClock {
             last_ms: AtomicU64::new(store_ms),
             next_comparison_ms: AtomicU64::new(boot_ms.saturating_add(COMPARE_INTERVAL_MS)),
             steps_not_followed: AtomicU64::new(0),
-            // Compared with the wall clock itself and not with store time, which may start elsewhere: that is not a step.
+            // Starts from the wall clock and not from store time. Store time may differ from the wall clock at the start, and
+            // that difference is not a step.
             followed: Mutex::new(Followed {
                 difference_ms: signed_difference_ms(wall_ms, boot_ms),
                 compared_ms: boot_ms,
@@ -115,22 +120,22 @@ impl StoreClock {
         }
     }
 
-    /// Store time now, in ms since the Unix epoch. Never less than what any thread got before.
+    /// Returns the store time now, in ms since the Unix epoch. Never less than a time that any thread got before.
     pub(crate) fn now_ms(&self) -> u64 {
         self.at(self.source.boot_ms())
     }
 
-    /// A mark for the log. Its store time is not less than any that was returned before.
+    /// Returns a mark for the log. Its store time is not less than any that was returned before.
     ///
-    /// The wall clock is read last. If the thread is paused before that, the mark has the wall clock too late. After a reboot,
-    /// store time then omits the pause; the other order would count it twice.
+    /// The wall clock is read last. If the thread is paused just before that, the wall clock in the mark is late, and after a
+    /// reboot store time omits the pause. If the wall clock were read first, store time would count the pause twice.
     pub(crate) fn mark(&self) -> TimeMark {
         let boot_ms = self.source.boot_ms();
         let store_ms = self.at(boot_ms);
         TimeMark { store_ms, wall_ms: self.source.wall_ms(), boot: self.boot, boot_ms }
     }
 
-    /// Store time at `boot_ms` of the boot-time clock.
+    /// Returns the store time at `boot_ms` of the boot-time clock.
     fn at(&self, boot_ms: u64) -> u64 {
         if boot_ms >= self.next_comparison_ms.load(Ordering::Relaxed) {
             self.follow_wall_clock();
@@ -138,19 +143,20 @@ impl StoreClock {
         let now_ms = boot_ms.saturating_add_signed(self.difference_ms.load(Ordering::Relaxed));
         let last_ms = self.last_ms.load(Ordering::Relaxed);
         if now_ms <= last_ms {
-            // The same millisecond, or store time runs slow. Not written back: the cache line then changes a thousand times a
-            // second at most, and not in every call.
+            // This is still the same millisecond, or store time runs slow. Nothing is stored, so that the cache line changes
+            // at most a thousand times a second instead of in every call.
             return last_ms;
         }
         self.last_ms.fetch_max(now_ms, Ordering::Relaxed).max(now_ms)
     }
 
-    /// The latest store time that any caller got, in ms since the Unix epoch. Takes no lock.
+    /// Returns the latest store time that any caller got, in ms since the Unix epoch. Takes no lock.
     pub(crate) fn latest_ms(&self) -> u64 {
         self.last_ms.load(Ordering::Relaxed)
     }
 
-    /// How many steps of the wall clock were too large to follow since the store was opened. Each counts once.
+    /// Returns the number of steps of the wall clock since the store was opened that were too large to follow. Each counts
+    /// once.
     pub(crate) fn steps_not_followed(&self) -> u64 {
         self.steps_not_followed.load(Ordering::Relaxed)
     }
@@ -165,33 +171,34 @@ impl StoreClock {
         self.source.wake_when_moved(sleepers);
     }
 
-    /// Compares the wall clock with the boot-time clock, and follows a small difference by a little.
+    /// Compares the wall clock with the boot-time clock. If they have moved apart a little, moves store time a little towards
+    /// the wall clock.
     fn follow_wall_clock(&self) {
-        // If another thread is comparing, this one uses the time as it was: no thread waits for the time.
+        // If another thread is comparing, this one uses the time as it is, so that no thread waits for the time.
         let Some(mut followed) = self.followed.try_lock() else { return };
         let boot_ms = self.source.boot_ms();
         if boot_ms < self.next_comparison_ms.load(Ordering::Relaxed) {
             return;
         }
         let wall_ms = self.source.wall_ms();
-        if self.source.boot_ms().saturating_sub(boot_ms) > READING_LIMIT_MS {
+        if self.source.boot_ms().saturating_sub(boot_ms) > MAX_READING_MS {
             return;
         }
         self.next_comparison_ms.store(boot_ms.saturating_add(COMPARE_INTERVAL_MS), Ordering::Relaxed);
 
         let passed_ms = boot_ms.saturating_sub(followed.compared_ms).saturating_add(followed.rest_ms);
         (followed.compared_ms, followed.rest_ms) = (boot_ms, passed_ms % FOLLOW_DIVISOR);
-        let most_ms = i64::try_from(passed_ms / FOLLOW_DIVISOR).unwrap_or(i64::MAX);
-        let most_ms = if planted(Bug::ClockStepNotSlewed) { i64::MAX } else { most_ms };
+        let max_ms = i64::try_from(passed_ms / FOLLOW_DIVISOR).unwrap_or(i64::MAX);
+        let max_ms = if planted(Bug::ClockStepNotSlewed) { i64::MAX } else { max_ms };
 
         let difference_ms = signed_difference_ms(wall_ms, boot_ms);
         let away_ms = difference_ms.saturating_sub(followed.difference_ms);
-        if away_ms.unsigned_abs() > SMALL_STEP_MS {
+        if away_ms.unsigned_abs() > MAX_FOLLOWED_STEP_MS {
             followed.difference_ms = difference_ms;
             self.steps_not_followed.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let by_ms = away_ms.clamp(-most_ms, most_ms);
+        let by_ms = away_ms.clamp(-max_ms, max_ms);
         followed.difference_ms = followed.difference_ms.saturating_add(by_ms);
         let store_difference_ms = self.difference_ms.load(Ordering::Relaxed).saturating_add(by_ms);
         self.difference_ms.store(store_difference_ms, Ordering::Relaxed);
@@ -203,7 +210,7 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// Some time in November 2023.
+    /// A time in November 2023.
     const START_MS: u64 = 1_700_000_000_000;
     const HOUR_MS: u64 = 3_600_000;
 
@@ -229,7 +236,7 @@ mod tests {
         }
     }
 
-    fn set_by(manual: &ManualClock, by_ms: i64) {
+    fn jump_by(manual: &ManualClock, by_ms: i64) {
         manual.jump_wall(manual.now_ms().saturating_add_signed(by_ms));
     }
 
@@ -300,7 +307,7 @@ mod tests {
     fn a_small_step_is_followed_by_two_seconds_an_hour() {
         for (by_ms, sign) in [(6_000, 1), (-6_000, -1)] {
             let (manual, clock) = started();
-            set_by(&manual, by_ms);
+            jump_by(&manual, by_ms);
             for hour in 1..=5_u64 {
                 pass_reading(&manual, &clock, HOUR_MS);
                 let followed_ms = sign * i64::try_from(hour.min(3) * 2_000).unwrap();
@@ -315,7 +322,7 @@ mod tests {
     #[test]
     fn rare_readings_follow_no_faster() {
         let (manual, clock) = started();
-        set_by(&manual, 9_000);
+        jump_by(&manual, 9_000);
         pass(&manual, COMPARE_INTERVAL_MS);
         assert_eq!(clock.now_ms(), START_MS + COMPARE_INTERVAL_MS);
         pass(&manual, 2 * HOUR_MS - COMPARE_INTERVAL_MS);
@@ -328,7 +335,7 @@ mod tests {
         for by_ms in [9_999, 9_000, -9_999, 5_001, 28, 1] {
             let (manual, clock) = started();
             for _ in 0..3_600 {
-                set_by(&manual, by_ms);
+                jump_by(&manual, by_ms);
                 pass(&manual, COMPARE_INTERVAL_MS);
                 clock.now_ms();
             }
@@ -339,9 +346,9 @@ mod tests {
     }
 
     #[test]
-    fn a_wall_clock_behind_slows_store_time_and_never_turns_it_back() {
+    fn a_wall_clock_that_is_behind_only_slows_store_time() {
         let (manual, clock) = started();
-        set_by(&manual, -10_000);
+        jump_by(&manual, -10_000);
         let mut last_ms = clock.now_ms();
         for _ in 0..40_000 {
             pass(&manual, 700);
@@ -357,11 +364,11 @@ mod tests {
     fn a_large_step_is_counted_once_and_not_followed() {
         for by_ms in [10_001, -10_001, 400 * DAY_MS as i64, -(DAY_MS as i64)] {
             let (manual, clock) = started();
-            set_by(&manual, by_ms);
+            jump_by(&manual, by_ms);
             pass_reading(&manual, &clock, 6 * COMPARE_INTERVAL_MS);
             assert_eq!(clock.now_ms(), START_MS + 6 * COMPARE_INTERVAL_MS, "a step of {by_ms} ms");
             assert_eq!(clock.steps_not_followed(), 1, "a second comparison does not count it again");
-            set_by(&manual, -by_ms);
+            jump_by(&manual, -by_ms);
             pass_reading(&manual, &clock, COMPARE_INTERVAL_MS);
             assert_eq!(clock.now_ms(), START_MS + 7 * COMPARE_INTERVAL_MS);
             assert_eq!(clock.steps_not_followed(), 2, "the way back is a step of its own");
@@ -371,9 +378,9 @@ mod tests {
     #[test]
     fn small_steps_are_followed_after_a_large_one_too() {
         let (manual, clock) = started();
-        set_by(&manual, DAY_MS as i64);
+        jump_by(&manual, DAY_MS as i64);
         pass_reading(&manual, &clock, COMPARE_INTERVAL_MS);
-        set_by(&manual, 1_000);
+        jump_by(&manual, 1_000);
         pass_reading(&manual, &clock, HOUR_MS);
         assert_eq!(clock.now_ms(), START_MS + COMPARE_INTERVAL_MS + HOUR_MS + 1_000);
         assert_eq!(clock.steps_not_followed(), 1);
@@ -394,20 +401,20 @@ mod tests {
     #[test]
     fn the_wall_clock_is_compared_once_a_second() {
         let (manual, clock) = started();
-        set_by(&manual, DAY_MS as i64);
+        jump_by(&manual, DAY_MS as i64);
         pass(&manual, COMPARE_INTERVAL_MS - 1);
         clock.now_ms();
-        assert_eq!(clock.steps_not_followed(), 0, "not yet");
+        assert_eq!(clock.steps_not_followed(), 0, "not before a second has passed");
         pass(&manual, 1);
         clock.now_ms();
         assert_eq!(clock.steps_not_followed(), 1);
-        set_by(&manual, DAY_MS as i64);
+        jump_by(&manual, DAY_MS as i64);
         pass(&manual, COMPARE_INTERVAL_MS - 1);
         clock.now_ms();
-        assert_eq!(clock.steps_not_followed(), 1, "not yet again");
+        assert_eq!(clock.steps_not_followed(), 1, "not before a second has passed");
     }
 
-    /// A machine that pauses for `pause_ms` whenever the wall clock is read.
+    /// A machine that pauses for `pause_ms` whenever its wall clock is read.
     #[derive(Debug)]
     struct BusyMachine {
         machine: ManualClock,
@@ -446,12 +453,12 @@ mod tests {
 
     #[test]
     fn the_limit_of_a_reading_is_exact_to_the_millisecond() {
-        for (pause_ms, steps) in [(READING_LIMIT_MS, 1), (READING_LIMIT_MS + 1, 0)] {
+        for (pause_ms, steps) in [(MAX_READING_MS, 1), (MAX_READING_MS + 1, 0)] {
             let machine = ManualClock::new(START_MS);
             let source = Arc::new(BusyMachine { machine, pause_ms: AtomicU64::new(pause_ms) });
             let time_source = Arc::clone(&source) as Arc<dyn TimeSource>;
             let clock = StoreClock::start(time_source, source.machine.read(), START_MS);
-            set_by(&source.machine, 20_000);
+            jump_by(&source.machine, 20_000);
             pass(&source.machine, COMPARE_INTERVAL_MS);
             clock.now_ms();
             assert_eq!(clock.steps_not_followed(), steps, "after {pause_ms} ms");
@@ -551,7 +558,7 @@ mod tests {
             scope.spawn(|| {
                 for round in 0..20_000_u64 {
                     let by_ms = [9_000, -9_000, 20_000, -20_000, -3, 3][(round % 6) as usize];
-                    set_by(&manual, by_ms);
+                    jump_by(&manual, by_ms);
                     pass(&manual, 400);
                 }
             });

@@ -15,16 +15,16 @@ use super::whole_ms;
 pub(crate) struct BootId(pub(crate) [u8; 16]);
 
 impl BootId {
-    /// The operating system has no id for the boot.
+    /// The id of a boot for which the operating system has none.
     pub(crate) const UNKNOWN: BootId = BootId([0; 16]);
 
-    /// Whether both are certainly the same boot. An unknown boot is not the same as any, itself included.
+    /// Whether both are certainly the same boot. An unknown boot is not the same as any boot, itself included.
     pub(crate) fn is_same(self, other: BootId) -> bool {
         self != BootId::UNKNOWN && self == other
     }
 
-    /// The id of this boot within a Linux time namespace, which shifts the boot-time clock: a different id, unless the shift
-    /// is zero. `offsets` is the text of `/proc/self/timens_offsets`.
+    /// Returns the id of this boot within a Linux time namespace, which shifts the boot-time clock. The id is different
+    /// unless the shift is zero. `offsets` is the text of `/proc/self/timens_offsets`.
     #[cfg(any(target_os = "linux", target_os = "android", test))]
     fn in_namespace(self, offsets: &str) -> BootId {
         let mut words = offsets.split_whitespace().skip_while(|word| *word != "boottime").skip(1);
@@ -57,9 +57,9 @@ pub(crate) struct Reading {
     pub(crate) boot_ms: u64,
 }
 
-/// Threads that wait until a certain store time.
+/// Threads that are waiting until a certain store time.
 pub(crate) trait Sleepers: Send + Sync + fmt::Debug {
-    /// Wakes all of them, so that each compares the time again.
+    /// Wakes all of the threads, so that each checks the time again.
     fn wake_all(&self);
 }
 
@@ -75,16 +75,16 @@ pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
     /// The boot that the boot-time clock counts from.
     fn boot(&self) -> BootId;
 
-    /// Whether the clock stands still until a test advances it. A wait for a deadline must then not use real time.
+    /// Whether the clock stands still until a test advances it. If so, a wait for a deadline must not use real time.
     fn is_manual(&self) -> bool {
         false
     }
 
-    /// Registers threads that are to be woken when the clock is advanced by hand.
+    /// Registers threads to be woken when the clock is advanced by hand.
     fn wake_when_moved(&self, _sleepers: Weak<dyn Sleepers>) {}
 
     /// Reads all clocks, the wall clock first. If the thread is paused after that, store time that starts from this reading
-    /// omits the pause; the other order would count it twice.
+    /// omits the pause. If the boot-time clock were read first, store time would count the pause twice.
     fn read(&self) -> Reading {
         let wall_ms = self.wall_ms();
         Reading { wall_ms, boot: self.boot(), boot_ms: self.boot_ms() }
@@ -95,7 +95,7 @@ pub(crate) trait TimeSource: Send + Sync + fmt::Debug {
 #[derive(Debug)]
 pub(crate) struct SystemTimeSource {
     boot: BootId,
-    /// The moment from which `boot_ms` counts, for want of a boot-time clock.
+    /// The moment from which `boot_ms` counts, because there is no boot-time clock.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     created: std::time::Instant,
 }
@@ -108,7 +108,8 @@ impl SystemTimeSource {
         SystemTimeSource { boot: boot.in_namespace(&read("/proc/self/timens_offsets")) }
     }
 
-    /// Other systems have no boot id here, so every opening goes by the wall clock, as after a reboot.
+    /// On other systems the boot id is unknown. So whenever a store is opened, its time continues by the wall clock, as after
+    /// a reboot.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     pub(crate) fn new() -> SystemTimeSource {
         SystemTimeSource { boot: BootId::UNKNOWN, created: std::time::Instant::now() }
@@ -137,10 +138,10 @@ impl TimeSource for SystemTimeSource {
     }
 }
 
-/// A clock that advances only when a test calls it. For tests of retention, deadlines and clock jumps, with
+/// A clock that advances only when a test advances it. For tests of retention, deadlines and clock jumps, with
 /// [`Options::manual_clock`](crate::Options::manual_clock).
 ///
-/// It stands for the clocks of one machine: a wall clock, which can be set to any time, and a boot-time clock, which counts
+/// It simulates the clocks of one machine: a wall clock, which can be set to any time, and a boot-time clock, which counts
 /// from zero at every boot and cannot be set. Clones share the same clocks, so a test keeps one and gives the store another.
 /// Each new `ManualClock` is a different machine.
 ///
@@ -148,7 +149,7 @@ impl TimeSource for SystemTimeSource {
 /// |---|---|---|---|
 /// | [`advance`](ManualClock::advance): time passes, suspended or not | advances | advances | the same |
 /// | [`jump_wall`](ManualClock::jump_wall): an administrator or a time service sets the clock | is set | unchanged | the same |
-/// | [`reboot`](ManualClock::reboot): the machine is down for a while | advances | starts again at zero | another |
+/// | [`reboot`](ManualClock::reboot): the machine is down for a while | advances | starts again at zero | a different one |
 /// | [`snapshot`](ManualClock::snapshot): the machine is restored later | as at the snapshot | as at the snapshot | the same |
 ///
 /// ```
@@ -165,13 +166,13 @@ impl TimeSource for SystemTimeSource {
 /// store.record("a", Fingerprint::NONE, b"result")?;
 /// store.close()?;
 ///
-/// // The wall clock is set eight days ahead. In the same boot the boot-time clock says that no time passed.
+/// // The wall clock is set eight days ahead. In the same boot, the boot-time clock shows that no time has passed.
 /// clock.jump_wall(clock.now_ms() + 8 * 24 * 3_600_000);
 /// let store = options.clone().open(&path)?;
 /// assert!(store.get("a")?.is_completed());
 /// store.close()?;
 ///
-/// // Across a reboot only the wall clock says how long the machine was down.
+/// // Across a reboot, only the wall clock shows how long the machine was down.
 /// clock.reboot(day * 8);
 /// let store = options.open(&path)?;
 /// assert!(store.get("a")?.is_absent(), "its retention has passed");
@@ -187,7 +188,7 @@ pub struct ManualClock {
 }
 
 impl ManualClock {
-    /// A machine that boots now. Its wall clock is at `wall_ms`, in milliseconds since the Unix epoch.
+    /// Makes the clocks of a machine that boots now, with its wall clock at `wall_ms` milliseconds since the Unix epoch.
     #[must_use]
     pub fn new(wall_ms: u64) -> Self {
         ManualClock::at(Reading { wall_ms, boot: new_boot(), boot_ms: 0 })
@@ -199,7 +200,7 @@ impl ManualClock {
 
     /// Advances both clocks by `by`, in whole milliseconds. Each stops at `u64::MAX`.
     ///
-    /// Wakes the threads that wait for an operation, so that each checks whether the lease's deadline has passed.
+    /// Wakes the threads that are waiting for an operation, so that each checks whether the lease's deadline has passed.
     pub fn advance(&self, by: Duration) {
         let mut reading = self.reading.lock();
         reading.wall_ms = reading.wall_ms.saturating_add(whole_ms(by));
@@ -211,7 +212,7 @@ impl ManualClock {
         }
     }
 
-    /// Sets the wall clock, forward or back, to `to_ms` milliseconds since the Unix epoch. No time passes.
+    /// Sets the wall clock forward or back, to `to_ms` milliseconds since the Unix epoch. No time passes.
     ///
     /// An open store follows a step of up to ten seconds by two seconds an hour. It counts a larger step in
     /// [`Stats::clock_steps_not_followed`](crate::Stats::clock_steps_not_followed) and does not follow it.
@@ -231,8 +232,8 @@ impl ManualClock {
         (reading.boot, reading.boot_ms) = (new_boot(), 0);
     }
 
-    /// A second clock with the same readings and the same boot, which advances on its own from here: the machine as it is after
-    /// it was restored from a snapshot of this moment.
+    /// Returns a second clock with the same readings and the same boot, which from now on advances on its own. It simulates
+    /// the machine after it was restored from a snapshot of this moment.
     #[must_use]
     pub fn snapshot(&self) -> ManualClock {
         ManualClock::at(*self.reading.lock())
@@ -279,7 +280,7 @@ impl TimeSource for ManualClock {
     }
 }
 
-/// The id of a new boot, different from every other one in this process and in others.
+/// Returns the id of a new boot, different from every other in this process and in other processes.
 fn new_boot() -> BootId {
     let state = RandomState::new();
     let mut bytes = [0; 16];
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_id_is_a_uuid_and_anything_else_is_unknown() {
+    fn a_boot_id_that_is_not_a_uuid_is_unknown() {
         let boot = BootId::parse("4d9d0f6c-9f2e-4c53-a8c5-0123456789ab\n");
         assert_eq!(boot.0[..3], [0x4d, 0x9d, 0x0f]);
         assert!(boot.is_same(boot) && !boot.is_same(new_boot()));
@@ -327,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shifted_time_namespace_is_another_boot() {
+    fn a_shifted_time_namespace_is_a_different_boot() {
         let boot = BootId::parse("4d9d0f6c-9f2e-4c53-a8c5-0123456789ab");
         let seen = |boottime| boot.in_namespace(&format!("monotonic      5      0\nboottime  {boottime}\n"));
         assert_eq!((seen("0 0"), boot.in_namespace("")), (boot, boot));
@@ -376,11 +377,11 @@ mod tests {
         manual.reboot(Duration::from_secs(60));
         assert_eq!((manual.now_ms(), manual.boot_time_ms()), (66_000, 0));
         assert!(!manual.boot().is_same(before) && manual.boot().is_same(manual.clone().boot()));
-        assert!(!manual.boot().is_same(ManualClock::new(0).boot()), "another machine");
+        assert!(!manual.boot().is_same(ManualClock::new(0).boot()), "a new clock is a different machine");
     }
 
     #[test]
-    fn a_snapshot_is_of_the_same_boot_and_advances_on_its_own() {
+    fn a_snapshot_has_the_same_boot_and_advances_on_its_own() {
         let manual = ManualClock::new(1_000);
         manual.advance(Duration::from_secs(5));
         let snapshot = manual.snapshot();
