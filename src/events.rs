@@ -5,17 +5,17 @@
 //! | message | level | fields | when |
 //! |---|---|---|---|
 //! | `opened` | info | `path`, `keys`, `was_closed` | A store was opened. `was_closed` is true after a clean close, false after a crash. |
-//! | `the wall clock jumped` | warn | `path`, `wall_ms`, `last_wall_ms`, `accepted` | An opening accepted a jump of the wall clock ([`Options::accept_clock_jump`](crate::Options::accept_clock_jump)). |
+//! | `the wall clock jumped` | warn | `path`, `wall_ms`, `last_wall_ms`, `accepted` | A store was opened although the wall clock had jumped ([`Options::accept_clock_jump`](crate::Options::accept_clock_jump)). |
 //! | `copy on write` | warn | `path` | A store was opened on a file system where a completion may find the disk full ([`Stats::copy_on_write`](crate::Stats::copy_on_write)). |
 //! | `replayed` | debug | `key`, `scope` | A call returned the recorded result. |
 //! | `mismatch` | warn | `key`, `scope` | A call returned [`Error::Mismatch`]. |
-//! | `in doubt` | warn | `key`, `scope`, `attempt` | An attempt ended in doubt: its lease was dropped unfinished (also because the closure of [`Operation::run`](crate::Operation::run) failed or panicked), another call took it over after its deadline, or [`Store::compare_and_set`](crate::Store::compare_and_set) put the key in doubt. Once for each attempt. |
-//! | `found in doubt` | info | `key`, `scope`, `attempt` | A call found the attempt in doubt, from this process or an earlier one. For every such call. |
+//! | `in doubt` | warn | `key`, `scope`, `attempt` | An attempt ended in doubt: its lease was dropped before it was completed or released (for example because the closure of [`Operation::run`](crate::Operation::run) failed or panicked), another call took over the operation after the deadline, or [`Store::compare_and_set`](crate::Store::compare_and_set) put the key in doubt. Once for each attempt. |
+//! | `found in doubt` | info | `key`, `scope`, `attempt` | A call found in doubt an attempt of this process or of an earlier one. Once for each such call. |
 //! | `unreadable` | error | `path`, `offset` | A record cannot be read ([`Stats::unreadable_records`](crate::Stats::unreadable_records)). Once for each record. |
 //! | `reclaimed` | debug | `path`, `sequence`, `record_bytes`, `moved_bytes` | A segment was retired: its live records were moved, and its space is free. |
 //! | `reclaiming stopped` | error | `path`, `error` | The oldest segment cannot be read, so no space is freed and the file grows. Once until reclaiming continues. |
 //! | `poisoned` | error | `path`, `error` | A write or a sync failed. Once for each open store, from the first call that returns [`Error::Poisoned`]. |
-//! | `replaced` | error | `path` | The path leads to another file than the open one, or to none. Once for each open store. |
+//! | `replaced` | error | `path` | The path leads to a different file than the open one, or to no file. Once for each open store. |
 //!
 //! Events contain keys and paths, with characters that are not printable escaped. They never contain requests or results.
 //! `scope` is absent if the key has none. A process that ends emits no `in doubt` for its attempts; the next call that finds
@@ -23,13 +23,14 @@
 //!
 //! # When a subscriber runs
 //!
-//! A thread emits the events of a call, or of the drop of a lease, at its end. It holds no lock of the store then, and the call
-//! counts as finished, so a subscriber may use the store: [`Store::close`](crate::Store::close) does not wait for the call
-//! whose event it is. Events of calls that a subscriber makes are emitted after it has returned, one after another. A subscriber
-//! that answers every event with a call that causes another event never ends.
+//! A thread emits the events of a call, or of the drop of a lease, when the call or drop ends. At that point the thread holds
+//! no lock of the store and the call counts as finished, so a subscriber may use the store:
+//! [`Store::close`](crate::Store::close) does not wait for the call that caused the event. Events of calls that a subscriber
+//! makes are emitted after it has returned, one after another. A subscriber that answers every event with a call that causes
+//! another event never ends.
 //!
-//! If a subscriber panics, the panic hook runs, and the panic does not leave the drop or the call that caused the event. What
-//! the call did stands, and its caller gets the lease that it acquired.
+//! If a subscriber panics, the panic hook runs, but the panic does not unwind out of the call or drop that caused the event.
+//! The effects of the call remain, and its caller still gets the lease that it acquired.
 
 #![cfg_attr(
     not(feature = "tracing"),
@@ -45,16 +46,18 @@ use crate::clock::ClockJump;
 use crate::error::Error;
 use crate::key::Key;
 
-/// Holds this thread's events back until it is dropped. Nested guards count: the outermost one releases the events.
+/// A guard that holds back this thread's events until it is dropped. If guards are nested, dropping the outermost one emits
+/// the events.
 ///
-/// Every call of the engine that may cause an event creates one before anything else, so that it outlives every lock.
+/// Every call of the engine that may cause an event creates a guard before anything else, so that the guard outlives every
+/// lock.
 #[must_use = "events are held back until this is dropped"]
 pub(crate) struct HeldBack {
-    /// The queue of events is local to the thread.
+    /// The queue of events is local to the thread, so the guard must not move to another thread.
     _not_send: PhantomData<*const ()>,
 }
 
-/// Holds this thread's events back: see [`HeldBack`].
+/// Holds back this thread's events: see [`HeldBack`].
 #[inline]
 pub(crate) fn hold_back() -> HeldBack {
     #[cfg(feature = "tracing")]
@@ -80,13 +83,13 @@ pub(crate) fn mismatched(key: Key<'_>) {
     pending::add(tracing::Level::WARN, || Event::Mismatched { key: key.to_owned() });
 }
 
-/// The attempt ended just now, and it is unknown whether its side effect happened.
+/// Adds the event of an attempt that has just ended without a known outcome.
 pub(crate) fn in_doubt(key: Key<'_>, attempt: u32) {
     #[cfg(feature = "tracing")]
     pending::add(tracing::Level::WARN, || Event::InDoubt { key: key.to_owned(), attempt });
 }
 
-/// A call found the attempt in doubt, where it had ended before.
+/// Adds the event of a call that found an attempt in doubt that had ended earlier.
 pub(crate) fn found_in_doubt(key: Key<'_>, attempt: u32) {
     #[cfg(feature = "tracing")]
     pending::add(tracing::Level::INFO, || Event::FoundInDoubt { key: key.to_owned(), attempt });
@@ -97,9 +100,9 @@ pub(crate) fn opened(path: &Path, keys: usize, was_closed: bool) {
     pending::add(tracing::Level::INFO, || Event::Opened { path: path.into(), keys, was_closed });
 }
 
-pub(crate) fn copies_on_write(path: &Path) {
+pub(crate) fn found_copy_on_write(path: &Path) {
     #[cfg(feature = "tracing")]
-    pending::add(tracing::Level::WARN, || Event::CopiesOnWrite { path: path.into() });
+    pending::add(tracing::Level::WARN, || Event::FoundCopyOnWrite { path: path.into() });
 }
 
 pub(crate) fn reclaimed(path: &Path, sequence: u64, record_bytes: u64, moved_bytes: u64) {
@@ -150,7 +153,7 @@ pub(crate) fn clock_jumped(path: &Path, wall_ms: u64, last_wall_ms: u64, accepte
 enum Event {
     Opened { path: Box<Path>, keys: usize, was_closed: bool },
     ClockJumped { path: Box<Path>, wall_ms: u64, last_wall_ms: u64, accepted: ClockJump },
-    CopiesOnWrite { path: Box<Path> },
+    FoundCopyOnWrite { path: Box<Path> },
     Replayed { key: OwnedKey },
     Mismatched { key: OwnedKey },
     InDoubt { key: OwnedKey, attempt: u32 },
@@ -176,7 +179,7 @@ mod emit {
     /// The target of every event of this crate.
     const TARGET: &str = "oncekey";
 
-    /// The key without its scope, which is a field of its own. Bytes that are not printable are escaped.
+    /// Returns the key without its scope, which has a field of its own. Bytes that are not printable are escaped.
     fn name_of(key: &OwnedKey) -> impl tracing::Value {
         display(key.as_key().name().escape_ascii())
     }
@@ -196,7 +199,7 @@ mod emit {
                     target: TARGET, path = %Shown(&path), wall_ms, last_wall_ms, accepted = ?accepted,
                     "the wall clock jumped; accepted"
                 ),
-                Event::CopiesOnWrite { path } => tracing::warn!(
+                Event::FoundCopyOnWrite { path } => tracing::warn!(
                     target: TARGET,
                     path = %Shown(&path),
                     "copy on write: the file system may write changed bytes elsewhere, so completions may find the disk full"
@@ -235,7 +238,7 @@ mod emit {
                 ),
                 Event::Replaced { path } => tracing::error!(
                     target: TARGET, path = %Shown(&path),
-                    "replaced: the path leads to another file than the open one, or to none; nothing new begins"
+                    "replaced: the path leads to a different file than the open one, or to no file; nothing new can be begun"
                 ),
             }
         }
@@ -258,12 +261,12 @@ mod pending {
     use crate::sync::thread_local;
 
     struct Pending {
-        /// How many [`HeldBack`](super::HeldBack) are alive.
+        /// The number of [`HeldBack`](super::HeldBack) guards that are alive.
         holders: Cell<usize>,
-        /// The loop that emits events is running, so a subscriber may be on the stack.
+        /// Whether the loop that emits events is running, so that a subscriber may be on the stack.
         is_emitting: Cell<bool>,
-        /// Owns no memory while it is empty, so it needs no drop. A thread-local that needs a drop is gone when another
-        /// thread-local is destroyed that holds a lease, whose drop emits an event.
+        /// Needs no drop, because it owns no memory while it is empty. A thread-local that needs a drop may already be gone
+        /// when another thread-local is destroyed. If the other one contains a lease, its drop emits an event.
         events: ManuallyDrop<RefCell<VecDeque<Event>>>,
     }
 
@@ -286,8 +289,8 @@ mod pending {
         });
     }
 
-    /// Adds an event, unless every subscriber ignores its level. Compares with the global maximum only: asking a subscriber
-    /// whether it is interested would run its code while the caller holds locks.
+    /// Adds an event, unless every subscriber ignores its level. Compares the level with the global maximum only, because
+    /// asking a subscriber whether it is interested would run its code while the caller holds locks.
     pub(super) fn add(level: Level, event: impl FnOnce() -> Event) {
         if level > LevelFilter::current() {
             return;
@@ -312,8 +315,8 @@ mod pending {
         }
 
         /// Emits the events, if no call of the store is running in this thread. A call that a subscriber makes leaves its
-        /// events to the loop that called the subscriber: nested loops could recurse without a bound, and `tracing` drops
-        /// events that are emitted within a subscriber.
+        /// events to the loop that called the subscriber, because nested loops could recurse without a bound, and because
+        /// `tracing` drops events that are emitted within a subscriber.
         fn emit_if_free(&self) {
             if self.holders.get() > 0 || self.is_emitting.get() || self.events.borrow().is_empty() {
                 return;
@@ -322,7 +325,7 @@ mod pending {
                 self.is_emitting.set(true);
                 // The caller may be a drop during a panic, where a second panic would abort the process.
                 if let Err(panic) = catch_unwind(AssertUnwindSafe(|| event.emit())) {
-                    // Leaked, because the drop of the payload could panic as well.
+                    // The payload is leaked, because dropping it could panic as well.
                     std::mem::forget(panic);
                 }
                 self.is_emitting.set(false);

@@ -9,7 +9,7 @@ use tracing::{Metadata, Subscriber};
 
 use super::*;
 
-/// An event as a subscriber gets it.
+/// An event as a subscriber receives it.
 #[derive(Default)]
 struct Seen {
     level: String,
@@ -64,7 +64,7 @@ fn the_table_in_the_docs_lists_every_event() {
         let held_back = hold_back();
         opened(path, 1, true);
         clock_jumped(path, 1, 2, ClockJump::NotElapsed);
-        copies_on_write(path);
+        found_copy_on_write(path);
         replayed(key);
         mismatched(key);
         in_doubt(key, 1);
@@ -74,7 +74,7 @@ fn the_table_in_the_docs_lists_every_event() {
         reclaiming_stopped(path, &Error::Closed);
         poisoned(path, &error);
         replaced(path);
-        assert!(collector.0.lock().unwrap().is_empty(), "held back");
+        assert!(collector.0.lock().unwrap().is_empty(), "no event may be emitted while events are held back");
         drop(held_back);
     });
     let listed: Vec<[String; 3]> = include_str!("../events.rs")

@@ -210,7 +210,7 @@ impl Filled<'_> {
         }
         crate::events::opened(path, index.len(), survey.verdict == Verdict::Closed);
         if storage.copies_on_write() {
-            crate::events::copies_on_write(path);
+            crate::events::found_copy_on_write(path);
         }
         Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter, unreadable })
     }
