@@ -25,7 +25,7 @@
 //! All numbers are little-endian. A *count* or *length* has 4 bytes. A *name* is its [mix](crate::visit::mix_name), 8
 //! bytes. An *item* is a length and that many bytes. *Sorted* items are in the order of their bytes, without the length.
 //!
-//! | tag | value | then |
+//! | tag | value | followed by |
 //! |---|---|---|
 //! | 1 | unit | |
 //! | 2 | bool | 0 or 1, 1 byte |
@@ -50,15 +50,15 @@
 //! | 23 | tuple variant | both names, count, values |
 //! | 24 | struct variant | both names, count, sorted items as in a struct |
 //! | 25, 26 | JSON integer of magnitude 2^128 or more: not negative, negative | length, ASCII digits without leading zeros |
-//! | 27, 28 | JSON number that is no f64's shortest decimal form: not negative, negative | exponent of ten, 8 bytes; length, ASCII digits without leading and trailing zeros |
+//! | 27, 28 | JSON number that is not the shortest decimal form of an f64: not negative, negative | exponent of ten, 8 bytes; length, ASCII digits without leading and trailing zeros |
 //!
 //! No encoding is a prefix of another, so two values with different meanings have the same bytes only if two names have
 //! the same mix.
 //!
 //! With its feature `arbitrary_precision`, serde_json serialises a `Number` as a struct with a reserved name. Such a number
-//! is encoded as it would be without the feature, where that loses nothing: an integer of magnitude below 2^128 as that
-//! integer; a number with a point or an exponent as the f64 whose shortest decimal form it is; `-0` as the f64 0. Tags 25
-//! to 28 are for all others.
+//! is encoded as it would be without the feature, if that loses nothing: an integer of magnitude below 2^128 as that integer;
+//! a number with a point or an exponent as the f64 whose shortest decimal form it is; `-0` as the f64 0. All other such
+//! numbers have the tags 25 to 28.
 
 mod number;
 mod serializer;
@@ -103,7 +103,7 @@ const DECIMAL_NEGATIVE: u8 = 28;
 const F32_NAN: u32 = 0x7FC0_0000;
 const F64_NAN: u64 = 0x7FF8_0000_0000_0000;
 
-/// Capacity for a usual request and for sorting it, so that the buffer does not grow.
+/// The capacity that a usual request and its sorting need, so that the buffer does not grow.
 const USUAL_BYTES: usize = 1_000;
 
 /// The size of a count or a length, in bytes.
@@ -117,8 +117,8 @@ const JSON_RAW_VALUE: &str = "$serde_json::private::RawValue";
 ///
 /// # Errors
 ///
-/// The request is nested too deep, its canonical bytes are 4 GiB or more, it contains a `RawValue`, or one of its
-/// `Serialize` implementations fails. `out` then contains a part of the bytes.
+/// The request is nested too deep, its canonical bytes are 4 GiB or more, it contains a `RawValue`, or one of its `Serialize`
+/// implementations fails. After an error, `out` contains a part of the bytes.
 pub(crate) fn canonical<T: Serialize + ?Sized>(request: &T, out: &mut Vec<u8>) -> Result<(), VisitError> {
     out.clear();
     out.reserve(USUAL_BYTES);
@@ -130,7 +130,7 @@ pub(crate) fn canonical<T: Serialize + ?Sized>(request: &T, out: &mut Vec<u8>) -
     if has_failed {
         return Err(VisitError::new(Problem::Inconsistent));
     }
-    // Every length and count within is at most this one, so this check shows that none of them was truncated.
+    // Every length and count in the bytes is at most this length, so this check proves that none of them was truncated.
     length(out.len()).map(|_| ())
 }
 
@@ -138,15 +138,15 @@ fn length(length: usize) -> Result<u32, VisitError> {
     u32::try_from(length).map_err(|_| VisitError::new(Problem::TooLarge))
 }
 
-/// Serializer that appends the canonical bytes of a value to `out`.
+/// A serializer that appends the canonical bytes of a value to `out`.
 #[derive(Debug, Default)]
 struct CanonicalWriter {
     out: Vec<u8>,
     depth: Depth,
-    /// The next sequence is unordered.
+    /// Whether the next sequence is unordered.
     unordered: bool,
-    /// A part of the value failed. The whole walk must fail then, even if the `Serialize` implementation around that part
-    /// ignores the error.
+    /// Whether a part of the value failed. If so, the whole walk must fail, even if the `Serialize` implementation around
+    /// that part ignores the error.
     has_failed: bool,
 }
 
@@ -172,7 +172,7 @@ impl CanonicalWriter {
         self.put(mix_name(name).to_le_bytes());
     }
 
-    /// Writes a tag and a name with one call of the vector.
+    /// Writes a tag and a name with one call to the vector.
     #[inline(always)]
     fn put_tag_and_name(&mut self, tag: u8, name: &'static str) {
         let mut bytes = [tag; 9];
@@ -273,7 +273,7 @@ struct Container<'g> {
 impl Container<'_> {
     /// Ignores a skipped field: it is absent.
     #[inline(always)]
-    #[expect(clippy::unused_self, reason = "the shape notes skipped fields")]
+    #[expect(clippy::unused_self, reason = "the containers of `shape` need it, and share the macros")]
     fn skip(&self) {}
 
     #[inline(always)]
@@ -319,27 +319,27 @@ impl Container<'_> {
 /// The position of an item, for sorting.
 #[derive(Debug, Clone, Copy, Default)]
 struct Span {
-    /// The first 8 bytes of the content as a number that orders as they do. For a field it is the mix of its name, so two
-    /// fields rarely need a further comparison.
+    /// The first 8 bytes of the content, as a number that compares as those bytes do. For a field it is the mix of its name,
+    /// so two fields rarely need a further comparison.
     prefix: u64,
     /// The position of the item's length, from the first item.
     at: u32,
-    /// The position behind the item.
+    /// The position just past the item.
     end: u32,
 }
 
 /// Sorts the `count` items in `out` from `body` to the end.
 ///
-/// Not inlined: its array would be on the stack once for each level of a deep value.
+/// Not inlined, because its array would otherwise be on the stack once for each level of a deep value.
 #[inline(never)]
 #[expect(clippy::cast_possible_truncation, reason = "all offsets are below the length that is checked first")]
 fn sort_items(out: &mut Vec<u8>, body: usize, count: usize) -> Result<(), VisitError> {
-    /// Up to so many items are sorted without allocating.
-    const FEW: usize = 16;
+    /// The maximum number of items that are sorted without allocating.
+    const MAX_ON_STACK: usize = 16;
     length(out.len() - body)?;
-    let mut few = [Span::default(); FEW];
+    let mut few = [Span::default(); MAX_ON_STACK];
     let mut many = Vec::new();
-    let spans = if count <= FEW {
+    let spans = if count <= MAX_ON_STACK {
         &mut few[..count]
     } else {
         many.resize(count, Span::default());
@@ -360,8 +360,8 @@ fn sort_items(out: &mut Vec<u8>, body: usize, count: usize) -> Result<(), VisitE
         Ordering::Equal => content(one) <= content(other),
         order => order.is_lt(),
     };
-    if count <= FEW {
-        // An insertion sort: for so few items a call of the standard library's sort takes longer.
+    if count <= MAX_ON_STACK {
+        // An insertion sort, because for so few items the standard library's sort takes longer.
         for unsorted in 1..count {
             let mut at = unsorted;
             while at > 0 && !is_in_order(&spans[at - 1], &spans[at]) {
@@ -400,7 +400,7 @@ fn arrange(out: &mut Vec<u8>, body: usize, spans: &[Span]) {
     out.truncate(end);
 }
 
-/// The first 8 bytes as a big-endian number, padded with zeros. Orders as those bytes do.
+/// Returns the first 8 bytes as a big-endian number, padded with zeros. Such numbers compare as those bytes do.
 #[inline(always)]
 fn prefix(bytes: &[u8]) -> u64 {
     if let Some(first) = bytes.first_chunk() {

@@ -1,8 +1,8 @@
 //! The shape of a value: a hash of its type, as far as the value shows it.
 //!
-//! A positional codec writes no names, so bytes that one type wrote can decode as another type with another meaning. The
-//! store therefore saves the shape of a result beside its bytes, and refuses to replay bytes that decode to another shape.
-//! [`typed`](crate::typed) is the only caller. The hash is on disk: the golden table in the tests pins it.
+//! A positional codec writes no names, so bytes that one type wrote can decode as a different type with a different meaning.
+//! The store therefore saves the shape of a result together with its bytes, and refuses to replay bytes that decode to a
+//! different shape. [`typed`](crate::typed) is the only caller. The hash is on disk: the golden table in the tests pins it.
 //!
 //! # What counts
 //!
@@ -10,11 +10,11 @@
 //!   ignored.
 //! - The names of fields, the names and indices of variants, and whether an option is `None` or `Some`.
 //! - The order and the number of a struct's or tuple's fields.
-//! - The elements of a sequence and the entries of a map, as a multiset of shapes, because a `HashMap` has another order
-//!   each time. Their number counts as well, which refuses no valid replay: decoding restores the number.
+//! - The elements of a sequence and the entries of a map, as a multiset of shapes, because a `HashMap` has a different order
+//!   each time. Their number counts as well. That refuses no valid replay, because decoding restores the number.
 //!
-//! The names of structs and enums are ignored. A newtype struct equals its content, a tuple struct a tuple and a unit
-//! struct a unit: their encodings are the same, so renaming a type changes no value.
+//! The names of structs and enums are ignored. A newtype struct equals its content, a tuple struct a tuple and a unit struct
+//! a unit: their encodings are the same, so renaming a type does not change any value.
 //!
 //! An empty sequence and a `None` do not show the type of their content. They contain nothing that could be misread.
 //!
@@ -24,8 +24,8 @@
 //! the values are equal up to the order of elements in sequences and maps. A key stays with its value, and the fields of
 //! an element stay together. Floats are compared by their bits.
 //!
-//! The digest shows whether a value survived its encoding where comparing the bytes fails, because a `HashMap` is encoded
-//! in another order each time. It is not on disk.
+//! The digest shows whether a value survived its encoding, even if it contains a `HashMap`. Comparing the bytes would not
+//! show that, because a `HashMap` is encoded in a different order each time. The digest is not on disk.
 
 mod serializer;
 
@@ -36,9 +36,9 @@ use crate::visit::{Depth, VisitError, fold, mix_bytes, mix_name};
 /// The shape of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shape {
-    /// The hash. Values of one type that differ only in their leaves have the same.
+    /// The hash. Values of the same type that differ only in their leaves have the same hash.
     pub(crate) hash: u64,
-    /// Whether a field was skipped, or a container has another number of elements than it declared. A positional codec
+    /// Whether a field was skipped, or a container has a different number of elements than it declared. A positional codec
     /// cannot decode the bytes of such a value.
     pub(crate) skips_fields: bool,
 }
@@ -51,8 +51,8 @@ pub(crate) struct Digest {
     pub(crate) leaves: u128,
 }
 
-/// The shape of `value`. `human_readable` is that of the codec's serializer, because some types serialise differently for
-/// a human-readable format.
+/// Returns the shape of `value`. `human_readable` is that of the codec's serializer, because some types serialise differently
+/// for a human-readable format.
 ///
 /// # Errors
 ///
@@ -67,11 +67,11 @@ where
     Ok(walk.shape())
 }
 
-/// The shape of `value` and a digest of its leaves, in one walk. Reads every leaf, as [`shape_of`] does not.
+/// Returns the shape of `value` and a digest of its leaves, computed in one walk. Unlike [`shape_of`], this reads every leaf.
 ///
 /// # Errors
 ///
-/// As [`shape_of`].
+/// The errors of [`shape_of`].
 pub(crate) fn digest_of<T>(value: &T, human_readable: bool) -> Result<Digest, VisitError>
 where
     T: Serialize + ?Sized,
@@ -89,7 +89,7 @@ const ELEMENT_FACTOR: u64 = 0x9216_D5D9_8979_FB1B;
 const LEAF_SEEDS: [u64; 2] = [0x4528_21E6_38D0_1377, 0xBE54_66CF_34E9_0C6C];
 const LEAF_FACTORS: [u64; 2] = [0xC0AC_29B7_C97C_50DD, 0x3F84_D5B5_B547_0917];
 
-/// The kinds of things that a walk visits. The number of each is mixed in, and is on disk inside shapes.
+/// The kinds of things that a walk visits. The number of each kind is mixed into shapes, and so is on disk.
 #[derive(Debug, Clone, Copy)]
 enum Kind {
     Unit = 1,
@@ -136,7 +136,7 @@ impl State {
     const ZERO: State = State { shape: 0, leaves: [0; 2] };
 }
 
-/// Serializer that computes the shape of a value and, with `LEAVES`, the digest of its leaves.
+/// A serializer that computes the shape of a value and, with `LEAVES`, the digest of its leaves.
 #[derive(Debug)]
 struct Walk<const LEAVES: bool> {
     state: State,
@@ -269,13 +269,13 @@ impl<const LEAVES: bool> Fields<'_, LEAVES> {
 /// A sequence or map that is being visited.
 #[derive(Debug)]
 struct Elements<'w, const LEAVES: bool> {
-    /// Its state is that of the current element only.
+    /// The walk. During the sequence, its state is that of the current element only.
     walk: &'w mut Walk<LEAVES>,
     declared: Option<usize>,
     count: usize,
     /// The state before the sequence.
     outer: State,
-    /// The sum of the elements' hashes: it does not depend on their order.
+    /// The sum of the elements' hashes, which does not depend on their order.
     sum: State,
 }
 
@@ -290,8 +290,8 @@ impl<const LEAVES: bool> Elements<'_, LEAVES> {
     #[inline(always)]
     fn end_element(&mut self) {
         self.count += 1;
-        // Each hash is folded once more before the sum. Without it, the sums of small numbers collide, because their hashes
-        // are too regular.
+        // Each hash is folded once more before it is added. Without that, the sums of small numbers collide, because their
+        // hashes are too regular.
         let finished = |mixed: u64| fold(mixed ^ mixed >> 32, ELEMENT_FACTOR);
         let element = std::mem::replace(&mut self.walk.state, State::START);
         self.sum.shape = self.sum.shape.wrapping_add(finished(element.shape));

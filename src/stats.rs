@@ -1,4 +1,4 @@
-//! What a store returns about itself ([`Stats`]) and about one key ([`KeyState`], [`CasOutcome`]).
+//! The types that describe a store ([`Stats`]) and a key ([`KeyState`], [`CasOutcome`]).
 
 use std::fmt;
 
@@ -17,8 +17,8 @@ use crate::typed;
 
 /// Figures of one store, for metrics. See [`Store::stats`](crate::Store::stats).
 ///
-/// The figures are read one after another, so under load they may not add up. Counts that are "since the store was opened" start
-/// at zero with every opening.
+/// The figures are read one after another, so under load they may not add up. Counts that are "since the store was opened"
+/// start at zero each time.
 ///
 /// In a forked child, where the store must not take locks, `keys`, `index_bytes`, `file_bytes`, `record_bytes`, `dead_bytes` and
 /// `reserved_bytes` are 0 and `poisoned` is false. The others are as they were at the fork.
@@ -44,7 +44,7 @@ pub struct Stats {
     pub file_bytes: u64,
     /// The bytes of the records in the log, dead ones included; without frame headers and footers.
     pub record_bytes: u64,
-    /// The part of `record_bytes` that is dead, which is superseded or expired. An estimate.
+    /// The part of `record_bytes` that is dead: superseded or expired. An estimate.
     pub dead_bytes: u64,
     /// The space that is reserved for ending the operations in progress, in bytes.
     pub reserved_bytes: u64,
@@ -56,12 +56,12 @@ pub struct Stats {
     pub moved_bytes: u64,
     /// The number of segments that reclaiming retired since the store was opened.
     pub segments_retired: u64,
-    /// Whether the file system may write changed bytes to another place. A completion can then find the disk full although
-    /// its space was reserved, which poisons the store.
+    /// Whether the file system may write changed bytes to a different place on the disk. A completion can then find the disk
+    /// full although its space was reserved, which poisons the store.
     ///
     /// True for ZFS, bcachefs and NILFS; for a file on btrfs that this crate did not create, unless it is marked "no copy on
-    /// write"; and if the disk was too full at the opening to find out. False if nothing is known: on systems other than Linux
-    /// and Android, on network file systems, and on an overlay that hides the file system below it.
+    /// write"; and if the disk was too full to find out when the store was opened. False if nothing is known: on systems
+    /// other than Linux and Android, on network file systems, and on an overlay that hides the file system below it.
     pub copy_on_write: bool,
     /// The number of records that are known to be unreadable: those that a call or reclaiming tried to read since the store was
     /// opened, and those that reclaiming moved unread before. Their keys are [`Error::Corrupt`](crate::Error::Corrupt) until
@@ -73,14 +73,14 @@ pub struct Stats {
     /// How often the wall clock was found more than ten seconds away from where it was expected, since the store was opened.
     /// Store time does not follow such a step.
     pub clock_steps_not_followed: u64,
-    /// Store time, in ms since the Unix epoch: the time in which retention and leases count. It starts at the wall clock when
-    /// the file is created, and differs from it if the wall clock was or is wrong.
+    /// Store time, in ms since the Unix epoch: the time in which retentions and lease deadlines are counted. It starts at the
+    /// wall clock when the file is created, and differs from it if the wall clock was or is wrong.
     pub store_time_ms: u64,
     /// Whether a write or a sync has failed. Every change is [`Error::Poisoned`](crate::Error::Poisoned) until the store is
     /// opened again.
     pub poisoned: bool,
-    /// Whether the path was found to lead to another file than the open one, or to none. Nothing new begins; it is
-    /// [`Error::Replaced`](crate::Error::Replaced).
+    /// Whether the path was found to lead to a different file than the open one, or to no file. Beginning anything new is
+    /// then [`Error::Replaced`](crate::Error::Replaced).
     pub replaced: bool,
 }
 
@@ -138,7 +138,7 @@ impl Stats {
 /// # Ok::<(), oncekey::Error>(())
 /// ```
 ///
-/// `{:?}` prints the length of the result and not its bytes.
+/// `{:?}` prints the length of the result instead of its bytes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct KeyState {
     key: OwnedKey,
@@ -171,7 +171,7 @@ impl fmt::Debug for KeyState {
 }
 
 impl KeyState {
-    /// The state of the key now: see [`Engine::get`].
+    /// Reads the current state of the key: see [`Engine::get`].
     pub(crate) fn read(engine: &Engine, key: Key<'_>, patience: Patience) -> Result<KeyState> {
         let (status, found) = engine.get(key, patience)?;
         Ok(KeyState::new(key, status, found))
@@ -245,8 +245,8 @@ impl KeyState {
         self.fingerprint
     }
 
-    /// How many attempts at the operation began. For an absent key, how many were released. That count is kept for the
-    /// retention of the key at most, and is dropped earlier if its space is reclaimed.
+    /// The number of attempts at the operation that began. For an absent key, the number of released attempts; that count is
+    /// kept at most for the retention of the key, and is dropped earlier if its space is reclaimed.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.attempt
@@ -271,8 +271,8 @@ impl KeyState {
         self.result
     }
 
-    /// Decodes the recorded result, with the codec that the record names or the default one. `None` if
-    /// [`result`](KeyState::result) is.
+    /// Decodes the recorded result, with the codec that was recorded with it or the default one. Returns `None` if
+    /// [`result`](KeyState::result) does.
     ///
     /// ```
     /// use oncekey::Store;
@@ -286,17 +286,17 @@ impl KeyState {
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`]: the result was recorded as another type, or with a codec that is not one of this crate.
+    /// [`Error::Decode`]: the result was recorded as a different type, or with a codec that is not one of this crate's.
     pub fn decode<T: Serialize + DeserializeOwned>(&self) -> Result<Option<T>> {
         let decoded = self.result().map(|result| typed::decode_as(self.typing, result)).transpose();
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
     }
 
-    /// Decodes the recorded result with `codec`. `None` if [`result`](KeyState::result) is.
+    /// Decodes the recorded result with `codec`. Returns `None` if [`result`](KeyState::result) does.
     ///
     /// # Errors
     ///
-    /// [`Error::Decode`]: the result was recorded as another type, or with another codec.
+    /// [`Error::Decode`]: the result was recorded as a different type, or with a different codec.
     pub fn decode_with<C: Codec, T: Serialize + DeserializeOwned>(&self, codec: &C) -> Result<Option<T>> {
         let decoded = self.result().map(|result| typed::decode(codec, result, self.typing)).transpose();
         decoded.map_err(|source| Error::decode(self.key.as_key(), source))
@@ -308,8 +308,8 @@ impl KeyState {
         self.not_kept
     }
 
-    /// When the latest record was written, which began the attempt or completed the operation. In store time, in ms since the
-    /// Unix epoch. `None` if the key is absent.
+    /// When the key's latest record was written, which is its begin or its completion: in store time, in ms since the Unix
+    /// epoch. `None` if the key is absent.
     #[must_use]
     pub fn changed_at_ms(&self) -> Option<u64> {
         self.changed_at_ms
@@ -322,8 +322,8 @@ impl KeyState {
         self.result_expires_at_ms
     }
 
-    /// When the retention of the key ends and the key becomes absent, in store time, in ms since the Unix epoch. `None` if the
-    /// operation is not completed, or never expires.
+    /// When the retention of the key ends and the key becomes absent, in store time, in ms since the Unix epoch. `None` if
+    /// the operation is not completed or never expires.
     #[must_use]
     pub fn expires_at_ms(&self) -> Option<u64> {
         self.expires_at_ms
@@ -342,7 +342,8 @@ pub enum CasOutcome {
 }
 
 impl CasOutcome {
-    /// Makes the outcome of a swap. A state that differs is read now, so it can be later than the comparison.
+    /// Makes the outcome of a compare-and-set. A differing state is read only now, so it can be newer than the one that was
+    /// compared.
     pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<CasOutcome> {
         match swap {
             Swap::Done(version) => Ok(CasOutcome::Done(version)),

@@ -1,14 +1,14 @@
-//! The state of a key, the versions of its records, and the table that decides every change of state.
+//! The state of a key, the versions of its records, and the table of all changes of state.
 //!
-//! [`CASES`] has one row for each pair of status and event; [`transition`] looks a pair up in it. The module is pure: it
-//! knows neither records nor time nor leases. `record` and `engine::view` derive a key's [`Status`]; every module that
-//! changes a key calls [`transition`] first.
+//! [`CASES`] has one row for each pair of status and event; [`transition`] looks up a pair in it. The module is pure: it uses
+//! no records, clocks or leases. `record` and `engine::view` derive a key's [`Status`]; every module that changes a key calls
+//! [`transition`] first.
 //!
 //! Invariants:
 //!
 //! - Time never ends an operation that is in progress or in doubt. Only a completion, a release or a forget does.
-//! - A completed key never runs again and never changes its result. It only loses the result, and later the key, when
-//!   their retentions pass, or all of it to a forget.
+//! - A completed key never runs again and never changes its result. It loses the result, and later the key, when their
+//!   retentions pass. A forget removes both at once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -34,7 +34,7 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Status {
-    /// The store knows nothing of the key: it never began, was released or forgotten, or its retention has passed.
+    /// The key has no operation: none ever began, or it was released or forgotten, or its retention has passed.
     Absent,
     /// A lease on the key is alive in this process, and its deadline, if it has one, has not passed.
     InProgress,
@@ -59,11 +59,11 @@ impl fmt::Display for Status {
 ///
 /// Versions are unique within a file, and a later version of a key is always higher than an earlier one. This holds across
 /// restarts, power loss, deletion and compaction, which moves records without changing their versions. Pass the version to
-/// the outside world together with the side effect, so that it can refuse an attempt with a lower version than the highest
-/// it has seen.
+/// the outside world together with the side effect, so that the outside world can refuse an attempt whose version is lower
+/// than the highest it has seen.
 ///
-/// The upper 24 bits count the openings of the file that did not follow a clean close; the lower 40 bits count the changes
-/// since. An opening after a clean close normally continues both counts.
+/// The upper 24 bits are the open count: how often the file was opened without a clean close before. The lower 40 bits count
+/// the changes since then. Opening the file after a clean close normally continues both counts.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store, Begin};
@@ -88,13 +88,13 @@ pub(crate) const MAX_COUNTER: u64 = (1 << COUNTER_BITS) - 1;
 const _: () = assert!(MAX_COUNTER == 0x00FF_FFFF_FFFF);
 
 impl Version {
-    /// The version of change `counter` under `open_count`; `None` if either does not fit its bits.
+    /// Returns the version of change `counter` under `open_count`, or `None` if either does not fit into its bits.
     pub(crate) fn compose(open_count: u32, counter: u64) -> Option<Version> {
         let fits = open_count <= MAX_OPEN_COUNT && counter <= MAX_COUNTER;
         fits.then(|| Version(u64::from(open_count) << COUNTER_BITS | counter))
     }
 
-    /// The open count: how many openings did not follow a clean close, up to the one that made this version.
+    /// The open count: how often the file had been opened without a clean close before when this version was made.
     pub(crate) fn open_count(self) -> u32 {
         u32::try_from(self.0 >> COUNTER_BITS).unwrap_or(MAX_OPEN_COUNT)
     }
@@ -104,14 +104,15 @@ impl Version {
         self.0 & MAX_COUNTER
     }
 
-    /// The version as a number, for logs, headers, and fencing checks outside of the store. Compares as the version does.
+    /// Returns the version as a number, for logs, headers, and fencing checks outside the store. Numbers compare as their
+    /// versions do.
     #[must_use]
     pub const fn as_u64(self) -> u64 {
         self.0
     }
 
-    /// Makes a version from the number that [`Version::as_u64`] returned. Every number is a version; whether a record has
-    /// it is for the store to check.
+    /// Makes a version from the number that [`Version::as_u64`] returned. Every number is a valid version; calls of a store
+    /// check whether a record has it.
     #[must_use]
     pub const fn from_u64(version: u64) -> Version {
         Version(version)
@@ -138,7 +139,7 @@ impl FromStr for Version {
     }
 }
 
-/// The error of parsing a [`Version`] from text that no version prints.
+/// The error of parsing text that is not a [`Version`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParseVersionError(());
 
@@ -161,15 +162,15 @@ pub(crate) enum Event {
     Release,
     /// The lease was dropped, its process ended, its deadline passed, or a compare-and-set puts the key in doubt.
     Doubt,
-    /// Begin and completion in one record.
+    /// The begin and the completion are to be recorded in one record.
     Record,
     /// The key's retention passed.
     ExpireKey,
-    /// An operator gives up what the store knows of the key.
+    /// An operator removes what the store has recorded about the key.
     Forget,
 }
 
-/// Why an event cannot happen to a key in its present status.
+/// Why an event cannot happen to a key in its current status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// A lease on the key is alive in this process.
@@ -221,7 +222,7 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
             case("begin, in progress", InProgress, Begin, Err(Refused::InProgress),
                 "A lease is alive: a second attempt would run the side effect at the same time."),
             case("begin, in doubt", InDoubt, Begin, Ok(InProgress),
-                "The next attempt may run. The engine first gives the caller the doubt, so that the caller decides this."),
+                "The next attempt may run. The engine first gives the caller the doubt, so that the caller makes that decision."),
             case("begin, completed", Completed, Begin, Err(Refused::Completed),
                 "The side effect happened: the caller gets the recorded result and never runs it again."),
         ],
@@ -243,7 +244,7 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
             case("release, in doubt", InDoubt, Release, Ok(Absent),
                 "A caller found out that the side effect certainly did not happen."),
             case("release, completed", Completed, Release, Err(Refused::Completed),
-                "A side effect that is recorded as done cannot turn out not to have happened; a forget gives it up."),
+                "A side effect that is recorded as done cannot turn out not to have happened; only a forget removes it."),
         ],
         [
             case("doubt, absent", Absent, Doubt, Err(Refused::Absent),
@@ -251,7 +252,7 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
             case("doubt, in progress", InProgress, Doubt, Ok(InDoubt),
                 "No thread owns the attempt any more, and it may have run its side effect before."),
             case("doubt, in doubt", InDoubt, Doubt, Ok(InDoubt),
-                "Nothing changes but the version, which fences a caller that resolves the earlier doubt."),
+                "Nothing changes but the version, which fences a caller that is resolving the earlier doubt."),
             case("doubt, completed", Completed, Doubt, Err(Refused::Completed),
                 "A known outcome does not become unknown again."),
         ],
@@ -261,19 +262,19 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
             case("record, in progress", InProgress, Record, Err(Refused::InProgress),
                 "The result of the attempt that is running must not be pre-empted."),
             case("record, in doubt", InDoubt, Record, Err(Refused::InDoubt),
-                "The earlier attempt may have happened with another result: the doubt must be resolved first."),
+                "The earlier attempt may have happened with a different result: the doubt must be resolved first."),
             case("record, completed", Completed, Record, Err(Refused::Completed),
                 "The first recorded result stands, and the caller gets it."),
         ],
         [
             case("expire key, absent", Absent, ExpireKey, Ok(Absent),
-                "All that a released key leaves behind is its count of attempts, which expires too."),
+                "A released key keeps only its count of attempts, which expires too."),
             case("expire key, in progress", InProgress, ExpireKey, Err(Refused::NotFinished),
-                "An attempt that is forgotten while it runs would be run again."),
+                "If a running attempt were forgotten, a retry would run its side effect again."),
             case("expire key, in doubt", InDoubt, ExpireKey, Err(Refused::NotFinished),
-                "A doubt that is forgotten would be run again, although its side effect may have happened."),
+                "If a doubt were forgotten, a retry would run its side effect again, although it may have happened."),
             case("expire key, completed", Completed, ExpireKey, Ok(Absent),
-                "Retries were expected for as long as the retention, which has passed."),
+                "Retries were expected only within the retention, which has passed."),
         ],
         [
             case("forget, absent", Absent, Forget, Err(Refused::Absent),
@@ -281,15 +282,15 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
             case("forget, in progress", InProgress, Forget, Err(Refused::InProgress),
                 "The side effect may be running now; the lease must end first."),
             case("forget, in doubt", InDoubt, Forget, Ok(Absent),
-                "An operator decides that the doubt no longer matters; a caller that resolves it is fenced."),
+                "An operator decides that the doubt no longer matters; a caller that is resolving it is fenced."),
             case("forget, completed", Completed, Forget, Ok(Absent),
-                "An operator gives the key up before its retention passes."),
+                "An operator removes the key before its retention passes."),
         ],
     ]
 };
 
-/// The decisions alone, so that a lookup reads one small table and the build keeps no labels and reasons. Computed by the
-/// compiler, which also checks that each row stands where [`transition`] looks for it.
+/// The decisions alone, so that a lookup reads one small table and the binary contains no labels and reasons. The compiler
+/// computes this table, and checks that each row is where [`transition`] looks it up.
 const DECISIONS: [[Result<Status, Refused>; STATUSES]; EVENTS] = {
     let mut decisions = [[Err(Refused::Absent); STATUSES]; EVENTS];
     let mut event = 0;
@@ -306,7 +307,7 @@ const DECISIONS: [[Result<Status, Refused>; STATUSES]; EVENTS] = {
     decisions
 };
 
-/// The status that a key in status `from` has after `event`, or why the event cannot happen to it: the decision of
+/// Returns the status that a key in status `from` has after `event`, or why the event cannot happen to it: the decision of
 /// [`CASES`].
 pub(crate) fn transition(from: Status, event: Event) -> Result<Status, Refused> {
     DECISIONS[event as usize][from as usize]
@@ -321,7 +322,8 @@ mod tests {
     const EVERY_STATUS: [Status; STATUSES] = [Absent, InProgress, InDoubt, Completed];
     const EVERY_EVENT: [Event; EVENTS] = [Begin, Complete, Release, Doubt, Record, ExpireKey, Forget];
 
-    /// Written down a second time and arranged the other way, so that a slip in [`CASES`] differs from it.
+    /// The same decisions, written a second time and arranged by status, so that a mistake in [`CASES`] shows as a
+    /// difference.
     const SPECIFIED: [(Status, [Result<Status, Refused>; EVENTS]); STATUSES] = [
         (
             Absent,
@@ -373,7 +375,7 @@ mod tests {
         ),
     ];
 
-    /// The row for this pair, found by its own columns and not by its place.
+    /// Returns the row for this pair, found by its columns and not by its position.
     fn case_of(from: Status, event: Event) -> &'static Case {
         const ROWS: &[[Case; STATUSES]; EVENTS] = &CASES;
         let mut rows = ROWS.iter().flatten().filter(|case| case.from == from && case.event == event);
@@ -412,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn every_version_of_a_later_opening_is_higher() {
+    fn a_higher_open_count_makes_every_version_higher() {
         let last = Version::compose(1, (1 << COUNTER_BITS) - 1).unwrap();
         let next = Version::compose(2, 0).unwrap();
         assert!(next > last);

@@ -2,10 +2,10 @@
 //!
 //! Invariant: a retry returns the value that the first call returned, or an error.
 //!
-//! - A value is recorded only if its bytes decode to a value of the same shape with the same bytes or the same leaves (see
-//!   [`shape`](crate::shape)). The first caller gets the decoded value, not its own.
-//! - A stored value is decoded only by the codec that encoded it. If that codec is positional, the decoded value must
-//!   also have the shape that was recorded.
+//! - A value is recorded only if its bytes decode to a value that has the same shape, and the same leaves or encoded bytes
+//!   (see [`shape`](crate::shape)). The first caller gets the decoded value, not its own.
+//! - A stored value is decoded only by the codec that encoded it. If a shape was recorded and the codec [checks
+//!   shapes](Codec::checks_shape), the decoded value must also have that shape.
 //!
 //! The typed calls use this module: `operation`, `lease`, `completion` and `stats`.
 
@@ -24,9 +24,9 @@ use crate::format::record::{Typing, Value};
 use crate::key::Key;
 use crate::shape::{digest_of, shape_of};
 
-/// [`Typing::scheme`]: the caller computed the fingerprint, or there is none.
+/// The [`Typing::scheme`] of a fingerprint that the caller computed, or of no fingerprint.
 pub(crate) const BY_CALLER: u8 = 0;
-/// [`Typing::scheme`]: the fingerprint is that of a typed request.
+/// The [`Typing::scheme`] of the fingerprint of a typed request.
 pub(crate) const BY_MEANING: u8 = 1;
 
 /// An encoded value that passed the checks, ready to be recorded.
@@ -38,7 +38,7 @@ pub(crate) struct Encoded<T> {
 }
 
 impl<T> Encoded<T> {
-    /// The value in the form in which a record holds it.
+    /// Returns the value in the form in which a record stores it.
     pub(crate) fn value(&self) -> Value<'_> {
         Value::typed(&self.bytes, self.typing)
     }
@@ -47,7 +47,9 @@ impl<T> Encoded<T> {
 /// Why a value cannot be recorded.
 #[derive(Debug)]
 pub(crate) enum Unfit {
+    /// Its encoding exceeds the limit.
     TooLarge { length_bytes: usize, limit_bytes: usize },
+    /// It cannot be encoded, or a replay would return a different value.
     Codec(CodecError),
 }
 
@@ -68,8 +70,8 @@ impl<E: Into<CodecError>> From<E> for Unfit {
     }
 }
 
-/// Encodes `value`, and refuses it if it has too many bytes or would be replayed as another value. `begun` is the typing in
-/// the record that began the attempt.
+/// Encodes `value`, and refuses it if it has too many bytes or would be replayed as a different value. `begun` is the typing
+/// in the record that began the attempt.
 pub(crate) fn encode<C, T>(
     codec: &C,
     begun: Option<Typing>,
@@ -100,7 +102,7 @@ where
     C: Codec,
     T: Serialize + DeserializeOwned,
 {
-    // Before encoding: the digest limits the depth of the value, and an encoder may not.
+    // The digest is computed before encoding, because it limits the depth of the value, and an encoder may not.
     let given = digest_of(value, !C::POSITIONAL)?;
     if C::POSITIONAL && given.shape.skips_fields {
         return Err(
@@ -132,7 +134,7 @@ where
     Ok(Encoded { bytes, typing, returned })
 }
 
-/// Decodes a stored value, and checks that its codec and shape are those that were recorded.
+/// Decodes a stored value, and checks that its codec and shape are the recorded ones.
 pub(crate) fn decode<C: Codec, T>(codec: &C, bytes: &[u8], typing: Option<Typing>) -> Result<T, CodecError>
 where
     T: Serialize + DeserializeOwned,
@@ -162,7 +164,7 @@ enum BuiltIn {
 }
 
 impl BuiltIn {
-    /// The codec that a record names, or the default codec if it names none.
+    /// Returns the codec that was recorded, or the default codec if none was.
     fn of(typing: Option<Typing>) -> Result<BuiltIn, CodecError> {
         match typing.map(|typing| typing.codec).or(DEFAULT_CODEC_ID) {
             #[cfg(feature = "bincode")]
@@ -182,7 +184,7 @@ impl BuiltIn {
     }
 }
 
-/// [`encode`] with the codec named in the record that began the attempt.
+/// Calls [`encode`] with the codec in the record that began the attempt.
 #[cfg_attr(
     not(any(feature = "bincode", feature = "json")),
     expect(unused_variables, reason = "there is no codec to hand them to")
@@ -199,7 +201,7 @@ where
     }
 }
 
-/// Refuses a codec other than the one that the operation began with: a retry could not decode the result.
+/// Refuses a codec other than the one with which the operation began, because a retry could not decode the result.
 pub(crate) fn check_codec<C: Codec>(typing: Option<Typing>) -> Result<(), Unfit> {
     match typing {
         Some(Typing { codec, .. }) if codec != C::ID => Err(format!(
@@ -212,7 +214,7 @@ pub(crate) fn check_codec<C: Codec>(typing: Option<Typing>) -> Result<(), Unfit>
     }
 }
 
-/// [`decode`] with the codec named in the record.
+/// Calls [`decode`] with the codec in the record.
 #[cfg_attr(
     not(any(feature = "bincode", feature = "json")),
     expect(unused_variables, reason = "there is no codec to hand them to")

@@ -1,4 +1,5 @@
-//! Shared parts of the two serializers of this crate: the mix of a name, the depth limit, the error and [`unordered`].
+//! Shared parts of the two serializers of this crate: the mix (a 64-bit hash) of a name, the depth limit, the error and
+//! [`unordered`].
 //!
 //! [`fingerprint`](crate::fingerprint) and [`shape`](crate::shape) walk a value through `Serialize` without building a
 //! document. They use this module, and so does decoding in [`codec`](crate::codec), which has the same depth limit. The
@@ -11,7 +12,7 @@ use serde::{Serialize, Serializer};
 #[cfg(test)]
 pub(crate) mod trees;
 
-/// The limit of nested containers, and the limit of nested wrappers. See [`Depth`].
+/// The maximum number of nested containers, and of nested wrappers. See [`Depth`].
 pub(crate) const MAX_DEPTH: u8 = 128;
 
 /// The beginning of the error text for a value that is nested too deep.
@@ -27,8 +28,8 @@ pub(crate) const UNORDERED: &str = "$oncekey::private::unordered";
 /// that occurs twice still counts twice. A `BTreeSet` has a fixed order and does not need it. Neither does a map: the
 /// order of its entries is always ignored.
 ///
-/// The field must serialise as a sequence, tuple or array, possibly inside an `Option` or a newtype struct. For anything
-/// else the fingerprint fails, and the operation with it: [`Error::Encode`](crate::Error::Encode).
+/// The field must serialise as a sequence, tuple or array, possibly inside an `Option` or a newtype struct. For anything else
+/// there is no fingerprint, and the operation fails with [`Error::Encode`](crate::Error::Encode).
 ///
 /// Other serializers see a newtype struct around the sequence. bincode, serde_json and most other formats write a newtype
 /// struct as its content, so the encoding is that of the plain sequence.
@@ -60,7 +61,7 @@ where
     serializer.serialize_newtype_struct(UNORDERED, sequence)
 }
 
-/// Multiplies to 128 bits and xors the halves of the product.
+/// Multiplies two words to 128 bits and xors the halves of the product.
 #[inline(always)]
 #[expect(clippy::cast_possible_truncation, reason = "both halves of the product")]
 pub(crate) const fn fold(word: u64, factor: u64) -> u64 {
@@ -72,7 +73,7 @@ pub(crate) const fn fold(word: u64, factor: u64) -> u64 {
 const NAME_SEED: u64 = 0x243F_6A88_85A3_08D3;
 const NAME_FACTOR: u64 = 0x1319_8A2E_0370_7345;
 
-/// The mix of the name of a struct, enum, variant or field.
+/// Returns the mix of the name of a struct, enum, variant or field.
 ///
 /// `h = fold(SEED ^ length, FACTOR)`, then `h = fold(h ^ word, FACTOR)` for each 8 bytes of the name as a little-endian
 /// word, the last one padded with zeros. Names come from the program and not from its clients, so the mix needs no
@@ -82,7 +83,7 @@ pub(crate) fn mix_name(name: &'static str) -> u64 {
     mix_bytes(NAME_SEED, NAME_FACTOR, name.as_bytes())
 }
 
-/// The mix of any bytes with the given seed and factor.
+/// Returns the mix of any bytes with the given seed and factor.
 #[inline(always)]
 pub(crate) fn mix_bytes(seed: u64, factor: u64, bytes: &[u8]) -> u64 {
     let mut mixed = fold(seed ^ bytes.len() as u64, factor);
@@ -155,7 +156,7 @@ pub(crate) use {visit_elements, visit_fields};
 ///
 /// A container is a sequence, tuple, map, struct or variant with content. A wrapper is a `Some` or a newtype struct. A walk
 /// enters at most [`MAX_DEPTH`] of each on the way to a leaf, so its recursion is at most twice that deep. They are counted
-/// separately, so that a linked list of `Option<Box<Node>>` may have as many nodes as lists may be nested.
+/// separately, so that a linked list of `Option<Box<Node>>` can have as many nodes as lists can be nested.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Depth {
     containers: u8,
@@ -194,7 +195,7 @@ impl Depth {
 
 /// Why the fingerprint or the shape of a value could not be computed.
 ///
-/// Boxed, because the walk returns a result for each leaf, and a result of one word is returned in a register.
+/// The cause is boxed, because the walk returns a result for each leaf, and a result of one word is returned in a register.
 #[derive(Debug)]
 pub(crate) struct VisitError(Box<Problem>);
 
@@ -289,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unordered_sequence_is_encoded_as_a_plain_one() {
+    fn an_unordered_sequence_is_encoded_as_a_plain_sequence() {
         struct Set(Vec<u16>);
         impl Serialize for Set {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {

@@ -1,14 +1,14 @@
-//! Decoding with limits, so that hostile or damaged bytes cannot exhaust the stack, the memory or the time.
+//! Decoding with limits, so that hostile or damaged bytes cannot exhaust the stack or the memory, or take unlimited time.
 //!
 //! The codecs of this crate decode through [`Limited`], which wraps the format's deserializer and everything that it passes
 //! on. It forwards every call and adds three limits:
 //!
 //! - **Depth.** A container is a sequence, tuple, map or struct, or the content of a variant. A wrapper is a `Some` or a
-//!   newtype struct. At most [`MAX_DEPTH`] of each may be nested, the same limit as when serialising. They are counted
-//!   where the format passes a value's content to the type, so a leaf, `None` and a unit variant add no level. Wrappers
-//!   are counted separately, so that a linked list of `Option<Box<Node>>` may have as many nodes as lists may be nested.
-//! - **A budget of values**, computed from the number of bytes. Elements without bytes, such as `()`, would let a forged
-//!   length keep the decoder busy for years. A value whose leaves take at least a byte each cannot exceed the budget,
+//!   newtype struct. At most [`MAX_DEPTH`] of each may be nested, the same limit as when serialising. They are counted where
+//!   the format passes a value's content to the type, so a leaf, `None` and a unit variant add no level. Wrappers are counted
+//!   separately, so that a linked list of `Option<Box<Node>>` can have as many nodes as lists can be nested.
+//! - **A budget of values**, computed from the number of bytes. Without it, a forged length of elements without bytes, such
+//!   as `()`, would keep the decoder busy for years. A value whose leaves take at least a byte each cannot exceed the budget,
 //!   because at most 128 containers lead to one leaf.
 //! - **No allocation by a claimed length.** A size hint is capped at the number of bytes. Strings and byte buffers are
 //!   requested as borrowed ones: a format that decodes from a slice then checks the length against the slice, instead of
@@ -31,16 +31,16 @@ use crate::visit::{Depth, TOO_DEEP};
 #[cfg(test)]
 mod tests;
 
-/// How many values may be decoded for each byte.
+/// The maximum number of values that may be decoded for each byte.
 const VALUES_PER_BYTE: u64 = 128;
 
-/// Bytes that are added to the input when its budget is computed, so that a short input may have elements without bytes.
+/// Bytes that are added to the input when its budget is computed, so that a short input can have elements without bytes.
 const EXTRA_BYTES: u64 = 1024;
 
-/// The limits of one decoding.
+/// The limits for decoding one input.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// How many more values may be decoded.
+    /// The number of values that may still be decoded.
     values: Cell<u64>,
     /// The length of the input.
     bytes: usize,
@@ -67,7 +67,7 @@ impl Budget {
 
 const TOO_MANY: &str = "more values than the bytes can hold";
 
-/// Whether the text is that of an error of one of these limits.
+/// Whether the text is that of an error of a limit of this module.
 pub(super) fn is_limit(text: &str) -> bool {
     text.starts_with(TOO_MANY) || text.starts_with(TOO_DEEP)
 }
@@ -86,7 +86,7 @@ pub(super) struct Limited<'b, I> {
 }
 
 impl<'b, I> Limited<'b, I> {
-    /// The outermost deserializer.
+    /// Wraps the outermost deserializer.
     pub(super) fn new(inner: I, budget: &'b Budget) -> Limited<'b, I> {
         Limited { inner, budget, depth: Depth::default() }
     }
@@ -109,7 +109,7 @@ impl<'b, I> Limited<'b, I> {
         Ok(self)
     }
 
-    /// Caps a size hint at the number of bytes of the input and at the budget that is left.
+    /// Caps a size hint at the number of bytes of the input and at the remaining budget.
     #[inline]
     fn cap(&self, hint: Option<usize>) -> Option<usize> {
         let left = usize::try_from(self.budget.values.get()).unwrap_or(usize::MAX);
@@ -117,7 +117,7 @@ impl<'b, I> Limited<'b, I> {
     }
 }
 
-/// Forwards these methods, with the visitor limited. Owned strings and buffers become borrowed ones: see the module.
+/// Forwards these methods with a limited visitor. Owned strings and buffers are requested as borrowed ones: see the module.
 macro_rules! forward {
     ($($method:ident($($name:ident: $kind:ty),*) = $as:ident;)*) => {$(
         #[inline]
@@ -171,7 +171,7 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for Limited<'_, D> {
     }
 }
 
-/// Forwards these leaves.
+/// Forwards the visits of these leaves.
 macro_rules! leaves {
     ($($method:ident($kind:ty);)*) => {$(
         #[inline]
@@ -249,7 +249,7 @@ impl<'de, V: Visitor<'de>> Visitor<'de> for Limited<'_, V> {
         within.inner.visit_map(entries)
     }
 
-    // Adds no level: the content of the variant does.
+    // This adds no level, because the content of the variant does.
     #[inline]
     fn visit_enum<A: EnumAccess<'de>>(self, variant: A) -> Result<V::Value, A::Error> {
         let variant = self.with(variant);
@@ -332,7 +332,7 @@ impl<'de, A: VariantAccess<'de>> VariantAccess<'de> for Limited<'_, A> {
         within.inner.newtype_variant_seed(seed)
     }
 
-    // Neither adds a level: the format visits both as a sequence or a map, and that does.
+    // These two methods add no level, because the format visits the content as a sequence or a map, which adds one.
     #[inline]
     fn tuple_variant<V: Visitor<'de>>(self, len: usize, visitor: V) -> Result<V::Value, A::Error> {
         let visitor = self.with(visitor);

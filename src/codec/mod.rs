@@ -1,4 +1,4 @@
-//! Codecs: how typed results become bytes and back. Below the typed calls, the store handles only bytes.
+//! Codecs, which encode typed results to bytes and decode them. Below the typed calls, the store handles only bytes.
 //!
 //! [`typed`](crate::typed) is the only module that encodes and decodes with them. The encodings and the ids are on disk.
 
@@ -18,7 +18,8 @@ use limited::{Budget, Limited};
 
 /// Why a value could not be encoded, or bytes could not be decoded.
 ///
-/// The codecs of this crate never quote the value in it, so it may be logged. A codec of your own should do the same.
+/// The codecs of this crate never quote the value in the error, so the error may be logged. Your own codec should not quote
+/// the value either.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Encodes typed results to bytes and decodes them.
@@ -65,14 +66,16 @@ pub trait Codec {
     /// The number of the encoding. Each typed record contains it, and only the codec with that number decodes the record.
     ///
     /// 0 to 127 are reserved for this crate: `Bincode` is 1 and `Json` is 2. Choose a number from 128 to 255 for a codec of
-    /// your own. Choose another when its encoding changes. Do not change it while a store holds results of the codec.
+    /// your own. Choose a new number when the encoding changes. Do not change the number while a store still contains results
+    /// of the codec.
     const ID: u8;
 
     /// Whether the encoding leaves out the names of fields or the kinds of values.
     ///
-    /// Bytes that one type wrote can then decode as another type, without an error and with another meaning: after two
-    /// fields changed places, or a `u32` became an `i32`. Therefore the store records the shape of each result, a hash of
-    /// its names and kinds, and compares it with the shape of the decoded value when the result is replayed.
+    /// Bytes that one type wrote can then decode as a different type, without an error but with a different meaning. That can
+    /// happen after two fields have changed places, or a `u32` has become an `i32`. Therefore the store records the shape of
+    /// each result, a hash of its names and kinds, and compares it with the shape of the decoded value when the result is
+    /// replayed.
     ///
     /// A self-describing codec sets this to `false`: its decoder detects such changes, and fields may be added and removed.
     /// The default, `true`, is safe for every codec.
@@ -94,10 +97,10 @@ pub trait Codec {
     /// [`Error::Encode`](crate::Error::Encode).
     fn encode<T: Serialize + ?Sized>(&self, value: &T) -> Result<Vec<u8>, CodecError>;
 
-    /// Decodes `bytes`, all of them: an implementation must refuse bytes that are left over.
+    /// Decodes all of `bytes`. An implementation must refuse bytes that are left over.
     ///
-    /// The bytes may be damaged or those of another type. An implementation must not let them exhaust the stack or the
-    /// memory. A stack overflow ends the process, and each retry would end it again.
+    /// The bytes may be damaged, or be the encoding of a different type. An implementation must not let them exhaust the
+    /// stack or the memory. A stack overflow ends the process, and each retry would end it again.
     ///
     /// # Errors
     ///
@@ -112,10 +115,10 @@ pub trait Codec {
 ///
 /// # Limits
 ///
-/// Decoding accepts at most 128 nested containers (sequences, tuples, maps, structs and the contents of variants) and at
-/// most 128 nested wrappers (`Some` and newtype structs). It accepts 131,072 values plus 128 for each byte, a limit that
-/// only elements without bytes, as in a `Vec<()>`, can reach. A forged length allocates no memory beyond the bytes that
-/// are there.
+/// Decoding accepts at most 128 nested containers (sequences, tuples, maps, structs and the contents of variants) and at most
+/// 128 nested wrappers (`Some` and newtype structs). It accepts at most 131,072 values plus 128 for each byte; only elements
+/// without bytes, as in a `Vec<()>`, can reach that limit. A forged length allocates no memory beyond the bytes that are
+/// there.
 #[cfg(feature = "bincode")]
 #[cfg_attr(docsrs, doc(cfg(feature = "bincode")))]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -123,11 +126,11 @@ pub struct Bincode;
 
 #[cfg(feature = "bincode")]
 impl Bincode {
-    /// The same codec without the comparison of shapes on replay, for results whose fields were renamed on purpose.
+    /// Returns the same codec without the comparison of shapes on replay, for results whose fields were renamed on purpose.
     ///
-    /// It accepts any bytes that decode as the type. Use it for an operation whose recorded results have the same fields
-    /// in the same order, of the same types, under other names, and only until their retention has passed. Where the
-    /// former names can stay in the encoding, `#[serde(rename = "..")]` is safer.
+    /// It accepts any bytes that decode as the type. Use it for an operation whose recorded results have the same fields in
+    /// the same order, of the same types, under other names, and only until their retention has passed. If possible, keep the
+    /// former names for serde with `#[serde(rename = "..")]` instead, which is safer.
     ///
     /// ```
     /// use oncekey::{Bincode, Codec};
@@ -153,7 +156,8 @@ impl Codec for Bincode {
     }
 
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, CodecError> {
-        // Not bincode's own limit: it counts the memory that a value takes, so it refuses values of many small integers.
+        // bincode's own limit is not used, because it counts the memory that a value takes, and so refuses values of many
+        // small integers.
         let (value, read) = bincode::serde::seed_decode_from_slice(
             LimitedSeed { budget: &Budget::new(bytes.len()), value: PhantomData },
             bytes,
@@ -171,8 +175,8 @@ impl Codec for Bincode {
     }
 }
 
-/// Decodes a `T` within the limits. A seed, because only `seed_decode_from_slice` both takes a deserializer to wrap and
-/// returns how many bytes were read.
+/// Decodes a `T` within the limits. This is a seed, because only `seed_decode_from_slice` both takes a deserializer to wrap
+/// and returns how many bytes were read.
 #[cfg(feature = "bincode")]
 struct LimitedSeed<'b, T> {
     budget: &'b Budget,
@@ -266,20 +270,20 @@ impl Codec for Json {
 #[cfg(any(feature = "bincode", feature = "json"))]
 const NO_SUCH_VALUE: &str = "the bytes are not the encoding of this type";
 
-/// The text of an error of serde if it quotes no part of the value; otherwise [`NO_SUCH_VALUE`] and the place.
+/// Returns the text of a serde error if it quotes no part of the value; otherwise [`NO_SUCH_VALUE`] and the place.
 ///
 /// Errors end up in logs, and results may be secret. Only texts that name a field of the type, or a limit, are kept.
 #[cfg(any(feature = "bincode", feature = "json"))]
 fn without_values(text: &str, place: &str) -> String {
     let names_a_field = text.starts_with("missing field `") || text.starts_with("duplicate field `");
     if names_a_field || limited::is_limit(text) || text.starts_with("recursion limit") {
-        // Any further line may come from the value's own code.
+        // Further lines may come from the value's own code.
         return text.lines().next().unwrap_or_default().to_owned();
     }
     format!("{NO_SUCH_VALUE}{place}")
 }
 
-/// The codec of an [`Operation`](crate::Operation) unless it chooses another: `Bincode`, if the feature `bincode` is on.
+/// The codec of an [`Operation`](crate::Operation) that does not choose one: `Bincode`, if the feature `bincode` is on.
 #[cfg(feature = "bincode")]
 pub type DefaultCodec = Bincode;
 

@@ -22,7 +22,7 @@ impl fmt::Write for Text<'_> {
     }
 }
 
-/// Forwards an integer to the method for a wider one: only its value counts.
+/// Forwards an integer to the method for a wider one, because only the value counts.
 macro_rules! as_wide {
     ($($method:ident($type:ty) = $wide:ident;)*) => {
         $(
@@ -179,7 +179,8 @@ impl<'g> Serializer for &'g mut CanonicalWriter {
             self.unordered = true;
             self.value(value)?;
             self.unordered = false;
-            // Checked by the tag and not by the flag: a leaf does not consume the flag, but a sequence inside a struct does.
+            // This checks the tag and not the flag, because a leaf does not clear the flag, but a sequence inside a struct
+            // does.
             if !matches!(self.out.get(at), Some(&(UNORDERED_SEQUENCE | NONE | SOME))) {
                 self.has_failed = true;
                 return Err(VisitError::new(Problem::NotASequence));

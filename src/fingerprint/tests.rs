@@ -12,7 +12,7 @@ use crate::hash::KeyHasher;
 use crate::unordered;
 use crate::visit::MAX_DEPTH;
 use crate::visit::trees::{
-    Fails, Field, Lies, Linked, Nested, Node, Rows, Tree, Variant, Wrapped, assert_golden, every_kind,
+    Fails, Field, Linked, Nested, Node, Rows, Tree, Variant, Wrapped, WrongLength, assert_golden, every_kind,
     medians, on_a_small_stack, pair,
 };
 
@@ -136,7 +136,7 @@ fn requests_have_equal_bytes_exactly_if_they_mean_the_same() {
         Ok(())
     });
     tried.unwrap();
-    // With few of either, the property would prove little.
+    // If there were few equal or few different pairs, the property would prove little.
     assert!(equal.get() > 400 && different.get() > 400, "{equal:?} equal, {different:?} different");
 }
 
@@ -250,8 +250,9 @@ fn unordered_applies_to_sequences_only() {
 }
 
 #[test]
-fn entries_are_sorted_however_many_they_are() {
-    // Up to more than fit into the array on the stack. The keys share their first bytes, so the prefix does not decide.
+fn any_number_of_entries_is_sorted() {
+    // The largest counts exceed the array on the stack. The keys share their first bytes, so that comparing prefixes is not
+    // enough.
     struct InOrder<'o>(&'o [u32]);
     impl Serialize for InOrder<'_> {
         fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
@@ -282,7 +283,7 @@ fn nested_options_are_unambiguous() {
 }
 
 #[test]
-fn zeros_of_either_sign_are_equal_and_so_are_all_nans() {
+fn all_zeros_are_equal_and_all_nans_are_equal() {
     assert_eq!(bytes(&-0.0_f64), bytes(&0.0_f64));
     assert_eq!(bytes(&-0.0_f32), bytes(&0.0_f32));
     assert_eq!(bytes(&f64::from_bits(0xFFF8_0000_0000_0001)), bytes(&f64::NAN));
@@ -332,7 +333,7 @@ fn json_numbers_of_arbitrary_precision_are_compared_by_value() {
     ] {
         assert_eq!(number(text), bytes(&float), "{text}");
     }
-    // Numbers that are no f64 and no u128 are compared exactly, however they are written.
+    // Numbers that are neither an f64 nor a u128 are compared exactly, however they are written.
     assert_ne!(number("0.10000000000000000001"), number("0.1"));
     assert_eq!(number("0.10000000000000000001"), number("10000000000000000001.0e-20"));
     assert_ne!(number("1e400"), number("1e401"));
@@ -378,7 +379,7 @@ fn a_raw_value_is_refused() {
 }
 
 #[test]
-fn a_value_nested_too_deep_is_an_error_and_not_an_overflow() {
+fn a_value_nested_too_deep_is_refused() {
     on_a_small_stack(|| {
         let limit = u32::from(MAX_DEPTH);
         let mut out = Vec::new();
@@ -430,13 +431,13 @@ fn an_error_that_serialize_ignores_still_fails_the_fingerprint() {
 
 #[test]
 fn a_wrong_declared_length_is_ignored() {
-    assert_eq!(bytes(&Lies { how: 0 }), bytes(&vec![1, 2]));
-    assert_eq!(bytes(&Lies { how: 1 }), bytes(&(1, 2)));
+    assert_eq!(bytes(&WrongLength::Sequence), bytes(&vec![1, 2]));
+    assert_eq!(bytes(&WrongLength::Tuple), bytes(&(1, 2)));
     assert_eq!(
-        bytes(&Lies { how: 2 }),
+        bytes(&WrongLength::Struct),
         typed!(Transfer { from: 1, to: 2 }; struct Transfer { from: u8, to: u8 })
     );
-    assert_eq!(bytes(&Lies { how: 3 }), bytes(&BTreeMap::from([("from", 1), ("to", 2)])));
+    assert_eq!(bytes(&WrongLength::Map), bytes(&BTreeMap::from([("from", 1), ("to", 2)])));
 }
 
 #[derive(Serialize)]

@@ -68,7 +68,7 @@ impl<'w, const LEAVES: bool> Serializer for &'w mut Walk<LEAVES> {
         if LEAVES {
             return self.text(Kind::Str, value.to_string().as_bytes());
         }
-        // Not formatted: the shape does not depend on the text.
+        // The value is not formatted, because the shape does not depend on the text.
         self.kind(Kind::Str);
         Ok(())
     }

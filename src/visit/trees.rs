@@ -16,7 +16,7 @@ use super::unordered;
 
 type Name = &'static str;
 
-/// Only a few names, so that two generated trees often share some.
+/// Only a few names, so that two generated trees often share names.
 const NAMES: [Name; 6] = ["a", "b", "amount", "an_account_number", "Charge", "Refund"];
 
 /// One value of serde's data model.
@@ -88,7 +88,7 @@ const WIDTHS: [Width; 10] = [
 ];
 
 impl Width {
-    fn holds(self, value: i128) -> bool {
+    fn can_represent(self, value: i128) -> bool {
         match self {
             Width::I8 => i8::try_from(value).is_ok(),
             Width::I16 => i16::try_from(value).is_ok(),
@@ -103,10 +103,10 @@ impl Width {
         }
     }
 
-    /// The first width that holds `value`, searched from the `at`th on.
+    /// Returns the first width that can represent `value`, starting the search at the width number `at`.
     fn for_value(value: i128, at: usize) -> Width {
         let mut widths = WIDTHS.iter().cycle().skip(at % WIDTHS.len());
-        *widths.find(|width| width.holds(value)).unwrap()
+        *widths.find(|width| width.can_represent(value)).unwrap()
     }
 }
 
@@ -158,7 +158,7 @@ impl Serialize for Tree {
                 tuple.end()
             }
             Tree::Struct(name, fields) => {
-                let mut all = serializer.serialize_struct(name, declared(fields))?;
+                let mut all = serializer.serialize_struct(name, serialized_count(fields))?;
                 for field in fields {
                     match field.is_skipped {
                         true => all.skip_field(field.name)?,
@@ -179,7 +179,8 @@ impl Serialize for Tree {
                 tuple.end()
             }
             Tree::StructVariant(Variant { of, index, name }, fields) => {
-                let mut all = serializer.serialize_struct_variant(of, *index, name, declared(fields))?;
+                let mut all =
+                    serializer.serialize_struct_variant(of, *index, name, serialized_count(fields))?;
                 for field in fields {
                     match field.is_skipped {
                         true => all.skip_field(field.name)?,
@@ -192,7 +193,7 @@ impl Serialize for Tree {
     }
 }
 
-fn declared(fields: &[Field]) -> usize {
+fn serialized_count(fields: &[Field]) -> usize {
     fields.iter().filter(|field| !field.is_skipped).count()
 }
 
@@ -278,7 +279,7 @@ fn count(tree: &Tree) -> usize {
     1 + children(&mut tree.clone()).iter().map(|child| count(child)).sum::<usize>()
 }
 
-/// The node with `left` nodes before it, in depth-first order.
+/// Returns the node that has `left` nodes before it in depth-first order.
 fn nth<'t>(tree: &'t mut Tree, left: &mut usize) -> Option<&'t mut Tree> {
     if *left == 0 {
         return Some(tree);
@@ -382,7 +383,7 @@ impl Node {
         Node { label: label.into(), children: children.into_iter().collect() }
     }
 
-    /// A node that ignores the order of its children.
+    /// Makes a node that ignores the order of its children.
     pub(crate) fn bag(label: impl Into<String>, children: impl IntoIterator<Item = Node>) -> Node {
         let mut bag = Node::new(label, children);
         bag.children.sort();
@@ -537,7 +538,7 @@ pub(crate) fn every_kind(rows: &mut impl Rows) {
     rows.row("duration", &std::time::Duration::new(1, 5));
 }
 
-/// Compares `table` with the golden table, and prints it if they differ.
+/// Compares `table` with the golden table, and prints `table` if they differ.
 pub(crate) fn assert_golden(table: &str, golden: &str) {
     for (line, (one, other)) in table.lines().zip(golden.lines()).enumerate() {
         assert_eq!(one, other, "line {}; the whole table is\n{table}", line + 1);
@@ -600,33 +601,36 @@ impl Serialize for Fails {
     }
 }
 
-/// Declares 9 elements and has 2, as a sequence, a tuple, a struct or a map.
-pub(crate) struct Lies {
-    pub(crate) how: u8,
+/// Declares 9 elements and has 2.
+pub(crate) enum WrongLength {
+    Sequence,
+    Tuple,
+    Struct,
+    Map,
 }
 
-impl Serialize for Lies {
+impl Serialize for WrongLength {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self.how {
-            0 => {
+        match self {
+            WrongLength::Sequence => {
                 let mut seq = serializer.serialize_seq(Some(9))?;
                 seq.serialize_element(&1_u8)?;
                 seq.serialize_element(&2_u8)?;
                 seq.end()
             }
-            1 => {
+            WrongLength::Tuple => {
                 let mut tuple = serializer.serialize_tuple(9)?;
                 tuple.serialize_element(&1_u8)?;
                 tuple.serialize_element(&2_u8)?;
                 tuple.end()
             }
-            2 => {
+            WrongLength::Struct => {
                 let mut fields = serializer.serialize_struct("Transfer", 9)?;
                 fields.serialize_field("from", &1_u8)?;
                 fields.serialize_field("to", &2_u8)?;
                 fields.end()
             }
-            _ => {
+            WrongLength::Map => {
                 let mut map = serializer.serialize_map(Some(9))?;
                 map.serialize_entry("from", &1_u8)?;
                 map.serialize_entry("to", &2_u8)?;
@@ -641,7 +645,7 @@ pub(crate) fn on_a_small_stack(test: fn()) {
     std::thread::Builder::new().stack_size(128 << 10).spawn(test).unwrap().join().unwrap();
 }
 
-/// The duration of each call in nanoseconds: the median of many rounds in which the calls take turns.
+/// Returns the duration of each call in nanoseconds: the median of many rounds in which the calls take turns.
 pub(crate) fn medians<const N: usize>(mut calls: [&mut dyn FnMut(); N]) -> [f64; N] {
     const ROUNDS: usize = 401;
     const CALLS: u32 = 2_000;

@@ -1,4 +1,4 @@
-//! The limits, over a forged deserializer that claims any length and over serde's own.
+//! Tests the limits with a forged deserializer that claims any length, and with serde's own deserializers.
 
 use serde::de::IntoDeserializer;
 use serde::de::value::{Error as ValueError, SeqDeserializer, UnitDeserializer};
@@ -124,7 +124,7 @@ fn the_budget_ends_an_endless_sequence_and_caps_its_hint() {
 }
 
 #[test]
-fn a_size_hint_is_capped_at_the_budget_that_is_left() {
+fn a_size_hint_is_capped_at_the_remaining_budget() {
     let budget = Budget::new(1_000_000);
     budget.values.set(7);
     let (mut count, mut hint) = (0, None);
@@ -139,7 +139,7 @@ fn the_budget_of_the_largest_input_does_not_overflow() {
 }
 
 #[test]
-fn strings_and_buffers_are_requested_as_borrowed_ones() {
+fn strings_and_buffers_are_requested_as_borrowed() {
     let budget = Budget::new(0);
     assert_eq!(String::deserialize(Limited::new(Forged, &budget)).unwrap(), "borrowed");
     assert_eq!(Box::<str>::deserialize(Limited::new(Forged, &budget)).unwrap(), "borrowed".into());
