@@ -20,7 +20,7 @@ use crate::status::Version;
 
 /// The right to resolve a doubt: an earlier attempt began, and it is unknown whether its side effect happened.
 ///
-/// Find out from a source that knows for certain, then call [`complete`](Doubt::complete), [`release`](Doubt::release) or
+/// Find out from an authoritative source, then call [`complete`](Doubt::complete), [`release`](Doubt::release) or
 /// [`begin_again`](Doubt::begin_again). While the `Doubt` is alive, every other caller gets
 /// [`Begin::InProgress`](crate::Begin::InProgress). Dropping it leaves the operation in doubt, for the next caller.
 ///

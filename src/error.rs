@@ -98,8 +98,8 @@ pub enum Error {
         /// this call did not run it.
         reason: Option<String>,
     },
-    /// The operation is done, but its result is gone: the retention of the result has passed, and that of the key has not. The
-    /// side effect does not run again.
+    /// The operation is done, but its result has expired: the retention of the result has passed, and that of the key has
+    /// not. The side effect does not run again.
     #[non_exhaustive]
     ResultExpired {
         /// The key of the call.
@@ -310,7 +310,7 @@ pub enum ErrorKind {
     Answer,
     /// The call cannot work as it was made. The program must change.
     Caller,
-    /// A disk, a file, a clock or another process is in the way. An operator must act.
+    /// A disk, a file, a clock or another process prevents the call. An operator must act.
     World,
     /// The side effect failed. Only [`RunError::kind`](crate::RunError::kind) returns this.
     Effect,

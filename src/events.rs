@@ -266,7 +266,7 @@ mod pending {
         /// Whether the loop that emits events is running, so that a subscriber may be on the stack.
         is_emitting: Cell<bool>,
         /// Needs no drop, because it owns no memory while it is empty. A thread-local that needs a drop may already be gone
-        /// when another thread-local is destroyed. If the other one contains a lease, its drop emits an event.
+        /// when another thread-local is destroyed. If that other one contains a lease, dropping the lease emits an event.
         events: ManuallyDrop<RefCell<VecDeque<Event>>>,
     }
 

@@ -362,9 +362,9 @@ impl fmt::Debug for AnyKey<'_> {
 /// The store saves the fingerprint when an operation begins. A later call with the same key and a different fingerprint
 /// fails with [`Error::Mismatch`](crate::Error::Mismatch).
 ///
-/// [`Operation::request`](crate::Operation::request) and [`Store::fingerprint`](crate::Store::fingerprint) compute one
-/// with SipHash, keyed by a secret in the file. A client who chooses requests therefore cannot make two of them collide.
-/// Such a fingerprint is meaningless to another store. To use your own digest, call [`Fingerprint::from_bytes`].
+/// [`Operation::request`](crate::Operation::request) and [`Store::fingerprint`](crate::Store::fingerprint) compute one with
+/// SipHash, keyed by a secret in the file. A client who chooses requests therefore cannot make two of them collide. Such a
+/// fingerprint is meaningless to any other store. To use your own digest, call [`Fingerprint::from_bytes`].
 ///
 /// [`Fingerprint::NONE`] means "no request was given" and is compared like any other fingerprint: an operation that
 /// began with a request and is retried without one is a mismatch.

@@ -177,8 +177,8 @@ impl Options {
     /// key. Default: as long as the key.
     ///
     /// When the result is gone and the key is not, a retry is [`Error::ResultExpired`], and the side effect still does not
-    /// run again. Like [`retention`](Options::retention), this applies to operations that end from now on. An operation with
-    /// a shorter [`retain`](crate::Operation::retain) of its own keeps its result as long as its key.
+    /// run again. Like [`retention`](Options::retention), this applies to operations that end from now on. An operation that
+    /// sets a shorter [`retain`](crate::Operation::retain) keeps its result as long as its key.
     pub fn result_retention(mut self, retention: Duration) -> Options {
         self.result_retention = Some(retention);
         self
@@ -224,7 +224,7 @@ impl Options {
     ///
     /// Across a reboot, only the wall clock shows how much time has passed. If it is ahead by more than this maximum, it is
     /// probably wrong, so opening the store fails with [`Error::Clock`] and nothing expires. If a machine is never down for
-    /// longer than a week, set a week, so that a clock that comes up a month ahead cannot make everything expire.
+    /// longer than a week, set a week so that a clock that comes up a month ahead cannot make everything expire.
     ///
     /// On Linux and Android, this option has no effect within the same boot, because store time runs on the boot-time clock,
     /// which cannot be set and counts suspend. On other systems, the store is always opened as if after a reboot.

@@ -148,9 +148,9 @@ impl Store {
     /// # Errors
     ///
     /// - [`Error::Key`]: the key or scope is empty or too long.
-    /// - [`Error::Mismatch`]: the key was used before with another fingerprint.
-    /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, and its result is gone or was never
-    ///   recorded.
+    /// - [`Error::Mismatch`]: the key was used before with a different fingerprint.
+    /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, but its result has expired or was
+    ///   never recorded.
     /// - [`Error::Full`]: there is no space for another attempt. The call still succeeds for a key that is in progress,
     ///   in doubt or completed.
     /// - [`Error::Replaced`]: the path no longer leads to the open file.
@@ -260,9 +260,9 @@ impl Store {
     ///
     /// Those of [`get`](Store::get), and those listed here. After any error the buffer is empty.
     ///
-    /// - [`Error::Mismatch`]: the key was used before with another fingerprint.
-    /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, and its result is gone or was never
-    ///   recorded.
+    /// - [`Error::Mismatch`]: the key was used before with a different fingerprint.
+    /// - [`Error::ResultExpired`], [`Error::ResultNotKept`]: the operation is done, but its result has expired or was
+    ///   never recorded.
     pub fn replay_into<'a>(
         &self,
         key: impl Into<AnyKey<'a>>,
@@ -279,9 +279,9 @@ impl Store {
     /// resolve doubts.
     ///
     /// Returns [`CasOutcome::Done`] with the new version. If the key does not match `expected`, returns
-    /// [`CasOutcome::Differs`] with the key's actual state, and changes nothing. After a change, a lease or doubt on
-    /// the key is fenced, and callers that wait for the key continue with its new state. A completed operation can be
-    /// set to [`Next::Absent`], but not back to in doubt, and not to another result.
+    /// [`CasOutcome::Differs`] with the key's actual state, and changes nothing. After a change, a lease or doubt on the key
+    /// is fenced, and callers that wait for the key continue with its new state. A completed operation can be set to
+    /// [`Next::Absent`], but not back to in doubt, and not to a different result.
     ///
     /// If the key's record cannot be read ([`Error::Corrupt`]), the footer of its segment still has its version and status.
     /// Such a key can be set to [`Next::Absent`] only; [`forget`](Store::forget) does that without a version.
@@ -293,7 +293,7 @@ impl Store {
     /// drop(store.begin("charge:1", Fingerprint::NONE)?); // as a crash would
     /// let seen = store.get("charge:1")?;
     /// // The gateway's own records show that it was charged.
-    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
+    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("the key is present") };
     /// let next = Next::Completed { fingerprint: seen.fingerprint(), result: b"receipt 17" };
     /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, CasOutcome::Done(_)));
     /// assert!(matches!(store.compare_and_set("charge:1", expected, next)?, CasOutcome::Differs(_)), "not twice");
@@ -370,9 +370,9 @@ impl Store {
     /// Frees all dead space at once: moves the live records together and shortens the file, but not below
     /// [`Options::min_size`]. Returns what it did.
     ///
-    /// Not needed for normal operation, because changes reclaim dead space bit by bit and reuse it for new records.
-    /// They do not shorten the file, however. Other threads can read and write meanwhile. Keys whose retention has
-    /// passed are removed from the index as well, which frees their memory ([`Stats::index_bytes`]).
+    /// Not needed for normal operation, because changes reclaim dead space bit by bit and reuse it for new records. But
+    /// changes do not shorten the file. Other threads can read and write meanwhile. Keys whose retention has passed are
+    /// removed from the index as well, which frees their memory ([`Stats::index_bytes`]).
     ///
     /// # Errors
     ///

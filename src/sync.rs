@@ -1,5 +1,5 @@
-//! The synchronization primitives of the crate: locks, condition variables, [`Signal`], atomics and `yield_now`; and
-//! [`Patience`], how long a call waits.
+//! The synchronization primitives of the crate: locks, condition variables, [`Signal`], atomics and `yield_now`. Also
+//! [`Patience`], which is how long a call waits.
 //!
 //! Normal builds use parking_lot and the standard library. Builds with `--cfg oncekey_shuttle` use
 //! [shuttle](https://docs.rs/shuttle) behind the same interface, so that the tests in `shuttle_tests` choose the next

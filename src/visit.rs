@@ -75,9 +75,9 @@ const NAME_FACTOR: u64 = 0x1319_8A2E_0370_7345;
 
 /// Returns the mix of the name of a struct, enum, variant or field.
 ///
-/// `h = fold(SEED ^ length, FACTOR)`, then `h = fold(h ^ word, FACTOR)` for each 8 bytes of the name as a little-endian
-/// word, the last one padded with zeros. Names come from the program and not from its clients, so the mix needs no
-/// secret. The compiler evaluates it for names that it knows.
+/// `h = fold(SEED ^ length, FACTOR)`, then `h = fold(h ^ word, FACTOR)` for each 8 bytes of the name as a little-endian word,
+/// the last one padded with zeros. Names come from the program and not from its clients, so the mix needs no secret. The
+/// compiler evaluates it for names that are known at compile time.
 #[inline(always)]
 pub(crate) fn mix_name(name: &'static str) -> u64 {
     mix_bytes(NAME_SEED, NAME_FACTOR, name.as_bytes())

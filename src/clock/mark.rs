@@ -117,7 +117,7 @@ pub(crate) struct Jumped;
 /// |---|---|---|---|
 /// | the same | any | advances by the boot-time clock | it cannot be set, and it counts suspend |
 /// | a different one | ahead by at most `max_downtime` | advances by the wall clock | no other clock ran through the reboot |
-/// | a different one | further ahead | error, or as `accept` says | if the clock is wrong, everything would expire |
+/// | a different one | further ahead | error, or as `accept` states | if the clock is wrong, everything would expire |
 /// | a different one | behind by at most a day | continues at the mark | keys are remembered for longer, which is safe |
 /// | a different one | further behind | error, or continues at the mark | the clock is wrong now or was wrong then |
 pub(crate) fn judge_opening(
@@ -150,7 +150,7 @@ mod tests {
     const START_MS: u64 = 1_700_000_000_000;
     const BOOT: BootId = BootId([7; 16]);
     const OTHER: BootId = BootId([8; 16]);
-    /// Store time is an hour behind the wall clock, because only differences count.
+    /// An hour behind the wall clock, because only differences between the clocks count.
     const STORE_MS: u64 = START_MS - 3_600_000;
     const SEEN: TimeMark = TimeMark { store_ms: STORE_MS, wall_ms: START_MS, boot: BOOT, boot_ms: 50_000 };
     const RULES: OpeningRules = OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None };
@@ -180,13 +180,13 @@ mod tests {
     }
 
     #[test]
-    fn a_boot_time_clock_behind_the_mark_is_of_another_boot() {
+    fn a_boot_time_clock_behind_the_mark_is_of_a_different_boot() {
         assert_eq!(judge(SEEN, START_MS + 7_000, BOOT, 49_999), Some(STORE_MS + 7_000));
         assert_eq!(judge(SEEN, START_MS + 400 * DAY_MS, BOOT, 49_999), None);
     }
 
     #[test]
-    fn a_boot_time_clock_behind_the_last_frame_is_of_another_boot() {
+    fn a_boot_time_clock_behind_the_last_frame_is_of_a_different_boot() {
         let mut seen = HighWater::at(SEEN);
         // An hour later. Store time may have followed the wall clock by two seconds, plus a millisecond of rounding: so the
         // boot-time clock was between 3,647,999 and 3,652,001.

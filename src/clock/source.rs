@@ -142,8 +142,8 @@ impl TimeSource for SystemTimeSource {
 /// [`Options::manual_clock`](crate::Options::manual_clock).
 ///
 /// It simulates the clocks of one machine: a wall clock, which can be set to any time, and a boot-time clock, which counts
-/// from zero at every boot and cannot be set. Clones share the same clocks, so a test keeps one and gives the store another.
-/// Each new `ManualClock` is a different machine.
+/// from zero at every boot and cannot be set. Clones share the same clocks, so a test keeps one clone and gives a second one
+/// to the store. Each new `ManualClock` is a different machine.
 ///
 /// | call | wall clock | boot-time clock | boot |
 /// |---|---|---|---|

@@ -18,8 +18,8 @@ use limited::{Budget, Limited};
 
 /// Why a value could not be encoded, or bytes could not be decoded.
 ///
-/// The codecs of this crate never quote the value in the error, so the error may be logged. Your own codec should not quote
-/// the value either.
+/// The codecs of this crate never quote the value in the error, so it is safe to log the error. Your own codec should not
+/// quote the value either.
 pub type CodecError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Encodes typed results to bytes and decodes them.

@@ -36,7 +36,7 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// The canonical bytes of a value whose types are declared in a scope of its own, so that two types can share a name.
+/// Computes the canonical bytes of a value whose types are declared in a separate scope, so that two types can share a name.
 macro_rules! typed {
     ($value:expr; $($item:item)*) => {{
         $(
@@ -83,7 +83,7 @@ fn fields(fields: &[Field]) -> Vec<Node> {
     kept.map(|field| Node::new(format!("field {}", field.name), [model(&field.value)])).collect()
 }
 
-/// The meaning of a request as a tree that can be compared, computed independently of the canonical bytes.
+/// Returns the meaning of a request as a tree that can be compared, computed independently of the canonical bytes.
 fn model(tree: &Tree) -> Node {
     let leaf = |label: String| Node::new(label, []);
     let of = |Variant { of, name, .. }: &Variant, kind| format!("{kind} variant {of}::{name}");

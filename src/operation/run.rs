@@ -176,7 +176,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// assert!(lost.is_err());
     /// // The gateway's own records show that it was charged.
     /// let seen = store.get("charge:1")?;
-    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("present") };
+    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("the key is present") };
     /// store.operation("charge:1").complete_if(expected, &17_u64)?;
     /// let retried = store.operation("charge:1").run(|_| Ok::<u64, String>(18));
     /// assert!(matches!(retried, Ok(Outcome::AlreadyDone(17))));

@@ -32,7 +32,7 @@ fn leaves<T: Serialize + ?Sized>(value: &T) -> u128 {
     digest_of(value, false).unwrap().leaves
 }
 
-/// The shape of a value whose types are declared in a scope of its own, so that two types can share a name.
+/// Computes the shape of a value whose types are declared in a separate scope, so that two types can share a name.
 macro_rules! typed {
     ($value:expr; $($item:item)*) => {{
         $(

@@ -246,7 +246,7 @@ pub(crate) fn tree() -> impl Strategy<Value = Tree> {
     })
 }
 
-/// A tree and a copy of it with a few mutations, some of which keep its meaning.
+/// Generates a tree and a copy of it with a few mutations, some of which keep its meaning.
 pub(crate) fn pair() -> impl Strategy<Value = (Tree, Tree)> {
     let mutations = prop::collection::vec((any::<usize>(), any::<usize>(), any::<usize>()), 0..4);
     (tree(), mutations).prop_map(|(one, mutations)| {
