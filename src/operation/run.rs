@@ -185,8 +185,8 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// # Errors
     ///
-    /// Those of [`Store::compare_and_set`](crate::Store::compare_and_set). [`Error::Encode`]: the result cannot be
-    /// encoded, or the record of the expected version was begun with a different [`codec`](Operation::codec).
+    /// Those of [`Store::compare_and_set`](crate::Store::compare_and_set). [`Error::Encode`]: the result cannot be encoded,
+    /// or the attempt of the expected version was begun with a different [`codec`](Operation::codec).
     pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<CasOutcome>
     where
         C: Codec,
