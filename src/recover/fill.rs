@@ -1,10 +1,10 @@
-//! Fills the index, from the footers of full segments and from the frames of the last segment.
+//! Fills the index from the footers of the full segments and from the frames of the last segment.
 //!
-//! Footers have an entry for every operation that the store remembers, so this takes most of the time of an opening.
-//! The log is read in windows of some segments. For each window, the threads first read and check the footers, several
-//! at a time, and sort the entries by the shard of the index that they belong to. Then each shard gathers its entries,
-//! several shards at a time, each in the order of the log. When the whole log is read, the threads turn the shards into
-//! tables, in the memory in which the entries were gathered.
+//! The footers together have an entry for every operation that the store remembers, so this takes most of the time of
+//! recovery. The log is read in windows of several segments. For each window, the threads first read and check the
+//! footers, several at a time, and sort their entries by index shard. Then they append the entries to the shards,
+//! several shards at a time, each in the order of the log. After the last window, the threads turn each shard into a
+//! table, in the memory in which its entries were gathered.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -26,63 +26,70 @@ use crate::log::writer::FullSegment;
 use crate::record::RecordSize;
 use crate::sync::{Mutex, RwLock};
 
-/// The number of windows that a log is read in, unless the limits below say otherwise. A window's updates take 16 bytes
-/// an entry. For a 32nd of the log that is little beside the 8 bytes an entry of the whole log that the shards gather,
-/// and the 10 bytes of the finished index.
+/// The number of windows in which a log is read, unless one of the limits below changes it. An entry takes 16 bytes
+/// while its window is being read. With 32 windows, that is half a byte for each entry of the whole log: little
+/// compared with the 8 bytes that each entry takes in the shards, and with its 10 bytes in the finished index.
 const WINDOWS: usize = 32;
 
-/// The number of trailers, at most, that are read beforehand to estimate the number of entries.
-const SAMPLED_TRAILERS: usize = 256;
+/// The maximum number of trailers that are read in advance to estimate the number of entries.
+const MAX_SAMPLED_TRAILERS: usize = 256;
 
-/// The number of segments in a window for each thread, at least. With fewer, sharing the work costs more than it saves.
-const SEGMENTS_FOR_A_THREAD: usize = 4;
+/// The minimum number of segments in a window for each thread, unless the window would exceed [`MAX_WINDOW_BYTES`].
+/// With fewer segments, sharing the work costs more than it saves.
+const MIN_SEGMENTS_PER_THREAD: usize = 4;
 
-/// The length of a window, at most, unless that is less than a segment for each thread.
+/// The maximum length of a window. Only a window with a single segment for each thread may be longer.
 const MAX_WINDOW_BYTES: u64 = 512 << 20;
 
-/// One thread reads a log that is shorter: starting others would take longer.
-const PARALLEL_FROM_BYTES: u64 = 16 << 20;
+/// The minimum length of a log that several threads read. Reading a shorter log takes less time than starting threads.
+const MIN_PARALLEL_BYTES: u64 = 16 << 20;
 
-/// The number of threads, at most. More would mostly wait for memory.
+/// The maximum number of threads. More threads would mostly wait for memory.
 const MAX_THREADS: usize = 8;
 
-/// The filled index, and what else the footers and frames contain.
+/// The filled index, and everything else that recovery collects from the footers and frames.
 pub(super) struct FilledIndex {
+    /// The index, with the last record of each key.
     pub(super) index: Index,
+    /// The space that the records of the log take.
     pub(super) space_usage: SpaceUsage,
+    /// The full segments, oldest first.
     pub(super) full: Vec<FullSegment>,
     /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(super) unreadable: Vec<Address>,
 }
 
-/// The index updates of a segment by shard: those of a shard are at `starts[shard]..starts[shard + 1]`.
+/// The index updates of a segment, sorted by shard. Those of one shard are `updates[starts[shard]..starts[shard + 1]]`.
 #[derive(Default)]
-struct Sorted {
+struct SortedUpdates {
     updates: Vec<IndexUpdate>,
     starts: Vec<u32>,
 }
 
-/// A segment that was read.
-struct SegmentRead {
+/// Everything that filling the index takes from one segment.
+struct SegmentContents {
+    /// The slot and the end of the segment.
     segment: FullSegment,
-    sorted: Sorted,
+    /// What the segment's records change in the index.
+    updates: SortedUpdates,
+    /// The space that the segment's records take.
     tally: Tally,
-    /// The records of kind `Unreadable`: the hashes of their keys, and their addresses.
+    /// The key hash and the address of each record of kind `Unreadable`.
     unreadable: Vec<(u128, Address)>,
 }
 
 /// A task that the threads share, item by item.
 #[derive(Clone, Copy)]
 enum Task {
-    /// Reads one segment of the window that begins with this link.
+    /// Reads the segments of the window that begins with this link. Each item is a segment.
     Read { first_link: usize },
-    /// Appends the updates of the window to one shard, oldest segment first.
+    /// Appends the updates of the window to the shards, oldest segment first. Each item is a shard.
     Gather,
-    /// Builds one shard of the index from its gathered updates.
+    /// Builds the index from the gathered updates. Each item is a shard.
     Build,
 }
 
-/// The input of filling, and the results that the threads hand over from one task to the next.
+/// The input for filling the index, and the results that one task leaves for the next.
 struct Filler<'a> {
     context: &'a OpenContext<'a>,
     survey: &'a Survey,
@@ -90,31 +97,32 @@ struct Filler<'a> {
     hasher: KeyHasher,
     packing: Packing,
     now_ms: u64,
-    /// Entries of footers that were read to identify the keys of unreadable records, by slot.
+    /// The entries of each footer that was read to identify the key of an unreadable record, by slot.
     footers: Mutex<HashMap<u64, Vec<FooterEntry>>>,
     index: Index,
     space_usage: SpaceUsage,
+    /// The updates that each shard has gathered so far.
     shards: Vec<Mutex<ShardUpdates>>,
-    /// The segments read of the window, each with its number in the window.
-    read: Mutex<Vec<(usize, Result<SegmentRead>)>>,
-    /// The window, oldest segment first.
-    window: RwLock<Vec<Sorted>>,
-    /// Updates of earlier windows, whose memory is used again.
-    spare: Mutex<Vec<Sorted>>,
-    /// Shards that could not be built.
-    failed: Mutex<Vec<(usize, Error)>>,
+    /// The result of reading each segment of the window, with the number of the segment in the window.
+    results: Mutex<Vec<(usize, Result<SegmentContents>)>>,
+    /// The updates of the window's segments, oldest segment first.
+    window: RwLock<Vec<SortedUpdates>>,
+    /// The updates of earlier windows, whose memory is reused.
+    spare: Mutex<Vec<SortedUpdates>>,
+    /// The shards that could not be built, by number.
+    failures: Mutex<Vec<(usize, Error)>>,
 }
 
-/// The number of threads that read a log of `log_bytes`.
+/// Returns the maximum number of threads that read a log of `log_bytes`.
 fn threads_for(log_bytes: u64) -> usize {
     // Shuttle explores only threads that it started itself.
-    if log_bytes < PARALLEL_FROM_BYTES || cfg!(oncekey_shuttle) {
+    if log_bytes < MIN_PARALLEL_BYTES || cfg!(oncekey_shuttle) {
         return 1;
     }
     thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
 }
 
-/// Fills an index with each key's last record.
+/// Fills an index with the last record of each key.
 pub(super) fn fill(
     context: &OpenContext<'_>,
     survey: &Survey,
@@ -124,7 +132,8 @@ pub(super) fn fill(
     let Survey { parameters, links, .. } = survey;
     let threads = threads_for((links.len() as u64 + 1) * parameters.segment_bytes);
     let last_slot = links.iter().map(|link| link.slot).fold(survey.tail_slot, u64::max);
-    // All segments first: telling two keys apart may take reading a record of any earlier segment.
+    // The reader needs all segments before the index is built, because to distinguish two keys, their records are read,
+    // which may be in any segment.
     for link in links {
         reader.set_segment(link.slot, link.sequence, link.end % parameters.segment_bytes);
     }
@@ -141,10 +150,10 @@ pub(super) fn fill(
         index: Index::new(),
         space_usage: SpaceUsage::new(),
         shards: Vec::new(),
-        read: Mutex::default(),
+        results: Mutex::default(),
         window: RwLock::default(),
         spare: Mutex::default(),
-        failed: Mutex::default(),
+        failures: Mutex::default(),
     };
     let expected = filler.estimated_updates()?.div_ceil(SHARD_COUNT);
     let updates = |shard| ShardUpdates::new(filler.packing, shard).expecting(expected);
@@ -152,22 +161,23 @@ pub(super) fn fill(
 
     let mut full = Vec::with_capacity(links.len());
     let mut unreadable = Vec::new();
-    let most = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
-    let window = (links.len() / WINDOWS).max(SEGMENTS_FOR_A_THREAD * threads).min(most).max(threads);
+    let max_window = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
+    let min_window = MIN_SEGMENTS_PER_THREAD * threads;
+    let window = (links.len() / WINDOWS).max(min_window).min(max_window).max(threads);
     let work = |task, number, buffers: &mut Buffers| filler.work(task, number, buffers);
     with_team(threads, &work, |team| -> Result<()> {
-        let mut take = |read: SegmentRead| {
-            unreadable.extend(read.unreadable);
-            filler.space_usage.absorb(read.tally);
-            filler.window.write().push(read.sorted);
-            read.segment
+        let mut add_to_window = |contents: SegmentContents| {
+            unreadable.extend(contents.unreadable);
+            filler.space_usage.absorb(contents.tally);
+            filler.window.write().push(contents.updates);
+            contents.segment
         };
         for first_link in (0..links.len()).step_by(window) {
             team.run(Task::Read { first_link }, window.min(links.len() - first_link));
-            let mut read = std::mem::take(&mut *filler.read.lock());
-            read.sort_unstable_by_key(|(number, _)| *number);
-            for (_, outcome) in read {
-                full.push(take(outcome?));
+            let mut results = std::mem::take(&mut *filler.results.lock());
+            results.sort_unstable_by_key(|(number, _)| *number);
+            for (_, result) in results {
+                full.push(add_to_window(result?));
             }
             team.run(Task::Gather, SHARD_COUNT);
             filler.spare.lock().append(&mut filler.window.write());
@@ -178,13 +188,13 @@ pub(super) fn fill(
             record_bytes: survey.scan.record_bytes,
         };
         let entries = survey.scan.entries.iter().copied().map(Ok);
-        take(filler.sort(tail, entries, &mut Vec::new())?);
+        add_to_window(filler.sort(tail, entries, &mut Vec::new())?);
         team.run(Task::Gather, SHARD_COUNT);
         team.run(Task::Build, SHARD_COUNT);
         Ok(())
     })?;
-    let failed = filler.failed.into_inner();
-    if let Some((_, error)) = failed.into_iter().min_by_key(|(shard, _)| *shard) {
+    let failures = filler.failures.into_inner();
+    if let Some((_, error)) = failures.into_iter().min_by_key(|(shard, _)| *shard) {
         return Err(error);
     }
     unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
@@ -193,32 +203,33 @@ pub(super) fn fill(
 }
 
 impl Filler<'_> {
+    /// Does item `number` of `task`.
     fn work(&self, task: Task, number: usize, buffers: &mut Buffers) {
         match task {
             Task::Read { first_link } => {
-                let read = self.read(&self.survey.links[first_link + number], buffers);
-                self.read.lock().push((number, read));
+                let result = self.read_segment(&self.survey.links[first_link + number], buffers);
+                self.results.lock().push((number, result));
             }
             Task::Gather => {
                 let mut gathered = self.shards[number].lock();
-                for Sorted { updates, starts } in &*self.window.read() {
+                for SortedUpdates { updates, starts } in &*self.window.read() {
                     gathered.append(&updates[starts[number] as usize..starts[number + 1] as usize]);
                 }
             }
             Task::Build => {
                 if let Err(error) = self.build(number, &mut buffers.words) {
-                    self.failed.lock().push((number, error));
+                    self.failures.lock().push((number, error));
                 }
             }
         }
     }
 
-    /// Estimates the number of updates from the trailers of some segments, spread over the log. The trailers are not
-    /// verified: the estimate only decides how much memory is allocated beforehand.
+    /// Estimates the number of updates from the trailers of a sample of segments, spread over the log. The trailers are
+    /// not verified, because the estimate only determines how much memory is allocated in advance.
     fn estimated_updates(&self) -> Result<usize> {
         let Survey { parameters, links, .. } = self.survey;
         let mut sampled = Vec::new();
-        for link in links.iter().step_by(links.len().div_ceil(SAMPLED_TRAILERS).max(1)) {
+        for link in links.iter().step_by(links.len().div_ceil(MAX_SAMPLED_TRAILERS).max(1)) {
             let offset = self.reader.slot_offset(link.slot);
             let trailer = scan::read_trailer(self.context.storage, offset, parameters);
             let trailer = self.context.io("read a footer", trailer)?;
@@ -230,7 +241,7 @@ impl Filler<'_> {
     }
 
     /// Reads a full segment by its footer or, if that is not valid, by its frames.
-    fn read(&self, link: &Link, buffers: &mut Buffers) -> Result<SegmentRead> {
+    fn read_segment(&self, link: &Link, buffers: &mut Buffers) -> Result<SegmentContents> {
         let Survey { parameters, .. } = self.survey;
         let (context, sequence) = (self.context, link.sequence);
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
@@ -241,13 +252,14 @@ impl Filler<'_> {
             }
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
-            // An entry of unknown kind fails here. The frames below then yield the error with the record's offset.
-            if let Ok(read) = self.sort(segment, entries, &mut buffers.updates) {
-                return Ok(read);
+            // Sorting fails if an entry is of unknown kind. Then the frames are read, and the error that they yield has
+            // the offset of the record.
+            if let Ok(contents) = self.sort(segment, entries, &mut buffers.updates) {
+                return Ok(contents);
             }
         }
-        // The footer is written last and not synced by itself, so a crash may have torn it. The frames contain the
-        // same.
+        // The footer is written last and not synced by itself, so a crash may have torn it. The frames contain the same
+        // information.
         let bytes = scan::read_slot(context.storage, offset, parameters.segment_bytes);
         let bytes = context.io("read a segment whose footer is not valid", bytes)?;
         let scan = scan::scan(&bytes, sequence, link.chain, parameters, &self.hasher);
@@ -263,14 +275,13 @@ impl Filler<'_> {
         self.sort(segment, scan.entries.into_iter().map(Ok), &mut buffers.updates)
     }
 
-    /// Sorts a segment's entries by shard and adds up the sizes of its records. `updates` is a buffer that is used
-    /// again.
+    /// Sorts a segment's entries by shard and adds up the sizes of its records. `updates` is a reusable buffer.
     fn sort(
         &self,
         segment: FullSegment,
         entries: impl Iterator<Item = Result<FooterEntry, FormatError>>,
         updates: &mut Vec<(u8, IndexUpdate)>,
-    ) -> Result<SegmentRead> {
+    ) -> Result<SegmentContents> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut tally = Tally::at(self.now_ms);
         let mut sorted = self.spare.lock().pop().unwrap_or_default();
@@ -289,7 +300,8 @@ impl Filler<'_> {
                 return Err(self.corrupt(offset, "the footer's address is out of range"));
             };
             let leaves_something = match entry.kind {
-                // This version cannot read what it says about its key, so it must not hide an earlier record.
+                // This version does not know what the record changes, so the record must not hide an earlier one of
+                // its key.
                 Kind::Ignorable => continue,
                 Kind::Forgotten => false,
                 Kind::Completed | Kind::Released | Kind::Unreadable => self.now_ms < entry.key_expires_ms,
@@ -308,59 +320,61 @@ impl Filler<'_> {
         }
 
         let mut next = starts.clone();
-        // Old values of an earlier segment may remain here: the loop overwrites every element.
+        // The updates of an earlier segment may remain in the buffer. The loop overwrites every element.
         sorted.updates.resize(updates.len(), IndexUpdate::default());
         for (shard, update) in updates {
-            let place = &mut next[usize::from(*shard)];
-            sorted.updates[*place as usize] = *update;
-            *place += 1;
+            let position = &mut next[usize::from(*shard)];
+            sorted.updates[*position as usize] = *update;
+            *position += 1;
         }
-        Ok(SegmentRead { segment, sorted, tally, unreadable })
+        Ok(SegmentContents { segment, updates: sorted, tally, unreadable })
     }
 
     /// Builds a shard of the index from its gathered updates.
     fn build(&self, shard: usize, spare: &mut Vec<u64>) -> Result<()> {
-        let number = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256"));
-        let none = ShardUpdates::new(self.packing, number);
-        let updates = std::mem::replace(&mut *self.shards[shard].lock(), none);
+        let number = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256 shards"));
+        let empty = ShardUpdates::new(self.packing, number);
+        let updates = std::mem::replace(&mut *self.shards[shard].lock(), empty);
         let inspect = |candidate| self.inspect(candidate);
         self.index.fill(updates, spare, inspect, |size| self.space_usage.mark_dead(size))
     }
 
-    /// The hash of the key of a record, and the record's size.
+    /// Reads the record of a candidate. Returns the hash of its key, and its size.
     fn inspect(&self, candidate: Candidate) -> Result<(u128, RecordSize)> {
         let address = candidate.address();
         let read = self.reader.record(address, |place, record| {
             (record.key_hash(&self.hasher), RecordSize::of(record, place.length_bytes))
         });
-        // An unreadable record is no reason to refuse the whole file: the footer of its segment identifies the key, and
-        // a lookup of that key reports the damage.
+        // An unreadable record is no reason to refuse the whole file, because the footer of its segment identifies its
+        // key, and a lookup of that key reports the damage.
         let (hash, size) = read.or_else(|error| self.listed_in_footer(address)?.ok_or(error))?;
         if candidate.may_belong_to(hash) {
             Ok((hash, size))
         } else {
-            // The index would not find the record's key, and its operation would run again.
-            Err(self.corrupt(address.offset(), "the footer names another key than this record"))
+            // With the hash from the footer, a lookup of the record's key would not find it, and its operation would
+            // run again.
+            Err(self.corrupt(address.offset(), "the footer lists this record under another key"))
         }
     }
 
-    /// The same from the footer of the segment. None if there is no valid footer, or no entry of this record.
+    /// Returns the key hash and the size of the record at `address`, according to the footer of its segment. None if
+    /// the segment has no valid footer, or the footer has no entry for the record.
     fn listed_in_footer(&self, address: Address) -> Result<Option<(u128, RecordSize)>> {
         let (slot, within) = self.reader.split(address);
         if slot == self.survey.tail_slot {
             return Ok(None);
         }
-        // Kept once read: every record of the segment may be unreadable.
+        // A footer that was read is kept, because every record of its segment may be unreadable.
         let mut footers = self.footers.lock();
         let footer = match footers.entry(slot) {
             Entry::Occupied(footer) => footer.into_mut(),
-            Entry::Vacant(place) => place.insert(self.footer_of(slot)?),
+            Entry::Vacant(vacant) => vacant.insert(self.footer_of(slot)?),
         };
         let at = footer.binary_search_by_key(&within, |entry| entry.offset);
         Ok(at.ok().map(|at| (footer[at].hash, RecordSize::listed(&footer[at]))))
     }
 
-    /// The entries of the footer in `slot`, by offset; none if the footer is not valid.
+    /// Reads the entries of the footer in `slot`, in the order of their offsets. Empty if the footer is not valid.
     fn footer_of(&self, slot: u64) -> Result<Vec<FooterEntry>> {
         let Survey { parameters, .. } = self.survey;
         let mut buffer = Vec::new();
@@ -375,12 +389,12 @@ impl Filler<'_> {
     }
 }
 
-/// The sum of `count` numbers whose average is that of `sample`.
+/// Estimates the sum of `count` numbers from the average of `sample`.
 fn extrapolate(sample: &[usize], count: usize) -> usize {
     sample.iter().sum::<usize>() * count / sample.len().max(1)
 }
 
-/// The buffers of a thread, kept from one item to the next.
+/// The buffers of a thread, reused for one item after another.
 #[derive(Default)]
 struct Buffers {
     footer: Vec<u8>,
