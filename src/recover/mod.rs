@@ -1,47 +1,49 @@
 //! Recovery: opens the log of an existing file, or creates a new one. Only `options` calls it.
 //!
-//! An opening has two halves. The first half only reads: [`survey()`] reads the headers and the last segment, decides
-//! how the log ended, and judges the clock; [`Surveyed::fill`] fills the index from the footers. The second half,
-//! [`Filled::begin`], writes: it extends the file to its minimum size, rewrites the end of the log, and records the
-//! opening. Between the two, the caller checks its options against what was found.
+//! Recovery has two phases. The first phase only reads: [`survey()`] reads the headers and the last segment, decides
+//! how the log ended, and checks the clock; [`Surveyed::fill`] fills the index from the footers. The second phase,
+//! [`Filled::begin`], writes: it extends the file to its minimum size, rewrites the end of the log, and records in the
+//! log that the store was opened. Between the phases, the caller checks its options against the file.
 //!
-//! Invariant: an opening that is refused has changed no byte of an existing store. That includes a file that cannot be
+//! Invariant: if recovery refuses an existing store, it has changed no byte of it. This includes a file that cannot be
 //! extended to its minimum size.
 //!
 //! # How the log ended
 //!
-//! A crash can tear the frame that was being written. Recovery cuts such a tail off, because it was never acknowledged
-//! as durable. Damage to durable frames looks the same at first: a place without a valid frame. Cutting the log off
-//! there would lose acknowledged operations, so recovery refuses that file. What decides between the two is what was
-//! written later, by a writer that knew how far the log was on disk. Damage to the last frames, after which nothing was
-//! written, cannot be told from a crash: see "What a later frame attests" in [`crate::format`].
+//! A crash can tear the frame that is being written. Recovery cuts off such a torn tail, because it was never
+//! acknowledged as durable. Damage to durable frames looks the same at first: a position without a valid frame. Cutting
+//! off the log there would lose acknowledged operations, so recovery refuses that file. It distinguishes the two cases
+//! by headers and marks that were written later, because they attest how much of the log was on disk. If the last
+//! frames are damaged and nothing was written after them, the damage cannot be distinguished from a crash: see "What
+//! recovery accepts" in [`crate::format`].
 //!
 //! The survey scans the last segment up to the **end**: the first position without a valid frame that continues the
 //! one before. Four conditions then select one row of the table:
 //!
-//! - **footer**: the last segment has a footer, valid or damaged.
-//! - **close mark**: whether the latest close mark of the segment names this end, an *earlier* one, or one *beyond* it.
-//!   It *contradicts* the log if no frame with its checksum ends where it says.
-//! - **later headers**: *synced* if the `synced_to` of a valid frame header behind the end, or that of the segment
-//!   header, is beyond the end; otherwise *unsynced* if there is a valid frame header behind the end.
-//! - **torn frame**: the bytes at the end may be what is left of a frame that belongs there.
+//! - **footer**: whether the last segment has a footer, valid or damaged.
+//! - **close mark**: *beyond end* if the latest close mark of the segment states a later end. It *contradicts* the log
+//!   if no frame with its checksum ends where it states. Otherwise it is *at end* or *earlier*.
+//! - **later headers**: *synced* if a valid frame header after the end, or the segment header, has a `synced_to` beyond
+//!   the end; otherwise *unsynced* if there is a valid frame header after the end.
+//! - **torn frame**: whether the bytes at the end may be the remains of a frame that was written there.
 //!
 //! | case | footer | close mark | later headers | torn frame | verdict | why |
 //! |---|---|---|---|---|---|---|
-//! | `NextSegmentLost` | yes | any | any | any | corrupt | A footer is written only when the next segment's header is on disk. |
-//! | `ClosedBeyondEnd` | no | beyond end | any | any | corrupt | A close mark is written only when everything before it is on disk. |
+//! | `NextSegmentLost` | yes | any | any | any | corrupt | A footer is written only after the next segment's header is on disk. |
+//! | `ClosedBeyondEnd` | no | beyond end | any | any | corrupt | A close mark is written only after everything before it is on disk. |
 //! | `MarkContradictsLog` | no | contradicts | any | any | corrupt | Frames before a close mark do not change after it is written. |
 //! | `SyncedBeyondEnd` | no | none, earlier, at end | synced | any | corrupt | A header attests only what an earlier sync made durable. |
 //! | `CleanClose` | no | at end | none | no | closed | No frame was written after the close mark. |
-//! | `TornAfterClose` | no | at end | none | yes | crashed | The next session crashed while it wrote its first frame. |
-//! | `UnsyncedAfterClose` | no | at end | unsynced | any | crashed | The next session wrote frames and crashed before the first was on disk. |
-//! | `NotClosed` | no | none, earlier | none, unsynced | any | crashed | The last session did not close, and nothing attests a frame at the end. |
+//! | `TornAfterClose` | no | at end | none | yes | crashed | The next session crashed while it was writing its first frame. |
+//! | `UnsyncedAfterClose` | no | at end | unsynced | any | crashed | The next session wrote frames and crashed before the first of them was on disk. |
+//! | `NotClosed` | no | none, earlier | none, unsynced | any | crashed | The last session did not close the store, and nothing attests a frame at the end. |
 //!
-//! - **closed**: the end stands as it is, and nothing is rewritten.
-//! - **crashed**: frames that are not known to be on disk are written again, and the rest of the segment is zeroed.
-//! - **corrupt**: [`Error::Corrupt`] at the end of the scan.
+//! - **closed**: recovery accepts the end and rewrites nothing.
+//! - **crashed**: recovery rewrites the frames that are not known to be on disk, and zeroes the rest of the segment.
+//! - **corrupt**: recovery refuses the file with [`Error::Corrupt`] at the offset of the end.
 //!
-//! A record of an unknown kind is neither torn nor damaged: [`Error::Unsupported`] comes before the table.
+//! A record of an unknown kind is neither torn nor damaged. If there is one at the end, recovery refuses the file with
+//! [`Error::Unsupported`] and does not use the table.
 
 mod open_context;
 mod verdict;
@@ -73,38 +75,42 @@ use open_context::OpenContext;
 use survey::Survey;
 use verdict::Verdict;
 
-/// The largest file: an address in the index cannot reach further.
+/// The maximum length of a file. An address in the index cannot exceed it.
 pub(crate) const MAX_FILE_BYTES: u64 = 1 << 43;
 
 /// The parts of an open store.
 #[derive(Debug)]
 pub(crate) struct Recovered {
+    /// The log, ready to be appended to.
     pub(crate) log: Arc<Log>,
+    /// The index, with the last record of each key.
     pub(crate) index: Index,
+    /// The clock, at the store time from which this session continues.
     pub(crate) clock: Arc<StoreClock>,
+    /// The open count of this session.
     pub(crate) open_count: u32,
-    /// The versions of this opening continue from this counter.
+    /// The counter from which the versions of this session continue.
     pub(crate) counter: u64,
     /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(crate) unreadable: Vec<Address>,
 }
 
-/// The file that is being opened, and how.
-struct Opening<'a> {
+/// The file that is being opened, and the options for that.
+struct OpenRequest<'a> {
     storage: Arc<dyn Storage>,
     path: &'a Path,
     config: &'a Config,
 }
 
-impl Opening<'_> {
+impl OpenRequest<'_> {
     fn context(&self) -> OpenContext<'_> {
         OpenContext { storage: &*self.storage, path: self.path }
     }
 }
 
-/// A store whose end and clock are accepted. Nothing has been written yet, unless the store was created.
+/// A store whose end and clock recovery has accepted. Nothing has been written yet, unless the store was created.
 pub(crate) struct Surveyed<'a> {
-    opening: Opening<'a>,
+    request: OpenRequest<'a>,
     survey: Survey,
     versions: VersionsBefore,
     clock: Arc<StoreClock>,
@@ -119,17 +125,20 @@ pub(crate) struct Filled<'a> {
     filled: FilledIndex,
 }
 
-/// Reads the layout and the end of the log on `storage`, and judges the clock. An empty or half-created file becomes a
-/// new store first if `config.create` allows it; the caller has checked the options for that.
+/// Reads the layout and the end of the log on `storage`, and checks the clock.
+///
+/// If `config.create` is set, first creates a new store in a file that is empty or whose creation was interrupted. The
+/// caller has checked the options for a new store.
 pub(crate) fn survey<'a>(
     storage: Arc<dyn Storage>,
     path: &'a Path,
     config: &'a Config,
 ) -> Result<Surveyed<'a>> {
-    let opening = Opening { storage, path, config };
-    let context = opening.context();
+    let request = OpenRequest { storage, path, config };
+    let context = request.context();
     context.check_size_limit()?;
-    // Before anything is read: recovery must not base a decision on data that a later crash could still take away.
+    // The sync comes before the first read, because recovery must not base a decision on data that a later crash could
+    // still discard.
     context.io("sync the file and its directory", sync_all(context.storage))?;
     let parameters = match context.parameters(config)? {
         Some(parameters) => parameters,
@@ -152,9 +161,10 @@ pub(crate) fn survey<'a>(
     if versions.next(true).is_none() {
         return Err(Error::openings_exhausted(path));
     }
-    Ok(Surveyed { opening, survey, versions, clock: Arc::new(clock), time, wall_ms: now.wall_ms })
+    Ok(Surveyed { request, survey, versions, clock: Arc::new(clock), time, wall_ms: now.wall_ms })
 }
 
+/// Decides at which store time the session continues, or refuses a wall clock that has jumped too far.
 fn judge_clock(config: &Config, path: &Path, survey: &Survey, now: &Reading) -> Result<OpeningTime> {
     let seen = survey.latest_time();
     let mut time = judge_opening(&seen, now, &config.clock_rules).map_err(|Jumped| Error::Clock {
@@ -170,29 +180,31 @@ fn judge_clock(config: &Config, path: &Path, survey: &Survey, now: &Reading) -> 
 }
 
 impl<'a> Surveyed<'a> {
-    /// The segment size of the file. The option of that name applies to new files only.
+    /// Returns the segment size of the file. The option of that name applies to new files only.
     pub(crate) fn segment_bytes(&self) -> u64 {
         self.survey.parameters.segment_bytes
     }
 
     /// Fills the index from the footers, and from the frames of the last segment.
     pub(crate) fn fill(self) -> Result<Filled<'a>> {
-        let Opening { storage, path, .. } = &self.opening;
+        let OpenRequest { storage, path, .. } = &self.request;
         let reader = Reader::new(Arc::clone(storage), path.to_path_buf(), &self.survey.parameters);
         let reader = Arc::new(reader);
-        let filled = fill::fill(&self.opening.context(), &self.survey, &reader, self.time.store_ms)?;
+        let filled = fill::fill(&self.request.context(), &self.survey, &reader, self.time.store_ms)?;
         Ok(Filled { surveyed: self, reader, filled })
     }
 }
 
 impl Filled<'_> {
-    /// Writes what the opening has to write. A file that cannot be extended to its minimum size is refused before
-    /// anything else is written.
+    /// Extends the file to its minimum size, makes the end of the log durable, and records in the log that the store
+    /// was opened.
+    ///
+    /// Refuses a file that cannot be extended before anything else is written.
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
-        let Surveyed { opening, survey, versions, clock, time, wall_ms } = surveyed;
+        let Surveyed { request, survey, versions, clock, time, wall_ms } = surveyed;
         let FilledIndex { index, space_usage, full, unreadable } = filled;
-        let Opening { storage, path, config } = &opening;
+        let OpenRequest { storage, path, config } = &request;
         let segment_bytes = survey.parameters.segment_bytes;
         let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
         let max_slots = slots(config.max_bytes.min(MAX_FILE_BYTES)) / segment_bytes;
@@ -202,8 +214,8 @@ impl Filled<'_> {
         let start = survey.start(Arc::clone(&clock), full);
         let log = Log::new(Arc::clone(storage), reader, survey.parameters, growing, space_usage, start);
         log.make_min_slots()?;
-        opening.context().io("give the file blocks of its own", storage.unshare())?;
-        survey.rewrite_end(&opening.context())?;
+        request.context().io("give the file blocks of its own", storage.unshare())?;
+        survey.rewrite_end(&request.context())?;
         let (open_count, counter) = log.begin_opening(versions)?;
         if let Some(jump) = time.accepted_jump {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
@@ -217,11 +229,11 @@ impl Filled<'_> {
 }
 
 impl Survey {
-    /// Makes the end of a log that was not closed durable: writes the frames that are not known to be on disk again,
-    /// and zeroes behind them.
+    /// Makes the end of a log that was not closed durable: rewrites the frames that are not known to be on disk, and
+    /// zeroes the rest of the segment.
     ///
-    /// A sync is not enough. If a sync failed in the last session, the page cache may hold pages as clean whose bytes
-    /// never reached the disk, and only a new write makes the kernel write them.
+    /// A sync would not be enough. If a sync failed in the last session, the kernel may have marked pages as clean
+    /// although their bytes never reached the disk. It writes such a page only if the page is written to again.
     fn rewrite_end(&self, context: &OpenContext<'_>) -> Result<()> {
         if self.verdict == Verdict::Closed || planted(Bug::TornTailKept) {
             return Ok(());
@@ -234,15 +246,15 @@ impl Survey {
         let end = self.scan.end % segment_bytes;
         let rewrite = || {
             let at = |within: u64| usize::try_from(within).unwrap_or(usize::MAX);
-            // The headers too: the sync that failed may have been the one that was to make them durable. For the store
-            // header that can only be so before the first opening has succeeded.
+            // The headers are rewritten too, because the failed sync may have been the one that should have made them
+            // durable. For the store header, that is possible only if the store was never opened successfully.
             if self.highest_open_count() == 0 {
                 write_all_at(context.storage, &encode_store_header(&self.parameters), 0)?;
             }
             write_all_at(context.storage, &self.tail_header.encode(), offset)?;
-            let again = self.tail_bytes.get(at(from)..at(end)).unwrap_or_default();
-            write_all_at(context.storage, again, offset + from)?;
-            // A segment without frames that reads as zeroes needs no others, as in a new store.
+            let frames = self.tail_bytes.get(at(from)..at(end)).unwrap_or_default();
+            write_all_at(context.storage, frames, offset + from)?;
+            // A segment without frames that already reads as zeroes, as in a new store, need not be zeroed.
             let is_blank =
                 self.scan.frames.is_empty() && self.tail_bytes[at(end)..].iter().all(|byte| *byte == 0);
             if !is_blank {
@@ -253,14 +265,14 @@ impl Survey {
         context.io("write the end of the log again", rewrite())
     }
 
-    /// The position below which every frame is known to be on disk.
+    /// Returns the position below which every frame is known to be on disk.
     fn durable_to(&self) -> u64 {
         let frames = self.scan.frames.iter().map(|frame| frame.synced_to).max().unwrap_or(0);
         let marks = self.marks.iter().map(|mark| mark.end).max().unwrap_or(0);
         frames.max(marks).max(self.tail_header.synced_to)
     }
 
-    /// The state that the log's writer starts from.
+    /// Returns the state from which the log's writer starts.
     fn start(&self, clock: Arc<StoreClock>, full: Vec<FullSegment>) -> Start {
         let used: BTreeSet<u64> = full.iter().map(|segment| segment.slot).chain([self.tail_slot]).collect();
         Start {

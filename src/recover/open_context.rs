@@ -1,7 +1,7 @@
-//! The storage of an opening: reads that return the crate's errors, and the creation of a new store.
+//! The storage that is being opened: reads that return the crate's errors, and the creation of a new store.
 //!
-//! It also decides what a file without a store header is: new, an interrupted creation, or a store whose header is
-//! lost.
+//! This module also distinguishes three kinds of file without a store header: a new file, one whose creation was
+//! interrupted, and a store that lost its header.
 
 use std::ops::Range;
 use std::path::Path;
@@ -17,20 +17,26 @@ use crate::log::scan;
 use crate::log::slots::NewSlot;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
 
-/// The options of an opening.
+/// The options with which a store is opened.
 #[derive(Debug, Clone)]
 pub(crate) struct Config {
+    /// Whether an empty file, or one whose creation was interrupted, becomes a new store.
     pub(crate) create: bool,
     /// The segment size of a new file. An existing file keeps its own.
     pub(crate) segment_bytes: u64,
+    /// The minimum length of the file. It is rounded up to whole slots.
     pub(crate) min_bytes: u64,
+    /// The maximum length of the file. It is rounded down to whole slots.
     pub(crate) max_bytes: u64,
+    /// How a slot at the end of the file gets its space.
     pub(crate) new_slot: NewSlot,
+    /// How far recovery trusts the wall clock.
     pub(crate) clock_rules: OpeningRules,
+    /// The clocks of the machine, or their replacement.
     pub(crate) time_source: Arc<dyn TimeSource>,
 }
 
-/// The storage, and the path that its errors name.
+/// A storage, and the path that its errors state.
 pub(super) struct OpenContext<'a> {
     pub(super) storage: &'a dyn Storage,
     pub(super) path: &'a Path,
@@ -65,9 +71,9 @@ impl OpenContext<'_> {
         }
     }
 
-    /// The first run of bytes at or behind `offset` that may hold something other than zeroes.
+    /// Returns the first range at or after `offset` that may contain anything other than zeroes.
     pub(super) fn next_data(&self, offset: u64) -> Result<Option<Range<u64>>> {
-        self.io("find what the file holds", self.storage.next_data(offset))
+        self.io("find the data in the file", self.storage.next_data(offset))
     }
 
     /// Reads the sector at `offset`.
@@ -105,7 +111,7 @@ impl OpenContext<'_> {
         }
     }
 
-    /// Refuses what a later version of the format wrote, which is neither damage nor a torn tail.
+    /// Refuses bytes that a later version of the format wrote, because they are neither damage nor a torn tail.
     pub(super) fn check_known(&self, offset: u64, fault: FormatError) -> Result<()> {
         match fault {
             FormatError::Damaged(_) => Ok(()),
@@ -120,11 +126,12 @@ impl OpenContext<'_> {
         Err(Error::NotAStore { path: self.path.to_owned(), reason: reason.into() })
     }
 
-    /// Accepts a file with a blank store header if an interrupted creation can have left it, and refuses it as corrupt
-    /// otherwise.
+    /// Accepts a file with a blank store header if an interrupted creation could have left it. Otherwise refuses it as
+    /// corrupt.
     ///
-    /// A creation writes the store header last. So an interrupted one left at most one slot, with no header or one of
-    /// sequence 1, and no frame. Anything more is a store whose header was lost.
+    /// The store header is written last when a store is created. So an interrupted creation left at most one slot,
+    /// which has no frame, and either no header or one of sequence 1. A file with more than that is a store that lost
+    /// its header.
     fn check_interrupted_creation(&self, length: u64, config: &Config) -> Result<()> {
         let lost = |what: &str| {
             self.corrupt(
@@ -137,11 +144,11 @@ impl OpenContext<'_> {
         }
         let Ok(header) = SegmentHeader::decode(&self.sector(STORE_HEADER_BYTES)?) else {
             let longest = STORE_HEADER_BYTES + config.segment_bytes;
-            // A creation with larger segments may have been interrupted, but then it wrote only zeroes.
+            // The interrupted creation may have been one with larger segments, but then it wrote only zeroes.
             if length > longest && !self.is_zero(length)? {
                 return lost("the file is longer than a new one");
             }
-            // Both headers may be lost.
+            // A store may have lost both its store header and its first segment header.
             let resembles = length <= longest && scan::resembles_used_slot(&self.first_slot(length)?);
             return if resembles { lost("the file holds what looks like a log") } else { Ok(()) };
         };
@@ -155,12 +162,13 @@ impl OpenContext<'_> {
         }
     }
 
-    /// The bytes of the file behind the store header, which are its only slot, whole or in part.
+    /// Reads the bytes after the store header: the only slot of the file, whole or in part.
     fn first_slot(&self, length: u64) -> Result<Vec<u8>> {
         let slot = scan::read_slot(self.storage, STORE_HEADER_BYTES, length - STORE_HEADER_BYTES);
         self.io("read the first segment", slot)
     }
 
+    /// Whether the first `length` bytes of the file are all zero.
     fn is_zero(&self, length: u64) -> Result<bool> {
         let mut piece = vec![0; 64 << 10];
         let mut at = 0;
@@ -181,7 +189,7 @@ impl OpenContext<'_> {
         Ok(true)
     }
 
-    /// Creates the store: sets the length, writes slot 0 and its header, and writes the store header when those are on
+    /// Creates the store: empties the file, writes slot 0 and its header, and writes the store header once those are on
     /// disk.
     pub(super) fn create(&self, config: &Config) -> Result<Parameters> {
         let parameters = Parameters {
@@ -200,10 +208,11 @@ impl OpenContext<'_> {
             synced_to: 0,
         };
         let create = || {
-            // First of all empty: nothing that an interrupted creation left may become part of the new store.
+            // The file is emptied first, so that nothing that an interrupted creation left becomes part of the new
+            // store.
             set_len(self.storage, 0)?;
-            // The sector of the store header holds synced zeroes before the header is written, so a crash leaves one or
-            // the other and never garbage.
+            // The zeroes in the sector of the store header are synced before the header is written, so a crash leaves
+            // either the zeroes or the header, and never garbage.
             set_len(self.storage, STORE_HEADER_BYTES)?;
             sync_all(self.storage)?;
             write_zeroes_at(self.storage, STORE_HEADER_BYTES, parameters.segment_bytes)?;
@@ -217,7 +226,7 @@ impl OpenContext<'_> {
         Ok(parameters)
     }
 
-    /// Random bytes from the operating system, fit for a secret.
+    /// Returns random bytes from the operating system that are suitable for a secret.
     fn random_bytes(&self) -> Result<[u8; 16]> {
         let mut bytes = [0; 16];
         let filled = getrandom::fill(&mut bytes).map_err(Into::into);

@@ -1,8 +1,8 @@
-//! The survey: reads where the segments of the log are and how the log ended.
+//! The survey: finds the segments of the log, and determines how the log ended.
 //!
-//! It reads every segment header and the whole last segment, and writes nothing. It checks that the segments from the
-//! head to the last one are all there, each once, and that each begins where the one before ends. It does not read the
-//! frames of full segments: filling the index reads their footers.
+//! It reads every segment header and the whole last segment, and writes nothing. It checks that each segment from the
+//! head to the last one exists exactly once, and that each begins where the one before ends. It does not read the
+//! frames or footers of full segments; filling the index does that.
 
 use std::collections::HashMap;
 
@@ -18,41 +18,51 @@ use crate::log::VersionsBefore;
 use crate::log::scan::{self, Chain, SegmentScan};
 use crate::planted::{Bug, planted};
 
-/// A full segment, by its own header and that of the next one.
+/// A full segment, as described by its own header and by the header of the next segment.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Link {
+    /// The number of the segment in the log.
     pub(super) sequence: u64,
+    /// The slot that contains the segment.
     pub(super) slot: u64,
-    /// What its first frame must continue.
+    /// The frame that the segment's first frame must continue.
     pub(super) chain: Chain,
-    /// The position at which its frames end.
+    /// The position at which the segment's frames end.
     pub(super) end: u64,
-    /// The checksum of its last frame.
+    /// The checksum of the segment's last frame.
     pub(super) checksum: u32,
 }
 
-/// Slot and header of each segment, by sequence.
+/// The slot and the header of each segment, by sequence.
 type Headers = HashMap<u64, (u64, SegmentHeader)>;
 
 /// The segments of the log, and how it ended.
 pub(super) struct Survey {
+    /// The parameters from the store header.
     pub(super) parameters: Parameters,
     /// The sequence of the oldest segment of the log.
     pub(super) head: u64,
     /// The full segments, from the head on in order: all but the last segment.
     pub(super) links: Vec<Link>,
+    /// The slot of the last segment.
     pub(super) tail_slot: u64,
+    /// The header of the last segment.
     pub(super) tail_header: SegmentHeader,
+    /// The bytes of the last segment's whole slot.
     pub(super) tail_bytes: Vec<u8>,
+    /// The valid frames of the last segment.
     pub(super) scan: SegmentScan,
+    /// The valid close marks of the last segment.
     pub(super) marks: Vec<CloseMark>,
-    /// The whole slots that hold data, in order. A slot that is a hole in the file does not count as free: writing to
-    /// it may find the disk full.
+    /// The slots that lie whole in the file and contain data, in order. Other slots are holes in the file. They must
+    /// not count as free, because the disk may be full when one of them is written to.
     pub(super) data_slots: Vec<u64>,
+    /// How the log ended.
     pub(super) verdict: Verdict,
 }
 
 impl Survey {
+    /// Reads the headers and the last segment, and decides how the log ended.
     pub(super) fn take(context: &OpenContext<'_>, parameters: Parameters) -> Result<Survey> {
         let length = context.length()?;
         let segment_bytes = parameters.segment_bytes;
@@ -84,7 +94,7 @@ impl Survey {
             if next.previous_end / segment_bytes != sequence {
                 return context.corrupt(
                     slot_offset(*next_slot),
-                    "the segment header does not name an end of the segment before it",
+                    "the segment header does not state an end of the segment before it",
                 );
             }
             links.push(Link {
@@ -139,8 +149,9 @@ impl Survey {
         })
     }
 
-    /// The headers of the segments of the log, and the slots that hold data. A slot without a valid header is free, and
-    /// must hold no frame and no close mark of the log.
+    /// Reads the headers of the log's segments. Returns them, and the slots that contain data.
+    ///
+    /// A slot without a valid header is free. It is an error if it contains a frame or a close mark of the log.
     fn headers(
         context: &OpenContext<'_>,
         parameters: &Parameters,
@@ -148,11 +159,11 @@ impl Survey {
         slot_count: u64,
     ) -> Result<(Headers, Vec<u64>)> {
         let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
-        // Slots without a valid header, and whether its sector is blank.
+        // The slots without a valid header, and for each whether the sector of the header is blank.
         let mut invalid: Vec<(u64, bool)> = Vec::new();
         let mut data_slots = Vec::new();
-        // Only slots that hold data are read, because a long file may hold little. The range includes the partial slot
-        // at the end of the file, which must not be a segment that was cut short.
+        // Only slots with data are read, because a long file may consist mostly of holes. The partial slot at the end
+        // of the file is read too, to detect a segment that was cut short.
         let (mut slot, mut run) = (0, 0..0);
         while slot <= slot_count {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
@@ -183,7 +194,7 @@ impl Survey {
         }
         let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
         let mut headers = Headers::new();
-        // A header below the head is a left-over in a free slot, and may say anything.
+        // A header with a sequence below the head is left over in a free slot, so its contents do not matter.
         for (slot, header) in found.into_iter().filter(|(_, header)| header.sequence >= head) {
             if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
                 let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
@@ -194,8 +205,8 @@ impl Survey {
         for (slot, is_blank) in invalid {
             let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
             let left = parameters.segment_bytes.min(length - offset);
-            // A slot that was never used has a blank header. There may be many of those, so only their first bytes are
-            // read, up to the place of the first frame header.
+            // A slot that was never used has a blank header. There may be many of those, so only the bytes up to and
+            // including the first frame header are read.
             let length = if is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
             let trace = scan::latest_trace_in(context.storage, offset, length, parameters);
             if let Some(sequence) = context.io("read a slot", trace)?
@@ -210,7 +221,7 @@ impl Survey {
         Ok((headers, data_slots))
     }
 
-    /// The valid close marks of the last segment.
+    /// Returns the valid close marks of the last segment.
     fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {
         CLOSE_MARK_OFFSETS
             .iter()
@@ -222,16 +233,20 @@ impl Survey {
             .collect()
     }
 
-    /// The close mark at the end of the log, if the store was not opened again since. An opening that was only noted in
-    /// the segment header leaves the close mark where it is, and outdates it by a higher open count.
+    /// Returns the close mark at the end of the log, unless the store was opened again since.
+    ///
+    /// If there was no space for an opening frame when the store was opened, only the segment header was rewritten.
+    /// Then the close mark is still at the end of the log, but the header has a higher open count.
     fn close_mark(&self) -> Option<&CloseMark> {
         let mark = latest(&self.marks).filter(|mark| mark.end == self.scan.end)?;
-        let noted = self.tail_header.open_count.max(self.scan.open_count);
-        (mark.open_count >= noted || planted(Bug::NotedOpeningIgnored)).then_some(mark)
+        let latest_open_count = self.tail_header.open_count.max(self.scan.open_count);
+        (mark.open_count >= latest_open_count || planted(Bug::NotedOpeningIgnored)).then_some(mark)
     }
 
-    /// The latest time in the log: that of the last segment's header, then of its frames, then of the close mark. A
-    /// header that was rewritten for an opening comes after the frames of earlier openings.
+    /// Returns the latest time in the log, from the last segment's header, then its frames, then the close mark.
+    ///
+    /// Frames with a lower open count than the header are skipped, because the header was rewritten after them, when
+    /// the store was opened again.
     pub(super) fn latest_time(&self) -> HighWater {
         let Parameters { segment_bytes, .. } = self.parameters;
         let mut seen = HighWater::at(self.tail_header.mark);
@@ -254,31 +269,32 @@ impl Survey {
         seen
     }
 
-    /// The open count and, after a clean close, the counter that the versions of the next opening continue from.
+    /// Returns the open count and, after a clean close, the counter from which the versions of the new session
+    /// continue.
     pub(super) fn versions(&self) -> VersionsBefore {
         let open_count = self.highest_open_count();
         let mark = self.close_mark().filter(|_| self.verdict == Verdict::Closed);
-        // No opening has the count 0, and no version of the log may be higher than the mark's counter: a version that
-        // was given out twice would no longer fence.
-        let counts = |mark: &&CloseMark| {
+        // The mark is not usable if its open count is 0, which no session has, or if a version in the log has a higher
+        // counter than the mark. In the latter case, a version could be issued twice and would no longer fence.
+        let is_usable = |mark: &&CloseMark| {
             let entries = self.scan.entries.iter().map(|entry| entry.version);
             let mut same = entries.filter(|version| version.open_count() == mark.open_count);
             mark.open_count > 0 && same.all(|version| version.counter() <= mark.counter)
         };
-        match mark.filter(counts) {
+        match mark.filter(is_usable) {
             Some(mark) => VersionsBefore { open_count: mark.open_count, closed_at: Some(mark.counter) },
             None => VersionsBefore { open_count, closed_at: None },
         }
     }
 
-    /// The highest open count in the last segment: in a frame, the segment header or a close mark.
+    /// Returns the highest open count in the last segment: in a frame, the segment header or a close mark.
     pub(super) fn highest_open_count(&self) -> u32 {
         let marked = self.marks.iter().map(|mark| mark.open_count).max().unwrap_or(0);
         self.scan.open_count.max(self.tail_header.open_count).max(marked)
     }
 }
 
-/// The bytes of the segment from `position` to its end.
+/// Returns the bytes of the segment from `position` to its end.
 fn rest_from(segment: &[u8], position: u64, segment_bytes: u64) -> &[u8] {
     usize::try_from(position % segment_bytes).ok().and_then(|at| segment.get(at..)).unwrap_or_default()
 }

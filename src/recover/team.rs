@@ -1,10 +1,10 @@
 //! A team of threads that work through tasks together, with as many threads as can be started. Only filling the index
 //! uses it.
 //!
-//! The threads are started once and share one task after another, so that each allocates its buffers once. A thread
-//! that cannot be started is no error: the others do its share. But a thread that was started can still fail before it
-//! runs code of this crate, because the standard library and the C library then allocate memory, and end the process if
-//! there is none. So threads are started only if there is room for all that they allocate.
+//! The threads are started once and share one task after another, so that each allocates its buffers once. It is not an
+//! error if a thread cannot be started, because the others do its share. But a thread that was started can still fail
+//! before it runs code of this crate: the standard library and the C library allocate memory for it, and end the
+//! process if they cannot. So threads are started only if there is enough space for everything that they allocate.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -12,7 +12,7 @@ use std::thread;
 use crate::map::threads_with_room;
 use crate::sync::{Condvar, Mutex};
 
-/// The stack of a thread. Their calls are at most a few functions deep.
+/// The size of each thread's stack. Calls in these threads are only a few functions deep.
 const STACK_BYTES: usize = 1 << 20;
 
 /// The state that the leader and its helpers share.
@@ -22,7 +22,7 @@ struct Shared<Task> {
     arrived: Condvar,
     /// Notified when the last helper has finished its share.
     finished: Condvar,
-    /// The next item of the task that no thread has taken.
+    /// The first item of the task that no thread has taken.
     next: AtomicUsize,
 }
 
@@ -31,13 +31,15 @@ struct State<Task> {
     task: Option<(Task, usize)>,
     /// The number of tasks so far.
     round: u64,
-    /// Helpers that have not finished the task.
+    /// The number of helpers that have not finished the task.
     busy: usize,
+    /// Whether a helper has panicked.
     has_panicked: bool,
+    /// Whether the helpers must end.
     is_dissolved: bool,
 }
 
-/// The leader's handle of its team. The leader is the thread that called [`with_team`].
+/// The leader's handle to its team. The leader is the thread that called [`with_team`].
 pub(super) struct Team<'a, Task, Buffers, Work> {
     shared: &'a Shared<Task>,
     helpers: usize,
@@ -48,7 +50,7 @@ pub(super) struct Team<'a, Task, Buffers, Work> {
 /// Calls `lead` with a team of at most `threads` threads, including this one.
 ///
 /// For each task that `lead` runs, the team calls `work` once for each item, with the buffers of the calling thread.
-/// They begin as the default and last as long as the team.
+/// Each thread starts with default buffers and keeps them until the team is dissolved.
 pub(super) fn with_team<Task, Buffers, Work, Answer>(
     threads: usize,
     work: &Work,
@@ -68,11 +70,11 @@ where
     };
     let shared = &shared;
     thread::scope(|scope| {
-        // Dropped also when `lead` panics; otherwise the scope would wait for its helpers for ever.
+        // This is dropped even if `lead` panics. Otherwise the scope would wait for the helpers forever.
         let _dissolved = Dissolve(shared);
         let start =
             |_| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || help(shared, work));
-        // If one cannot be started, the others do its share.
+        // If a thread cannot be started, no further one is tried, and the others do the work.
         let wanted = threads_with_room(threads.saturating_sub(1), STACK_BYTES);
         let helpers = (0..wanted).map_while(|helper| start(helper).ok()).count();
         lead(&mut Team { shared, helpers, buffers: Buffers::default(), work })
@@ -97,13 +99,13 @@ impl<Task: Copy, Buffers, Work: Fn(Task, usize, &mut Buffers)> Team<'_, Task, Bu
             while state.busy > 0 {
                 shared.finished.wait(&mut state);
             }
-            // The scope reports the panic itself.
+            // The scope reports the panic of the helper itself.
             assert!(!state.has_panicked, "a thread of the team panicked");
         }
     }
 }
 
-/// The loop of a helper, until the team is dissolved.
+/// Runs a helper's share of each task, until the team is dissolved.
 fn help<Task: Copy, Buffers: Default>(shared: &Shared<Task>, work: &impl Fn(Task, usize, &mut Buffers)) {
     let mut buffers = Buffers::default();
     let mut round = 0;
@@ -124,6 +126,7 @@ fn help<Task: Copy, Buffers: Default>(shared: &Shared<Task>, work: &impl Fn(Task
     }
 }
 
+/// Takes items of the task and does them, until none is left.
 fn do_items<Task: Copy, Buffers>(
     shared: &Shared<Task>,
     task: Task,
@@ -140,7 +143,7 @@ fn do_items<Task: Copy, Buffers>(
     }
 }
 
-/// A helper's share of a task. When it is dropped, the helper has finished its share, or panics and never will.
+/// A helper's share of a task. It is dropped when the helper has finished the share or panics.
 struct Share<'a, Task>(&'a Shared<Task>);
 
 impl<Task> Drop for Share<'_, Task> {
@@ -169,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_item_is_done_once_and_before_the_next_task() {
+    fn each_item_is_done_once_before_the_next_task() {
         for (threads, count) in [(1, 0), (1, 10), (3, 2), (4, 1_000)] {
             let done: Vec<_> = (0..count).map(|_| AtomicUsize::new(0)).collect();
             let work = |task: usize, item: usize, (): &mut ()| {
@@ -185,14 +188,14 @@ mod tests {
     }
 
     #[test]
-    fn buffers_of_a_thread_last_from_task_to_task() {
-        let most = AtomicUsize::new(0);
+    fn a_thread_keeps_its_buffers_between_tasks() {
+        let max_items = AtomicUsize::new(0);
         let work = |(), _: usize, items: &mut usize| {
             *items += 1;
-            most.fetch_max(*items, Ordering::Relaxed);
+            max_items.fetch_max(*items, Ordering::Relaxed);
         };
         with_team(2, &work, |team| (0..100).for_each(|_| team.run((), 3)));
-        assert!(most.into_inner() >= 150, "two threads did 300");
+        assert!(max_items.into_inner() >= 150, "one of two threads must count at least half of 300 items");
     }
 
     #[test]
@@ -201,7 +204,7 @@ mod tests {
             let work = |(), item: usize, (): &mut ()| assert_ne!(item, 77);
             let outcome = std::panic::catch_unwind(|| {
                 with_team(3, &work, |team| {
-                    assert!(!lead_panics, "before any task");
+                    assert!(!lead_panics, "the leader panics before any task");
                     team.run((), 100);
                 });
             });

@@ -1,5 +1,5 @@
-//! Openings of files that were changed from outside. Each is refused with the offset of the damage, and leaves the file
-//! as it was; or it succeeds and has lost nothing.
+//! Opens files that were changed from outside. Recovery either refuses such a file with the offset of the damage and
+//! leaves it as it was, or accepts it and loses nothing.
 
 use std::ops::Range;
 
@@ -27,7 +27,7 @@ const HEADER: u64 = SECTOR_BYTES as u64;
 const NOW_MS: u64 = 1_000;
 const EXPIRY_MS: u64 = 2_000;
 const RESULT: [u8; 4_000] = [7; 4_000];
-/// The length of a frame with one record with such a result.
+/// The length of a frame with a single record that has this result.
 const FRAME: u64 = 56 + 4_088;
 const FRAMES_IN_SEGMENT: u64 = 14;
 /// Segment n is in slot n - 1. The last segment is not full.
@@ -35,15 +35,15 @@ const SLOTS: u64 = 5;
 const TAIL: u64 = SLOTS - 1;
 const FRAMES_IN_TAIL: u64 = 5;
 const RECORDS: u64 = TAIL * FRAMES_IN_SEGMENT + FRAMES_IN_TAIL;
-/// The end of the frames, from the start of the slot. Slot 0 also has the frame of the opening.
+/// The end of the frames of a full segment, from the start of the slot. Slot 0 also has the opening frame.
 const FULL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_SEGMENT * FRAME;
 const TAIL_END: u64 = FIRST_FRAME_OFFSET + FRAMES_IN_TAIL * FRAME;
 
 fn open_at(storage: &Arc<dyn Storage>, now_ms: u64, max_slots: u64) -> Result<Recovered> {
-    open_by(storage, &ManualClock::new(now_ms), max_slots)
+    open_with_clock(storage, &ManualClock::new(now_ms), max_slots)
 }
 
-fn open_by(storage: &Arc<dyn Storage>, clock: &ManualClock, max_slots: u64) -> Result<Recovered> {
+fn open_with_clock(storage: &Arc<dyn Storage>, clock: &ManualClock, max_slots: u64) -> Result<Recovered> {
     let config = Config {
         create: true,
         segment_bytes: SEGMENT,
@@ -102,8 +102,8 @@ fn append_version(opened: &Recovered, name: &str, version: Version) -> bool {
 
 fn holds(opened: &Recovered, name: &str) -> bool {
     let key = Key::new(name);
-    let is_it = |record: &Record<'_>| record.key == key && record.value.result == Some(&RESULT);
-    let read = |address| opened.log.reader().record(address, |_, record| is_it(record)).unwrap();
+    let matches = |record: &Record<'_>| record.key == key && record.value.result == Some(&RESULT);
+    let read = |address| opened.log.reader().record(address, |_, record| matches(record)).unwrap();
     opened.index.find(opened.log.hasher().key(key), |address| read(address).then_some(())).is_some()
 }
 
@@ -118,7 +118,7 @@ impl Image {
         Image(bytes)
     }
 
-    /// A store that was not closed, with all frames synced, cut to the slots that it needs.
+    /// Returns a store that was not closed, with all frames synced, cut to the slots that it needs.
     fn whole() -> Image {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let opened = open_at(&storage, NOW_MS, 16).unwrap();
@@ -178,7 +178,7 @@ impl Image {
         put(&mut self.0, index(slot(slot_number + 1)) - bytes.len(), &bytes);
     }
 
-    /// Makes a record one of an unknown kind, as a later version of the format may write it.
+    /// Gives a record an unknown kind, as a later version of the format may write it.
     fn change_kind(&mut self, slot_number: u64, number: u64) {
         let header = self.header(slot_number);
         let position = header.sequence * SEGMENT + FIRST_FRAME_OFFSET + number * FRAME;
@@ -196,25 +196,32 @@ impl Image {
 /// A change to a file.
 #[derive(Debug, Clone, Copy)]
 enum Edit {
+    /// Cuts the file to this length.
     Cut(u64),
+    /// Zeroes bytes: their offset and number.
     Blank(u64, u64),
+    /// Damages bytes: their offset and number.
     Damage(u64, u64),
+    /// Changes the segment header of this slot, and keeps its checksum valid.
     Header(u64, fn(&mut SegmentHeader)),
+    /// Changes the trailer of this slot, and keeps its checksum valid.
     Footer(u64, fn(&mut Trailer)),
+    /// Damages the trailer of this slot.
     DamageFooter(u64),
-    /// Makes a record one of a newer version: the slot, and the number of the frame.
+    /// Gives a record a kind of a later version: the slot, and the number of the frame.
     NewerKind(u64, u64),
 }
 
-/// The outcome of an opening.
+/// The outcome of opening a file.
 #[derive(Debug)]
 enum Outcome {
     /// A new, empty store.
     New,
     /// These records, and no others.
     Records(Range<u64>),
+    /// [`Error::NotAStore`].
     NotAStore,
-    /// There is a record of a newer version at this offset.
+    /// There is a record of a later version at this offset.
     Unsupported(u64),
     /// The offset, and a part of the reason.
     Corrupt(u64, &'static str),
@@ -255,8 +262,8 @@ impl Image {
             (Err(Error::Unsupported { reason, .. }), Unsupported(offset)) => {
                 assert!(reason.starts_with(&format!("at offset {offset}: ")), "{reason}");
             }
-            (Err(Error::Corrupt { offset, reason, .. }), Corrupt(at, says)) => {
-                assert!(offset == at && reason.contains(says), "at {offset}, not {at}: {reason}");
+            (Err(Error::Corrupt { offset, reason, .. }), Corrupt(at, part)) => {
+                assert!(offset == at && reason.contains(part), "at {offset}, not {at}: {reason}");
             }
             (opened, expected) => panic!("{:?}, not {expected:?}", opened.map(|opened| opened.index.len())),
         }
@@ -270,7 +277,7 @@ fn a_file_shorter_than_a_store_header_is_new_only_if_blank() {
         Image(vec![0; index(length)]).check(&[], New);
         let outcome = match length {
             0 => New,
-            // Too short to tell what it is the beginning of.
+            // Too short to be recognized as the beginning of a store header.
             1..=6 => NotAStore,
             _ => Corrupt(length, "cut short within its header"),
         };
@@ -294,7 +301,7 @@ fn a_blank_store_header_is_new_only_where_a_creation_can_leave_it() {
     for (length, offset) in [(ONE + 1, 4_096), (ONE + 1, ONE), (TWO, 4_096), (TWO, TWO - 1)] {
         zeroes(length).check(&[Damage(offset, 1)], Corrupt(0, longer));
     }
-    // At the boundaries of the pieces in which the file is read.
+    // The damage is at the boundaries of the pieces in which the file is read.
     for offset in [SEGMENT - 1, SEGMENT, 2 * SEGMENT - 1, 2 * SEGMENT] {
         zeroes(TWO).check(&[Damage(offset, 1)], Corrupt(0, longer));
     }
@@ -320,9 +327,9 @@ fn a_used_segment_under_a_blank_store_header_is_never_new() {
     const ONE: u64 = STORE_HEADER_BYTES + SEGMENT;
     let used = Image::whole();
     let (log, like_one) = ("holds a log", "holds what looks like a log");
-    let lost = |further: &[Edit], says| {
+    let lost = |further: &[Edit], reason| {
         let first = [Cut(ONE), Blank(0, STORE_HEADER_BYTES)];
-        used.check(&[&first, further].concat(), Corrupt(0, says));
+        used.check(&[&first, further].concat(), Corrupt(0, reason));
     };
     lost(&[], log);
     lost(&[Cut(ONE - 1)], log);
@@ -349,7 +356,7 @@ fn each_segment_of_the_log_must_exist_once_whole_and_of_this_store() {
     whole.check(&[], Records(0..RECORDS));
     whole.check(&[Cut(slot(0))], Corrupt(slot(0), "no segment has a valid header"));
 
-    let missing = |says| Corrupt(slot(SLOTS), says);
+    let missing = |reason| Corrupt(slot(SLOTS), reason);
     whole.check(&[Blank(slot(2), SEGMENT)], missing("segment 3 of the log's 1 to 5 is missing"));
     whole.check(&[Blank(slot(0), SEGMENT)], missing("segment 1 of the log's 1 to 5 is missing"));
     let third_is_head = Header(TAIL, |header| header.head = 3);
@@ -358,7 +365,7 @@ fn each_segment_of_the_log_must_exist_once_whole_and_of_this_store() {
     whole.check(&[third_is_head, Blank(slot(1), SEGMENT)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
 
     let elsewhere = Header(2, |header| header.previous_end -= SEGMENT);
-    whole.check(&[elsewhere], Corrupt(slot(2), "does not name an end of the segment before it"));
+    whole.check(&[elsewhere], Corrupt(slot(2), "does not state an end of the segment before it"));
     let twice = Header(3, |header| (header.sequence, header.head) = (2, 1));
     whole.check(&[twice], Corrupt(slot(3), "segment 2 is in slots 1 and 3"));
     let of_another = |number| Corrupt(slot(number), "parameters are not those of the store header");
@@ -368,7 +375,7 @@ fn each_segment_of_the_log_must_exist_once_whole_and_of_this_store() {
     for length in [512, 4_096, SEGMENT - 1] {
         whole.check(&[Cut(slot(TAIL) + length)], Corrupt(slot(TAIL), "segment 5 is cut short"));
     }
-    // Without its header nothing names the segment, but the footer of the one before it exists.
+    // Without its header, nothing mentions the segment, but the footer of the segment before it exists.
     for length in [0, 511] {
         let end = slot(TAIL - 1) + FULL_END;
         whole.check(&[Cut(slot(TAIL) + length)], Corrupt(end, "finished and the one after it is missing"));
@@ -378,14 +385,14 @@ fn each_segment_of_the_log_must_exist_once_whole_and_of_this_store() {
 #[test]
 fn a_slot_without_a_valid_header_must_hold_no_part_of_the_log() {
     let whole = Image::whole();
-    let part = |number, says| Corrupt(slot(number), says);
+    let part = |number, reason| Corrupt(slot(number), reason);
     let first_frame = |number| Damage(frame(number, 0), 64);
     whole.check(&[Damage(slot(1), HEADER), first_frame(1)], part(1, "a part of segment 2"));
-    // The last frame alone.
+    // Only the last frame is left.
     whole.check(&[Damage(slot(1), FULL_END - FRAME)], part(1, "a part of segment 2"));
     whole.check(&[Blank(slot(0), HEADER)], part(0, "a part of segment 1"));
     whole.check(&[Blank(slot(1), HEADER)], part(1, "a part of segment 2"));
-    // Of a slot with a blank header, recovery reads no further than the first frame header.
+    // If the header is blank, recovery reads the slot only up to the first frame header.
     let missing = Corrupt(slot(SLOTS), "segment 2 of the log's 1 to 5 is missing");
     whole.check(&[Blank(slot(1), HEADER), first_frame(1)], missing);
 
@@ -395,13 +402,13 @@ fn a_slot_without_a_valid_header_must_hold_no_part_of_the_log() {
     let cut = Cut(frame(TAIL, 0) + 56);
     whole.check(&[Blank(slot(TAIL), HEADER), cut], part(TAIL, "a part of segment 5"));
 
-    // The close mark alone.
+    // Only the close mark is left.
     let storage = whole.storage();
     open_at(&storage, NOW_MS, 16).unwrap().log.mark_closed(1).unwrap();
     let frames = Blank(frame(TAIL, 0), SEGMENT - FIRST_FRAME_OFFSET);
     Image::of(&*storage).check(&[Damage(slot(TAIL), HEADER), frames], part(TAIL, "a part of segment 5"));
 
-    // A segment before the head is no part of the log.
+    // A segment before the head is not part of the log.
     let third_is_head = Header(TAIL, |header| header.head = 3);
     whole.check(&[third_is_head, Damage(slot(1), HEADER)], Records(2 * FRAMES_IN_SEGMENT..RECORDS));
     whole.check(&[third_is_head, Damage(slot(2), HEADER)], part(2, "a part of segment 3"));
@@ -453,7 +460,7 @@ fn a_key_and_its_record_live_until_the_expiry() {
 }
 
 #[test]
-fn bytes_behind_the_end_are_zeroed_unless_the_store_was_closed() {
+fn bytes_after_the_end_are_zeroed_unless_the_store_was_closed() {
     let storage = Image::whole().storage();
     let opened = open_at(&storage, NOW_MS, 16).unwrap();
     opened.log.mark_closed(1).unwrap();
@@ -467,7 +474,7 @@ fn bytes_behind_the_end_are_zeroed_unless_the_store_was_closed() {
         assert_eq!(storage.len().unwrap(), slot(SLOTS));
         Image::of(&*storage).range(left_over, 1) == [0xEE]
     };
-    // Whatever the segment header attests up to the end.
+    // The position that the segment header attests makes no difference, as long as it is not beyond the end.
     for synced_to in [0, TAIL_END - 8, TAIL_END].map(|within| SLOTS * SEGMENT + within) {
         closed.change_header(TAIL, |header| header.synced_to = synced_to);
         assert!(is_kept(&closed), "{synced_to}");
@@ -480,12 +487,15 @@ fn bytes_behind_the_end_are_zeroed_unless_the_store_was_closed() {
 }
 
 #[test]
-fn an_opening_without_space_for_its_frame_keeps_count_and_time() {
+fn open_count_and_time_survive_without_space_for_an_opening_frame() {
     const HOUR_MS: u64 = 3_600_000;
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let opened = open_at(&storage, NOW_MS, 4).unwrap();
     while append(&opened, "k") {}
-    assert!(opened.log.reserve(80, ReservationClass::Begin).unwrap().is_err(), "an opening finds no room");
+    assert!(
+        opened.log.reserve(80, ReservationClass::Begin).unwrap().is_err(),
+        "an opening frame must find no space"
+    );
     drop(opened);
     for (count, wall_ms, store_ms) in [
         (2, NOW_MS, NOW_MS),
@@ -498,7 +508,7 @@ fn an_opening_without_space_for_its_frame_keeps_count_and_time() {
 }
 
 #[test]
-fn no_opening_exceeds_the_highest_open_count() {
+fn the_open_count_never_exceeds_its_maximum() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let open = || open_at(&storage, NOW_MS, 8);
     assert_eq!(open().unwrap().open_count, 1);
@@ -510,7 +520,7 @@ fn no_opening_exceeds_the_highest_open_count() {
     let image = Image::of(&*storage);
     assert!(matches!(open(), Err(Error::VersionsExhausted { .. })));
     assert!(Image::of(&*storage) == image, "the refusal changed the file");
-    // After a clean close, the store opens any number of times.
+    // After a clean close, the store can be opened any number of times.
     opened.log.mark_closed(17).unwrap();
     for _ in 0..3 {
         let opened = open().unwrap();
@@ -519,7 +529,7 @@ fn no_opening_exceeds_the_highest_open_count() {
     }
 }
 
-/// Closes with this counter. Returns the open count and counter that the next opening continues from.
+/// Closes the store with this counter and opens it again. Returns the open count and the counter of the new session.
 fn close_and_open(storage: &Arc<dyn Storage>, opened: &Recovered, counter: u64) -> (u32, u64) {
     opened.log.mark_closed(counter).unwrap();
     let next = open_at(storage, NOW_MS, 8).unwrap();
@@ -533,7 +543,7 @@ fn versions_continue_only_after_a_clean_close() {
     assert_eq!((first.open_count, first.counter), (1, 0));
     assert_eq!(close_and_open(&storage, &first, 5), (1, 5));
     let crashed = open_at(&storage, NOW_MS, 8).unwrap();
-    assert_eq!((crashed.open_count, crashed.counter), (2, 0), "the opening before was not closed");
+    assert_eq!((crashed.open_count, crashed.counter), (2, 0), "the previous session was not closed");
     let half = MAX_COUNTER / 2;
     for (counter, next) in
         [(0, (3, 0)), (half, (3, half)), (half + 1, (4, 0)), (MAX_COUNTER, (4, 0)), (u64::MAX, (4, 0))]
@@ -574,38 +584,38 @@ fn versions_do_not_continue_from_an_outdated_close_mark() {
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let opened = open_at(&storage, NOW_MS, 8).unwrap();
         assert!(append_version(&opened, "k", Version::compose(1, 9).unwrap()));
-        assert!(append(&opened, "of another count"));
+        assert!(append(&opened, "under a different open count"));
         opened.log.mark_closed(counter).unwrap();
         assert_eq!(next(&Image::of(&*storage)), expected, "{counter}");
     }
 }
 
 #[test]
-fn an_opening_noted_in_the_header_has_its_own_count_and_mark() {
+fn a_session_without_an_opening_frame_has_its_own_count_and_time() {
     let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
     let clock = ManualClock::new(NOW_MS);
-    let opened = open_by(&storage, &clock, 4).unwrap();
+    let opened = open_with_clock(&storage, &clock, 4).unwrap();
     while append(&opened, "k") {}
     let mut last = (opened.open_count, 77);
     opened.log.mark_closed(77).unwrap();
     for turn in 0..4_u32 {
-        // This opening is noted in the header and then crashes without a write. The close mark of the session before is
-        // still at the end of the log.
+        // This session is recorded only in the segment header and crashes without writing a frame. The close mark of
+        // the previous session is still at the end of the log.
         clock.reboot(std::time::Duration::from_secs(5));
         clock.advance(std::time::Duration::from_secs(1));
-        let opened = open_by(&storage, &clock, 4).unwrap();
+        let opened = open_with_clock(&storage, &clock, 4).unwrap();
         assert_eq!((opened.open_count, opened.counter), (last.0 + 1, 0), "turn {turn}");
         assert_eq!(opened.clock.now_ms(), clock.now_ms());
-        // An opening in the same boot, although the wall clock has jumped.
+        // The store is opened again in the same boot, after the wall clock has jumped.
         let wall_ms = clock.now_ms();
         clock.jump_wall(wall_ms + 9_999_999_999_999);
-        let crashed = open_by(&storage, &clock, 4).unwrap();
+        let crashed = open_with_clock(&storage, &clock, 4).unwrap();
         assert_eq!((crashed.open_count, crashed.clock.now_ms()), (last.0 + 2, wall_ms));
         clock.jump_wall(wall_ms);
-        drop(open_by(&storage, &clock, 4).unwrap());
+        drop(open_with_clock(&storage, &clock, 4).unwrap());
         last = (last.0 + 3, 0);
         if turn == 2 {
-            let opened = open_by(&storage, &clock, 4).unwrap();
+            let opened = open_with_clock(&storage, &clock, 4).unwrap();
             last = (opened.open_count, 9);
             opened.log.mark_closed(9).unwrap();
         }

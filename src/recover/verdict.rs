@@ -1,4 +1,4 @@
-//! The decision table of recovery: how the log ended, and what an opening does about it.
+//! The decision table of recovery: how the log ended, and what recovery does about it.
 //!
 //! [`classify`] is pure. It maps what the survey found at the end of the log to a [`Case`], which is one row of the
 //! table in the [module documentation](super); [`Case::verdict`] is that row's decision. Only the survey calls this
@@ -16,26 +16,26 @@ pub(super) enum Mark {
     Earlier,
     /// The store was closed at this end.
     AtEnd,
-    /// The store was closed after this end.
+    /// The store was closed at a later end.
     BeyondEnd,
-    /// The mark names an end, or a checksum of the last frame, that the log does not have.
+    /// The mark states an end, or a checksum of the last frame, that does not match the log.
     Contradicts,
 }
 
 /// What headers that were written later prove about the end of the scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Later {
-    /// No frame header behind the end is valid, and the segment header does not attest anything beyond the end.
+    /// No frame header after the end is valid, and the segment header does not attest anything beyond the end.
     None,
-    /// A frame header behind the end is valid, but no header attests that data at the end was on disk.
+    /// A frame header after the end is valid, but no header attests that data at the end was on disk.
     Unsynced,
-    /// A frame header behind the end, or the segment header, attests that data at the end was on disk.
+    /// A frame header after the end, or the segment header, attests that data at the end was on disk.
     Synced,
 }
 
 impl Later {
-    /// Compares `end` with the highest `synced_to` of the frame headers behind it, if there are any, and with that of
-    /// the segment header.
+    /// Compares `end` with `frames`, the highest `synced_to` of the frame headers after it, if there are any, and with
+    /// the `synced_to` of the segment header.
     pub(super) fn of(end: u64, frames: Option<u64>, segment_header: u64) -> Later {
         match frames {
             _ if segment_header > end => Later::Synced,
@@ -46,19 +46,22 @@ impl Later {
     }
 }
 
-/// The conditions of the table: what the survey found at the end of the log, which is the first position of the last
-/// segment without a valid frame that continues the one before.
+/// The conditions of the table: what the survey found at the end of the log.
+///
+/// The end is the first position in the last segment without a valid frame that continues the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Evidence {
-    /// The last segment has a footer, valid or damaged.
+    /// Whether the last segment has a footer, valid or damaged.
     pub(super) has_footer: bool,
+    /// Where the latest close mark is.
     pub(super) mark: Mark,
+    /// What later headers attest.
     pub(super) later: Later,
-    /// The bytes at the end may be what is left of a frame that belongs there.
+    /// Whether the bytes at the end may be the remains of a frame that was written there.
     pub(super) may_be_torn: bool,
 }
 
-/// A row of the table, by its label.
+/// A row of the table, by its label. The [table](super) describes each case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Case {
     NextSegmentLost,
@@ -71,18 +74,18 @@ pub(super) enum Case {
     NotClosed,
 }
 
-/// What an opening does.
+/// What recovery does with the end of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It takes the end of the log as it is and rewrites nothing.
+    /// Recovery accepts the end as it is and rewrites nothing.
     Closed,
-    /// It rewrites the frames that are not known to be on disk, and zeroes the rest of the segment.
+    /// Recovery rewrites the frames that are not known to be on disk, and zeroes the rest of the segment.
     Crashed,
-    /// It refuses the file, for this reason, because data that was on disk is lost.
+    /// Recovery refuses the file, for this reason, because data that was on disk is lost.
     Corrupt(&'static str),
 }
 
-/// The row of the table for `evidence`. No arm depends on the order of the arms: exactly one row matches.
+/// Returns the row of the table for `evidence`. No arm depends on the order of the arms: exactly one row matches.
 #[rustfmt::skip]
 pub(super) fn classify(evidence: &Evidence) -> Case {
     let Evidence { has_footer, mark, later, may_be_torn } = *evidence;
@@ -100,13 +103,13 @@ pub(super) fn classify(evidence: &Evidence) -> Case {
 }
 
 impl Case {
-    /// The decision of the row.
+    /// Returns the decision of the row.
     pub(super) fn verdict(self) -> Verdict {
         match self {
             Case::NextSegmentLost => {
                 Verdict::Corrupt("the segment was finished and the one after it is missing")
             }
-            Case::ClosedBeyondEnd => Verdict::Corrupt("the close mark names an end beyond this offset"),
+            Case::ClosedBeyondEnd => Verdict::Corrupt("the close mark states an end beyond this offset"),
             Case::MarkContradictsLog => Verdict::Corrupt("the close mark does not agree with the log"),
             Case::SyncedBeyondEnd => Verdict::Corrupt(
                 "a later frame, or the segment's header, attests that a frame was on disk at this offset",
@@ -117,7 +120,7 @@ impl Case {
     }
 }
 
-/// The close mark that was written last, of several.
+/// Returns the close mark that was written last.
 pub(super) fn latest(marks: &[CloseMark]) -> Option<&CloseMark> {
     marks.iter().max_by_key(|mark| (mark.end, mark.open_count, mark.mark.store_ms))
 }
@@ -151,7 +154,7 @@ mod tests {
 
     const END: u64 = 10_000;
 
-    /// What the cells of the documented table mean.
+    // The values in the cells of the documented table.
     const NO_YES: [(&str, bool); 2] = [("no", false), ("yes", true)];
     const MARKS: [(&str, Mark); 5] = [
         ("none", Mark::None),
@@ -165,7 +168,7 @@ mod tests {
 
     struct Row {
         label: &'static str,
-        /// Footer, close mark, later headers, torn frame: each "any", or the values that match.
+        /// Footer, close mark, later headers, torn frame. Each is "any", or lists the values that match.
         conditions: [&'static str; 4],
         verdict: &'static str,
     }
@@ -184,16 +187,16 @@ mod tests {
         rows.map(|row| {
             let cells: Vec<_> = row.split(" | ").collect();
             let [label, footer, mark, later, torn, verdict, why] = cells[..] else {
-                panic!("a row has seven cells: {row}");
+                panic!("a row must have seven cells: {row}");
             };
-            assert!(why.ends_with('.'), "a row gives its reason in sentences: {row}");
+            assert!(why.ends_with('.'), "a row must give its reason in sentences: {row}");
             Row { label: label.trim_end_matches('`'), conditions: [footer, mark, later, torn], verdict }
         })
         .collect()
     }
 
     #[test]
-    fn each_combination_matches_one_documented_row_and_is_decided_by_it() {
+    fn one_documented_row_decides_each_combination() {
         let rows = documented_rows();
         let mut reached = BTreeSet::new();
         for (footer, has_footer) in NO_YES {
@@ -224,14 +227,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_evidence_against_the_file() {
+    fn a_refusal_states_the_evidence_against_the_file() {
         for (case, evidence) in [
             (Case::NextSegmentLost, "the one after it is missing"),
-            (Case::ClosedBeyondEnd, "close mark names an end beyond"),
+            (Case::ClosedBeyondEnd, "close mark states an end beyond"),
             (Case::MarkContradictsLog, "close mark does not agree"),
             (Case::SyncedBeyondEnd, "was on disk"),
         ] {
-            let Verdict::Corrupt(reason) = case.verdict() else { panic!("{case:?} is a refusal") };
+            let Verdict::Corrupt(reason) = case.verdict() else { panic!("{case:?} must refuse the file") };
             assert!(reason.contains(evidence), "{case:?}: {reason}");
         }
     }
@@ -249,7 +252,7 @@ mod tests {
         CloseMark { end, last_checksum, open_count: 1, mark: time, counter: 0 }
     }
 
-    /// The scan of `count` frames of 100 bytes from position 1,000 on, the n-th of which has the checksum n.
+    /// Returns the scan of `count` frames of 100 bytes, from position 1,000 on. The checksum of frame n is n.
     fn frames(count: u32) -> SegmentScan {
         let frames: Vec<_> = (1..=count)
             .map(|n| FrameSpan { position: 900 + u64::from(n) * 100, length: 100, checksum: n, synced_to: 0 })
@@ -271,8 +274,8 @@ mod tests {
         let judge = |mark, count| judge_marks(&[mark], &frames(count), BEFORE);
         assert_eq!(judge_marks(&[], &frames(3), BEFORE), Mark::None);
         assert_eq!(judge(mark(1_300, 3), 3), Mark::AtEnd);
-        assert_eq!(judge(mark(1_301, 3), 3), Mark::BeyondEnd, "whatever its checksum");
-        assert_eq!(judge(mark(1_300, 2), 3), Mark::Contradicts, "another frame ends there");
+        assert_eq!(judge(mark(1_301, 3), 3), Mark::BeyondEnd, "its checksum does not matter");
+        assert_eq!(judge(mark(1_300, 2), 3), Mark::Contradicts, "a different frame ends there");
         assert_eq!(judge(mark(1_200, 2), 3), Mark::Earlier);
         assert_eq!(judge(mark(1_100, 1), 3), Mark::Earlier);
         assert_eq!(judge(mark(1_250, 2), 3), Mark::Contradicts, "no frame ends there");
@@ -289,10 +292,10 @@ mod tests {
         let marks = [mark(1_100, 1), mark(1_300, 3)];
         assert_eq!(judge_marks(&marks, &frames(3), 77), Mark::AtEnd);
         assert_eq!(judge_marks(&[marks[1], marks[0]], &frames(3), 77), Mark::AtEnd);
-        // A session whose opening was noted in the segment header closed at the same end.
-        let noted = CloseMark { open_count: 2, ..marks[1] };
-        assert_eq!(latest(&[noted, marks[1]]), Some(&noted));
-        assert_eq!(latest(&[marks[1], noted]), Some(&noted));
-        assert_eq!(latest(&[noted, CloseMark { end: 1_301, ..marks[1] }]).map(|mark| mark.end), Some(1_301));
+        // The next session was recorded only in the segment header, and closed at the same end.
+        let next = CloseMark { open_count: 2, ..marks[1] };
+        assert_eq!(latest(&[next, marks[1]]), Some(&next));
+        assert_eq!(latest(&[marks[1], next]), Some(&next));
+        assert_eq!(latest(&[next, CloseMark { end: 1_301, ..marks[1] }]).map(|mark| mark.end), Some(1_301));
     }
 }
