@@ -43,10 +43,10 @@ fn syncing<T: Send + 'static>(
     store: &Store,
     call: impl FnOnce(&Store) -> T + Send + 'static,
 ) -> JoinHandle<T> {
-    disk.hold_syncs();
+    disk.delay_syncs();
     let store = store.clone();
     let thread = std::thread::spawn(move || call(&store));
-    disk.wait_for_held_sync();
+    disk.wait_for_delayed_sync();
     thread
 }
 

@@ -1,24 +1,25 @@
-//! A disk that loses power, fills up and fails, for tests. Behind the feature `__simulation`, which is no part of the public
-//! interface.
+//! A disk for tests that can lose power, fill up and fail. It is available with the feature `__simulation`, which is not
+//! part of the public interface.
 //!
 //! # The fault model
 //!
-//! The disk keeps two images: what the operating system shows (the cache) and what a crash cannot take away (the
+//! The disk keeps two images: the one that the operating system shows (the cache), and the one that survives a crash (the
 //! medium).
 //!
-//! - **A sync that succeeds** brings everything that was written before it began to the medium, and the length. Bytes that
-//!   other threads write during the sync stay undecided.
-//! - **A crash** ([`SimulatedDisk::crash`]) decides for every sector (512 bytes) that was written since the last sync,
-//!   independently of all others and in no order: it holds one of the contents that it was given since, or the one from
-//!   before. A sector that never held synced bytes may also hold garbage. One that did is written whole or not at all. This
-//!   is the one assumption about the medium (powersafe overwrite).
-//! - **The length** is decided on its own: the old one, the new one, or any that the file had in between.
-//! - **A write that fails** may have reached the cache in part. **A sync that fails** leaves the cache as it is and marks
-//!   clean what was written before it began, as Linux does: those bytes reach the medium only if they are written once
-//!   more, and a later sync that succeeds does not bring them there.
-//! - **Every write and sync takes time**, also one that fails: under shuttle, other threads run meanwhile.
+//! - **A sync that succeeds** writes to the medium everything that was written before the sync began, and the length. Bytes
+//!   that other threads write during the sync stay unsynced.
+//! - **A crash** ([`SimulatedDisk::crash`]) determines the content of each sector (512 bytes) that was written since the
+//!   last sync, independently of all other sectors and in no order. The sector has its content from before, or any content
+//!   that was written to it since. A sector that never contained synced bytes may also contain garbage. A sector that did is
+//!   written whole or not at all. This is the one assumption about the medium (powersafe overwrite).
+//! - **The length** after a crash is independent of the sectors: the old length, the new one, or any that the file had in
+//!   between.
+//! - **A write that fails** may have reached the cache in part.
+//! - **A sync that fails** does not change the cache, and marks everything that was written before it began as clean, as
+//!   Linux does. Those bytes reach the medium only if they are written again; a later sync that succeeds is not enough.
+//! - **Every write and sync takes time**, even one that fails: under shuttle, other threads run meanwhile.
 //! - **A full disk** refuses writes that would make the file longer, after writing what fits.
-//! - Reads and writes may be short or interrupted at any time.
+//! - **Reads and writes** may be short or interrupted at any time.
 
 mod disk;
 
@@ -42,8 +43,8 @@ pub use disk::{DiskFault, PathTarget};
 #[derive(Debug, Clone)]
 pub struct SimulatedDisk {
     disk: Arc<Mutex<Disk>>,
-    /// Held syncs wait here for their release, and tests wait here for a sync to be held.
-    held: Arc<Condvar>,
+    /// Delayed syncs wait here to be released, and tests wait here for a sync to be delayed. Notified when either happens.
+    delay_changed: Arc<Condvar>,
 }
 
 impl Default for SimulatedDisk {
@@ -53,99 +54,101 @@ impl Default for SimulatedDisk {
 }
 
 impl SimulatedDisk {
-    /// An empty disk without faults.
+    /// Creates an empty disk without faults.
     #[must_use]
     pub fn new() -> SimulatedDisk {
         SimulatedDisk::holding(Vec::new())
     }
 
-    /// A disk that holds `bytes`, all of them synced.
+    /// Creates a disk whose content is `bytes`, all of them synced.
     #[must_use]
     pub fn holding(bytes: Vec<u8>) -> SimulatedDisk {
-        SimulatedDisk { disk: Arc::new(Mutex::new(Disk::holding(bytes))), held: Arc::default() }
+        let disk = Arc::new(Mutex::new(Disk::with_synced(bytes)));
+        SimulatedDisk { disk, delay_changed: Arc::default() }
     }
 
-    /// Plants a fault in the write, sync or change of length with this number, counted from 0 since the disk was made.
+    /// Plants a fault in the write, sync or change of length with this number. They are counted together, from 0, since the
+    /// disk was created.
     pub fn fault_at(&self, step: u64, fault: DiskFault) {
         self.disk.lock().faults.insert(step, fault);
     }
 
-    /// Plants a fault in the read with this number. Reads are counted on their own.
+    /// Plants a fault in the read with this number. Reads are counted separately, from 0.
     pub fn fault_at_read(&self, read: u64, fault: DiskFault) {
         self.disk.lock().read_faults.insert(read, fault);
     }
 
-    /// Ends all faults, planted ones included, and restores power.
+    /// Removes all faults, including planted ones that have not occurred, and restores power.
     pub fn heal(&self) {
         self.disk.lock().heal();
     }
 
-    /// Adds `by` to a synced byte in both images, as a medium that rots: no sync and no crash restores the byte. With an
-    /// odd `by`, repeated calls do not restore it soon either.
+    /// Simulates bit rot: adds `by` to a synced byte in both images, so that no sync and no crash restores the byte. With an
+    /// odd `by`, only the 256th call for the same byte restores it.
     pub fn rot(&self, offset: usize, by: u8) {
         self.disk.lock().rot(offset, by);
     }
 
-    /// Limits the length of the file; None removes the limit.
+    /// Limits the length of the file. None removes the limit.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.disk.lock().capacity_bytes = bytes;
     }
 
-    /// Sets whether the disk can reserve space without writing, which some file systems cannot. A new disk can.
+    /// Sets whether the disk can reserve space without writing, as some file systems cannot. A new disk can.
     pub fn set_reserves(&self, reserves: bool) {
-        self.disk.lock().cannot_reserve = !reserves;
+        self.disk.lock().reserve_is_unsupported = !reserves;
     }
 
-    /// Sets what the path of the file leads to.
+    /// Sets which file the store's path refers to.
     pub fn set_path_target(&self, target: PathTarget) {
         self.disk.lock().path_target = target;
     }
 
-    /// Holds every sync that begins from now on until [`release_syncs`](SimulatedDisk::release_syncs). Not for tests under
-    /// shuttle, which does not know of this wait.
-    pub fn hold_syncs(&self) {
-        self.disk.lock().holds_syncs = true;
+    /// Delays every sync that begins from now on until [`release_syncs`](SimulatedDisk::release_syncs) is called. Tests
+    /// under shuttle must not use this, because shuttle cannot schedule around the wait.
+    pub fn delay_syncs(&self) {
+        self.disk.lock().delays_syncs = true;
     }
 
-    /// Lets all held syncs go on and holds no more of them.
+    /// Lets all delayed syncs continue, and delays no more of them.
     pub fn release_syncs(&self) {
-        self.disk.lock().holds_syncs = false;
-        self.held.notify_all();
+        self.disk.lock().delays_syncs = false;
+        self.delay_changed.notify_all();
     }
 
-    /// Waits until a sync is held.
-    pub fn wait_for_held_sync(&self) {
+    /// Waits until a sync is being delayed.
+    pub fn wait_for_delayed_sync(&self) {
         let mut disk = self.disk.lock();
-        while disk.held_syncs == 0 {
-            self.held.wait(&mut disk);
+        while disk.delayed_syncs == 0 {
+            self.delay_changed.wait(&mut disk);
         }
     }
 
-    /// Locks the file. A store that is about to open it does so.
+    /// Locks the file. Called before a store opens it.
     pub(crate) fn lock(&self) {
         self.disk.lock().is_unlocked = false;
     }
 
-    /// Number of reads, writes and changes of length after the file was unlocked, when another process may own it. Syncs
-    /// do no harm and are not counted.
+    /// The number of reads, writes and changes of length while the file was unlocked, when another process might have opened
+    /// it. Syncs do no harm and are not counted.
     #[must_use]
     pub fn touched_unlocked(&self) -> u64 {
         self.disk.lock().touched_unlocked
     }
 
-    /// Number of writes, syncs and changes of length so far.
+    /// The number of writes, syncs and changes of length so far.
     #[must_use]
     pub fn steps(&self) -> u64 {
         self.disk.lock().steps
     }
 
-    /// Number of reads so far.
+    /// The number of reads so far.
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.disk.lock().reads
     }
 
-    /// Number of syncs that succeeded.
+    /// The number of syncs that succeeded.
     #[must_use]
     pub fn syncs(&self) -> u64 {
         self.disk.lock().syncs
@@ -157,23 +160,26 @@ impl SimulatedDisk {
         self.disk.lock().cache.clone()
     }
 
-    /// How many things a crash would decide now: sectors, and the length if it changed.
+    /// The number of sectors that have unsynced changes, plus one if the length has changed. For each of these, a crash
+    /// makes one decision.
     #[must_use]
     pub fn undecided(&self) -> usize {
         self.disk.lock().undecided()
     }
 
-    /// The disk after a crash at this moment. `decide(n)` decides each undecided thing by a number below `n`: 0 is the
-    /// state before, and `n - 1` the latest. For a sector that never held synced bytes, `n - 2` is the latest and `n - 1`
-    /// garbage.
+    /// Returns the disk after a crash at this moment.
+    ///
+    /// `decide(n)` is called for the length and for each sector that have unsynced changes, and returns a number below `n`:
+    /// 0 keeps the synced state, and `n - 1` chooses the latest. For a sector that never contained synced bytes, `n - 2`
+    /// chooses the latest content, and `n - 1` garbage.
     #[must_use]
     pub fn crash(&self, decide: impl FnMut(usize) -> usize) -> SimulatedDisk {
         SimulatedDisk::holding(self.disk.lock().crash(decide))
     }
 }
 
-/// Under shuttle, lets other threads run during a call. Elsewhere they run by themselves, and yielding at every call would
-/// slow down the thousands of histories that tests try.
+/// Under shuttle, lets other threads run during a call. Otherwise they run anyway, and yielding in every call would slow
+/// down the thousands of histories that tests try.
 fn let_others_run() {
     if cfg!(oncekey_shuttle) {
         yield_now();
@@ -208,20 +214,20 @@ impl Storage for SimulatedDisk {
         }
     }
 
-    // To a crash, this is a change of length like any other. A full disk refuses it here, and not the writes that follow.
+    // A reservation is simulated as a change of length. A full disk refuses it here, so the writes that follow succeed.
     fn reserve(&self, offset: u64, length: u64) -> io::Result<bool> {
-        if self.disk.lock().cannot_reserve {
+        if self.disk.lock().reserve_is_unsupported {
             return Ok(false);
         }
-        let longest = self.len()?.max(offset + length);
-        match self.set_len(longest) {
+        let new_length = self.len()?.max(offset + length);
+        match self.set_len(new_length) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
             outcome => outcome.map(|()| true),
         }
     }
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        // A read may take as long as anything that other threads do meanwhile.
+        // A read takes time, so other threads run meanwhile.
         let_others_run();
         let mut disk = self.disk.lock();
         let fault = disk.step(CallKind::Read)?;
@@ -268,28 +274,28 @@ impl Storage for SimulatedDisk {
         let mut disk = self.disk.lock();
         let fault = disk.step(CallKind::Sync)?;
         if fault == Some(DiskFault::PowerLoss) {
-            // Some bytes may have reached the medium. A crash decides that anyway.
+            // Some bytes may have reached the medium. The simulated crash that follows determines which.
             return Err(power_is_gone());
         }
         let begun = disk.changes;
         drop(disk);
-        // A sync takes time, also one that fails in the end, and other threads write meanwhile.
+        // A sync takes time, even if it fails in the end, and other threads write meanwhile.
         let_others_run();
         let mut disk = self.disk.lock();
-        if disk.holds_syncs {
-            disk.held_syncs += 1;
-            self.held.notify_all();
-            while disk.holds_syncs {
-                self.held.wait(&mut disk);
+        if disk.delays_syncs {
+            disk.delayed_syncs += 1;
+            self.delay_changed.notify_all();
+            while disk.delays_syncs {
+                self.delay_changed.wait(&mut disk);
             }
-            disk.held_syncs -= 1;
+            disk.delayed_syncs -= 1;
         }
         disk.check_power()?;
         if fault == Some(DiskFault::Error) {
             disk.mark_clean(begun);
             return Err(input_output_error());
         }
-        disk.bring_to_medium(begun);
+        disk.write_to_medium(begun);
         disk.syncs += 1;
         Ok(())
     }
@@ -332,7 +338,7 @@ mod tests {
         assert_eq!(
             (&kept[..512], &kept[512..]),
             (&[1; 512][..], &[2; 512][..]),
-            "held synced bytes: no garbage"
+            "a sector with synced bytes must not become garbage"
         );
     }
 
@@ -353,16 +359,16 @@ mod tests {
         let image = disk.crash(|choices| choices - 1).bytes();
         assert_eq!(image.len(), 512);
         assert!(image != [1; 512] && image != [0; 512]);
-        assert_eq!(disk.crash(|_| 0).bytes(), [0; 0], "the length is decided on its own");
+        assert_eq!(disk.crash(|_| 0).bytes(), [0; 0], "the length is independent of the sectors");
     }
 
     #[test]
-    fn bytes_written_during_a_sync_stay_undecided() {
+    fn bytes_written_during_a_sync_stay_unsynced() {
         let disk = SimulatedDisk::new();
         disk.write_at(&[1; 1_024], 0).unwrap();
         let begun = disk.disk.lock().changes;
         disk.write_at(&[2; 1_024], 512).unwrap();
-        disk.disk.lock().bring_to_medium(begun);
+        disk.disk.lock().write_to_medium(begun);
         assert_eq!(disk.undecided(), 3, "two sectors, and the length");
         assert_eq!(disk.crash(|_| 0).bytes(), [1; 1_024]);
         let latest = [[1; 512], [2; 512], [2; 512]].concat();
@@ -381,12 +387,12 @@ mod tests {
         disk.fault_at(disk.steps(), DiskFault::Error);
         assert!(disk.sync_data().is_err());
         disk.sync_data().unwrap();
-        assert_eq!(disk.bytes(), [2; 512], "the cache shows it");
-        assert_eq!(disk.crash(|choices| choices - 1).bytes(), [1; 512], "and the medium never got it");
+        assert_eq!(disk.bytes(), [2; 512], "the cache shows the new bytes");
+        assert_eq!(disk.crash(|choices| choices - 1).bytes(), [1; 512], "the medium never got the new bytes");
     }
 
     #[test]
-    fn power_loss_fails_all_calls_and_leaves_the_last_undecided() {
+    fn after_power_loss_all_calls_fail_and_the_last_write_is_uncertain() {
         let disk = SimulatedDisk::new();
         disk.write_at(&[1; 512], 0).unwrap();
         disk.sync_data().unwrap();

@@ -1,11 +1,12 @@
-//! The state of a simulated disk: its two images, what a crash may leave of recent changes, and the faults to come.
+//! The state of a simulated disk: its two images, the unsynced changes that a crash may keep or lose, and the faults that
+//! are planted.
 
 use std::collections::BTreeMap;
 use std::io;
 
 use crate::format::SECTOR_BYTES;
 
-/// What happens to one call.
+/// A fault in a single call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DiskFault {
@@ -17,86 +18,101 @@ pub enum DiskFault {
     ErrorFromNowOn,
     /// A signal interrupts the call before it does anything.
     Interrupted,
-    /// The call does only a part of what was requested.
+    /// The call reads or writes fewer bytes than requested.
     Short,
 }
 
-/// What the path of the file leads to.
+/// Which file the store's path refers to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum PathTarget {
-    /// The file.
+    /// The file that the store has open.
     #[default]
     Here,
-    /// Another file, or none.
+    /// A different file, or none.
     Elsewhere,
-    /// The operating system cannot tell.
+    /// The operating system reports an error instead.
     Unknown,
 }
 
 /// The kind of a call, for faults.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallKind {
+    /// A read.
     Read,
     /// A write or a change of length.
     Write,
+    /// A sync.
     Sync,
 }
 
-/// A value that a sector or the length had, numbered in the order of all such changes.
+/// A change of a sector or of the length.
 #[derive(Debug, Clone)]
 struct Change<T> {
+    /// Changes are numbered in the order in which they are made, whatever they change.
     number: u64,
+    /// The new value.
     value: T,
 }
 
+/// The state of a [`SimulatedDisk`](super::SimulatedDisk).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Disk {
     /// The image that the operating system shows.
     pub(super) cache: Vec<u8>,
-    /// The image that a crash cannot take away.
+    /// The image that survives a crash.
     medium: Vec<u8>,
     /// The number of the latest change.
     pub(super) changes: u64,
-    /// The contents that each sector was given since the last sync, oldest first.
+    /// The contents that were written to each sector since the last sync, oldest first.
     unsynced: BTreeMap<usize, Vec<Change<Vec<u8>>>>,
     /// The lengths that the file had since the last sync.
     lengths: Vec<Change<usize>>,
-    /// Whether each sector of the medium holds synced bytes.
-    synced: Vec<bool>,
-    /// Writes, syncs and changes of length so far.
+    /// The number of sectors of the medium that contain synced bytes: all sectors up to the synced length.
+    synced_sectors: usize,
+    /// The number of writes, syncs and changes of length so far.
     pub(super) steps: u64,
+    /// The number of reads so far.
     pub(super) reads: u64,
-    /// Faults to come, by step and by read.
+    /// The planted faults, by the number of the step.
     pub(super) faults: BTreeMap<u64, DiskFault>,
+    /// The planted faults in reads, by the number of the read.
     pub(super) read_faults: BTreeMap<u64, DiskFault>,
-    /// Kinds of call that fail from now on.
+    /// The kinds of call that fail from now on.
     failing: Vec<CallKind>,
+    /// Whether the machine has power. Without power, every call fails.
     has_power: bool,
+    /// The maximum length of the file, if the disk is limited.
     pub(super) capacity_bytes: Option<usize>,
-    pub(super) cannot_reserve: bool,
-    /// Syncs that succeeded.
+    /// Whether the disk reports that it cannot reserve space without writing.
+    pub(super) reserve_is_unsupported: bool,
+    /// The number of syncs that succeeded.
     pub(super) syncs: u64,
+    /// Which file the store's path refers to.
     pub(super) path_target: PathTarget,
+    /// Whether the store has released its lock on the file.
     pub(super) is_unlocked: bool,
-    /// Reads, writes and changes of length while the file was unlocked.
+    /// The number of reads, writes and changes of length while the file was unlocked.
     pub(super) touched_unlocked: u64,
-    pub(super) holds_syncs: bool,
-    pub(super) held_syncs: usize,
+    /// Whether a sync waits before it takes effect, until this is cleared.
+    pub(super) delays_syncs: bool,
+    /// The number of syncs that are waiting because of `delays_syncs`.
+    pub(super) delayed_syncs: usize,
 }
 
 impl Disk {
-    /// A disk that holds `bytes`, all of them synced.
-    pub(super) fn holding(bytes: Vec<u8>) -> Disk {
-        let synced = vec![true; bytes.len().div_ceil(SECTOR_BYTES)];
-        Disk { cache: bytes.clone(), medium: bytes, synced, has_power: true, ..Disk::default() }
+    /// Creates a disk whose content is `bytes`, all of them synced.
+    pub(super) fn with_synced(bytes: Vec<u8>) -> Disk {
+        let synced_sectors = bytes.len().div_ceil(SECTOR_BYTES);
+        Disk { cache: bytes.clone(), medium: bytes, synced_sectors, has_power: true, ..Disk::default() }
     }
 
+    /// Returns an error if the machine has lost power.
     pub(super) fn check_power(&self) -> io::Result<()> {
         if self.has_power { Ok(()) } else { Err(power_is_gone()) }
     }
 
-    /// Ends all faults and restores power.
+    /// Removes all faults and restores power.
     pub(super) fn heal(&mut self) {
         self.faults.clear();
         self.read_faults.clear();
@@ -113,7 +129,11 @@ impl Disk {
         }
     }
 
-    /// Counts a call and returns the fault that it meets.
+    /// Counts a call and returns the fault that the caller must simulate, if any.
+    ///
+    /// # Errors
+    ///
+    /// The machine has lost power, or a signal interrupts the call. The caller must not simulate anything then.
     pub(super) fn step(&mut self, kind: CallKind) -> io::Result<Option<DiskFault>> {
         self.check_power()?;
         self.touched_unlocked += u64::from(self.is_unlocked && kind != CallKind::Sync);
@@ -136,11 +156,12 @@ impl Disk {
         Ok(fault.map(|fault| if fault == DiskFault::ErrorFromNowOn { DiskFault::Error } else { fault }))
     }
 
+    /// Changes the length of the file in the cache.
     pub(super) fn set_length(&mut self, length: usize) {
         if length == self.cache.len() {
             return;
         }
-        // Sectors that are cut off are not written any more. New ones read as zero.
+        // Pending writes to sectors that are cut off are dropped. New sectors read as zero.
         let kept = length.div_ceil(SECTOR_BYTES);
         self.unsynced.retain(|sector, _| *sector < kept);
         if length < self.cache.len() && !length.is_multiple_of(SECTOR_BYTES) {
@@ -152,6 +173,7 @@ impl Disk {
         self.lengths.push(change);
     }
 
+    /// Writes `bytes` to the cache.
     pub(super) fn put(&mut self, bytes: &[u8], offset: usize) {
         let end = offset + bytes.len();
         if end > self.cache.len() {
@@ -163,7 +185,7 @@ impl Disk {
         }
     }
 
-    /// Adds the present content of a sector to those that a crash may leave there.
+    /// Records the current content of a sector as one that a crash may leave there.
     fn note_sector(&mut self, sector: usize) {
         let start = sector * SECTOR_BYTES;
         let end = (start + SECTOR_BYTES).min(self.cache.len());
@@ -171,13 +193,14 @@ impl Disk {
         self.unsynced.entry(sector).or_default().push(content);
     }
 
+    /// Numbers a change.
     fn change<T>(&mut self, value: T) -> Change<T> {
         self.changes += 1;
         Change { number: self.changes, value }
     }
 
-    /// Forgets all changes up to this number without bringing them to the medium, as Linux does after a failed sync: the
-    /// cache shows bytes that a crash will take away.
+    /// Forgets all changes up to this number without writing them to the medium, as Linux does after a failed sync. The
+    /// cache then shows bytes that a crash will lose.
     pub(super) fn mark_clean(&mut self, up_to: u64) {
         self.lengths.retain(|change| change.number > up_to);
         self.unsynced.retain(|_, contents| {
@@ -186,51 +209,48 @@ impl Disk {
         });
     }
 
-    /// Brings all changes up to this number to the medium.
-    pub(super) fn bring_to_medium(&mut self, up_to: u64) {
+    /// Writes all changes up to this number to the medium.
+    pub(super) fn write_to_medium(&mut self, up_to: u64) {
         let is_later = |number: u64| number > up_to;
         let lengths = self.lengths.iter().take_while(|change| !is_later(change.number));
         let lengths: Vec<usize> = lengths.map(|change| change.value).collect();
         if let Some(length) = lengths.last() {
-            // Bytes beyond the shortest length are gone, even if the file grew again.
+            // Bytes beyond the shortest of the lengths are gone, even if the file grew again afterwards.
             self.medium.truncate(lengths.iter().copied().min().unwrap_or_default());
             self.medium.resize(*length, 0);
-            // A sync that makes a length durable makes the bytes below it durable too: zeroes, if they were never written.
-            self.synced.clear();
-            self.synced.resize(length.div_ceil(SECTOR_BYTES), true);
+            // A sync that makes a length durable makes the bytes below it durable too, as zeroes if they were never
+            // written.
+            self.synced_sectors = length.div_ceil(SECTOR_BYTES);
             self.lengths.drain(..lengths.len());
         }
         for (sector, contents) in &mut self.unsynced {
             let count = contents.iter().take_while(|change| !is_later(change.number)).count();
             let Some(latest) = contents.drain(..count).next_back() else { continue };
             put_sector(&mut self.medium, *sector, &latest.value);
-            if let Some(synced) = self.synced.get_mut(*sector) {
-                *synced = true;
-            }
         }
         self.unsynced.retain(|_, contents| !contents.is_empty());
     }
 
-    /// How many sectors and lengths a crash would decide now.
+    /// The number of sectors with unsynced changes, plus one if the length has any.
     pub(super) fn undecided(&self) -> usize {
         self.unsynced.len() + usize::from(!self.lengths.is_empty())
     }
 
-    /// The bytes after a crash at this moment; see [`SimulatedDisk::crash`](super::SimulatedDisk::crash).
+    /// Returns the content after a crash at this moment; see [`SimulatedDisk::crash`](super::SimulatedDisk::crash).
     pub(super) fn crash(&self, mut decide: impl FnMut(usize) -> usize) -> Vec<u8> {
         let mut length = self.medium.len();
         if !self.lengths.is_empty() {
-            let decided = decide(self.lengths.len() + 1);
-            let decided = decided.checked_sub(1).and_then(|at| self.lengths.get(at));
-            length = decided.map_or(length, |change| change.value);
+            let choice = decide(self.lengths.len() + 1);
+            let chosen = choice.checked_sub(1).and_then(|at| self.lengths.get(at));
+            length = chosen.map_or(length, |change| change.value);
         }
         let mut bytes = self.medium.clone();
         bytes.resize(length, 0);
         for (sector, contents) in &self.unsynced {
-            let may_be_garbage = !self.synced.get(*sector).copied().unwrap_or(false);
-            let decided = decide(contents.len() + 1 + usize::from(may_be_garbage));
+            let may_be_garbage = *sector >= self.synced_sectors;
+            let choice = decide(contents.len() + 1 + usize::from(may_be_garbage));
             let garbage = || (0..SECTOR_BYTES).map(|at| garbage_byte(*sector, at)).collect::<Vec<u8>>();
-            let content = match decided.checked_sub(1) {
+            let content = match choice.checked_sub(1) {
                 None => continue,
                 Some(at) => contents.get(at).map_or_else(garbage, |change| change.value.clone()),
             };
@@ -240,7 +260,7 @@ impl Disk {
     }
 }
 
-/// Writes what of a sector lies within the image.
+/// Writes a sector to the image, without the part of it that lies beyond the end of the image.
 fn put_sector(image: &mut [u8], sector: usize, content: &[u8]) {
     if let Some(rest) = image.get_mut(sector * SECTOR_BYTES..) {
         let fits = rest.len().min(content.len());
@@ -248,7 +268,7 @@ fn put_sector(image: &mut [u8], sector: usize, content: &[u8]) {
     }
 }
 
-/// A byte that is neither constant nor text, and the same in every run.
+/// Returns a pseudorandom byte that depends only on its position, so that every run sees the same garbage.
 fn garbage_byte(sector: usize, at: usize) -> u8 {
     let mixed = (sector * 31 + at).wrapping_mul(0x9E37_79B9);
     u8::try_from((mixed >> 16) & 0xFF).unwrap_or(0xAA)
