@@ -1,4 +1,4 @@
-//! The file of a store: opened once, locked while it is open, synced together with its directory entry.
+//! The file of a store: opened once, locked while it is open, and synced together with its directory entry.
 
 #[cfg(not(unix))]
 compile_error!(
@@ -22,23 +22,26 @@ pub(crate) use opening::OpenError;
 
 /// A storage in a regular file that no other store has open.
 ///
-/// The operating system would release the lock with the last handle to the open file. Besides this value, such handles are
-/// held by a forked process, until it ends or runs another program, and on Linux by a [`Map`] of the file. So the lock is
-/// released explicitly: by [`Storage::unlock`] when the store is closed, and on drop. The drop compares process ids, because
-/// a forked process must not release the lock of its parent.
+/// The operating system would release the lock only with the last handle to the open file. A forked process also has such a
+/// handle, until it ends or runs a different program, and on Linux so does a [`Map`] of the file. So the lock is released
+/// explicitly: by [`Storage::unlock`] when the store is closed, and on drop. The drop compares process ids, because a forked
+/// process must not release the lock of its parent.
 #[derive(Debug)]
 pub(crate) struct FileStorage {
     /// The locked file.
     file: File,
+    /// The identity of the file, for comparison with the file that the path refers to later.
     identity: FileIdentity,
-    /// The path that was opened, absolute but with its symbolic links: what another process would open.
+    /// The path that was opened. It is absolute, but symbolic links are not resolved, so another process that opens it
+    /// follows them again.
     path: PathBuf,
-    /// The process that opened it.
+    /// The process that opened the file.
     process_id: u32,
+    /// The directory of the file.
     directory: Directory,
     /// Whether [`Storage::map`] may map the file.
     mmap: bool,
-    /// Overwriting bytes may need new space on the medium.
+    /// Whether overwriting bytes may need new space on the medium. False if that is unknown.
     copies_on_write: AtomicBool,
     /// Bytes below this offset were within the limit on file sizes when they were first written or reserved.
     within_limit: AtomicU64,
@@ -47,25 +50,25 @@ pub(crate) struct FileStorage {
 impl FileStorage {
     /// Opens the file at `path` for reading and writing, and locks it before reading any of it.
     ///
-    /// With `create`, a missing file is created, readable and writable by its owner only. An existing file is never
-    /// truncated. With `mmap`, [`Storage::map`] maps the file. Symbolic links are followed: [`Storage::sync_all`] syncs the
-    /// directory that holds the file and not the one that holds the link.
+    /// With `create`, a missing file is created; only its owner may read and write it. An existing file is never truncated.
+    /// With `mmap`, [`Storage::map`] maps the file. Symbolic links are followed: [`Storage::sync_all`] syncs the directory
+    /// that contains the file, not the one that contains the link.
     ///
     /// # Errors
     ///
-    /// See [`OpenError`]. Nothing but a regular file is opened: opening a pipe would wait for its other end, and opening a
-    /// device may have effects.
+    /// See [`OpenError`]. Only a regular file is opened: opening a pipe would wait for its other end, and opening a device
+    /// may have side effects.
     pub(crate) fn open(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
-        /// Attempts at a path that is replaced each time.
-        const TRIES: usize = 10;
-        for _ in 0..TRIES {
+        /// The maximum number of attempts, if the path refers to a different file each time.
+        const MAX_ATTEMPTS: usize = 10;
+        for _ in 0..MAX_ATTEMPTS {
             let storage = FileStorage::open_once(path, create, mmap)?;
-            // A file that was removed or replaced before it was locked would let another process open the path too.
+            // If the file was removed or replaced before it was locked, another process could open the path too.
             if storage.is_in_place().map_err(OpenError::during("inspect the file"))? {
                 return Ok(storage);
             }
         }
-        let source = io::Error::new(io::ErrorKind::NotFound, "its path leads to another file each time");
+        let source = io::Error::new(io::ErrorKind::NotFound, "its path refers to a different file each time");
         Err(OpenError::during("open the file")(source))
     }
 
@@ -80,7 +83,7 @@ impl FileStorage {
         }
 
         let file = open_or_create(&resolved.file, create)?;
-        // The path may have been replaced since the check above. The handle stays the same file.
+        // The path may have been replaced since the check above, so the opened file is checked too.
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
         lock(&file)?;
@@ -98,14 +101,14 @@ impl FileStorage {
         })
     }
 
-    /// Creates an empty file at `path`, for [`FileStorage::open`]. It is an error if the path exists.
+    /// Creates an empty file at `path`, for [`FileStorage::open`]. Fails if the path exists.
     pub(crate) fn create_new(path: &Path) -> Result<(), OpenError> {
         create_new(path)
     }
 
-    /// Refuses to grow the file beyond the process's limit on file sizes. The operating system would refuse it too, and by
-    /// default end the process with SIGXFSZ. Reading the limit is a system call, so it is read only for bytes that were
-    /// never used before.
+    /// Refuses to use bytes beyond the process's limit on file sizes. The operating system would refuse that too, but would
+    /// also send SIGXFSZ, which by default ends the process. Reading the limit is a system call, so it is read only for
+    /// bytes that were never used before.
     fn check_size_limit(&self, end: u64) -> io::Result<()> {
         if end <= self.within_limit.load(Ordering::Relaxed) {
             return Ok(());
@@ -141,7 +144,7 @@ impl Storage for FileStorage {
     fn set_len(&self, length: u64) -> io::Result<()> {
         self.check_size_limit(length)?;
         self.file.set_len(length)?;
-        // Bytes that are cut off and written again later are subject to the limit of that time.
+        // Bytes that are cut off now and written again later must be checked against the limit at that time.
         self.within_limit.fetch_min(length, Ordering::Relaxed);
         Ok(())
     }
@@ -155,11 +158,11 @@ impl Storage for FileStorage {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;
         let length = self.len()?;
-        // These calls move the file's cursor. Nothing else uses it: all reads and writes are positional.
+        // These calls move the file's cursor, which nothing else uses, because all reads and writes are positional.
         let start = match seek(&self.file, SeekFrom::Data(offset)) {
             Ok(start) => start,
             Err(Errno::NXIO) => return Ok(None),
-            // The file system does not support the call.
+            // The file system does not support the call, so there may be data from `offset` on.
             Err(_) => offset,
         };
         let end = seek(&self.file, SeekFrom::Hole(start)).map_or(length, |end| end.min(length));
@@ -181,19 +184,20 @@ impl Storage for FileStorage {
         use rustix::io::Errno;
         let flags = FallocateFlags::UNSHARE_RANGE | FallocateFlags::KEEP_SIZE;
         let mut at = 0;
-        // Only where the file has data: in a hole, the call would allocate blocks.
+        // Holes are skipped, because the call would allocate blocks for them.
         while let Some(run) = self.next_data(at)?.filter(|run| run.end > at) {
             match fallocate(&self.file, flags, run.start, run.end - run.start) {
                 Ok(()) => at = run.end,
-                // It may have been interrupted before it did anything, or after most of its work.
+                // The call is repeated. It may have been interrupted at the beginning or after most of its work.
                 Err(Errno::INTR) => {}
-                // XFS needs some free space even if nothing is shared. A full disk must not keep the store from opening.
+                // XFS needs some free space even if nothing is shared. A full disk must not prevent the store from being
+                // opened.
                 Err(Errno::NOSPC | Errno::DQUOT) => {
                     self.copies_on_write.store(true, Ordering::Relaxed);
                     return Ok(());
                 }
                 Err(Errno::IO) => return Err(Errno::IO.into()),
-                // The file system shares no blocks, or `prefer_in_place` has found out that it copies on write.
+                // The file system does not share blocks, or `prefer_in_place` has already found that it copies on write.
                 Err(_) => return Ok(()),
             }
         }
@@ -212,21 +216,21 @@ impl Storage for FileStorage {
         match fallocate(&self.file, FallocateFlags::empty(), offset, length) {
             Ok(()) => Ok(true),
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::FBIG)) => Err(error.into()),
-            // The file system or a sandbox does not support the call, or something else is wrong, which the zeroes that the
-            // caller writes instead run into. After an interruption the call may have undone its work, so a loop that
-            // repeats it need not end.
+            // The file system or a sandbox does not support the call. If something else is wrong, the zeroes that the caller
+            // writes instead fail too. An interrupted call is not repeated either: it may have undone its work, so the loop
+            // might never end.
             Err(_) => Ok(false),
         }
     }
 
-    // On Apple systems the standard library syncs with F_FULLFSYNC, here and below. A plain fsync would not flush the
+    // On Apple systems, the standard library uses F_FULLFSYNC for both kinds of sync. A plain fsync would not flush the
     // drive's cache.
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
-    // The file first: an entry that survives a crash must not lead to a file that did not. A file system that cannot sync a
-    // directory is an error, because nothing else makes the entry durable.
+    // The file is synced first, so that after a crash the entry cannot refer to a file that did not survive. It is an error
+    // if the file system cannot sync a directory, because nothing else makes the entry durable.
     fn sync_all(&self) -> io::Result<()> {
         self.file.sync_all()?;
         self.directory.sync(&self.file)
@@ -243,12 +247,12 @@ impl Storage for FileStorage {
     }
 
     fn unlock(&self) {
-        // It can fail only for a handle that is not a file's.
+        // Unlocking can fail only for a handle that does not refer to a file.
         let _ = self.file.unlock();
     }
 
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>> {
-        // OpenBSD keeps mapped pages apart from writes through the file, so a map would miss new records.
+        // On OpenBSD, mapped pages do not show what is written through the file, so a map would miss new records.
         if !self.mmap || cfg!(target_os = "openbsd") {
             return Ok(None);
         }
@@ -256,7 +260,7 @@ impl Storage for FileStorage {
     }
 }
 
-/// Identifies a file whatever its name: two files that exist at the same time differ.
+/// The identity of a file, independent of its name. Two files that exist at the same time have different identities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct FileIdentity {
     device: u64,
@@ -269,19 +273,19 @@ impl FileIdentity {
     }
 }
 
-/// Marks an empty file "no copy on write" where the file system knows that mark. Returns whether overwriting bytes copies
-/// them all the same, as far as is known.
+/// Marks an empty file "no copy on write" if the file system supports that mark. Returns whether the file system is known to
+/// copy overwritten bytes all the same.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn prefer_in_place(file: &File, is_empty: bool) -> bool {
-    use super::overwriting::{copies_on_write, knows_nocow};
+    use super::overwriting::{copies_on_write, may_support_nocow};
     use rustix::fs::{IFlags, fstatfs, ioctl_getflags, ioctl_setflags};
     let Ok(status) = fstatfs(file) else { return false };
-    // Width and sign of the field differ between architectures; magic numbers have 32 bits.
+    // The width and the sign of the field differ between architectures, but magic numbers have 32 bits.
     #[expect(clippy::cast_possible_truncation, reason = "magic numbers have 32 bits")]
     let file_system = status.f_type as u32;
     let flags = || ioctl_getflags(file).unwrap_or(IFlags::empty());
-    if is_empty && knows_nocow(file_system) {
-        // A refusal leaves the flags as they were. They are read back below.
+    if is_empty && may_support_nocow(file_system) {
+        // If this is refused, the flags stay as they were. They are read back below.
         let _ = ioctl_setflags(file, flags() | IFlags::NOCOW);
     }
     copies_on_write(file_system, flags().contains(IFlags::NOCOW))
@@ -292,7 +296,7 @@ fn prefer_in_place(_file: &File, _is_empty: bool) -> bool {
     false
 }
 
-/// The process's limit on the length of a file, in bytes. None: no limit, or it cannot be read.
+/// Returns the process's limit on the length of a file, in bytes. None if there is no limit, or it cannot be read.
 pub(crate) fn file_size_limit() -> Option<u64> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
@@ -321,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn written_bytes_are_there_after_reopening() {
+    fn written_bytes_survive_reopening() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         assert_eq!(storage.len().unwrap(), 0);
@@ -338,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_open_in_one_process_is_locked_and_changes_nothing() {
+    fn a_second_open_in_the_same_process_is_refused() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         write_all_at(&storage, b"mine", 0).unwrap();
@@ -356,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_holds_through_symbolic_and_hard_links() {
+    fn the_lock_applies_to_symbolic_and_hard_links() {
         let (directory, path) = in_new_directory("store.once");
         let _storage = FileStorage::open(&path, true, true).unwrap();
         let symbolic = directory.path().join("symbolic");
@@ -376,7 +380,11 @@ mod tests {
         let storage = FileStorage::open(&path, true, true).unwrap();
         write_all_at(&storage, &[7; 4_096], 0).unwrap();
         if !storage.reserve(4_096, LENGTH).unwrap() {
-            assert_eq!(storage.len().unwrap(), 4_096, "a file system that cannot reserve changes nothing");
+            assert_eq!(
+                storage.len().unwrap(),
+                4_096,
+                "a file system that cannot reserve must change nothing"
+            );
             return;
         }
         assert_eq!(storage.len().unwrap(), 4_096 + LENGTH);
@@ -391,7 +399,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_map_does_not_hold_the_lock() {
+    fn a_map_does_not_keep_the_lock() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         storage.set_len(4096).unwrap();
@@ -405,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_in_place_while_its_path_leads_to_it() {
+    fn the_file_is_in_place_while_its_path_refers_to_it() {
         let (directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         assert!(storage.is_in_place().unwrap());
@@ -418,11 +426,11 @@ mod tests {
         assert!(storage.is_in_place().unwrap());
         fs::remove_file(&path).unwrap();
         symlink(&path, &path).unwrap();
-        assert!(storage.is_in_place().is_err(), "a cycle of links leads nowhere");
+        assert!(storage.is_in_place().is_err(), "a cycle of links must be an error");
     }
 
     #[test]
-    fn opening_waits_for_a_lock_that_is_held_briefly() {
+    fn open_waits_for_a_briefly_held_lock() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, true).unwrap();
         let (ready, wait_for_ready) = std::sync::mpsc::channel();
@@ -454,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_file_is_created_on_request_only() {
+    fn a_missing_file_is_created_only_on_request() {
         let (directory, path) = in_new_directory("store.once");
         assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::NotFound)));
         assert!(!path.exists());
@@ -464,7 +472,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_directory_is_named_when_creating_a_file() {
+    fn the_error_for_a_missing_directory_mentions_the_directory() {
         let (directory, _) = in_new_directory("store.once");
         let error = FileStorage::open(&directory.path().join("missing/store.once"), true, true).unwrap_err();
         let OpenError::Io { operation, source } = error else { panic!("{error:?}") };
@@ -483,8 +491,8 @@ mod tests {
                 );
             }
         }
-        let meant_as_a_directory = path.join("");
-        assert!(matches!(FileStorage::open(&meant_as_a_directory, true, true), Err(OpenError::Directory)));
+        let with_trailing_slash = path.join("");
+        assert!(matches!(FileStorage::open(&with_trailing_slash, true, true), Err(OpenError::Directory)));
         assert!(!path.exists());
     }
 
@@ -512,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dangling_symbolic_link_is_refused_and_its_target_not_created() {
+    fn the_target_of_a_dangling_link_is_not_created() {
         let (directory, path) = in_new_directory("link");
         let target = directory.path().join("target");
         symlink(&target, &path).unwrap();
@@ -522,7 +530,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_mapped_on_request_only() {
+    fn the_file_is_mapped_only_on_request() {
         let (_directory, path) = in_new_directory("store.once");
         let storage = FileStorage::open(&path, true, false).unwrap();
         storage.set_len(4096).unwrap();

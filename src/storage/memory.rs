@@ -1,4 +1,4 @@
-//! A storage in memory.
+//! A storage in memory, for stores without a file and for tests.
 
 use super::Storage;
 use crate::map::Map;
@@ -11,26 +11,26 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// A storage in memory, for `Store::in_memory()` and for tests.
 ///
-/// Its bytes are gone when it is dropped, and a sync does nothing. It is never mapped: a reader would have to hold the lock
-/// for as long as it holds the map.
+/// Its bytes are lost when it is dropped, and a sync does nothing. It is never mapped, because a reader would have to keep
+/// the lock for as long as it has the map.
 #[derive(Default)]
 pub(crate) struct MemoryStorage {
-    /// One lock for all bytes. A write copies one frame at most, so no thread waits long.
+    /// A single lock protects all bytes. A write copies at most one frame, so no thread waits long.
     contents: RwLock<Contents>,
 }
 
 /// The bytes of a [`MemoryStorage`].
 #[derive(Default)]
 struct Contents {
-    /// Exactly the chunks that `length` needs. Bytes of the last chunk beyond `length` are zero, so that growing has
-    /// nothing to clear.
+    /// Exactly as many chunks as `length` needs. The bytes beyond `length` in the last chunk are zero, so that growing need
+    /// not clear them.
     chunks: Vec<Box<[u8]>>,
     /// The length in bytes.
     length: usize,
 }
 
 impl Contents {
-    /// See [`Storage::set_len`].
+    /// Changes the length; see [`Storage::set_len`].
     fn resize(&mut self, length: usize) -> io::Result<()> {
         let chunk_count = length.div_ceil(CHUNK_BYTES);
         if let Some(missing) = chunk_count.checked_sub(self.chunks.len()) {
@@ -50,7 +50,7 @@ impl Contents {
 }
 
 impl MemoryStorage {
-    /// An empty storage.
+    /// Creates an empty storage.
     pub(crate) fn new() -> MemoryStorage {
         MemoryStorage::default()
     }
@@ -68,7 +68,7 @@ impl Storage for MemoryStorage {
 
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let contents = self.contents.read();
-        // An offset beyond the address space lies behind the end, where a file reads nothing either.
+        // An offset beyond the address space is beyond the end, so nothing is read, as from a file.
         let offset = usize::try_from(offset).unwrap_or(usize::MAX);
         let length = buffer.len().min(contents.length.saturating_sub(offset));
         let mut done = 0;
@@ -119,13 +119,13 @@ impl Storage for MemoryStorage {
 
 impl fmt::Debug for MemoryStorage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Never waits: the thread that prints this may hold the lock, or be diagnosing a deadlock.
+        // This must not wait for the lock: the thread that prints this may have locked it, or may be diagnosing a deadlock.
         let length = self.contents.try_read().map(|contents| contents.length);
         formatter.debug_struct("MemoryStorage").field("len", &length).finish_non_exhaustive()
     }
 }
 
-/// The error that corresponds to a full disk.
+/// Returns the error that corresponds to a full disk.
 fn out_of_memory() -> io::Error {
     io::ErrorKind::OutOfMemory.into()
 }
@@ -140,6 +140,7 @@ mod tests {
     struct Numbers(u64);
 
     impl Numbers {
+        /// Returns a number below `bound`.
         fn below(&mut self, bound: usize) -> usize {
             self.0 ^= self.0 << 13;
             self.0 ^= self.0 >> 7;
@@ -150,7 +151,7 @@ mod tests {
 
     #[test]
     fn the_storage_behaves_like_a_vector_of_bytes() {
-        const LARGEST_BYTES: usize = 5 * CHUNK_BYTES;
+        const MAX_OFFSET: usize = 5 * CHUNK_BYTES;
         for seed in 1..=16_u64 {
             let mut numbers = Numbers(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             let storage = MemoryStorage::new();
@@ -159,7 +160,7 @@ mod tests {
                 let offset = if numbers.below(3) == 0 {
                     numbers.below(6) * CHUNK_BYTES
                 } else {
-                    numbers.below(LARGEST_BYTES)
+                    numbers.below(MAX_OFFSET)
                 };
                 let length_bound = if numbers.below(4) == 0 { 2 * CHUNK_BYTES } else { 100 };
                 let length = numbers.below(length_bound);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_memory_is_an_error_and_not_a_panic() {
+    fn a_length_beyond_memory_is_an_error() {
         let storage = MemoryStorage::new();
         assert_eq!(storage.set_len(u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         assert_eq!(storage.write_at(b"xy", u64::MAX).unwrap_err().kind(), io::ErrorKind::OutOfMemory);

@@ -1,16 +1,16 @@
-//! The interface between the log and the medium that holds it.
+//! The interface between the log and the medium on which it is stored.
 //!
-//! All modules above access the medium through a [`Storage`] only, so that tests can replace the file by a medium that
+//! All other modules access the medium only through a [`Storage`], so that tests can replace the file with a medium that
 //! loses power, fills up or fails. The trait promises no more than a file does: reads and writes may be short or
-//! interrupted. The functions of this module complete or repeat them, once for all storages, and either do everything or
-//! return an error.
+//! interrupted. The functions of this module continue or repeat them for every storage, so a caller either gets the whole
+//! operation done or an error.
 //!
-//! The assumptions about the medium, beyond which nothing is assumed:
+//! These are the only assumptions about the medium:
 //!
-//! - A sync that reports success is true.
-//! - A sector (512 bytes) that holds synced bytes and is written again holds the old bytes or the new ones after a crash
-//!   (powersafe overwrite, as SQLite and redb assume).
-//! - Anything else that was not synced may be lost, kept or garbage, in any order.
+//! - If a sync reports success, everything that was written before it is durable.
+//! - If a sector (512 bytes) with synced bytes is overwritten, it contains either the old bytes or the new ones after a
+//!   crash (powersafe overwrite, as SQLite and redb assume).
+//! - Any other bytes that were not synced may be lost, kept or garbage, in any order.
 
 #[cfg(any(target_os = "linux", target_os = "android"))]
 mod overwriting;
@@ -28,99 +28,109 @@ use std::ops::Range;
 
 use crate::map::Map;
 
-/// A resizable array of bytes that can be made durable: the file, or a replacement for it.
+/// A resizable array of bytes that can be made durable: the file, or a replacement.
 ///
-/// All methods take `&self`, so that readers do not wait for the commit leader's write. A caller must not read or write
-/// bytes while another thread writes them: the storage stays memory-safe then, but the bytes are unspecified.
+/// All methods take `&self`, so that readers do not wait while the commit leader writes. A caller must not read or write
+/// bytes while another thread is writing them. Doing so is memory-safe, but the bytes are unspecified.
 ///
 /// The [module documentation](self) lists what is assumed of the medium.
 pub(crate) trait Storage: Send + Sync + Debug {
-    /// The length in bytes.
+    /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
 
     /// Cuts the storage to `length` bytes, or extends it with bytes that read as zero.
     ///
-    /// Extending reserves no space on the medium: a later write into it may find the disk full. [`Storage::reserve`] and
-    /// [`write_zeroes_at`] reserve space.
+    /// Extending reserves no space on the medium, so a later write to the new bytes may find the disk full. Use
+    /// [`Storage::reserve`] or [`write_zeroes_at`] to reserve space.
     fn set_len(&self, length: u64) -> io::Result<()>;
 
-    /// Reads at `offset`, possibly less than `buffer` holds. Returns the number of bytes read; 0 at or behind the end. See
-    /// [`read_exact_at`].
+    /// Reads at `offset`, possibly fewer bytes than fit into `buffer`. Returns the number of bytes read, which is 0 at or
+    /// beyond the end. See [`read_exact_at`].
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// The first run of bytes at or behind `offset` that may be other than zero. None: only zeroes follow, or nothing. A
-    /// storage that does not track holes returns everything from `offset` on.
+    /// Returns the first range at or after `offset` in which bytes may be other than zero. None if only zeroes follow, or
+    /// nothing. A storage that does not track holes returns everything from `offset` on.
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         let length = self.len()?;
         Ok((offset < length).then_some(offset..length))
     }
 
-    /// Writes at `offset`, possibly less than `bytes`. Returns the number of bytes written. Writing past the end extends
-    /// the storage; a gap before `offset` reads as zero. See [`write_all_at`].
+    /// Writes at `offset`, possibly only the first part of `bytes`. Returns the number of bytes written. Writing past the
+    /// end extends the storage, and a gap before `offset` reads as zero. See [`write_all_at`].
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Reserves space on the medium for `length` bytes at `offset` without writing them, so that writing them does not find
-    /// the disk full. Extends the storage if it ends before them. Existing bytes stay, new ones read as zero.
+    /// Reserves space on the medium for `length` bytes at `offset` without writing them, so that a later write does not find
+    /// the disk full. Extends the storage if these bytes lie beyond its end. Existing bytes stay; new ones read as zero.
     ///
-    /// Returns `false` if this storage cannot reserve space. Then, and after an error, it may be longer than before.
+    /// Returns `false` if this storage cannot reserve space. The storage may have become longer in that case, and after an
+    /// error.
     ///
-    /// A copy-on-write file system may report success and be full all the same; see [`Storage::copies_on_write`].
+    /// On a copy-on-write file system, a later write may find the disk full although this reported success; see
+    /// [`Storage::copies_on_write`].
     fn reserve(&self, _offset: u64, _length: u64) -> io::Result<bool> {
         Ok(false)
     }
 
-    /// Replaces blocks that a copy of the file shares by blocks of its own, because overwriting a shared block needs new
-    /// space. If the disk is too full for that, [`Storage::copies_on_write`] is true afterwards.
+    /// Gives the file its own copy of each block that it shares with another file, because overwriting a shared block needs
+    /// new space. If the disk is too full for that, [`Storage::copies_on_write`] is true afterwards.
     fn unshare(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Whether overwriting bytes may need new space on the medium, as far as is known.
+    /// Whether overwriting bytes may need new space on the medium. False if that is unknown.
     fn copies_on_write(&self) -> bool {
         false
     }
 
-    /// The limit of the process on the length of the storage, in bytes; None: no limit. It may change between calls. A write
-    /// beyond it is an error and writes nothing.
+    /// Returns the process's limit on the length of the storage, in bytes, or None if there is no limit. The limit may
+    /// change between calls. A write beyond it returns an error and writes nothing.
     fn size_limit(&self) -> Option<u64> {
         None
     }
 
-    /// Makes the data durable, and the metadata needed to read it back (fdatasync).
+    /// Makes the data durable, and the metadata that is needed to read it back (fdatasync).
     ///
-    /// After any failure but an interruption it is unknown which bytes are durable. Never retry: a second call may report
-    /// success for data that is lost. See [`sync_data`].
+    /// After any failure except an interruption, it is unknown which bytes are durable. Callers must not retry, because a
+    /// second call may report success for data that is lost. See [`sync_data`].
     fn sync_data(&self) -> io::Result<()>;
 
     /// Makes data and all metadata durable, then the file's entry in its directory.
     ///
-    /// A failure means the same as one of [`Storage::sync_data`]. See [`sync_all`].
+    /// Callers must not retry this either after a failure, as with [`Storage::sync_data`]. See [`sync_all`].
     fn sync_all(&self) -> io::Result<()>;
 
-    /// Whether the path by which the file was opened still leads to it, and not to another file or to none. It is an error
-    /// if the operating system cannot tell. A storage without a path is always in place.
+    /// Whether the path by which the file was opened still refers to that file, rather than to a different file or to none.
+    /// A storage without a path is always in place.
+    ///
+    /// # Errors
+    ///
+    /// The operating system cannot resolve the path.
     fn is_in_place(&self) -> io::Result<bool> {
         Ok(true)
     }
 
-    /// Releases the lock, so that the file can be opened again even while maps or forked processes still refer to it. The
-    /// caller must not read or write afterwards.
+    /// Releases the lock on the file, so that it can be opened again even while maps or forked processes still refer to it.
+    /// The caller must not read or write afterwards.
     fn unlock(&self) {}
 
-    /// Maps `length` bytes at `offset` into memory. `None` if this storage is read with [`Storage::read_at`] only.
+    /// Maps `length` bytes at `offset` into memory. Returns `None` if this storage can be read only with
+    /// [`Storage::read_at`].
     fn map(&self, offset: u64, length: usize) -> io::Result<Option<Map>>;
 }
 
-/// The length of a piece that [`write_zeroes_at`] writes at once: large enough for few system calls. A file system may cache
-/// a piece that begins at a multiple of its length as one unit, which also makes the following sync cheaper.
+/// The number of bytes that [`write_zeroes_at`] writes at a time: enough to need few system calls. A file system may cache
+/// a piece that begins at a multiple of its length as one unit, which also makes the next sync cheaper.
 pub(crate) const ZEROES_BYTES: usize = 256 * 1024;
 
-/// The source of [`write_zeroes_at`]. Read-only, so it takes no memory until it is used.
+/// The bytes that [`write_zeroes_at`] writes. They are read-only, so they take no memory until they are used.
 static ZEROES: [u8; ZEROES_BYTES] = [0; ZEROES_BYTES];
 
 /// Fills `buffer` from `offset`, continuing after interruptions and short reads.
 ///
-/// A range that ends beyond the storage is [`io::ErrorKind::UnexpectedEof`]; the content of `buffer` is then unspecified.
+/// # Errors
+///
+/// [`io::ErrorKind::UnexpectedEof`] if the range ends beyond the storage. The content of `buffer` is unspecified after an
+/// error.
 pub(crate) fn read_exact_at(storage: &dyn Storage, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
     while !buffer.is_empty() {
         let read = uninterrupted(|| storage.read_at(buffer, offset))?;
@@ -133,8 +143,8 @@ pub(crate) fn read_exact_at(storage: &dyn Storage, mut buffer: &mut [u8], mut of
     Ok(())
 }
 
-/// Reads `length` bytes from `offset` on. Holes are not read, and memory for them is not touched, so the cost is in
-/// proportion to the data that the storage holds.
+/// Reads `length` bytes from `offset` on. Holes are not read, and memory for them is not touched, so the cost is
+/// proportional to the data in the range.
 pub(crate) fn read_held_at(storage: &dyn Storage, length: usize, offset: u64) -> io::Result<Vec<u8>> {
     let end = advance(offset, length)?;
     if end > storage.len()? {
@@ -148,8 +158,8 @@ pub(crate) fn read_held_at(storage: &dyn Storage, length: usize, offset: u64) ->
             _ => break,
         };
         let within = |at: u64| usize::try_from(at - offset).unwrap_or(usize::MAX);
-        let held = bytes.get_mut(within(run.start)..within(run.end)).ok_or_else(wrong_count)?;
-        read_exact_at(storage, held, run.start)?;
+        let data = bytes.get_mut(within(run.start)..within(run.end)).ok_or_else(wrong_count)?;
+        read_exact_at(storage, data, run.start)?;
         at = run.end;
     }
     Ok(bytes)
@@ -157,7 +167,9 @@ pub(crate) fn read_held_at(storage: &dyn Storage, length: usize, offset: u64) ->
 
 /// Writes all of `bytes` at `offset`, continuing after interruptions and short writes.
 ///
-/// A write that accepts no bytes is [`io::ErrorKind::WriteZero`]. After any error it is unknown how much was written.
+/// # Errors
+///
+/// [`io::ErrorKind::WriteZero`] if the storage accepts no more bytes. After any error, it is unknown how much was written.
 pub(crate) fn write_all_at(storage: &dyn Storage, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
     while !bytes.is_empty() {
         let written = uninterrupted(|| storage.write_at(bytes, offset))?;
@@ -172,8 +184,8 @@ pub(crate) fn write_all_at(storage: &dyn Storage, mut bytes: &[u8], mut offset: 
 
 /// Writes zeroes over `length` bytes at `offset`, in pieces.
 ///
-/// Written zeroes instead of a hole: the file system allocates the space now, when a full disk does no harm yet, and a
-/// later write into the range changes no metadata that its sync would have to wait for.
+/// Unlike a hole, written zeroes make the file system allocate the space now, when a full disk does no harm yet. A later
+/// write to the range then changes no metadata, which its sync would have to wait for.
 pub(crate) fn write_zeroes_at(storage: &dyn Storage, mut offset: u64, length: u64) -> io::Result<()> {
     let end = offset.checked_add(length).ok_or_else(beyond_all_offsets)?;
     while offset < end {
@@ -186,20 +198,20 @@ pub(crate) fn write_zeroes_at(storage: &dyn Storage, mut offset: u64, length: u6
     Ok(())
 }
 
-/// Makes the data durable. Retries after an interruption only.
+/// Makes the data durable. Retries only after an interruption.
 ///
-/// Any other failure is final. The operating system may mark the pages that it failed to write as clean, so that a second
+/// Any other failure is final: the operating system may mark the pages that it could not write as clean, so that a second
 /// sync succeeds although the data is lost.
 pub(crate) fn sync_data(storage: &dyn Storage) -> io::Result<()> {
     uninterrupted(|| storage.sync_data())
 }
 
-/// Makes data, metadata and directory entry durable. Retries after an interruption only; see [`sync_data`].
+/// Makes data, metadata and directory entry durable. Retries only after an interruption; see [`sync_data`].
 pub(crate) fn sync_all(storage: &dyn Storage) -> io::Result<()> {
     uninterrupted(|| storage.sync_all())
 }
 
-/// Changes the length. Retries after an interruption only.
+/// Changes the length. Retries only after an interruption.
 pub(crate) fn set_len(storage: &dyn Storage, length: u64) -> io::Result<()> {
     uninterrupted(|| storage.set_len(length))
 }
@@ -214,17 +226,17 @@ fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// `offset + bytes`.
+/// Returns `offset + bytes`, or an error on overflow.
 fn advance(offset: u64, bytes: usize) -> io::Result<u64> {
     u64::try_from(bytes).ok().and_then(|bytes| offset.checked_add(bytes)).ok_or_else(beyond_all_offsets)
 }
 
-/// The error for a range that ends beyond the largest offset.
+/// Returns the error for a range that ends beyond the largest offset.
 fn beyond_all_offsets() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, "the range ends beyond the largest offset")
 }
 
-/// The error for a storage that returns a wrong count. Slicing by that count would panic in the commit leader.
+/// Returns the error for a storage that reports an impossible count. Slicing by that count would panic in the commit leader.
 fn wrong_count() -> io::Error {
     io::Error::other("the storage reports to have moved more bytes than requested")
 }
@@ -237,24 +249,30 @@ mod tests {
     use parking_lot::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    /// Interrupts every second call, moves at most three bytes in the others, and fails syncs with the given errors.
+    /// A storage that interrupts every second read or write, moves at most three bytes in the others, and fails syncs with
+    /// the given errors.
     #[derive(Debug, Default)]
     struct Reluctant {
         inner: MemoryStorage,
+        /// The number of reads and writes so far.
         calls: AtomicUsize,
+        /// The offset and the length of each write.
         writes: Mutex<Vec<(u64, usize)>>,
-        generous: bool,
+        /// Whether a call may move more than three bytes.
+        moves_all: bool,
         accepts_nothing: bool,
+        /// The number of syncs so far.
         syncs: AtomicUsize,
+        /// The errors of the next syncs, last one first.
         sync_errors: Mutex<Vec<io::Error>>,
     }
 
     impl Reluctant {
-        fn piece_bytes(&self, asked_bytes: usize) -> io::Result<usize> {
+        fn piece_bytes(&self, requested_bytes: usize) -> io::Result<usize> {
             if self.calls.fetch_add(1, Ordering::Relaxed).is_multiple_of(2) {
                 return Err(io::ErrorKind::Interrupted.into());
             }
-            Ok(if self.generous { asked_bytes } else { asked_bytes.min(3) })
+            Ok(if self.moves_all { requested_bytes } else { requested_bytes.min(3) })
         }
 
         fn sync(&self) -> io::Result<()> {
@@ -299,7 +317,7 @@ mod tests {
         }
     }
 
-    /// Reports one byte more than was requested.
+    /// A storage that reports one byte more than was requested.
     #[derive(Debug)]
     struct Boastful;
 
@@ -361,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_count_is_an_error_and_not_a_panic() {
+    fn a_wrong_count_is_an_error() {
         assert!(write_all_at(&Boastful, b"abc", 0).is_err());
         assert!(read_exact_at(&Boastful, &mut [0; 3], 0).is_err());
     }
@@ -378,7 +396,7 @@ mod tests {
 
     #[test]
     fn zeroes_cover_exactly_the_range_in_aligned_pieces() {
-        let storage = Reluctant { generous: true, ..Reluctant::default() };
+        let storage = Reluctant { moves_all: true, ..Reluctant::default() };
         let length = ZEROES_BYTES * 2 + 3;
         write_all_at(&storage, &vec![0xff; length + 2], 0).unwrap();
         storage.writes.lock().clear();
@@ -414,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_failed_sync_is_never_retried() {
-        /// EIO, which has no `ErrorKind`. The number is the same on every unix.
+        /// The number of EIO, which has no `ErrorKind`. It is the same on every unix.
         const INPUT_OUTPUT_ERROR: i32 = 5;
         for sync in [sync_data, sync_all] {
             let storage = Reluctant::default();

@@ -1,4 +1,4 @@
-//! Finding, creating, opening and locking the file. Used by [`FileStorage::open`](super::FileStorage::open) only.
+//! Finds, creates, opens and locks the file. Only [`FileStorage`](super::FileStorage) uses this module.
 
 use std::fs::{self, File, FileType, OpenOptions, Permissions, TryLockError};
 use std::io;
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-/// Mode of a new file. Only the owner may read it: keys and results can be confidential.
+/// The mode of a new file. Only its owner may read it, because keys and results can be confidential.
 pub(super) const MODE: u32 = 0o600;
 
-/// Pauses before each further attempt to take the lock, about 50 ms together; see [`lock`].
+/// The pauses between attempts to take the lock, 47 ms in total; see [`lock`].
 const LOCK_PAUSES_MILLIS: [u64; 6] = [1, 2, 4, 8, 16, 16];
 
 /// Why a file could not be opened as a storage.
@@ -19,40 +19,41 @@ const LOCK_PAUSES_MILLIS: [u64; 6] = [1, 2, 4, 8, 16, 16];
 pub(crate) enum OpenError {
     /// Another store, in this process or another one, has the file open.
     Locked,
-    /// The path names a directory.
+    /// The path refers to a directory.
     Directory,
-    /// The path names something that is neither a regular file nor a directory: a pipe, a device, a socket.
+    /// The path refers to something that is neither a regular file nor a directory: a pipe, a device, a socket.
     NotRegular,
     /// There is no such file, and creating one was not requested.
     NotFound,
     /// A system call failed.
     Io {
-        /// The attempted operation, to follow "could not": "open the file".
+        /// The attempted operation, in words that can follow "could not", such as "open the file".
         operation: &'static str,
+        /// The error that the call returned.
         source: io::Error,
     },
 }
 
 impl OpenError {
-    /// For `map_err`: makes an [`OpenError::Io`] of an error during `operation`.
+    /// Returns a function for `map_err`, which turns an error during `operation` into an [`OpenError::Io`].
     pub(super) fn during(operation: &'static str) -> impl FnOnce(io::Error) -> OpenError {
         move |source| OpenError::Io { operation, source }
     }
 }
 
-/// The absolute path of a file, which need not exist, and of its directory.
+/// The absolute paths of a file, which need not exist, and of its directory.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ResolvedPath {
-    /// Free of symbolic links, unless the file is itself a link to nothing.
+    /// The path of the file. It contains no symbolic links, unless the file itself is a dangling link.
     pub(super) file: PathBuf,
-    /// The directory that holds the file's entry.
+    /// The directory that contains the file's entry.
     pub(super) directory: PathBuf,
 }
 
 impl ResolvedPath {
-    /// Resolves `path`. The file need not exist, its directory must.
+    /// Resolves `path`. The file need not exist, but its directory must.
     pub(super) fn resolve(path: &Path, create: bool) -> Result<ResolvedPath, OpenError> {
-        // `Path` ignores a trailing slash. A file would be created where the caller meant a directory.
+        // A path with a trailing slash means a directory. `Path` ignores the slash, so a file would be created.
         if path.as_os_str().as_bytes().ends_with(b"/") {
             return Err(OpenError::Directory);
         }
@@ -77,18 +78,20 @@ impl ResolvedPath {
     }
 }
 
-/// The directory of the file, for making the file's entry in it durable.
+/// The directory of the file. Syncing it makes the file's entry durable.
 #[derive(Debug)]
 pub(super) enum Directory {
-    /// A handle instead of a path: the process may change its working directory, and the directory may be renamed.
+    /// A handle to the directory. A path would not do, because the process may change its working directory, and the
+    /// directory may be renamed.
     Open(File),
-    /// The process may search the directory but not read it, so it cannot open it. A sync of the whole file system
-    /// through the file's handle covers the entry too, and takes longer.
+    /// The process may search the directory but not read it, so it cannot open it. Instead, the whole file system is
+    /// synced through the file's handle, which includes the entry but takes longer.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     Unreadable,
 }
 
 impl Directory {
+    /// Opens the directory at `path`.
     pub(super) fn open(path: &Path) -> Result<Directory, OpenError> {
         match File::open(path) {
             Ok(directory) => Ok(Directory::Open(directory)),
@@ -110,7 +113,7 @@ impl Directory {
     }
 }
 
-/// Creates an empty file at `path`, where none may exist.
+/// Creates an empty file at `path`. Fails if the path exists.
 pub(super) fn create_new(path: &Path) -> Result<(), OpenError> {
     let resolved = ResolvedPath::resolve(path, true)?;
     let created = OpenOptions::new().write(true).create_new(true).mode(MODE).open(resolved.file);
@@ -134,9 +137,9 @@ pub(super) fn open_or_create(file: &Path, create: bool) -> Result<File, OpenErro
     match options.open(file) {
         Ok(file) => Ok(file),
         Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
-            // It existed a moment ago, or it is a symbolic link to nothing. Creating the target of a link is not
-            // creating this file.
-            let reason = "it is a symbolic link to nothing, or was removed at this moment";
+            // The file existed a moment ago, or the path is a dangling symbolic link. The target of such a link is not
+            // created, because it would be a different file.
+            let reason = "it is a dangling symbolic link, or was removed at this moment";
             Err(OpenError::during("create the file")(io::Error::new(io::ErrorKind::AlreadyExists, reason)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotFound),
@@ -145,8 +148,8 @@ pub(super) fn open_or_create(file: &Path, create: bool) -> Result<File, OpenErro
     }
 }
 
-/// Gives the owner of a new file the permissions that the umask removed. Without them the owner could not open the file
-/// again.
+/// Restores the owner's permissions on a new file if the umask removed any. Without them, the owner could not open the
+/// file again.
 fn permit_owner(file: &File) -> io::Result<()> {
     let permissions = file.metadata()?.permissions();
     if permissions.mode() & MODE == MODE {
@@ -166,10 +169,10 @@ pub(super) fn require_regular(file_type: FileType) -> Result<(), OpenError> {
     }
 }
 
-/// Takes the exclusive lock, and tries again for about 50 ms while it is held.
+/// Takes the exclusive lock. If the lock is not free, tries again for about 50 ms.
 ///
-/// When a thread of this process starts a program, the child has a copy of every handle until it runs that program. A
-/// store that is closed and opened again in that moment finds its own lock still held.
+/// When a thread of this process starts a program, the child process has a copy of every handle until it runs that
+/// program. If a store is closed and opened again during that time, its lock may not be free yet.
 pub(super) fn lock(file: &File) -> Result<(), OpenError> {
     let mut pauses = LOCK_PAUSES_MILLIS.into_iter();
     loop {
