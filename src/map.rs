@@ -1,7 +1,9 @@
-//! Mapped memory: [`Map`], a read-only view of a range of the file; [`Words`], anonymous memory; [`ForkMark`], a page that
-//! the kernel zeroes in a forked child; and [`threads_with_room`].
+//! Mapped memory.
 //!
-//! `storage` and `log` use `Map`, `index` uses `Words`, `engine` uses `ForkMark` and `recover` uses `threads_with_room`.
+//! - [`Map`] is a read-only view of a range of the file. `storage` and `log` use it.
+//! - [`Words`] is anonymous memory. `index` uses it.
+//! - [`ForkMark`] is a page that the kernel zeroes in a forked child. `engine` uses it.
+//! - [`threads_that_fit`] estimates for how many threads there is memory. `recover` uses it.
 //!
 //! The crate has unsafe code only here and in `log/reader.rs`. This module proves that mapped memory is valid and in
 //! bounds. `log/reader.rs` is the only caller of [`Map::read`] and proves that nothing writes to the bytes meanwhile.
@@ -28,14 +30,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The requested bytes must also lie within the current length of the file. A map may extend beyond the end of the file,
 /// and shows the file once it has grown, but reading beyond the end raises SIGBUS.
 ///
-/// A write through the file is visible in the map once it has returned, because both are views of the same page cache.
+/// Once a write through the file has returned, it is visible in the map, because both are views of the same page cache.
 ///
 /// # Hazards
 ///
 /// If another program truncates the file, or the disk cannot read a page, reading raises SIGBUS, which by default ends
 /// the process. If another program overwrites the file, the bytes of a slice may change, which is undefined behaviour. The
-/// lock on the file keeps out other stores; nothing keeps out other programs. `Options::mmap(false)` reads through the
-/// file instead, and gets errors in place of signals.
+/// lock on the file keeps out other stores, but nothing keeps out other programs. With `Options::mmap(false)`, the store
+/// reads through the file instead and gets errors in place of signals.
 ///
 /// # Lifetime
 ///
@@ -55,7 +57,7 @@ impl Map {
     /// or a file system that does not support mappings.
     pub(crate) fn new(file: &File, offset: u64, length: usize) -> io::Result<Map> {
         // memmap2 casts the offset to a signed number, and the unsafe code below depends on the bound of the length. Both
-        // are checked here, to depend on no version of memmap2 and no operating system for it.
+        // are checked here, so that this does not depend on a version of memmap2 or on the operating system.
         let mappable = isize::try_from(length).is_ok()
             && u64::try_from(length)
                 .ok()
@@ -67,32 +69,33 @@ impl Map {
 
         let memory = MmapOptions::new().offset(offset).len(length).map_raw_read_only(file)?;
 
-        // Successive lookups read unrelated places, so read-ahead would fetch many pages for each one needed and evict as
-        // many others. Sequential readers (recovery, reclaiming, verification) use `read_at`, which this does not affect.
-        // An error is ignored, because this is only a hint.
+        // Successive lookups read unrelated places, so read-ahead would fetch many pages for each one that is needed, and
+        // evict as many others. Sequential readers (recovery, reclaiming, verification) use `read_at`, which this does not
+        // affect. An error is ignored, because this is only a hint.
         let _ = memory.advise(Advice::Random);
 
         Ok(Map { memory })
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     pub(crate) fn len(&self) -> usize {
         self.memory.len()
     }
 
-    /// Calls `read` with the `length` bytes at `offset` of the map. Returns `None`, without calling it, if they do not all
-    /// lie within the map.
+    /// Calls `read` with the `length` bytes at `offset` of the map. Returns `None`, without calling `read`, if they do not
+    /// all lie within the map.
     ///
-    /// The bytes should also lie within the file: otherwise SIGBUS ends the process.
+    /// The bytes should also lie within the file. Otherwise SIGBUS ends the process.
     ///
     /// # Safety
     ///
     /// The behaviour is undefined unless the caller ensures both:
     ///
-    /// - From this call until it returns, no thread of this process writes to those bytes of the file. That includes the
+    /// - From this call until it returns, no thread of this process writes to those bytes of the file. This includes the
     ///   closure `read` itself.
-    /// - All earlier writes to those bytes happen before this call, in the sense of the memory model: the writing thread
-    ///   published after the write that it was done, and this thread has acquired that.
+    /// - All earlier writes to those bytes happen before this call, in the sense of the memory model. For example, the
+    ///   writing thread has done a release store after the write, and this thread has read the stored value with an acquire
+    ///   load.
     pub(crate) unsafe fn read<R>(
         &self,
         offset: usize,
@@ -129,25 +132,26 @@ impl fmt::Debug for Map {
     }
 }
 
-/// Address space that a thread needs beside its stack. glibc reserves 128 MiB for a thread's first allocation and returns
-/// half of it; the rest is for what the thread allocates.
+/// The address space that a thread needs in addition to its stack. For a thread's first allocation, glibc reserves 128 MiB,
+/// of which it returns half. The rest is for what the thread allocates.
 const THREAD_BYTES: usize = 132 << 20;
-/// Mappings that a thread needs: its stack, its signal stack and its heap, each with a guard page.
+/// The number of mappings that a thread needs: its stack, its signal stack and its heap, each with a guard page.
 const THREAD_MAPPINGS: usize = 8;
 
-/// How many threads, at most `wanted`, the process has address space and mappings for now, each with a stack of
-/// `stack_bytes`.
+/// Returns the number of threads, up to `wanted`, for which the process currently has enough address space and mappings.
+/// Each thread has a stack of `stack_bytes`.
 ///
-/// An estimate: other threads may use the space up at any time. A system that counts reserved memory as used yields too
-/// small a number, and then the work is done by fewer threads.
-pub(crate) fn threads_with_room(wanted: usize, stack_bytes: usize) -> usize {
-    (1..=wanted).rev().find(|threads| is_room_for(*threads, stack_bytes)).unwrap_or(0)
+/// This is an estimate, because other threads may use up the space at any time. On a system that counts reserved memory as
+/// used, the number is too small, and fewer threads than possible do the work.
+pub(crate) fn threads_that_fit(wanted: usize, stack_bytes: usize) -> usize {
+    (1..=wanted).rev().find(|threads| have_space(*threads, stack_bytes)).unwrap_or(0)
 }
 
-fn is_room_for(threads: usize, stack_bytes: usize) -> bool {
+/// Whether the process currently has enough address space and mappings for this number of threads.
+fn have_space(threads: usize, stack_bytes: usize) -> bool {
     let bytes = threads.saturating_mul(THREAD_BYTES.saturating_add(stack_bytes));
     let Ok(_addresses) = MmapOptions::new().len(bytes).no_reserve_swap().map_anon() else { return false };
-    // Every second one is made read-only: the kernel merges neighbouring mappings of the same protection into one.
+    // Every second mapping is made read-only, because the kernel merges neighbouring mappings with the same protection.
     let mapping = |number: usize| -> io::Result<(Option<MmapMut>, Option<Mmap>)> {
         let page = MmapMut::map_anon(1)?;
         Ok(if number.is_multiple_of(2) { (Some(page), None) } else { (None, Some(page.make_read_only()?)) })
@@ -156,36 +160,39 @@ fn is_room_for(threads: usize, stack_bytes: usize) -> bool {
     mappings.is_ok()
 }
 
-/// The size from which [`Words`] are a mapping of their own: one page, the smallest mapping.
-fn least_mapped_bytes() -> usize {
+/// Returns the minimum size of [`Words`] that have a mapping of their own: one page, the smallest mapping.
+fn min_mapped_bytes() -> usize {
     #[cfg(any(target_os = "linux", target_os = "android"))]
     return rustix::param::page_size();
-    // The largest page size of the other systems.
+    // The largest page size of any other system.
     #[cfg(not(any(target_os = "linux", target_os = "android")))]
     return 16 * 1024;
 }
 
-/// An array of `u64`, initially zero, in a mapping of its own if it has at least a page.
+/// An array of `u64`, initially zero. If it is at least as large as a page, it has a mapping of its own.
 ///
-/// A mapping returns to the operating system as soon as it is dropped. On the heap, tables that grow one after another
-/// leave holes into which the next one, being larger, does not fit. Those holes were a seventh of the memory of an index of
-/// ten million keys. When only tables above 32 KiB were mapped, the holes of an index of a million keys were as large as
-/// the index itself.
+/// A mapping is returned to the operating system as soon as it is dropped. On the heap, tables that grow one after another
+/// leave holes into which the next table, being larger, does not fit. In an index of ten million keys, these holes were a
+/// seventh of the memory. When only tables above 32 KiB were mapped, the holes in an index of a million keys were as large
+/// as the index itself.
 #[derive(Debug)]
 pub(crate) struct Words(Memory);
 
+/// The memory of [`Words`].
 #[derive(Debug)]
 enum Memory {
+    /// Less than a page, a vector's memory, or memory for which the operating system refused a mapping.
     Heap(Box<[u64]>),
+    /// A mapping.
     Mapped(MmapMut),
 }
 
 impl Words {
-    /// `count` words, all zero. They come from the heap if the operating system refuses the mapping.
+    /// Allocates `count` words, all zero. They come from the heap if the operating system refuses the mapping.
     pub(crate) fn zeroed(count: usize) -> Words {
         let bytes = count.saturating_mul(size_of::<u64>());
         // The unsafe code below depends on the upper bound.
-        let is_mappable = bytes >= least_mapped_bytes() && isize::try_from(bytes).is_ok();
+        let is_mappable = bytes >= min_mapped_bytes() && isize::try_from(bytes).is_ok();
         let mapped = is_mappable.then(|| MmapMut::map_anon(bytes).ok()).flatten();
         Words(mapped.map_or_else(|| Memory::Heap(vec![0; count].into()), Memory::Mapped))
     }
@@ -245,16 +252,18 @@ impl DerefMut for Words {
 
 /// Detects that the process was forked since the mark was created.
 ///
-/// On Linux the mark is a page that the kernel zeroes in a forked child, so a check is one load. On other systems, and if
-/// the kernel is older than 4.14 or refuses, it is the process id, and a check is a system call.
+/// On Linux, the mark is a page that the kernel zeroes in a forked child, so a check is one load. On other systems, and if
+/// the kernel is older than 4.14 or refuses, the mark is the process id, and a check is a system call.
 #[derive(Debug)]
 pub(crate) struct ForkMark(Mark);
 
+/// The kinds of [`ForkMark`].
 #[derive(Debug)]
 enum Mark {
     /// The first word is 1 in the process that created the page, and 0 in a child.
     #[cfg(any(target_os = "linux", target_os = "android"))]
     Page(MmapRaw),
+    /// The id of the process that created the mark.
     Process(u32),
 }
 
@@ -268,7 +277,7 @@ impl ForkMark {
         ForkMark(Mark::Process(std::process::id()))
     }
 
-    /// Whether this process is not the one that created the mark.
+    /// Whether this process was forked from the one that created the mark.
     #[inline]
     pub(crate) fn has_forked(&self) -> bool {
         match &self.0 {
@@ -290,7 +299,7 @@ impl ForkMark {
     }
 }
 
-/// A page whose first word is 1 and that the kernel zeroes in a forked child. None if the kernel cannot do that.
+/// Creates a page whose first word is 1 and that the kernel zeroes in a forked child. None if the kernel cannot do that.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn page_wiped_on_fork() -> Option<MmapRaw> {
     let page = MmapRaw::from(MmapMut::map_anon(rustix::param::page_size()).ok()?);
@@ -316,19 +325,19 @@ pub(crate) mod tests {
     use std::os::unix::fs::FileExt;
 
     thread_local! {
-        /// The furthest end of any slice of a map that this thread has read.
+        /// The highest end of any slice that this thread has read from a map.
         pub(crate) static FURTHEST: Cell<usize> = const { Cell::new(0) };
     }
 
     impl Map {
-        /// [`Map::read`] for tests, which write to the file from the reading thread only and never during a read.
-        pub(crate) fn look<R>(
+        /// Calls [`Map::read`]. A test may call this only if no other thread writes to the file.
+        pub(crate) fn read_in_test<R>(
             &self,
             offset: usize,
             length: usize,
             read: impl FnOnce(&[u8]) -> R,
         ) -> Option<R> {
-            // SAFETY: only this thread writes to the file, and it does not while `read` runs.
+            // SAFETY: in tests, only this thread writes to the file, and it does not do so while `read` runs.
             unsafe { self.read(offset, length, read) }
         }
     }
@@ -351,9 +360,9 @@ pub(crate) mod tests {
     fn a_map_shows_later_writes_through_the_file() {
         let file = file_of_zeroes();
         let map = Map::new(&file, 0, LENGTH).unwrap();
-        assert_eq!(map.look(40_000, 3, <[u8]>::to_vec).unwrap(), [0; 3]);
+        assert_eq!(map.read_in_test(40_000, 3, <[u8]>::to_vec).unwrap(), [0; 3]);
         file.write_all_at(b"new", 40_000).unwrap();
-        assert_eq!(map.look(40_000, 3, <[u8]>::to_vec).unwrap(), b"new");
+        assert_eq!(map.read_in_test(40_000, 3, <[u8]>::to_vec).unwrap(), b"new");
     }
 
     #[test]
@@ -362,26 +371,26 @@ pub(crate) mod tests {
         file.write_all_at(b"here", 5_001).unwrap();
         let map = Map::new(&file, 5_000, 5).unwrap();
         assert_eq!(map.len(), 5);
-        assert_eq!(map.look(0, 5, <[u8]>::to_vec).unwrap(), b"\0here");
+        assert_eq!(map.read_in_test(0, 5, <[u8]>::to_vec).unwrap(), b"\0here");
     }
 
     #[test]
-    fn reading_out_of_bounds_is_none_and_does_not_call_the_closure() {
+    fn reading_out_of_bounds_does_not_call_the_closure() {
         let file = file_of_zeroes();
         let map = Map::new(&file, 0, 100).unwrap();
         for (offset, length) in [(0, 101), (100, 1), (101, 0), (99, 2), (1, usize::MAX), (usize::MAX, 1)] {
-            let answer = map.look(offset, length, |_| panic!("read out of bounds at {offset}"));
+            let answer = map.read_in_test(offset, length, |_| panic!("read out of bounds at {offset}"));
             assert!(answer.is_none());
         }
-        assert_eq!(map.look(100, 0, <[u8]>::len), Some(0));
-        assert_eq!(map.look(0, 100, <[u8]>::len), Some(100));
+        assert_eq!(map.read_in_test(100, 0, <[u8]>::len), Some(0));
+        assert_eq!(map.read_in_test(0, 100, <[u8]>::len), Some(100));
     }
 
     #[test]
     fn an_empty_map_has_no_bytes() {
         let map = Map::new(&file_of_zeroes(), 0, 0).unwrap();
-        assert_eq!(map.look(0, 0, <[u8]>::len), Some(0));
-        assert_eq!(map.look(0, 1, <[u8]>::len), None);
+        assert_eq!(map.read_in_test(0, 0, <[u8]>::len), Some(0));
+        assert_eq!(map.read_in_test(0, 1, <[u8]>::len), None);
     }
 
     #[test]
@@ -399,7 +408,7 @@ pub(crate) mod tests {
         let file = tempfile::tempfile().unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
         file.write_all_at(b"grown", 0).unwrap();
-        assert_eq!(map.look(0, 5, <[u8]>::to_vec).unwrap(), b"grown");
+        assert_eq!(map.read_in_test(0, 5, <[u8]>::to_vec).unwrap(), b"grown");
     }
 
     #[test]
@@ -407,13 +416,13 @@ pub(crate) mod tests {
         let file = file_of_zeroes();
         file.write_all_at(&vec![0xff; LENGTH], 0).unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
-        assert!(map.look(0, LENGTH, |bytes| bytes.iter().all(|&byte| byte == 0xff)).unwrap());
+        assert!(map.read_in_test(0, LENGTH, |bytes| bytes.iter().all(|&byte| byte == 0xff)).unwrap());
 
         file.set_len(10).unwrap();
         file.set_len(LENGTH as u64).unwrap();
 
-        assert_eq!(map.look(8, 4, <[u8]>::to_vec).unwrap(), [0xff, 0xff, 0, 0]);
-        assert!(map.look(10, LENGTH - 10, |bytes| bytes.iter().all(|&byte| byte == 0)).unwrap());
+        assert_eq!(map.read_in_test(8, 4, <[u8]>::to_vec).unwrap(), [0xff, 0xff, 0, 0]);
+        assert!(map.read_in_test(10, LENGTH - 10, |bytes| bytes.iter().all(|&byte| byte == 0)).unwrap());
     }
 
     #[test]
@@ -422,24 +431,24 @@ pub(crate) mod tests {
         file.write_all_at(b"still here", 0).unwrap();
         let map = Map::new(&file, 0, LENGTH).unwrap();
         drop(file);
-        assert_eq!(map.look(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
+        assert_eq!(map.read_in_test(0, 10, <[u8]>::to_vec).unwrap(), b"still here");
     }
 
     #[test]
     fn threads_are_limited_by_the_address_space() {
-        assert_eq!(threads_with_room(0, 1 << 20), 0);
-        assert_eq!(threads_with_room(1, 1 << 20), 1);
-        // Of 47 bits of addresses, one stack of 46 bits fits and two do not.
-        assert_eq!(threads_with_room(2, 1 << 46), 1);
-        assert_eq!(threads_with_room(3, usize::MAX), 0);
+        assert_eq!(threads_that_fit(0, 1 << 20), 0);
+        assert_eq!(threads_that_fit(1, 1 << 20), 1);
+        // In an address space of 47 bits, there is space for one stack of 2^46 bytes, but not for two.
+        assert_eq!(threads_that_fit(2, 1 << 46), 1);
+        assert_eq!(threads_that_fit(3, usize::MAX), 0);
     }
 
     #[test]
-    fn words_start_at_zero_and_keep_writes_on_the_heap_and_mapped() {
-        let least_mapped = least_mapped_bytes() / size_of::<u64>();
-        for count in [0, 1, least_mapped - 1, least_mapped, least_mapped + 1, 3 * least_mapped + 5] {
+    fn words_start_at_zero_and_keep_what_is_written() {
+        let min_mapped = min_mapped_bytes() / size_of::<u64>();
+        for count in [0, 1, min_mapped - 1, min_mapped, min_mapped + 1, 3 * min_mapped + 5] {
             let mut words = Words::zeroed(count);
-            assert_eq!(matches!(words.0, Memory::Mapped(_)), count >= least_mapped);
+            assert_eq!(matches!(words.0, Memory::Mapped(_)), count >= min_mapped);
             assert_eq!(*words, vec![0; count]);
             for (number, word) in (1..).zip(words.iter_mut()) {
                 *word = number;

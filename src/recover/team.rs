@@ -9,7 +9,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
-use crate::map::threads_with_room;
+use crate::map::threads_that_fit;
 use crate::sync::{Condvar, Mutex};
 
 /// The size of each thread's stack. Calls in these threads are only a few functions deep.
@@ -75,7 +75,7 @@ where
         let start =
             |_| thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, || help(shared, work));
         // If a thread cannot be started, no further one is tried, and the others do the work.
-        let wanted = threads_with_room(threads.saturating_sub(1), STACK_BYTES);
+        let wanted = threads_that_fit(threads.saturating_sub(1), STACK_BYTES);
         let helpers = (0..wanted).map_while(|helper| start(helper).ok()).count();
         lead(&mut Team { shared, helpers, buffers: Buffers::default(), work })
     })

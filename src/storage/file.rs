@@ -545,10 +545,10 @@ mod tests {
         storage.set_len(16_384).unwrap();
         let map = storage.map(4096, 8192).unwrap().unwrap();
         write_all_at(&storage, b"later", 4100).unwrap();
-        assert_eq!(map.look(4, 5, <[u8]>::to_vec).unwrap(), b"later");
+        assert_eq!(map.read_in_test(4, 5, <[u8]>::to_vec).unwrap(), b"later");
 
         storage.set_len(4096).unwrap();
         storage.set_len(16_384).unwrap();
-        assert_eq!(map.look(4, 5, <[u8]>::to_vec).unwrap(), [0; 5]);
+        assert_eq!(map.read_in_test(4, 5, <[u8]>::to_vec).unwrap(), [0; 5]);
     }
 }
