@@ -18,7 +18,7 @@ use super::view::{Seen, View};
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::{Typing, Value, encoded_bytes, most_encoded_bytes};
+use crate::format::record::{Typing, Value, encoded_bytes, max_encoded_bytes};
 use crate::key::Key;
 use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
@@ -252,7 +252,7 @@ impl Engine {
         }
         let finish_bytes = match draft.claim {
             decide::ClaimChange::Lease { .. } => {
-                record_cost_bytes(most_encoded_bytes(key, self.settings.max_result_bytes))
+                record_cost_bytes(max_encoded_bytes(key, self.settings.max_result_bytes))
             }
             decide::ClaimChange::Keep | decide::ClaimChange::End => 0,
         };

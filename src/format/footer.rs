@@ -1,4 +1,4 @@
-//! Footers: one entry for each key of a full segment, so that an opening need not read its records.
+//! Footers: one entry for each key of a full segment, so that recovery need not read the segment's records.
 
 use super::layout::{footer_entry, trailer};
 use super::record::{Kind, Record, Value};
@@ -10,27 +10,32 @@ use crate::status::Version;
 /// A footer entry: the last record of one key in the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FooterEntry {
+    /// The hash of the key.
     pub(crate) hash: u128,
+    /// The version of the record.
     pub(crate) version: Version,
+    /// The store time from which the key is absent.
     pub(crate) key_expires_ms: u64,
+    /// The store time from which the result is gone.
     pub(crate) result_expires_ms: u64,
-    /// From the start of the slot, in bytes.
+    /// The offset of the record from the start of the slot, in bytes.
     pub(crate) offset: u64,
-    /// In bytes.
+    /// The length of the record, in bytes.
     pub(crate) length: u64,
+    /// The kind of the record.
     pub(crate) kind: Kind,
 }
 
 impl FooterEntry {
-    /// The record of kind [`Kind::Unreadable`] that carries `bytes`, which are this entry's record and fail its checksum. The
-    /// key cannot be read from them, so hash, expiries and kind are taken from the entry.
+    /// Returns a record of kind [`Kind::Unreadable`] that carries `bytes`: the bytes of this entry's record, which failed
+    /// its checksum. The key cannot be read from them, so its hash, the expiries and the kind are taken from the entry.
     pub(crate) fn carrying<'a>(&self, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
-        let was = match self.kind {
+        let carried_kind = match self.kind {
             Kind::Begun | Kind::Completed | Kind::Released => u32::from(self.kind.to_byte()),
-            // Carried before: the kind that it had then is in the bytes that cannot be read.
+            // The entry's record may itself carry an unreadable record, whose kind is then among the unreadable bytes.
             Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
         };
-        // Time must not end an attempt that began, whatever expiry the entry has.
+        // An attempt that has begun must not end by time, even if the entry has an expiry.
         let never = self.kind == Kind::Begun;
         Record {
             kind: Kind::Unreadable,
@@ -38,7 +43,7 @@ impl FooterEntry {
             version: self.version,
             origin: Version::from_u64(0),
             fingerprint: Fingerprint::from_bytes(self.hash.to_le_bytes()),
-            attempt: was,
+            attempt: carried_kind,
             time_ms: now_ms,
             key_expires_ms: if never { NEVER_MS } else { self.key_expires_ms },
             result_expires_ms: if never { NEVER_MS } else { self.result_expires_ms },
@@ -47,16 +52,16 @@ impl FooterEntry {
     }
 }
 
-/// Length of the trailer, as an array length. The fields end before it; the rest is zero.
+/// The length of the trailer, as an array length. The bytes after the last field are zero.
 pub(crate) const TRAILER: usize = 64;
-/// Length of an entry, as an array length.
+/// The length of an entry, as an array length.
 const ENTRY: usize = footer_entry::KIND.end();
 
 const _: () = assert!(trailer::LAST_CHECKSUM.end() <= TRAILER);
 
-/// Length of an entry.
+/// The length of an entry.
 pub(crate) const ENTRY_BYTES: u64 = ENTRY as u64;
-/// Length of the trailer.
+/// The length of the trailer.
 pub(crate) const TRAILER_BYTES: u64 = TRAILER as u64;
 
 const MAGIC: &[u8; 8] = b"ONCEFOOT";
@@ -64,19 +69,23 @@ const MAGIC: &[u8; 8] = b"ONCEFOOT";
 /// The trailer of a footer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trailer {
+    /// The number of entries.
     pub(crate) entry_count: u32,
+    /// The sequence of the segment.
     pub(crate) sequence: u64,
+    /// The sequence of the next segment.
     pub(crate) successor: u64,
     /// The position at which the frames end.
     pub(crate) end: u64,
-    /// Lengths of all records in the segment together.
+    /// The total length of all records in the segment.
     pub(crate) record_bytes: u64,
-    /// Checksum of the last frame.
+    /// The checksum of the last frame.
     pub(crate) last_checksum: u32,
+    /// The checksum of the footer.
     checksum: u32,
 }
 
-/// The length of a footer with `entry_count` entries.
+/// Returns the length of a footer with `entry_count` entries.
 pub(crate) const fn footer_bytes(entry_count: u64) -> u64 {
     TRAILER_BYTES + entry_count * ENTRY_BYTES
 }
@@ -120,6 +129,7 @@ pub(crate) fn encode(
     bytes
 }
 
+/// Converts a length or an offset to units of [`ALIGNMENT_BYTES`].
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes / ALIGNMENT_BYTES).unwrap_or_else(|_| unreachable!("offsets lie within a segment"))
 }
@@ -132,10 +142,11 @@ fn checksum_of(trailer_bytes: &[u8], entries: &[u8], seed: Seed) -> u32 {
 }
 
 impl Trailer {
-    /// The trailer in the last bytes of a slot, if it is that of segment `sequence`.
+    /// Decodes the last bytes of a slot as the trailer of segment `sequence`.
     ///
-    /// Nothing in it may be relied on before [`entries`] has succeeded: the checksum covers the entries too and is not
-    /// checked here. But `entry_count` is bounded by what a slot can hold, so the caller may read that many.
+    /// The caller must not rely on the trailer before [`entries`] has succeeded, because the checksum covers the entries too
+    /// and is not checked here. But `entry_count` is at most what fits into a slot, so the caller may read that many
+    /// entries.
     pub(crate) fn decode(
         bytes: &[u8; TRAILER],
         sequence: u64,
@@ -166,18 +177,20 @@ impl Trailer {
     }
 }
 
-/// Whether these bytes are the trailer of segment `sequence`, or were before they were damaged. Two of magic, sequence and
-/// successor must fit: the trailer that an earlier segment left in the slot has one of them, zeroes or garbage none.
+/// Whether these bytes are the trailer of segment `sequence`, or were before they were damaged.
+///
+/// At least two of magic, sequence and successor must match. In a trailer that an earlier segment left in the slot, at most
+/// one of them does, and in zeroes or garbage none.
 pub(crate) fn is_or_was_of(trailer_bytes: &[u8; TRAILER], sequence: u64) -> bool {
-    let signs = [
+    let matches = [
         trailer_bytes.starts_with(MAGIC),
         trailer::SEQUENCE.u64(trailer_bytes) == sequence,
         trailer::SUCCESSOR.u64(trailer_bytes) == sequence + 1,
     ];
-    signs.into_iter().filter(|fits| *fits).count() >= 2
+    matches.into_iter().filter(|matches| *matches).count() >= 2
 }
 
-/// The entries of a footer, decoded one by one. An entry is an error if its kind is unknown to this version.
+/// Decodes the entries of a footer one by one. Yields an error for an entry whose kind is unknown to this version.
 #[derive(Debug, Clone)]
 pub(crate) struct Entries<'a>(std::slice::Iter<'a, [u8; ENTRY]>);
 
@@ -190,7 +203,11 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// The entries of a footer, if its checksum fits and all records that they name lie in the segment.
+/// Returns the entries of a footer.
+///
+/// # Errors
+///
+/// The checksum or the length does not match, or a record in the entries is out of order or does not lie within the segment.
 pub(crate) fn entries<'a>(
     bytes: &'a [u8],
     trailer_bytes: &[u8; TRAILER],
@@ -205,22 +222,22 @@ pub(crate) fn entries<'a>(
     if !rest.is_empty() || entries.len() != trailer::ENTRY_COUNT.u32(trailer_bytes) as usize {
         return Err(FormatError::Damaged("the footer's length does not fit"));
     }
-    // The index is filled with these offsets, and reclaiming finds the records of a segment by them: each record once, in
-    // the order of the segment and inside it.
-    let mut from = FIRST_FRAME_OFFSET;
+    // The index is filled with these offsets, and reclaiming uses them to find the records of a segment. So each record must
+    // be listed once, in the order of the segment, and lie within it.
+    let mut previous_end = FIRST_FRAME_OFFSET;
     for entry in entries {
         let (offset, length) = record_span(entry);
-        if offset < from || length == 0 || offset + length > segment_bytes {
+        if offset < previous_end || length == 0 || offset + length > segment_bytes {
             return Err(FormatError::Damaged(
-                "the footer names a record out of order or outside its segment",
+                "the footer lists a record out of order or outside its segment",
             ));
         }
-        from = offset + length;
+        previous_end = offset + length;
     }
     Ok(Entries(entries.iter()))
 }
 
-/// The offset of an entry's record in its slot, and its length, in bytes.
+/// Returns the offset of an entry's record in its slot and the length of the record, in bytes.
 #[inline]
 fn record_span(entry: &[u8; ENTRY]) -> (u64, u64) {
     let [low, middle, high] = footer_entry::LENGTH.get(entry);
@@ -240,7 +257,7 @@ fn decode_entry(entry: &[u8; ENTRY]) -> Result<FooterEntry, FormatError> {
         offset,
         length,
         kind: Kind::from_byte(footer_entry::KIND.u8(entry))
-            .ok_or(FormatError::Unknown("the footer names an unknown kind of record"))?,
+            .ok_or(FormatError::Unknown("the footer lists a record of an unknown kind"))?,
     })
 }
 
@@ -297,7 +314,7 @@ mod tests {
     }
 
     #[test]
-    fn a_damaged_trailer_is_recognized_and_a_left_over_one_is_not() {
+    fn a_damaged_trailer_is_distinguished_from_a_left_over_one() {
         let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         for byte in 0..TRAILER {
@@ -310,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_of_another_sequence_is_refused() {
+    fn a_footer_of_a_different_sequence_is_refused() {
         let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         let (_, trailer) = parts(&bytes);
         assert!(Trailer::decode(trailer, 7, SEGMENT).is_err());
@@ -324,7 +341,7 @@ mod tests {
         trailer::CHECKSUM.put(trailer_bytes, checksum.to_le_bytes());
     }
 
-    /// A checksum can be forged. Later code adds up these numbers, so each must be within what a segment can hold.
+    /// A checksum can be forged. Later code adds up these numbers, so none may exceed what fits into a segment.
     #[test]
     fn a_trailer_beyond_the_limits_of_a_segment_is_refused() {
         fn decode<const N: usize>(field: Field<N>, value: [u8; N]) -> Result<Trailer, &'static str> {
@@ -332,10 +349,10 @@ mod tests {
             forge(&mut bytes, field, value);
             Trailer::decode(parts(&bytes).1, 6, SEGMENT).map_err(FormatError::reason)
         }
-        let most = (SEGMENT - TRAILER_BYTES) / ENTRY_BYTES;
+        let max_count = (SEGMENT - TRAILER_BYTES) / ENTRY_BYTES;
         let count = |count: u64| decode(trailer::ENTRY_COUNT, u32::try_from(count).unwrap().to_le_bytes());
-        assert!(count(most).is_ok());
-        assert_eq!(count(most + 1), Err("the footer is longer than its segment"));
+        assert!(count(max_count).is_ok());
+        assert_eq!(count(max_count + 1), Err("the footer is longer than its segment"));
         let record_bytes = |bytes: u64| decode(trailer::RECORD_BYTES, bytes.to_le_bytes());
         assert!(record_bytes(SEGMENT).is_ok());
         let more = Err("the footer counts more records than its segment holds");
@@ -360,14 +377,14 @@ mod tests {
     }
 
     #[test]
-    fn footer_entries_out_of_order_overlapping_or_outside_the_segment_are_refused() {
+    fn footer_entries_must_be_in_order_and_within_the_segment() {
         let reason = |change: fn(&mut [FooterEntry])| {
             let mut entries = entries();
             change(&mut entries);
             let bytes = encode(entries, 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
             read(&bytes).map(drop).map_err(FormatError::reason)
         };
-        let wrong = Err("the footer names a record out of order or outside its segment");
+        let wrong = Err("the footer lists a record out of order or outside its segment");
         assert_eq!(reason(|_| {}), Ok(()));
         assert_eq!(reason(|entries| entries.swap(0, 1)), wrong);
         assert_eq!(reason(|entries| entries[1].offset = entries[0].offset), wrong, "the same offset twice");
@@ -386,11 +403,11 @@ mod tests {
     #[test]
     fn a_footer_may_fill_its_segment() {
         assert!(Trailer::decode(&[0; TRAILER], 6, SEGMENT).is_err());
-        let just = footer_bytes(3);
-        let bytes = encode(entries(), 6, 6 * just + 8, 0, 0xAA, SEED);
+        let segment_bytes = footer_bytes(3);
+        let bytes = encode(entries(), 6, 6 * segment_bytes + 8, 0, 0xAA, SEED);
         assert!(
-            Trailer::decode(parts(&bytes).1, 6, just).is_ok(),
-            "entries and trailer fill it to the last byte"
+            Trailer::decode(parts(&bytes).1, 6, segment_bytes).is_ok(),
+            "entries and trailer may fill the segment to the last byte"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Frames: what one commit writes, accepted whole or not at all.
+//! Frames: the unit of a commit, accepted whole or not at all.
 
 use super::layout::{frame_header, opening_frame, record_header};
 use super::record::{Record, record_length, stamp};
@@ -6,17 +6,18 @@ use super::{ALIGNMENT_BYTES, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, 
 use crate::clock::{BootId, TimeMark};
 use crate::status::MAX_OPEN_COUNT;
 
-/// Length of the fixed part of a frame; the records follow.
+/// The length of the fixed part of a frame. The records follow it.
 pub(crate) const FRAME_HEADER_BYTES: usize = frame_header::WALL_MS.end();
-/// Length of the frame that starts an opening: it has no records, and completes its header's clocks to a time mark.
+/// The length of an opening frame, which is written when a store is opened. It has no records; with the clocks of its
+/// header, its content makes a time mark.
 pub(crate) const OPENING_FRAME_BYTES: usize = opening_frame::BOOT_MS.end();
 
 const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!((OPENING_FRAME_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!(opening_frame::BOOT.offset() == FRAME_HEADER_BYTES);
 
-/// Whether `bytes` may be the rest of a torn frame that was written at `position`, behind the frame with
-/// `previous_checksum`. One of the two fields is enough: the other may be what was torn off.
+/// Whether `bytes` may be the remains of a torn frame that was written at `position`, after the frame with
+/// `previous_checksum`. It is enough if one of these two fields matches, because the other may not have been written.
 pub(crate) fn may_be_torn_frame(bytes: &[u8], position: u64, previous_checksum: u32) -> bool {
     bytes.len() >= FRAME_HEADER_BYTES
         && (frame_header::POSITION.u64(bytes) == position
@@ -26,34 +27,41 @@ pub(crate) fn may_be_torn_frame(bytes: &[u8], position: u64, previous_checksum: 
 /// The fields of a frame header that the writer fills in when it places the frame in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Stamp {
+    /// The position of the frame.
     pub(crate) position: u64,
     /// Everything before this position is on disk.
     pub(crate) synced_to: u64,
+    /// The checksum of the frame before.
     pub(crate) previous_checksum: u32,
+    /// The open count of the session that writes the frame.
     pub(crate) open_count: u32,
-    /// Store time.
+    /// The store time at which the frame is written.
     pub(crate) time_ms: u64,
     /// The wall clock at that time.
     pub(crate) wall_ms: u64,
 }
 
-/// The fixed part of a frame. Its checksum covers it alone, so it can be decoded without the records.
+/// The fixed part of a frame. Its checksum covers only the header, so it can be decoded without the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FrameHeader {
+    /// The checksum of the header.
     pub(crate) checksum: u32,
-    /// Of the whole frame, in bytes.
+    /// The length of the whole frame, in bytes.
     pub(crate) length: usize,
+    /// The position and the times of the frame.
     pub(crate) stamp: Stamp,
+    /// The checksum over the checksums of the records.
     records_checksum: u32,
+    /// The number of records.
     record_count: u32,
 }
 
 impl FrameHeader {
-    /// Whether `bytes` begins like a frame header of any store, at offset `within` of a slot. Random bytes do so with a
-    /// probability below 2<sup>-50</sup>.
+    /// Whether `bytes` begins like a frame header of any store, at offset `within` of a slot. For random bytes, this is true
+    /// with a probability below 2<sup>-50</sup>.
     pub(crate) fn resembles(bytes: &[u8], within: u64) -> bool {
-        /// Beyond every position and every time in milliseconds that occurs.
-        const FAR: u64 = 1 << 53;
+        /// A number above every position and every time in milliseconds that occurs in practice.
+        const TOO_HIGH: u64 = 1 << 53;
         let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return false };
         let length = u64::from(frame_header::LENGTH.u32(bytes));
         let position = frame_header::POSITION.u64(bytes);
@@ -61,16 +69,16 @@ impl FrameHeader {
         let is_at_offset = position % MIN_SEGMENT_BYTES == within % MIN_SEGMENT_BYTES;
         let lengths = FRAME_HEADER_BYTES as u64..MAX_SEGMENT_BYTES;
         is_at_offset
-            && (MIN_SEGMENT_BYTES..FAR).contains(&position)
+            && (MIN_SEGMENT_BYTES..TOO_HIGH).contains(&position)
             && frame_header::SYNCED_TO.u64(bytes) <= position
             && lengths.contains(&length)
             && length.is_multiple_of(ALIGNMENT_BYTES)
             && (1..=MAX_OPEN_COUNT).contains(&frame_header::OPEN_COUNT.u32(bytes))
-            && frame_header::STORE_MS.u64(bytes) < FAR
-            && frame_header::WALL_MS.u64(bytes) < FAR
+            && frame_header::STORE_MS.u64(bytes) < TOO_HIGH
+            && frame_header::WALL_MS.u64(bytes) < TOO_HIGH
     }
 
-    /// The frame header at the start of `bytes`. It must state `position` and a length of at most `limit` bytes.
+    /// Decodes the frame header at the start of `bytes`. It must state `position`, and a length of at most `limit` bytes.
     pub(crate) fn decode(
         bytes: &[u8],
         position: u64,
@@ -81,8 +89,8 @@ impl FrameHeader {
             return Err(FormatError::Damaged("the frame header is cut short"));
         }
         let bytes = &bytes[..FRAME_HEADER_BYTES];
-        // The position first: one comparison rules out nearly everything that is not a frame. A search tries every
-        // eighth byte of a segment.
+        // The position is checked first, because this one comparison rules out nearly everything that is not a frame. A
+        // search for frames tries every eighth byte of a segment.
         if frame_header::POSITION.u64(bytes) != position {
             return Err(FormatError::Damaged("no frame of this position"));
         }
@@ -112,7 +120,8 @@ impl FrameHeader {
         Ok(FrameHeader { checksum, length, stamp, records_checksum, record_count })
     }
 
-    /// The time mark of an opening frame; None for other frames. `bytes` is the whole frame, already checked.
+    /// Returns the time mark of an opening frame, or None for other frames. `bytes` must be the whole frame, already
+    /// checked.
     pub(crate) fn mark(&self, bytes: &[u8]) -> Option<TimeMark> {
         let Stamp { time_ms, wall_ms, .. } = self.stamp;
         (self.record_count == 0 && bytes.len() >= OPENING_FRAME_BYTES).then(|| TimeMark {
@@ -127,13 +136,14 @@ impl FrameHeader {
 /// A whole frame, of which every byte has been checked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Frame<'a> {
+    /// The fixed part.
     pub(crate) header: FrameHeader,
     bytes: &'a [u8],
     seed: Seed,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at the start of `bytes`, at `position` of the log and at most `limit` bytes long.
+    /// Decodes the frame at the start of `bytes`, which is at `position` of the log and at most `limit` bytes long.
     pub(crate) fn decode(
         bytes: &'a [u8],
         position: u64,
@@ -150,7 +160,7 @@ impl<'a> Frame<'a> {
                 && seed.checksum(&frame.bytes[FRAME_HEADER_BYTES..]) == header.records_checksum
             {
                 true => Ok(frame),
-                false => Err(FormatError::Damaged("the frame of an opening is not what was written")),
+                false => Err(FormatError::Damaged("the opening frame is not what was written")),
             };
         }
         let mut checksums = seed.hasher();
@@ -172,7 +182,7 @@ impl<'a> Frame<'a> {
         Ok(frame)
     }
 
-    /// The position and length of each record, and the record.
+    /// Returns the position, the length and the content of each record.
     pub(crate) fn records(&self) -> impl Iterator<Item = (u64, u64, Record<'a>)> + use<'a> {
         let Frame { header, bytes, seed } = *self;
         let mut at = if header.record_count == 0 { header.length } else { FRAME_HEADER_BYTES };
@@ -186,8 +196,8 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Completes a frame: `bytes` has space for the header and then encoded records. Ties each record to its position, writes
-/// the header and returns the frame's checksum.
+/// Completes a frame: ties each record to its position, and writes the header. `bytes` has space for the header, followed by
+/// the encoded records. Returns the frame's checksum.
 pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 {
     let mut checksums = seed.hasher();
     let mut count: u32 = 0;
@@ -203,7 +213,7 @@ pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 
     write_header(bytes, stamp_of_frame, count, checksums.finalize(), seed)
 }
 
-/// Writes the frame that starts an opening over `bytes`, which has its length; returns the frame's checksum.
+/// Writes an opening frame over `bytes`, which must have its length. Returns the frame's checksum.
 pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_ms: u64, seed: Seed) -> u32 {
     opening_frame::BOOT.put(bytes, boot.0);
     opening_frame::BOOT_MS.put(bytes, boot_ms.to_le_bytes());
@@ -211,6 +221,7 @@ pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_m
     write_header(bytes, stamp, 0, checksum, seed)
 }
 
+/// Writes the header of a frame over the start of `bytes`, the whole frame. Returns the frame's checksum.
 fn write_header(
     bytes: &mut [u8],
     stamp_of_frame: &Stamp,
@@ -287,20 +298,20 @@ mod tests {
         assert!(
             FrameHeader::resembles(&like, 8_192) && FrameHeader::resembles(&like, MIN_SEGMENT_BYTES + 8_192)
         );
-        assert!(!FrameHeader::resembles(&like, 8_200), "at another offset");
+        assert!(!FrameHeader::resembles(&like, 8_200), "a different offset");
         assert!(!FrameHeader::resembles(&like[..FRAME_HEADER_BYTES - 1], 8_192), "cut short");
-        let far = 1_u64 << 53;
+        let too_high = 1_u64 << 53;
         let edits: [(usize, &[u8]); 10] = [
             (frame_header::LENGTH.offset(), &48_u32.to_le_bytes()),
             (frame_header::LENGTH.offset(), &60_u32.to_le_bytes()),
             (frame_header::LENGTH.offset(), &(1_u32 << 30).to_le_bytes()),
             (frame_header::POSITION.offset(), &8_192_u64.to_le_bytes()),
-            (frame_header::POSITION.offset(), &(far + 8_192).to_le_bytes()),
+            (frame_header::POSITION.offset(), &(too_high + 8_192).to_le_bytes()),
             (frame_header::SYNCED_TO.offset(), &(POSITION + 8).to_le_bytes()),
             (frame_header::OPEN_COUNT.offset(), &0_u32.to_le_bytes()),
             (frame_header::OPEN_COUNT.offset(), &(MAX_OPEN_COUNT + 1).to_le_bytes()),
-            (frame_header::STORE_MS.offset(), &far.to_le_bytes()),
-            (frame_header::WALL_MS.offset(), &far.to_le_bytes()),
+            (frame_header::STORE_MS.offset(), &too_high.to_le_bytes()),
+            (frame_header::WALL_MS.offset(), &too_high.to_le_bytes()),
         ];
         for (at, number) in edits {
             let mut unlike = like.clone();
@@ -321,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_without_records_holds_the_time_mark_of_an_opening() {
+    fn an_opening_frame_contains_a_time_mark() {
         let bytes = opening(8_192);
         let decoded = Frame::decode(&bytes, 8_192, LIMIT, SEED).unwrap();
         assert_eq!((decoded.records().count(), decoded.header.stamp), (0, stamp_at(8_192)));
@@ -329,7 +340,7 @@ mod tests {
         assert_eq!(decoded.header.mark(&bytes), Some(mark));
         assert!(
             Frame::decode(&frame(&[], 8_192), 8_192, LIMIT, SEED).is_err(),
-            "neither records nor a time mark"
+            "a frame needs records or a time mark"
         );
     }
 
@@ -342,13 +353,13 @@ mod tests {
             assert!(Frame::decode(&damaged, 8_192, LIMIT, SEED).is_err(), "bit {bit}");
             assert!(may_be_torn_frame(&damaged, 8_192, 99), "bit {bit}: still recognized as a torn frame");
         }
-        assert!(!may_be_torn_frame(&bytes, 8_200, 98), "left over from another position and chain");
+        assert!(!may_be_torn_frame(&bytes, 8_200, 98), "left over from a different position and chain");
         assert!(!may_be_torn_frame(&[0; OPENING_FRAME_BYTES], 8_192, 0), "blank");
         assert!(!may_be_torn_frame(&bytes[..FRAME_HEADER_BYTES - 1], 8_192, 99));
     }
 
     #[test]
-    fn a_stale_frame_in_a_recycled_slot_is_refused() {
+    fn a_stale_frame_in_a_reused_slot_is_refused() {
         let bytes = frame(&["a"], 8_192);
         assert!(Frame::decode(&bytes, 8_192 + (1 << 20), LIMIT, SEED).is_err());
     }
@@ -364,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_two_frames_at_one_position_cannot_be_mixed() {
+    fn records_of_two_frames_at_the_same_position_cannot_be_mixed() {
         let (one, other) = (frame(&["a", "b"], 8_192), frame(&["x", "y"], 8_192));
         let mut mixed = one.clone();
         let second = FRAME_HEADER_BYTES + 88;
@@ -386,7 +397,7 @@ mod tests {
         let out_of_range = Err("the frame's length is out of range");
         assert!(of_length(144, length).is_ok() && length == 144);
         assert_eq!(of_length(144, length - 1), out_of_range);
-        assert!(of_length(56, length).is_ok(), "no more than its header");
+        assert!(of_length(56, length).is_ok(), "only a header");
         assert_eq!(of_length(48, length), out_of_range);
         assert_eq!(of_length(60, length), out_of_range, "not a multiple of eight");
         let beyond = Err("the frame header is out of range");

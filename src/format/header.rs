@@ -1,4 +1,4 @@
-//! The parameter block, the store header, segment headers and close marks: everything that is one sector.
+//! The parameter block, the store header, segment headers and close marks: all structures that are one sector long.
 
 use super::layout::{close_mark, parameter_block, segment_header, slot, time_mark};
 use super::{FORMAT_VERSION, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed};
@@ -9,10 +9,10 @@ const STORE_MAGIC: &[u8; 8] = b"ONCEKEY\x1a";
 const SEGMENT_MAGIC: &[u8; 8] = b"ONCESEGM";
 const MARK_MAGIC: &[u8; 8] = b"ONCEMARK";
 
-// One pair of functions seals and checks all three kinds of sector.
+// The same two functions seal and check all three kinds of sector.
 const _: () = assert!(parameter_block::CHECKSUM.offset() == close_mark::CHECKSUM.offset());
 
-/// Offsets of the two close marks in a slot.
+/// The offsets of the two close marks in a slot.
 pub(crate) const CLOSE_MARK_OFFSETS: [u64; 2] =
     [slot::FIRST_CLOSE_MARK.offset() as u64, slot::SECOND_CLOSE_MARK.offset() as u64];
 
@@ -20,19 +20,23 @@ const CHECKSUM_CRC32: u8 = 1;
 const HASH_SIPHASH_2_4_128: u8 = 1;
 const CIPHER_NONE: u8 = 0;
 
+/// The bytes of a sector.
 pub(crate) type Sector = [u8; SECTOR_BYTES];
 
 /// The parameters of a store, without which no other part of its file can be read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Parameters {
+    /// The size of every segment.
     pub(crate) segment_bytes: u64,
+    /// The random identity of the file, which seeds its checksums.
     pub(crate) file_id: [u8; 16],
+    /// The key of the hash of keys.
     pub(crate) secret: [u8; 16],
 }
 
 impl std::fmt::Debug for Parameters {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        // Without the secret, which must not reach a log.
+        // The secret is left out, because it must not get into a program's logs.
         out.debug_struct("Parameters")
             .field("segment_bytes", &self.segment_bytes)
             .field("file_id", &self.file_id)
@@ -40,24 +44,26 @@ impl std::fmt::Debug for Parameters {
     }
 }
 
-/// Why a sector holds no usable store header.
+/// Why a sector is not a usable store header.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum HeaderProblem {
     /// The sector is all zero: no header was ever written.
     Blank,
-    /// Neither magic nor checksum fit: another program wrote the file.
+    /// Neither magic nor checksum matches, so a different program wrote the file.
     Foreign,
-    /// A store header that is damaged.
+    /// The store header is damaged.
     Damaged(FormatError),
-    /// A store header of another version, or with features that this crate does not know.
+    /// The store header has a different version, or features that this crate does not know.
     Unsupported(String),
 }
 
 impl Parameters {
+    /// Returns the seed of the file's checksums.
     pub(crate) fn seed(&self) -> Seed {
         Seed::of_file(&self.file_id)
     }
 
+    /// Encodes the parameter block, without its checksum.
     fn encode(&self, magic: &[u8; 8]) -> Sector {
         let mut sector = [0; SECTOR_BYTES];
         parameter_block::MAGIC.put(&mut sector, *magic);
@@ -73,7 +79,7 @@ impl Parameters {
         sector
     }
 
-    /// The parameters in a sector whose checksum fits.
+    /// Decodes the parameters in a sector whose checksum has been verified.
     fn decode(sector: &Sector) -> Result<Parameters, HeaderProblem> {
         let unsupported = |what: String| Err(HeaderProblem::Unsupported(what));
         let version = parameter_block::FORMAT_VERSION.u32(sector);
@@ -83,7 +89,8 @@ impl Parameters {
                 "format version {version} is {age} version {FORMAT_VERSION}, the only one that this oncekey reads"
             ));
         }
-        // Read-compatible bits are refused too: every opening writes. Compatible bits are ignored.
+        // Read-compatible bits are refused too, because opening a store always writes to the file. Compatible bits are
+        // ignored.
         for (name, field) in [
             ("read-compatible", parameter_block::READ_COMPATIBLE_FEATURES),
             ("incompatible", parameter_block::INCOMPATIBLE_FEATURES),
@@ -114,12 +121,13 @@ impl Parameters {
     }
 }
 
-/// Writes the checksum over everything behind it.
+/// Writes the checksum of everything that follows the checksum field.
 fn seal(sector: &mut Sector, seed: Seed) {
     let checksum = seed.checksum(&sector[parameter_block::CHECKSUM.end()..]);
     parameter_block::CHECKSUM.put(sector, checksum.to_le_bytes());
 }
 
+/// Whether the checksum of the sector matches.
 fn is_sealed(sector: &Sector, seed: Seed) -> bool {
     parameter_block::CHECKSUM.u32(sector) == seed.checksum(&sector[parameter_block::CHECKSUM.end()..])
 }
@@ -141,7 +149,7 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
         (true, false) => {
             Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's checksum does not fit")))
         }
-        // The checksum covers everything behind itself, so only the magic was damaged.
+        // The checksum covers everything after the magic and itself, so only the magic is damaged.
         (false, true) => {
             Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's magic does not fit")))
         }
@@ -172,17 +180,21 @@ fn decode_time_mark(bytes: &[u8; TIME_MARK_BYTES]) -> TimeMark {
 /// The header of a segment, the first sector of a slot that is or was in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
+    /// The parameters of the store.
     pub(crate) parameters: Parameters,
+    /// The number of the segment in the log.
     pub(crate) sequence: u64,
     /// The oldest sequence of the log.
     pub(crate) head: u64,
-    /// Position at which the frames of the segment before end; 0 in sequence 1.
+    /// The position at which the frames of the segment before end; 0 in sequence 1.
     pub(crate) previous_end: u64,
-    /// Checksum of the last frame before this segment; 0 if there is none.
+    /// The checksum of the last frame before this segment; 0 if there is none.
     pub(crate) previous_checksum: u32,
+    /// The open count when the header was written.
     pub(crate) open_count: u32,
+    /// The clocks when the header was written.
     pub(crate) mark: TimeMark,
-    /// Everything in this segment before this position was on disk when the header was written; 0: not stated.
+    /// Everything in this segment before this position was on disk when the header was written; 0 if not stated.
     pub(crate) synced_to: u64,
 }
 
@@ -239,13 +251,15 @@ impl SegmentHeader {
 /// A close mark: where the log ended when the store was closed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct CloseMark {
-    /// Position at which the log ended; everything below it was on disk.
+    /// The position at which the log ended. Everything below it was on disk.
     pub(crate) end: u64,
-    /// Checksum of the last frame of the log; 0 if there is none.
+    /// The checksum of the last frame of the log; 0 if there is none.
     pub(crate) last_checksum: u32,
+    /// The open count of the session that was closed.
     pub(crate) open_count: u32,
+    /// The clocks when the store was closed.
     pub(crate) mark: TimeMark,
-    /// Counter of the last version given out under this open count.
+    /// The counter of the last version that was issued under this open count.
     pub(crate) counter: u64,
 }
 
@@ -267,7 +281,7 @@ impl CloseMark {
         bytes.starts_with(MARK_MAGIC)
     }
 
-    /// The close mark in `sector`, unless it fails a check or its end lies in another segment than `sequence`.
+    /// Decodes the close mark in `sector`. None if it fails a check, or if its end does not lie in segment `sequence`.
     pub(crate) fn decode(
         sector: &Sector,
         seed: Seed,
@@ -337,12 +351,12 @@ mod tests {
         assert_eq!(
             CloseMark::decode(&mark.encode(seed), seed, 8, 1 << 20),
             None,
-            "left over from another sequence"
+            "left over from a different sequence"
         );
         assert_eq!(
             CloseMark::decode(&mark.encode(Seed::NONE), seed, 9, 1 << 20),
             None,
-            "a mark of another file"
+            "a mark of a different file"
         );
     }
 

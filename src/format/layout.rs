@@ -1,8 +1,8 @@
-//! The offset and length of every fixed field of the format, each written once.
+//! The offset and the length of every fixed field of the format, each written once.
 //!
-//! Encoders and decoders name these fields and use no literal offset. `format.md` states the same fields for readers
-//! outside this crate; the tests below compare each row of its tables with the constants, so that page and code
-//! cannot part. This module depends on nothing but [`super`]'s constants.
+//! Encoders and decoders use these constants instead of literal offsets. `format.md` states the same fields for readers
+//! outside this crate. The tests below compare each row of its tables with the constants, so that the page and the code
+//! cannot diverge. This module depends only on constants of [`super`].
 
 use super::{FIRST_FRAME_OFFSET, SECTOR_BYTES};
 
@@ -11,22 +11,24 @@ use super::{FIRST_FRAME_OFFSET, SECTOR_BYTES};
 pub(crate) struct Field<const N: usize>(usize);
 
 impl<const N: usize> Field<N> {
+    /// Returns the offset of the field.
     pub(crate) const fn offset(self) -> usize {
         self.0
     }
 
-    /// The offset behind the field.
+    /// Returns the offset of the first byte after the field.
     pub(crate) const fn end(self) -> usize {
         self.0 + N
     }
 
-    /// The field of the structure that `bytes` starts with.
+    /// Returns the field's bytes in the structure at the start of `bytes`.
     pub(crate) fn get(self, bytes: &[u8]) -> [u8; N] {
         let mut value = [0; N];
         value.copy_from_slice(&bytes[self.0..self.end()]);
         value
     }
 
+    /// Writes the field's bytes into the structure at the start of `bytes`.
     pub(crate) fn put(self, bytes: &mut [u8], value: [u8; N]) {
         bytes[self.0..self.end()].copy_from_slice(&value);
     }
@@ -66,7 +68,7 @@ impl Field<16> {
 macro_rules! layout {
     ($(#[$doc:meta])* $structure:ident { $($field:ident = $offset:literal, $bytes:literal;)* }) => {
         $(#[$doc])*
-        #[allow(dead_code, reason = "a layout lists every field, also those that this version does not read")]
+        #[allow(dead_code, reason = "a layout lists every field, even those that this version does not read")]
         pub(crate) mod $structure {
             use super::Field;
             $(pub(crate) const $field: Field<$bytes> = Field($offset);)*
@@ -78,8 +80,8 @@ macro_rules! layout {
 }
 
 layout! {
-    /// A slot: the space of one segment in the file. Frames follow from `FIRST_FRAME_OFFSET`
-    /// on, and the footer ends with the slot.
+    /// A slot: the space for one segment in the file. Frames follow from `FIRST_FRAME_OFFSET`
+    /// on, and the footer ends at the end of the slot.
     slot {
         SEGMENT_HEADER = 0, 512;
         FIRST_CLOSE_MARK = 512, 512;
@@ -106,7 +108,7 @@ layout! {
 }
 
 layout! {
-    /// A segment header, behind its parameter block.
+    /// A segment header. These fields follow its parameter block.
     segment_header {
         SEQUENCE = 72, 8;
         HEAD = 80, 8;
@@ -158,7 +160,7 @@ layout! {
 }
 
 layout! {
-    /// The frame that starts an opening, behind its frame header.
+    /// An opening frame. These fields follow its frame header.
     opening_frame {
         BOOT = 56, 16;
         BOOT_MS = 72, 8;
@@ -224,7 +226,7 @@ layout! {
     }
 }
 
-// Each of these is written as one sector, which a crash leaves whole; frames begin behind them.
+// Each of these structures is written as one sector, which a crash leaves whole. Frames begin after them.
 const _: () =
     assert!(segment_header::SYNCED_TO.end() <= SECTOR_BYTES && close_mark::COUNTER.end() <= SECTOR_BYTES);
 const _: () = assert!(slot::SECOND_CLOSE_MARK.end() as u64 <= FIRST_FRAME_OFFSET);
@@ -233,10 +235,10 @@ const _: () = assert!(slot::SECOND_CLOSE_MARK.end() as u64 <= FIRST_FRAME_OFFSET
 mod tests {
     use super::*;
 
-    /// A row of a table of the page: offset, length and name. The name is None where the bytes are zero.
+    /// A row in a table of the page: offset, length and name. The name is None if the bytes are zero.
     type Row = (usize, usize, Option<String>);
 
-    /// The rows of the table under `heading`, without those of fields that have no fixed length.
+    /// Returns the rows of the table under `heading`, without fields that have no fixed length.
     fn rows(heading: &str) -> Vec<Row> {
         let page = include_str!("format.md");
         let section = page
@@ -259,10 +261,10 @@ mod tests {
         let rows = rows(heading);
         let mut at = start;
         for (offset, bytes, name) in &rows {
-            assert_eq!(*offset, at, "{heading}: {name:?} begins where the field before it ends");
+            assert_eq!(*offset, at, "{heading}: {name:?} must begin where the field before it ends");
             at += bytes;
         }
-        assert_eq!(at, end, "{heading}: the last field ends the structure");
+        assert_eq!(at, end, "{heading}: the last field must end with the structure");
         let named = rows.iter().filter_map(|(at, bytes, name)| Some((name.as_deref()?, *at, *bytes)));
         assert_eq!(named.collect::<Vec<_>>(), fields, "{heading}");
     }
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_carries_an_unreadable_one_uses_fields_of_the_record_header() {
+    fn an_unreadable_record_uses_fields_of_the_record_header() {
         let rows = rows("Unreadable records");
         assert!(!rows.is_empty());
         for (offset, bytes, name) in rows {
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_has_no_table_of_fields_that_is_not_compared() {
+    fn every_table_of_fields_is_compared() {
         let tables = include_str!("format.md").lines().filter(|line| line.starts_with("| offset | bytes |"));
         assert_eq!(tables.count(), 12);
     }

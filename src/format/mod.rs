@@ -1,8 +1,8 @@
 //! Encodes and decodes every structure of a store's file. Pure functions: no I/O and no state.
 //!
-//! Offsets of fields are the constants of [`layout`]. A decoder accepts only what can have been written: it checks the
-//! checksum and then every number that later code adds up or allocates by. Golden files under `tests/golden` pin the
-//! bytes. The page that follows is the specification, which `oncekey::guide` publishes.
+//! Offsets of fields are the constants of [`layout`]. A decoder accepts only bytes that an encoder can have written. It
+//! checks the checksum, and then every number that later code uses in a sum or an allocation. Golden files under
+//! `tests/golden` pin the bytes. The page that follows is the specification, which `oncekey::guide` publishes.
 //!
 #![doc = include_str!("format.md")]
 
@@ -20,46 +20,47 @@ use std::fmt;
 /// The version of the file format that this crate writes and reads.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// The unit in which a crash keeps or loses bytes.
+/// The length of a sector. A crash keeps or loses the bytes of a sector together.
 pub(crate) const SECTOR_BYTES: usize = 512;
-/// Length of the store header; slot 0 begins behind it.
+/// The length of the store header. Slot 0 follows it.
 pub(crate) const STORE_HEADER_BYTES: u64 = 4_096;
-/// Offset of the first frame in a slot.
+/// The offset of the first frame in a slot.
 pub(crate) const FIRST_FRAME_OFFSET: u64 = 4_096;
-/// Frames and records begin at multiples of this and are multiples of it long.
+/// The alignment of frames and records: their offsets and lengths are multiples of this.
 pub(crate) const ALIGNMENT_BYTES: u64 = 8;
-/// The smallest segment.
+/// The minimum size of a segment.
 pub(crate) const MIN_SEGMENT_BYTES: u64 = 64 << 10;
-/// The largest segment. An offset in it, in units of 8 bytes, fits the 4 bytes of a footer entry; a length in it fits the 4
-/// bytes of a frame header.
+/// The maximum size of a segment. An offset in the segment, in units of 8 bytes, fits into the 4 bytes of a footer entry,
+/// and a length in bytes fits into the 4 bytes of a frame header.
 pub(crate) const MAX_SEGMENT_BYTES: u64 = 1 << 30;
-/// The expiry of what never expires.
+/// The expiry of a key or a result that never expires.
 pub(crate) const NEVER_MS: u64 = u64::MAX;
 
-// The length of a record, in units of 8 bytes, has 24 bits in a footer entry.
+// A footer entry has 24 bits for the length of a record in units of 8 bytes.
 const _: () = assert!(MAX_RECORD_BYTES / ALIGNMENT_BYTES < 1 << 24);
 const _: () = assert!(FIRST_FRAME_OFFSET.is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!(STORE_HEADER_BYTES.is_multiple_of(SECTOR_BYTES as u64));
 
-/// The longest record and the longest frame, whatever the segment size. A footer entry can state up to twice as much.
+/// The maximum length of a record and of a frame in segments of any size. A footer entry can state up to twice as much.
 pub(crate) const MAX_RECORD_BYTES: u64 = 64 << 20;
 
-/// The longest frame in segments of `segment_bytes`.
+/// Returns the maximum length of a frame in segments of `segment_bytes`.
 pub(crate) const fn max_frame_bytes(segment_bytes: u64) -> u64 {
     let quarter = segment_bytes / 4;
     if quarter < MAX_RECORD_BYTES { quarter } else { MAX_RECORD_BYTES }
 }
 
-/// The check that some bytes failed.
+/// Why bytes could not be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum FormatError {
     /// The bytes are not what was written.
     Damaged(&'static str),
-    /// The bytes are what a later version of the format wrote. Taken for a torn tail, they would be overwritten.
+    /// A later version of the format wrote the bytes. If they were mistaken for a torn tail, they would be overwritten.
     Unknown(&'static str),
 }
 
 impl FormatError {
+    /// Returns the check that failed, in words.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             FormatError::Damaged(reason) | FormatError::Unknown(reason) => reason,
@@ -73,7 +74,7 @@ impl fmt::Display for FormatError {
     }
 }
 
-/// The seed of the checksums of one file.
+/// The seed of a file's checksums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seed(u32);
 
@@ -81,14 +82,17 @@ impl Seed {
     /// No seed, for headers, which are read before the file id is known.
     pub(crate) const NONE: Seed = Seed(0);
 
+    /// Returns the seed of the file with this id.
     pub(crate) fn of_file(file_id: &[u8; 16]) -> Seed {
         Seed(crc32fast::hash(file_id))
     }
 
+    /// Returns a checksum computation that continues from the seed.
     pub(crate) fn hasher(self) -> crc32fast::Hasher {
         crc32fast::Hasher::new_with_initial(self.0)
     }
 
+    /// Returns the checksum of `bytes`.
     pub(crate) fn checksum(self, bytes: &[u8]) -> u32 {
         let mut hasher = self.hasher();
         hasher.update(bytes);
@@ -96,12 +100,12 @@ impl Seed {
     }
 }
 
-/// `length_bytes` rounded up to a multiple of 8.
+/// Returns `length_bytes` rounded up to a multiple of [`ALIGNMENT_BYTES`].
 pub(crate) const fn align(length_bytes: u64) -> u64 {
     length_bytes.next_multiple_of(ALIGNMENT_BYTES)
 }
 
-/// A length as the format's 4 bytes. All lengths are bounded by [`max_frame_bytes`].
+/// Returns a length as the 4 bytes that the format has for it. All lengths are bounded by [`max_frame_bytes`].
 pub(crate) fn narrow(length_bytes: usize) -> u32 {
     u32::try_from(length_bytes).unwrap_or_else(|_| unreachable!("lengths are bounded by max_frame_bytes"))
 }

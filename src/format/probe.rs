@@ -1,4 +1,4 @@
-//! The decoders one by one, on bytes, for fuzz targets. Behind the feature `__simulation`, which is no part of the
+//! Calls single decoders on bytes, for fuzz targets. Available with the feature `__simulation`, which is not part of the
 //! public interface.
 
 use super::footer::{FooterEntry, TRAILER, Trailer, entries, footer_bytes};
@@ -7,15 +7,15 @@ use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encod
 use super::record::{Record, stamp};
 use super::{FormatError, Seed, max_frame_bytes};
 
-/// A decoded record, and the bytes that encoding it again gives.
+/// A decoded record, and its bytes after encoding it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RecordParts {
-    /// Its position.
+    /// The position of the record.
     pub position: u64,
-    /// The length that it states.
+    /// The length that the record states.
     pub length_bytes: u64,
-    /// Its kind, as a byte. All ignorable kinds have the same.
+    /// The kind of the record, as a byte. It is the same for all ignorable kinds.
     pub kind: u8,
     /// The key without its scope.
     pub key: Vec<u8>,
@@ -52,7 +52,7 @@ pub fn record(bytes: &[u8], position: u64, file_id: &[u8; 16]) -> Result<RecordP
     Ok(RecordParts::of(&record, position, length as u64, seed))
 }
 
-/// Decodes the frame at the start of `bytes`, at `position` of the log: its length and records.
+/// Decodes the frame at the start of `bytes`, at `position` of the log. Returns its length and its records.
 pub fn frame(
     bytes: &[u8],
     position: u64,
@@ -67,7 +67,7 @@ pub fn frame(
     Ok((frame.header.length, records))
 }
 
-/// Decodes the footer at the end of `slot`: offset and length of each entry's record.
+/// Decodes the footer at the end of `slot`. Returns the offset and the length of each entry's record.
 pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64, u64)>, String> {
     let trailer_bytes: &[u8; TRAILER] = slot.last_chunk().ok_or("too short")?;
     let trailer =

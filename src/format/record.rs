@@ -1,4 +1,4 @@
-//! Records: one change of one key, as bytes. What a record means for its key is in [`crate::record`].
+//! Records: a change of a key, as bytes. [`crate::record`] interprets what a record means for its key.
 
 use super::layout::{record_header, typing};
 use super::{ALIGNMENT_BYTES, FormatError, Seed, align, narrow};
@@ -7,9 +7,9 @@ use crate::key::{Fingerprint, Key, MAX_KEY_BYTES};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 
-/// Length of the fixed part of a record.
+/// The length of the fixed part of a record.
 pub(crate) const RECORD_HEADER_BYTES: usize = record_header::RESULT_EXPIRES_MS.end();
-/// Length of the longest record without a result.
+/// The maximum length of a record without a result.
 pub(crate) const MAX_BARE_RECORD_BYTES: u64 =
     align((RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES + 2 * MAX_KEY_BYTES) as u64);
 
@@ -23,20 +23,21 @@ const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT | FLAG_NOT_KEPT;
 
 /// The number of the extension that holds a [`Typing`].
 const TYPING: u8 = 1;
-/// Bytes of an extension before its content: number and length of the content.
+/// The length of an extension's fields before its content: the number, and the length of the content.
 const EXTENSION_HEADER_BYTES: usize = typing::CONTENT_LENGTH.end();
-/// Length of the content of a typing without a shape, and with one.
+/// The length of the content of a typing without a shape.
 const TYPING_BYTES: u8 = 2;
+/// The length of the content of a typing with a shape.
 const SHAPED_TYPING_BYTES: u8 = 10;
 const _: () = assert!(typing::CODEC.end() == EXTENSION_HEADER_BYTES + TYPING_BYTES as usize);
 const _: () = assert!(typing::SHAPE.end() == MAX_EXTENSION_BYTES);
-/// Length of the longest extension.
+/// The maximum length of an extension.
 const MAX_EXTENSION_BYTES: usize = EXTENSION_HEADER_BYTES + SHAPED_TYPING_BYTES as usize;
 
-/// The bit of a kind that allows a reader to pass over a record whose kind it does not know.
+/// The bit of a kind that allows a reader to skip a record whose kind it does not know.
 const IGNORABLE: u8 = 0x80;
 
-/// The kind of a record: what its change did to the key.
+/// The kind of a record: how it changed the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// An attempt began.
@@ -45,15 +46,16 @@ pub(crate) enum Kind {
     Completed,
     /// The last attempt certainly had no effect.
     Released,
-    /// An operator gave up what was known of the key.
+    /// An operator removed everything that was recorded about the key.
     Forgotten,
-    /// The value holds the bytes of a record that failed its checksum when its segment was reclaimed.
+    /// The value contains the bytes of a record that failed its checksum when its segment was reclaimed.
     Unreadable,
-    /// A kind of a later format version that may be passed over.
+    /// A kind of a later format version that a reader may skip.
     Ignorable,
 }
 
 impl Kind {
+    /// Decodes a kind. None if the kind is unknown and a reader must not skip it.
     pub(crate) fn from_byte(byte: u8) -> Option<Kind> {
         match byte {
             1 => Some(Kind::Begun),
@@ -66,6 +68,7 @@ impl Kind {
         }
     }
 
+    /// Encodes the kind.
     pub(crate) fn to_byte(self) -> u8 {
         match self {
             Kind::Begun => 1,
@@ -78,10 +81,10 @@ impl Kind {
     }
 }
 
-/// How the typed interface made a record, so that a later call reads the result with the same codec and type.
+/// How the typed interface made a record. A later call needs this to read the result with the same codec and type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Typing {
-    /// How the fingerprint was made: 0 = by the caller, 1 = from a typed request.
+    /// How the fingerprint was made: 0 by the caller, 1 from a typed request.
     pub(crate) scheme: u8,
     /// The codec's number.
     pub(crate) codec: u8,
@@ -98,81 +101,91 @@ impl Typing {
 /// The result in a record, or why there is none, and how the typed interface made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Value<'a> {
-    /// None: no result. An empty result is a result.
+    /// The result, or None if there is none. An empty result is a result.
     pub(crate) result: Option<&'a [u8]>,
-    /// The operation is done and its result was never recorded.
+    /// Whether the operation is done but its result was never recorded.
     pub(crate) not_kept: bool,
+    /// How the typed interface made the record, if it did.
     pub(crate) typing: Option<Typing>,
 }
 
 impl<'a> Value<'a> {
-    /// No result.
+    /// A value without a result.
     pub(crate) const NONE: Value<'static> = Value { result: None, not_kept: false, typing: None };
 
-    /// A result that the caller passed as bytes.
+    /// Returns the value for a result that the caller passed as bytes.
     pub(crate) fn bytes(result: &'a [u8]) -> Value<'a> {
         Value { result: Some(result), ..Value::NONE }
     }
 
-    /// A result that a codec encoded.
+    /// Returns the value for a result that a codec encoded.
     pub(crate) fn typed(result: &'a [u8], typing: Typing) -> Value<'a> {
         Value { result: Some(result), typing: Some(typing), ..Value::NONE }
     }
 
-    /// A result that could not be recorded.
+    /// Returns the value for a result that could not be recorded.
     pub(crate) fn not_kept(typing: Option<Typing>) -> Value<'static> {
         Value { not_kept: true, typing, ..Value::NONE }
     }
 
-    /// No result yet.
+    /// Returns the value of an attempt that begins, which has no result yet.
     pub(crate) fn begun(typing: Option<Typing>) -> Value<'static> {
         Value { typing, ..Value::NONE }
     }
 
-    /// The value without its result, for the tombstone of a key that outlives its result.
+    /// Returns the value without its result, for the tombstone of a key that outlives its result.
     pub(crate) fn without_result(self) -> Value<'static> {
         let typing = self.typing.map(|typing| Typing { shape: None, ..typing });
         Value { result: None, not_kept: self.not_kept, typing }
     }
 
+    /// Returns the length of the result.
     pub(crate) fn result_bytes(&self) -> usize {
         self.result.map_or(0, <[u8]>::len)
     }
 
+    /// Returns the length of the extension.
     fn extension_bytes(&self) -> usize {
         self.typing.map_or(0, |typing| EXTENSION_HEADER_BYTES + usize::from(typing.content_bytes()))
     }
 }
 
-/// A record, its key and result borrowed from the log or from the caller.
+/// A record, whose key and result are borrowed from the log or from the caller.
 ///
-/// In a record of kind [`Kind::Unreadable`] some fields have another meaning: see [`FooterEntry::carrying`].
+/// In a record of kind [`Kind::Unreadable`], some fields have a different meaning: see [`FooterEntry::carrying`].
 ///
 /// [`FooterEntry::carrying`]: super::footer::FooterEntry::carrying
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record<'a> {
+    /// How the record changed the key.
     pub(crate) kind: Kind,
+    /// The key.
     pub(crate) key: Key<'a>,
+    /// The version of the change.
     pub(crate) version: Version,
-    /// Version of the first begin of the operation.
+    /// The version of the first begin of the operation.
     pub(crate) origin: Version,
+    /// The fingerprint of the request.
     pub(crate) fingerprint: Fingerprint,
-    /// Number of attempts so far.
+    /// The number of attempts so far.
     pub(crate) attempt: u32,
-    /// Store time of the change.
+    /// The store time of the change.
     pub(crate) time_ms: u64,
+    /// The store time from which the key is absent.
     pub(crate) key_expires_ms: u64,
+    /// The store time from which the result is gone.
     pub(crate) result_expires_ms: u64,
+    /// The result, or why there is none.
     pub(crate) value: Value<'a>,
 }
 
-/// The length of a record with this key and value.
+/// Returns the length of a record with this key and value.
 pub(crate) fn encoded_bytes(key: Key<'_>, value: &Value<'_>) -> u64 {
     bytes_of_parts(key, value.extension_bytes(), value.result_bytes())
 }
 
-/// The greatest length of a record with this key and a result of at most `max_result_bytes`.
-pub(crate) fn most_encoded_bytes(key: Key<'_>, max_result_bytes: usize) -> u64 {
+/// Returns the maximum length of a record with this key and a result of at most `max_result_bytes`.
+pub(crate) fn max_encoded_bytes(key: Key<'_>, max_result_bytes: usize) -> u64 {
     bytes_of_parts(key, MAX_EXTENSION_BYTES, max_result_bytes)
 }
 
@@ -181,43 +194,49 @@ fn bytes_of_parts(key: Key<'_>, extension_bytes: usize, result_bytes: usize) -> 
     align((RECORD_HEADER_BYTES + extension_bytes + scope + key.name().len() + result_bytes) as u64)
 }
 
-/// What a record's checksum is combined with, so that it fits at one position only. Without it, a lookup that checks one
-/// record alone could take the left-over of an earlier segment for it.
+/// Returns the number with which a record's checksum is combined, so that it matches at one position only. Without it, a
+/// lookup that checks a single record could mistake a record left over from an earlier segment for it.
 fn position_tie(position: u64) -> u32 {
     (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
-/// The bytes of a record that are gathered before it is copied: header, extension, and a key of usual length.
+/// The number of bytes that are gathered before a record is copied: enough for the header, the extension and a key of usual
+/// length.
 const HEAD_BYTES: usize = 192;
 const _: () = assert!(RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES <= HEAD_BYTES);
 
-/// A record as it goes into a frame: its header and checksum are encoded, and its result is still the caller's.
+/// A record that is ready to be copied into a frame. Its header and checksum are encoded, and its result is still borrowed
+/// from the caller.
 ///
-/// Only copying is left to do. A record is encoded before a thread takes the lock of the commit queue, and copied while the thread
-/// holds the lock.
+/// A thread encodes a record before it locks the commit queue, so that it only copies while the queue is locked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncodedRecord<'a> {
-    /// Header and extension, and the key if it fits.
+    /// The header and the extension, and the key if it fits.
     head: [u8; HEAD_BYTES],
+    /// The number of bytes in use in `head`.
     head_bytes: usize,
-    /// Scope and name of a key that does not fit into the head, and the result.
+    /// The scope and the name of the key, each of them empty if it is in `head`, and the result.
     rest: [&'a [u8]; 3],
+    /// The number of zeroes that align the end of the record.
     padding_bytes: usize,
+    /// The length of the whole record.
     length_bytes: usize,
 }
 
 impl EncodedRecord<'_> {
+    /// Returns the length of the record.
     pub(crate) fn length_bytes(&self) -> u64 {
         self.length_bytes as u64
     }
 
-    /// The parts that follow the head. Few records have more than one of them, and a checksum takes longer over many short parts.
+    /// Returns the parts that follow the head. Few records have more than one of them, and a checksum takes longer over many
+    /// short parts.
     fn tail_parts(&self) -> impl Iterator<Item = &[u8]> {
         let padding: &[u8] = &[0; 8][..self.padding_bytes];
         self.rest.into_iter().chain([padding]).filter(|part| !part.is_empty())
     }
 
-    /// Copies the record to the end of `out`.
+    /// Appends the record to `out`.
     pub(crate) fn append_to(&self, out: &mut Vec<u8>) {
         out.reserve(self.length_bytes);
         out.extend_from_slice(&self.head[..self.head_bytes]);
@@ -226,7 +245,7 @@ impl EncodedRecord<'_> {
 }
 
 impl<'a> Record<'a> {
-    /// The hash of the record's key.
+    /// Returns the hash of the record's key.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
             Kind::Unreadable if !planted(Bug::UnreadableKeyHashLost) => {
@@ -236,12 +255,12 @@ impl<'a> Record<'a> {
         }
     }
 
-    /// The kind of the record that this one carries, if it carries one and its kind is known.
+    /// Returns the kind of the unreadable record that this record carries. None if it carries none, or the kind is unknown.
     pub(crate) fn carried_kind(&self) -> Option<Kind> {
         u8::try_from(self.attempt).ok().filter(|_| self.kind == Kind::Unreadable).and_then(Kind::from_byte)
     }
 
-    /// The record in `bytes` whether or not its checksum fits. For a planted bug only.
+    /// Decodes the record in `bytes` without checking its checksum. Only a planted bug uses this.
     pub(crate) fn decode_regardless(bytes: &'a mut [u8]) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?.min(bytes.len());
         let checksum = Seed::NONE.checksum(&bytes[record_header::CHECKSUM.end()..length]) ^ position_tie(0);
@@ -251,7 +270,7 @@ impl<'a> Record<'a> {
 
     /// Encodes the record's header and computes its checksum, without copying the key or the result.
     ///
-    /// The checksum is not tied to a position yet: [`stamp`] does that once the position is known.
+    /// The checksum is not tied to a position yet. [`stamp`] does that once the position is known.
     pub(crate) fn encode(&self, seed: Seed) -> EncodedRecord<'a> {
         let scope = self.key.scope_name();
         let result = self.value.result.unwrap_or_default();
@@ -298,7 +317,7 @@ impl<'a> Record<'a> {
                 head_bytes += part.len();
                 *part = &[];
             } else {
-                // The parts stay in order: what follows a part that does not fit must not be in the head either.
+                // A part that does not fit ends the head, because the parts must stay in order.
                 break;
             }
         }
@@ -310,7 +329,7 @@ impl<'a> Record<'a> {
         encoded
     }
 
-    /// The record at the start of `bytes`, at `position` of the log.
+    /// Decodes the record at the start of `bytes`, at `position` of the log.
     pub(crate) fn decode(bytes: &'a [u8], position: u64, seed: Seed) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?;
         if bytes.len() < length {
@@ -389,6 +408,7 @@ impl<'a> Record<'a> {
     }
 }
 
+/// Decodes the extension of a record, which is absent if `bytes` is empty.
 fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, FormatError> {
     if bytes.is_empty() {
         return Ok(None);
@@ -414,7 +434,8 @@ fn narrow_u16(length_bytes: usize) -> u16 {
     })
 }
 
-/// The length that the record at the start of `bytes` states. It is possible; whether it is true, only the checksum shows.
+/// Returns the length that the record at the start of `bytes` states. The length is within the limits, but only the record's
+/// checksum shows whether it is right.
 pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
     if bytes.len() < RECORD_HEADER_BYTES {
         return Err(FormatError::Damaged("the record is cut short"));
@@ -429,7 +450,7 @@ pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
     usize::try_from(length).map_err(|_| FormatError::Damaged("the record's length is out of range"))
 }
 
-/// Ties the checksum of the newly encoded record at the start of `bytes` to its position. Returns the checksum as it goes to
+/// Ties the checksum of the newly encoded record at the start of `bytes` to its position. Returns the checksum as written to
 /// disk.
 pub(crate) fn stamp(bytes: &mut [u8], position: u64) -> u32 {
     let checksum = record_header::CHECKSUM.u32(bytes) ^ position_tie(position);
@@ -447,7 +468,7 @@ mod tests {
     const SEED: Seed = Seed(77);
     const POSITION: u64 = 12_345_672;
 
-    // Low bytes of fields that the tests change.
+    // The offsets of the low bytes of fields that the tests change.
     const KIND: usize = record_header::KIND.offset();
     const FLAGS: usize = record_header::FLAGS.offset();
     const KEY_LENGTH: usize = record_header::KEY_LENGTH.offset();
@@ -496,7 +517,7 @@ mod tests {
             let record = Record { value, ..sample(key, None) };
             let bytes = encoded(&record);
             prop_assert_eq!(bytes.len() as u64, encoded_bytes(key, &value));
-            prop_assert!(bytes.len() as u64 <= most_encoded_bytes(key, value.result_bytes()));
+            prop_assert!(bytes.len() as u64 <= max_encoded_bytes(key, value.result_bytes()));
             prop_assert_eq!(Record::decode(&bytes, POSITION, SEED), Ok(record));
         }
 
@@ -507,7 +528,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_another_position_or_file_is_refused() {
+    fn a_record_of_a_different_position_or_file_is_refused() {
         let bytes = encoded(&sample(Key::new("k"), Some(b"result")));
         assert!(Record::decode(&bytes, POSITION, SEED).is_ok());
         assert!(Record::decode(&bytes, POSITION + 8, SEED).is_err());
@@ -525,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_encoded_in_order_whether_or_not_it_fits_the_head() {
+    fn a_key_round_trips_even_if_it_does_not_fit_the_head() {
         let long = "k".repeat(HEAD_BYTES);
         for (scope, name) in [("s", "k"), ("s", &*long), (&*long, "k"), (&*long, &*long)] {
             let record = sample(Key::new(name).scope(scope), Some(b"result"));
@@ -572,14 +593,14 @@ mod tests {
     }
 
     #[test]
-    fn contradictory_parts_are_refused_though_the_checksum_fits() {
+    fn contradictory_parts_are_refused_despite_a_valid_checksum() {
         let refused = |change: fn(&mut Vec<u8>)| {
             let bytes = forged(&sample(Key::new("key").scope("scope"), Some(b"result")), change);
             Record::decode(&bytes, POSITION, SEED).map(drop).map_err(FormatError::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));
         let parts = Err("the record's parts do not add up to its length");
-        // 80 + 5 + 3 + 6 bytes are 94, padded to 96: the value can be two bytes longer and not three.
+        // 80 + 5 + 3 + 6 = 94 bytes, padded to 96. So the value can be two bytes longer, but not three.
         assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 8), Ok(()));
         assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 9), parts);
         assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 1), Ok(()), "seven bytes of padding");
@@ -663,7 +684,7 @@ mod tests {
         }
     }
 
-    /// Pins the encoding, byte by byte.
+    /// Pins every byte of the encoding.
     #[test]
     fn the_typing_extension_lies_between_header_and_scope() {
         let typing = Typing { scheme: 1, codec: 2, shape: Some(0x0807_0605_0403_0201) };
@@ -682,9 +703,9 @@ mod tests {
         assert_eq!(bytes[80..], *b"\x01\x02\x01\x02sk\0\0");
     }
 
-    /// Pins the encoding, byte by byte.
+    /// Pins every byte of the encoding.
     #[test]
-    fn an_unreadable_record_is_carried_as_specified() {
+    fn a_carried_record_is_encoded_as_specified() {
         let mut bytes = Vec::new();
         listed(Kind::Completed, 200).carrying(b"whatever is left", 3).encode(SEED).append_to(&mut bytes);
         let mut expected = vec![0; 96];
@@ -711,13 +732,13 @@ mod tests {
         assert_eq!(
             (begun.carried_kind(), begun.key_expires_ms),
             (Some(Kind::Begun), NEVER),
-            "time does not end an attempt"
+            "an attempt must not end by time"
         );
         let again = listed(Kind::Unreadable, 200).carrying(b"", 3);
         assert_eq!(
             (again.carried_kind(), again.key_expires_ms),
             (None, 200),
-            "its expiry is kept and its kind is lost"
+            "the expiry is kept, but the kind is lost"
         );
         let sound = sample(Key::new("k"), None);
         assert_eq!((sound.carried_kind(), sound.key_hash(&hasher)), (None, hasher.key(Key::new("k"))));
@@ -730,11 +751,11 @@ mod tests {
             Record::decode(&bytes, POSITION, SEED).map(drop).map_err(FormatError::reason)
         };
         assert_eq!(refused(|_| {}), Ok(()));
-        let not_such =
+        let cannot_be =
             Err("the record that carries an unreadable one has parts or a kind that it cannot have");
-        assert_eq!(refused(|bytes| (bytes[KEY_LENGTH], bytes[VALUE_LENGTH]) = (1, 6)), not_such, "a key");
-        assert_eq!(refused(|bytes| bytes[FLAGS] = FLAG_RESULT | FLAG_SCOPE), not_such, "a scope");
-        assert_eq!(refused(|bytes| (bytes[FLAGS], bytes[VALUE_LENGTH]) = (0, 7)), not_such, "no value");
-        assert_eq!(refused(|bytes| bytes[ATTEMPT] = 4), not_such, "a kind that is never carried");
+        assert_eq!(refused(|bytes| (bytes[KEY_LENGTH], bytes[VALUE_LENGTH]) = (1, 6)), cannot_be, "a key");
+        assert_eq!(refused(|bytes| bytes[FLAGS] = FLAG_RESULT | FLAG_SCOPE), cannot_be, "a scope");
+        assert_eq!(refused(|bytes| (bytes[FLAGS], bytes[VALUE_LENGTH]) = (0, 7)), cannot_be, "no value");
+        assert_eq!(refused(|bytes| bytes[ATTEMPT] = 4), cannot_be, "a kind that is never carried");
     }
 }
