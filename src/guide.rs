@@ -3,13 +3,13 @@
 //! **Begin here**
 //!
 //! - [Quick start](quick_start): from an empty project to an operation that survives a crash.
-//! - [Charging once](charging_once): one side effect, in a whole function for production, line by line.
+//! - [Charging once](charging_once): one side effect, in a complete function for production, line by line.
 //!
 //! **The side effect**
 //!
 //! - [A provider that takes idempotency keys](provider_with_keys): `rerun()` and the token, with one sync.
-//! - [A provider that does not](provider_without_keys): `reconcile` asks what happened.
-//! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer in 30 lines, with one sync a poll.
+//! - [A provider that does not](provider_without_keys): `reconcile` looks up what happened.
+//! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer in 30 lines, with one sync for each poll.
 //! - [Deadlines and fencing](deadlines_and_fencing): how another caller takes over an attempt that hangs.
 //!
 //! **Settings**
@@ -18,15 +18,15 @@
 //! - [Choosing durability](choosing_durability): when a call returns, and how many syncs it takes.
 #![cfg_attr(
     all(feature = "bincode", feature = "json"),
-    doc = "- [Evolving types](evolving_types): what a deploy that changes a type does to recorded results and requests."
+    doc = "- [Evolving types](evolving_types): which recorded results and requests still match after a deploy changes a type."
 )]
 //!
-//! **Around it**
+//! **In your program**
 //!
-//! - [Testing your own service](testing): a store in memory, a clock that is moved by hand, failing on purpose.
+//! - [Testing your own service](testing): a store in memory, a clock that the test moves, deliberate failures.
 //! - [Calling it from async code](async_code): one blocking task that owns begin, side effect and completion.
-//! - [Operating](operating): what to watch, how to decide a doubt by hand, what to do when the disk fails.
-//! - [Forks, containers and file systems](environments): what oncekey expects of what is around it.
+//! - [Operating](operating): what to watch, how to resolve a doubt by hand, what to do when the disk fails.
+//! - [Forks, containers and file systems](environments): what oncekey expects of its environment.
 //! - [Events](events): what is reported through `tracing`, and what to alert on.
 //!
 //! **Reference**
@@ -37,7 +37,7 @@
 //!
 //! The examples need the feature `bincode`, which is on by default, unless they say otherwise.
 
-// In the order of the list above. A page is a module without code, so that each has an address of its own.
+// In the order of the list above. Each page is a module without code, so that it has its own URL.
 
 #[doc = include_str!("guide/quick_start.md")]
 pub mod quick_start {}
@@ -63,7 +63,7 @@ pub mod retention_and_clocks {}
 #[doc = include_str!("guide/choosing_durability.md")]
 pub mod choosing_durability {}
 
-// It links to both codecs, which are not there without their features.
+// This page links to both codecs, which exist only with their features.
 #[doc = include_str!("guide/evolving_types.md")]
 #[cfg(all(feature = "bincode", feature = "json"))]
 #[cfg_attr(docsrs, doc(cfg(all(feature = "bincode", feature = "json"))))]
