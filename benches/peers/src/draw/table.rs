@@ -62,12 +62,12 @@ const SECTIONS: [Section; 21] = [
 ];
 
 pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> String {
-    let mut text = String::from("# oncekey beside other embedded stores\n\n");
+    let mut text = String::from("# oncekey compared with other embedded stores\n\n");
     for sentence in provenance {
         let _ = writeln!(text, "{sentence}\n");
     }
     text += "Keys of 36 bytes, results of 256. Medians over rounds in which every store had one turn; in brackets the median \
-             of the ratios to the floor of the same round. The best figure besides the floors is bold. \
+             of the ratios to the floor of the same round. The best figure of each column, floors excepted, is bold. \
              benches/peers/README.md describes the floors and the setup of each store.\n";
     for name in drawn {
         let _ = write!(text, "\n![{name}]({name}.svg)\n");
