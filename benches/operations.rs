@@ -1,5 +1,5 @@
-//! Operations of one thread on a real file, each beside its floor: a bare loop that writes and syncs as many bytes, in a file
-//! of zeroes that are on disk. `cargo bench` prints both. Quote their ratio; the times depend on the disk.
+//! Operations of one thread on a real file, each compared with its floor: a bare loop that writes and syncs as many bytes, in a
+//! file of zeroes that are on disk. `cargo bench` prints both. Quote the ratio; the times depend on the disk.
 
 #![allow(
     missing_docs,
@@ -19,7 +19,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use oncekey::{Attempt, Begin, Durability, Fingerprint, Options, Store};
 
 const RESULT: [u8; 256] = [7; 256];
-/// The size of a record of these keys and results in a frame of its own: frame header, fixed part, padded key, result.
+/// The size of a frame with one record of these keys and results: frame header, fixed part, padded key, result.
 const FRAME_BYTES: usize = 56 + 80 + 40 + 256;
 
 fn key(number: u64) -> String {
@@ -34,7 +34,7 @@ fn preallocated(directory: &tempfile::TempDir) -> File {
     file
 }
 
-/// The position of a write: the floor writes the file again and again.
+/// Returns the position of a write. The floor wraps around before the end of the file.
 fn position(turn: u64) -> u64 {
     turn * FRAME_BYTES as u64 % (60 << 20)
 }
@@ -91,7 +91,7 @@ fn durable(criterion: &mut Criterion) {
         bencher.iter(|| {
             number += 1;
             let Begin::Acquired(mut lease) = store.begin(&key(number), Fingerprint::NONE).unwrap() else {
-                unreachable!("the key is new")
+                unreachable!("a new key was already present")
             };
             lease.complete(&RESULT).unwrap()
         });
@@ -122,7 +122,7 @@ fn buffered(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Records that become durable together, in a file that grows and in one whose slots are reclaimed and reused.
+/// Measures records that become durable together, in a growing file and in a file whose slots are reclaimed and reused.
 fn batched(criterion: &mut Criterion) {
     const BATCH: u64 = 100;
     let mut group = criterion.benchmark_group("100 records made durable together");
@@ -223,12 +223,12 @@ fn replay(criterion: &mut Criterion) {
     let map: std::collections::HashMap<&str, [u8; 256]> =
         keys.iter().map(|key| (key.as_str(), RESULT)).collect();
     let mut turn = 0;
-    // With this stride every key is visited once before any is visited again.
+    // With this stride every key is visited once before any key is visited again.
     let mut next = move || {
         turn = (turn + 61_803) % KEYS;
         usize::try_from(turn).unwrap()
     };
-    group.bench_function("floor: a hash map that copies the result out", |bencher| {
+    group.bench_function("floor: a hash map that copies out the result", |bencher| {
         bencher.iter(|| black_box(map[keys[next()].as_str()].to_vec()));
     });
     group.bench_function("a known key", |bencher| {

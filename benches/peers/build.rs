@@ -1,4 +1,4 @@
-//! Passes the versions of the stores to the program, which saves them with its results.
+//! Passes the versions of the measured stores to the program, which saves them with its results.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ const MEASURED: [&str; 11] = [
 ];
 
 fn main() {
-    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo says where the package is");
+    let directory = std::env::var("CARGO_MANIFEST_DIR").expect("cargo should set CARGO_MANIFEST_DIR");
     let lock = Path::new(&directory).join("Cargo.lock");
     println!("cargo::rerun-if-changed={}", lock.display());
     let text = std::fs::read_to_string(lock).unwrap_or_default();

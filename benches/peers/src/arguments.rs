@@ -10,22 +10,23 @@ usage: compare COMMAND [OPTIONS]
 
   commit    durable operations: record, begin and complete, rerun
   replay    lookups of known and of unknown keys
-  buffered  records that are not synced, and batches that are
-  open      opening a store that was closed, and one that crashed
+  buffered  records that are not synced, and batches of records that are
+  open      opening a closed store, and a store after a crash
   reclaim   durable records while most operations expire
   memory    memory and disk for each key
   scale     durable records in stores with more and more operations
   all       all of these
   draw      plots and tables of the results
 
-  --rounds N       rounds; every store has one turn in each; 5
-  --seconds S      how long a turn is measured; 2
-  --threads N,..   for commit; 1,8,64
-  --keys N,..      operations in the store; 1000,10000,100000,1000000,10000000 (reclaim: 1000000)
-  --only NAME,..   stores, by name or by prefix of a name; all
-  --dir PATH       a directory on the disk to be measured; the working directory
-  --out FILE       the file to which results are added; results.json
-  --drawings PATH  the directory into which `draw` writes; drawings";
+  --rounds N       the number of rounds; every store has one turn in each (default: 5)
+  --seconds S      how long a turn is measured (default: 2)
+  --threads N,..   the numbers of threads for commit (default: 1,8,64)
+  --keys N,..      the numbers of operations in the store
+                   (default: 1000,10000,100000,1000000,10000000; for reclaim: 1000000)
+  --only NAME,..   the stores to measure, by name or by prefix of a name (default: all)
+  --dir PATH       a directory on the disk to be measured (default: the working directory)
+  --out FILE       the file to which results are added (default: results.json)
+  --drawings PATH  the directory into which `draw` writes (default: drawings)";
 
 /// The parsed and checked command line.
 #[derive(Clone)]
@@ -34,7 +35,7 @@ pub struct Arguments {
     pub rounds: u32,
     pub duration: Duration,
     pub threads: Vec<u32>,
-    /// `None`: the default of the command.
+    /// The numbers of operations in the store; `None` for the default of the command.
     pub keys: Option<Vec<u64>>,
     pub setups: Vec<Setup>,
     pub directory: PathBuf,
@@ -86,12 +87,13 @@ impl Arguments {
         Ok(arguments)
     }
 
-    /// The numbers of operations in the store, to be measured one after the other.
+    /// Returns the numbers of operations in the store, to be measured one after the other.
     pub fn keys(&self) -> Vec<u64> {
         self.keys.clone().unwrap_or_else(|| vec![1_000, 10_000, 100_000, 1_000_000, 10_000_000])
     }
 }
 
+/// Returns the setups whose names begin with one of these comma-separated names.
 fn chosen(names: &str) -> Result<Vec<Setup>, String> {
     let mut setups = roster::all();
     let names: Vec<String> = names.split(',').map(str::to_lowercase).collect();

@@ -1,4 +1,4 @@
-//! One run of the program: its directory, its samples so far, and the stores that it has filled.
+//! One run of the program: its directory, the samples so far, and the filled stores.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -23,8 +23,8 @@ pub struct Bench {
     measurements: Cell<u64>,
 }
 
-/// A temporary directory for one measurement. Dropping it syncs its parent, so that the file system frees the blocks now
-/// and not during the next measurement.
+/// A temporary directory for one measurement. Dropping it syncs the parent directory, so that the file system frees the blocks
+/// now and not during the next measurement.
 pub struct ScratchDirectory {
     directory: Option<TempDir>,
     parent: PathBuf,
@@ -32,7 +32,7 @@ pub struct ScratchDirectory {
 
 impl ScratchDirectory {
     pub fn new(parent: &Path) -> ScratchDirectory {
-        let directory = TempDir::new_in(parent).expect("a directory can be created");
+        let directory = TempDir::new_in(parent).expect("cannot create a temporary directory");
         ScratchDirectory { directory: Some(directory), parent: parent.to_owned() }
     }
 }
@@ -40,7 +40,7 @@ impl ScratchDirectory {
 impl Deref for ScratchDirectory {
     type Target = Path;
     fn deref(&self) -> &Path {
-        self.directory.as_ref().expect("it exists until it is dropped").path()
+        self.directory.as_ref().expect("the directory should exist until it is dropped").path()
     }
 }
 
@@ -62,9 +62,9 @@ pub fn fill_open(setup: &Setup, directory: &Path, keys: u64) -> Box<dyn Contesta
         let changes: Vec<Change> =
             (next..end).map(|number| Change::PutIfAbsent(key(KeySet::Filled, number), RESULT)).collect();
         let applied = contestant.apply(&changes);
-        assert!(applied.into_iter().all(|applied| applied), "{}: every key is new", setup.name);
+        assert!(applied.into_iter().all(|applied| applied), "{}: a new key was already present", setup.name);
         next = end;
-        // Some stores cannot reuse the space that they have freed since the last sync.
+        // Several stores cannot reuse space that was freed after the last sync.
         if next.is_multiple_of(100_000) {
             contestant.sync();
         }
@@ -75,14 +75,15 @@ pub fn fill_open(setup: &Setup, directory: &Path, keys: u64) -> Box<dyn Contesta
 
 impl Bench {
     pub fn new(arguments: Arguments) -> Bench {
-        fs::create_dir_all(&arguments.directory).expect("the directory can be created");
-        let run = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970").as_secs();
+        fs::create_dir_all(&arguments.directory).expect("cannot create the directory");
+        let run =
+            SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock should be after 1970").as_secs();
         let mut results = Results::load(&arguments.out);
-        results.runs.insert(run, Machine::here(&arguments.directory));
+        results.runs.insert(run, Machine::describe(&arguments.directory));
         Bench { arguments, results: RefCell::new(results), run, measurements: Cell::new(0) }
     }
 
-    /// Returns a new number for [`KeySet::Written`], which no other measurement of this or another run has.
+    /// Returns a number for [`KeySet::Written`] that no other measurement of this or any other run has.
     pub fn next_measurement(&self) -> u64 {
         self.measurements.set(self.measurements.get() + 1);
         self.run << 16 | self.measurements.get()
@@ -101,22 +102,22 @@ impl Bench {
         if !complete.exists() {
             eprintln!("  filling {} with {keys} operations", setup.name);
             let _ = fs::remove_dir_all(&directory);
-            fs::create_dir_all(&directory).expect("the directory can be created");
+            fs::create_dir_all(&directory).expect("cannot create the directory");
             fill_open(setup, &directory, keys).close();
-            fs::write(complete, "").expect("the marker file can be written");
+            fs::write(complete, "").expect("cannot write the marker file");
         }
         directory
     }
 
-    /// The chosen stores without the variants: one setup for each.
+    /// Returns one setup for each chosen store, leaving out the variants.
     pub fn plain_setups(&self) -> impl Iterator<Item = &Setup> {
         self.arguments.setups.iter().filter(|setup| !setup.is_variant)
     }
 
-    /// Adds the metrics of one contestant in one round, and prints some of them.
+    /// Adds the metrics of one contestant in one round, and prints the most important ones.
     pub fn add_sample(&self, subject: &Subject, contestant: &str, round: u32, metrics: Metrics) {
-        let some = ["operations_per_second", "mean_ns", "p99_ns", "open_ns", "anonymous_bytes"];
-        let shown: Vec<String> = some
+        let printed = ["operations_per_second", "mean_ns", "p99_ns", "open_ns", "anonymous_bytes"];
+        let shown: Vec<String> = printed
             .iter()
             .filter_map(|metric| Some(results::readable(metric, *metrics.get(*metric)?)))
             .collect();
@@ -135,7 +136,7 @@ impl Bench {
         });
     }
 
-    /// Saves all results, and prints those of one measure and this run.
+    /// Saves all results, and prints the results of one measure in this run.
     pub fn finish(&self, measure: &str) {
         let results = self.results.borrow();
         results.save(&self.arguments.out);

@@ -23,51 +23,52 @@ const REOPEN: &str = "reopen";
 
 /// How many operations a child records before it is killed.
 const LAST_OPERATIONS: u64 = 1_000;
-/// What it prints when it has done so.
+/// The line that the child prints once it has recorded them.
 const RECORDED: &str = "recorded";
 
 fn command(words: [&str; 4], directory: &Path) -> Command {
-    let program = std::env::current_exe().expect("a program knows where it is");
+    let program = std::env::current_exe().expect("cannot determine the path of this program");
     let mut command = Command::new(program);
     command.arg(COMMAND).args(words).arg(directory).stdout(Stdio::piped()).stderr(Stdio::inherit());
     command
 }
 
 fn metrics_of(words: [&str; 4], directory: &Path) -> Metrics {
-    let output = command(words, directory).output().expect("a child can be started");
+    let output = command(words, directory).output().expect("cannot start a child");
     assert!(output.status.success(), "the child failed: {}", output.status);
-    serde_json::from_slice(&output.stdout).expect("a child prints its figures")
+    serde_json::from_slice(&output.stdout).expect("the child should print its figures")
 }
 
-/// Measures memory while and after a fresh process fills a store.
+/// Measures the memory of a fresh process during and after filling a store.
 pub fn memory_filling(contestant: &str, keys: u64, directory: &Path) -> Metrics {
     metrics_of([FILL, contestant, &keys.to_string(), "0"], directory)
 }
 
-/// Measures memory of a fresh process that opens a filled store and looks some keys up.
+/// Measures the memory of a fresh process that opens a filled store and looks up keys.
 pub fn memory_reopened(contestant: &str, keys: u64, directory: &Path) -> Metrics {
     metrics_of([REOPEN, contestant, &keys.to_string(), "0"], directory)
 }
 
-/// Starts a process that opens the store and records some operations durably, and kills it before it closes the store.
+/// Starts a process that opens the store and durably records [`LAST_OPERATIONS`] operations. Kills the process before it
+/// closes the store.
 pub fn crash(setup: &Setup, measurement: u64, directory: &Path) {
     let words = [CRASH, setup.name, "0", &measurement.to_string()];
-    let mut child = command(words, directory).spawn().expect("a child can be started");
+    let mut child = command(words, directory).spawn().expect("cannot start a child");
     let mut line = String::new();
-    let stdout = child.stdout.take().expect("it is piped");
-    BufReader::new(stdout).read_line(&mut line).expect("the child's output can be read");
+    let stdout = child.stdout.take().expect("the child's output should be piped");
+    BufReader::new(stdout).read_line(&mut line).expect("cannot read the child's output");
     assert_eq!(line.trim(), RECORDED, "the child failed before it was killed");
-    child.kill().expect("a child can be killed");
-    child.wait().expect("a killed child can be waited for");
+    child.kill().expect("cannot kill the child");
+    child.wait().expect("cannot wait for the killed child");
 }
 
-/// Runs the child: the words after [`COMMAND`] say what it does.
+/// Runs the child. `words` are the arguments after [`COMMAND`].
 pub fn run(words: &[String]) {
-    let [what, name, keys, measurement, directory] = words else { panic!("not started by this program") };
-    let number = |text: &String| text.parse::<u64>().expect("a number");
+    let [action, name, keys, measurement, directory] = words else { panic!("not started by this program") };
+    let number = |text: &String| text.parse::<u64>().expect("a count and a measurement should be numbers");
     let (keys, measurement, directory) = (number(keys), number(measurement), PathBuf::from(directory));
     let setup = roster::all().into_iter().find(|setup| setup.name == name);
-    let metrics = match (what.as_str(), setup) {
+    let metrics = match (action.as_str(), setup) {
         (CRASH, Some(setup)) => {
             let contestant = (setup.open)(&directory, Durability::Synced);
             for number in 0..LAST_OPERATIONS {
@@ -83,10 +84,10 @@ pub fn run(words: &[String]) {
         (REOPEN, Some(setup)) => reopened(&setup, &directory, keys),
         _ => panic!("not started by this program"),
     };
-    println!("{}", serde_json::to_string(&metrics).expect("figures are plain data"));
+    println!("{}", serde_json::to_string(&metrics).expect("the figures should be serializable"));
 }
 
-/// Measures the memory that `fill` takes, at its peak and at the end. Drops what it returns only after that.
+/// Measures the memory that `fill` takes, at its peak and at the end. Drops the filled store only after measuring.
 fn filling<T>(fill: impl FnOnce() -> T) -> Metrics {
     let (highest, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let before = anonymous_bytes();
@@ -112,13 +113,14 @@ fn filling<T>(fill: impl FnOnce() -> T) -> Metrics {
     })
 }
 
+/// Measures the memory of this process after opening a filled store, and after lookups.
 fn reopened(setup: &Setup, directory: &Path, keys: u64) -> Metrics {
     let before = anonymous_bytes();
     let contestant = (setup.open)(directory, Durability::Synced);
     let opened = anonymous_bytes();
     let mut reader = contestant.reader();
     for number in chosen(100_000, keys) {
-        assert!(reader.is_known(&key(KeySet::Filled, number)), "{}: it was filled", setup.name);
+        assert!(reader.is_known(&key(KeySet::Filled, number)), "{}: a filled key is missing", setup.name);
     }
     let looked_up = anonymous_bytes();
     drop(reader);

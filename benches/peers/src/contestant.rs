@@ -1,19 +1,20 @@
-//! What a store must be able to do to be measured. The stores implement this; `roster` lists them.
+//! The interface that every measured store implements. `roster` lists the stores.
 
 use std::collections::HashMap;
 
 use crate::operations::{BEGUN, Change, Key, RESULT};
 
-/// The name of the floor, with which everything is compared.
+/// The name of the floor, with which all contestants are compared.
 pub const FLOOR: &str = "floor";
-/// The name of the floor in a file that grows meanwhile. Nothing is compared with it; it shows what growing costs.
+/// The name of the floor in a file that grows while it is being written. No contestant is compared with it; it shows the cost
+/// of growing.
 pub const FLOOR_THAT_GROWS: &str = "floor that grows";
 /// The name of oncekey.
 pub const ONCEKEY: &str = "oncekey";
 /// The name of oncekey with [`Options::min_size`](oncekey::Options::min_size).
 pub const ONCEKEY_SIZED: &str = "oncekey sized";
 
-/// How durable a change is when it returns.
+/// How durable a change is when the call returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// On disk: it survives a loss of power.
@@ -24,14 +25,14 @@ pub enum Durability {
 
 /// An open store.
 pub trait Contestant: Send + Sync {
-    /// Makes these changes in one commit. Returns for each whether it changed anything. Linearizable: of two concurrent
-    /// callers that put the same absent key, exactly one gets `true`.
+    /// Makes these changes in one commit. Returns one value for each change: whether it was applied. Linearizable: if two
+    /// callers put the same absent key concurrently, exactly one gets `true`.
     fn apply(&self, changes: &[Change]) -> Vec<bool>;
 
     /// Makes buffered changes durable.
     fn sync(&self);
 
-    /// A reader for one thread.
+    /// Returns a reader for one thread.
     fn reader(&self) -> Box<dyn Reader + '_>;
 
     /// Records an operation with its result, in one commit. Returns true if the key was absent.
@@ -45,7 +46,8 @@ pub trait Contestant: Send + Sync {
         begun && self.apply(&[Change::Overwrite(*key, RESULT)])[0]
     }
 
-    /// Runs an operation that may be run again after a crash, so that its begin need not be durable.
+    /// Runs an operation that can be rerun after a crash, so that its begin need not be durable. Returns true if the key was
+    /// absent.
     fn rerun(&self, key: &Key) -> bool {
         self.record(key)
     }
@@ -54,9 +56,9 @@ pub trait Contestant: Send + Sync {
     fn close(self: Box<Self>) {}
 }
 
-/// Looks keys up.
+/// Looks up keys.
 pub trait Reader {
-    /// Returns the result of a known key, copied into a buffer of the caller's own.
+    /// Returns a copy of the result of a known key, or `None` for an unknown key.
     fn replay(&mut self, key: &Key) -> Option<Vec<u8>>;
 
     /// Whether the key is known.
@@ -65,7 +67,7 @@ pub trait Reader {
     }
 }
 
-/// A reader that is a closure.
+/// A [`Reader`] made of a closure.
 pub struct Lookup<F>(pub F);
 
 impl<F: FnMut(&Key) -> Option<Vec<u8>>> Reader for Lookup<F> {
@@ -74,15 +76,15 @@ impl<F: FnMut(&Key) -> Option<Vec<u8>>> Reader for Lookup<F> {
     }
 }
 
-/// Returns for each change of a batch whether it takes effect, for stores that do not report that themselves.
-/// `is_present` looks a key up in the store; earlier changes of the batch are taken into account.
-pub fn effects(changes: &[Change], mut is_present: impl FnMut(&Key) -> bool) -> Vec<bool> {
+/// Returns one value for each change of a batch: whether the change applies. For stores that do not report this themselves.
+/// `is_present` looks up a key in the store. The earlier changes of the batch are taken into account.
+pub fn which_apply(changes: &[Change], mut is_present: impl FnMut(&Key) -> bool) -> Vec<bool> {
     let mut after_earlier = HashMap::new();
-    let mut effect = |change: &Change| {
+    let mut applies = |change: &Change| {
         let key = *change.key();
         let present = after_earlier.get(&key).copied();
         let mut present = || present.unwrap_or_else(|| is_present(&key));
-        let (takes_effect, present_after) = match change {
+        let (applies, present_after) = match change {
             Change::PutIfAbsent(..) => (!present(), true),
             Change::Overwrite(..) => (true, true),
             Change::Remove(_) => (true, false),
@@ -90,7 +92,7 @@ pub fn effects(changes: &[Change], mut is_present: impl FnMut(&Key) -> bool) -> 
         if changes.len() > 1 {
             after_earlier.insert(key, present_after);
         }
-        takes_effect
+        applies
     };
-    changes.iter().map(&mut effect).collect()
+    changes.iter().map(&mut applies).collect()
 }

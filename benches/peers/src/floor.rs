@@ -1,5 +1,6 @@
-//! The floors of writing: they write as many bytes as oncekey, at the same granularity, into a file that is prepared in the
-//! same way, with as little code as possible. They have no keys, no index, no checksums and no answers.
+//! The floors of the write measurements. A floor shows roughly the least time that the work can take: it writes and syncs as
+//! many bytes as oncekey, in writes of the same size, into a file that is prepared in the same way, with as little code as
+//! possible. A floor has no keys, no index and no checksums, and returns no results.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -9,30 +10,32 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::operations::{Key, RESULT};
 
-/// The header of a frame, which oncekey writes once for each commit.
+/// The size of a frame header, which oncekey writes once for each commit.
 pub const FRAME_HEADER_BYTES: usize = 56;
-/// The record of a key and its result: the fixed part, both of these, and zeroes up to a multiple of 8.
+/// The size of a record with a result: the fixed part, the key, the result, and zeroes up to a multiple of 8.
 pub const RECORD_BYTES: usize = (80 + size_of::<Key>() + RESULT.len()).next_multiple_of(8);
-/// The record of a begin, which has no result.
+/// The size of the record of a begin, which has no result.
 pub const BEGIN_BYTES: usize = (80 + size_of::<Key>()).next_multiple_of(8);
 
 const FRAME: [u8; FRAME_HEADER_BYTES + RECORD_BYTES] = [1; FRAME_HEADER_BYTES + RECORD_BYTES];
 const BEGIN_FRAME: [u8; FRAME_HEADER_BYTES + BEGIN_BYTES] = [1; FRAME_HEADER_BYTES + BEGIN_BYTES];
 
-/// The length of a preallocated file, which is written again and again. About as much as a run writes.
+/// The length of a preallocated file: roughly the number of bytes that a run writes. If a run writes more, it wraps around
+/// to the start of the file.
 const FILE_BYTES: u64 = 64 << 20;
 
 /// How the file gets the space that is written to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileSpace {
-    /// The whole file is zeroes on disk from the beginning, as oncekey's segment slots are before they are written to. At
-    /// its end writing continues at its beginning.
+    /// The whole file is zeroes on disk from the start, as oncekey's segment slots are before they are written to. Writing
+    /// wraps around at the end.
     Preallocated,
-    /// Zeroes are written a little ahead, as many at a time as oncekey writes, and synced together with the data.
+    /// The file grows while it is being written: zeroes are written ahead, as many at a time as oncekey writes, and are synced
+    /// together with the data.
     Growing,
 }
 
-/// How many zeroes oncekey writes ahead at a time.
+/// The number of zeroes that oncekey writes ahead at a time.
 const ZEROES_BYTES: usize = 256 << 10;
 
 /// The file and the position of the next write.
@@ -40,28 +43,29 @@ struct Tail {
     file: File,
     space: FileSpace,
     position: u64,
+    /// The length of the part of the file that is zeroes or data.
     end: u64,
 }
 
 impl Tail {
     fn new(directory: &Path, space: FileSpace) -> Tail {
-        let file = File::create_new(directory.join("floor")).expect("the file of the floor is new");
+        let file = File::create_new(directory.join("floor")).expect("cannot create the file of the floor");
         let mut tail = Tail { file, space, position: 0, end: 0 };
         if space == FileSpace::Preallocated {
             while tail.end < FILE_BYTES {
                 tail.grow(1 << 20);
             }
-            tail.file.sync_all().expect("zeroes are synced");
+            tail.file.sync_all().expect("the floor cannot sync zeroes");
         }
         tail
     }
 
     fn grow(&mut self, bytes: usize) {
-        self.file.write_all_at(&vec![0; bytes], self.end).expect("zeroes are written");
+        self.file.write_all_at(&vec![0; bytes], self.end).expect("the floor cannot write zeroes");
         self.end += bytes as u64;
     }
 
-    /// Returns the position for `length` bytes and moves behind them.
+    /// Reserves `length` bytes and returns their position.
     fn advance(&mut self, length: usize) -> u64 {
         if self.position + length as u64 > self.end {
             match self.space {
@@ -69,15 +73,15 @@ impl Tail {
                 FileSpace::Growing => self.grow(ZEROES_BYTES),
             }
         }
-        let here = self.position;
+        let start = self.position;
         self.position += length as u64;
-        here
+        start
     }
 }
 
-/// The floor of one thread: a positional write, and a sync where durability needs one.
+/// The floor for one thread: a positional write, and a sync if the operation has to be durable.
 pub struct SingleThreadFloor {
-    /// Only one thread writes. An uncontended lock costs nothing beside the write.
+    /// Only one thread writes. The cost of an uncontended lock is negligible compared with the write.
     tail: Mutex<Tail>,
 }
 
@@ -86,63 +90,73 @@ impl SingleThreadFloor {
         SingleThreadFloor { tail: Mutex::new(Tail::new(directory, space)) }
     }
 
+    /// Writes these bytes without a sync.
     pub fn write(&self, bytes: &[u8]) {
         let mut tail = self.tail.lock();
-        let here = tail.advance(bytes.len());
-        tail.file.write_all_at(bytes, here).expect("the floor writes");
+        let position = tail.advance(bytes.len());
+        tail.file.write_all_at(bytes, position).expect("the floor cannot write to its file");
     }
 
     pub fn sync(&self) {
-        self.tail.lock().file.sync_data().expect("the floor syncs");
+        self.tail.lock().file.sync_data().expect("the floor cannot sync its file");
     }
 
+    /// Writes a record without a sync.
     pub fn record_buffered(&self) {
         self.write(&FRAME);
     }
 
+    /// Writes and syncs a record.
     pub fn record(&self) {
         self.write(&FRAME);
         self.sync();
     }
 
+    /// Writes and syncs a begin, then a record.
     pub fn begin_and_complete(&self) {
         self.write(&BEGIN_FRAME);
         self.sync();
         self.record();
     }
 
+    /// Writes a begin without a sync, then writes a record and syncs both.
     pub fn rerun(&self) {
         self.write(&BEGIN_FRAME);
         self.record();
     }
 }
 
-/// The floor of several threads: a bare group commit. A thread that finds no leader becomes the leader. It writes and
-/// syncs the gathered batch for all its followers, without the lock under which the next batch gathers.
+/// The floor for several threads: a bare group commit. A thread that finds no leader becomes the leader, and writes and syncs
+/// the gathering batch for all its followers. Meanwhile it does not hold the lock of the queue, so the next batch can gather.
 pub struct GroupCommitFloor {
     /// Only the leader locks this.
     tail: Mutex<Tail>,
     queue: Mutex<Queue>,
-    /// Where the threads of batches with even and with odd numbers wait. Two are enough: while one batch is being
-    /// committed, one gathers.
+    /// The wait points of batches with even and with odd numbers. Two are enough, because only one batch gathers while
+    /// another is being committed.
     gates: [Condvar; 2],
 }
 
 #[derive(Default)]
 struct Queue {
+    /// The bytes of the gathering batch.
     gathering: Vec<u8>,
-    /// Whether a follower of the gathering batch waits for its write, and whether one waits for its sync.
+    /// Whether a thread of the gathering batch needs only the write, so that it has to be woken before the sync.
     wants_write: bool,
+    /// Whether a thread of the gathering batch needs the sync.
     wants_sync: bool,
-    /// The buffer of the previous batch, for the next one.
+    /// The buffer of the previous batch, which the next batch reuses.
     spare: Vec<u8>,
-    /// The number of the gathering batch, of the last one that is written, and of the last one that is synced.
+    /// The number of the gathering batch.
     number: u64,
+    /// The number of the last written batch.
     written: u64,
+    /// The number of the last synced batch.
     synced: u64,
     has_leader: bool,
 }
 
+/// How far a record must have got when the call returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Until {
     Written,
@@ -160,22 +174,24 @@ impl GroupCommitFloor {
         &self.gates[(number & 1) as usize]
     }
 
+    /// Adds a record to the gathering batch and returns once that batch is written or synced.
     fn commit(&self, record: &[u8], until: Until) {
         let mut queue = self.queue.lock();
         queue.gathering.extend_from_slice(record);
         queue.wants_write |= until == Until::Written;
         queue.wants_sync |= until == Until::Synced;
-        let own = queue.number;
-        while own > if until == Until::Written { queue.written } else { queue.synced } {
+        let batch = queue.number;
+        while batch > if until == Until::Written { queue.written } else { queue.synced } {
             if queue.has_leader {
-                self.gate(own).wait(&mut queue);
+                self.gate(batch).wait(&mut queue);
             } else {
                 queue = self.lead(queue);
             }
         }
     }
 
-    /// Commits the gathering batch. The caller's record is in it: if it were in an earlier one, it would be committed.
+    /// Commits the gathering batch as its leader. The batch contains the caller's record, because an earlier batch would
+    /// already have been committed.
     fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
         queue.has_leader = true;
         let mut spare = std::mem::take(&mut queue.spare);
@@ -187,14 +203,14 @@ impl GroupCommitFloor {
         queue.number += 1;
         drop(queue);
         let mut tail = self.tail.lock();
-        let here = tail.advance(batch.len());
-        tail.file.write_all_at(&batch, here).expect("the floor writes");
+        let position = tail.advance(batch.len());
+        tail.file.write_all_at(&batch, position).expect("the floor cannot write to its file");
         if wants_sync {
             if wants_write {
                 self.queue.lock().written = number;
                 self.gate(number).notify_all();
             }
-            tail.file.sync_data().expect("the floor syncs");
+            tail.file.sync_data().expect("the floor cannot sync its file");
         }
         drop(tail);
         batch.clear();
@@ -212,16 +228,18 @@ impl GroupCommitFloor {
         queue
     }
 
+    /// Writes and syncs a record.
     pub fn record(&self) {
         self.commit(&FRAME[..RECORD_BYTES], Until::Synced);
     }
 
+    /// Writes and syncs a begin, then a record.
     pub fn begin_and_complete(&self) {
         self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Synced);
         self.record();
     }
 
-    /// The begin is written before the side effect would run, and becomes durable together with the completion.
+    /// Waits until a begin is written, then until a record is synced. The begin becomes durable together with the record.
     pub fn rerun(&self) {
         self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Written);
         self.record();

@@ -1,4 +1,4 @@
-//! A group commit around a store that has none of its own, as a careful user would write it.
+//! A group commit around a store that has no group commit, as a careful user would write it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -7,8 +7,8 @@ use parking_lot::{Condvar, Mutex};
 use crate::contestant::{Contestant, Reader};
 use crate::operations::Change;
 
-/// Threads add their changes to the gathering batch. A thread that finds no leader becomes the leader and commits the
-/// batch for all its followers, while the next batch gathers.
+/// A store inside a group commit. Threads add their changes to the gathering batch. A thread that finds no leader becomes the
+/// leader and commits the batch for all its followers, while the next batch gathers.
 pub struct Grouped<C> {
     contestant: C,
     queue: Mutex<Queue>,
@@ -48,7 +48,7 @@ impl<C: Contestant> Contestant for Grouped<C> {
                 gate.committed.wait(&mut queue);
                 continue;
             }
-            // There is no leader and this thread's batch is not committed, so it is the gathering one.
+            // There is no leader and this thread's batch is not committed, so this batch is still the gathering one.
             queue.has_leader = true;
             let batch = std::mem::take(&mut queue.gathering);
             queue.gate = Arc::default();
@@ -56,9 +56,9 @@ impl<C: Contestant> Contestant for Grouped<C> {
             let applied = self.contestant.apply(&batch);
             queue = self.queue.lock();
             queue.has_leader = false;
-            gate.applied.set(applied).expect("a batch is committed once");
+            gate.applied.set(applied).expect("a batch should be committed once");
             gate.committed.notify_all();
-            // Wake one waiter of the next batch to lead it. The others would only go back to sleep.
+            // Wake only one waiter of the next batch, to lead it. The others would go back to sleep.
             queue.gate.committed.notify_one();
         }
     }

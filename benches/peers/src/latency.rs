@@ -6,7 +6,7 @@ use std::time::Duration;
 /// The number of buckets for each power of two.
 const PARTS: u64 = 128;
 const PART_BITS: u32 = PARTS.trailing_zeros();
-/// Up to 2^40 ns, a quarter of an hour.
+/// The number of buckets: enough for latencies up to 2^40 ns, about a quarter of an hour.
 const BUCKETS: usize = (PARTS as usize) * (40 - PART_BITS as usize + 1);
 
 #[derive(Debug, Clone)]
@@ -17,7 +17,7 @@ pub struct Latencies {
     sum: u64,
 }
 
-/// The bucket of a latency.
+/// Returns the bucket of a latency.
 fn bucket(nanoseconds: u64) -> usize {
     if nanoseconds < PARTS {
         return nanoseconds as usize;
@@ -27,7 +27,7 @@ fn bucket(nanoseconds: u64) -> usize {
     (bucket as usize).min(BUCKETS - 1)
 }
 
-/// The lowest latency of a bucket, in nanoseconds.
+/// Returns the lowest latency of a bucket, in nanoseconds.
 fn lowest_of(bucket: usize) -> u64 {
     let (shift, part) = (bucket as u64 / PARTS, bucket as u64 % PARTS);
     if shift == 0 { part } else { (PARTS + part) << (shift - 1) }
@@ -47,8 +47,8 @@ impl Latencies {
     }
 
     pub fn merge(&mut self, other: &Latencies) {
-        for (own, others) in self.buckets.iter_mut().zip(&other.buckets) {
-            *own += others;
+        for (count, added) in self.buckets.iter_mut().zip(&other.buckets) {
+            *count += added;
         }
         self.count += other.count;
         self.sum += other.sum;
@@ -59,17 +59,17 @@ impl Latencies {
         self.count
     }
 
-    /// The mean, in nanoseconds.
+    /// Returns the mean, in nanoseconds.
     pub fn mean(&self) -> f64 {
         self.sum as f64 / self.count.max(1) as f64
     }
 
-    /// The highest latency, in nanoseconds.
+    /// Returns the highest latency, in nanoseconds.
     pub fn highest(&self) -> f64 {
         self.highest as f64
     }
 
-    /// Returns the latency, in nanoseconds, that this share of all latencies does not exceed.
+    /// Returns the quantile for this share, in nanoseconds: the latency that this share of all latencies does not exceed.
     pub fn quantile(&self, share: f64) -> f64 {
         let wanted = (share * self.count as f64).ceil() as u64;
         let mut seen = 0;

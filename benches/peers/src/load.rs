@@ -1,4 +1,4 @@
-//! Threads that repeat one operation for a time.
+//! Threads that repeat one operation for a given time.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::latency::Latencies;
 use crate::results::Metrics;
 
-/// The number of threads, and for how long they are measured.
+/// The number of threads, and the time for which they are measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub threads: u32,
@@ -18,7 +18,7 @@ const WARMING: u8 = 0;
 const MEASURING: u8 = 1;
 const OVER: u8 = 2;
 
-/// What was measured.
+/// The measured latencies.
 #[derive(Debug)]
 pub struct Timings {
     pub latencies: Latencies,
@@ -39,8 +39,8 @@ impl Timings {
     }
 }
 
-/// Calls `worker` once for each thread and repeats the operation that it returns until the time is over. A fifth of the
-/// time before that is a warm-up and not measured: caches fill, and files grow to their final size.
+/// Calls `worker` once in each thread, and repeats the operation that it returns until the time is over. Before measuring,
+/// runs for a fifth of the time as a warm-up, in which caches fill and files grow to their final size.
 pub fn run<W, O>(load: Load, worker: W) -> Timings
 where
     W: Fn(u32) -> O + Sync,
@@ -82,7 +82,7 @@ where
         let elapsed = start.elapsed();
         let mut latencies = Latencies::new();
         for thread in threads {
-            latencies.merge(&thread.join().expect("a thread of the load does not panic"));
+            latencies.merge(&thread.join().expect("a thread of the load panicked"));
         }
         Timings { latencies, elapsed }
     })

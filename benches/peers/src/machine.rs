@@ -1,4 +1,4 @@
-//! The machine and the versions that a figure was measured with; memory of this process and disk space of its files.
+//! The machine and the versions of a measurement; the memory of this process and the disk space of files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -36,7 +36,7 @@ fn kibibytes(file: &str, name: &str) -> u64 {
     value.trim_end_matches(" kB").parse().unwrap_or(0)
 }
 
-/// Returns the type of the file system of a directory: that of the longest mount point above it.
+/// Returns the type of the file system of a directory, which is that of the longest mount point above it.
 fn file_system(directory: &Path) -> Option<String> {
     let directory = fs::canonicalize(directory).ok()?;
     let mounts = fs::read_to_string("/proc/self/mounts").ok()?;
@@ -49,8 +49,8 @@ fn file_system(directory: &Path) -> Option<String> {
 }
 
 impl Machine {
-    /// Describes this machine. `directory` is where files are measured.
-    pub fn here(directory: &Path) -> Machine {
+    /// Describes this machine. `directory` is on the measured file system.
+    pub fn describe(directory: &Path) -> Machine {
         Machine {
             processor: field("/proc/cpuinfo", "model name").unwrap_or_default(),
             cores: std::thread::available_parallelism().map_or(0, std::num::NonZero::get),
@@ -71,22 +71,22 @@ pub fn anonymous_bytes() -> u64 {
 
 /// Returns the disk space of the files in a directory, in bytes: their blocks, not their lengths.
 pub fn disk_bytes(directory: &Path) -> u64 {
-    let entries = fs::read_dir(directory).expect("the directory can be listed");
+    let entries = fs::read_dir(directory).expect("cannot list the directory");
     entries
         .map(|entry| {
-            let path = entry.expect("the directory can be listed").path();
-            // A compaction may have removed the file meanwhile. It takes no space then.
+            let path = entry.expect("cannot list the directory").path();
+            // A compaction of the store may have removed the file since it was listed. Then it takes no space.
             let Ok(metadata) = fs::symlink_metadata(&path) else { return 0 };
             if metadata.is_dir() { disk_bytes(&path) } else { metadata.blocks() * 512 }
         })
         .sum()
 }
 
-/// Reads all files in a directory, so that they are in the page cache.
+/// Reads all files in a directory, to bring them into the page cache.
 pub fn warm(directory: &Path) {
     let mut buffer = vec![0; 1 << 20];
-    for entry in fs::read_dir(directory).expect("the directory can be listed") {
-        let path = entry.expect("the directory can be listed").path();
+    for entry in fs::read_dir(directory).expect("cannot list the directory") {
+        let path = entry.expect("cannot list the directory").path();
         if path.is_dir() {
             warm(&path);
         } else if let Ok(mut file) = fs::File::open(&path) {

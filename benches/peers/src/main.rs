@@ -1,4 +1,4 @@
-//! Measures oncekey beside other embedded stores, and all of them beside a bare loop. The README describes how.
+//! Compares oncekey with other embedded stores, and all of them with a bare loop. The README describes the method.
 
 #![allow(
     clippy::unwrap_used,
@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use arguments::{Arguments, USAGE};
 use bench::Bench;
 
+/// The name of a command, and the function that runs it.
 type Measure = (&'static str, fn(&Bench));
 
 const MEASURES: [Measure; 7] = [
@@ -47,7 +48,7 @@ const MEASURES: [Measure; 7] = [
 ];
 
 fn main() -> ExitCode {
-    // If one thread panicked, others could wait for it for ever. So any panic ends the process.
+    // Without this, the other threads could wait for ever for a thread that panicked.
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);

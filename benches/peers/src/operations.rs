@@ -3,7 +3,7 @@
 /// A key: 36 bytes, as long and as random as a UUID in text form.
 pub type Key = [u8; 36];
 
-/// The result of every operation. No store compresses, so results need not differ from key to key.
+/// The result of every operation. The stores do not compress, so results need not differ from key to key.
 pub const RESULT: &[u8] = &[7; 256];
 /// The value of an operation that has begun, in stores that know only keys and values.
 pub const BEGUN: &[u8] = &[1; 16];
@@ -13,7 +13,7 @@ pub const BEGUN: &[u8] = &[1; 16];
 pub enum KeySet {
     /// The keys that are in the store before anything is measured.
     Filled,
-    /// The keys that one thread writes in one measurement. Each measurement has a number of its own.
+    /// The keys that one thread writes in one measurement. Each measurement has a unique number.
     Written { measurement: u64, thread: u32 },
     /// Keys that are never written.
     Unknown,
@@ -25,8 +25,8 @@ fn mixed(mut bits: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
-/// Returns key `number` of a set. Keys are in random order: with sorted ones a tree would do less work than it does in
-/// practice.
+/// Returns key `number` of a set. Keys are in random order, because sorted keys would be less work for a tree than keys in
+/// practice are.
 pub fn key(set: KeySet, number: u64) -> Key {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let salt = match set {
@@ -52,8 +52,11 @@ pub fn chosen(count: u64, below: u64) -> impl Iterator<Item = u64> {
 /// One change of a batch.
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
+    /// Puts the key with this value if the key is absent.
     PutIfAbsent(Key, &'static [u8]),
+    /// Replaces the value of a key that is present.
     Overwrite(Key, &'static [u8]),
+    /// Removes the key.
     Remove(Key),
 }
 

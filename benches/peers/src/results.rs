@@ -1,4 +1,4 @@
-//! The results: stored round by round, and summarised as medians and ratios.
+//! The results, stored round by round and summarised as medians and ratios.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,15 +11,15 @@ use crate::machine::Machine;
 
 pub type Metrics = BTreeMap<String, f64>;
 
-/// What is measured. The samples of one subject are comparable.
+/// The subject of a measurement. Samples of the same subject are comparable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Subject {
     /// The command.
     pub measure: String,
-    /// The part of it.
+    /// The part of the measure.
     pub case: String,
     pub threads: u32,
-    /// The number of operations in the store before; 0 where it does not matter.
+    /// The number of operations in the store before the measurement; 0 if it does not matter.
     pub keys: u64,
 }
 
@@ -36,12 +36,12 @@ pub struct Sample {
     pub subject: Subject,
     pub contestant: String,
     pub round: u32,
-    /// The run: when it began, in seconds since the Unix epoch.
+    /// The run, identified by the time at which it began, in seconds since the Unix epoch.
     pub run: u64,
     pub metrics: Metrics,
 }
 
-/// The file of results.
+/// The contents of the results file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Results {
     /// The machine of each run.
@@ -62,15 +62,16 @@ pub fn median(mut values: Vec<f64>) -> Option<f64> {
     let middle = values.len() / 2;
     match values.len() {
         0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
+        count if count % 2 == 1 => Some(values[middle]),
         _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
 }
 
 impl Results {
+    /// Loads the results file, or returns empty results if it does not exist.
     pub fn load(path: &Path) -> Results {
         match fs::read(path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).expect("the file of results can be parsed"),
+            Ok(bytes) => serde_json::from_slice(&bytes).expect("cannot parse the results file"),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Results::default(),
             Err(error) => panic!("{} cannot be read: {error}", path.display()),
         }
@@ -78,10 +79,10 @@ impl Results {
 
     /// Replaces the file atomically, so that an interrupted run does not lose earlier ones.
     pub fn save(&self, path: &Path) {
-        let text = serde_json::to_string_pretty(self).expect("results are plain data");
-        let beside = path.with_extension("json.new");
-        fs::write(&beside, text).expect("the results are written");
-        fs::rename(&beside, path).expect("the results replace the old ones");
+        let text = serde_json::to_string_pretty(self).expect("the results should be serializable");
+        let temporary = path.with_extension("json.new");
+        fs::write(&temporary, text).expect("cannot write the results");
+        fs::rename(&temporary, path).expect("cannot replace the results file");
     }
 
     /// Returns the samples of each subject's latest run. Samples of different runs are not comparable.
@@ -134,7 +135,7 @@ pub fn ratio(
     median(over.iter().filter_map(|(round, value)| Some(value / under.get(round)?)).collect())
 }
 
-/// Returns one figure of one contestant.
+/// Returns one metric of one contestant, as a median and as a ratio to the floor.
 pub fn figure(samples: &[&Sample], subject: &Subject, contestant: &str, metric: &str) -> Option<Figure> {
     let median = median(rounds(samples, subject, contestant, metric).into_values().collect())?;
     let to_floor = ratio(samples, (subject, contestant, metric), (subject, FLOOR, metric));
@@ -164,7 +165,7 @@ pub fn readable(metric: &str, value: f64) -> String {
     }
 }
 
-/// Formats a ratio with about two significant digits.
+/// Formats a ratio, usually with two or three significant digits.
 pub fn readable_ratio(ratio: f64) -> String {
     let digits = if ratio >= 100.0 {
         0
@@ -181,7 +182,7 @@ pub fn readable_ratio(ratio: f64) -> String {
 /// The metrics that are printed last, in this order. All others come before them.
 const ORDER: [&str; 5] = ["mean_ns", "p50_ns", "p99_ns", "p999_ns", "worst_ns"];
 
-/// Prints a table for each subject: the medians of every contestant, and in brackets the ratios to the floor.
+/// Prints a table for each subject: the medians of every contestant, with the ratios to the floor in brackets.
 pub fn print(samples: &[&Sample]) {
     for subject in subjects(samples) {
         let mut title = format!("{}: {}", subject.measure, subject.case);

@@ -1,4 +1,4 @@
-//! The stores that are compared, and how to open each of them. Above `stores`: no store uses this list.
+//! The stores that are compared, and how to open each of them. The modules in `stores` do not depend on this one.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ mod tests;
 #[derive(Clone, Copy)]
 pub struct Setup {
     pub name: &'static str,
-    /// Whether this is a second setup of a store, which differs for durable operations only: with a group commit around
-    /// it, or in a file that is long enough from the beginning.
+    /// Whether this is a second setup of a store, in which only durable operations differ: with a group commit around the
+    /// store, or in a file that has its full length from the start.
     pub is_variant: bool,
     /// Opens or creates the store in an existing directory.
     pub open: fn(&Path, Durability) -> Box<dyn Contestant>,
 }
 
-/// All stores that this program was built with, oncekey first.
+/// Returns all stores in this build, oncekey first.
 pub fn all() -> Vec<Setup> {
     vec![
         Setup { name: ONCEKEY, is_variant: false, open: stores::oncekey::open },

@@ -1,4 +1,4 @@
-//! The floor of lookups and of memory: a map in memory.
+//! The floor for lookups and for memory: a map in memory.
 
 use std::collections::HashMap;
 
@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use crate::contestant::Reader;
 use crate::operations::{Key, KeySet, RESULT, key};
 
-/// A hash map behind sharded locks, which can be written while it is read, as an index can.
+/// A hash map with one lock for each shard, so that it can be written while it is being read, as an index can.
 pub struct ShardedMap {
     shards: Vec<RwLock<HashMap<Key, Box<[u8]>>>>,
 }
@@ -22,7 +22,7 @@ impl ShardedMap {
         map
     }
 
-    /// Keys are random, so a sum over their last digits spreads them evenly.
+    /// Returns the shard of a key. Keys are random, so a sum over their last digits spreads them evenly.
     fn shard(&self, key: &Key) -> &RwLock<HashMap<Key, Box<[u8]>>> {
         let digits = [key[35], key[34], key[33], key[32]].map(usize::from);
         &self.shards[(digits[0] + 7 * digits[1] + 29 * digits[2] + 113 * digits[3]) % self.shards.len()]

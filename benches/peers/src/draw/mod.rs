@@ -20,7 +20,7 @@ pub fn run(arguments: &Arguments) {
         eprintln!("{} has no results", arguments.out.display());
         return;
     }
-    fs::create_dir_all(&arguments.drawings).expect("the directory can be created");
+    fs::create_dir_all(&arguments.drawings).expect("cannot create the directory");
     let mut drawn = Vec::new();
     for (name, draw) in pictures::PICTURES {
         let path = arguments.drawings.join(format!("{name}.svg"));
@@ -30,14 +30,14 @@ pub fn run(arguments: &Arguments) {
     }
     let text = table::markdown(&samples, &provenance(&results, &samples), &drawn);
     let path = arguments.drawings.join("comparison.md");
-    fs::write(&path, text).expect("the tables are written");
+    fs::write(&path, text).expect("cannot write the tables");
     println!("{} and {} plots", path.display(), drawn.len());
     let targets = targets::markdown(&samples);
-    fs::write(arguments.drawings.join("targets.md"), &targets).expect("the targets are written");
+    fs::write(arguments.drawings.join("targets.md"), &targets).expect("cannot write the targets");
     println!("\n{targets}");
 }
 
-/// Describes the machines and versions: one sentence, or several if they differ between subjects.
+/// Describes the machines and versions in one sentence, or in several if they differ between subjects.
 fn provenance(results: &Results, samples: &[&Sample]) -> Vec<String> {
     let runs: BTreeSet<u64> = samples.iter().map(|sample| sample.run).collect();
     let machines = runs.iter().filter_map(|run| results.runs.get(run));
@@ -45,6 +45,7 @@ fn provenance(results: &Results, samples: &[&Sample]) -> Vec<String> {
     sentences.into_iter().collect()
 }
 
+/// Describes one machine and its versions in a sentence.
 fn sentence(machine: &Machine) -> String {
     let Machine { processor, cores, memory_gib, kernel, file_system, compiler, versions, date } = machine;
     let kernel = kernel.split('-').next().unwrap_or(kernel);

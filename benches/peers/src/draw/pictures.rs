@@ -8,7 +8,7 @@ use super::plot::{Area, Row, bars, height_of_rows, legend, lines, spans};
 use crate::contestant::FLOOR;
 use crate::results::{Sample, Subject, contestants, figure, subjects};
 
-/// Draws into a file. Returns false if there is nothing to draw.
+/// Draws a plot into a file. Returns false if there is nothing to draw.
 type Picture = fn(&[&Sample], &Path) -> bool;
 
 pub const PICTURES: [(&str, Picture); 8] = [
@@ -76,7 +76,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
 ];
 
-/// Returns the subjects of these cases, case by case.
+/// Returns the subjects of these cases, in the order of the cases.
 fn panels(samples: &[&Sample], measure: &str, cases: &[&str]) -> Vec<Subject> {
     let of_case = |case: &&str| -> Vec<Subject> {
         let subjects = subjects(samples).into_iter();
@@ -90,6 +90,7 @@ fn title(subject: &Subject) -> String {
     format!("{}, {} thread{plural}", subject.case, subject.threads)
 }
 
+/// Returns a row for each contestant that has all of these metrics.
 fn rows<'a>(samples: &[&'a Sample], subject: &Subject, metrics: &[&str]) -> Vec<Row<'a>> {
     let row = |name| {
         let values = metrics.iter().map(|metric| Some(figure(samples, subject, name, metric)?.median));
@@ -101,24 +102,24 @@ fn rows<'a>(samples: &[&'a Sample], subject: &Subject, metrics: &[&str]) -> Vec<
 /// Returns a white drawing area.
 fn sheet(path: &Path, width: u32, height: u32) -> Area<'_> {
     let area = SVGBackend::new(path, (width, height)).into_drawing_area();
-    area.fill(&WHITE).expect("a file can be drawn into");
+    area.fill(&WHITE).expect("cannot draw into the file");
     area
 }
 
 const PANEL_WIDTH: u32 = 420;
 
-/// Draws one panel of rows for each subject, two or three side by side.
+/// Draws one panel of rows for each subject, two or three next to each other.
 fn in_panels(
     path: &Path,
     panels: &[(String, Vec<Row<'_>>)],
     draw: impl Fn(&Area<'_>, &str, &[Row<'_>]),
 ) -> bool {
-    let Some(most) = panels.iter().map(|(_, rows)| rows.len()).max().filter(|most| *most > 0) else {
+    let Some(max_rows) = panels.iter().map(|(_, rows)| rows.len()).max().filter(|rows| *rows > 0) else {
         return false;
     };
     let across = if panels.len().is_multiple_of(3) { 3 } else { panels.len().min(2) };
     let down = panels.len().div_ceil(across);
-    let (width, height) = (PANEL_WIDTH * across as u32, height_of_rows(most) * down as u32);
+    let (width, height) = (PANEL_WIDTH * across as u32, height_of_rows(max_rows) * down as u32);
     let areas = sheet(path, width, height).split_evenly((down, across));
     for (area, (title, rows)) in areas.iter().zip(panels) {
         draw(area, title, rows);
@@ -126,6 +127,7 @@ fn in_panels(
     true
 }
 
+/// Draws a panel of bars for each subject.
 fn barred(samples: &[&Sample], path: &Path, subjects: &[Subject], metric: &str) -> bool {
     let panels: Vec<_> = subjects
         .iter()
@@ -134,6 +136,7 @@ fn barred(samples: &[&Sample], path: &Path, subjects: &[Subject], metric: &str) 
     in_panels(path, &panels, |area, title, rows| bars(area, title, rows, metric))
 }
 
+/// Draws a panel of spans for each subject.
 fn spanned(samples: &[&Sample], path: &Path, subjects: &[Subject], metrics: &[&str], marks: &str) -> bool {
     let panels: Vec<_> = subjects
         .iter()
@@ -162,6 +165,7 @@ impl Graph {
         Graph { measure, case, threads, metric, title }
     }
 
+    /// Returns the points of each contestant.
     fn series<'a>(&self, samples: &[&'a Sample]) -> Vec<(&'a str, Vec<(u64, f64)>)> {
         let subjects = panels(samples, self.measure, &[self.case]);
         let subjects: Vec<Subject> =
@@ -181,13 +185,13 @@ impl Graph {
                 }
             }
         }
-        // The floor comes first, also where its first sample is a later one.
+        // The floor comes first, even if its first sample is not the earliest.
         series.sort_by_key(|(name, _)| *name != FLOOR);
         series
     }
 }
 
-/// Draws graphs, two side by side, with one legend.
+/// Draws graphs, two next to each other, with one legend.
 fn graphed(samples: &[&Sample], path: &Path, graphs: &[Graph]) -> bool {
     let all: Vec<_> = graphs
         .iter()

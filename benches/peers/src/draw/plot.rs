@@ -23,7 +23,7 @@ pub struct Row<'a> {
     pub values: Vec<f64>,
 }
 
-/// The colour of a contestant, the same in all plots.
+/// Returns the colour of a contestant, which is the same in all plots.
 pub fn colour(name: &str) -> RGBColor {
     let base = name.split(' ').next().unwrap_or(name);
     match base {
@@ -44,30 +44,32 @@ fn text(size: i32) -> TextStyle<'static> {
 
 fn write(area: &Area<'_>, words: &str, at: (i32, i32), size: i32, horizontal: HPos) {
     let style = text(size).pos(Pos::new(horizontal, VPos::Center));
-    area.draw(&Text::new(words.to_owned(), at, style)).expect("text can be drawn");
+    area.draw(&Text::new(words.to_owned(), at, style)).expect("cannot draw text");
 }
 
 fn shape(area: &Area<'_>, from: (i32, i32), to: (i32, i32), style: ShapeStyle) {
-    area.draw(&Rectangle::new([from, to], style)).expect("a rectangle can be drawn");
+    area.draw(&Rectangle::new([from, to], style)).expect("cannot draw a rectangle");
 }
 
 fn width_of(area: &Area<'_>) -> i32 {
-    i32::try_from(area.dim_in_pixel().0).expect("plots are small")
+    i32::try_from(area.dim_in_pixel().0).expect("the plot should be small")
 }
 
+/// Returns the height of a panel with this many rows.
 pub fn height_of_rows(rows: usize) -> u32 {
-    u32::try_from(TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows).expect("few") + 12).expect("positive")
+    u32::try_from(TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows).expect("the number should be small") + 12)
+        .expect("the height should be positive")
 }
 
 /// Draws a horizontal bar for each row, with its value at the end.
 pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     write(area, title, (8, TITLE_HEIGHT / 2), 15, HPos::Left);
     let highest = rows.iter().map(|row| row.values[0]).fold(0.0, f64::max);
-    let room = f64::from(width_of(area) - NAMES_WIDTH - 80);
+    let width = f64::from(width_of(area) - NAMES_WIDTH - 80);
     let mut top = TITLE_HEIGHT;
     for row in rows {
         let (middle, value) = (top + ROW_HEIGHT / 2, row.values[0]);
-        let length = (room * value / highest) as i32;
+        let length = (width * value / highest) as i32;
         write(area, row.name, (NAMES_WIDTH - 6, middle), 12, HPos::Right);
         let style = if row.name.contains(' ') {
             colour(row.name).mix(0.55).filled()
@@ -81,16 +83,16 @@ pub fn bars(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     }
 }
 
-/// Draws for each row a line from its lowest to its highest value, with a mark at every value, on a logarithmic axis.
+/// Draws a line for each row, from its lowest to its highest value and with a mark at every value. The axis is logarithmic.
 pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
     write(area, title, (8, TITLE_HEIGHT / 2 - 7), 15, HPos::Left);
     let values = || rows.iter().flat_map(|row| row.values.iter().copied()).filter(|value| *value > 0.0);
     let lowest = values().fold(f64::INFINITY, f64::min).log10().floor();
     let highest = values().fold(0.0, f64::max).log10().ceil().max(lowest + 1.0);
-    let room = f64::from(width_of(area) - NAMES_WIDTH - 30);
+    let width = f64::from(width_of(area) - NAMES_WIDTH - 30);
     let across =
-        |value: f64| NAMES_WIDTH + (room * (value.max(1.0).log10() - lowest) / (highest - lowest)) as i32;
-    let bottom = TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows.len()).expect("few");
+        |value: f64| NAMES_WIDTH + (width * (value.max(1.0).log10() - lowest) / (highest - lowest)) as i32;
+    let bottom = TITLE_HEIGHT + ROW_HEIGHT * i32::try_from(rows.len()).expect("the number should be small");
     for power in (lowest as i32)..=(highest as i32) {
         let value = 10_f64.powi(power);
         let x = across(value);
@@ -108,13 +110,13 @@ pub fn spans(area: &Area<'_>, title: &str, rows: &[Row<'_>], metric: &str) {
         }
         for value in &row.values {
             let mark = Circle::new((across(*value), middle), 4, colour(row.name).filled());
-            area.draw(&mark).expect("a circle can be drawn");
+            area.draw(&mark).expect("cannot draw a circle");
         }
         top += ROW_HEIGHT;
     }
 }
 
-/// Whether it is a power of ten.
+/// Whether the value is about a power of ten.
 fn is_round(value: f64) -> bool {
     (value.log10() - value.log10().round()).abs() < 1e-3
 }
@@ -123,7 +125,7 @@ fn is_round(value: f64) -> bool {
 pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], metric: &str) {
     let points = || series.iter().flat_map(|(_, points)| points.iter().copied());
     let keys = points().map(|(keys, _)| keys);
-    let (fewest, most) = (keys.clone().min().unwrap_or(1), keys.max().unwrap_or(1));
+    let (min_keys, max_keys) = (keys.clone().min().unwrap_or(1), keys.max().unwrap_or(1));
     let values = points().map(|(_, value)| value).filter(|value| *value > 0.0);
     let lowest = values.clone().fold(f64::INFINITY, f64::min);
     let highest = values.fold(0.0, f64::max);
@@ -134,10 +136,10 @@ pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], m
         .x_label_area_size(28)
         .y_label_area_size(64)
         .build_cartesian_2d(
-            (fewest as f64 * 0.9..(most as f64 * 1.1).max(fewest as f64 * 2.0)).log_scale(),
+            (min_keys as f64 * 0.9..(max_keys as f64 * 1.1).max(min_keys as f64 * 2.0)).log_scale(),
             (lowest * 0.7..highest * 1.5).log_scale(),
         )
-        .expect("axes can be drawn");
+        .expect("cannot draw the axes");
     chart
         .configure_mesh()
         .max_light_lines(0)
@@ -147,22 +149,22 @@ pub fn lines(area: &Area<'_>, title: &str, series: &[(&str, Vec<(u64, f64)>)], m
         .y_labels(6)
         .label_style(text(11))
         .draw()
-        .expect("a mesh can be drawn");
+        .expect("cannot draw the mesh");
     for (name, points) in series {
         let width = if *name == ONCEKEY { 3 } else { 2 };
         let points: Vec<(f64, f64)> = points.iter().map(|(keys, value)| (*keys as f64, *value)).collect();
         let style = colour(name).stroke_width(width);
-        chart.draw_series(LineSeries::new(points.iter().copied(), style)).expect("a line can be drawn");
+        chart.draw_series(LineSeries::new(points.iter().copied(), style)).expect("cannot draw a line");
         let marks = points.iter().map(|point| Circle::new(*point, 3, colour(name).filled()));
-        chart.draw_series(marks).expect("marks can be drawn");
+        chart.draw_series(marks).expect("cannot draw the marks");
     }
 }
 
 /// Draws the colour and the name of each contestant.
 pub fn legend(area: &Area<'_>, names: &[&str]) {
-    let step = (width_of(area) - 80) / i32::try_from(names.len().max(1)).expect("few");
+    let step = (width_of(area) - 80) / i32::try_from(names.len().max(1)).expect("the number should be small");
     for (turn, name) in names.iter().enumerate() {
-        let left = 70 + step * i32::try_from(turn).expect("few");
+        let left = 70 + step * i32::try_from(turn).expect("the number should be small");
         shape(area, (left, 9), (left + 16, 15), colour(name).filled());
         write(area, name, (left + 22, 12), 12, HPos::Left);
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::contestant::FLOOR;
 use crate::results::{Figure, Sample, Subject, contestants, figure, readable, readable_ratio, subjects};
 
-/// One table: a measure, one of its cases, one metric, and a title.
+/// One table of the comparison, for one metric of one case of a measure.
 struct Section {
     measure: &'static str,
     case: &'static str,
@@ -123,6 +123,7 @@ fn table(samples: &[&Sample], section: &Section) -> String {
     text
 }
 
+/// Returns the row with the best figure of a column, floors excepted.
 fn best(rows: &[&str], cells: &[Vec<Option<Figure>>], column: usize, metric: &str) -> Option<usize> {
     let sign = if metric.ends_with("_per_second") { -1.0 } else { 1.0 };
     let others = (0..rows.len()).filter(|row| !rows[*row].starts_with(FLOOR));
@@ -130,7 +131,7 @@ fn best(rows: &[&str], cells: &[Vec<Option<Figure>>], column: usize, metric: &st
     figures.min_by(|one, other| one.1.total_cmp(&other.1)).map(|(row, _)| row)
 }
 
-/// Returns a heading that distinguishes this column from the others.
+/// Returns a column heading with the properties in which the columns differ.
 fn heading(subject: &Subject, columns: &[Subject]) -> String {
     let differ = |of: fn(&Subject) -> u64| columns.iter().any(|other| of(other) != of(subject));
     let mut parts = Vec::new();

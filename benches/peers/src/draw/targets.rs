@@ -5,11 +5,14 @@ use std::fmt::Write;
 use crate::contestant::{FLOOR, ONCEKEY, ONCEKEY_SIZED};
 use crate::results::{Sample, Subject, contestants, figure, ratio, readable_ratio};
 
-/// One figure: a subject, a contestant and a metric.
-type Of<'a> = (&'a Subject, &'a str, &'a str);
+/// A figure, identified by subject, contestant and metric.
+type FigureId<'a> = (&'a Subject, &'a str, &'a str);
 
+/// The range of figures that meets a target.
 enum Bound {
+    /// The figure must not be lower.
     AtLeast(f64),
+    /// The figure must not be higher.
     AtMost(f64),
 }
 
@@ -19,8 +22,8 @@ pub fn markdown(samples: &[&Sample]) -> String {
     for (what, bound, value) in targets(samples) {
         let Some(value) = value else { continue };
         let (target, met) = match bound {
-            Bound::AtLeast(least) => (format!("≥ {least}"), value >= least),
-            Bound::AtMost(most) => (format!("≤ {most}"), value <= most),
+            Bound::AtLeast(min) => (format!("≥ {min}"), value >= min),
+            Bound::AtMost(max) => (format!("≤ {max}"), value <= max),
         };
         let met = if met { "yes" } else { "**no**" };
         let _ = writeln!(text, "| {what} | {target} | {} | {met} |", readable_ratio(value));
@@ -28,11 +31,12 @@ pub fn markdown(samples: &[&Sample]) -> String {
     text
 }
 
+/// Returns a description, a bound and the figure of each target.
 fn targets(samples: &[&Sample]) -> Vec<(String, Bound, Option<f64>)> {
     use Bound::{AtLeast, AtMost};
     const RATE: &str = "operations_per_second";
     const MILLION: u64 = 1_000_000;
-    let over = |one: Of<'_>, other: Of<'_>| ratio(samples, one, other);
+    let over = |one: FigureId<'_>, other: FigureId<'_>| ratio(samples, one, other);
     let to_floor =
         |subject: &Subject, metric: &str| over((subject, ONCEKEY, metric), (subject, FLOOR, metric));
     let record = |threads| Subject::new("commit", "record", threads, 0);
@@ -45,7 +49,7 @@ fn targets(samples: &[&Sample]) -> Vec<(String, Bound, Option<f64>)> {
         ),
     ];
     let crowd = record(64);
-    // The floor's file is preallocated, as that of "oncekey sized" is.
+    // The floor's file is preallocated, as the file of "oncekey sized" is.
     for (ours, file) in [(ONCEKEY, ""), (ONCEKEY_SIZED, ", in a preallocated file")] {
         let against = |threads, name: &str, metric| {
             let subject = record(threads);
@@ -59,8 +63,8 @@ fn targets(samples: &[&Sample]) -> Vec<(String, Bound, Option<f64>)> {
         targets.push((what, AtLeast(4.0), against(64, "RocksDB", RATE)));
         let what = format!("durable record, 64 threads{file}, of the best with a group commit around it");
         let grouped = contestants(samples, &crowd).into_iter().filter(|name| name.contains("grouped"));
-        let least = grouped.filter_map(|name| against(64, name, RATE)).reduce(f64::min);
-        targets.push((what, AtLeast(2.0), least));
+        let lowest = grouped.filter_map(|name| against(64, name, RATE)).reduce(f64::min);
+        targets.push((what, AtLeast(2.0), lowest));
         let what = format!("p99, 64 threads{file}, of the floor's");
         targets.push((what, AtMost(1.5), against(64, FLOOR, "p99_ns")));
     }

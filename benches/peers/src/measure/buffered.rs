@@ -9,9 +9,9 @@ use crate::load::{self, Load};
 use crate::operations::{Change, Key, KeySet, RESULT, key};
 use crate::results::{Metrics, Subject};
 
-/// How many records become durable together.
+/// The number of records that become durable together.
 const BATCH: u64 = 100;
-/// How many keys are made before the clock starts and then written, so that making them is not measured.
+/// The number of keys that are generated before the clock starts and then written. Generating them is not measured.
 const CHUNK: u64 = 10_000;
 
 pub fn run(bench: &Bench) {
@@ -26,7 +26,8 @@ pub fn run(bench: &Bench) {
         for setup in bench.plain_setups() {
             let scratch = bench.scratch_directory();
             let contestant = (setup.open)(&scratch, Durability::Buffered);
-            let metrics = chunks(bench, |key| assert!(contestant.record(key), "every key is new"));
+            let metrics =
+                chunks(bench, |key| assert!(contestant.record(key), "a new key was already present"));
             contestant.sync();
             contestant.close();
             bench.add_sample(&single, setup.name, round, metrics);
@@ -51,8 +52,8 @@ pub fn run(bench: &Bench) {
     }
 }
 
-/// Writes chunks of keys until the time is over. The latency of single writes is not measured: reading the clock for each
-/// would take a good part of it.
+/// Measures writing chunks of keys until the time is over. The latency of single writes is not measured, because reading the
+/// clock would take a large part of it.
 fn chunks(bench: &Bench, mut write: impl FnMut(&Key)) -> Metrics {
     let measurement = bench.next_measurement();
     let warming = bench.arguments.duration / 5;
@@ -74,6 +75,7 @@ fn chunks(bench: &Bench, mut write: impl FnMut(&Key)) -> Metrics {
     Metrics::from([("mean_ns".to_owned(), mean), ("operations_per_second".to_owned(), 1e9 / mean)])
 }
 
+/// Measures batches of [`BATCH`] records that become durable together.
 fn batches(contestant: &dyn Contestant, load: Load, measurement: u64) -> Metrics {
     let worker = |thread| {
         let mut next = 0;
@@ -83,13 +85,13 @@ fn batches(contestant: &dyn Contestant, load: Load, measurement: u64) -> Metrics
             let changes: Vec<Change> = (next..next + BATCH).map(put).collect();
             next += BATCH;
             let applied = contestant.apply(&changes);
-            assert!(applied.into_iter().all(|applied| applied), "every key is new");
+            assert!(applied.into_iter().all(|applied| applied), "a new key was already present");
         }
     };
     of_batches(load::run(load, worker).metrics())
 }
 
-/// Converts the metrics of batches: the rate becomes that of records, and the latencies remain those of a batch.
+/// Converts the rate of batches to a rate of records. The latencies remain those of a batch.
 fn of_batches(mut metrics: Metrics) -> Metrics {
     for (metric, value) in &mut metrics {
         if metric == "operations_per_second" {

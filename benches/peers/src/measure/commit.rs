@@ -13,8 +13,11 @@ use crate::roster::Setup;
 /// How an operation is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Case {
+    /// One durable record, with the result.
     Record,
+    /// A durable begin, then a durable completion.
     BeginAndComplete,
+    /// A begin that is only written, then a durable completion.
     Rerun,
 }
 
@@ -42,7 +45,7 @@ pub fn run(bench: &Bench) {
                 );
                 let growing = floor(case, load, &bench.scratch_directory(), FileSpace::Growing);
                 bench.add_sample(&subject, FLOOR_THAT_GROWS, round, growing);
-                // For the other stores `rerun` is the same as `record`.
+                // In the other stores `rerun` is the same as `record`, so only oncekey takes part.
                 let takes_part =
                     |setup: &&Setup| case != Case::Rerun || [ONCEKEY, ONCEKEY_SIZED].contains(&setup.name);
                 for setup in bench.arguments.setups.iter().filter(takes_part) {
@@ -57,6 +60,7 @@ pub fn run(bench: &Bench) {
     }
 }
 
+/// Measures the floor for an operation.
 pub fn floor(case: Case, load: Load, directory: &Path, space: FileSpace) -> Metrics {
     if load.threads == 1 {
         let bare = SingleThreadFloor::new(directory, space);
@@ -77,6 +81,7 @@ pub fn floor(case: Case, load: Load, directory: &Path, space: FileSpace) -> Metr
     }
 }
 
+/// Measures an operation in an open store.
 pub fn perform(contestant: &dyn Contestant, case: Case, load: Load, measurement: u64) -> Metrics {
     let worker = |thread| {
         let mut number = 0;
@@ -88,7 +93,7 @@ pub fn perform(contestant: &dyn Contestant, case: Case, load: Load, measurement:
                 Case::BeginAndComplete => contestant.begin_and_complete(&key),
                 Case::Rerun => contestant.rerun(&key),
             };
-            assert!(is_new, "every key is new");
+            assert!(is_new, "a new key was already present");
         }
     };
     load::run(load, worker).metrics()

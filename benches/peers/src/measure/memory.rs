@@ -1,4 +1,4 @@
-//! Memory and disk for each key. Each turn is a process of its own, so that no store inherits another one's heap.
+//! Memory and disk space for each key. Each turn runs in a separate process, so that no store inherits the heap of another.
 
 use crate::bench::Bench;
 use crate::child;

@@ -1,5 +1,5 @@
 //! The measures, one module each. All of them work in rounds. In each round every store has one turn, and the floor comes
-//! first, so that a change of the machine's speed affects all of them. Each turn opens a store of its own.
+//! first, so that a change of the machine's speed affects the floor and all stores alike. Each turn opens a separate store.
 
 pub mod buffered;
 pub mod commit;

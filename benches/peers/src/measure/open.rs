@@ -25,7 +25,7 @@ pub fn run(bench: &Bench) {
             for setup in bench.plain_setups() {
                 let directory = bench.filled(setup, keys);
                 machine::warm(&directory);
-                // The floor reads the same file that oncekey opens next.
+                // The floor reads the file that oncekey then opens.
                 let floor = (setup.name == ONCEKEY).then(|| sum_footers(&stores::oncekey::file(&directory)));
                 let floor = floor.flatten().map(|took_ns| Metrics::from([("open_ns".to_owned(), took_ns)]));
                 for (subject, crashes) in [(&closed, false), (&crashed, true)] {
@@ -42,14 +42,14 @@ pub fn run(bench: &Bench) {
     }
 }
 
-/// Measures opening alone, and opening together with a first lookup, because some stores postpone work until then.
+/// Measures opening alone, and opening together with a first lookup, because several stores postpone work until then.
 fn open(setup: &Setup, directory: &Path) -> Metrics {
     let start = Instant::now();
     let contestant = (setup.open)(directory, Durability::Synced);
     let opened = start.elapsed();
     let is_known = contestant.reader().is_known(&key(KeySet::Filled, 0));
     let looked_up = start.elapsed();
-    assert!(is_known, "{}: the filled keys are there", setup.name);
+    assert!(is_known, "{}: a filled key is missing", setup.name);
     contestant.close();
     Metrics::from([
         ("open_ns".to_owned(), opened.as_nanos() as f64),
@@ -57,10 +57,10 @@ fn open(setup: &Setup, directory: &Path) -> Metrics {
     ])
 }
 
-/// Reads the footers of all full segments and sums up their words. Returns how long that took, in nanoseconds, or `None` if
+/// Reads the footers of all full segments and adds up their words. Returns how long that took, in nanoseconds, or `None` if
 /// no segment is full.
 fn sum_footers(path: &Path) -> Option<f64> {
-    let file = File::open(path).expect("the file exists");
+    let file = File::open(path).expect("cannot open the file");
     let footers = footers(&file);
     let longest = footers.iter().map(|(_, length)| *length).max()?;
     let mut buffer = vec![0; longest];
@@ -68,7 +68,7 @@ fn sum_footers(path: &Path) -> Option<f64> {
     let mut sum = 0_u64;
     for (position, length) in footers {
         let bytes = &mut buffer[..length];
-        file.read_exact_at(bytes, position).expect("a footer can be read");
+        file.read_exact_at(bytes, position).expect("cannot read a footer");
         let (words, _) = bytes.as_chunks::<8>();
         sum = words.iter().fold(sum, |sum, word| sum.wrapping_add(u64::from_le_bytes(*word)));
     }
@@ -83,11 +83,12 @@ fn footers(file: &File) -> Vec<(u64, usize)> {
     const ENTRY_BYTES: u64 = 48;
     fn field<const LENGTH: usize>(file: &File, position: u64) -> [u8; LENGTH] {
         let mut bytes = [0; LENGTH];
-        file.read_exact_at(&mut bytes, position).expect("a field can be read");
+        file.read_exact_at(&mut bytes, position).expect("cannot read a field");
         bytes
     }
     let segment_bytes = u64::from(u32::from_le_bytes(field(file, 28)));
-    let slots = (file.metadata().expect("a file has a length").len() - STORE_HEADER_BYTES) / segment_bytes;
+    let slots =
+        (file.metadata().expect("cannot read the file's length").len() - STORE_HEADER_BYTES) / segment_bytes;
     let footer = |slot: u64| {
         let start = STORE_HEADER_BYTES + slot * segment_bytes;
         let trailer = start + segment_bytes - TRAILER_BYTES;

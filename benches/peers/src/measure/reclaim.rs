@@ -1,7 +1,7 @@
 //! Durable records while nine in ten of a million operations expire, and while none does.
 //!
-//! oncekey reclaims space by itself, two bytes for each that is written. The other stores have no expiry, so a second thread
-//! deletes at the same pace for them: two operations for each that is recorded, a thousand in a commit.
+//! oncekey reclaims space by itself, two bytes for each byte that is written. The other stores have no expiry, so a second
+//! thread deletes their operations at the same pace: two for each operation that is recorded, a thousand in a commit.
 
 use std::path::Path;
 use std::sync::mpsc;
@@ -22,7 +22,7 @@ use crate::stores::oncekey::file;
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 /// One operation in this many does not expire.
 const KEPT: u64 = 10;
-/// How many operations are deleted in one commit.
+/// The number of operations that are deleted in one commit.
 const SWEEP: u64 = 1_000;
 
 pub fn run(bench: &Bench) {
@@ -48,18 +48,18 @@ pub fn run(bench: &Bench) {
     }
 }
 
-/// Measures oncekey, which expires and reclaims by itself.
+/// Measures oncekey, which expires operations and reclaims space by itself.
 fn expiring(directory: &Path, keys: u64, expires: bool, load: Load, measurement: u64) -> Metrics {
     let clock = ManualClock::new(1_700_000_000_000);
     let options = Options::new().manual_clock(clock.clone()).retention(30 * DAY);
-    let store = options.open(file(directory)).expect("oncekey opens");
+    let store = options.open(file(directory)).expect("oncekey cannot open the store");
     for number in 0..keys {
         let retention = if number.is_multiple_of(KEPT) { 30 * DAY } else { DAY };
         let key = key(KeySet::Filled, number);
         let operation = store.operation(&key).retain(retention).durability(oncekey::Durability::Buffered);
-        operation.record(RESULT).expect("oncekey records");
+        operation.record(RESULT).expect("oncekey cannot record an operation");
     }
-    store.sync().expect("oncekey syncs");
+    store.sync().expect("oncekey cannot sync");
     if expires {
         clock.advance(2 * DAY);
     }
@@ -69,21 +69,23 @@ fn expiring(directory: &Path, keys: u64, expires: bool, load: Load, measurement:
     let retired = after.segments_retired - before.segments_retired;
     metrics.insert("segments_retired".to_owned(), retired as f64);
     metrics.insert("moved_bytes".to_owned(), (after.moved_bytes - before.moved_bytes) as f64);
-    store.close().expect("oncekey closes");
+    store.close().expect("oncekey cannot close the store");
     metrics
 }
 
+/// Returns a closure that durably records a new operation at each call.
 fn recording(store: &Store, measurement: u64, thread: u32) -> impl FnMut() {
     let mut number = 0;
     move || {
         let key = key(KeySet::Written { measurement, thread }, number);
         number += 1;
-        let recorded = store.record(&key, Fingerprint::NONE, RESULT).expect("oncekey records");
-        assert!(matches!(recorded, Recorded::Done(_)), "every key is new");
+        let recorded =
+            store.record(&key, Fingerprint::NONE, RESULT).expect("oncekey cannot record an operation");
+        assert!(matches!(recorded, Recorded::Done(_)), "a new key was already present");
     }
 }
 
-/// Measures another store, with a thread that deletes.
+/// Measures one of the other stores, with a thread that deletes expired operations.
 fn swept(setup: &Setup, directory: &Path, keys: u64, expires: bool, load: Load, measurement: u64) -> Metrics {
     bench::fill_open(setup, directory, keys).close();
     let contestant = (setup.open)(directory, Durability::Synced);
@@ -96,15 +98,15 @@ fn swept(setup: &Setup, directory: &Path, keys: u64, expires: bool, load: Load, 
             move || {
                 let key = key(KeySet::Written { measurement, thread }, number);
                 number += 1;
-                assert!(contestant.record(&key), "every key is new");
+                assert!(contestant.record(&key), "a new key was already present");
                 if expires && number.is_multiple_of(SWEEP / 2) {
-                    // Fails once everything is removed and the sweeper has ended.
+                    // Fails once everything is removed and the sweeper has returned. That is no error.
                     let _ = due.send(());
                 }
             }
         });
         drop(due);
-        (outcome.metrics(), sweeper.join().expect("the sweeper does not panic"))
+        (outcome.metrics(), sweeper.join().expect("the sweeper panicked"))
     });
     contestant.close();
     metrics.insert("removed".to_owned(), removed as f64);

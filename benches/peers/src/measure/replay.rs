@@ -1,4 +1,4 @@
-//! Lookups of known keys, which copy the result out, and of unknown keys.
+//! Lookups of known keys, which copy out the result, and of unknown keys.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -12,10 +12,11 @@ use crate::operations::{Key, KeySet, RESULT, chosen, key};
 use crate::results::{Metrics, Subject};
 use crate::sharded_map::ShardedMap;
 
-/// At most this many different keys are looked up, repeatedly. They are spread over nearly every page of ten million keys.
-const MOST_LOOKED_UP: u64 = 1_000_000;
-/// This many lookups are timed together, and then one alone. Reading the clock takes as long as the fastest lookup, so
-/// timing each of them would distort the mean.
+/// The maximum number of different keys that are looked up, repeatedly. They are spread over nearly every page of ten million
+/// keys.
+const MAX_LOOKED_UP: u64 = 1_000_000;
+/// The number of lookups between two that are timed individually. Reading the clock takes as long as the fastest lookup, so
+/// timing each lookup would distort the mean.
 const TOGETHER: usize = 63;
 
 /// The keys that are looked up.
@@ -26,7 +27,7 @@ struct Lookups {
 
 pub fn run(bench: &Bench) {
     for keys in bench.arguments.keys() {
-        let count = keys.min(MOST_LOOKED_UP);
+        let count = keys.min(MAX_LOOKED_UP);
         let lookups = Lookups {
             known: chosen(count, keys).map(|number| key(KeySet::Filled, number)).collect(),
             unknown: (0..count).map(|number| key(KeySet::Unknown, number)).collect(),
@@ -51,21 +52,23 @@ pub fn run(bench: &Bench) {
 
 type MakeReader<'a> = &'a (dyn Fn() -> Box<dyn Reader + 'a> + Sync);
 
+/// Measures one contestant: known and unknown keys, with one thread and with two.
 fn turn(bench: &Bench, lookups: &Lookups, keys: u64, round: u32, contestant: &str, reader: MakeReader<'_>) {
     for threads in [1, 2] {
         let load = Load { threads, duration: bench.arguments.duration };
         let known = look_up(load, &lookups.known, reader, |reader, key| {
-            let result = reader.replay(key).expect("the filled keys are there");
+            let result = reader.replay(key).expect("a filled key is missing");
             assert_eq!(std::hint::black_box(result).len(), RESULT.len());
         });
         bench.add_sample(&Subject::new("replay", "known", threads, keys), contestant, round, known);
         let unknown = look_up(load, &lookups.unknown, reader, |reader, key| {
-            assert!(!reader.is_known(key), "unknown keys are never written");
+            assert!(!reader.is_known(key), "an unknown key was found");
         });
         bench.add_sample(&Subject::new("replay", "unknown", threads, keys), contestant, round, unknown);
     }
 }
 
+/// Looks up these keys again and again, in several threads, until the time is over.
 fn look_up(
     load: Load,
     keys: &[Key],
@@ -82,7 +85,7 @@ fn look_up(
                     // Threads begin at different keys, so that they do not warm the cache for each other.
                     let start = keys.len() / load.threads as usize * thread;
                     let mut turn = keys.iter().cycle().skip(start);
-                    // Warm-up: look up each key once, unless that takes very long.
+                    // Warm up by looking up each key once, unless that takes very long.
                     let before = Instant::now();
                     for key in turn.by_ref().take(keys.len()) {
                         look_up(&mut *reader, key);
@@ -95,7 +98,7 @@ fn look_up(
                 })
             })
             .collect();
-        threads.into_iter().map(|thread| thread.join().expect("a reader does not panic")).collect()
+        threads.into_iter().map(|thread| thread.join().expect("a reader panicked")).collect()
     });
     let per_second: f64 =
         outcomes.iter().map(|(count, outcome)| *count as f64 / outcome.elapsed.as_secs_f64()).sum();
@@ -109,7 +112,8 @@ fn look_up(
     metrics
 }
 
-/// Looks keys up until the time is over. Returns the number of lookups, and the latencies of those that were timed alone.
+/// Looks up keys until the time is over. Returns the number of lookups, and the latencies of the lookups that were timed
+/// individually.
 fn timed<'a>(
     duration: Duration,
     keys: &mut impl Iterator<Item = &'a Key>,
@@ -121,9 +125,9 @@ fn timed<'a>(
         for key in keys.by_ref().take(TOGETHER) {
             look_up(key);
         }
-        let alone = keys.next().expect("the keys are an endless cycle");
+        let key = keys.next().expect("the keys should be an endless cycle");
         let before = Instant::now();
-        look_up(alone);
+        look_up(key);
         let after = Instant::now();
         latencies.record(after - before);
         count += TOGETHER as u64 + 1;

@@ -1,5 +1,5 @@
-//! Durable records in stores with more and more operations. The commands `open`, `replay` and `memory` measure how opening,
-//! lookups and memory scale.
+//! Durable records in stores with increasing numbers of operations. The commands `open`, `replay` and `memory` measure how
+//! opening, lookups and memory scale.
 
 use super::commit::{self, Case};
 use crate::bench::{self, Bench};
@@ -8,13 +8,13 @@ use crate::floor::FileSpace;
 use crate::load::Load;
 use crate::results::Subject;
 
-/// Stores with fewer operations are filled again for each round, because the records that are measured would soon outnumber
-/// the operations that were filled in.
-const KEPT_FROM: u64 = 1_000_000;
+/// The number of operations from which on a filled store is reused in later rounds. A smaller store is filled again for each
+/// round, because the measured records would soon outnumber the operations that it was filled with.
+const MIN_REUSED: u64 = 1_000_000;
 
 pub fn run(bench: &Bench) {
     let load = Load { threads: 1, duration: bench.arguments.duration };
-    // Rounds are the outer loop: sizes are compared with each other, so they are measured shortly after each other.
+    // Rounds are the outer loop, so that the sizes, which are compared with each other, are measured in quick succession.
     for round in 0..bench.arguments.rounds {
         for keys in bench.arguments.keys() {
             let subject = Subject::new("scale", "record", 1, keys);
@@ -23,7 +23,7 @@ pub fn run(bench: &Bench) {
             bench.add_sample(&subject, FLOOR, round, metrics);
             for setup in bench.plain_setups() {
                 let scratch;
-                let directory = if keys < KEPT_FROM {
+                let directory = if keys < MIN_REUSED {
                     scratch = bench.scratch_directory();
                     bench::fill_open(setup, &scratch, keys).close();
                     scratch.to_path_buf()

@@ -1,4 +1,4 @@
-//! What must hold of every store before its figures mean anything.
+//! Checks that every store does the same work, without which the figures could not be compared.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,7 +10,7 @@ const THREADS: u64 = 8;
 const KEYS: u64 = 50;
 
 #[test]
-fn exactly_one_of_concurrent_callers_records() {
+fn one_of_several_concurrent_callers_records_a_key() {
     for setup in roster::all() {
         let directory = tempfile::tempdir().unwrap();
         let contestant = (setup.open)(directory.path(), Durability::Buffered);
@@ -55,7 +55,7 @@ fn recorded_and_completed_operations_survive_a_reopen() {
 }
 
 #[test]
-fn a_batch_returns_the_effect_of_each_change() {
+fn a_batch_reports_which_changes_were_applied() {
     for setup in roster::all() {
         let directory = tempfile::tempdir().unwrap();
         let contestant = (setup.open)(directory.path(), Durability::Synced);
@@ -84,9 +84,9 @@ fn the_floor_writes_as_many_bytes_as_oncekey() {
     assert_eq!(begun - recorded, floor::BEGIN_BYTES as u64);
 }
 
-/// Reads the length of a frame from the file, where the specification of the format has it.
+/// Reads the length of a frame from the file, at the offset that the file format specifies.
 #[test]
-fn the_floor_writes_as_many_bytes_of_frame_header_as_oncekey() {
+fn the_floors_frame_header_is_as_long_as_oncekeys() {
     const FIRST_FRAME: usize = 4_096 + 4_096;
     const OPENING_FRAME_BYTES: usize = 80;
     let directory = tempfile::tempdir().unwrap();

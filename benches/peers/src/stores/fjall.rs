@@ -7,7 +7,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 
 use super::CACHE_BYTES;
 use super::key_locks::KeyLocks;
-use crate::contestant::{Contestant, Durability, Lookup, Reader, effects};
+use crate::contestant::{Contestant, Durability, Lookup, Reader, which_apply};
 use crate::grouped::Grouped;
 use crate::operations::{Change, Key};
 
@@ -31,13 +31,13 @@ impl Fjall {
         let database = Database::builder(directory.join("operations.fjall"))
             .cache_size(CACHE_BYTES)
             .open()
-            .expect("fjall opens");
+            .expect("fjall cannot open the database");
         // No store compresses.
         let options =
             || KeyspaceCreateOptions::default().data_block_compression_policy(CompressionPolicy::disabled());
-        let operations = database.keyspace("operations", options).expect("fjall opens its keyspace");
+        let operations = database.keyspace("operations", options).expect("fjall cannot open its keyspace");
         let persist = match durability {
-            // fdatasync: of the journal's metadata only its length has to be durable.
+            // This is fdatasync, which is enough: of the journal's metadata only the length has to be durable.
             Durability::Synced => PersistMode::SyncData,
             Durability::Buffered => PersistMode::Buffer,
         };
@@ -50,8 +50,9 @@ impl Contestant for Fjall {
     /// value before it is durable.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let _locked = self.locks.lock(changes);
-        let applied =
-            effects(changes, |key| self.operations.contains_key(key).expect("fjall looks a key up"));
+        let applied = which_apply(changes, |key| {
+            self.operations.contains_key(key).expect("fjall cannot look up a key")
+        });
         let mut batch = self.database.batch().durability(Some(self.persist));
         for (change, _) in changes.iter().zip(&applied).filter(|(_, applied)| **applied) {
             match change {
@@ -61,17 +62,17 @@ impl Contestant for Fjall {
                 Change::Remove(key) => batch.remove(&self.operations, key),
             }
         }
-        batch.commit().expect("fjall commits");
+        batch.commit().expect("fjall cannot commit");
         applied
     }
 
     fn sync(&self) {
-        self.database.persist(PersistMode::SyncData).expect("fjall persists");
+        self.database.persist(PersistMode::SyncData).expect("fjall cannot sync its journal");
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
         Box::new(Lookup(|key: &Key| {
-            let value = self.operations.get(key).expect("fjall looks a key up")?;
+            let value = self.operations.get(key).expect("fjall cannot look up a key")?;
             Some(value.to_vec())
         }))
     }

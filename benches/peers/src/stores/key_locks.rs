@@ -6,7 +6,7 @@ use parking_lot::{Mutex, MutexGuard};
 
 use crate::operations::Change;
 
-/// Enough shards that threads with different keys rarely share one.
+/// The number of shards, large enough that threads with different keys rarely share a shard.
 const SHARDS: usize = 1_024;
 
 pub struct KeyLocks {
@@ -19,7 +19,7 @@ impl KeyLocks {
         KeyLocks { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: Default::default() }
     }
 
-    /// Locks all keys of the batch. Every caller locks in the same order, so two callers cannot deadlock.
+    /// Locks all keys of the batch. Every caller takes the locks in the same order, so callers cannot deadlock.
     pub fn lock(&self, changes: &[Change]) -> Vec<MutexGuard<'_, ()>> {
         let mut shards: Vec<usize> = changes.iter().map(|change| self.shard(change)).collect();
         shards.sort_unstable();

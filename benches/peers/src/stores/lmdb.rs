@@ -11,7 +11,7 @@ use crate::contestant::{Contestant, Durability, Lookup, Reader};
 use crate::grouped::Grouped;
 use crate::operations::{Change, Key};
 
-/// Address space, not memory. Ten million operations take less.
+/// The size of the map: more than ten million operations need. It takes address space, not memory.
 const MAP_BYTES: usize = 64 << 30;
 
 struct Lmdb {
@@ -37,13 +37,13 @@ impl Lmdb {
             unsafe { options.flags(EnvFlags::NO_SYNC) };
         }
         // SAFETY: the file is opened once in this process, and no other process changes it.
-        let environment = unsafe { options.open(directory) }.expect("LMDB opens");
-        let transaction = environment.write_txn().expect("LMDB begins to write");
+        let environment = unsafe { options.open(directory) }.expect("LMDB cannot open the environment");
+        let transaction = environment.write_txn().expect("LMDB cannot begin a write transaction");
         let operations = environment
             .create_databases_and_commit(transaction, |opener, transaction| {
                 opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
             })
-            .expect("LMDB opens its database")
+            .expect("LMDB cannot open its database")
             .unwrap_commit();
         Lmdb { environment, operations }
     }
@@ -52,7 +52,7 @@ impl Lmdb {
 impl Contestant for Lmdb {
     /// LMDB admits one writer at a time, so what this transaction reads does not change before it commits.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
-        let mut transaction = self.environment.write_txn().expect("LMDB begins to write");
+        let mut transaction = self.environment.write_txn().expect("LMDB cannot begin a write transaction");
         let apply = |change: &Change| match change {
             Change::PutIfAbsent(key, value) => {
                 let put = self.operations.put_with_flags(
@@ -64,31 +64,31 @@ impl Contestant for Lmdb {
                 match put {
                     Ok(()) => true,
                     Err(heed::Error::Mdb(heed::MdbError::KeyExist)) => false,
-                    Err(error) => panic!("LMDB puts: {error}"),
+                    Err(error) => panic!("LMDB cannot put a key: {error}"),
                 }
             }
             Change::Overwrite(key, value) => {
-                self.operations.put(&mut transaction, key.as_slice(), value).expect("LMDB puts");
+                self.operations.put(&mut transaction, key.as_slice(), value).expect("LMDB cannot put a key");
                 true
             }
             Change::Remove(key) => {
-                self.operations.delete(&mut transaction, key.as_slice()).expect("LMDB deletes")
+                self.operations.delete(&mut transaction, key.as_slice()).expect("LMDB cannot delete a key")
             }
         };
         let applied = changes.iter().map(apply).collect();
-        transaction.commit().expect("LMDB commits");
+        transaction.commit().expect("LMDB cannot commit");
         applied
     }
 
     fn sync(&self) {
-        self.environment.force_sync().expect("LMDB syncs");
+        self.environment.force_sync().expect("LMDB cannot sync");
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
-        // A transaction for each lookup: an older one would not see later records.
+        // Each lookup has its own transaction, because an older transaction would not see later records.
         Box::new(Lookup(|key: &Key| {
-            let transaction = self.environment.read_txn().expect("LMDB begins to read");
-            let value = self.operations.get(&transaction, key.as_slice()).expect("LMDB reads")?;
+            let transaction = self.environment.read_txn().expect("LMDB cannot begin a read transaction");
+            let value = self.operations.get(&transaction, key.as_slice()).expect("LMDB cannot read a key")?;
             Some(value.to_vec())
         }))
     }

@@ -1,4 +1,4 @@
-//! The stores, one module each. Each setting that is not the default has its reason beside it.
+//! The stores, one module each. A comment gives the reason for each setting that is not the default.
 
 #[cfg(feature = "fjall")]
 pub mod fjall;
@@ -15,6 +15,6 @@ pub mod sled;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 
-/// The cache of each peer that has one of its own. oncekey and LMDB read through the operating system's page cache, which
-/// can use all free memory.
+/// The cache size of each peer that has a cache of its own. oncekey and LMDB read through the operating system's page cache,
+/// which can use all free memory.
 const CACHE_BYTES: u64 = 1 << 30;

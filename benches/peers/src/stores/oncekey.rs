@@ -1,4 +1,4 @@
-//! oncekey, with its defaults; and in a file that is long enough from the beginning, as the floor's file is.
+//! oncekey with its defaults, and in a file that has its full length from the start, as the floor's file has.
 
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn file(directory: &Path) -> std::path::PathBuf {
     directory.join("operations.once")
 }
 
-/// More than one turn of `commit` writes to a file.
+/// The initial length of the file in `open_sized`: more bytes than one turn of `commit` writes.
 const SIZED_BYTES: u64 = 512 << 20;
 
 pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
@@ -29,11 +29,12 @@ pub fn open_sized(directory: &Path, durability: Durability) -> Box<dyn Contestan
 }
 
 fn open_with(options: Options, directory: &Path, durability: Durability) -> Box<dyn Contestant> {
-    let own = match durability {
+    let durability_of_store = match durability {
         Durability::Synced => oncekey::Durability::Sync,
         Durability::Buffered => oncekey::Durability::Buffered,
     };
-    let store = options.durability(own).open(file(directory)).expect("oncekey opens");
+    let store =
+        options.durability(durability_of_store).open(file(directory)).expect("oncekey cannot open the store");
     Box::new(Oncekey { store, durability })
 }
 
@@ -43,9 +44,12 @@ impl Contestant for Oncekey {
         let apply = |change: &Change| match change {
             Change::PutIfAbsent(key, value) => {
                 let operation = self.store.operation(key).durability(oncekey::Durability::Buffered);
-                matches!(operation.record(value).expect("oncekey records"), Recorded::Done(_))
+                matches!(
+                    operation.record(value).expect("oncekey cannot record an operation"),
+                    Recorded::Done(_)
+                )
             }
-            Change::Remove(key) => self.store.forget(key).expect("oncekey forgets"),
+            Change::Remove(key) => self.store.forget(key).expect("oncekey cannot forget a key"),
             Change::Overwrite(..) => unreachable!("a result is never overwritten"),
         };
         let applied = changes.iter().map(apply).collect();
@@ -56,7 +60,7 @@ impl Contestant for Oncekey {
     }
 
     fn sync(&self) {
-        self.store.sync().expect("oncekey syncs");
+        self.store.sync().expect("oncekey cannot sync");
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
@@ -64,14 +68,15 @@ impl Contestant for Oncekey {
     }
 
     fn record(&self, key: &Key) -> bool {
-        let recorded = self.store.record(key, Fingerprint::NONE, RESULT).expect("oncekey records");
+        let recorded =
+            self.store.record(key, Fingerprint::NONE, RESULT).expect("oncekey cannot record an operation");
         matches!(recorded, Recorded::Done(_))
     }
 
     fn begin_and_complete(&self, key: &Key) -> bool {
-        match self.store.begin(key, Fingerprint::NONE).expect("oncekey begins") {
+        match self.store.begin(key, Fingerprint::NONE).expect("oncekey cannot begin an operation") {
             Begin::Acquired(mut lease) => {
-                lease.complete(RESULT).expect("oncekey completes");
+                lease.complete(RESULT).expect("oncekey cannot complete an operation");
                 true
             }
             _ => false,
@@ -80,26 +85,27 @@ impl Contestant for Oncekey {
 
     fn rerun(&self, key: &Key) -> bool {
         let side_effect = |_: &Attempt| Ok::<_, std::io::Error>(RESULT.to_vec());
-        let outcome = self.store.operation(key).rerun().run(side_effect).expect("oncekey runs");
+        let outcome =
+            self.store.operation(key).rerun().run(side_effect).expect("oncekey cannot run an operation");
         matches!(outcome, oncekey::Outcome::Done(_))
     }
 
     fn close(self: Box<Self>) {
-        self.store.close().expect("oncekey closes");
+        self.store.close().expect("oncekey cannot close the store");
     }
 }
 
 impl Reader for &Store {
-    /// As a retry does: it begins, and gets the stored result.
+    /// Begins the operation, as a retry does, and returns the stored result.
     fn replay(&mut self, key: &Key) -> Option<Vec<u8>> {
-        match self.begin(key, Fingerprint::NONE).expect("oncekey begins") {
+        match self.begin(key, Fingerprint::NONE).expect("oncekey cannot begin an operation") {
             Begin::Completed(done) => Some(done.into_result()),
             _ => None,
         }
     }
 
-    /// `get`, because a begin of an unknown key would write.
+    /// Uses `get`, because a begin of an unknown key would write.
     fn is_known(&mut self, key: &Key) -> bool {
-        !self.get(key).expect("oncekey looks up").is_absent()
+        !self.get(key).expect("oncekey cannot look up a key").is_absent()
     }
 }

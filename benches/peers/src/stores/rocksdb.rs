@@ -6,7 +6,7 @@ use rocksdb::{DB, Options, WriteBatch, WriteOptions};
 
 use super::CACHE_BYTES;
 use super::key_locks::KeyLocks;
-use crate::contestant::{Contestant, Durability, Lookup, Reader, effects};
+use crate::contestant::{Contestant, Durability, Lookup, Reader, which_apply};
 use crate::operations::{Change, Key};
 
 struct RocksDb {
@@ -18,23 +18,25 @@ struct RocksDb {
 pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
     let mut options = Options::default();
     options.create_if_missing(true);
-    // Bloom filters and a hash index in the blocks: this workload looks up single keys and never scans.
+    // This adds Bloom filters and a hash index in the blocks: the workload looks up single keys and never scans.
     options.optimize_for_point_lookup(CACHE_BYTES >> 20);
     // As many background threads for flushes and compactions as the machine has cores.
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     options.increase_parallelism(i32::try_from(cores).unwrap_or(2));
     // A recycled log file has its blocks already, which makes its syncs cheaper.
     options.set_recycle_log_file_num(4);
-    let database = DB::open(&options, directory.join("operations.rocksdb")).expect("RocksDB opens");
+    let database =
+        DB::open(&options, directory.join("operations.rocksdb")).expect("RocksDB cannot open the database");
     Box::new(RocksDb { database, is_synced: durability == Durability::Synced, locks: KeyLocks::new() })
 }
 
 impl Contestant for RocksDb {
-    /// Threads with different keys share RocksDB's own group commit.
+    /// Threads with different keys are batched by RocksDB's own group commit.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let _locked = self.locks.lock(changes);
-        let applied =
-            effects(changes, |key| self.database.get_pinned(key).expect("RocksDB looks a key up").is_some());
+        let applied = which_apply(changes, |key| {
+            self.database.get_pinned(key).expect("RocksDB cannot look up a key").is_some()
+        });
         let mut options = WriteOptions::default();
         options.set_sync(self.is_synced);
         let mut batch = WriteBatch::default();
@@ -44,15 +46,15 @@ impl Contestant for RocksDb {
                 Change::Remove(key) => batch.delete(key),
             }
         }
-        self.database.write_opt(batch, &options).expect("RocksDB writes");
+        self.database.write_opt(batch, &options).expect("RocksDB cannot write a batch");
         applied
     }
 
     fn sync(&self) {
-        self.database.flush_wal(true).expect("RocksDB syncs its log");
+        self.database.flush_wal(true).expect("RocksDB cannot sync its log");
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
-        Box::new(Lookup(|key: &Key| self.database.get(key).expect("RocksDB looks a key up")))
+        Box::new(Lookup(|key: &Key| self.database.get(key).expect("RocksDB cannot look up a key")))
     }
 }

@@ -7,7 +7,7 @@ use sled::{Config, Db};
 
 use super::CACHE_BYTES;
 use super::key_locks::KeyLocks;
-use crate::contestant::{Contestant, Durability, Lookup, Reader, effects};
+use crate::contestant::{Contestant, Durability, Lookup, Reader, which_apply};
 use crate::operations::{Change, Key};
 
 struct Sled {
@@ -19,24 +19,26 @@ struct Sled {
 
 pub fn open(directory: &Path, durability: Durability) -> Box<dyn Contestant> {
     let path = directory.join("operations.sled");
-    let database = Config::new().path(&path).cache_capacity(CACHE_BYTES).open().expect("sled opens");
-    let log = File::open(path.join("db")).expect("sled has a log");
+    let database =
+        Config::new().path(&path).cache_capacity(CACHE_BYTES).open().expect("sled cannot open the database");
+    let log = File::open(path.join("db")).expect("cannot open the log of sled");
     Box::new(Sled { database, durability, locks: KeyLocks::new(), log })
 }
 
 impl Contestant for Sled {
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let applied = match changes {
-            // sled has an atomic operation for this, which needs no lock.
+            // sled has an atomic operation for a single put, which needs no lock.
             [Change::PutIfAbsent(key, value)] => {
                 let absent: Option<&[u8]> = None;
                 let swapped = self.database.compare_and_swap(key, absent, Some(*value));
-                vec![swapped.expect("sled writes").is_ok()]
+                vec![swapped.expect("sled cannot write").is_ok()]
             }
             _ => {
                 let _locked = self.locks.lock(changes);
-                let applied =
-                    effects(changes, |key| self.database.contains_key(key).expect("sled looks a key up"));
+                let applied = which_apply(changes, |key| {
+                    self.database.contains_key(key).expect("sled cannot look up a key")
+                });
                 let mut batch = sled::Batch::default();
                 for (change, _) in changes.iter().zip(&applied).filter(|(_, applied)| **applied) {
                     match change {
@@ -46,7 +48,7 @@ impl Contestant for Sled {
                         Change::Remove(key) => batch.remove(key.as_slice()),
                     }
                 }
-                self.database.apply_batch(batch).expect("sled writes");
+                self.database.apply_batch(batch).expect("sled cannot write");
                 applied
             }
         };
@@ -59,22 +61,22 @@ impl Contestant for Sled {
     /// On Linux sled's flush calls `sync_file_range`, which flushes neither the disk's cache nor the file's length, so the
     /// data does not survive a loss of power. Therefore the log is synced as well.
     fn sync(&self) {
-        self.database.flush().expect("sled flushes");
-        self.log.sync_data().expect("sled's log is synced");
+        self.database.flush().expect("sled cannot flush");
+        self.log.sync_data().expect("cannot sync the log of sled");
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
         Box::new(Lookup(|key: &Key| {
-            let value = self.database.get(key).expect("sled looks a key up")?;
+            let value = self.database.get(key).expect("sled cannot look up a key")?;
             Some(value.to_vec())
         }))
     }
 
-    /// sled's threads can hold the file's lock a little longer than its last handle. Wait for them.
+    /// Waits until sled's threads have unlocked the file, which can happen a little after the last handle is dropped.
     fn close(self: Box<Self>) {
         let Sled { database, log, .. } = *self;
         drop(database);
-        log.lock().expect("sled lets go of its file");
-        log.unlock().expect("a lock that is held can be given up");
+        log.lock().expect("cannot lock the log of sled");
+        log.unlock().expect("cannot unlock the log of sled");
     }
 }

@@ -12,8 +12,8 @@ use crate::operations::{Change, Key};
 struct Sqlite {
     path: PathBuf,
     durability: Durability,
-    /// The one connection that writes. SQLite admits one writer at a time, and a writer that finds the database locked
-    /// sleeps and tries again, which is slower than waiting for this lock.
+    /// The only connection that writes. SQLite admits one writer at a time. A writer that finds the database locked sleeps and
+    /// retries, which is slower than waiting for this mutex.
     writer: Mutex<Connection>,
 }
 
@@ -26,17 +26,17 @@ pub fn open_grouped(directory: &Path, durability: Durability) -> Box<dyn Contest
 }
 
 fn connect(path: &Path, durability: Durability) -> Connection {
-    let connection = Connection::open(path).expect("SQLite opens");
+    let connection = Connection::open(path).expect("SQLite cannot open the database");
     // In WAL mode FULL syncs the log at every commit; NORMAL would not.
     let synchronous = match durability {
         Durability::Synced => "FULL",
         Durability::Buffered => "OFF",
     };
-    connection.pragma_update(None, "journal_mode", "WAL").expect("SQLite takes the journal mode");
-    connection.pragma_update(None, "synchronous", synchronous).expect("SQLite takes the setting");
+    connection.pragma_update(None, "journal_mode", "WAL").expect("SQLite cannot set the journal mode");
+    connection.pragma_update(None, "synchronous", synchronous).expect("SQLite cannot set `synchronous`");
     // A cache of 256 MiB for each connection, in KiB. Reads go through a memory map of the largest size that SQLite allows.
-    connection.pragma_update(None, "cache_size", -(256 << 10)).expect("SQLite takes the cache size");
-    connection.pragma_update(None, "mmap_size", 1_i64 << 40).expect("SQLite takes the map size");
+    connection.pragma_update(None, "cache_size", -(256 << 10)).expect("SQLite cannot set the cache size");
+    connection.pragma_update(None, "mmap_size", 1_i64 << 40).expect("SQLite cannot set the map size");
     connection
 }
 
@@ -44,12 +44,12 @@ impl Sqlite {
     fn open(directory: &Path, durability: Durability) -> Sqlite {
         let path = directory.join("operations.sqlite");
         let connection = connect(&path, durability);
-        // WITHOUT ROWID: one tree to search instead of two.
+        // With WITHOUT ROWID a lookup searches one tree instead of two.
         connection
             .execute_batch(
                 "CREATE TABLE IF NOT EXISTS operations (key BLOB PRIMARY KEY, result BLOB NOT NULL) WITHOUT ROWID",
             )
-            .expect("SQLite creates its table");
+            .expect("SQLite cannot create its table");
         Sqlite { path, durability, writer: Mutex::new(connection) }
     }
 }
@@ -57,7 +57,8 @@ impl Sqlite {
 impl Contestant for Sqlite {
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
         let connection = self.writer.lock();
-        let prepared = |statement| connection.prepare_cached(statement).expect("SQLite prepares");
+        let prepared =
+            |statement| connection.prepare_cached(statement).expect("SQLite cannot prepare a statement");
         let apply = |change: &Change| {
             let changed = match change {
                 Change::PutIfAbsent(key, value) => {
@@ -70,27 +71,27 @@ impl Contestant for Sqlite {
                     prepared("DELETE FROM operations WHERE key = ?1").execute(params![key])
                 }
             };
-            changed.expect("SQLite writes") == 1
+            changed.expect("SQLite cannot write a change") == 1
         };
         if let [change] = changes {
             // A single statement is a transaction by itself.
             return vec![apply(change)];
         }
-        prepared("BEGIN IMMEDIATE").execute([]).expect("SQLite begins");
+        prepared("BEGIN IMMEDIATE").execute([]).expect("SQLite cannot begin a transaction");
         let applied = changes.iter().map(apply).collect();
-        prepared("COMMIT").execute([]).expect("SQLite commits");
+        prepared("COMMIT").execute([]).expect("SQLite cannot commit");
         applied
     }
 
-    /// Syncs what was written with `synchronous = OFF` by a checkpoint with `synchronous = FULL`.
+    /// Makes changes that were written under `synchronous = OFF` durable, by a checkpoint under `synchronous = FULL`.
     fn sync(&self) {
         let connection = self.writer.lock();
-        let own = if self.durability == Durability::Synced { "FULL" } else { "OFF" };
-        connection.pragma_update(None, "synchronous", "FULL").expect("SQLite takes the setting");
+        let configured = if self.durability == Durability::Synced { "FULL" } else { "OFF" };
+        connection.pragma_update(None, "synchronous", "FULL").expect("SQLite cannot set `synchronous`");
         connection
             .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            .expect("SQLite moves its log into the file");
-        connection.pragma_update(None, "synchronous", own).expect("SQLite takes the setting");
+            .expect("SQLite cannot checkpoint its log");
+        connection.pragma_update(None, "synchronous", configured).expect("SQLite cannot set `synchronous`");
     }
 
     fn reader(&self) -> Box<dyn Reader + '_> {
@@ -98,13 +99,15 @@ impl Contestant for Sqlite {
     }
 }
 
-/// A connection of one reading thread. Readers wait neither for each other nor for the writer.
+/// The connection of one reading thread. Readers wait neither for each other nor for the writer.
 struct Connected(Connection);
 
 impl Reader for Connected {
     fn replay(&mut self, key: &Key) -> Option<Vec<u8>> {
-        let mut statement =
-            self.0.prepare_cached("SELECT result FROM operations WHERE key = ?1").expect("SQLite prepares");
-        statement.query_row(params![key], |row| row.get(0)).optional().expect("SQLite reads")
+        let mut statement = self
+            .0
+            .prepare_cached("SELECT result FROM operations WHERE key = ?1")
+            .expect("SQLite cannot prepare a statement");
+        statement.query_row(params![key], |row| row.get(0)).optional().expect("SQLite cannot read a key")
     }
 }
