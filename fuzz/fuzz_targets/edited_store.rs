@@ -1,8 +1,9 @@
-//! Opens a store that was closed cleanly and then damaged. Every key has the state that it had before, or is
-//! `Error::Corrupt`. It never has another result, and an acknowledged key is never absent.
+//! Opens a store that was closed cleanly and then damaged. Every key must have the state that it had before the damage, or be
+//! `Error::Corrupt`. No key may have a wrong result, and no acknowledged key may be absent.
 //!
-//! A cleanly closed store has two marks that point to the end of its log. If both are damaged too, the store looks like one
-//! whose process died, and the damage can look like its torn end. The keys must then have the states of one moment of the past.
+//! A cleanly closed store has two close marks that point to the end of its log. If both are damaged too, the store looks as if
+//! its process had died, and the damage can look like a torn write at the end. The states of all keys must then be those of the
+//! same earlier moment.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -18,7 +19,7 @@ use oncekey_fuzz::world::options;
 
 static SPECIMEN: LazyLock<Specimen> = LazyLock::new(Specimen::make);
 
-/// Whether a key has the same state as before. The store may forget the number of attempts of a released key at any time.
+/// Whether a key has the same state as before. The number of attempts of a released key can be forgotten at any time.
 fn same(seen: &KeyState, before: &KeyState) -> bool {
     seen == before || seen.is_absent() && before.is_absent() && seen.attempt() == 0
 }
@@ -28,7 +29,7 @@ fn compare(before: &BTreeMap<u8, Option<KeyState>>, after: &BTreeMap<u8, Option<
     for (key, seen) in after {
         let Some(seen) = seen else { continue };
         match &before[key] {
-            // Nothing of a state may change, not even the version of a record that was moved.
+            // No part of a state may change. Even a record that was moved keeps its version.
             Some(earlier) => {
                 assert!(
                     same(seen, earlier),
@@ -46,7 +47,7 @@ fuzz_target!(|data: &[u8]| {
     let specimen = &*SPECIMEN;
     let mut bytes = specimen.bytes.clone();
     edits::apply(&mut bytes, &mut Input(data));
-    let marked = specimen.has_close_mark(&bytes);
+    let has_close_mark = specimen.has_close_mark(&bytes);
     let disk = SimulatedDisk::holding(bytes);
     let options = options(&specimen.clock).create(false);
     let before = disk.bytes();
@@ -56,30 +57,33 @@ fuzz_target!(|data: &[u8]| {
             assert!(disk.bytes() == before, "a refused file was changed");
             return;
         }
-        // Any other error would need a header with a valid checksum, and edits do not produce one.
+        // Any other error needs a changed header with a valid checksum, which edits do not produce.
         Err(error) => panic!("{error:?}"),
     };
     let first = answers(&store);
-    if marked {
+    if has_close_mark {
         for (key, seen) in &first {
-            let right = &specimen.answers[key];
+            let expected = &specimen.answers[key];
             if let Some(seen) = seen {
                 assert!(
-                    same(seen, right),
+                    same(seen, expected),
                     "key {key}, with a close mark: {}; before {}",
                     summary(seen),
-                    summary(right)
+                    summary(expected)
                 );
             }
         }
     } else {
         let all: Vec<_> = first.iter().map(|(key, seen)| (key, seen.as_ref().map(summary))).collect();
-        assert!(specimen.is_past_state(&first), "not a state of the past: {all:?}");
+        assert!(
+            specimen.is_past_state(&first),
+            "the keys are not in the states of one earlier moment: {all:?}"
+        );
     }
 
     match store.record("after the damage", Fingerprint::NONE, b"works") {
         Ok(Recorded::Done(version)) => {
-            assert!(!marked || version > specimen.highest, "version {version} was used before")
+            assert!(!has_close_mark || version > specimen.highest, "version {version} was reused")
         }
         Ok(other) => panic!("{other:?}"),
         Err(Error::Corrupt { .. }) => {}
@@ -94,7 +98,7 @@ fuzz_target!(|data: &[u8]| {
     compare(&first, &compacted, "after compaction");
     let lost = first.iter().find(|(key, seen)| seen.is_some() && compacted[key].is_none());
     assert!(lost.is_none(), "compaction made key {:?} unreadable", lost.map(|(key, _)| key));
-    store.close().expect("it closes");
+    store.close().expect("the store cannot be closed");
     match options.open_simulated(&disk) {
         Ok(store) => compare(&first, &answers(&store), "opened again"),
         Err(Error::Corrupt { .. }) => {}

@@ -1,5 +1,5 @@
-//! Runs every decoder on arbitrary bytes, as they are or with matching checksums. What is decoded lies within the input, and
-//! encoding it again gives the same.
+//! Runs every decoder on arbitrary bytes, as they are or with matching checksums. A decoded value must lie within the input,
+//! and encoding and decoding it again must give the same value.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -28,27 +28,28 @@ fn sector(bytes: &[u8], seed: Option<u32>) -> [u8; 512] {
 fn check_record(parts: &probe::RecordParts, from: u64, length: usize) {
     assert!(parts.position >= from && parts.position + parts.length_bytes <= from + length as u64);
     let known = parts.kind & 0x80 == 0;
-    // A record of kind 5 carries along an unreadable record and has no key.
+    // A record of kind 5 contains an unreadable record and has no key.
     let keys = if parts.kind == 5 { 0..=0 } else { 1..=1_024 };
     assert!(!known || keys.contains(&parts.key.len()));
     assert!(parts.result.as_ref().map_or(0, Vec::len) as u64 <= parts.length_bytes);
     if known {
         assert_eq!(parts.encoded.len() as u64, parts.length_bytes);
-        let again = probe::record(&parts.encoded, parts.position, FILE_ID).expect("what was encoded decodes");
+        let again = probe::record(&parts.encoded, parts.position, FILE_ID)
+            .expect("an encoded record cannot be decoded");
         assert_eq!(&again, parts);
     }
 }
 
 fuzz_target!(|data: &[u8]| {
     let mut input = Input(data);
-    let (what, position) = (input.u8(), input.u64());
-    let sealed = what & 0x80 != 0;
+    let (mode, position) = (input.u8(), input.u64());
+    let sealed = mode & 0x80 != 0;
     let seed = seal::seed_of(FILE_ID);
     let mut bytes = input.0.to_vec();
     let length = bytes.len();
-    let decode = || match what % 6 {
+    let decode = || match mode % 6 {
         0 => {
-            // Valid positions are at most sequence x segment size, so they do not wrap.
+            // A valid position is at most sequence x segment size, so adding a length to it does not overflow.
             let position = position >> 1;
             if sealed {
                 seal::record(&mut bytes, position, seed);
@@ -65,10 +66,13 @@ fuzz_target!(|data: &[u8]| {
             }
             if let Ok((frame, records)) = probe::frame(&bytes, position, segment, FILE_ID) {
                 assert!(frame <= length && frame as u64 <= segment / 4);
-                assert!(!records.is_empty() || frame == 80, "the start of an opening");
+                assert!(
+                    !records.is_empty() || frame == 80,
+                    "a frame of {frame} bytes without records is no opening frame"
+                );
                 let mut at = position + if records.is_empty() { 80 } else { 56 };
                 for parts in &records {
-                    assert_eq!(parts.position, at, "records lie end to end");
+                    assert_eq!(parts.position, at, "records do not lie end to end");
                     at += parts.length_bytes;
                     check_record(parts, position, frame);
                 }
@@ -105,5 +109,5 @@ fuzz_target!(|data: &[u8]| {
         }
     };
     let ((), taken) = peak(decode);
-    assert!(taken <= (64 << 10) + 16 * length, "{taken} bytes of memory for {length}");
+    assert!(taken <= (64 << 10) + 16 * length, "{taken} bytes of memory for {length} bytes of input");
 });

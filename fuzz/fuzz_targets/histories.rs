@@ -1,8 +1,9 @@
-//! Histories with faults and crashes, checked by the oracle of `tests/crash`. After a crash the store opens in the state of one
-//! point of the history, at or after the last acknowledged one, and works. The same holds if that opening crashes too.
+//! Histories with faults and crashes, checked by the oracle of `tests/crash`. After a crash, the store must open and work, in
+//! the state of one point of the history that is not before the last acknowledged change. The same must hold if recovery
+//! crashes too.
 //!
-//! An input is: up to three faults (step, kind), the step of the opening at which it crashes, the number of bytes that decide
-//! what each crash leaves, these bytes, and acts of four bytes each.
+//! An input consists of up to three faults (step, kind), the step at which recovery crashes, the number of crash decisions,
+//! these decisions (one byte for each unsynced sector), and the acts of the history, four bytes each.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -14,20 +15,21 @@ use oncekey_fuzz::world::{START_MS, World, options};
 
 const MAX_ACTS: usize = 96;
 
-/// Returns what a crash leaves of the disk. Each byte of `decisions` decides about one unsynced sector, or about the length
-/// of the file. Beyond them each sector keeps its synced content, or (`latest`) gets the last option: its newest content,
-/// or garbage if it never held synced bytes.
+/// Returns the disk after a crash. Each byte of `decisions` selects the content of one unsynced sector, or the length of the
+/// file. When the bytes are used up, every further sector keeps its synced content; if `latest` is set, it gets its last option
+/// instead: its newest content, or garbage if it never held synced bytes.
 fn crash(disk: &SimulatedDisk, decisions: &mut Input<'_>, latest: bool) -> SimulatedDisk {
-    disk.crash(|of| match decisions.0.split_first() {
+    disk.crash(|options| match decisions.0.split_first() {
         Some((first, rest)) => {
             decisions.0 = rest;
-            usize::from(*first) % of
+            usize::from(*first) % options
         }
-        None if latest => of - 1,
+        None if latest => options - 1,
         None => 0,
     })
 }
 
+/// Opens the disk, checks and uses the store, closes it, and checks it once more after reopening.
 fn check(world: &World, image: &SimulatedDisk, what: &str) {
     let opened = options(&world.clock).open_simulated(image);
     let store = opened.unwrap_or_else(|error| panic!("{what}: the store does not open: {error}"));
@@ -56,16 +58,16 @@ fuzz_target!(|data: &[u8]| {
         };
         disk.fault_at(u64::from(step % 1_024), fault);
     }
-    let (again, latest) = (u64::from(input.u8()), input.u8() & 1 != 0);
-    let how_many = usize::from(input.u8());
-    let mut decisions = Input(input.take(how_many));
+    let (recovery_crash, latest) = (u64::from(input.u8()), input.u8() & 1 != 0);
+    let decision_count = usize::from(input.u8());
+    let mut decisions = Input(input.take(decision_count));
 
     let Ok(mut world) = World::new(disk.clone()) else {
-        // A fault during the creation of the store. Nothing was acknowledged, but a new store must work.
+        // A fault hit the creation of the store. No change was acknowledged, but a new store must work.
         let image = crash(&disk, &mut decisions, latest);
         let store =
-            options(&ManualClock::new(START_MS)).open_simulated(&image).expect("a store can be created");
-        store.record("k", Fingerprint::NONE, b"r").expect("the store works");
+            options(&ManualClock::new(START_MS)).open_simulated(&image).expect("cannot create a store");
+        store.record("k", Fingerprint::NONE, b"r").expect("the new store cannot record an operation");
         return;
     };
     let mut acts_done = 0;
@@ -75,12 +77,12 @@ fuzz_target!(|data: &[u8]| {
     world.die();
 
     let image = crash(&disk, &mut decisions, latest);
-    // Crash the opening as well, at one of its steps.
+    // Crash recovery as well, at one of its steps.
     let trial = SimulatedDisk::holding(image.bytes());
-    trial.fault_at(again, DiskFault::PowerLoss);
+    trial.fault_at(recovery_crash, DiskFault::PowerLoss);
     drop(options(&world.clock).open_simulated(&trial));
-    if trial.steps() > again {
-        check(&world, &crash(&trial, &mut decisions, !latest), "after a crash during the opening");
+    if trial.steps() > recovery_crash {
+        check(&world, &crash(&trial, &mut decisions, !latest), "after a crash during recovery");
     }
     check(&world, &image, "after a crash");
 });

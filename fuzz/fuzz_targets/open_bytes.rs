@@ -1,6 +1,6 @@
-//! Opens arbitrary bytes as a store, and uses the store if it opens. There must be no panic, no hang, and no more memory than
-//! the size of the file justifies. The first byte decides whether the rest is the file itself or its sparse encoding, and
-//! which checksums are recomputed, so that the fuzzer gets past them.
+//! Opens arbitrary bytes as a store, and uses the store if it opens. There must be no panic and no hang, and the memory used
+//! must be bounded by the size of the file. The first byte determines whether the rest is the file itself or its sparse
+//! encoding, and which checksums are recomputed so that the fuzzer gets past them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -15,10 +15,11 @@ use oncekey_fuzz::{SEGMENT_BYTES, sparse};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The memory of an opening whatever the file: an empty index and log, and the slot of a new store.
+/// The maximum memory for opening a store, in addition to [`PER_BYTE`] for each byte of the file: an empty index and log, and
+/// the slot of a new store.
 const FIXED_BYTES: usize = 4 << 20;
-/// The memory for each byte of the file. A record of 88 bytes has a footer entry, an index entry, and a few bytes in temporary
-/// tables.
+/// The maximum memory for each byte of the file. A record of 88 bytes has a footer entry, an index entry, and a few bytes in
+/// temporary tables.
 const PER_BYTE: usize = 16;
 
 fuzz_target!(|data: &[u8]| {
@@ -52,10 +53,10 @@ fuzz_target!(|data: &[u8]| {
         let _ = store.get(&name(key));
     }
     let _ = store.stats();
-    let done = matches!(store.record("fuzz", Fingerprint::NONE, b"result"), Ok(Recorded::Done(_)));
+    let recorded = matches!(store.record("fuzz", Fingerprint::NONE, b"result"), Ok(Recorded::Done(_)));
     let expires_ms = store.get("fuzz").ok().and_then(|seen| seen.expires_at_ms()).unwrap_or(u64::MAX);
-    // Expiry depends on store time, which depends on times in the file. All of them may be forged.
-    let is_kept = |store: &Store| {
+    // Expiry depends on store time, which depends on times in the file. Any of these times can be forged.
+    let check_kept = |store: &Store| {
         let seen = store.get("fuzz");
         let now_ms = store.stats().store_time_ms;
         match seen {
@@ -64,14 +65,14 @@ fuzz_target!(|data: &[u8]| {
             }
             Ok(seen) => assert!(
                 now_ms >= expires_ms,
-                "at {now_ms} the key is {seen:?}, before it expires at {expires_ms}"
+                "the key expires at {expires_ms}, but at {now_ms} it is already {seen:?}"
             ),
             Err(Error::Corrupt { .. }) => {}
             Err(error) => panic!("{error:?}"),
         }
     };
-    if done {
-        is_kept(&store);
+    if recorded {
+        check_kept(&store);
     }
     if let Ok(Begin::Acquired(mut lease)) = store.begin(&name(1), Fingerprint::NONE) {
         let _ = lease.complete(b"done");
@@ -79,13 +80,13 @@ fuzz_target!(|data: &[u8]| {
     let _ = store.forget(&name(2));
     clock.advance(std::time::Duration::from_secs(3_600));
     let _ = store.compact();
-    if done {
-        is_kept(&store);
+    if recorded {
+        check_kept(&store);
     }
     if store.close().is_ok()
-        && done
+        && recorded
         && let Ok(store) = options.open_simulated(&disk)
     {
-        is_kept(&store);
+        check_kept(&store);
     }
 });

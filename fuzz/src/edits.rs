@@ -1,16 +1,16 @@
-//! Damage as it happens: by a failing disk, a copy that was cut short, or a write to a wrong offset.
+//! Realistic damage to a file: by a failing disk, an incomplete copy, or a write to a wrong offset.
 //!
-//! An edit flips single bytes, or fills, scrambles or copies a range. It never writes bytes that the fuzzer chose: with those
-//! the fuzzer would restore the checksums, and CRC-32 does not protect against an attacker. Offsets reach every byte, and are
-//! often near the parts that matter: headers, marks, frames and footers.
+//! An edit changes a single byte; fills, scrambles or copies a range; or truncates the file. It never writes bytes that the
+//! fuzzer chose. With those, the fuzzer could restore the checksums, and CRC-32 does not protect against an attacker. Offsets
+//! reach every byte, and are often near the parts that matter: headers, marks, frames and footers.
 
 use crate::input::Input;
 use crate::{FIRST_FRAME, HEADER_BYTES, SEGMENT_BYTES};
 
-/// The largest number of edits in one input.
+/// The maximum number of edits in one input.
 pub const MAX_EDITS: usize = 12;
 
-/// Decodes an offset in the file: any, or one near a landmark of a slot.
+/// Decodes an offset in the file: an arbitrary one, or one near a header, mark, frame or footer of a slot.
 fn offset(input: &mut Input<'_>, length: usize) -> usize {
     let how = input.u8();
     let detail = usize::from(input.u16());
@@ -20,7 +20,7 @@ fn offset(input: &mut Input<'_>, length: usize) -> usize {
         1 => slot + 512,
         2 => slot + 1_024,
         3 => slot + FIRST_FRAME,
-        // The trailer, and in 5 the footer entries before it.
+        // 4 is near the footer's trailer, and 5 in the footer entries before it.
         4 => (slot + SEGMENT_BYTES).saturating_sub(64),
         5 => return (slot + SEGMENT_BYTES).saturating_sub(detail % 4_096 + 1).min(length),
         6 => return (detail * 64).min(length),
@@ -29,6 +29,7 @@ fn offset(input: &mut Input<'_>, length: usize) -> usize {
     (at + detail % 128).min(length)
 }
 
+/// Returns the number of slots in a file of this length; at least 1.
 fn slots(length: usize) -> usize {
     (length.saturating_sub(HEADER_BYTES) / SEGMENT_BYTES).max(1)
 }
@@ -39,11 +40,11 @@ pub fn apply(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
         if input.is_empty() {
             return;
         }
-        let what = input.u8() % 8;
+        let kind = input.u8() % 8;
         let at = offset(input, bytes.len());
         let end = bytes.len();
         let run = |length: usize| at..(at + length).min(end);
-        match what {
+        match kind {
             // A change of one byte, three times as likely as any other edit.
             0..=2 => {
                 let mask = input.u8();
@@ -69,7 +70,7 @@ pub fn apply(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
                 }
             }
             6 => {
-                // A write to a wrong offset: of whole sectors if the length is even, of any range otherwise.
+                // A write to a wrong offset, aligned to sectors if the length is even.
                 let from = offset(input, bytes.len());
                 let length = usize::from(input.u16());
                 let (at, from) =
@@ -78,10 +79,10 @@ pub fn apply(bytes: &mut Vec<u8>, input: &mut Input<'_>) {
                 bytes.copy_within(from..from + length, at);
             }
             _ => {
-                // A truncation, possibly extended with zeroes again.
-                let again = usize::from(input.u8() % 4);
+                // A truncation. In three of four cases the file is then extended with zeroes.
+                let half_segments = usize::from(input.u8() % 4);
                 bytes.truncate(at);
-                bytes.resize(bytes.len() + again * SEGMENT_BYTES / 2, 0);
+                bytes.resize(bytes.len() + half_segments * SEGMENT_BYTES / 2, 0);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! Decodes numbers from an input. Beyond its end every number is zero, so every input is valid. Decoding is written by hand
-//! and not derived, so that the seeds can be encoded to match.
+//! Decodes numbers from an input. After the end of the input every number is zero, so every input is valid. Decoding is written
+//! by hand and not derived, so that the seeds can be encoded to match.
 
-/// The part of an input that is not decoded yet.
+/// The part of an input that is not yet decoded.
 #[derive(Debug, Clone)]
 pub struct Input<'a>(pub &'a [u8]);
 
@@ -37,7 +37,7 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(bytes)
     }
 
-    /// Takes `length` bytes, or all that are left if those are fewer.
+    /// Takes `length` bytes, or all remaining bytes if there are fewer.
     pub fn take(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;

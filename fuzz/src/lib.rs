@@ -1,4 +1,4 @@
-//! Shared by the fuzz targets: decoding an input, building a file from it, and a store to damage.
+//! Code that the fuzz targets share: decoding an input, building a file from it, and a store to damage.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,6 +1,6 @@
-//! Recomputes the checksums of a damaged file, as the author of a malicious file would: no file may cause a panic, even if all
-//! its checksums match. Written from the specification in `src/format/format.md` and without the store's own code, so that each
-//! checks the other.
+//! Recomputes the checksums of a damaged file, as the author of a malicious file would. No file may cause a panic, even if all
+//! its checksums match. This module is written from the specification in `src/format/format.md` and shares no code with the
+//! store, so that each checks the other.
 
 use crate::FIRST_FRAME;
 
@@ -11,14 +11,14 @@ const RECORD_HEADER: usize = 80;
 const TRAILER: usize = 64;
 const ENTRY: usize = 48;
 
-/// Which checksums are recomputed.
+/// The checksums and fields that are recomputed.
 #[derive(Debug, Clone, Copy)]
 pub struct Seals {
-    /// Headers, marks and footers.
+    /// The checksums of headers, marks and footers.
     pub blocks: bool,
-    /// Records and frames.
+    /// The checksums of records and frames.
     pub frames: bool,
-    /// The references of frames, marks and headers to the previous frame, and positions.
+    /// The references of frames, marks, footers and headers to the previous frame, and the positions of frames.
     pub chain: bool,
 }
 
@@ -40,17 +40,19 @@ fn checksum(seed: u32, bytes: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-/// Returns the seed of a file's seeded checksums.
+/// Returns the seed of the checksums that depend on the file id.
 pub fn seed_of(file_id: &[u8]) -> u32 {
     crc32fast::hash(file_id)
 }
 
+/// Recomputes the checksum of a header or mark.
 fn seal_sector(sector: &mut [u8], seed: u32) {
     let sum = checksum(seed, &sector[12..SECTOR]);
     put(sector, 8, &sum.to_le_bytes());
 }
 
-/// Recomputes the checksum of the record at the start of `bytes`. Returns its length, or `None` if that is impossible.
+/// Recomputes the checksum of the record at the start of `bytes`. Returns the length of the record, or `None` if
+/// the length field is impossible.
 pub fn record(bytes: &mut [u8], position: u64, seed: u32) -> Option<usize> {
     if bytes.len() < RECORD_HEADER {
         return None;
@@ -65,8 +67,9 @@ pub fn record(bytes: &mut [u8], position: u64, seed: u32) -> Option<usize> {
     Some(length)
 }
 
-/// Recomputes the checksums of the frame at the start of `bytes` and of its records. Also sets its position and the checksum
-/// of the previous frame, if they are given. Returns its length and checksum.
+/// Recomputes the checksums of the frame at the start of `bytes` and of its records. Also sets the frame's position and the
+/// checksum of the previous frame, if they are given. Returns the length and the checksum of the frame, or `None` if the length
+/// field is impossible.
 pub fn frame(
     bytes: &mut [u8],
     position: Option<u64>,
@@ -97,7 +100,7 @@ pub fn frame(
         count += 1;
         at += record;
     }
-    // A frame without records marks the start of an opening.
+    // A frame without records is an opening frame, which marks the start of a session.
     let sum = match count == 0 && length == OPENING_FRAME {
         true => checksum(seed, &bytes[FRAME_HEADER..OPENING_FRAME]),
         false => hasher.finalize(),
@@ -125,7 +128,7 @@ pub fn footer(slot: &mut [u8], seed: u32) {
     put(slot, trailer_at + 8, &hasher.finalize().to_le_bytes());
 }
 
-/// The end of a segment's last frame, and the checksum of that frame.
+/// The end position of a segment's last frame, and the checksum of that frame.
 #[derive(Debug, Clone, Copy)]
 struct End {
     position: u64,
@@ -146,7 +149,7 @@ pub fn file(bytes: &mut [u8], seals: Seals) {
         return;
     }
     let seed = seed_of(&head[32..48]);
-    // Oldest segment first: each segment refers to the end of the one before it.
+    // Visit the oldest segment first, because each segment refers to the end of the segment before it.
     let mut order: Vec<(u64, usize)> = slots
         .chunks(segment)
         .enumerate()

@@ -1,13 +1,13 @@
-//! Encodes a file as its length and its runs of bytes that are not zero. A store of several segments is then an input of a few
-//! kilobytes instead of a few hundred.
+//! Encodes a file as its length and the runs of bytes that are not zero. A store of several segments then fits into an input of
+//! a few kilobytes instead of a few hundred.
 //!
-//! The encoding: `u16` length in units of 512 bytes, `u16` further bytes, and runs. A run is `u24` offset, `u16` length, and
-//! as many bytes. A run of length 0 is a copy within the file: `u24` source, `u16` length. Source and destination may
-//! overlap, because the copy goes byte by byte.
+//! The encoding consists of the file's length (`u16` units of 512 bytes and `u16` further bytes), and of runs. A run consists of
+//! its offset (`u24`), its length (`u16`), and its bytes. A run of length 0 is a copy within the file, and continues with the
+//! source (`u24`) and the length (`u16`) of the copy. Source and destination can overlap, because bytes are copied one by one.
 
 use crate::input::Input;
 
-/// The longest file that is decoded.
+/// The maximum length of a decoded file.
 pub const MAX_FILE_BYTES: usize = 2 << 20;
 
 pub fn decode(mut input: Input<'_>) -> Vec<u8> {
@@ -33,10 +33,10 @@ pub fn decode(mut input: Input<'_>) -> Vec<u8> {
     file
 }
 
-/// A new run takes about as many bytes as this many zeroes.
-const GAP: usize = 12;
-/// More equal bytes than this are encoded as a copy.
-const EQUAL: usize = 32;
+/// The maximum number of zeroes within a run. A new run would not take less space than these zeroes.
+const MAX_ZEROES: usize = 12;
+/// The maximum number of equal bytes within a run. More are encoded as a copy.
+const MAX_EQUAL: usize = 32;
 
 pub fn encode(file: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -50,7 +50,7 @@ pub fn encode(file: &[u8]) -> Vec<u8> {
         let mut end = start + 1;
         while end < file.len()
             && end - start < 60_000
-            && equal(end) <= if file[end] == 0 { GAP } else { EQUAL }
+            && equal(end) <= if file[end] == 0 { MAX_ZEROES } else { MAX_EQUAL }
         {
             end += 1;
         }
@@ -59,7 +59,7 @@ pub fn encode(file: &[u8]) -> Vec<u8> {
         out.extend_from_slice(&file[start..end]);
         at = end;
         if end < file.len() && file[end] != 0 {
-            // A run of the first of the equal bytes, and a copy that overlaps itself.
+            // Encode the first of the equal bytes as a run, and the others as a copy that overlaps its source.
             let run = equal(end);
             out.extend_from_slice(&offset(end));
             out.extend_from_slice(&length(1));

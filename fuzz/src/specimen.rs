@@ -10,18 +10,21 @@ use crate::world::{Act, World, options};
 use crate::{HEADER_BYTES, SEGMENT_BYTES};
 
 pub struct Specimen {
+    /// The bytes of the file.
     pub bytes: Vec<u8>,
+    /// The clock of the store, at the time of the close.
     pub clock: ManualClock,
     /// The state of every key.
     pub answers: BTreeMap<u8, KeyState>,
-    /// The states of all keys at every earlier moment.
+    /// The states of all keys after every act of the history.
     pub history: Vec<Model>,
+    /// The highest version that the store has given out.
     pub highest: Version,
     /// The offset of the slot of the last segment.
     pub tail: usize,
 }
 
-/// The acts that create the specimen. Five records with results of 12,000 bytes fill a segment.
+/// Returns the acts that create the specimen. Five records with results of 12,000 bytes fill a segment.
 pub fn script() -> Vec<Act> {
     use Act::*;
     let mut acts = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22), Record(23, 300)];
@@ -53,10 +56,12 @@ pub fn script() -> Vec<Act> {
 }
 
 impl Specimen {
+    /// Creates the specimen of [`script`].
     pub fn make() -> Specimen {
         Specimen::of(&script())
     }
 
+    /// Creates a specimen by performing these acts.
     pub fn of(script: &[Act]) -> Specimen {
         let disk = SimulatedDisk::new();
         let mut world = World::new(disk.clone()).unwrap();
@@ -71,20 +76,25 @@ impl Specimen {
         let bytes = disk.bytes();
         let store = open();
         let answers = read(&store).unwrap();
-        let answers =
-            answers.into_iter().map(|(key, seen)| (key, seen.expect("nothing is damaged"))).collect();
+        let answers = answers
+            .into_iter()
+            .map(|(key, seen)| (key, seen.expect("an undamaged key should be readable")))
+            .collect();
         drop(store);
         let tail = (HEADER_BYTES..bytes.len())
             .step_by(SEGMENT_BYTES)
             .filter(|at| bytes[*at..].starts_with(b"ONCESEGM"))
             .max_by_key(|at| u64::from_le_bytes(bytes[at + 72..at + 80].try_into().unwrap()))
             .unwrap();
-        assert!([512, 1_024].iter().all(|at| bytes[tail + at..].starts_with(b"ONCEMARK")), "it was closed");
+        assert!(
+            [512, 1_024].iter().all(|at| bytes[tail + at..].starts_with(b"ONCEMARK")),
+            "the specimen has no close marks"
+        );
         let highest = world.oracle.highest;
         Specimen { bytes, clock, answers, history: world.oracle.history, highest, tail }
     }
 
-    /// Whether one of the two marks that point to the end of the log is undamaged.
+    /// Whether one of the two close marks, which point to the end of the log, is undamaged.
     pub fn has_close_mark(&self, damaged: &[u8]) -> bool {
         [512, 1_024].iter().any(|at| {
             let sector = self.tail + at..self.tail + at + 512;
@@ -92,7 +102,7 @@ impl Specimen {
         })
     }
 
-    /// Whether the states of the keys are those of one moment of the past. Keys that could not be read are ignored.
+    /// Whether the states of all keys are those of the same earlier moment. Keys that could not be read are ignored.
     pub fn is_past_state(&self, answers: &BTreeMap<u8, Option<KeyState>>) -> bool {
         let now_ms = self.clock.now_ms();
         self.history.iter().rev().any(|model| {
@@ -113,11 +123,11 @@ fn matches_model(known: Option<&Known>, seen: &KeyState, now_ms: u64) -> bool {
         && seen.result() == has_result.then_some(&known.result[..])
 }
 
-/// Returns the state of every key, or `None` for a key that is `Error::Corrupt`.
+/// Returns the state of every key, with `None` for a key that is `Error::Corrupt`.
 ///
 /// # Panics
 ///
-/// On any other error, because nothing else is wrong with the disk.
+/// Panics on any other error, because the disk has no other fault.
 pub fn answers(store: &Store) -> BTreeMap<u8, Option<KeyState>> {
     (0..crate::world::KEYS)
         .map(|key| match store.get(&crate::world::name(key)) {
