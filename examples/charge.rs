@@ -1,7 +1,7 @@
 //! One charge, with a provider that takes idempotency keys.
 //!
-//! The provider recognises the token, so sending a request again charges nothing. That makes `rerun` the right policy
-//! for a call whose outcome is unknown. It also needs one sync for an operation where the default needs two.
+//! The provider recognises the token, so sending a request again charges nothing. Therefore `rerun` is the right policy for
+//! a call whose outcome is unknown. With `rerun` an operation takes one sync; by default it takes two.
 
 use std::cell::RefCell;
 use std::collections::HashMap;

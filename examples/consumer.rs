@@ -1,8 +1,8 @@
 //! A consumer of a queue that delivers at least once, with one sync for each poll.
 //!
-//! Under `Durability::Buffered` a record is written but not synced, so a crash of the process loses nothing and a power
-//! loss may. The consumer acknowledges a poll only after `sync`: what a power loss takes back is delivered again. It is
-//! then also run again, so the side effect must be idempotent: the mail server drops a token that it has seen.
+//! Under `Durability::Buffered` a record is written but not synced. A crash of the process loses no record, but a power loss
+//! can. The consumer acknowledges a poll only after `sync`, so every message whose record is lost is delivered again. Its
+//! side effect then also runs again, so it must be idempotent: the mail server ignores a token that it has seen.
 
 use std::{error, io};
 
@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn error::Error>> {
     Ok(store.close()?)
 }
 
-/// What the queue delivers: messages with an id and a body. It never got the acknowledgement of the first poll.
+/// The messages that the queue delivers, with an id and a body. The queue never got the acknowledgement of the first poll.
 const POLLS: &[&[(&str, &str)]] = &[
     &[("m1", "ada@example.com"), ("m2", "grace@example.com"), ("m3", "edsger@example.com")],
     &[("m1", "ada@example.com"), ("m2", "grace@example.com"), ("m3", "edsger@example.com")],

@@ -1,4 +1,4 @@
-//! Measures the absolute figures that the README quotes, with keys of 36 bytes and results of 256.
+//! Measures the absolute figures that `benches/README.md` quotes, with keys of 36 bytes and results of 256.
 //!
 //! ```text
 //! cargo run --release --example figures -- [syncs | threads | memory | steady]
@@ -110,7 +110,7 @@ fn anonymous_bytes() -> Measured<u64> {
     Ok(kibibytes << 10)
 }
 
-/// Measures the memory and disk space of a million finished operations, and how long opening them takes.
+/// Measures the memory and disk space of a million finished operations, and the time to open their store.
 fn memory(directory: &Path) -> Measured {
     const OPERATIONS: u64 = 1_000_000;
     println!("memory and disk of {OPERATIONS} finished operations");
@@ -130,7 +130,7 @@ fn memory(directory: &Path) -> Measured {
     let start = Instant::now();
     store.compact()?;
     let file_bytes = std::fs::metadata(&path)?.len();
-    // A live record in a frame of its own: the fixed part of 80 bytes, key, result and padding, and the frame header.
+    // Each live record is in a separate frame: a fixed part of 80 bytes, key, result and padding, and the frame header.
     let live_bytes = OPERATIONS * ((80 + 36 + 256_u64).next_multiple_of(8) + 56);
     println!("  file after compact ({:.1?})              {}", start.elapsed(), mebibytes(file_bytes));
     println!(
@@ -162,7 +162,7 @@ fn steady(directory: &Path) -> Measured {
                 store.record(&key(number), Fingerprint::NONE, &RESULT)?;
                 number += 1;
             }
-            // The pause sets the load, about 16,000 records a second, so that it does not depend on the machine.
+            // The pause keeps the load at about 16,000 records a second, so that it does not depend on the machine.
             std::thread::sleep(Duration::from_millis(1));
         }
         let stats = store.stats();
@@ -179,15 +179,16 @@ fn steady(directory: &Path) -> Measured {
 }
 
 fn main() -> Measured {
-    let what = std::env::args().nth(1);
+    let selected = std::env::args().nth(1);
     let directory = tempfile::tempdir_in(".")?;
     type Figure = (&'static str, fn(&Path) -> Measured);
     let all: [Figure; 4] = [("syncs", syncs), ("threads", threads), ("memory", memory), ("steady", steady)];
-    if let Some(unknown) = what.as_deref().filter(|what| all.iter().all(|(name, _)| name != what)) {
+    let is_known = |selected: &&str| all.iter().any(|(name, _)| name == selected);
+    if let Some(unknown) = selected.as_deref().filter(|selected| !is_known(selected)) {
         return Err(format!("{unknown}: no such figure; use syncs, threads, memory or steady").into());
     }
     for (name, measure) in all {
-        if what.as_deref().is_none_or(|what| what == name) {
+        if selected.as_deref().is_none_or(|selected| selected == name) {
             measure(directory.path())?;
         }
     }

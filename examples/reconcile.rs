@@ -1,7 +1,7 @@
-//! A provider that takes no idempotency keys, and a crash between the charge and the record of it.
+//! A provider that takes no idempotency keys, and a crash after the charge, before its result is recorded.
 //!
-//! After such a crash only the provider knows whether the charge happened. `reconcile` looks it up, and the store then
-//! either records the charge that was found or charges now.
+//! After such a crash only the provider knows whether the charge happened. `reconcile` looks up the charge. If it
+//! finds one, the store records it; otherwise the charge runs now.
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};
@@ -23,7 +23,7 @@ fn pay(directory: &Path, crashes: bool) -> Result<Outcome<String>, Box<dyn Error
     Ok(outcome)
 }
 
-/// Every call charges. The token is only a reference on the statement.
+/// A provider at which every call charges. The token is only a reference on the statement.
 struct Provider(PathBuf);
 
 impl Provider {

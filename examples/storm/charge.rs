@@ -1,4 +1,4 @@
-//! The operation under test: what a program that uses oncekey writes.
+//! The operation under test, as a program that uses oncekey would write it.
 
 use std::io;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use crate::wire::{Order, Receipt};
 
 /// Charges an order once, and gives every retry the receipt of that one charge.
 ///
-/// `find` looks a charge up, if this caller can do that. Without it an attempt in doubt is an error, and a later caller
-/// has to reconcile it.
+/// `find` looks up a charge, if this caller can. Without `find`, an attempt in doubt is an error, and a later caller has to
+/// reconcile it.
 pub(crate) fn charge_once(
     store: &Store,
     order: &Order,
@@ -18,7 +18,7 @@ pub(crate) fn charge_once(
     find: Option<impl FnOnce(&Attempt) -> io::Result<Option<Receipt>>>,
     charge: impl FnOnce(&Attempt) -> io::Result<Receipt>,
 ) -> Result<Outcome<Receipt>, RunError<Receipt, io::Error>> {
-    // A refused connection is the one error that means that nothing was charged.
+    // Only a refused connection means that nothing was charged.
     let not_sent = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     let key = order.key();
     let operation = store.operation(&key).request(order).wait(wait).release_if(not_sent);

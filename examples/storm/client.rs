@@ -1,4 +1,4 @@
-//! The parent process: kills the service, starts it again, and remembers what it answers.
+//! The parent process: kills the service, starts it again, and remembers its answers.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::table::{self, ProgressBar, Tally};
 use crate::verdict::Acknowledged;
 use crate::wire::{Answer, Ending, Report, Request};
 
-/// A service without a report for this long hangs.
+/// The longest time between two reports. A service that is silent for longer hangs.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn run(settings: &Settings) -> Fallible<bool> {
@@ -36,7 +36,7 @@ fn run_and_compare(settings: &Settings, directory: &Path) -> Fallible<bool> {
     Ok(verdict.passed())
 }
 
-/// Creates a directory beside this program. The usual place for temporary files is often in memory and not on a disk.
+/// Creates a directory next to this program, because the usual place for temporary files is often in memory and not on a disk.
 fn directory() -> Fallible<tempfile::TempDir> {
     let program = std::env::current_exe()?;
     let mut named = tempfile::Builder::new();
@@ -47,16 +47,16 @@ fn directory() -> Fallible<tempfile::TempDir> {
 struct Storm<'a> {
     settings: &'a Settings,
     directory: &'a Path,
-    /// Which requests have a result.
+    /// For each request, whether it has a result.
     has_result: Vec<bool>,
-    /// How many of them.
+    /// The number of requests that have a result.
     done: u32,
-    /// The first that has none.
-    from: u32,
-    /// The kills to come, the next one last.
+    /// The first request without a result.
+    first_open: u32,
+    /// The planned kills that are still to come, the next one last.
     kills: Vec<Kill>,
-    /// How long it took the last time until the store was open.
-    opening: Duration,
+    /// The time that the last service took until its store was open.
+    open_duration: Duration,
     acknowledged: Acknowledged,
     tally: Tally,
     progress: ProgressBar,
@@ -69,9 +69,9 @@ impl<'a> Storm<'a> {
             directory,
             has_result: vec![false; settings.requests() as usize],
             done: 0,
-            from: 0,
+            first_open: 0,
             kills: plan_kills(settings),
-            opening: Duration::from_millis(5),
+            open_duration: Duration::from_millis(5),
             acknowledged: Acknowledged::new(settings.intents),
             tally: Tally::default(),
             progress: ProgressBar::new(),
@@ -84,12 +84,13 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
-    /// Runs the service once. Returns true if it was killed, and false if it was closed because everything is done.
+    /// Runs the service once. Returns true if the service was killed, and false if it was closed because every request is
+    /// done.
     fn run_service(&mut self) -> Fallible<bool> {
-        let mut service = ServiceProcess::start(self.directory, self.settings, self.from)?;
-        let mut kill_at = self.due_kill().map(|kill| service.started + kill.delay(self.opening));
+        let mut service = ServiceProcess::start(self.directory, self.settings, self.first_open)?;
+        let mut kill_at = self.due_kill().map(|kill| service.started + kill.delay(self.open_duration));
         loop {
-            kill_at = kill_at.or_else(|| Some(Instant::now() + self.due_kill()?.delay(self.opening)));
+            kill_at = kill_at.or_else(|| Some(Instant::now() + self.due_kill()?.delay(self.open_duration)));
             if kill_at.is_some_and(|moment| moment <= Instant::now()) {
                 self.kill(service)?;
                 return Ok(true);
@@ -109,7 +110,7 @@ impl<'a> Storm<'a> {
         self.kills.last().filter(|kill| kill.done <= self.done)
     }
 
-    /// Processes the next report, or none if `until` comes first. Returns false if the service has ended.
+    /// Processes the next report, or none if there is no report before `until`. Returns false if the service has ended.
     fn receive(&mut self, service: &mut ServiceProcess, until: Option<Instant>) -> Fallible<bool> {
         let timeout = until.map_or(MAX_SILENCE, |moment| moment.saturating_duration_since(Instant::now()));
         let report = match service.reports.recv_timeout(timeout) {
@@ -117,13 +118,13 @@ impl<'a> Storm<'a> {
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
             Err(RecvTimeoutError::Timeout) if until.is_some() => return Ok(true),
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("the service hangs at request {} or later", self.from).into());
+                return Err(format!("the service hangs at request {} or later", self.first_open).into());
             }
         };
         match report {
             Report::Opened => {
                 service.opened = true;
-                self.opening = service.started.elapsed();
+                self.open_duration = service.started.elapsed();
             }
             // Reports of different threads can arrive out of order.
             Report::Syncs(syncs) => service.syncs = service.syncs.max(syncs),
@@ -132,10 +133,11 @@ impl<'a> Storm<'a> {
         Ok(true)
     }
 
+    /// Counts an answer, and remembers its result.
     fn add(&mut self, answer: &Answer) -> Fallible<()> {
         let request = Request::nth(answer.request, self.settings);
         self.tally.count(answer);
-        // Each kill is followed by a new process, so the number of kills identifies the process.
+        // The number of kills identifies the process, because each kill is followed by a new process.
         self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
@@ -146,8 +148,8 @@ impl<'a> Storm<'a> {
         let has_result = &mut self.has_result[answer.request as usize];
         self.done += u32::from(!*has_result);
         *has_result = true;
-        while self.has_result.get(self.from as usize) == Some(&true) {
-            self.from += 1;
+        while self.has_result.get(self.first_open as usize) == Some(&true) {
+            self.first_open += 1;
         }
         self.progress.show(self.done, self.settings.requests(), self.tally.kills);
         Ok(())
@@ -155,7 +157,7 @@ impl<'a> Storm<'a> {
 
     fn kill(&mut self, mut service: ServiceProcess) -> Fallible<()> {
         self.kills.pop();
-        // SIGKILL: no destructor runs, no buffer is flushed.
+        // This sends SIGKILL, so no destructor runs and no buffer is flushed.
         service.process.kill()?;
         self.receive_rest(&mut service)?;
         self.tally.kills += 1;
@@ -169,8 +171,8 @@ impl<'a> Storm<'a> {
         if status.success() { Ok(()) } else { Err(format!("the service could not close: {status}").into()) }
     }
 
-    /// Processes the reports that the service wrote before it ended: those results were acknowledged. Then waits for the
-    /// process, which ends with its last thread.
+    /// Processes the remaining reports, because their results were acknowledged before the service ended. Then waits for the
+    /// process, which ends only when all its threads have.
     fn receive_rest(&mut self, service: &mut ServiceProcess) -> Fallible<ExitStatus> {
         while self.receive(service, None)? {}
         self.tally.syncs += service.syncs;
@@ -178,20 +180,21 @@ impl<'a> Storm<'a> {
     }
 }
 
-/// When the service is killed.
+/// A planned kill of the service.
 struct Kill {
-    /// The kill is due once this many requests are done. If they are done when the service starts, it is killed while
-    /// it opens the store or shortly after.
+    /// The kill is due once this many requests are done. If they are done when the service starts, the service is killed
+    /// while it is opening the store or shortly after.
     done: u32,
-    /// The delay after that, in percent of the longest delay.
+    /// The delay after the kill is due, in percent of the maximum delay.
     percent: u32,
+    /// Whether the kill should hit the service while it is opening the store.
     while_opening: bool,
 }
 
 impl Kill {
-    fn delay(&self, opening: Duration) -> Duration {
-        let longest = if self.while_opening { opening } else { Duration::from_millis(5) };
-        longest * self.percent / 100
+    fn delay(&self, open_duration: Duration) -> Duration {
+        let max_delay = if self.while_opening { open_duration } else { Duration::from_millis(5) };
+        max_delay * self.percent / 100
     }
 }
 
@@ -204,7 +207,8 @@ fn plan_kills(settings: &Settings) -> Vec<Kill> {
     let mut previous = 0;
     let mut kills = Vec::new();
     for moment in moments {
-        // The first kill hits the very first start of the service, and one in four hits the start after another kill.
+        // The first kill hits the very first start of the service. One in four of the others hits the start after the kill
+        // before.
         let while_opening = kills.is_empty() || dice.chance(25);
         let done = if while_opening { previous } else { moment };
         kills.push(Kill { done, percent: dice.below(100), while_opening });
@@ -214,25 +218,25 @@ fn plan_kills(settings: &Settings) -> Vec<Kill> {
     kills
 }
 
-/// A running service. It is killed when this is dropped.
+/// A running service, which is killed when this value is dropped.
 struct ServiceProcess {
     process: Child,
     reports: Receiver<Fallible<Report>>,
     started: Instant,
-    /// Whether it has opened the store.
+    /// Whether the service has opened the store.
     opened: bool,
-    /// The highest number of syncs that it reported.
+    /// The highest number of syncs that the service has reported.
     syncs: u64,
 }
 
 impl ServiceProcess {
-    fn start(directory: &Path, settings: &Settings, from: u32) -> Fallible<ServiceProcess> {
+    fn start(directory: &Path, settings: &Settings, first_request: u32) -> Fallible<ServiceProcess> {
         let started = Instant::now();
         let Settings { intents, threads, seed, .. } = settings;
         let mut process = Command::new(std::env::current_exe()?)
             .arg("--serve-in")
             .arg(directory)
-            .args(["--from", &from.to_string(), "--intents", &intents.to_string()])
+            .args(["--from", &first_request.to_string(), "--intents", &intents.to_string()])
             .args(["--threads", &threads.to_string(), "--seed", &seed.to_string()])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -247,7 +251,7 @@ impl ServiceProcess {
 
 impl Drop for ServiceProcess {
     fn drop(&mut self) {
-        // Usually the process has ended already. If not, the storm failed, and that error is reported elsewhere.
+        // Usually the process has already ended. If not, the storm has failed with an error that `run` returns.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -259,7 +263,7 @@ fn read_reports(output: ChildStdout, sender: &Sender<Fallible<Report>>) {
     loop {
         line.clear();
         let report = match output.read_until(b'\n', &mut line) {
-            // The end of the output, or a last line that a kill has cut off.
+            // This is the end of the output, or a last line that a kill has cut off.
             Ok(_) if !line.ends_with(b"\n") => return,
             Ok(_) => serde_json::from_slice(&line).map_err(Into::into),
             Err(error) => Err(error.into()),

@@ -1,15 +1,15 @@
-//! Random numbers: those that the seed determines, and those that it does not.
+//! Random numbers: numbers that the seed determines, and numbers that do not depend on it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-/// A small generator, SplitMix64. Every decision uses a generator of its own, so that it does not depend on the order in
-/// which threads run.
+/// A small random number generator, SplitMix64. Every decision uses its own generator, so that the decision does not depend on
+/// the order in which threads run.
 pub(crate) struct Dice {
     state: u64,
 }
 
 impl Dice {
-    /// A generator for the decision that `purpose` identifies, for example by an intent and an attempt.
+    /// Returns a generator for the decision that `purpose` identifies, for example by an intent and an attempt.
     pub(crate) fn new(seed: u64, purpose: &[u32]) -> Dice {
         Dice { state: purpose.iter().fold(mix(seed), |state, part| mix(state ^ u64::from(*part))) }
     }
@@ -34,8 +34,8 @@ fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// Returns a number that does not depend on the seed. Every charge carries one, so that a second charge of the same order
-/// differs from the first.
+/// Returns a number that does not depend on the seed. Every charge contains such a number, so that a second charge of the
+/// same order differs from the first.
 pub(crate) fn unguessable() -> u64 {
     RandomState::new().build_hasher().finish()
 }

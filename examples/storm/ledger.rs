@@ -11,7 +11,7 @@ use crate::wire::Receipt;
 /// The length of every entry. It divides the size of a page, so a kill during a write leaves an entry whole or absent.
 const ENTRY_BYTES: usize = 64;
 
-/// A charge that happened.
+/// A charge that has happened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Charge {
     pub(crate) intent: u32,
@@ -20,7 +20,7 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// The receipt of this charge: the same when it is charged and when it is looked up later.
+    /// Returns the receipt of this charge, which is the same when the charge is made and when it is looked up later.
     pub(crate) fn receipt(&self) -> Receipt {
         let words = "paid in full and with thanks ".repeat((self.nonce % 8) as usize);
         Receipt { version: self.version, nonce: self.nonce, words }
@@ -43,7 +43,7 @@ pub(crate) struct Ledger {
     reading: Mutex<LedgerReader>,
 }
 
-/// The part of the ledger that was read so far.
+/// The part of the ledger that has been read so far.
 struct LedgerReader {
     file: File,
     /// The bytes after the last whole entry.
@@ -55,7 +55,7 @@ struct LedgerReader {
 pub(crate) struct Charges {
     /// The first charge of each intent.
     pub(crate) first: HashMap<u32, Charge>,
-    /// All further charges: each of them is a duplicate.
+    /// All further charges, each of which is a duplicate.
     pub(crate) duplicates: Vec<Charge>,
 }
 
@@ -63,7 +63,7 @@ impl Ledger {
     pub(crate) fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join("ledger");
         let appending = OpenOptions::new().create(true).append(true).open(&path)?;
-        // An entry that was cut short after all was never acknowledged. Remove it.
+        // Remove an incomplete last entry, in case there is one. It was never acknowledged.
         let length = appending.metadata()?.len();
         appending.set_len(length - length % ENTRY_BYTES as u64)?;
         let file = File::open(&path)?;
@@ -72,15 +72,15 @@ impl Ledger {
         Ok(Ledger { appending, reading: Mutex::new(reading) })
     }
 
-    /// The side effect.
+    /// Appends a charge: the side effect.
     pub(crate) fn append(&self, charge: Charge) -> io::Result<()> {
-        // One system call. The file is open for appending, so the operating system writes at its current end.
+        // This is one system call. The file is open for appending, so the operating system writes at its current end.
         (&self.appending).write_all(charge.to_entry().as_bytes())
     }
 
-    /// Returns the charge of this intent, by this process or an earlier one.
+    /// Returns the charge of this intent, made by this process or an earlier one.
     ///
-    /// The answer is authoritative: the file is read to its end, and the store lets only one caller at a time reconcile
+    /// The result is authoritative: the file is read to its end, and the store lets only one caller at a time reconcile
     /// or run an operation, so no other thread is charging this intent.
     pub(crate) fn find(&self, intent: u32) -> io::Result<Option<Charge>> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
@@ -88,7 +88,7 @@ impl Ledger {
         Ok(reading.charges.first.get(&intent).copied())
     }
 
-    /// Returns every charge in the ledger when it was opened or last searched.
+    /// Returns every charge that was in the ledger when it was opened or last searched.
     pub(crate) fn into_charges(self) -> Charges {
         self.reading.into_inner().unwrap_or_else(PoisonError::into_inner).charges
     }

@@ -4,22 +4,22 @@
 //! cargo run --release --example storm -- [--intents N] [--threads N] [--kills N] [--seed N]
 //! ```
 //!
-//! The operation under test is `charge_once` in `charge.rs`: twenty lines, as a program that uses oncekey has them.
-//! Everything else attacks it:
+//! The operation under test is `charge_once` in `charge.rs`: twenty lines, as in a program that uses oncekey. The rest of
+//! this program attacks it:
 //!
-//! - The **service** (`service.rs`: this program again, as a child process) charges from many threads. Every order is
-//!   requested several times, at the same moment and again later, and now and then another request uses a key that is
-//!   taken. Some charges panic, before or after they happened; some replies are lost.
+//! - The **service** (`service.rs`: this program again, as a child process) processes orders with many threads. Every order
+//!   is requested several times, at the same moment and again later, and occasionally a different request uses a key that
+//!   is already taken. Attempts at a charge panic, before or after it happens, and replies are lost.
 //! - The **outside world** (`ledger.rs`) is a file to which every charge appends an entry. It takes no idempotency keys
-//!   and accepts duplicates. The service can look a charge up in it, and resolves doubts that way.
+//!   and accepts duplicates. The service resolves doubts by looking up charges in it.
 //! - The **client** (`client.rs`: this process) kills the service with SIGKILL at random moments, also while the service
-//!   recovers from the last kill. It starts the service again on the same store, sends again what was not answered, and
+//!   is recovering from the last kill. The client then starts the service on the same store, repeats unanswered requests, and
 //!   remembers every result.
 //!
-//! At the end the client compares the results that it got, the ledger and the store (`verdict.rs`). The exit status is 1
-//! if one charge happened twice, or if one acknowledged result is gone or has changed.
+//! At the end the client compares its results with the ledger and the store (`verdict.rs`). The exit status is 1 if any
+//! charge happened twice, or if any acknowledged result is gone or has changed.
 //!
-//! A kill does not lose what the operating system has cached, so this does not show what a power loss does.
+//! A kill does not affect the cache of the operating system, so the storm does not test power loss.
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -1,4 +1,4 @@
-//! The child process: charges orders from many threads, while everything around a charge fails now and then.
+//! The child process: processes orders with many threads, while charges, replies and lookups occasionally fail.
 
 use std::cell::Cell;
 use std::io::{self, Read, Write};
@@ -16,11 +16,12 @@ use crate::ledger::{Charge, Ledger};
 use crate::settings::{Fallible, Settings};
 use crate::wire::{Answer, Ending, LedgerAnswer, Order, Receipt, Report, Request, Source};
 
-/// How long a call waits while another thread charges the same intent.
+/// The maximum time that a call waits while another thread is charging the same intent.
 const WAIT: Duration = Duration::from_secs(10);
-/// A request without a result after this many calls never gets one.
+/// The maximum number of calls for a request. If none of them returns a result, the storm has failed.
 const MAX_CALLS: u32 = 1_000;
-/// How many requests pass between two reports of the number of syncs. A kill leaves no time for a last report.
+/// The number of requests between two reports of the sync count. The reports are frequent because a kill leaves no time for a
+/// last one.
 const REQUESTS_PER_REPORT: u32 = 8;
 
 pub(crate) fn store_in(directory: &Path) -> PathBuf {
@@ -29,10 +30,10 @@ pub(crate) fn store_in(directory: &Path) -> PathBuf {
 
 pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
     silence_planned_panics();
-    // Small segments: even a short storm fills many of them, so that the store reclaims space.
+    // With small segments even a short storm fills many of them, so that the store reclaims space.
     let store = Options::new().segment_size(256 << 10).max_result(4 << 10).open(store_in(directory))?;
     let ledger = Ledger::open(directory)?;
-    let next = AtomicU32::new(settings.from);
+    let next = AtomicU32::new(settings.first_request);
     let service = Service { store: &store, ledger: &ledger, settings, next };
     report(&Report::Opened)?;
     thread::scope(|scope| -> Fallible<()> {
@@ -42,13 +43,13 @@ pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
         }
         Ok(())
     })?;
-    // The client closes this pipe when it is done. Until then it may still kill this process.
+    // The client closes this pipe once it has all results. Until then it can still kill this process.
     io::stdin().read_to_end(&mut Vec::new())?;
     report(&Report::Syncs(store.stats().syncs))?;
     Ok(store.close()?)
 }
 
-/// Writes a report in one piece: a kill can cut off the last line, and two lines cannot interleave.
+/// Writes a report with one call, so that the lines of two threads cannot interleave. A kill can cut off the last line.
 fn report(report: &Report) -> Fallible<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
@@ -67,16 +68,16 @@ struct Service<'a> {
 #[derive(Debug)]
 struct Call<'a> {
     request: &'a Request,
-    /// How many calls for this request there were before.
+    /// The number of earlier calls for this request.
     retry: u32,
-    /// Whether it asks for another order under the same key.
+    /// Whether the call sends a different order under the same key.
     forged: bool,
-    /// If an attempt was found in doubt: what the ledger said about it.
+    /// The ledger's answer about an earlier attempt, if the call found that attempt in doubt.
     doubt: Cell<Option<LedgerAnswer>>,
 }
 
 impl Service<'_> {
-    /// The loop of each thread.
+    /// Processes requests until there are none left. Each thread runs this loop.
     fn work(&self) -> Fallible<()> {
         loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -85,8 +86,8 @@ impl Service<'_> {
             }
             let request = Request::nth(number, self.settings);
             self.call_until_result(&request)?;
-            if request.is_abused {
-                report(&Report::Answer(self.answer(&request, 0, true)))?;
+            if request.forgery_follows {
+                report(&Report::Answer(self.call_and_time(&request, 0, true)))?;
             }
             if number.is_multiple_of(REQUESTS_PER_REPORT) {
                 report(&Report::Syncs(self.store.stats().syncs))?;
@@ -94,9 +95,10 @@ impl Service<'_> {
         }
     }
 
+    /// Repeats calls for a request until one of them returns its result.
     fn call_until_result(&self, request: &Request) -> Fallible<()> {
         for retry in 0..MAX_CALLS {
-            let answer = self.answer(request, retry, false);
+            let answer = self.call_and_time(request, retry, false);
             let has_result = !matches!(answer.ending, Ending::TryAgain);
             report(&Report::Answer(answer))?;
             if has_result {
@@ -107,18 +109,20 @@ impl Service<'_> {
     }
 
     /// Makes one call and times it.
-    fn answer(&self, request: &Request, retry: u32, forged: bool) -> Answer {
+    fn call_and_time(&self, request: &Request, retry: u32, forged: bool) -> Answer {
         let call = Call { request, retry, forged, doubt: Cell::new(None) };
         let began = Instant::now();
         let caught = panic::catch_unwind(AssertUnwindSafe(|| self.call_and_classify(&call)));
         let micros = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-        // Only planned panics arrive here: the panic hook aborts the process on any other.
+        // Only planned panics arrive here, because the panic hook aborts the process on any other panic.
         let ending = caught.unwrap_or(Ending::TryAgain);
         Answer { request: request.number, ending, doubt: call.doubt.get(), micros }
     }
 
+    /// Makes one call and classifies its outcome.
     fn call_and_classify(&self, call: &Call<'_>) -> Ending {
-        // First without waiting, then with: this shows whether the call had to wait.
+        // Call without waiting at first, and wait only if that call finds the key in progress. This shows whether waiting was
+        // necessary.
         let mut outcome = self.call(call, Duration::ZERO);
         let busy = matches!(outcome, Err(RunError::Store(Error::InProgress { .. })));
         if busy && (call.request.waits || call.retry > 0) {
@@ -146,6 +150,7 @@ impl Service<'_> {
         }
     }
 
+    /// Makes one call, which waits at most for `wait`.
     fn call(
         &self,
         call: &Call<'_>,
@@ -159,14 +164,15 @@ impl Service<'_> {
             call.doubt.set(Some(answer));
             Ok(found)
         };
-        // Some first calls do not ask the ledger. In doubt they get an error, and the retry asks.
-        let asks = call.request.asks_ledger || call.retry > 0;
-        charge_once(self.store, &order, wait, asks.then_some(find), |attempt| {
+        // The first call for a request does not always look up doubts in the ledger. Without a lookup, a doubt is an error, and
+        // the retry then looks it up.
+        let uses_ledger = call.request.uses_ledger || call.retry > 0;
+        charge_once(self.store, &order, wait, uses_ledger.then_some(find), |attempt| {
             self.charge(call.request, attempt)
         })
     }
 
-    /// The side effect, and everything that can go wrong about it.
+    /// Runs the side effect, which can fail before or after the charge happens.
     fn charge(&self, request: &Request, attempt: &Attempt) -> io::Result<Receipt> {
         let (trouble, before, after) = plan_attempt(self.settings.seed, request.intent, attempt.number());
         thread::sleep(before);
@@ -180,7 +186,8 @@ impl Service<'_> {
         let version = attempt.version().as_u64();
         let charge = Charge { intent: request.intent, version, nonce: dice::unguessable() };
         self.ledger.append(charge)?;
-        // The charge has happened, and its result is not recorded yet: the window for which the store exists.
+        // The charge has happened, but its result is not yet recorded. A crash now leaves the operation in doubt, which is the
+        // case that the store is made for.
         thread::sleep(after);
         match trouble {
             Trouble::PanicAfter => planned_panic(),
@@ -189,7 +196,7 @@ impl Service<'_> {
         }
     }
 
-    /// Looks a charge up. The lookup, too, may panic or time out.
+    /// Looks up a charge. The lookup, too, can panic or time out.
     fn find(&self, call: &Call<'_>, attempt: &Attempt) -> io::Result<Option<Receipt>> {
         let purpose = [call.request.number, call.retry, attempt.number()];
         match Dice::new(self.settings.seed, &purpose).below(100) {
@@ -204,17 +211,23 @@ fn timed_out() -> io::Error {
     io::ErrorKind::TimedOut.into()
 }
 
-/// What goes wrong in an attempt.
+/// The planned failure of an attempt.
 enum Trouble {
+    /// The attempt panics before it charges.
     PanicBefore,
+    /// The connection is refused, so it is certain that nothing was charged.
     NoConnection,
+    /// The request is lost: nothing was charged, but the caller cannot know that.
     RequestLost,
+    /// The attempt panics after it has charged.
     PanicAfter,
+    /// The reply is lost after the charge.
     ReplyLost,
+    /// The attempt succeeds.
     None,
 }
 
-/// Decides what goes wrong in an attempt, and how long it pauses before and after the charge.
+/// Returns the planned failure of an attempt, and how long the attempt pauses before and after the charge.
 fn plan_attempt(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Duration) {
     let mut dice = Dice::new(seed, &[intent, attempt]);
     let trouble = match dice.below(100) {
@@ -225,7 +238,7 @@ fn plan_attempt(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Dur
         16..20 => Trouble::ReplyLost,
         _ => Trouble::None,
     };
-    // Most charges are quick. Other calls wait for the slow ones, and kills interrupt them.
+    // Four in five pauses are zero. The others make a charge slow, so that other calls wait for it and kills interrupt it.
     let mut pause = || if dice.chance(20) { dice.below(1_500) } else { 0 };
     (trouble, Duration::from_micros(pause().into()), Duration::from_micros(pause().into()))
 }
@@ -233,7 +246,7 @@ fn plan_attempt(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Dur
 /// The payload of a planned panic.
 struct PlannedPanic;
 
-#[expect(clippy::panic, reason = "side effects panic, and the store has to survive that")]
+#[expect(clippy::panic, reason = "the store has to survive side effects that panic")]
 fn planned_panic() -> ! {
     panic::panic_any(PlannedPanic)
 }

@@ -10,17 +10,17 @@ use crate::dice;
 pub(crate) const USAGE: &str = "\
 usage: storm [--intents N] [--threads N] [--kills N] [--seed N]
 
-  --intents N   how many orders are charged, once each               (default 50000)
-  --threads N   how many threads charge them                         (default 16)
-  --kills N     how often the process that charges them is killed    (default 100)
-  --seed N      decides what fails where, as far as threads allow    (default: random)
+  --intents N   the number of orders, each to be charged once        (default 50000)
+  --threads N   the number of threads that charge them               (default 16)
+  --kills N     the number of kills of the process that charges them (default 100)
+  --seed N      determines the failures, as far as threads allow     (default: random)
 
 Exit status: 0 if every charge happened once and every result stayed the same, 1 if not, 2 for wrong arguments.";
 
-/// How many requests there are for each intent.
+/// The number of requests for each intent.
 pub(crate) const REQUESTS_PER_INTENT: u32 = 5;
 
-/// An error that has nothing to do with the store: a file, a process, a bug of this program.
+/// A result with any kind of error.
 pub(crate) type Fallible<T> = Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 pub(crate) struct Settings {
@@ -28,14 +28,14 @@ pub(crate) struct Settings {
     pub(crate) threads: u32,
     pub(crate) kills: u32,
     pub(crate) seed: u64,
-    /// The directory of store and ledger, if this process is the service. Only the client passes it.
+    /// The directory of store and ledger, if this process is the service. Only the client passes this argument.
     pub(crate) serve_in: Option<PathBuf>,
-    /// The request with which the service begins.
-    pub(crate) from: u32,
+    /// The first request that the service processes.
+    pub(crate) first_request: u32,
 }
 
 impl Settings {
-    /// The number of requests.
+    /// Returns the number of requests.
     pub(crate) fn requests(&self) -> u32 {
         self.intents * REQUESTS_PER_INTENT
     }
@@ -43,9 +43,10 @@ impl Settings {
 
 /// Parses the command line. Returns `None` if the user asks for help.
 pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Settings>, String> {
-    // A seed that is short enough to be typed in again.
+    // Keep the seed short enough to be typed in again.
     let seed = dice::unguessable() >> 40;
-    let mut settings = Settings { intents: 50_000, threads: 16, kills: 100, seed, serve_in: None, from: 0 };
+    let mut settings =
+        Settings { intents: 50_000, threads: 16, kills: 100, seed, serve_in: None, first_request: 0 };
     while let Some(word) = words.next() {
         let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
         match word.as_str() {
@@ -55,7 +56,7 @@ pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Se
             "--kills" => settings.kills = number(&word, &value()?, 0..=100_000)?,
             "--seed" => settings.seed = number(&word, &value()?, 0..=u64::MAX)?,
             "--serve-in" => settings.serve_in = Some(PathBuf::from(value()?)),
-            "--from" => settings.from = number(&word, &value()?, 0..=u32::MAX)?,
+            "--from" => settings.first_request = number(&word, &value()?, 0..=u32::MAX)?,
             _ => return Err(format!("unknown argument {word:?}")),
         }
     }
@@ -66,9 +67,9 @@ fn number<N>(name: &str, text: &str, range: RangeInclusive<N>) -> Result<N, Stri
 where
     N: FromStr + PartialOrd + Display,
 {
-    let (least, most) = range.into_inner();
+    let (min, max) = range.into_inner();
     match text.parse() {
-        Ok(number) if least <= number && number <= most => Ok(number),
-        _ => Err(format!("{name} needs a number from {least} to {most}, not {text:?}")),
+        Ok(number) if min <= number && number <= max => Ok(number),
+        _ => Err(format!("{name} needs a number from {min} to {max}, not {text:?}")),
     }
 }

@@ -7,7 +7,7 @@ use crate::settings::{Fallible, Settings};
 use crate::verdict::Verdict;
 use crate::wire::{Answer, Ending, LedgerAnswer, Source};
 
-/// Counts of a running storm. A `Vec` counts calls and holds the latency of each, in microseconds.
+/// The counts of a running storm. Each `Vec` contains the latencies of one kind of call, in microseconds.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) kills: usize,
@@ -20,6 +20,7 @@ pub(crate) struct Tally {
     refused: Vec<u32>,
     in_doubt: Vec<u32>,
     reconciled: Vec<u32>,
+    /// The number of reconciled attempts whose charge was in the ledger.
     had_charged: usize,
 }
 
@@ -34,7 +35,7 @@ impl Tally {
             Ending::Refused => self.refused.push(micros),
             _ => {}
         }
-        // A call that reconciled a doubt and then charged counts as both.
+        // A call that reconciled a doubt and then charged counts in both rows.
         if let Some(found) = answer.doubt {
             self.in_doubt.push(micros);
             if found != LedgerAnswer::Unknown {
@@ -53,7 +54,7 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
         grouped(tally.had_charged),
         grouped(tally.reconciled.len() - tally.had_charged)
     );
-    // A name, a count, latencies and a remark.
+    // The cells are a name, a count, latencies and a remark.
     type Row<'a> = (&'a str, usize, &'a [u32], &'a str);
     fn count<'a>(name: &'a str, count: usize, remark: &'a str) -> Row<'a> {
         (name, count, &[], remark)
@@ -70,7 +71,7 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
         calls("waited", &tally.waited, "another thread was charging"),
         calls("in doubt", &tally.in_doubt, "an earlier attempt had ended without a known outcome"),
         calls("reconciled", &tally.reconciled, &found),
-        calls("refused", &tally.refused, "another request under the same key"),
+        calls("refused", &tally.refused, "a different request under the same key"),
         count("duplicates", verdict.duplicates, "charges that happened again"),
         count("lost", verdict.lost, "acknowledged results that are gone or have changed"),
     ];
@@ -84,7 +85,7 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     let syncs_per_operation = tally.syncs as f64 / f64::from(settings.intents);
     writeln!(out, "{:20}{syncs_per_operation:>9.2}\n", "syncs per operation")?;
 
-    for complaint in verdict.complaints.iter().take(COMPLAINTS_SHOWN) {
+    for complaint in verdict.complaints.iter().take(MAX_COMPLAINTS) {
         writeln!(out, "{complaint}")?;
     }
     let (intents, requests, kills) = (grouped(intents), grouped(tally.requests.len()), grouped(tally.kills));
@@ -105,10 +106,10 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     Ok(())
 }
 
-/// The first few complaints show what went wrong.
-const COMPLAINTS_SHOWN: usize = 5;
+/// The maximum number of complaints that are printed.
+const MAX_COMPLAINTS: usize = 5;
 
-/// Formats a percentile of the latencies; the empty string if there are none.
+/// Formats a percentile of the latencies. Returns an empty string if there are none.
 fn percentile(micros: &[u32], percent: usize) -> String {
     let mut sorted = micros.to_vec();
     sorted.sort_unstable();
@@ -133,7 +134,7 @@ fn grouped(number: usize) -> String {
     grouped
 }
 
-/// Shows how far the storm is, on standard error: a bar on a terminal, a line now and then elsewhere.
+/// Shows the progress of the storm on standard error: a bar on a terminal, a line every few seconds elsewhere.
 pub(crate) struct ProgressBar {
     on_terminal: bool,
     shown: Instant,

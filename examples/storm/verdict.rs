@@ -1,4 +1,4 @@
-//! Every result that the client was given, and the comparison with the ledger and the store at the end.
+//! Every result that the client got, and their comparison with the ledger and the store at the end.
 
 use std::io;
 use std::path::Path;
@@ -11,9 +11,9 @@ use crate::settings::{Fallible, Settings};
 use crate::wire::Source::Performed;
 use crate::wire::{Answer, Ending, Order, Receipt, Request};
 
-/// The acknowledged results, and what was wrong with them.
+/// The acknowledged results, and the problems found in them so far.
 pub(crate) struct Acknowledged {
-    /// For each intent its first receipt, and the number of the service process that gave it.
+    /// For each intent, the first receipt and the number of the service process that returned it.
     receipts: Vec<Option<(Receipt, usize)>>,
     verdict: Verdict,
 }
@@ -24,7 +24,7 @@ pub(crate) struct Verdict {
     pub(crate) duplicates: usize,
     /// Acknowledged results that are gone or have changed.
     pub(crate) lost: usize,
-    /// Each of these in detail.
+    /// A description of each duplicate and of each lost result.
     pub(crate) complaints: Vec<String>,
 }
 
@@ -43,10 +43,11 @@ impl Acknowledged {
     pub(crate) fn add(&mut self, request: &Request, answer: &Answer, process: usize) {
         let Verdict { lost, complaints, .. } = &mut self.verdict;
         let known = &mut self.receipts[request.intent as usize];
-        // What an earlier process acknowledged is durable. If the intent is in doubt or is performed now, the store has
-        // lost that result, even if the ledger brings up the same receipt again.
-        let is_new = answer.doubt.is_some() || matches!(answer.ending, Ending::Acknowledged(Performed, _));
-        if let Some((receipt, _)) = known.as_ref().filter(|(_, since)| is_new && *since < process) {
+        // A result that an earlier process acknowledged is durable. If its intent is now in doubt or performed again, the store
+        // has lost the result, even if a lookup in the ledger finds the same receipt.
+        let not_replayed =
+            answer.doubt.is_some() || matches!(answer.ending, Ending::Acknowledged(Performed, _));
+        if let Some((receipt, _)) = known.as_ref().filter(|(_, since)| not_replayed && *since < process) {
             *lost += 1;
             complaints.push(format!("{receipt:?} was lost: {request:?} got {answer:?}"));
         }
@@ -78,8 +79,8 @@ impl Acknowledged {
     }
 }
 
-/// Checks that an acknowledged receipt is that of a charge in the ledger, is in the store byte for byte, and is what one
-/// more retry gets.
+/// Checks an acknowledged receipt: it must belong to a charge in the ledger, be in the store byte for byte, and be the result
+/// of one more retry.
 fn check(receipt: &Receipt, intent: u32, charges: &Charges, store: &Store, seed: u64) -> Fallible<()> {
     let mut charged = charges.first.get(&intent).into_iter().chain(&charges.duplicates);
     if !charged.any(|charge| charge.intent == intent && charge.receipt() == *receipt) {

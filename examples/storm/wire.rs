@@ -5,21 +5,21 @@ use serde::{Deserialize, Serialize};
 use crate::dice::Dice;
 use crate::settings::{REQUESTS_PER_INTENT, Settings};
 
-/// How many requests of an intent come at the same moment.
+/// The number of requests of an intent that come at the same moment.
 const SIMULTANEOUS: u32 = 3;
-/// How many intents later another one comes.
+/// The distance, in intents, after which one more request of the same intent comes.
 const LATER: u32 = 500;
 
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) number: u32,
     pub(crate) intent: u32,
-    /// Whether it waits while another thread charges the same intent.
+    /// Whether the call waits while another thread is charging the same intent.
     pub(crate) waits: bool,
-    /// Whether it reconciles an attempt in doubt with the ledger.
-    pub(crate) asks_ledger: bool,
-    /// Whether another request follows under the same key, once this one has its result.
-    pub(crate) is_abused: bool,
+    /// Whether the first call reconciles an attempt in doubt with the ledger.
+    pub(crate) uses_ledger: bool,
+    /// Whether a forged call, with a different order under the same key, follows once this request has its result.
+    pub(crate) forgery_follows: bool,
 }
 
 impl Request {
@@ -29,17 +29,17 @@ impl Request {
         let (turn, within) = (number / REQUESTS_PER_INTENT, number % REQUESTS_PER_INTENT);
         let intent = match within {
             0..SIMULTANEOUS => turn,
-            // An intent of some time ago, or, near the beginning, one that comes later.
+            // An intent from `LATER` intents ago; near the beginning, where there is none, an intent that is still to come.
             SIMULTANEOUS => (turn + settings.intents - LATER % settings.intents) % settings.intents,
-            // Any intent so far.
+            // Any intent up to this one.
             _ => dice.below(turn + 1),
         };
-        let (waits, asks_ledger, is_abused) = (dice.chance(75), dice.chance(75), dice.chance(2));
-        Request { number, intent, waits, asks_ledger, is_abused }
+        let (waits, uses_ledger, forgery_follows) = (dice.chance(75), dice.chance(75), dice.chance(2));
+        Request { number, intent, waits, uses_ledger, forgery_follows }
     }
 }
 
-/// What is requested under the key of an intent. The store compares requests by a fingerprint of this.
+/// The request under the key of an intent. The store compares requests by a fingerprint of this value.
 #[derive(Serialize)]
 pub(crate) struct Order {
     intent: u32,
@@ -47,12 +47,12 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// The order of an intent. `forged`: another order under the same key, which must be refused.
+    /// Returns the order of an intent. If `forged`, returns a different order under the same key, which the store must refuse.
     pub(crate) fn new(intent: u32, seed: u64, forged: bool) -> Order {
         Order { intent, cents: Dice::new(seed, &[intent]).below(100_000) + u32::from(forged) }
     }
 
-    /// The idempotency key.
+    /// Returns the idempotency key.
     pub(crate) fn key(&self) -> String {
         format!("charge:order-{}", self.intent)
     }
@@ -64,7 +64,7 @@ pub(crate) struct Receipt {
     /// The version of the attempt that charged.
     pub(crate) version: u64,
     pub(crate) nonce: u64,
-    /// Some words, so that results differ in length.
+    /// Words of varying number, so that results differ in length.
     pub(crate) words: String,
 }
 
@@ -83,7 +83,7 @@ pub(crate) enum Report {
 pub(crate) struct Answer {
     pub(crate) request: u32,
     pub(crate) ending: Ending,
-    /// If an earlier attempt was in doubt: what the ledger said about it.
+    /// The ledger's answer about an earlier attempt, if that attempt was in doubt.
     pub(crate) doubt: Option<LedgerAnswer>,
     pub(crate) micros: u32,
 }
@@ -91,16 +91,18 @@ pub(crate) struct Answer {
 /// How a call ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Ending {
+    /// The call returned the result.
     Acknowledged(Source, Receipt),
-    /// The key belongs to another request, and this one was refused, as it should be.
+    /// The key belongs to a different request, so this request was refused, as it should be.
     Refused,
-    /// No result yet: released, no reply, a panic, still in doubt, still in progress.
+    /// The call returned no result: the attempt was released, got no reply or panicked, or the operation is still in doubt or
+    /// in progress.
     TryAgain,
     /// An error that no call should return.
     Broken(String),
 }
 
-/// Where a result comes from.
+/// The source of a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Source {
     /// This call charged.
@@ -109,15 +111,17 @@ pub(crate) enum Source {
     Replayed,
     /// Another thread was charging, and this call waited for it.
     Waited,
-    /// An attempt was in doubt, and the ledger had its charge.
+    /// An earlier attempt was in doubt, and its charge was found in the ledger.
     Reconciled,
 }
 
-/// What the ledger said about an attempt in doubt.
+/// The ledger's answer about an attempt in doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum LedgerAnswer {
+    /// The charge is in the ledger.
     Charged,
+    /// The charge is not in the ledger.
     NotCharged,
-    /// The call did not ask the ledger, or got no answer.
+    /// The call did not look in the ledger, or the lookup failed.
     Unknown,
 }

@@ -1,5 +1,5 @@
-//! The answer to each line: counted, reported on standard error if it is a refusal, and written to the file of answers
-//! if there is one.
+//! The answers to the lines. They are counted, reported on standard error if they are refusals, and written to the file of
+//! answers if there is one.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
@@ -11,26 +11,26 @@ use serde::Serialize;
 use crate::failure::{Failure, print_error};
 use crate::ledger::Receipt;
 
-/// What the sender of a line gets back.
+/// The answer to a line, as its sender would get it.
 #[derive(Debug, Serialize)]
 #[serde(tag = "answer", rename_all = "lowercase")]
 pub(crate) enum Answer {
+    /// The delivery was performed.
     Performed(Receipt),
+    /// The delivery had been performed before, and gets the receipt of that time.
     Replayed {
         #[serde(flatten)]
         receipt: Receipt,
         /// Whether the delivery was in doubt and its entry was found in the ledger.
         reconciled: bool,
     },
-    Mismatched {
-        reason: String,
-    },
-    Rejected {
-        reason: String,
-    },
+    /// The id was used before with a different event or payload.
+    Mismatched { reason: String },
+    /// The line is not a delivery.
+    Rejected { reason: String },
 }
 
-/// How many lines got which answer: `lines` = `performed` + `replayed` + `mismatched` + `rejected`.
+/// The number of lines with each answer: `lines` = `performed` + `replayed` + `mismatched` + `rejected`.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Counts {
     lines: u64,
@@ -38,7 +38,7 @@ pub(crate) struct Counts {
     replayed: u64,
     mismatched: u64,
     rejected: u64,
-    /// How many of `replayed` were in doubt and were found in the ledger.
+    /// The number of lines in `replayed` whose delivery was in doubt and whose entry was found in the ledger.
     reconciled: u64,
 }
 
@@ -69,19 +69,19 @@ impl Counts {
 /// Delivers the answers. Shared by all threads.
 #[derive(Debug)]
 pub(crate) struct Answers<'a> {
-    /// The file of deliveries, for messages.
+    /// The path of the deliveries, which messages contain.
     pub(crate) deliveries: &'a Path,
     file: Option<AnswerFile>,
 }
 
 impl<'a> Answers<'a> {
-    /// Creates the file of answers if the user asked for one. An existing file is refused: it could be anything, even
-    /// the deliveries.
+    /// Creates the file of answers if the user requested one. Refuses an existing file, which could be any file, even the
+    /// deliveries.
     pub(crate) fn create(deliveries: &'a Path, path: Option<&Path>) -> Result<Answers<'a>, Failure> {
         Ok(Answers { deliveries, file: path.map(AnswerFile::create).transpose()? })
     }
 
-    /// Reports the answer to one line. `delivery` is the id, if the line has one.
+    /// Reports the answer to one line. `delivery` is the delivery's id, if the line has one.
     pub(crate) fn give(&self, line: u64, delivery: Option<&str>, answer: &Answer) -> Result<(), Failure> {
         if let Answer::Mismatched { reason } | Answer::Rejected { reason } = answer {
             print_error(&format!("{}:{line}: {reason}", self.deliveries.display()));

@@ -8,10 +8,10 @@ use std::thread;
 pub(crate) const USAGE: &str =
     "usage: webhooks FILE --store PATH --ledger PATH [--threads N] [--answers PATH]
 
-  FILE            the deliveries, one JSON object a line: delivery, event, payload
+  FILE            the deliveries, one JSON object on each line: delivery, event, payload
   --store PATH    the idempotency store; created if it does not exist
   --ledger PATH   the ledger, to which each delivery adds one line; created if it does not exist
-  --threads N     how many deliveries are handled at a time (default: the number of processors)
+  --threads N     the number of threads that handle deliveries (default: the number of processors)
   --answers PATH  a new file for the answer to each line, as its sender would get it";
 
 /// The parsed command line.

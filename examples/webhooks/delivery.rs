@@ -12,14 +12,14 @@ pub(crate) struct Delivery {
     pub(crate) line: u64,
     pub(crate) id: String,
     pub(crate) event: String,
-    /// The text of the payload, byte for byte. A redelivery repeats the same bytes, as a signature over the bytes
-    /// requires. Parsed values would compare equal where the text differs, for example two long integers that round to
-    /// the same floating-point number.
+    /// The text of the payload, byte for byte. A redelivery repeats the same bytes, because a signature over the bytes has to
+    /// remain valid. Parsed values could compare equal although the texts differ, for example two long integers that round
+    /// to the same floating-point number.
     pub(crate) payload: String,
 }
 
 impl Delivery {
-    /// Parses line `line` of the input. The error says what is wrong with the line, without its number.
+    /// Parses line `line` of the input. An error describes the problem without the line number.
     pub(crate) fn parse(line: u64, bytes: &[u8]) -> Result<Delivery, String> {
         #[derive(Deserialize)]
         struct Envelope {
@@ -35,7 +35,7 @@ impl Delivery {
         let text = str::from_utf8(bytes).map_err(|error| format!("not UTF-8: {error}"))?;
         let Envelope { delivery: id, event, .. } =
             serde_json::from_str(text).map_err(|error| reason_without_line(&error))?;
-        // serde accepts an array of three values as the struct too. An array has no member called `payload`.
+        // serde also accepts an array of three values as the struct. An array has no member `payload`, so it is refused here.
         let payload = member_text(text, "payload").ok_or("not a JSON object")?;
         Ok(Delivery { line, id, event, payload: payload.to_owned() })
     }
@@ -44,13 +44,13 @@ impl Delivery {
     pub(crate) fn thread_index(&self, threads: usize) -> usize {
         let mut hasher = DefaultHasher::new();
         self.id.hash(&mut hasher);
-        // Less than `threads`, so the conversion cannot fail.
+        // The remainder is less than `threads`, so the conversion cannot fail.
         usize::try_from(hasher.finish() % threads as u64).unwrap_or_default()
     }
 }
 
-/// Returns the reason of a parse error without "line 1": `serde_json` parses one line only, and the caller prints that
-/// line's number in the file.
+/// Returns the reason of a parse error without "line 1". `serde_json` parses one line only, and the caller prints the number
+/// of that line in the file.
 fn reason_without_line(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let position = format!(" at line {} column {}", error.line(), error.column());

@@ -1,10 +1,10 @@
-//! A codec of our own, as a program would write one for a format that oncekey does not have.
+//! A custom codec, as a program would write one for a format that oncekey does not support.
 
 use oncekey::{Codec, CodecError};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Encodes results as JSON, as `oncekey::Json` does. That one is behind a feature, which this example does without.
+/// Encodes results as JSON, as `oncekey::Json` does. `oncekey::Json` needs a feature that this example does not enable.
 pub(crate) struct JsonCodec;
 
 impl Codec for JsonCodec {

@@ -1,6 +1,6 @@
 //! The outside world: a file to which each delivery adds a line.
 //!
-//! An entry counts once it is synced, because the side effect must be as durable as the record that it happened.
+//! An entry counts only once it is synced, because the side effect must be as durable as the record of it in the store.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -40,7 +40,7 @@ struct Entries {
     /// The synced entries by delivery id.
     receipts: HashMap<String, Receipt>,
     last_entry: u64,
-    /// Set once a write or a sync has failed: the end of the file is then unknown, so nothing may be appended.
+    /// The reason of a failed write or sync. The end of the file is unknown after that, so nothing may be appended.
     failure: Option<String>,
 }
 
@@ -58,8 +58,8 @@ impl Ledger {
         if !file.metadata().map_err(|error| cannot("open", error))?.is_file() {
             return Err(LedgerError::new(path, "not a regular file"));
         }
-        // Two programs with different stores could share a ledger. One would then cut off a line that the other is
-        // writing.
+        // Without this lock, two programs with different stores could use the same ledger, and one of them could cut off a
+        // line that the other is writing.
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => LedgerError::new(path, "locked by another process"),
             TryLockError::Error(error) => cannot("lock", error),
@@ -84,17 +84,17 @@ impl Ledger {
             whole_bytes += length as u64;
         };
         if !torn.is_empty() {
-            // A line without its end was never synced, so its delivery was never acknowledged. Cut it off, but only if
-            // it is the beginning of the next entry: the path may be a typing mistake, and the file not a ledger.
+            // A line without its end was never synced, so its delivery was never acknowledged. Cut off the line, but only if
+            // it is the beginning of the next entry. Otherwise the path may be mistyped and the file may not be a ledger.
             let beginning = beginning_of_entry(last_entry + 1);
             if !torn.starts_with(&beginning) && !beginning.starts_with(torn) {
                 return Err(LedgerError::new(path, format!("does not end in entry {}", last_entry + 1)));
             }
             file.set_len(whole_bytes).map_err(|error| cannot("cut off a torn line", error))?;
         }
-        // The last run may have written an entry without syncing it. It is about to become the result of a delivery, so
-        // it has to be durable first. (If a sync fails, find the cause before the next run: after a failed sync a file
-        // system may report success without having written the data.)
+        // The last run may have written an entry without syncing it. This entry can become the result of a delivery, so it has
+        // to be durable first. (If a sync fails, find the cause before the next run. After a failed sync, a file system may
+        // report that the next sync succeeded although the data was not written.)
         file.sync_all().map_err(|error| cannot("sync", error))?;
         sync_directory_of(path).map_err(|error| cannot("sync the directory", error))?;
         let entries = Entries { file, receipts, last_entry, failure: None };
@@ -119,7 +119,7 @@ impl Ledger {
             entries.file.sync_data()
         });
         if let Err(error) = written {
-            // The line may be in the file all the same. The next opening finds out.
+            // The line may be in the file nevertheless. `open` finds it in the next run.
             let reason = format!("cannot write entry {number}: {error}");
             entries.failure = Some(reason.clone());
             return Err(LedgerError::new(&self.path, reason));
@@ -145,7 +145,7 @@ impl Ledger {
     }
 }
 
-/// Returns how the line of an entry begins. This identifies a torn line.
+/// Returns the beginning of an entry's line, by which a torn line is recognized.
 fn beginning_of_entry(number: u64) -> Vec<u8> {
     format!("{{\"entry\":{number},").into_bytes()
 }
@@ -157,7 +157,7 @@ fn sync_directory_of(path: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }
 
-/// Other systems cannot open a directory as a file, and make the name durable by themselves.
+/// Does nothing: other systems cannot open a directory as a file, and make the name durable by themselves.
 #[cfg(not(unix))]
 fn sync_directory_of(_path: &Path) -> io::Result<()> {
     Ok(())
@@ -168,7 +168,7 @@ fn sync_directory_of(_path: &Path) -> io::Result<()> {
 pub(crate) struct LedgerError {
     path: PathBuf,
     reason: Cow<'static, str>,
-    /// Whether it is certain that no entry was written, so that the operation can be released instead of left in doubt.
+    /// Whether it is certain that no entry was written. The operation can then be released instead of being left in doubt.
     pub(crate) nothing_was_written: bool,
 }
 
@@ -177,7 +177,7 @@ impl LedgerError {
         LedgerError { path: path.to_owned(), reason: reason.into(), nothing_was_written: false }
     }
 
-    /// Marks an error that happened before anything was written.
+    /// Marks this as an error that happened before anything was written.
     fn before_writing(self) -> LedgerError {
         LedgerError { nothing_was_written: true, ..self }
     }

@@ -1,34 +1,34 @@
-//! A consumer of webhooks that are delivered at least once: twice, late, out of order, and sometimes under an id that
-//! was used for something else. The side effect of a delivery is one line in a ledger, and it happens exactly once.
+//! A consumer of webhooks that are delivered at least once: repeatedly, late, out of order, and sometimes under an id that
+//! was used for a different delivery. The side effect of a delivery is one line in a ledger, and it happens exactly once.
 //!
 //! ```text
 //! cargo run --release --example webhooks -- FILE --store PATH --ledger PATH [--threads N] [--answers PATH]
 //! ```
 //!
-//! FILE holds one delivery a line: a JSON object with `delivery` (the id, which a redelivery repeats: the idempotency
-//! key), `event` and `payload`. Each line is counted as one of these:
+//! FILE contains one delivery on each line: a JSON object with `delivery`, `event` and `payload`. `delivery` is the id, which
+//! a redelivery repeats and which serves as the idempotency key. Each line is counted as one of these:
 //!
-//! - **performed**: the first delivery with this id. Its result is the number of the ledger entry. That number cannot be
-//!   computed again, so it has to be remembered.
-//! - **replayed**: a redelivery. It is answered with the entry number of the first.
-//! - **mismatched**: the id was used before with another event or payload. The delivery is refused.
+//! - **performed**: the first delivery with this id. Its result is the number of the ledger entry. This number cannot be
+//!   computed again, so it has to be stored.
+//! - **replayed**: a redelivery. Its result is the entry number of the first delivery.
+//! - **mismatched**: the id was used before with a different event or payload. The delivery is refused.
 //! - **rejected**: the line is not a delivery.
 //!
 //! The program prints the counts as one line of JSON. Refusals and rejections go to standard error as
 //! `FILE:LINE: reason` and do not change the exit status: another run could not process those lines either, so a
 //! supervisor that restarts failed programs would restart this one for ever. The exit status is 1 if the store, the
-//! ledger or another file fails, and 2 for bad arguments.
+//! ledger or another file fails, and 2 if the arguments are wrong.
 //!
-//! Kill the program at any moment and run it again on the same store and ledger: the ledger still holds each delivery
-//! exactly once. Each delivery takes three durable steps, in this order:
+//! If you kill the program at any moment and run it again on the same store and ledger, the ledger still contains each
+//! delivery exactly once. Each delivery takes three durable steps, in this order:
 //!
 //! 1. the store records that the attempt began;
 //! 2. the ledger line is written and synced;
 //! 3. the store records the result.
 //!
-//! After a crash between 1 and 3 the operation is in doubt. The next run looks the delivery up in the ledger: if the
-//! entry is there, it becomes the result; otherwise the delivery is performed. (`reconciled` counts the entries that were
-//! found. They are also counted in `replayed`.)
+//! After a crash between 1 and 3 the operation is in doubt. The next run looks up the delivery in the ledger. If the entry is
+//! there, its number becomes the result; otherwise the delivery is performed. (`reconciled` counts the entries that were found.
+//! They are also counted in `replayed`.)
 
 mod answer;
 mod arguments;
@@ -53,7 +53,7 @@ use failure::{Failure, print_error};
 use json::JsonCodec;
 use ledger::{Ledger, LedgerError, Receipt};
 
-/// Performs a delivery once, however often it arrives. This function is what the example is about.
+/// Performs a delivery once, however often it arrives. This function is the core of the example.
 fn handle(
     store: &Store,
     ledger: &Ledger,
@@ -65,8 +65,8 @@ fn handle(
         .codec(JsonCodec)
         .request(&(&delivery.event, &delivery.payload))
         .reconcile(|_attempt| {
-            // Authoritative: this process has the ledger locked, and an entry is synced before it is in the map. A
-            // delivery that is not found was not performed.
+            // This lookup is authoritative, because this process has locked the ledger and every entry is synced before it is
+            // in the map. A delivery that is not found was not performed.
             let found = ledger.find(&delivery.id);
             found_in_ledger.set(matches!(found, Ok(Some(_))));
             found
@@ -81,15 +81,15 @@ fn handle(
         Err(RunError::Store(error @ Error::Mismatch { .. })) => {
             Ok(Answer::Mismatched { reason: error.to_string() })
         }
-        // An id that is empty or too long is the sender's mistake, as a missing id is.
+        // An empty or overlong id is the sender's mistake, as a missing id is.
         Err(RunError::Store(error @ Error::Key { .. })) => Ok(Answer::Rejected { reason: error.to_string() }),
         Err(error) => Err(error),
     }
 }
 
-/// How long a delivery is remembered. It must be longer than the latest redelivery: if it is too short, a delivery is
-/// performed twice; if it is too long, each delivery takes a few hundred bytes for longer. Senders redeliver for a few
-/// days; a month also covers an outage of our own and a person who sends last week's deliveries again.
+/// How long a delivery is remembered: longer than the time until the last possible redelivery. If the retention is too short, a
+/// delivery is performed twice; if it is too long, each delivery takes a few hundred bytes for longer. Senders redeliver for a
+/// few days. A month also covers an outage of this program, or a person who repeats last week's deliveries.
 const RETENTION: Duration = Duration::from_secs(30 * 24 * 3_600);
 
 fn main() -> ExitCode {
@@ -118,7 +118,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Result<Counts, Failure> {
     let path = &arguments.deliveries;
     let input = File::open(path).map_err(|error| format!("{}: cannot open: {error}", path.display()))?;
-    // The store before the ledger: the store's lock keeps a second run of this program away from both.
+    // Open the store before the ledger, so that the store's lock keeps a second run of this program away from both.
     let store = Options::new().retention(RETENTION).open(&arguments.store)?;
     let ledger = Ledger::open(&arguments.ledger)?;
     let answers = Answers::create(path, arguments.answers.as_deref())?;

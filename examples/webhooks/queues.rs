@@ -1,7 +1,7 @@
-//! Reads the lines and spreads them over threads, one queue for each.
+//! Reads the lines and distributes them among threads, each with its own queue.
 //!
-//! All deliveries with the same id go through the same queue, so they are handled in the order of the file. Otherwise a
-//! misused id could overtake the delivery that it belongs to, be performed, and have the genuine one refused.
+//! All deliveries with the same id go through the same queue, so they are handled in the order of the file. Otherwise a later
+//! delivery that misuses an id could be performed before the genuine one, and the genuine one would be refused.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,8 +18,8 @@ use crate::delivery::Delivery;
 use crate::failure::Failure;
 use crate::ledger::{LedgerError, Receipt};
 
-/// How many deliveries wait in each queue. This bounds the memory, whatever the size of the input.
-const QUEUE_LENGTH: usize = 64;
+/// The maximum number of deliveries that wait in each queue. This bounds the memory, whatever the size of the input.
+const MAX_QUEUED: usize = 64;
 
 /// Reads all deliveries from `input` and calls `handle` for each, in `threads` threads. Stops at the first failure.
 pub(crate) fn run(
@@ -32,7 +32,7 @@ pub(crate) fn run(
     thread::scope(|scope| {
         let (mut queues, mut workers) = (Vec::new(), Vec::new());
         for _ in 0..threads {
-            let (queue, deliveries) = sync_channel(QUEUE_LENGTH);
+            let (queue, deliveries) = sync_channel(MAX_QUEUED);
             let worker = thread::Builder::new()
                 .spawn_scoped(scope, move || work(&deliveries, answers, handle))
                 .map_err(|error| format!("cannot start a thread: {error}"))?;
