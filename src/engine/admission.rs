@@ -1,13 +1,15 @@
-//! Whether the store is open, which calls may change it, and which process it belongs to.
+//! Tracks whether the store is open, which calls are changing it, and which process opened it.
 //!
-//! Every call that changes something is **admitted**: it holds an [`Admitted`] from before it enters a flight until it
-//! has left it. It does not hold one while the caller's own code runs, nor while it waits for another caller's lease:
-//! a call that waited is admitted again, as a new call. Admission is taken before every other lock of the engine.
+//! Every call that changes something is **admitted**: it takes an [`Admitted`] before it enters a flight (the per-key
+//! lock) and keeps it until it has left the flight. It keeps none while the caller's own code runs, or while it waits
+//! for another caller's lease; after such a wait it is admitted again, like a new call. Admission is taken before every
+//! other lock of the engine.
 //!
-//! A process that is **forked** from the one that opened the store inherits its memory, with locks held by threads that
-//! it does not have, and its open file. It must touch neither: see [`Admission::check_process`].
+//! A process that is **forked** from the one that opened the store inherits that process's memory and its open file.
+//! Locks in that memory may be held by threads that do not exist in the child. The child must use neither the memory
+//! nor the file: see [`Admission::check_process`].
 //!
-//! `lifecycle` closes the store with what is here.
+//! The steps of closing a store are in `lifecycle`.
 
 use crate::error::{Error, Result};
 use crate::map::ForkMark;
@@ -15,36 +17,41 @@ use crate::planted::{Bug, planted};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Condvar, Mutex, MutexGuard};
 
-/// The phase of a store, in the lowest bits of [`Admission::state`].
+/// The phase of an open store. The lowest bits of [`Admission::state`] hold the phase.
 const OPEN: u64 = 0;
+/// The phase while a close is under way.
 const CLOSING: u64 = 1;
+/// The phase of a closed store.
 const CLOSED: u64 = 3;
+/// The bits that hold the phase.
 const PHASE: u64 = 3;
-/// One call inside, in the same number.
+/// What one admitted call adds to [`Admission::state`].
 const CALL: u64 = 4;
 
-/// A number on a cache line of its own: every change writes to it, and reads must not wait for that.
+/// An atomic number on its own cache line. Every change of a key writes to it, and must not slow down reads, which load
+/// the fields next to it.
 #[derive(Debug)]
 #[repr(align(128))]
-struct Counted(AtomicU64);
+struct CachePadded(AtomicU64);
 
-/// Which calls may change the store. See the [module](self).
+/// Admits calls that change the store, and holds them back while it is being closed. See the [module](self).
 #[derive(Debug)]
 pub(super) struct Admission {
     fork_mark: ForkMark,
-    /// Set once, when no call is inside any more. The only part that a read checks.
+    /// Set once, after the last admitted call has ended. Apart from the fork mark, a read checks only this.
     closed: AtomicBool,
-    /// The phase, and above it the number of calls inside. In one number, so that a call is counted and reads the phase in one
-    /// step: either the closing thread sees the call, or the call sees that the store is closing.
-    state: Counted,
-    /// Held by the one call that closes the store.
+    /// The phase and, in the bits above it, the number of admitted calls. Both are in one number so that a call is
+    /// counted and reads the phase in one step: either the closing thread sees the call, or the call sees that the
+    /// store is closing.
+    state: CachePadded,
+    /// Locked by the one call that is closing the store.
     closer: Mutex<()>,
-    /// Locked by a thread that waits for one of the two conditions, and by the thread that makes it true.
+    /// The mutex of both condition variables below.
     gate: Mutex<()>,
-    /// No call is inside.
+    /// Notified when the last admitted call ends while a close is waiting for it.
     emptied: Condvar,
-    /// The store is open again, or closed.
-    decided: Condvar,
+    /// Notified when a close has ended and the store is open again, or closed.
+    close_ended: Condvar,
 }
 
 impl Admission {
@@ -52,11 +59,11 @@ impl Admission {
         Admission {
             fork_mark: ForkMark::new(),
             closed: AtomicBool::new(false),
-            state: Counted(AtomicU64::new(OPEN)),
+            state: CachePadded(AtomicU64::new(OPEN)),
             closer: Mutex::default(),
             gate: Mutex::default(),
             emptied: Condvar::default(),
-            decided: Condvar::default(),
+            close_ended: Condvar::default(),
         }
     }
 
@@ -65,27 +72,31 @@ impl Admission {
         self.fork_mark.has_forked()
     }
 
-    /// [`Error::Forked`] if it was. Every call that can return an error calls this before anything else.
+    /// Returns [`Error::Forked`] in a process that was forked from the one that opened the store. Every call that can
+    /// return an error checks this before anything else.
     pub(super) fn check_process(&self) -> Result<()> {
         if self.has_forked() { Err(Error::Forked) } else { Ok(()) }
     }
 
+    /// Whether the store is closed: reads are refused too.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 
-    /// Refuses a call in a forked process or on a closed store. Enough for a read; writes to no shared memory.
+    /// Refuses a call in a forked process or on a closed store. A read needs no more than this check, which writes to
+    /// no shared memory.
     pub(super) fn check_open(&self) -> Result<()> {
         self.check_process()?;
         if self.is_closed() { Err(Error::Closed) } else { Ok(()) }
     }
 
-    /// Whether a close waits for the calls inside. A long call then leaves and enters again.
+    /// Whether a close is waiting for the admitted calls. A long call gives up its admission then, and is admitted
+    /// again if the store stays open.
     pub(super) fn is_closing(&self) -> bool {
         self.state.0.load(Ordering::Relaxed) & PHASE == CLOSING
     }
 
-    /// Admits a call that changes the store. Waits while a close is under way.
+    /// Admits a call that changes the store. Waits while another thread is closing the store.
     pub(super) fn enter(&self) -> Result<Admitted<'_>> {
         self.check_process()?;
         loop {
@@ -99,19 +110,20 @@ impl Admission {
             drop(admitted);
             let mut gate = self.gate.lock();
             while self.state.0.load(Ordering::SeqCst) & PHASE == CLOSING {
-                self.decided.wait(&mut gate);
+                self.close_ended.wait(&mut gate);
             }
         }
     }
 
-    /// Blocks new calls and waits for those inside, and for another close. None if the store is closed.
+    /// Waits for another close to end, then blocks new calls and waits until every admitted call has ended. Returns
+    /// None if the store is closed already.
     pub(super) fn begin_closing(&self) -> Option<Closing<'_>> {
         let closer = self.closer.lock();
         if self.is_closed() {
             return None;
         }
         self.state.0.fetch_or(CLOSING, Ordering::SeqCst);
-        let closing = Closing { admission: self, is_decided: false, _closer: closer };
+        let closing = Closing { admission: self, is_final: false, _closer: closer };
         let mut gate = self.gate.lock();
         while self.state.0.load(Ordering::SeqCst) >= CALL && !planted(Bug::CallsInsideIgnored) {
             self.emptied.wait(&mut gate);
@@ -121,7 +133,7 @@ impl Admission {
     }
 }
 
-/// The right to change the store, for one call.
+/// The admission of one call: its right to change the store.
 #[derive(Debug)]
 #[must_use = "the store may be closed once this is dropped"]
 pub(super) struct Admitted<'a> {
@@ -131,7 +143,7 @@ pub(super) struct Admitted<'a> {
 impl Drop for Admitted<'_> {
     fn drop(&mut self) {
         let before = self.admission.state.0.fetch_sub(CALL, Ordering::SeqCst);
-        // The last call inside.
+        // This was the last admitted call.
         if before & PHASE == CLOSING && before < 2 * CALL {
             let _gate = self.admission.gate.lock();
             self.admission.emptied.notify_all();
@@ -139,22 +151,23 @@ impl Drop for Admitted<'_> {
     }
 }
 
-/// A close under way, with no call inside. Dropping it lets the blocked calls go on, or refuses them if it was decided.
+/// A close under way, after the last admitted call has ended. When this is dropped, the blocked calls go on, or are
+/// refused if the close was made final.
 #[derive(Debug)]
 pub(super) struct Closing<'a> {
     admission: &'a Admission,
-    is_decided: bool,
+    is_final: bool,
     _closer: MutexGuard<'a, ()>,
 }
 
 impl Closing<'_> {
-    /// The store will be closed, even if writing the close mark fails or panics: the mark may be on disk, and no frame may
-    /// follow it.
-    pub(super) fn decide(&mut self) {
-        self.is_decided = true;
+    /// Makes sure that the store ends up closed, even if writing the close mark fails or panics. The mark may be on
+    /// disk then, and no frame may follow it.
+    pub(super) fn make_final(&mut self) {
+        self.is_final = true;
     }
 
-    /// Refuses new reads. Those under way may still go on.
+    /// Refuses new reads. Reads that have begun may still be running.
     pub(super) fn refuse_reads(&self) {
         self.admission.closed.store(true, Ordering::SeqCst);
     }
@@ -162,7 +175,7 @@ impl Closing<'_> {
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        if self.is_decided {
+        if self.is_final {
             self.refuse_reads();
             self.admission.state.0.fetch_or(CLOSED, Ordering::SeqCst);
         } else {
@@ -170,7 +183,7 @@ impl Drop for Closing<'_> {
         }
         if !planted(Bug::BlockedCallsNotWoken) {
             let _gate = self.admission.gate.lock();
-            self.admission.decided.notify_all();
+            self.admission.close_ended.notify_all();
         }
     }
 }
@@ -180,16 +193,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_decided_close_refuses_every_call_and_an_undecided_one_none() {
+    fn only_a_close_made_final_refuses_calls() {
         let admission = Admission::new();
         drop(admission.begin_closing().unwrap());
         assert!(admission.enter().is_ok() && admission.check_open().is_ok() && !admission.is_closing());
         let mut closing = admission.begin_closing().unwrap();
         assert!(
             admission.is_closing() && admission.check_open().is_ok(),
-            "reads go on until the close is decided"
+            "reads must go on until the close has ended"
         );
-        closing.decide();
+        closing.make_final();
         drop(closing);
         assert!(matches!(admission.enter(), Err(Error::Closed)));
         assert!(matches!(admission.check_open(), Err(Error::Closed)));
@@ -197,8 +210,8 @@ mod tests {
     }
 
     #[test]
-    fn a_close_waits_for_calls_inside_and_blocks_new_ones() {
-        for is_decided in [false, true] {
+    fn a_close_waits_for_admitted_calls_and_blocks_new_ones() {
+        for is_final in [false, true] {
             let admission = Admission::new();
             let (first, last) = (admission.enter().unwrap(), admission.enter().unwrap());
             assert!(!admission.is_closing());
@@ -206,9 +219,9 @@ mod tests {
             std::thread::scope(|scope| {
                 let close = scope.spawn(|| {
                     let mut closing = admission.begin_closing().unwrap();
-                    assert!(has_left.load(Ordering::SeqCst), "a call is inside");
-                    if is_decided {
-                        closing.decide();
+                    assert!(has_left.load(Ordering::SeqCst), "the close did not wait for an admitted call");
+                    if is_final {
+                        closing.make_final();
                     }
                 });
                 while !admission.is_closing() && !close.is_finished() {
@@ -219,7 +232,7 @@ mod tests {
                 has_left.store(true, Ordering::SeqCst);
                 drop(last);
                 close.join().unwrap();
-                assert_eq!(call.join().unwrap(), !is_decided);
+                assert_eq!(call.join().unwrap(), !is_final);
             });
         }
     }

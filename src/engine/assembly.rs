@@ -1,4 +1,4 @@
-//! Puts the parts of one open store together.
+//! Assembles the parts of one open store.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::log::Log;
 use crate::recover::Recovered;
 use crate::sync::atomic::AtomicU64;
 
-/// The parts of one open store. Adds nothing to them but what hands them out. The calls are in `reading`, `change`, `begin`,
-/// `finish`, `edit`, `claims` and `lifecycle`.
+/// The parts of one open store. This module only creates the parts and gives access to them; the calls are in the
+/// modules after it.
 #[derive(Debug)]
 pub(crate) struct Engine {
     pub(super) settings: Settings,
@@ -30,7 +30,7 @@ pub(crate) struct Engine {
     pub(super) flights: Arc<Flights>,
     pub(super) clock: Arc<StoreClock>,
     pub(super) versions: Versions,
-    /// Numbers the doubts that were given to callers.
+    /// The number of doubts given to callers so far, and so the number of the next one.
     pub(super) doubts: AtomicU64,
     pub(super) records: Arc<Records>,
     pub(super) viewer: Viewer,
@@ -39,7 +39,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// The engine of a store that was recovered.
+    /// Builds the engine of a recovered store.
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
         let Recovered { log, index, clock, open_count, counter, unreadable } = recovered;
         let flights = Arc::new(Flights::new());
@@ -95,7 +95,7 @@ impl Engine {
         &self.clock
     }
 
-    /// Leases and doubts that are alive. Takes no lock.
+    /// The number of leases and doubts that are alive. Takes no lock.
     pub(crate) fn claim_count(&self) -> usize {
         self.flights.claims()
     }
@@ -105,41 +105,44 @@ impl Engine {
         self.admission.has_forked()
     }
 
-    /// [`Error::Forked`](crate::Error::Forked) if it was.
+    /// Returns [`Error::Forked`](crate::Error::Forked) in a process that was forked from the one that opened the store.
     pub(crate) fn check_process(&self) -> Result<()> {
         self.admission.check_process()
     }
 
-    /// Whether the path was seen to lead to another file than the open one, or to none.
+    /// Whether a check has found the path leading to no file, or to a different file from the open one.
     pub(crate) fn is_replaced(&self) -> bool {
         self.path_check.is_replaced()
     }
 
-    /// [`Error::Replaced`](crate::Error::Replaced) if it was.
+    /// Returns [`Error::Replaced`](crate::Error::Replaced) if a check has found that the path no longer leads to the
+    /// open file.
     pub(crate) fn check_in_place(&self) -> Result<()> {
         self.path_check.check()
     }
 
+    /// The fingerprint of a request, keyed with the secret of this store.
     pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
         self.log().hasher().fingerprint(request)
     }
 
-    /// How many records are known that cannot be read.
+    /// The number of records that are known to be unreadable.
     pub(crate) fn unreadable_records(&self) -> u64 {
         self.records.unreadable().count()
     }
 
-    /// Whether reclaiming could not go on when it was last tried.
+    /// Whether the last attempt to reclaim failed because the oldest segment could not be read.
     pub(crate) fn reclaiming_stopped(&self) -> bool {
         self.reclaim.is_stopped()
     }
 
-    /// Bytes of live records that were moved, and segments that were retired, since the store was opened.
+    /// The number of bytes of live records that were moved, and of segments that were retired, since the store was
+    /// opened.
     pub(crate) fn reclaimed(&self) -> (u64, u64) {
         (self.reclaim.moved_bytes(), self.reclaim.segments())
     }
 
-    /// Checks the process, the key, and that the store is open.
+    /// Checks the process, that the store is open, and the key; then hashes the key.
     pub(super) fn admit<'a>(&self, key: Key<'a>) -> Result<HashedKey<'a>> {
         self.admission.check_open()?;
         key.check()?;

@@ -13,15 +13,16 @@ use crate::key::Key;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
-/// The answer of a begin.
+/// The outcome of a begin.
 #[derive(Debug)]
 pub(crate) enum Began {
+    /// An attempt began, and this caller has its lease.
     Acquired(Grant),
-    /// The doubt is this caller's to resolve.
+    /// The operation is in doubt, and this caller is to resolve the doubt.
     InDoubt(Grant),
-    InProgress {
-        attempt: u32,
-    },
+    /// Another caller is running this attempt, or resolving the doubt about it.
+    InProgress { attempt: u32 },
+    /// The operation is completed, with this result.
     Completed(Found),
 }
 
@@ -35,7 +36,7 @@ impl Began {
 }
 
 impl Written {
-    /// What the caller of a begin holds, once its record is written.
+    /// Converts a written begin record into the grant for the caller that began the attempt.
     fn into_grant(self, terms: &Terms) -> Grant {
         let Written { version, attempt, lease, rest, .. } = self;
         let claim = lease.unwrap_or(Claim::Lease { version, attempt, deadline_ms: u64::MAX });
@@ -44,7 +45,8 @@ impl Written {
 }
 
 impl Engine {
-    /// Begins an attempt, or answers why not.
+    /// Begins an attempt, or returns the state that prevents it. A doubt is given to this caller if `takes_doubt`, and
+    /// is an error otherwise.
     pub(crate) fn begin(
         self: &Arc<Self>,
         key: Key<'_>,
@@ -82,8 +84,8 @@ impl Engine {
         }
     }
 
-    /// Resolves the doubt about the attempt of `version` in favour of another attempt: the side effect did not happen, or may
-    /// happen again. Needs the space of a begin; without it the doubt stays.
+    /// Begins another attempt to resolve the doubt about the attempt of `version`, because its side effect did not
+    /// happen, or may happen again. Needs as much space as a begin; without it the operation stays in doubt.
     pub(crate) fn begin_again(&self, key: Key<'_>, version: Version, terms: &Terms) -> Result<Grant> {
         let _events = crate::events::hold_back();
         let call = Call::new(self.admit(key)?, terms, PathRule::Begins);
@@ -106,7 +108,7 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn reserved_space_is_kept_until_its_record_is_written() {
+    fn space_stays_reserved_until_its_record_is_written() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let key = Key::new("k");
         let record = Record {
@@ -127,14 +129,14 @@ mod tests {
         assert_eq!(
             engine.log().reserved_bytes(),
             1_000,
-            "no other record may have it while this one gathers"
+            "the space must stay reserved while the record is in the gathering batch"
         );
         engine.log().wait(&ticket).unwrap();
         assert_eq!(engine.log().reserved_bytes(), 0);
     }
 
     #[test]
-    fn a_lease_begins_when_it_is_given() {
+    fn a_lease_runs_from_when_it_is_given() {
         let clock = ManualClock::new(1_700_000_000_000);
         let engine = Arc::new(Options::new().manual_clock(clock.clone()).open_nowhere().unwrap());
         let key = Key::new("k");
@@ -189,7 +191,7 @@ mod tests {
         assert_eq!(found.attempt, 1);
     }
 
-    /// The first lease is leaked, so only its deadline ends it, and no thread wakes the second caller.
+    /// The first lease is never dropped, so only its deadline ends it, and no thread wakes the second caller.
     #[test]
     fn a_waiting_begin_takes_over_at_the_deadline() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
@@ -200,7 +202,7 @@ mod tests {
         assert!(matches!(second, Began::InDoubt(Grant { attempt: 1, .. })), "{second:?}");
     }
 
-    /// This thread holds the flight, so a call that waited for it would wait for ever.
+    /// This thread holds the flight, so a call that waited for the flight would wait for ever.
     #[test]
     fn completed_and_running_operations_are_answered_without_the_flight() {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
@@ -213,12 +215,12 @@ mod tests {
         assert!(matches!(began, Began::Completed(_)), "{began:?}");
         drop(flight);
 
-        let at_work = Key::new("at work");
-        let began = engine.begin(at_work, Fingerprint::NONE.into(), &terms, true).unwrap();
+        let running = Key::new("running");
+        let began = engine.begin(running, Fingerprint::NONE.into(), &terms, true).unwrap();
         assert!(matches!(began, Began::Acquired(_)), "{began:?}");
-        let flight = engine.flights.enter(engine.log().hasher().key(at_work));
+        let flight = engine.flights.enter(engine.log().hasher().key(running));
         let impatient = Terms { patience: Patience::None, ..terms };
-        let began = engine.begin(at_work, Fingerprint::NONE.into(), &impatient, true).unwrap();
+        let began = engine.begin(running, Fingerprint::NONE.into(), &impatient, true).unwrap();
         assert!(matches!(began, Began::InProgress { attempt: 1 }), "{began:?}");
         drop(flight);
     }

@@ -1,4 +1,5 @@
-//! What holders of leases and doubts do with their claims: renew them, drop them, run closures under them. In memory only.
+//! The calls that a holder of a lease or a doubt makes on its claim: renew it, check it, drop it, and run a closure
+//! under it. They change memory only.
 
 use std::sync::Arc;
 
@@ -11,14 +12,15 @@ use crate::planted::{Bug, planted};
 use crate::status::Version;
 
 impl Engine {
-    /// Gives the lease on the attempt of `version` a deadline `lease_ms` from now; `u64::MAX`: never. Writes nothing.
+    /// Sets the deadline of the lease on the attempt of `version` to `lease_ms` from now; `u64::MAX` means never.
+    /// Writes nothing.
     ///
-    /// [`Error::Fenced`] if the lease was taken over or has ended. A passed deadline alone is no
-    /// reason: as long as no other caller takes over, the attempt owns the operation.
+    /// Returns [`Error::Fenced`] if the lease was taken over or has ended. A lease whose deadline has passed can still
+    /// be renewed: the attempt owns the operation until another caller takes it over.
     pub(crate) fn renew(&self, key: Key<'_>, version: Version, lease_ms: u64) -> Result<()> {
         let hash = self.admit(key)?.hash;
         let _inside = self.admission.enter()?;
-        // The time is read under the flight: entering it may have waited for another caller's write.
+        // Read the time only inside the flight, because this thread may have waited to enter it.
         let deadline_ms = || self.clock.now_ms().saturating_add(lease_ms);
         let is_renewed = if planted(Bug::RenewedWithoutFlight) {
             self.flights.renew_lease(hash, version, deadline_ms())
@@ -31,7 +33,8 @@ impl Engine {
 
     /// Whether the lease on the attempt of `version` is alive and no other caller has taken it over. Does not wait.
     pub(crate) fn is_current(&self, key: Key<'_>, version: Version) -> bool {
-        // Before any lock: in a forked child it may be held by a thread that is not there.
+        // This must come before any lock is taken: in a forked child, a thread that does not exist there may hold the
+        // lock.
         if self.admission.check_open().is_err() {
             return false;
         }
@@ -39,8 +42,8 @@ impl Engine {
         matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == version)
     }
 
-    /// Ends the claim of a handle that is dropped. If its attempt has not ended, the operation is in doubt from now on.
-    /// Touches memory only and cannot fail, because drops call it.
+    /// Ends the claim of a handle that is being dropped. If its attempt has not ended, the operation is in doubt from
+    /// now on. Changes memory only and cannot fail, because `drop` calls it.
     pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
         let _events = crate::events::hold_back();
         let has_ended = self.flights.end_claim(self.log().hasher().key(key), claim);
@@ -49,7 +52,7 @@ impl Engine {
         }
     }
 
-    /// This thread is about to call the closure that runs under `claim`.
+    /// Registers that this thread is about to call the closure that runs under `claim`.
     pub(crate) fn enter_closure(self: &Arc<Self>, key: Key<'_>, claim: Claim) -> InClosure {
         inside::enter(&self.flights, self.log().hasher().key(key), claim)
     }
@@ -70,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closure_with_a_renewed_lease_does_not_wait_for_itself() {
+    fn a_closure_does_not_wait_for_its_own_renewed_lease() {
         let engine = engine();
         let key = Key::new("k");
         let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
@@ -82,7 +85,8 @@ mod tests {
         assert!(matches!(began, Err(Error::WouldWaitForItself { .. })), "{began:?}");
     }
 
-    /// An attempt's handle may renew after the lease is gone. A lease that came back then would never end.
+    /// The handle of an attempt may try to renew the lease after it was dropped. If that restored the lease, nothing
+    /// would end it.
     #[test]
     fn a_dropped_lease_cannot_be_renewed() {
         let engine = engine();

@@ -1,8 +1,8 @@
 //! Decides what a call does to a key: pure functions from a [`View`] to a [`Decision`].
 //!
-//! They are called under the key's flight, so that a decision is never made on what another thread is about to replace. They
-//! do no I/O, wait for nothing and emit no events; `change` carries their decisions out. Which changes of a status are allowed
-//! is the state machine's business, [`transition`].
+//! They are called with the key's flight (the per-key lock) held, so that a decision is never based on a state that
+//! another thread is about to replace. They do no I/O, never wait and emit no events; `change` carries out their
+//! decisions. The state machine, [`transition`], defines which changes of status are allowed.
 
 use super::records::Found;
 use super::terms::{Expected, Finish, Next, Request, Terms};
@@ -19,63 +19,63 @@ use crate::status::{Event, Refused, Status, Version, transition};
 /// What a call does next.
 #[derive(Debug)]
 pub(super) enum Decision<'a> {
-    /// It writes this record.
+    /// The call writes this record.
     Write(Draft<'a>),
-    /// The state is what the call asks for. There is nothing to write.
+    /// The key already has the state that the call would set, so nothing is written.
     Nothing,
-    /// The operation is completed, and that stands.
+    /// The operation is completed already. The call leaves it as it is.
     Completed,
-    /// An attempt is in progress, or another caller resolves its doubt: the call waits, or returns.
+    /// Another caller is running an attempt, or resolving the doubt about one. The call waits, or returns.
     InProgress,
     /// The operation is in doubt, and the call does not resolve doubts.
     InDoubt,
     /// The operation is in doubt, and the call is given the doubt. Takes no space: a full store must still let a caller
     /// find out what happened.
     GiveDoubt,
-    /// The key is used for another request.
+    /// The key is in use for a different request.
     Mismatch,
-    /// Another attempt took the operation over, or it has ended.
+    /// The call's attempt has ended, or another attempt took over the operation.
     Fenced,
     /// The state is not the one that the call expects.
     Differs,
-    /// There is no way from the expected state to the next one.
+    /// The key has the expected state, but that cannot change to the next one.
     Conflict,
-    /// The key's last record cannot be read, and the call needs to know what is in it.
+    /// The key's last record cannot be read, and the call depends on its content.
     Unreadable,
 }
 
 /// What a change does to the claim on its key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum ClaimChange {
+    /// The claim, if there is one, stays as it is.
     Keep,
-    /// The record begins an attempt, with a lease until then.
-    Lease {
-        deadline_ms: u64,
-    },
-    /// The claim ends: what it was for has another state now.
+    /// The record begins an attempt, with a lease that has this deadline.
+    Lease { deadline_ms: u64 },
+    /// The claim ends, because the state that it belonged to is replaced.
     End,
 }
 
-/// A record that a call has decided to write. Its version and its times follow when it is written.
+/// A record that a call has decided to write. Its version and its times are set when it is written.
 #[derive(Debug)]
 pub(super) struct Draft<'a> {
     pub(super) kind: Kind,
     pub(super) fingerprint: Fingerprint,
     pub(super) attempt: u32,
     pub(super) value: Value<'a>,
-    /// The version of the operation's first record; None: it is this one.
+    /// The version of the operation's first record. None if this record is the first.
     pub(super) origin: Option<Version>,
     pub(super) claim: ClaimChange,
-    /// How far the record must have come before the call returns.
+    /// How durable the record must be before the call returns.
     pub(super) until: Until,
-    /// Whose space it may use.
+    /// The class of the space reservation for the record.
     pub(super) class: ReservationClass,
 }
 
 impl<'a> Draft<'a> {
-    /// A record that follows what the view shows of the key.
+    /// Makes a draft that continues the operation in the view, or starts a new one.
     fn new(kind: Kind, view: &View, class: ReservationClass, terms: &Terms) -> Draft<'a> {
-        // An operation starts where nothing was left of the key, or only the count of attempts that did not happen.
+        // Only a begun record is continued. Otherwise the key is absent, and at most the count of its released attempts
+        // is left.
         let last = view.found.as_ref().filter(|found| found.liveness == Liveness::Begun);
         Draft {
             kind,
@@ -90,7 +90,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The record that begins the key's next attempt, with a lease on it.
+/// Drafts the record that begins the key's next attempt, with a lease.
 fn next_attempt<'a>(view: &View, fingerprint: Fingerprint, terms: &Terms) -> Draft<'a> {
     let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
     let draft = Draft::new(Kind::Begun, view, ReservationClass::Begin, terms);
@@ -104,17 +104,18 @@ fn next_attempt<'a>(view: &View, fingerprint: Fingerprint, terms: &Terms) -> Dra
     }
 }
 
-/// Whether a present key is used for another request.
+/// Whether the key is present and in use for a different request.
 fn is_mismatch(view: &View, request: Request) -> bool {
     view.status != Status::Absent && view.found.as_ref().is_some_and(|found| !request.is(found.fingerprint))
 }
 
 /// Whether the attempt of `version` is the key's last one and has not ended.
-fn holds(found: Option<&Found>, version: Version) -> bool {
+fn is_unfinished_attempt(found: Option<&Found>, version: Version) -> bool {
     found.is_some_and(|found| found.liveness == Liveness::Begun && found.version == version)
 }
 
-/// An attempt begins; or, if `takes_doubt`, the call is given a doubt.
+/// Decides a begin: an attempt begins or, if the operation is in doubt and `takes_doubt`, the caller is given the
+/// doubt.
 pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doubt: bool) -> Decision<'a> {
     if is_mismatch(view, request) {
         return Decision::Mismatch;
@@ -125,7 +126,7 @@ pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doub
         Ok(_) => {}
     }
     if view.status == Status::InDoubt {
-        // To other callers, finding out what happened is an attempt in progress.
+        // While one caller is finding out what happened, all others see an attempt in progress.
         if matches!(view.claim, Some(Claim::Doubt { .. })) {
             return Decision::InProgress;
         }
@@ -139,29 +140,31 @@ pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doub
     Decision::Write(next_attempt(view, request.fingerprint, terms))
 }
 
-/// The doubt about the attempt of `version` is resolved: the side effect did not happen, or may happen again. Needs the space
-/// of a begin; without it the doubt stays.
+/// Decides the begin of another attempt, which resolves the doubt about the attempt of `version`: its side effect did
+/// not happen, or may happen again. Needs as much space as a begin; without it the operation stays in doubt.
 pub(super) fn begin_again<'a>(view: &View, version: Version, terms: &Terms) -> Decision<'a> {
-    match view.found.as_ref().filter(|found| holds(Some(found), version)) {
+    match view.found.as_ref().filter(|found| is_unfinished_attempt(Some(found), version)) {
         Some(found) => Decision::Write(next_attempt(view, found.fingerprint, terms)),
         None => Decision::Fenced,
     }
 }
 
-/// The attempt of `version` ends.
+/// Decides the end of the attempt of `version`.
 pub(super) fn finish<'a>(view: &View, version: Version, finish: Finish<'a>, terms: &Terms) -> Decision<'a> {
     let (event, kind, value) = match finish {
         Finish::Completed(value) => (Event::Complete, Kind::Completed, value),
         Finish::Released => (Event::Release, Kind::Released, Value::NONE),
     };
-    let may_end = holds(view.found.as_ref(), version) && transition(view.status, event).is_ok();
+    let may_end =
+        is_unfinished_attempt(view.found.as_ref(), version) && transition(view.status, event).is_ok();
     let Some(found) = view.found.as_ref().filter(|_| may_end) else { return Decision::Fenced };
     let draft = Draft::new(kind, view, ReservationClass::Finish, terms);
     Decision::Write(Draft { fingerprint: found.fingerprint, value, claim: ClaimChange::End, ..draft })
 }
 
-/// The attempt in doubt, of that version and number, turned out to have had its side effect. Its result is recorded as its
-/// end; or, if the doubt has gone and left the key absent, as seen and done.
+/// Decides how to record the result of an attempt in doubt, given by its version and number, whose side effect turned
+/// out to have happened. The result completes that attempt or, if the operation is no longer in doubt and the key is
+/// absent, is recorded as if without an attempt.
 pub(super) fn applied<'a>(
     view: &View,
     (version, attempt): (Version, u32),
@@ -169,7 +172,7 @@ pub(super) fn applied<'a>(
     value: Value<'a>,
     terms: &Terms,
 ) -> Decision<'a> {
-    let is_still_in_doubt = holds(view.found.as_ref(), version);
+    let is_still_in_doubt = is_unfinished_attempt(view.found.as_ref(), version);
     let event = if is_still_in_doubt { Event::Complete } else { Event::Record };
     match transition(view.status, event) {
         Ok(_) => {}
@@ -191,7 +194,7 @@ pub(super) fn applied<'a>(
     })
 }
 
-/// The operation is seen and done in one record.
+/// Decides how to record an operation as completed without an attempt.
 pub(super) fn record<'a>(view: &View, request: Request, value: Value<'a>, terms: &Terms) -> Decision<'a> {
     if is_mismatch(view, request) {
         return Decision::Mismatch;
@@ -208,7 +211,7 @@ pub(super) fn record<'a>(view: &View, request: Request, value: Value<'a>, terms:
     }
 }
 
-/// What is known of the key is given up.
+/// Decides a forget: the store discards everything it has recorded for the key.
 pub(super) fn forget<'a>(view: &View, terms: &Terms) -> Decision<'a> {
     match transition(view.status, Event::Forget) {
         Ok(_) => {
@@ -220,7 +223,7 @@ pub(super) fn forget<'a>(view: &View, terms: &Terms) -> Decision<'a> {
     }
 }
 
-/// The key's state becomes `next` if it is the expected one.
+/// Decides a compare-and-set: the key's state becomes `next` if it matches `expected`.
 pub(super) fn compare_and_set<'a>(
     view: &View,
     expected: Expected,
@@ -249,8 +252,8 @@ pub(super) fn compare_and_set<'a>(
     {
         return Decision::Mismatch;
     }
-    let Ok(change) = swap_of(status, &next) else { return Decision::Conflict };
-    // Absent where absent was expected needs no record.
+    let Ok(change) = record_kind(status, &next) else { return Decision::Conflict };
+    // The key is absent, as expected, and is to be absent: that needs no record.
     let Some(kind) = change else { return Decision::Nothing };
     let is_unfinished = matches!(status, Status::InProgress | Status::InDoubt);
     let class = match next {
@@ -264,15 +267,15 @@ pub(super) fn compare_and_set<'a>(
         fingerprint: next.fingerprint().or(kept).unwrap_or(Fingerprint::NONE),
         attempt: view.attempt().saturating_add(u32::from(status == Status::Absent)),
         value,
-        // The holder of a lease finds out by the version; waiters look again.
+        // The holder of a lease is fenced from now on, because the version differs. Waiters read the state again.
         claim: ClaimChange::End,
         until: if kind == Kind::Begun && terms.begin_unsynced { Until::Written } else { draft.until },
         ..draft
     })
 }
 
-/// The record that takes a key from `status` to `next`; None if none is needed.
-fn swap_of(status: Status, next: &Next<'_>) -> Result<Option<Kind>, Refused> {
+/// The kind of the record that takes a key from `status` to `next`. None if no record is needed.
+fn record_kind(status: Status, next: &Next<'_>) -> Result<Option<Kind>, Refused> {
     match (next, status) {
         (Next::Absent, Status::Absent) => Ok(None),
         (Next::Absent, Status::Completed) => transition(status, Event::Forget).map(|_| Some(Kind::Forgotten)),
@@ -314,7 +317,7 @@ mod tests {
         }
     }
 
-    /// A key of which its last record, of attempt 3, leaves so much.
+    /// The view of a key whose last record is of attempt 3 and has the given liveness.
     fn view(liveness: Liveness, status: Status) -> View {
         let kind = Kind::Begun;
         let size = RecordSize { kind, length_bytes: 8, key_expires_ms: 0, result_expires_ms: 0 };
@@ -338,7 +341,7 @@ mod tests {
         View { found, entry: None, unreadable: None, claim: None, status, now_ms: 1_000 }
     }
 
-    /// The decision in short: for a record its kind, attempt, and whose space it may use.
+    /// Prints a decision in short form: for a record, its kind, its attempt and the class of its reservation.
     fn short(decision: Decision<'_>) -> String {
         match decision {
             Decision::Write(draft) => format!("{:?} {} {:?}", draft.kind, draft.attempt, draft.class),
@@ -346,9 +349,9 @@ mod tests {
         }
     }
 
-    /// One line for each state of a key, one column for each call.
+    /// Each row is a call, with the decision for each state of a key in the order of `states`.
     #[test]
-    fn every_call_decides_as_the_table_says_in_every_state() {
+    fn every_call_decides_as_in_the_table() {
         let value = Value::bytes(b"r");
         let (request, terms) = (Request::from(OURS), terms());
         let states = [
@@ -436,7 +439,7 @@ mod tests {
     }
 
     #[test]
-    fn another_request_is_a_mismatch_only_while_the_key_is_present() {
+    fn a_different_request_mismatches_only_while_the_key_is_present() {
         let (request, terms) = (Request::from(OTHER), terms());
         for (liveness, status, is_mismatch) in [
             (Liveness::Released, Status::Absent, false),
@@ -457,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_that_another_caller_resolves_is_an_attempt_in_progress() {
+    fn a_doubt_being_resolved_counts_as_in_progress() {
         let claim = Some(Claim::Doubt { version: VERSION, attempt: 3, number: 1 });
         let view = View { claim, ..view(Liveness::Begun, Status::InDoubt) };
         assert!(matches!(begin(&view, Request::from(OURS), &terms(), true), Decision::InProgress));
@@ -479,7 +482,7 @@ mod tests {
             &Terms { begin_unsynced: true, lease_ms: None, ..terms() },
             true,
         ) else {
-            panic!("a released key begins")
+            panic!("a begin on a released key did not write a record")
         };
         assert_eq!((first.origin, first.until), (None, Until::Written));
         assert_eq!(first.claim, ClaimChange::Lease { deadline_ms: u64::MAX });

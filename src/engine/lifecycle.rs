@@ -1,14 +1,15 @@
-//! Closes a store, and lets go of one that is not closed.
+//! Closes a store, and releases one that is dropped without being closed.
 //!
-//! A store is closed in this order; each step relies on the one before:
+//! A store is closed in five steps, each of which relies on the one before:
 //!
 //! 1. While claims are alive the close is refused, and nothing has changed.
-//! 2. New calls are blocked. No waiter has to be woken: calls wait only for a claim, and there is none.
-//! 3. The calls inside end. Any of them may still take a claim, so claims are counted again. If there are any, the
-//!    blocked calls go on and the close is refused.
-//! 4. No call is inside and none can enter. Everything is synced and the close mark is written. No frame can follow it.
-//! 5. Reads, which are not admitted, are refused from now on. The close waits for those under way: each holds the lock
-//!    of its index shard. Then no call reads the file any more, and the file is unlocked.
+//! 2. New calls are blocked. No waiter has to be woken, because calls wait outside of admission only for claims, and
+//!    there are none.
+//! 3. The close waits until the admitted calls have ended. Any of them may have taken a claim, so claims are counted
+//!    again. If there are any, the blocked calls go on and the close is refused.
+//! 4. No call is admitted any more. Everything is synced and the close mark is written, which no frame can follow.
+//! 5. From now on reads, which are not admitted, are refused. The close waits for the reads that are running, each of
+//!    which holds the lock of its index shard. After that no call reads the file, and the file is unlocked.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
 
 impl Engine {
-    /// Makes everything that was changed before this call survive a loss of power.
+    /// Makes everything that was changed before this call survive a loss of power. Also checks that the path still
+    /// leads to the open file.
     pub(crate) fn sync(&self) -> Result<()> {
         let _events = crate::events::hold_back();
         let _inside = self.admission.enter()?;
@@ -28,21 +30,21 @@ impl Engine {
         in_place
     }
 
-    /// Retires every segment that is there now, and cuts off what comes free at the end of the file.
+    /// Retires every segment that exists now, and cuts off the slots that this frees at the end of the file.
     pub(crate) fn compact(&self) -> Result<Compaction> {
         let _events = crate::events::hold_back();
         self.reclaim.compact()
     }
 
-    /// Marks the log as closed. No call may be inside: the mark states the counter of the last version.
+    /// Marks the log as closed. No call may be admitted, because the mark contains the counter of the last version.
     fn mark_closed(&self) -> Result<()> {
         self.log().mark_closed(self.versions.last_counter())
     }
 
     /// Closes the store, unless claims are alive: see the [module](self).
     ///
-    /// The disk may fail while the close mark is written. The store is closed all the same, because nothing can be
-    /// written to it any more, and this and every later call says what failed.
+    /// The disk may fail while the close mark is being written. The store is closed even so, because nothing can be
+    /// written to it any more, and this and every later call returns the failure.
     pub(crate) fn close(&self) -> Result<()> {
         let _events = crate::events::hold_back();
         self.admission.check_process()?;
@@ -50,7 +52,7 @@ impl Engine {
             self.check_no_claims()?;
         }
         let Some(mut closing) = self.admission.begin_closing() else {
-            // The store may have been closed by a close that failed. This caller must not take that for a success either.
+            // The close that closed the store may have failed. This caller must not take that for a success.
             self.log().check_poison()?;
             self.path_check.check()?;
             return Err(Error::Closed);
@@ -58,7 +60,7 @@ impl Engine {
         if !planted(Bug::ClaimsCountedOnce) {
             self.check_no_claims()?;
         }
-        closing.decide();
+        closing.make_final();
         let in_place = self.path_check.look();
         let marked = self.log().sync().and_then(|()| self.mark_closed());
         closing.refuse_reads();
@@ -81,23 +83,25 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         let _events = crate::events::hold_back();
-        // The last handle is gone, so this is the close. An error here costs only that the next opening rewrites the end of
-        // the log.
+        // The last handle is gone, so the store is closed now. If that fails, the next recovery has to rewrite the end
+        // of the log, and nothing else is lost.
         if self.admission.check_open().is_err() {
             return;
         }
         if self.log().check_poison().is_ok() {
             let _ = self.log().sync().and_then(|()| self.mark_closed());
         }
-        // Not left to the drop of the file handle: a process that was forked meanwhile has a copy of the handle.
+        // Dropping the file handle would not unlock the file if a child process, forked since, has a copy of the
+        // handle.
         self.log().storage().unlock();
     }
 }
 
-/// The handle by which a [`Store`](crate::Store), a lease or a doubt holds the engine.
+/// A reference to the engine, owned by a [`Store`](crate::Store), a lease or a doubt.
 ///
-/// A forked child never drops the engine. Another thread of the parent may have been changing any part of it at the moment of
-/// the fork, so the child cannot even free its memory safely. The memory ends with the child.
+/// A forked child never drops the engine. Another thread of the parent may have been changing any part of it at the
+/// moment of the fork, so the child cannot even free the engine's memory safely. The child keeps the memory until it
+/// exits.
 #[derive(Debug, Clone)]
 pub(crate) struct Handle(Arc<Engine>);
 

@@ -1,4 +1,4 @@
-//! The engine: the one write pipeline of a store, and everything that a call to it touches.
+//! The engine: runs every call on an open store, and owns the single pipeline that changes a key.
 //!
 //! ```text
 //! view     read the key's state, under its flight (the per-key lock)
@@ -8,23 +8,23 @@
 //! apply    index, space usage, claims
 //! ```
 //!
-//! Single calls and the moves of reclaiming go this way, and so do several changes in one call. The engine is cut by what a
-//! part may touch:
+//! A call that changes one key goes through all four steps. A commit of several changes and the moves of reclaiming
+//! share the last one. Each module may touch only what the table lists:
 //!
-//! | module | what it does | what it touches |
+//! | module | what it owns | what it touches |
 //! |---|---|---|
-//! | `terms` | what a call asks for | nothing: data |
+//! | `terms` | the parameters of a call | nothing: data |
 //! | `admission` | which calls may change the store, and in which process | its own counters |
 //! | `path_check` | whether the path still leads to the open file | the storage's path |
-//! | `unreadable` | which records are known to be unreadable | its own set |
-//! | `inside` | in whose closures a thread is | a thread-local list |
-//! | `records` | the last record of every key | log (reading), index |
-//! | `view` | the state of a key | records, flights, clock (all reading) |
-//! | `decide` | what a call does to a key | nothing: pure |
-//! | `write` | from a change to its record and the index | log, records, the flights of its keys |
-//! | `reclaim` | gives the space of dead records back | records, the write path, flights |
-//! | `assembly` | holds the parts | |
-//! | `reading`, `change`, `begin`, `finish`, `edit`, `claims`, `lifecycle` | the calls | the parts |
+//! | `unreadable` | the set of records that are known to be unreadable | its own set |
+//! | `inside` | the claims whose closures a thread is running | a thread-local list |
+//! | `records` | the last record of every key | log (read only), index |
+//! | `view` | reading the state of a key | records, flights, clock (all read only) |
+//! | `decide` | the choice of what a call does to a key | nothing: pure |
+//! | `write` | the way of a change into the log and the index | log, records, the flights of its keys |
+//! | `reclaim` | freeing the space of dead records | records, the write path, flights |
+//! | `assembly` | the [`Engine`], which holds the parts | the parts above |
+//! | `reading`, `change`, `begin`, `finish`, `edit`, `claims`, `lifecycle` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
