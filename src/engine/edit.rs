@@ -1,4 +1,4 @@
-//! Calls that change a key without an attempt: record what is done, forget, compare and set.
+//! Calls that change a key without an attempt: record a completed operation, forget, compare-and-set.
 
 use super::assembly::Engine;
 use super::change::{Answer, Call, ChangeOutcome, PathRule};
@@ -11,15 +11,18 @@ use crate::format::record::{Typing, Value};
 use crate::key::Key;
 use crate::status::{Status, Version};
 
-/// The answer of a compare-and-set.
+/// The outcome of a compare-and-set.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Swap {
+    /// The key has the next state, under this version. The version is zero if the key was absent and stays so.
     Done(Version),
+    /// The key does not have the expected state.
     Differs,
 }
 
 impl Engine {
-    /// Records an operation as seen and done. The inner error is the completed operation that there was before.
+    /// Records an operation as completed without an attempt. Returns the version of its record, or, if the operation
+    /// was completed already, the inner error with what was found.
     pub(crate) fn record(
         &self,
         key: Key<'_>,
@@ -51,7 +54,7 @@ impl Engine {
         }
     }
 
-    /// Gives up what is known of the key. False if nothing was.
+    /// Discards everything that the store has recorded for the key. Returns false if there was nothing to discard.
     pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;

@@ -1,4 +1,4 @@
-//! Ends attempts: with a result, without one, or with what a doubt turned out to be.
+//! Ends attempts: with a result, without one, or with a result that was found out while the attempt was in doubt.
 
 use super::assembly::Engine;
 use super::change::{Call, ChangeOutcome, Grant, PathRule};
@@ -11,18 +11,20 @@ use crate::key::Key;
 use crate::log::Reservation;
 use crate::status::Version;
 
-/// How a result that was found out came to be recorded.
+/// The outcome of recording a result that was found out while its attempt was in doubt.
 #[derive(Debug)]
 pub(crate) enum Applied {
-    /// By this call.
+    /// This call recorded the result.
     Recorded,
-    /// The key is completed, and this stands.
+    /// The key was completed already, and this is what it holds.
     Completed(Found),
 }
 
 impl Engine {
-    /// Ends the attempt of `version`: by its lease, by a doubt that was resolved, or late by a lease that no caller took over.
-    /// Returns the version of the record that ended it. `reservation` is kept if this fails before the record is appended.
+    /// Ends the attempt of `version`. The caller has its lease, possibly past the deadline if no other caller has taken
+    /// over, or resolves the doubt about it. Returns the version of the record that ends the attempt.
+    ///
+    /// If this fails before the record is appended, `reservation` still has its space.
     pub(crate) fn finish(
         &self,
         key: Key<'_>,
@@ -45,10 +47,12 @@ impl Engine {
         }
     }
 
-    /// Records the result that the attempt in doubt turned out to have: as its end, or, if the doubt has gone and left the key
-    /// absent, as seen and done. Decided in one step, so that nothing can come between. If the key is completed, that stands.
+    /// Records the result of the attempt in doubt, whose side effect turned out to have happened. The result completes
+    /// that attempt or, if the operation is no longer in doubt and the key is absent, is recorded as if without an
+    /// attempt. Both cases are decided in one step, so that no other call can come between. A key that is completed
+    /// already is left as it is.
     ///
-    /// [`Error::Fenced`] if another attempt has the key now; then nothing is changed.
+    /// Returns [`Error::Fenced`], and changes nothing, if the key now belongs to a different attempt.
     pub(crate) fn record_applied(
         &self,
         key: Key<'_>,
@@ -64,7 +68,8 @@ impl Engine {
         let attempt = (doubt.version, doubt.attempt);
         let outcome = self.change(&call, None, |view| {
             let decision = decide::applied(view, attempt, request, value, terms);
-            // Only now: a result that is too large to be recorded may be there already.
+            // Checked only if a record is to be written: a result that is too large to record may be in the store
+            // already.
             if let Decision::Write(_) = decision {
                 self.check_result(key, &value)?;
             }

@@ -1,7 +1,7 @@
-//! Which claims this thread works under: those of the `run`s whose closures it is in.
+//! Tracks the claims that this thread works under: those of the calls of `run` whose closures it is running.
 //!
-//! A call from such a closure that waited for the claim would wait for itself. Work that a closure gives to another thread is
-//! not known here.
+//! If a call made in such a closure waited for the claim, it would wait for itself. Work that a closure passes to
+//! another thread is not tracked.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
@@ -10,42 +10,43 @@ use std::sync::Arc;
 use crate::flights::{Claim, Flights};
 use crate::planted::{Bug, planted};
 
-/// A claim of one store. The store outlives the closure, so the address of its flights is unique.
-type Held = (*const Flights, u128, Claim);
+/// A claim, with the hash of its key and the address of its store's flights. The store outlives the closure, so the
+/// address identifies it.
+type HeldClaim = (*const Flights, u128, Claim);
 
 #[cfg(not(oncekey_shuttle))]
 thread_local! {
-    static HELD: RefCell<Vec<Held>> = const { RefCell::new(Vec::new()) };
+    static HELD: RefCell<Vec<HeldClaim>> = const { RefCell::new(Vec::new()) };
 }
 
-// Shuttle runs all its threads on one.
+// Shuttle runs all its threads on one thread of the operating system, so it needs its own thread-local storage.
 #[cfg(oncekey_shuttle)]
 shuttle::thread_local! {
-    static HELD: RefCell<Vec<Held>> = RefCell::new(Vec::new());
+    static HELD: RefCell<Vec<HeldClaim>> = RefCell::new(Vec::new());
 }
 
-/// This thread is in the closure of a `run`, until this is dropped: at the end of the closure or of its panic.
+/// Marks this thread as running the closure of a `run`. Dropped when the closure returns or unwinds.
 #[derive(Debug)]
-#[must_use = "the closure is over when this is dropped"]
+#[must_use = "the thread no longer counts as inside the closure once this is dropped"]
 pub(crate) struct InClosure {
     _of_this_thread: PhantomData<*const ()>,
 }
 
 impl Drop for InClosure {
     fn drop(&mut self) {
-        // The closures that a thread is in end in the reverse order.
+        // The last closure that the thread entered is the first to end.
         let _ = HELD.try_with(|held| held.borrow_mut().pop());
     }
 }
 
-/// This thread is about to call the closure that runs under `claim`.
+/// Registers that this thread is about to call the closure that runs under `claim`.
 pub(super) fn enter(flights: &Arc<Flights>, hash: u128, claim: Claim) -> InClosure {
     HELD.with(|held| held.borrow_mut().push((Arc::as_ptr(flights), hash, claim)));
     InClosure { _of_this_thread: PhantomData }
 }
 
-/// Whether this thread is in the closure that runs under `claim`.
+/// Whether this thread is running the closure that runs under `claim`.
 pub(super) fn is_own(flights: &Flights, hash: u128, claim: Claim) -> bool {
-    let is_own = |held: &Held| std::ptr::eq(held.0, flights) && held.1 == hash && held.2.is(claim);
+    let is_own = |held: &HeldClaim| std::ptr::eq(held.0, flights) && held.1 == hash && held.2.is(claim);
     !planted(Bug::WaitsForItself) && HELD.with(|held| held.borrow().iter().any(is_own))
 }

@@ -1,9 +1,10 @@
 //! Checks whether the path by which the store was opened still leads to its file.
 //!
-//! A file that was removed, renamed or replaced goes on working for the process that has it open, while another process that
-//! opens the path gets another file: both would run every side effect. The path is compared with the open file at every new
-//! segment, at `sync`, `compact` and `close`, and at most once a second of store time by calls that begin or end an
-//! operation. A difference that was seen once counts for good, because another process may have used the path in between.
+//! A file that was removed, renamed or replaced still works for the process that has it open, while another process
+//! that opens the path gets a different file. Both processes would run every side effect. So the path is compared with
+//! the open file at every new segment, at `sync`, `compact` and `close`, and by calls that begin or end an operation,
+//! at most once per second of store time. A difference that was seen once is never taken back, because another process
+//! may have used the path in between.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,17 +14,19 @@ use crate::planted::{Bug, planted};
 use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-/// How much store time passes between two checks by calls that begin or end an operation, in ms.
+/// The minimum store time between two comparisons by calls that begin or end an operation.
 const LOOK_INTERVAL_MS: u64 = 1_000;
 
+/// The check of one store's path.
 #[derive(Debug)]
 pub(super) struct PathCheck {
     storage: Arc<dyn Storage>,
     path: PathBuf,
+    /// A comparison has found a difference.
     replaced: AtomicBool,
-    /// Store time from which the next check is due.
+    /// The store time from which the next comparison by [`PathCheck::look_if_due`] is due.
     next_look_ms: AtomicU64,
-    /// The sequence of the tail at the last check of [`PathCheck::look_if_new`].
+    /// The sequence of the tail at the last comparison by [`PathCheck::look_if_new`].
     segment: AtomicU64,
 }
 
@@ -42,14 +45,15 @@ impl PathCheck {
         self.replaced.load(Ordering::Relaxed)
     }
 
-    /// [`Error::Replaced`] if a difference was seen. Does not touch the path.
+    /// Returns [`Error::Replaced`] if a comparison has found a difference. Does not access the file system.
     pub(super) fn check(&self) -> Result<()> {
         if self.is_replaced() { Err(Error::Replaced { path: self.path.clone() }) } else { Ok(()) }
     }
 
-    /// Compares the path with the open file now.
+    /// Compares the path with the open file now. Returns [`Error::Replaced`] if this or an earlier comparison has found
+    /// a difference.
     pub(super) fn look(&self) -> Result<()> {
-        // If the system cannot say what the path leads to, what was known before still holds.
+        // If the operating system cannot resolve the path, the outcome of the earlier comparisons still holds.
         let is_elsewhere = matches!(self.storage.is_in_place(), Ok(false));
         if is_elsewhere && !planted(Bug::PathNotCompared) && !self.replaced.swap(true, Ordering::Relaxed) {
             crate::events::replaced(&self.path);
@@ -57,7 +61,8 @@ impl PathCheck {
         self.check()
     }
 
-    /// Compares if a second has passed since a caller did.
+    /// Compares the path with the open file if a second of store time has passed since the last time. Returns as
+    /// [`PathCheck::look`] does.
     pub(super) fn look_if_due(&self, now_ms: u64) -> Result<()> {
         let due_ms = self.next_look_ms.load(Ordering::Relaxed);
         if now_ms < due_ms {
@@ -68,7 +73,7 @@ impl PathCheck {
         if looks.is_ok() { self.look() } else { self.check() }
     }
 
-    /// Compares if the log has a new tail since the last time.
+    /// Compares the path with the open file if the log has gone on to a new segment since the last time.
     pub(super) fn look_if_new(&self, segment: u64) {
         if self.segment.load(Ordering::Relaxed) < segment
             && self.segment.fetch_max(segment, Ordering::Relaxed) < segment

@@ -9,13 +9,13 @@ use crate::status::{Status, Version};
 use crate::sync::Patience;
 
 impl Engine {
-    /// The key's state. Waits at most for a sync, and for one that another thread makes no longer than `patience`.
+    /// Returns the key's state. May wait for a sync, but for another thread's sync no longer than `patience`.
     pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
         let _events = crate::events::hold_back();
         self.viewer.get(self.admit(key)?, self.settings.terms.durability, patience)
     }
 
-    /// Copies the result of a completed operation to the end of `buffer`. None if the operation is not completed.
+    /// Appends the result of a completed operation to `buffer`. Returns None if the operation is not completed.
     pub(crate) fn replay_into(
         &self,
         key: Key<'_>,
@@ -34,10 +34,10 @@ mod tests {
     use crate::format::record::Value;
     use crate::{Error, Fingerprint, Options};
 
-    /// The index knows only a part of each hash, so two keys may share an entry's tag. The damage of one must not make the other
-    /// corrupt.
+    /// The index stores only a part of each hash, so the entries of two keys may have the same tag. If the record of
+    /// one key is damaged, calls on the other key must still succeed.
     #[test]
-    fn a_damaged_record_does_not_make_other_keys_corrupt() {
+    fn a_damaged_record_does_not_affect_other_keys() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("test.once");
         let engine = Options::new().segment_size(64 << 10).open_file(&path).unwrap();

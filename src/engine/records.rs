@@ -1,8 +1,9 @@
-//! The key's last record: the index and the log behind it, read as one map, and kept in step.
+//! Presents the index and the log as one map from each key to its last record.
 //!
-//! [`Records`] owns the index, and knows which records cannot be read. It decides nothing and waits for no caller: a lookup
-//! needs no flight, because the index points only to records that are as durable as was asked for. What changes the index
-//! is called with the key's flight held, so that the entry which a call found is still there.
+//! [`Records`] owns the index and the set of unreadable records. A lookup needs no flight (the per-key lock) and waits
+//! for no other caller, because the index points only to records that are already as durable as their callers asked
+//! for. A method that changes the index is called with the key's flight held, so that the entry which the caller found
+//! is still there.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,19 +20,20 @@ use crate::log::reader::RecordLocation;
 use crate::record::{Liveness, RecordSize, liveness, lost_liveness};
 use crate::status::Version;
 
-/// A key, checked, and its hash: what every part of the engine takes for one.
+/// A key that was checked, and its hash. Every part of the engine takes keys in this form.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct HashedKey<'a> {
     pub(super) key: Key<'a>,
     pub(super) hash: u128,
 }
 
-/// What a key's last record says now.
+/// The content of a key's last record, and its meaning at the time of the lookup.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) address: Address,
     pub(crate) place: RecordLocation,
     pub(crate) size: RecordSize,
+    /// The meaning of the record at the time of the lookup.
     pub(crate) liveness: Liveness,
     pub(crate) version: Version,
     pub(crate) origin: Version,
@@ -43,41 +45,44 @@ pub(crate) struct Found {
     /// The operation is completed, and its result could not be recorded.
     pub(crate) not_kept: bool,
     pub(crate) typing: Option<Typing>,
-    /// Present only if the lookup asked for it and it is still kept.
+    /// The result. Present only if the lookup was to copy it and it has not expired.
     pub(crate) result: Option<Vec<u8>>,
 }
 
 impl Found {
-    /// The position in the log at which its record ends.
+    /// The position in the log at which the record ends.
     pub(super) fn end(&self) -> u64 {
         self.place.position + self.place.length_bytes
     }
 }
 
-/// What is known of a key's last record that cannot be read: what the footer says, or the record in which it was carried
-/// along.
+/// A key's last record that cannot be read, as described by the footer of its segment or by the record that carries its
+/// bytes.
 #[derive(Debug)]
 pub(super) struct Unreadable {
     pub(super) address: Address,
     pub(super) size: RecordSize,
     pub(super) version: Version,
-    /// What the record would leave of the key.
+    /// The meaning that the record is taken to have. See [`lost_liveness`].
     pub(super) liveness: Liveness,
-    /// The error of a call that needs to know more than that.
+    /// The error for a call that needs the content of the record.
     pub(super) error: Error,
 }
 
-/// A key's last record.
+/// The outcome of looking up a key's last record.
 pub(super) enum Sight<R> {
-    /// What the caller made of it.
+    /// The record was read, and the caller's function returned this.
     Read(R),
+    /// The record cannot be read.
     Unreadable(Unreadable),
 }
 
-/// Whether a lookup copies the result out.
+/// What a lookup copies out of the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Want {
+    /// The state and the result.
     Result,
+    /// The state without the result.
     State,
 }
 
@@ -123,7 +128,8 @@ impl Records {
         self.log.path()
     }
 
-    /// The key's last record, if it leaves anything of the key.
+    /// Returns the key's last record, or None if the key is gone. Fails if the record cannot be read, unless the key is
+    /// known to be gone even so.
     pub(super) fn lookup(&self, key: HashedKey<'_>, now_ms: u64, want: Want) -> Result<Option<Found>> {
         match self.last_record(key, now_ms, want)? {
             Some(Sight::Read(found)) if found.liveness != Liveness::Gone => Ok(Some(found)),
@@ -132,7 +138,7 @@ impl Records {
         }
     }
 
-    /// The key's last record, even if it leaves nothing of the key or cannot be read.
+    /// Returns the key's last record, even if it means that the key is gone, or cannot be read.
     pub(super) fn last_record(
         &self,
         key: HashedKey<'_>,
@@ -148,7 +154,7 @@ impl Records {
         })
     }
 
-    /// Calls `read` with the key's last record, if the index has an entry for the key.
+    /// Calls `read` with the key's last record. Returns None if the index has no entry for the key.
     pub(super) fn read<R>(
         &self,
         key: HashedKey<'_>,
@@ -157,11 +163,12 @@ impl Records {
     ) -> Result<Option<Sight<R>>> {
         let HashedKey { key, hash } = key;
         loop {
-            // Of any key: the index knows only a part of each hash.
+            // Damaged records of any key: the index stores only a part of each hash, so it may offer records of other
+            // keys.
             let mut damaged = Vec::new();
             let found = self.index.find(hash, |address| {
-                // Checked under the shard's lock. A close takes every shard's lock once before it lets go of the file, and
-                // from then on another process may write to the file or shorten it.
+                // Checked with the shard locked. A close locks every shard once before it unlocks the file, and from
+                // then on another process may write to the file or shorten it.
                 if self.admission.is_closed() {
                     return Some(Err(Error::Closed));
                 }
@@ -181,8 +188,8 @@ impl Records {
             if found.is_some() || damaged.is_empty() {
                 return found.transpose();
             }
-            let lost = self.whose(hash, damaged, now_ms);
-            // The footers were read without the lock.
+            let lost = self.find_damaged(hash, damaged, now_ms);
+            // The footers were read without the shard's lock, so a close may not have waited for this call.
             if self.admission.is_closed() {
                 return Err(Error::Closed);
             }
@@ -192,9 +199,9 @@ impl Records {
         }
     }
 
-    /// Finds among damaged records the last one of the key with this hash, by what the footers say. The outer None means that
-    /// one of them was moved or replaced meanwhile, so that the index has to be read again.
-    fn whose(
+    /// Finds, with the help of the footers, the damaged record that is the last one of the key with this hash. The
+    /// outer None means that a damaged record was moved or replaced meanwhile, so the index has to be read again.
+    fn find_damaged(
         &self,
         hash: u128,
         damaged: Vec<(Address, Error)>,
@@ -210,22 +217,23 @@ impl Records {
             if lost.as_ref().is_none_or(|(_, lost)| lost.liveness != Liveness::Gone) {
                 self.note_unreadable(hash, address);
             }
-            // Last: if the entry is still there, the footer spoke of the record that could not be read.
+            // Checked last: if the entry is still there, the footer described the record that could not be read, and
+            // not a later one at the same address.
             if !self.index.holds(hash, address) {
                 return None;
             }
             match lost {
-                Some((whose, lost)) if whose == hash => return Some(Ok(Some(lost))),
+                Some((owner, lost)) if owner == hash => return Some(Ok(Some(lost))),
                 Some(_) => {}
-                // It may belong to any key whose hash begins alike.
+                // The record may belong to this key, or to another key with the same tag in the index.
                 None => unlisted = Some(error),
             }
         }
         Some(unlisted.map_or(Ok(None), Err))
     }
 
-    /// Counts a record that cannot be read, and emits an event if it was not known to be. `hash` is of any key for which the
-    /// index would find the record.
+    /// Adds a record to the set of unreadable ones, and emits an event if it is new there. `hash` is the hash of any
+    /// key for which the index finds the record.
     pub(super) fn note_unreadable(&self, hash: u128, address: Address) {
         if !self.unreadable.add(address) {
             return;
@@ -237,7 +245,7 @@ impl Records {
         }
     }
 
-    /// What a record says of the unreadable one that it carries.
+    /// Describes an unreadable record from the record that carries its bytes.
     fn carried(
         &self,
         address: Address,
@@ -257,7 +265,7 @@ impl Records {
     }
 }
 
-/// What the footer says of the record at `address`, which cannot be read.
+/// Describes the unreadable record at `address` from its footer entry.
 fn lost_at(address: Address, entry: &FooterEntry, error: Error, now_ms: u64) -> Unreadable {
     Unreadable {
         address,
@@ -268,7 +276,7 @@ fn lost_at(address: Address, entry: &FooterEntry, error: Error, now_ms: u64) -> 
     }
 }
 
-/// What a record says, without its result.
+/// Copies everything but the result out of a record, and determines its meaning at `now_ms`.
 pub(super) fn found_at(address: Address, place: RecordLocation, record: &Record<'_>, now_ms: u64) -> Found {
     Found {
         address,

@@ -1,6 +1,6 @@
-//! What one call asks for: its durability, its request, its retention, what it expects and what it puts in its place.
+//! The parameters of one call: its durability, request and retention, the state it expects and the state it sets.
 //!
-//! Data only. The defaults of a store are its [`Settings`]; a call may have [`Terms`] of its own.
+//! Data only. A store has default [`Terms`] in its [`Settings`]; a call may override them.
 
 use std::fmt;
 
@@ -11,12 +11,12 @@ use crate::record::{Length, Retention};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
-/// What a change has survived when the call that made it returns.
+/// Which failures a change survives once the call that made it has returned.
 ///
 /// ```
 /// use oncekey::{Durability, Options};
 ///
-/// // Records survive a crash of the process at once, and a loss of power from the next `sync` on.
+/// // Each record survives a crash of the process when its call returns, and a loss of power after the next `sync`.
 /// let store = Options::new().durability(Durability::Buffered).open_in_memory()?;
 /// store.sync()?;
 /// # Ok::<(), oncekey::Error>(())
@@ -33,7 +33,7 @@ pub enum Durability {
 }
 
 impl Durability {
-    /// How far a record of this durability must have come before its call returns.
+    /// The state that a record must reach before a call with this durability returns.
     pub(crate) fn until(self) -> Until {
         match self {
             Durability::Sync => Until::Synced,
@@ -42,17 +42,17 @@ impl Durability {
     }
 }
 
-/// What a call says of its request: a key is used again for the same request only.
+/// The request of a call. A key may be reused only for the same request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Request {
     /// The fingerprint that is recorded if the call begins or records something.
     pub(crate) fingerprint: Fingerprint,
-    /// Another fingerprint of the same request: the one that an earlier version of the program computed.
+    /// An alternative fingerprint of the same request, as an earlier version of the program computed it.
     pub(crate) or: Option<Fingerprint>,
 }
 
 impl Request {
-    /// Whether a record with this fingerprint is of the same request.
+    /// Whether a record with the fingerprint `stored` belongs to the same request.
     pub(super) fn is(self, stored: Fingerprint) -> bool {
         stored == self.fingerprint || self.or == Some(stored)
     }
@@ -64,19 +64,19 @@ impl From<Fingerprint> for Request {
     }
 }
 
-/// What one call asks for.
+/// The parameters of one call.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
     pub(crate) durability: Durability,
-    /// The begin record is written and not synced. The side effect may run twice, so a begin that a loss of power undoes
-    /// does no harm.
+    /// Whether the begin record is written without a sync. For side effects that may run twice: a begin that is lost
+    /// with a loss of power does no harm there.
     pub(crate) begin_unsynced: bool,
     pub(crate) retention: Retention,
-    /// How long after its begin a lease may be taken over; None: never.
+    /// The time after its begin from which a lease may be taken over. None means never.
     pub(crate) lease_ms: Option<u64>,
-    /// What a begin record says of the typed interface.
+    /// The note of the typed interface in a begin record.
     pub(crate) typing: Option<Typing>,
-    /// How long the call waits for other callers, from its start and however often it is woken.
+    /// How long the call waits for other callers in total, counted from its start.
     pub(crate) patience: Patience,
 }
 
@@ -84,23 +84,24 @@ pub(crate) struct Terms {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settings {
     pub(crate) terms: Terms,
-    /// The result retention that was set; None: results are kept as long as their keys.
+    /// The retention that was set for results. None means that results are kept as long as their keys.
     pub(crate) result_retention_ms: Option<u64>,
     pub(crate) max_result_bytes: usize,
 }
 
-/// What a finished attempt leaves behind.
+/// How an attempt ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish<'a> {
-    /// Its result, or that the result could not be recorded.
+    /// The side effect happened. The value is its result, or the note that the result could not be recorded.
     Completed(Value<'a>),
-    /// Nothing but the count of attempts: the side effect certainly did not happen.
+    /// The side effect certainly did not happen. Only the count of attempts is kept.
     Released,
 }
 
 /// The state that [`Store::compare_and_set`](crate::Store::compare_and_set) expects.
 ///
-/// A state that went away and came back has another version, so comparing versions is safe where comparing states is not.
+/// A key that left a state and returned to it has a different version, so comparing versions detects changes that
+/// comparing states would miss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expected {
@@ -121,10 +122,10 @@ pub enum Expected {
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Next<'a> {
-    /// The side effect certainly did not happen, or what is known of it is given up.
+    /// The key is absent: the side effect certainly did not happen, or its record is to be discarded.
     Absent,
-    /// An attempt without a lease began, or may have begun. Only [`Store::begin`](crate::Store::begin) gives a lease, so
-    /// there is no "in progress" here.
+    /// An attempt without a lease began, or may have begun. Only [`Store::begin`](crate::Store::begin) gives a lease,
+    /// so this enum has no "in progress".
     InDoubt {
         /// The fingerprint of the request. If the key is in progress or in doubt, it must be the stored one.
         fingerprint: Fingerprint,
@@ -155,7 +156,7 @@ impl fmt::Debug for Next<'_> {
 }
 
 impl Next<'_> {
-    /// The fingerprint of what is set, if it has one.
+    /// The fingerprint of the next state, if that has one.
     pub(super) fn fingerprint(&self) -> Option<Fingerprint> {
         match self {
             Next::Absent => None,

@@ -1,7 +1,7 @@
-//! Records that are known to be unreadable: counts them, so that each is reported once.
+//! Keeps the set of records that are known to be unreadable, so that each is counted and reported once.
 //!
-//! A record is known when a lookup or reclaiming has met it, or when it was carried along before the store was opened. It is
-//! removed here when its key gets another record, expires or is given up.
+//! A record is added when a lookup or reclaiming fails to read it, and by recovery if an earlier session has carried it
+//! along. It is removed when its key gets a new record, expires or is forgotten.
 
 use std::collections::BTreeSet;
 
@@ -9,11 +9,13 @@ use crate::index::Address;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
+/// The unreadable records of one store.
 #[derive(Debug)]
 pub(super) struct UnreadableRecords {
-    /// Their offsets in the file.
+    /// The offsets of the records in the file.
     known: Mutex<BTreeSet<u64>>,
-    /// How many there are. Read without the lock, because every change of a key checks whether there are any.
+    /// The number of records. Kept as an atomic because every change of a key reads it, and must not take the lock for
+    /// that.
     count: AtomicU64,
 }
 
@@ -27,19 +29,19 @@ impl UnreadableRecords {
         self.count.load(Ordering::SeqCst)
     }
 
-    /// Notes that the record at `address` cannot be read. True if that was not known.
+    /// Adds the record at `address`. Returns whether it is new in the set.
     pub(super) fn add(&self, address: Address) -> bool {
         self.change(|known| known.insert(address.offset()))
     }
 
-    /// Notes that the record at `address` is no key's last one any more.
+    /// Removes the record at `address`, if it is in the set, because it is no longer the last record of its key.
     pub(super) fn remove(&self, address: Address) {
         if self.count() > 0 {
             self.change(|known| known.remove(&address.offset()));
         }
     }
 
-    /// Notes that the record was moved.
+    /// Replaces the address of a record that was moved, if it is in the set.
     pub(super) fn replace(&self, old: Address, new: Address) {
         if self.count() > 0 {
             self.change(|known| known.remove(&old.offset()) && known.insert(new.offset()));

@@ -1,7 +1,8 @@
-//! What a key's state is now, and what may be answered from it. Changes nothing.
+//! Reads the current state of a key, and answers callers from it. Changes nothing.
 //!
-//! A call that is about to change a key takes a [`View`] under the key's flight, where the state stays as it is. A call that
-//! only looks takes a [`Seen`] without a flight and without waiting for other callers.
+//! A call that is about to change a key takes a [`View`] while it holds the key's flight (the per-key lock), which
+//! keeps the state from changing. A call that only reads takes a [`Seen`], without a flight and without waiting for
+//! other callers.
 
 use std::sync::Arc;
 
@@ -16,29 +17,32 @@ use crate::record::Liveness;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
-/// A key's state under its flight: what a decision is made from.
+/// A key's state, read while its flight is held. Decisions are made from it.
 #[derive(Debug)]
 pub(super) struct View {
+    /// The key's last record, unless the key is gone or the record cannot be read.
     pub(super) found: Option<Found>,
-    /// What the key's next record replaces in the index. There may be an entry although its record leaves nothing of the
-    /// key. The flight keeps the entry where it is.
+    /// The index entry that the key's next record replaces. A key that is gone may still have an entry. The flight
+    /// keeps the entry from changing.
     pub(super) entry: Option<IndexEntry>,
-    /// The key's last record cannot be read. `found` is None then, and the status follows from the footer.
+    /// The key's last record, if it cannot be read. `found` is None then, and the status follows from the footer, or
+    /// from the record that carries the unreadable one.
     pub(super) unreadable: Option<Unreadable>,
+    /// The claim on the key when its flight was entered.
     pub(super) claim: Option<Claim>,
     pub(super) status: Status,
-    /// When the view was taken: what is decided from it happens then.
+    /// The store time at which the view was taken, and so the time of a change that is decided from it.
     pub(super) now_ms: u64,
 }
 
 impl View {
-    /// The number of attempts so far.
+    /// The number of the key's last attempt; 0 if there is none on record.
     pub(super) fn attempt(&self) -> u32 {
         self.found.as_ref().map_or(0, |found| found.attempt)
     }
 }
 
-/// A key's state, seen without its flight.
+/// A key's state, read without its flight.
 pub(super) struct Seen {
     pub(super) status: Status,
     pub(super) found: Option<Found>,
@@ -47,7 +51,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The attempt that another caller runs, or whose doubt another caller resolves.
+    /// The number of the attempt that another caller is running, or is resolving the doubt about.
     pub(super) fn attempt_at_work(&self) -> Option<u32> {
         let found = self.found.as_ref()?;
         match self.claim {
@@ -58,7 +62,7 @@ impl Seen {
     }
 }
 
-/// Takes views of keys.
+/// Reads the states of keys.
 #[derive(Debug)]
 pub(super) struct Viewer {
     records: Arc<Records>,
@@ -71,7 +75,8 @@ impl Viewer {
         Viewer { records, flights, clock }
     }
 
-    /// The key's state under its flight, also if its last record cannot be read.
+    /// Reads the key's state, which `flight` keeps from changing. Succeeds even if the key's last record cannot be
+    /// read.
     pub(super) fn view(
         &self,
         key: HashedKey<'_>,
@@ -98,16 +103,19 @@ impl Viewer {
         })
     }
 
-    /// The key's state for a call that only looks. Waits for no other caller: while a key is being changed, its state is the
-    /// one before the change until the index points to the new record, which is then as durable as was asked for.
+    /// Reads the key's state for a call that only reads. Waits for no other caller: while another thread is changing
+    /// the key, this returns the state before the change, until the index points to the new record. That record is then
+    /// as durable as its caller asked for.
     ///
-    /// The record and the claim are read one after the other, and yet the answer is the state at one moment. A lease is
-    /// published just before the index points to its record, and a change ends it just after the index points to another
-    /// record. So, while the index points to the record of an attempt:
+    /// The record and the claim are read one after the other, but the result is the state at one moment. This relies on
+    /// the order of a change: a lease is published before the index points to its record, and a change ends the lease
+    /// after the index points to the next record. So, if the index pointed to the record of an attempt:
     ///
-    /// - If the claim is the lease of the record that was read, it existed when the index was read: in progress.
-    /// - If it is not, the index is read again. If it still points to a record of the same version, it did when the claim was
-    ///   read: in doubt. Otherwise the key was changed meanwhile, and the look starts again with what is there now.
+    /// - If the claim is the lease of that record, the lease existed when the index was read. The operation is in
+    ///   progress.
+    /// - Otherwise the index is read again. If it points to a record of the same version, it did so when the claim was
+    ///   read, so the operation is in doubt. If not, the key was changed meanwhile, and this starts again with the
+    ///   record found now.
     pub(super) fn look(&self, key: HashedKey<'_>, mut now_ms: u64, want: Want) -> Result<Seen> {
         let mut found = self.records.lookup(key, now_ms, want)?;
         loop {
@@ -130,8 +138,8 @@ impl Viewer {
         }
     }
 
-    /// The key's state, as durable as `durability` demands. Waits for a sync at most, and for one that another thread makes no
-    /// longer than `patience`: [`Error::Busy`] then.
+    /// Returns the key's state, once it is as durable as `durability` demands. May wait for a sync. Returns
+    /// [`Error::Busy`] if another thread's sync takes longer than `patience`.
     pub(super) fn get(
         &self,
         key: HashedKey<'_>,
@@ -149,7 +157,7 @@ impl Viewer {
         }
     }
 
-    /// Copies the result of a completed operation to the end of `buffer`. None if the operation is not completed.
+    /// Appends the result of a completed operation to `buffer`. Returns None if the operation is not completed.
     pub(super) fn replay_into(
         &self,
         key: HashedKey<'_>,
@@ -179,7 +187,7 @@ impl Viewer {
         }
     }
 
-    /// Returns when the record that was found is as durable as `durability` demands of an answer.
+    /// Returns once the record that was found is durable enough to answer a call with this durability.
     pub(super) fn ensure_durable(&self, found: &Found, durability: Durability) -> Result<()> {
         match durability {
             Durability::Sync => self.records.log().sync_to(found.end()),
@@ -187,7 +195,8 @@ impl Viewer {
         }
     }
 
-    /// Returns when the result of a completed operation may be given to a caller with this request.
+    /// Returns once the result of the completed operation may be replayed to a caller with this request. Fails if the
+    /// request differs, or if the result was not recorded or has expired.
     pub(super) fn check_replay(
         &self,
         key: Key<'_>,
@@ -207,7 +216,8 @@ impl Viewer {
         Ok(())
     }
 
-    /// [`Error::Mismatch`] if the record that was found is of another request, once it is as durable as `durability` demands.
+    /// Returns [`Error::Mismatch`] if the record that was found belongs to a different request, once the record is as
+    /// durable as `durability` demands.
     pub(super) fn check_request(
         &self,
         key: Key<'_>,
@@ -224,18 +234,19 @@ impl Viewer {
     }
 }
 
-/// The status of a key whose last record is `found`.
+/// Returns the status of a key whose last record is `found`.
 fn status(found: Option<&Found>, claim: Option<Claim>, now_ms: u64) -> Status {
     status_of(found.map(|found| (found.liveness, found.version)), claim, now_ms)
 }
 
-/// The status of a key of which its last record, of that version, leaves so much. Under the key's flight it stays so, except
-/// that a lease may be dropped.
+/// Returns the status of a key from the liveness and the version of its last record. While the key's flight is held,
+/// only the drop or the deadline of a lease can change the status.
 fn status_of(last: Option<(Liveness, Version)>, claim: Option<Claim>, now_ms: u64) -> Status {
     match last {
         None | Some((Liveness::Gone | Liveness::Released, _)) => Status::Absent,
         Some((Liveness::Completed | Liveness::CompletedWithoutResult, _)) => Status::Completed,
-        // A record that cannot be read is in doubt unless it is known to have been something else.
+        // An operation whose record cannot be read is in doubt, unless the record is known to have been of a different
+        // kind.
         Some((Liveness::Begun | Liveness::Unreadable, version)) => match claim {
             Some(Claim::Lease { version: leased, deadline_ms, .. })
                 if leased == version && now_ms < deadline_ms =>

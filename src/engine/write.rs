@@ -1,14 +1,15 @@
-//! Writes changes: from a decided [`Change`] to its record in the log, and to the index that points to it.
+//! Writes decided changes: appends their records to the log, waits for them, and points the index to them.
 //!
 //! ```text
 //! decide -> Change -> append (into the gathering batch) -> wait (write, sync) -> apply (index, space usage, claim)
 //! ```
 //!
-//! Single calls and the moves of reclaiming go this way, and so does everything that changes several keys at once: the changes
-//! of one call are one slice, which becomes part of one frame, so that a crash keeps all of them or none.
+//! Every change of a key is written here: those of single calls, those of calls that change several keys, and the moves
+//! of reclaiming. The changes of one call are passed as one slice and become part of one frame, so that a crash keeps
+//! all of them or none.
 //!
-//! Touches the log, the [`Records`], and the claims on the flights that the caller holds: those of all keys that it changes, from
-//! before it decided until the changes are applied.
+//! This module touches the log, the [`Records`], and the claims on the flights (the per-key locks). The caller enters the
+//! flights of all keys that it changes before it decides, and holds them until the changes are applied.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -28,12 +29,12 @@ use crate::record::{RecordSize, Retention};
 use crate::status::Version;
 use crate::sync::atomic::{AtomicU64, Ordering};
 
-/// Gives out the versions of one opening.
+/// Generates the versions of one session: the time from opening a store until it is closed.
 #[derive(Debug)]
 pub(super) struct Versions {
     path: PathBuf,
     open_count: u32,
-    /// The counter of the last version that was given out.
+    /// The counter of the last version that was generated.
     counter: AtomicU64,
 }
 
@@ -42,38 +43,43 @@ impl Versions {
         Versions { path, open_count, counter: AtomicU64::new(counter) }
     }
 
-    /// The next version. Called only with a key's flight held, so that the versions of a key grow in the order of its records.
+    /// Generates the next version. Called only while the key's flight is held, so that a later record of a key always
+    /// has a higher version.
     pub(super) fn next(&self) -> Result<Version> {
         let counter = self.counter.fetch_add(1, Ordering::Relaxed) + 1;
         Version::compose(self.open_count, counter).ok_or_else(|| Error::changes_exhausted(&self.path))
     }
 
+    /// The counter of the last version that was generated.
     pub(super) fn last_counter(&self) -> u64 {
         self.counter.load(Ordering::SeqCst)
     }
 }
 
-/// What is applied once a change's record is written.
+/// The effect of a change on index, space usage and claims, applied once its record is written.
 #[derive(Debug)]
 pub(super) struct Effect {
+    /// The hash of the key.
     pub(super) hash: u128,
+    /// The size of the new record.
     pub(super) size: RecordSize,
-    /// The time at which the record counts as appended.
+    /// The store time at which space usage counts the record as appended.
     pub(super) time_ms: u64,
-    /// What the record replaces in the index.
+    /// The index entry that the record replaces.
     pub(super) replaced: Option<IndexEntry>,
     pub(super) kind: EffectKind,
 }
 
+/// Whether a change sets a new state or moves a record.
 #[derive(Debug)]
 pub(super) enum EffectKind {
-    /// The key has a new state: a claim that begins with it, or the end of one.
+    /// The key has a new state. A claim may begin with it, or the present one may end.
     Changed { begins: Option<Claim>, ends_claim: bool },
-    /// The record is a copy of the key's last one. Callers that wait for a change are not woken.
+    /// The record is a copy of the key's last one. Callers that wait for the key to change are not woken.
     Moved,
 }
 
-/// A decided change of one key, encoded and checksummed, with the space for it.
+/// A decided change of one key, with its encoded and checksummed record.
 #[derive(Debug)]
 pub(super) struct Change<'a> {
     pub(super) record: NewRecord<'a>,
@@ -82,7 +88,7 @@ pub(super) struct Change<'a> {
 }
 
 impl<'a> Change<'a> {
-    /// Turns a draft into a record of the next version, at the time of the view.
+    /// Turns a draft into a change: its record gets `version` and the time of the view.
     pub(super) fn new(
         records: &Records,
         (key, view): (HashedKey<'a>, &View),
@@ -124,7 +130,7 @@ impl<'a> Change<'a> {
         Change { record, effect, flight }
     }
 
-    /// The lease that the change begins.
+    /// The lease that begins with the change, if one does.
     pub(super) fn lease(&self) -> Option<Claim> {
         match self.effect.kind {
             EffectKind::Changed { begins, .. } => begins,
@@ -144,7 +150,8 @@ impl WritePath {
         WritePath { records }
     }
 
-    /// Copies the records of `changes` into one frame. `reservation` is the space for all of them.
+    /// Appends the records of `changes` to the gathering batch, all of them to the same frame. `reservation` is the
+    /// space for all of them.
     pub(super) fn append(
         &self,
         changes: &[Change<'_>],
@@ -154,17 +161,18 @@ impl WritePath {
         self.records.log().append(changes.iter().map(|change| &change.record), reservation, until)
     }
 
-    /// Waits until the changes are as durable as their ticket wants them, and applies them.
+    /// Waits until the changes are as durable as their ticket demands, and applies them.
     pub(super) fn finish(&self, changes: &[Change<'_>], ticket: &Ticket) -> Result<()> {
-        let written = self.wait(changes, ticket);
+        let written = self.wait_and_apply(changes, ticket);
         for change in changes {
-            // Whether or not it was written: waiters look again, and find the store poisoned if it was not.
+            // This is done even if the write failed: the waiters then wake, read the state again and find the store
+            // poisoned.
             change.flight.note_change();
         }
         written
     }
 
-    fn wait(&self, changes: &[Change<'_>], ticket: &Ticket) -> Result<()> {
+    fn wait_and_apply(&self, changes: &[Change<'_>], ticket: &Ticket) -> Result<()> {
         let mut offset = self.records.log().wait(ticket)?.offset;
         // The changes are applied all or none: if the last address is in range, so are the others.
         let frame_bytes: u64 = changes.iter().map(|change| change.effect.size.length_bytes).sum();
@@ -173,7 +181,7 @@ impl WritePath {
         for (number, change) in changes.iter().enumerate() {
             let address = self.records.log().address_at(offset)?;
             let later = &changes[number + 1..];
-            // Of two changes of one key only the last reaches the index.
+            // If several changes are of the same key, only the last one enters the index.
             if later.iter().any(|later| later.effect.hash == change.effect.hash) {
                 self.records.add_dead(&change.effect);
             } else {
@@ -199,11 +207,11 @@ impl WritePath {
 }
 
 impl Records {
-    /// Points the index to a record that is written, and counts what it replaces as dead.
+    /// Points the index to a written record, counts the replaced record as dead, and sets or ends the claim.
     fn apply(&self, effect: &Effect, address: Address, flight: &FlightGuard<'_>) {
         let Effect { hash, size, time_ms, replaced, .. } = *effect;
-        // A lease is published before the index points to its record: otherwise a caller that only looks would see an
-        // attempt without a lease, which is a doubt.
+        // A lease is published before the index points to its record. Otherwise a caller that reads without the flight
+        // could find the attempt without its lease, and take the operation to be in doubt.
         let publish_lease = || {
             if let EffectKind::Changed { begins: Some(claim), .. } = effect.kind {
                 flight.set_claim(Some(claim));
@@ -218,7 +226,7 @@ impl Records {
             }
             (Some(old), _) => {
                 let is_replaced = self.index().replace(hash, old.address, address);
-                debug_assert!(is_replaced, "the flight keeps the entry where it is");
+                debug_assert!(is_replaced, "the entry changed although the flight was held");
             }
             (None, Kind::Forgotten) => {}
             (None, _) => self.index().insert(hash, address),
@@ -263,7 +271,7 @@ mod tests {
         Arc::new(Options::new().open_nowhere().unwrap())
     }
 
-    /// Records `results` in one commit, one key after another, and returns the changes' offsets in the file.
+    /// Records `results` in one commit. Returns for each the offset in the file of its key's last record.
     fn commit_together(engine: &Engine, results: &[(&str, &'static [u8])]) -> Vec<u64> {
         let terms = engine.settings().terms;
         let mut keys: Vec<HashedKey<'_>> =
@@ -309,7 +317,7 @@ mod tests {
         let length = |result: &'static [u8]| {
             crate::format::record::encoded_bytes(Key::new("a"), &Value::bytes(result))
         };
-        // Records of one frame follow one another; between two frames there is a header.
+        // Only records of the same frame are adjacent: between two frames there is a header.
         assert_eq!(offsets[1], offsets[0] + length(b"1"));
         assert_eq!(offsets[2], offsets[1] + length(b"22"));
         for (name, expected) in [("a", &b"1"[..]), ("b", b"22"), ("c", b"333")] {
@@ -319,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_changes_of_one_key_the_last_counts_and_the_other_is_dead() {
+    fn only_the_last_of_two_changes_to_a_key_is_live() {
         let engine = engine();
         commit_together(&engine, &[("a", b"first"), ("b", b"other"), ("a", b"last")]);
         assert_eq!(result(&engine, "a"), b"last");

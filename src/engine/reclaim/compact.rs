@@ -1,4 +1,5 @@
-//! Reclaims at once: for `Store::compact`, and for a caller that finds the store full. Neither goes by an estimate alone.
+//! Reclaims at once: for `Store::compact`, and for a caller that finds the store full. Neither goes by an estimate
+//! alone.
 
 use super::count::Count;
 use super::retire::{Reclaim, State};
@@ -31,7 +32,8 @@ const NOTHING_TO_GAIN_SHARE: u64 = 64;
 #[non_exhaustive]
 pub struct Compaction {
     /// Keys whose retention had passed and that this call dropped from the index. Not counted are those that reclaiming
-    /// or a new operation on the key had dropped before, and released keys, of which only the count of attempts was kept.
+    /// or a new operation on the key had dropped before, and released keys, of which only the count of attempts was
+    /// kept.
     pub expired_keys: u64,
     /// Bytes of live records that this call moved. A record that was moved twice counts twice.
     pub moved_bytes: u64,
@@ -42,8 +44,8 @@ pub struct Compaction {
 }
 
 impl Reclaim {
-    /// Retires segments until a slot is free, for a caller that needs one while the file cannot grow. The caller holds no
-    /// flight. `reason` says why the file cannot grow.
+    /// Retires segments until a slot is free, for a caller that needs one while the file cannot grow. The caller holds
+    /// no flight. `reason` says why the file cannot grow.
     pub(in crate::engine) fn make_room(&self, reason: NoRoom) -> Result<()> {
         let full = |reason: NoRoom| Err(reason.into_error(self.records.path()));
         let mut state = self.state.lock();
@@ -80,15 +82,15 @@ impl Reclaim {
         if freed_bytes == 0 { full(reason) } else { Ok(()) }
     }
 
-    /// Whether retiring all full segments would free that much. If not by the estimate, it is counted: no caller may be refused
-    /// because an expiry was not noticed yet.
+    /// Whether retiring all full segments would free that much. If not by the estimate, it is counted: no caller may be
+    /// refused because an expiry was not noticed yet.
     fn has_dead_log_bytes(&self, state: &mut State, least_bytes: u64) -> Result<bool> {
         if self.dead_log_bytes() >= least_bytes {
             return Ok(true);
         }
         let now_ms = self.clock.now_ms();
         if let Some(last) = &state.last_count
-            && !last.may_have_become(least_bytes, self.log(), now_ms)
+            && !last.may_have_reached(least_bytes, self.log(), now_ms)
         {
             return Ok(false);
         }
@@ -156,16 +158,16 @@ impl Reclaim {
             if self.begin_pass(state) {
                 self.retire_all(state)?;
             }
-            // Where there was no space to spare, the old tail comes last. It is the oldest segment now, unless there was no
-            // space to move what is before it.
+            // Where there was no space to spare, the old tail comes last. It is the oldest segment now, unless there
+            // was no space to move what is before it.
             if !is_first && self.log().span().0 == tail && self.rotate(Rotate::IfWritten)? {
                 self.begin_pass_to(state, tail);
                 self.retire_all(state)?;
             }
         }
-        // The first copies lie behind the originals. Once the originals are gone, moving those copies once more lets the file
-        // end earlier. They are the oldest segments now, so the pass is over them alone. The second pass is for the segment
-        // that was written meanwhile.
+        // The first copies lie behind the originals. Once the originals are gone, moving those copies once more lets
+        // the file end earlier. They are the oldest segments now, so the pass is over them alone. The second pass is
+        // for the segment that was written meanwhile.
         for _ in 0..2 {
             let Some(last) = self.log().shorter_by_moving() else { break };
             if last == self.log().span().1 {

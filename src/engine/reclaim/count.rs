@@ -1,4 +1,4 @@
-//! Counts from the footers how many bytes are dead, for callers that must not go by the estimate.
+//! Counts dead bytes exactly, from the footers, for callers for which the estimate in memory is not enough.
 
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
@@ -9,27 +9,30 @@ use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
 use crate::record::RecordSize;
 
-/// What was dead at one time. A record is dead if the index does not point to it, or if it has expired.
+/// The dead bytes of the log at one time. A record is dead if the index does not point to it, or if it has expired.
 #[derive(Debug)]
 pub(super) struct Count {
-    /// The oldest and the last sequence of the log.
+    /// The sequences of the oldest segment and of the tail.
     span: (u64, u64),
-    /// How many bytes had been superseded.
+    /// [`SpaceUsage::superseded_bytes`](crate::log::space_usage::SpaceUsage::superseded_bytes) at the time of the
+    /// count.
     superseded_bytes: u64,
-    /// Of the full segments.
+    /// The records of the full segments.
     tally: Tally,
-    /// How many bytes of the log come free if all full segments are retired: of each the dead share.
+    /// The number of bytes of the log that would be freed by retiring all full segments: the sum of their dead shares.
     dead_log_bytes: u64,
-    /// The most bytes of the log that come free for one dead byte, as a fraction.
+    /// The maximum number of bytes of the log that one dead byte of a record frees, as numerator and denominator. It is
+    /// more than one, because frame headers and footers are freed with the records.
     log_bytes_per_byte: (u64, u64),
-    /// Records of the tail.
+    /// The records of the tail.
     tail: SpaceTotals,
-    /// Why a segment could not be counted. Nothing of it comes free.
+    /// Why a segment could not be counted. Retiring that segment is taken to free nothing.
     damage: Option<Error>,
 }
 
 impl Count {
-    /// Counts. No segment may be retired meanwhile. What other threads append and supersede may or may not be counted.
+    /// Counts the dead bytes now. The caller makes sure that no segment is retired meanwhile. Records that other
+    /// threads append or supersede meanwhile may or may not be counted.
     pub(super) fn take(log: &Log, index: &Index, now_ms: u64) -> Result<Count> {
         let now_ms = if planted(Bug::CountForgetsExpiry) { 0 } else { now_ms };
         let (head, tail) = log.span();
@@ -69,11 +72,12 @@ impl Count {
         Ok(count)
     }
 
+    /// The number of bytes of the log that would be freed by retiring all full segments.
     pub(super) fn dead_log_bytes(&self) -> u64 {
         self.dead_log_bytes
     }
 
-    /// Records of the whole log.
+    /// The totals of the whole log.
     pub(super) fn totals(&self) -> SpaceTotals {
         let full = self.tally.totals();
         SpaceTotals {
@@ -82,13 +86,14 @@ impl Count {
         }
     }
 
+    /// The error of the first segment that could not be counted.
     pub(super) fn into_damage(self) -> Option<Error> {
         self.damage
     }
 
-    /// Whether a new count could find that so many bytes of the log come free. It could not while the log has the same
-    /// segments and too little can have expired or been superseded.
-    pub(super) fn may_have_become(&self, dead_log_bytes: u64, log: &Log, now_ms: u64) -> bool {
+    /// Whether a new count could find at least `dead_log_bytes` bytes to free. It could not if the log has the same
+    /// segments as before and too few bytes can have expired or been superseded since.
+    pub(super) fn may_have_reached(&self, dead_log_bytes: u64, log: &Log, now_ms: u64) -> bool {
         let superseded_bytes = log.space_usage().superseded_bytes() - self.superseded_bytes;
         let expired_bytes = self.tally.at_most_dead_bytes(now_ms) - self.tally.totals().dead_bytes;
         let more_bytes = scale(superseded_bytes + expired_bytes, self.log_bytes_per_byte);
@@ -96,12 +101,13 @@ impl Count {
     }
 }
 
+/// Multiplies `bytes` by a fraction.
 fn scale(bytes: u64, (multiplier, divisor): (u64, u64)) -> u64 {
     let scaled = u128::from(bytes) * u128::from(multiplier) / u128::from(divisor.max(1));
     u64::try_from(scaled).unwrap_or(u64::MAX)
 }
 
-/// Adds the records of a segment to `tally`, and returns how many bytes of it would have to be moved.
+/// Adds the records of a segment to `tally`. Returns the number of live bytes, which retiring the segment would move.
 fn count_live(
     log: &Log,
     index: &Index,

@@ -1,4 +1,4 @@
-//! Moves the live records of a segment that is being retired, one by one.
+//! Visits the records of a segment that is being retired, one by one: moves each live record and drops each dead one.
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
 use crate::record::{Liveness, RecordSize, Retirement, lost_liveness, retirement};
 
-/// A copy of a record that has been appended and is not written yet. Holds the key's flight.
+/// A copy of a record that was appended and may not be written yet. Holds the key's flight.
 #[derive(Debug)]
-#[must_use = "the segment must not be given up before the move is published"]
+#[must_use = "the segment must not be retired before the move is published"]
 pub(super) struct Move<'a> {
     flight: FlightGuard<'a>,
     effect: Effect,
@@ -33,28 +33,30 @@ impl Move<'_> {
     }
 }
 
-/// What became of one entry of a segment.
+/// The outcome of visiting one footer entry of a segment.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "one at a time, and taken apart at once")]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is destructured at once")]
 pub(super) enum Visit<'a> {
-    /// The index does not point to the record: another one took its place.
+    /// The index does not point to the record, because a later record replaced it.
     Superseded,
-    /// The record left the index. Whether it was that of a key whose retention had passed.
-    Dropped {
-        has_expired: bool,
-    },
-    /// Another thread changes the key. The entry has to be visited again.
+    /// The record was removed from the index. `has_expired` is set if it completed an operation whose retention has
+    /// passed.
+    Dropped { has_expired: bool },
+    /// Another thread is changing the key. The entry has to be visited again.
     InFlight,
+    /// A copy of the record was appended.
     Moved(Move<'a>),
 }
 
-/// What becomes of a record that the index points to.
+/// What to do with a record that the index points to.
 enum Fate {
-    Dropped { size: RecordSize, has_expired: bool },
-    Appended(Effect, Ticket),
+    /// Remove it from the index.
+    Drop { size: RecordSize, has_expired: bool },
+    /// Point the index to the copy, which was appended.
+    Move(Effect, Ticket),
 }
 
-/// A record of the oldest segment.
+/// A record of the oldest segment that the index points to.
 #[derive(Clone, Copy)]
 struct Visited<'a> {
     entry: &'a FooterEntry,
@@ -63,7 +65,7 @@ struct Visited<'a> {
     now_ms: u64,
 }
 
-/// Moves records. Touches what a move may touch: flights, the write path, and the records.
+/// Moves records. Has access only to what a move may touch: the records, the write path, the flights and the clock.
 #[derive(Debug)]
 pub(super) struct Mover {
     records: Arc<Records>,
@@ -82,13 +84,13 @@ impl Mover {
         Mover { records, write, flights, clock }
     }
 
-    /// Moves the record of `entry` if it is live, drops it if it is dead.
+    /// Appends a copy of the record of `entry` if it is live, or removes it from the index if it is dead.
     pub(super) fn visit(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Visit<'_>> {
         let log = self.records.log();
         let address = log.address(segment, entry)?;
-        // The thread that appended this record holds the flight until the index points to it. While the flight is held, "not
-        // in the index" may mean "not yet"; and a key that is being forgotten may still be in the index. To give up the
-        // segment then would leave the index pointing into a free slot.
+        // The thread that appended this record holds the key's flight until the index points to the record. So while
+        // the flight is held, a record that is not in the index may be about to enter it. Retiring the segment then
+        // would leave the index pointing into a free slot.
         let takes_flight = !planted(Bug::MoveWithoutFlight);
         if takes_flight && self.flights.is_changing(entry.hash) {
             return Ok(Visit::InFlight);
@@ -108,10 +110,11 @@ impl Mover {
             match retirement(record, visited.now_ms) {
                 Retirement::Drop => {
                     let has_expired = record.carried_kind().unwrap_or(record.kind) == Kind::Completed;
-                    Ok(Fate::Dropped { size: old_size, has_expired })
+                    Ok(Fate::Drop { size: old_size, has_expired })
                 }
                 Retirement::Keep => self.append_again(visited, record, old_size),
-                // From now on nothing expires before the key, and must not be counted as if it did.
+                // The tombstone has no result, so its result expiry is set to that of the key. Space usage would
+                // otherwise count a share of it as expired.
                 Retirement::KeepWithoutResult => {
                     let value = record.value.without_result();
                     let kept = Record { value, result_expires_ms: record.key_expires_ms, ..*record };
@@ -125,8 +128,8 @@ impl Mover {
             Err(error) => return Err(error),
         };
         match fate {
-            Fate::Appended(effect, ticket) => Ok(Visit::Moved(Move { flight, effect, ticket })),
-            Fate::Dropped { size, has_expired } => {
+            Fate::Move(effect, ticket) => Ok(Visit::Moved(Move { flight, effect, ticket })),
+            Fate::Drop { size, has_expired } => {
                 self.records.index().remove(entry.hash, address);
                 self.records.unreadable().remove(address);
                 log.space_usage().mark_dead(&size);
@@ -136,7 +139,7 @@ impl Mover {
         }
     }
 
-    /// Appends a live record again.
+    /// Appends `kept`, the new form of a live record.
     fn append_again(&self, visited: Visited<'_>, kept: &Record<'_>, old_size: RecordSize) -> Result<Fate> {
         let Visited { entry, address, flight, now_ms } = visited;
         let log = self.records.log();
@@ -157,21 +160,21 @@ impl Mover {
         };
         let change = Change { record, effect, flight };
         let ticket = self.write.append(std::slice::from_ref(&change), reservation, Until::Written)?;
-        Ok(Fate::Appended(change.effect, ticket))
+        Ok(Fate::Move(change.effect, ticket))
     }
 
-    /// Appends the bytes of a live record that cannot be read, inside a record that says so. The key must not look as if
-    /// nothing had ever been known of it.
+    /// Appends the bytes of a record that cannot be read, inside a record that marks them as unreadable. Drops the
+    /// record instead if the footer shows that it is dead. A live one must be kept, or its operation could run again.
     fn carry(&self, visited: Visited<'_>) -> Result<Fate> {
         let Visited { entry, address, now_ms, .. } = visited;
         let old_size = RecordSize::listed(entry);
         let liveness = lost_liveness(Some(entry.kind), entry.key_expires_ms, now_ms);
         if liveness == Liveness::Gone || planted(Bug::UnreadableDropped) {
-            return Ok(Fate::Dropped { size: old_size, has_expired: entry.kind == Kind::Completed });
+            return Ok(Fate::Drop { size: old_size, has_expired: entry.kind == Kind::Completed });
         }
         self.records.note_unreadable(entry.hash, address);
-        let most = largest_carried_bytes(self.records.log().segment_bytes());
-        let mut bytes = self.records.log().reader().unchecked(address, entry.length.min(most))?;
+        let max_bytes = largest_carried_bytes(self.records.log().segment_bytes());
+        let mut bytes = self.records.log().reader().unchecked(address, entry.length.min(max_bytes))?;
         if planted(Bug::UnreadableRechecksummed)
             && let Ok(record) = Record::decode_regardless(&mut bytes)
         {
@@ -180,7 +183,7 @@ impl Mover {
         self.append_again(visited, &entry.carrying(&bytes, now_ms), old_size)
     }
 
-    /// Waits until a copy is written, and points the index to it.
+    /// Waits until the copy is written, and points the index to it.
     pub(super) fn publish(&self, moved: &Move<'_>) -> Result<()> {
         self.write.finish_move(&moved.effect, &moved.flight, &moved.ticket)
     }
