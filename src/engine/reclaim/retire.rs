@@ -1,4 +1,4 @@
-//! Walks over the oldest segments and retires them, a piece at a time.
+//! Visits the records of the oldest segments a piece at a time, and retires each segment when it is done.
 
 use std::sync::Arc;
 
@@ -18,15 +18,16 @@ use crate::log::writer::FullSegment;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// How many bytes of the oldest segment an appended byte pays for. Two, because segments must be retired faster than they
-/// are filled.
+/// The number of bytes of the oldest segment that are to be visited for each appended byte. More than one, because
+/// segments must be retired faster than they are filled.
 const VISITED_PER_BYTE: u64 = 2;
-/// The most that one append visits, whatever is owed: its caller waits for it.
-const PIECE_BYTES: u64 = 64 << 10;
-/// The same for a caller that only reclaims.
-const LARGE_PIECE_BYTES: u64 = 1 << 20;
-/// How many bytes are owed before a thread looks for something to retire: not every append has to look.
-const LOOK_BYTES: u64 = 32 << 10;
+/// The maximum number of bytes that one append visits, even if more are owed, because its caller waits meanwhile.
+const MAX_PIECE_BYTES: u64 = 64 << 10;
+/// The maximum number of bytes in one piece of a call that does nothing but reclaim.
+const MAX_LARGE_PIECE_BYTES: u64 = 1 << 20;
+/// The number of owed bytes from which an append checks whether there is a segment to retire, so that not every append
+/// does.
+const MIN_OWED_BYTES: u64 = 32 << 10;
 /// A pass begins when more than one byte in this many is dead.
 const DEAD_SHARE: u64 = 4;
 
@@ -36,9 +37,11 @@ struct Current {
     sequence: u64,
     segment: FullSegment,
     entries: Vec<FooterEntry>,
+    /// The index in `entries` of the next one to visit.
     next: usize,
-    /// Entries whose keys were in flight when they were visited.
+    /// Entries to visit again, because another thread was changing their keys.
     again: Vec<FooterEntry>,
+    /// The bytes of this segment that were moved so far.
     moved_bytes: u64,
 }
 
@@ -51,20 +54,20 @@ impl Current {
 /// One walk over the segments that existed when it began.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
-    /// The sequence of the last of them.
+    /// The sequence of the last segment of the pass.
     last: u64,
-    /// [`Reclaim::freed_bytes`] when it began.
+    /// [`Reclaim::freed_bytes`] when the pass began.
     freed_before_bytes: u64,
 }
 
-/// What the thread that reclaims has locked.
+/// The state of reclaiming, locked by the one thread that reclaims.
 #[derive(Debug, Default)]
 pub(super) struct State {
     current: Option<Current>,
     pub(super) pass: Option<Pass>,
-    /// No pass begins before this many bytes are dead: the last one gained nothing.
+    /// No pass begins on its own before this many bytes are dead, because the last one freed nothing or failed.
     pub(super) not_before_dead_bytes: u64,
-    /// The last count for a caller that found the store full, if it was not enough.
+    /// The last exact count for a caller that found the store full, if it found too few dead bytes.
     pub(super) last_count: Option<Count>,
 }
 
@@ -77,25 +80,26 @@ pub(in crate::engine) struct Reclaim {
     pub(super) path_check: Arc<PathCheck>,
     mover: Mover,
     pub(super) state: Mutex<State>,
-    /// There was a pass when a thread last looked.
+    /// A pass was under way when an append last checked.
     is_retiring: AtomicBool,
-    /// The oldest segment could not be read when a thread last tried.
+    /// The oldest segment could not be read when a thread last tried to retire it.
     is_stopped: AtomicBool,
+    /// The number of bytes that appends have yet to visit.
     owed_bytes: AtomicU64,
-    /// This and the next: changed with the state locked only.
+    /// The number of bytes of live records that were moved. Changed only with the state locked, as is the next field.
     moved_bytes: AtomicU64,
-    /// Keys that were dropped because their retention had passed.
+    /// The number of keys that were dropped because their retention had passed.
     expired_keys: AtomicU64,
-    /// Bytes of the log that came free, less what was moved.
+    /// The number of bytes of the log that were freed, minus those that the moved records took.
     freed_bytes: AtomicU64,
-    /// Segments that were retired.
+    /// The number of segments that were retired.
     segments: AtomicU64,
 }
 
-/// Moves that are not written yet. Holds the lock of reclaiming, so that no segment is given up while its last records are on
-/// their way.
+/// Moves that may not be written yet. Holds the lock of [`State`], so that no segment is retired before its last moves
+/// are published.
 #[derive(Debug)]
-#[must_use = "the moves must be published after the caller's own record"]
+#[must_use = "the moves must be published after the caller's own record is written"]
 pub(in crate::engine) struct Piece<'a> {
     state: MutexGuard<'a, State>,
     moves: Vec<Move<'a>>,
@@ -136,43 +140,46 @@ impl Reclaim {
         self.is_stopped.load(Ordering::Relaxed)
     }
 
-    /// Keys that were dropped because their retention had passed, since the store was opened.
+    /// The number of keys that were dropped since the store was opened because their retention had passed.
     pub(super) fn expired_keys(&self) -> u64 {
         self.expired_keys.load(Ordering::Relaxed)
     }
 
-    /// Bytes of live records that were moved, since the store was opened.
+    /// The number of bytes of live records that were moved since the store was opened.
     pub(in crate::engine) fn moved_bytes(&self) -> u64 {
         self.moved_bytes.load(Ordering::Relaxed)
     }
 
-    /// Segments that were retired, since the store was opened.
+    /// The number of segments that were retired since the store was opened.
     pub(in crate::engine) fn segments(&self) -> u64 {
         self.segments.load(Ordering::Relaxed)
     }
 
+    /// The number of bytes of the log that were freed since the store was opened, minus those that the moved records
+    /// took.
     pub(super) fn freed_bytes(&self) -> u64 {
         self.freed_bytes.load(Ordering::Relaxed)
     }
 
-    /// Appends a piece of moved records behind a record of `appended_bytes`, if there is a segment to retire and no other
-    /// thread does it. The piece must be published after the record has been waited for.
+    /// Appends a piece of moves after the caller's own record of `appended_bytes`, if there is a segment to retire and
+    /// no other thread is reclaiming. The caller must publish the piece after it has waited for its own record.
     pub(in crate::engine) fn append_along(&self, appended_bytes: u64) -> Option<Piece<'_>> {
         let owes = appended_bytes * VISITED_PER_BYTE;
         let owed = self.owed_bytes.fetch_add(owes, Ordering::Relaxed) + owes;
-        if owed < LOOK_BYTES && !self.is_retiring.load(Ordering::Relaxed) {
+        if owed < MIN_OWED_BYTES && !self.is_retiring.load(Ordering::Relaxed) {
             return None;
         }
         let mut state = self.state.try_lock()?;
         let is_retiring = state.pass.is_some() || self.begin_pass_if_worth_it(&mut state);
         self.is_retiring.store(is_retiring, Ordering::Relaxed);
         if !is_retiring {
-            // What was written while there was nothing to retire owes nothing.
+            // Bytes that were appended while there was nothing to retire do not count later.
             self.owed_bytes.store(0, Ordering::Relaxed);
             return None;
         }
-        // Read again under the lock, the only place where it is lowered: another thread may have paid meanwhile.
-        let budget = self.owed_bytes.load(Ordering::Relaxed).min(PIECE_BYTES);
+        // Read again, because another thread may have reduced the number meanwhile. That happens only with the state
+        // locked.
+        let budget = self.owed_bytes.load(Ordering::Relaxed).min(MAX_PIECE_BYTES);
         self.owed_bytes.fetch_sub(budget, Ordering::Relaxed);
         match self.visit(&mut state, budget) {
             Ok(moves) => Some(Piece { state, moves }),
@@ -183,7 +190,8 @@ impl Reclaim {
         }
     }
 
-    /// Waits for the moved records, points the index to them, and gives up the segment if they were its last.
+    /// Waits until the copies are written, points the index to them, and retires the segment if they were its last
+    /// records.
     pub(in crate::engine) fn publish(&self, piece: Piece<'_>) -> Result<()> {
         let Piece { mut state, moves } = piece;
         self.publish_moves(&mut state, moves)
@@ -194,7 +202,7 @@ impl Reclaim {
             self.mover.publish(&moved)?;
             self.moved_bytes.fetch_add(moved.bytes(), Ordering::Relaxed);
         }
-        self.give_up_if_done(state);
+        self.retire_if_done(state);
         Ok(())
     }
 
@@ -204,14 +212,14 @@ impl Reclaim {
             return false;
         }
         let dead_log_bytes = self.dead_log_bytes_of(totals);
-        // Only whole segments come free, so less than one is not worth a move.
+        // Only whole segments can be freed, so a pass that would free less than one is not worth its moves.
         let is_worth_it =
             dead_log_bytes > self.log().segment_bytes() && dead_log_bytes >= state.not_before_dead_bytes;
         is_worth_it && self.begin_pass(state)
     }
 
-    /// How many bytes of the log would come free, by estimate, if all full segments were retired now: their dead share. More
-    /// than the bytes of dead records, because frame headers and footers come free with them.
+    /// Estimates the number of bytes of the log that would be freed by retiring all full segments now: their dead
+    /// share. This is more than the bytes of dead records, because frame headers and footers are freed too.
     pub(super) fn dead_log_bytes(&self) -> u64 {
         self.dead_log_bytes_of(self.log().space_usage().totals(self.clock.now_ms()))
     }
@@ -223,7 +231,7 @@ impl Reclaim {
         u64::try_from(dead_bytes).unwrap_or(u64::MAX)
     }
 
-    /// Begins a pass over all full segments. False if there is none.
+    /// Begins a pass over all full segments. Returns false if there are none.
     pub(super) fn begin_pass(&self, state: &mut State) -> bool {
         let (head, tail) = self.log().span();
         if head < tail {
@@ -232,7 +240,7 @@ impl Reclaim {
         head < tail
     }
 
-    /// Begins a pass over the segments up to this sequence.
+    /// Begins a pass over the segments up to sequence `last`.
     pub(super) fn begin_pass_to(&self, state: &mut State, last: u64) {
         state.pass = Some(Pass { last, freed_before_bytes: self.freed_bytes() });
     }
@@ -240,13 +248,15 @@ impl Reclaim {
     fn end_pass(&self, state: &mut State, pass: Pass) {
         state.pass = None;
         let has_gained = self.freed_bytes() - pass.freed_before_bytes >= self.log().segment_bytes();
-        // If the estimate exceeds what a whole pass gained, the next pass would begin at once, and so on for ever.
+        // If the estimate is higher than what a whole pass can free, the next pass would begin at once, again and
+        // again. So it has to wait until another segment's worth of bytes is dead.
         state.not_before_dead_bytes =
             if has_gained { 0 } else { self.dead_log_bytes() + self.log().segment_bytes() };
     }
 
-    /// Visits records of the oldest segments until it has seen `budget` bytes of them, or the pass is over. Returns an error
-    /// only if nothing was moved before it: moves must be waited for, and the next visit meets the error again.
+    /// Visits records of the oldest segments until it has seen `budget` bytes of them, or the pass is over. Returns an
+    /// error only if there are no moves yet. Otherwise it returns the moves, which must be waited for, and the next
+    /// visit runs into the error again.
     fn visit(&self, state: &mut State, budget: u64) -> Result<Vec<Move<'_>>> {
         let mut moves = Vec::new();
         let mut seen_bytes = 0;
@@ -257,7 +267,7 @@ impl Reclaim {
                     seen_bytes += entry.length;
                     let entry = *entry;
                     self.mover.visit(&current.segment, &entry).map(|visit| {
-                        // Not before: an entry that could not be visited must not be passed over.
+                        // Advance only now, so that an entry whose visit failed is not skipped.
                         current.next += 1;
                         if !self.note_visit(current, &mut moves, visit) {
                             current.again.push(entry);
@@ -265,15 +275,16 @@ impl Reclaim {
                     })
                 }
                 None if !current.again.is_empty() => {
-                    // One more visit to each entry that was in flight. What still is in flight waits for the next piece.
+                    // Visit once more each entry whose key was being changed. If it still is, the entry is left to the
+                    // next piece.
                     seen_bytes = budget;
                     self.visit_again(current, &mut moves)
                 }
                 None if moves.is_empty() => {
-                    self.give_up_if_done(state);
+                    self.retire_if_done(state);
                     Ok(())
                 }
-                // The segment is given up when its last moves are written.
+                // The segment is retired when its last moves are published.
                 None => break,
             };
             match outcome {
@@ -285,6 +296,7 @@ impl Reclaim {
         Ok(moves)
     }
 
+    /// Visits each entry in `current.again` once more.
     fn visit_again<'a>(&'a self, current: &mut Current, moves: &mut Vec<Move<'a>>) -> Result<()> {
         let mut at = 0;
         while let Some(entry) = current.again.get(at).copied() {
@@ -298,7 +310,7 @@ impl Reclaim {
         Ok(())
     }
 
-    /// Takes note of a visit. False if the entry has to be visited again.
+    /// Records the outcome of a visit. Returns false if the entry has to be visited again.
     fn note_visit<'a>(&self, current: &mut Current, moves: &mut Vec<Move<'a>>, visit: Visit<'a>) -> bool {
         match visit {
             Visit::InFlight => return false,
@@ -314,7 +326,8 @@ impl Reclaim {
         true
     }
 
-    /// Makes sure that a segment of the pass is being retired. False if the pass is over.
+    /// Makes sure that there is a current segment, by taking the next one of the pass if need be. Returns false if the
+    /// pass is over.
     pub(super) fn has_current(&self, state: &mut State) -> Result<bool> {
         if state.current.is_some() {
             return Ok(true);
@@ -331,13 +344,14 @@ impl Reclaim {
         Ok(true)
     }
 
-    /// Ends the pass because of damage or an error of the disk, and emits an event, once until reclaiming goes on again. A
-    /// full store and a poisoned one are reported by the calls that meet them.
+    /// Ends the pass because of damage or a disk error, and emits an event if this is the first such error since a
+    /// segment was last retired. Does nothing for other errors: a full or poisoned store is reported by the calls that
+    /// fail because of it.
     pub(super) fn note_stop(&self, state: &mut State, error: &Error) {
         if !matches!(error, Error::Corrupt { .. } | Error::Io { .. }) {
             return;
         }
-        // Not tried again with every append: it takes reading a whole segment to find out.
+        // Appends must not try again each time, because that means reading a whole segment.
         state.pass = None;
         state.not_before_dead_bytes = self.dead_log_bytes() + self.log().segment_bytes();
         if !self.is_stopped.swap(true, Ordering::Relaxed) {
@@ -345,8 +359,9 @@ impl Reclaim {
         }
     }
 
-    /// Gives up the segment if every record in it has been visited and none is in flight. No move may be unwritten.
-    fn give_up_if_done(&self, state: &mut State) {
+    /// Retires the current segment if every entry of it has been visited and none has to be visited again. All moves
+    /// must have been published.
+    fn retire_if_done(&self, state: &mut State) {
         if !state.current.as_ref().is_some_and(Current::is_done) {
             return;
         }
@@ -366,21 +381,21 @@ impl Reclaim {
         self.freed_bytes.fetch_add(freed_bytes, Ordering::Relaxed);
     }
 
-    /// Retires the oldest segment now. False if the pass is over.
+    /// Retires the oldest segment now. Returns false if the pass is over.
     pub(super) fn retire_one(&self, state: &mut State) -> Result<bool> {
         let before = self.segments();
         while self.segments() == before {
             let visited = self.has_current(state).and_then(|is_there| {
-                if is_there { self.visit(state, LARGE_PIECE_BYTES).map(Some) } else { Ok(None) }
+                if is_there { self.visit(state, MAX_LARGE_PIECE_BYTES).map(Some) } else { Ok(None) }
             });
             let Some(moves) = visited.inspect_err(|error| self.note_stop(state, error))? else {
                 return Ok(false);
             };
-            let only_flights_left = moves.is_empty();
+            let has_only_flights_left = moves.is_empty();
             self.publish_moves(state, moves)?;
-            if only_flights_left {
-                // Each flight is held for the length of a write, by a thread that does not wait for this one. Nothing
-                // would wake this thread when it is left.
+            if has_only_flights_left {
+                // Other threads hold the flights of the keys that are left, each for the length of a write, and do not
+                // wait for this thread. Nothing would wake this thread when they leave, so it polls.
                 crate::sync::yield_now();
             }
         }
