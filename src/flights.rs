@@ -1,22 +1,23 @@
 //! Per-key coordination: which thread is changing a key, who holds a claim on it, and who is waiting.
 //!
-//! A key that is being changed or claimed has a **flight**. Two things can hold it:
+//! A key that is being changed or claimed has a **flight**. It combines two things:
 //!
-//! - a *change*: one thread, from its decision until the index points to what it decided. Short, and exclusive. A thread
-//!   changes a key only under a [`FlightGuard`], without exception, so that no decision is made on what another thread is
-//!   about to replace.
-//! - a *claim*: a lease on an attempt, or the right to resolve a doubt. For as long as its holder likes.
+//! - The per-key lock. One thread holds it, as a [`FlightGuard`], from before it decides on a change until the index
+//!   points to the new record. Every thread that changes a key holds it, without exception, so that no decision is
+//!   based on a state that another thread is about to replace. It is held only for a short time.
+//! - A *claim*: a lease on an attempt, or the right to resolve a doubt. Its holder may keep it for any length of time.
 //!
-//! A claim does not keep a change out: a record can be moved while its operation is in progress, and a late completion can
-//! end a doubt that another caller is resolving.
+//! A claim does not keep other threads from entering the flight: a record can be moved while its operation is in
+//! progress, and a late completion can end a doubt that another caller is resolving.
 //!
-//! A caller that only looks enters no flight: [`Flights::claim`] and the index are enough for it. A caller that must not wait
-//! for another thread's disk I/O enters with [`Patience`]. A thread that holds a flight and is about to wait for the disk says
-//! so with [`FlightGuard::note_disk`]. A thread that moves a record does not: a move is no change that a caller could be told
-//! about, and it ends with the write of its copy or the sync of the record that it travels with.
+//! A caller that only reads enters no flight: [`Flights::claim`] and the index are enough. A caller that must not wait
+//! for another thread's disk I/O enters with a limited [`Patience`]. A thread that holds a flight and is about to wait
+//! for the disk calls [`FlightGuard::note_disk`], which makes callers without patience return. A thread that moves a
+//! record does not call it: the move leaves the key's state unchanged, so such a caller would have nothing to report,
+//! and the flight is free again once the copy is written, or the record that it was appended with is synced.
 //!
-//! A thread that holds a flight does not wait for another one, with one exception that cannot deadlock: a call that changes several
-//! keys enters their flights in the order of their hashes.
+//! To prevent deadlocks, a thread that holds a flight never waits for another one. The exception is a call that changes
+//! several keys, which enters their flights in the order of their hashes.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -30,22 +31,23 @@ use crate::status::Version;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use crate::sync::{Condvar, Mutex, Patience};
 
-/// The right to run an operation, or to find out what became of it.
+/// The right to run an attempt, or to find out what happened in one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// A lease on an attempt.
+    /// A lease on the attempt of this version.
     Lease {
         version: Version,
         attempt: u32,
-        /// Store time from which another caller may take over; `u64::MAX`: never.
+        /// The store time from which another caller may take over. `u64::MAX` means never.
         deadline_ms: u64,
     },
-    /// A caller finds out whether the attempt of this version had its side effect. The number is unique in the process.
+    /// A caller is finding out whether the side effect of the attempt of this version happened. The number is unique in
+    /// the store's session.
     Doubt { version: Version, attempt: u32, number: u64 },
 }
 
 impl Claim {
-    /// Whether the two are one claim. A renewed lease is the same lease with another deadline.
+    /// Whether both are the same claim. A renewed lease is still the same, although its deadline differs.
     pub(crate) fn is(self, other: Claim) -> bool {
         match (self, other) {
             (Claim::Lease { version, .. }, Claim::Lease { version: other, .. }) => version == other,
@@ -55,24 +57,28 @@ impl Claim {
     }
 }
 
+/// The flight of one key.
 #[derive(Debug, Default)]
 struct Flight {
+    /// Some thread holds the flight.
     changing: bool,
-    /// The thread that changes the key waits for the disk.
+    /// The thread that holds the flight is waiting for the disk.
     at_disk: bool,
-    /// How many of the waiting threads wait only until `at_disk` is set.
+    /// The number of waiting threads that return once `at_disk` is set.
     impatient: u32,
     claim: Option<Claim>,
+    /// The number of threads that are waiting on either condition variable.
     waiting: u32,
-    /// Both are made when a thread first waits, which happens to few flights. There are two, because a thread that waits for
-    /// another state of the key must not be woken by every thread that leaves: two such waiters would wake each other for
-    /// ever.
+    /// Notified when a thread leaves the flight. Both condition variables are allocated when a thread first waits,
+    /// because most flights never have a waiter.
     free: Option<Arc<Condvar>>,
+    /// Notified when the key has a new state. This is not the same condition variable as `free`: each thread that wakes
+    /// enters and leaves the flight, so two threads that wait for a new state would wake each other for ever.
     changed: Option<Arc<Condvar>>,
 }
 
 impl Flight {
-    /// Wakes one thread that waits to enter.
+    /// Wakes one thread that is waiting to enter the flight.
     fn wake_next(&self) {
         if let Some(free) = &self.free
             && !planted(Bug::FlightWaitersNotWoken)
@@ -81,7 +87,7 @@ impl Flight {
         }
     }
 
-    /// Wakes every thread that waits for another state of the key.
+    /// Wakes every thread that is waiting for a new state of the key.
     fn wake_waiters(&self) {
         let Some(changed) = &self.changed else { return };
         if planted(Bug::OnlyOneWaiterWoken) {
@@ -91,11 +97,13 @@ impl Flight {
         }
     }
 
-    fn is_over(&self) -> bool {
+    /// Whether the flight is unused and can be removed.
+    fn is_unused(&self) -> bool {
         !self.changing && self.claim.is_none() && self.waiting == 0
     }
 }
 
+/// The flights of a part of all keys, by the hash of the key.
 type Shard = HashMap<u128, Flight, ByHash>;
 
 const SHARDS: usize = 64;
@@ -104,10 +112,10 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
-    /// How many flights have a claim. Not counted by the handles of claims: a handle may outlive its claim, and a leaked
-    /// one never ends.
+    /// The number of flights that have a claim. Handles of claims do not keep this count, because a handle may outlive
+    /// its claim, and a leaked handle is never dropped.
     claims: AtomicUsize,
-    /// How often the clock was moved by hand.
+    /// How often the program has moved the clock.
     clock_moves: AtomicU64,
 }
 
@@ -120,12 +128,12 @@ impl Flights {
         }
     }
 
-    /// How many claims are alive. Touches no lock.
+    /// The number of claims that are alive. Takes no lock.
     pub(crate) fn claims(&self) -> usize {
         self.claims.load(Ordering::SeqCst)
     }
 
-    /// Replaces the claim of a flight, whose shard is locked.
+    /// Replaces the claim of a flight. The caller has its shard locked.
     fn set_claim(&self, flight: &mut Flight, claim: Option<Claim>) {
         match (flight.claim.is_some(), claim.is_some()) {
             (false, true) => self.claims.fetch_add(1, Ordering::SeqCst),
@@ -136,12 +144,13 @@ impl Flights {
     }
 
     fn shard(&self, hash: u128) -> &Mutex<Shard> {
-        // The index takes its shards from the upper end of the hash, and the maps here take their buckets from the lower.
+        // These bits are independent of those that select a shard of the index, at the upper end of the hash, and those
+        // that select a bucket of the map, at the lower end.
         let at = usize::try_from(hash >> 64 & (SHARDS as u128 - 1)).unwrap_or(0);
         &self.shards[at]
     }
 
-    /// Takes the right to change the key, whose shard is locked.
+    /// Gives the flight to this thread. The caller has its shard locked.
     fn take(&self, hash: u128, flight: &mut Flight) -> FlightGuard<'_> {
         flight.changing = true;
         flight.at_disk = false;
@@ -154,7 +163,8 @@ impl Flights {
         }
     }
 
-    /// Waits until no thread changes the key, and keeps other threads from changing it.
+    /// Enters the flight of a key: waits until no other thread is changing the key, and keeps other threads from
+    /// changing it.
     pub(crate) fn enter(&self, hash: u128) -> FlightGuard<'_> {
         loop {
             if let Some(guard) = self.enter_within(hash, Patience::Endless) {
@@ -163,8 +173,8 @@ impl Flights {
         }
     }
 
-    /// The same, unless that takes longer than `patience`. A caller without patience still waits while the other thread touches
-    /// only memory, and for a move of the key's record.
+    /// Enters the flight of a key like [`Flights::enter`], but returns None if that takes longer than `patience`. A
+    /// caller without patience still waits while the other thread uses only memory, or moves the key's record.
     pub(crate) fn enter_within(&self, hash: u128, patience: Patience) -> Option<FlightGuard<'_>> {
         let patience = if planted(Bug::FlightWaitUnbounded) { Patience::Endless } else { patience };
         let is_impatient = patience == Patience::None;
@@ -190,7 +200,8 @@ impl Flights {
             if let Some(flight) = shard.get_mut(&hash) {
                 flight.waiting -= 1;
                 flight.impatient -= u32::from(is_impatient);
-                // If it has come free, it is entered all the same: this thread may be the one that was woken for it.
+                // If the flight is free by now, enter it in spite of the timeout. This thread may be the only one that
+                // was woken for it.
                 if !in_time && flight.changing {
                     return None;
                 }
@@ -198,7 +209,7 @@ impl Flights {
         }
     }
 
-    /// The same, unless another thread changes the key just now.
+    /// Enters the flight of a key, or returns None at once if another thread holds it.
     pub(crate) fn try_enter(&self, hash: u128) -> Option<FlightGuard<'_>> {
         let mut shard = self.shard(hash).lock();
         let flight = shard.entry(hash).or_default();
@@ -208,25 +219,25 @@ impl Flights {
         Some(self.take(hash, flight))
     }
 
-    /// Enters even if another thread changes the key: what a planted bug does.
+    /// Enters the flight of a key even if another thread holds it. Only for a planted bug.
     pub(crate) fn barge_in(&self, hash: u128) -> Option<FlightGuard<'_>> {
         let mut shard = self.shard(hash).lock();
         Some(self.take(hash, shard.entry(hash).or_default()))
     }
 
-    /// The claim on the key, for a caller that only looks. It belongs to the record of its version and to no other: it is set
-    /// just before the index points to that record, and a change ends it just after the index points to another.
+    /// The claim on the key, for a caller that only reads. The claim belongs to the record of its version alone: it is
+    /// set before the index points to that record, and a change ends it after the index points to the next record.
     pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
         self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)
     }
 
-    /// Whether a thread changes the key just now.
+    /// Whether a thread holds the flight of the key.
     pub(crate) fn is_changing(&self, hash: u128) -> bool {
         self.shard(hash).lock().get(&hash).is_some_and(|flight| flight.changing)
     }
 
-    /// Ends a claim, if it is still the one on the key; returns whether it was. Touches memory only and cannot fail, because
-    /// dropping a lease calls it, during a panic as well.
+    /// Ends `claim`, and returns true, if the key still has that claim. Changes memory only and cannot fail, because
+    /// dropping a lease calls it, even during a panic.
     pub(crate) fn end_claim(&self, hash: u128, claim: Claim) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
@@ -237,19 +248,19 @@ impl Flights {
         if !planted(Bug::ClaimWaitersNotWoken) {
             flight.wake_waiters();
         }
-        if flight.is_over() {
+        if flight.is_unused() {
             shard.remove(&hash);
         }
         true
     }
 
-    /// Moves the deadline of the lease on the attempt of `version`. False if it has ended or was taken over. Only for
-    /// [`FlightGuard::renew_lease`].
+    /// Sets the deadline of the lease on the attempt of `version`. Returns false if the lease has ended or was taken
+    /// over. Called only by [`FlightGuard::renew_lease`], and by a planted bug.
     pub(crate) fn renew_lease(&self, hash: u128, version: Version, deadline_ms: u64) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
-        // Read now and not when the flight was entered: a drop ends a claim without the flight, and a claim that came back
-        // after its handle is gone would never end.
+        // Read the claim again, although the flight is held: dropping a lease ends its claim without entering the
+        // flight. If the claim were restored after that, nothing would ever end it.
         let (attempt, old_deadline_ms) = match flight.claim {
             Some(Claim::Lease { version: leased, attempt, deadline_ms }) if leased == version => {
                 (attempt, deadline_ms)
@@ -258,15 +269,15 @@ impl Flights {
             _ => return false,
         };
         self.set_claim(flight, Some(Claim::Lease { version, attempt, deadline_ms }));
-        // Waiters sleep until the old deadline. If the new one is later they wake too early, and sleep on; if it is earlier
-        // they must be woken.
+        // Waiters sleep until the old deadline. If the new deadline is later, they wake early and go on waiting. If it
+        // is earlier, they must be woken now.
         if deadline_ms < old_deadline_ms && !planted(Bug::RenewalWaitersNotWoken) {
             flight.wake_waiters();
         }
         true
     }
 
-    /// How many threads wait for this key.
+    /// The number of threads that are waiting for this key.
     #[cfg(test)]
     pub(crate) fn waiting(&self, hash: u128) -> u32 {
         self.shard(hash).lock().get(&hash).map_or(0, |flight| flight.waiting)
@@ -279,20 +290,24 @@ impl Flights {
     }
 }
 
-/// The exclusive right to change a key. Dropping it gives the right up and, if the key was changed, wakes its waiters.
+/// The exclusive right to change a key. Dropping it leaves the flight and, if the key was changed, wakes the threads
+/// that are waiting for that.
 #[derive(Debug)]
 #[must_use = "no other thread can change the key until this is dropped"]
 pub(crate) struct FlightGuard<'a> {
     flights: &'a Flights,
+    /// The hash of the key.
     hash: u128,
+    /// The claim on the key when the flight was entered.
     claim: Option<Claim>,
-    /// How often the clock had been moved by hand when this was entered.
+    /// [`Flights::clock_moves`] when the flight was entered.
     clock_moves: u64,
+    /// The key has a new state, so leaving the flight wakes the waiters.
     changed: Cell<bool>,
 }
 
 impl FlightGuard<'_> {
-    /// This thread is about to wait for the disk. Sends callers without patience away.
+    /// Notes that this thread is about to wait for the disk, so that callers without patience stop waiting.
     pub(crate) fn note_disk(&self) {
         let mut shard = self.flights.shard(self.hash).lock();
         let Some(flight) = shard.get_mut(&self.hash) else { return };
@@ -305,13 +320,13 @@ impl FlightGuard<'_> {
         }
     }
 
-    /// The claim at the time when the flight was entered. It may have ended since, because claims end without the right to
-    /// change; no other thread can have set one.
+    /// The claim on the key when the flight was entered. It may have ended since, because claims end without the
+    /// flight, but no other thread can have set a new one.
     pub(crate) fn claim(&self) -> Option<Claim> {
         self.claim
     }
 
-    /// The key has another state now: its waiters are to be woken when the flight is left.
+    /// Notes that the key has a new state, so that leaving the flight wakes the waiters.
     pub(crate) fn note_change(&self) {
         self.changed.set(true);
     }
@@ -324,18 +339,20 @@ impl FlightGuard<'_> {
         }
     }
 
-    /// Moves the deadline of the lease on the attempt of `version`. False if it has ended or was taken over.
+    /// Sets the deadline of the lease on the attempt of `version`. Returns false if the lease has ended or was taken
+    /// over.
     ///
-    /// Needs the flight, because a takeover decides by the old deadline and replaces the claim only later: without the flight
-    /// both could succeed.
+    /// This needs the flight, because a takeover reads the old deadline and replaces the claim later, both in the same
+    /// flight. Without the flight, a renewal and a takeover could both succeed.
     pub(crate) fn renew_lease(&self, version: Version, deadline_ms: u64) -> bool {
         self.flights.renew_lease(self.hash, version, deadline_ms)
     }
 
-    /// Leaves the flight and waits until the key has another state, or until `until`. False if the time came first.
+    /// Leaves the flight and waits until the key has a new state, or until `until`. Returns false if the time came
+    /// first.
     ///
-    /// `seen` is the claim, with its deadline, that the caller waits to see changed. Claims end without the flight, so it may
-    /// have ended since the caller read it, and no later wake-up would follow.
+    /// `seen` is the claim on the key, with its deadline, as the caller has read it. Claims end without the flight. If
+    /// the claim has changed since the caller read it, this returns true at once, because no wake-up would follow.
     pub(crate) fn wait_for_change(self, seen: Option<Claim>, until: Option<Instant>) -> bool {
         let (flights, hash, has_changed) = (self.flights, self.hash, self.changed.get());
         let clock_moves = self.clock_moves;
@@ -349,7 +366,7 @@ impl FlightGuard<'_> {
         }
         let clock_moved = flights.clock_moves.load(Ordering::SeqCst) != clock_moves;
         if (flight.claim != seen || clock_moved) && !planted(Bug::SeenClaimNotRechecked) {
-            if flight.is_over() {
+            if flight.is_unused() {
                 shard.remove(&hash);
             }
             return true;
@@ -368,7 +385,7 @@ impl FlightGuard<'_> {
         }
         if let Some(flight) = shard.get_mut(&hash) {
             flight.waiting -= 1;
-            if flight.is_over() {
+            if flight.is_unused() {
                 shard.remove(&hash);
             }
         }
@@ -377,8 +394,8 @@ impl FlightGuard<'_> {
 }
 
 impl Sleepers for Flights {
-    /// Wakes every waiter, because a lease deadline may have passed. Counts before it locks the shards: a thread that is about
-    /// to wait sees the count, and one that waits is woken.
+    /// Wakes every waiter, because a lease deadline may have passed. The count is increased before the shards are
+    /// locked, so a thread that is about to wait notices the new count, and a thread that waits already is woken.
     fn wake_all(&self) {
         self.clock_moves.fetch_add(1, Ordering::SeqCst);
         for shard in &self.shards {
@@ -398,7 +415,7 @@ impl Drop for FlightGuard<'_> {
         if self.changed.get() {
             flight.wake_waiters();
         }
-        if flight.is_over() {
+        if flight.is_unused() {
             shard.remove(&self.hash);
         }
     }
@@ -413,7 +430,7 @@ mod tests {
     const LEASE: Claim = Claim::Lease { version: Version::from_u64(1), attempt: 1, deadline_ms: u64::MAX };
 
     #[test]
-    fn one_key_is_changed_by_one_thread_at_a_time() {
+    fn only_one_thread_at_a_time_changes_a_key() {
         let flights = Flights::new();
         let inside = AtomicBool::new(false);
         std::thread::scope(|scope| {
@@ -421,18 +438,18 @@ mod tests {
                 scope.spawn(|| {
                     for _ in 0..500 {
                         let guard = flights.enter(7);
-                        assert!(!inside.swap(true, Ordering::SeqCst));
+                        assert!(!inside.swap(true, Ordering::SeqCst), "two threads are in the same flight");
                         inside.store(false, Ordering::SeqCst);
                         drop(guard);
                     }
                 });
             }
         });
-        assert!(flights.is_empty(), "a flight that is over leaves nothing behind");
+        assert!(flights.is_empty(), "an unused flight must be removed");
     }
 
     #[test]
-    fn a_claim_outlives_the_change_and_ends_only_by_its_own_end() {
+    fn a_claim_stays_until_that_same_claim_is_ended() {
         let flights = Flights::new();
         let guard = flights.enter(7);
         guard.set_claim(Some(LEASE));
@@ -440,13 +457,13 @@ mod tests {
         let other = Claim::Lease { version: Version::from_u64(2), attempt: 2, deadline_ms: u64::MAX };
         flights.end_claim(7, other);
         assert_eq!(flights.enter(7).claim(), Some(LEASE));
-        assert!(flights.try_enter(7).is_some(), "a claim does not keep a change out");
+        assert!(flights.try_enter(7).is_some(), "a claim must not keep a thread from entering the flight");
         flights.end_claim(7, LEASE);
         assert!(flights.is_empty());
     }
 
     #[test]
-    fn a_waiter_is_woken_by_the_end_of_a_claim_and_not_before() {
+    fn a_waiter_sleeps_until_the_claim_ends() {
         let flights = Flights::new();
         flights.enter(7).set_claim(Some(LEASE));
         std::thread::scope(|scope| {
@@ -491,9 +508,9 @@ mod tests {
         assert_eq!(wakes.into_inner(), 0);
     }
 
-    /// The same call wakes the patient caller, which goes on waiting.
+    /// `note_disk` also wakes the patient caller, which goes on waiting.
     #[test]
-    fn a_wait_for_the_disk_sends_away_impatient_callers_only() {
+    fn only_impatient_callers_return_when_the_disk_is_waited_for() {
         let flights = Flights::new();
         let guard = flights.enter(7);
         let until = Patience::of(Duration::from_secs(3_600));
@@ -504,8 +521,8 @@ mod tests {
                 std::thread::yield_now();
             }
             guard.note_disk();
-            assert!(!impatient.join().unwrap(), "woken because this thread waits for the disk");
-            assert!(flights.enter_within(7, Patience::None).is_none(), "the next finds it there");
+            assert!(!impatient.join().unwrap(), "the impatient caller must return without the flight");
+            assert!(flights.enter_within(7, Patience::None).is_none(), "a later caller must return, too");
             drop(guard);
             assert!(patient.join().unwrap());
         });
@@ -513,13 +530,14 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_ended_before_the_wait_began_is_not_waited_for() {
+    fn a_claim_that_has_ended_is_not_waited_for() {
         let flights = Flights::new();
         flights.enter(7).set_claim(Some(LEASE));
         let guard = flights.enter(7);
         let seen = guard.claim();
         flights.end_claim(7, LEASE);
-        assert!(guard.wait_for_change(seen, None), "without a timeout this would hang");
+        // If the change were missed, this would hang.
+        assert!(guard.wait_for_change(seen, None));
         assert!(flights.is_empty());
     }
 

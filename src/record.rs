@@ -1,7 +1,7 @@
-//! What a record means for its key at a given store time. Pure functions.
+//! Derives the meaning of a record for its key at a given store time. Pure functions.
 //!
-//! A status is never stored. It follows from the last record of the key, from store time and, for an attempt that began,
-//! from whether a lease on it is alive in this process (see [`Liveness::Begun`]).
+//! The status of a key is never stored. It follows from the last record of the key, from store time and, for an attempt
+//! that began, from whether a lease on it is alive in this process (see [`Liveness::Begun`]).
 //!
 //! The encoding of records is in [`crate::format::record`].
 
@@ -13,7 +13,7 @@ use crate::format::record::{Kind, Record};
 use crate::planted::{Bug, planted};
 use crate::status::{Event, Status, transition};
 
-/// Prints a result as its length in `{:?}`: its content may be confidential and must not reach a log.
+/// Prints a result in `{:?}` as its length only, because the content may be confidential and must not reach a log.
 pub(crate) struct Length(pub(crate) usize);
 
 impl fmt::Debug for Length {
@@ -22,38 +22,39 @@ impl fmt::Debug for Length {
     }
 }
 
-/// What the last record of a key means at a given time.
+/// The meaning of the last record of a key at a given time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Liveness {
     /// The key is absent: it was forgotten, or its retention has passed.
     Gone,
-    /// The key is absent: the last attempt certainly had no effect. The number of attempts is kept until the segment is
-    /// reclaimed.
+    /// The key is absent: the side effect of the last attempt certainly did not happen. The number of attempts is kept
+    /// until the segment is reclaimed.
     Released,
-    /// An attempt began. It is in progress while its lease is alive and in doubt afterwards. Time does not end it.
+    /// An attempt began. It is in progress while its lease is alive, and in doubt afterwards. Time never ends the
+    /// doubt.
     Begun,
-    /// Done, and the result is kept.
+    /// The operation is completed, and its result is kept.
     Completed,
-    /// Done. The result has expired, or was never recorded.
+    /// The operation is completed. Its result has expired, or was never recorded.
     CompletedWithoutResult,
-    /// The record carries one that failed its checksum; see [`lost_liveness`].
+    /// The record carries the bytes of a record that failed its checksum; see [`lost_liveness`].
     Unreadable,
 }
 
-/// The liveness of a key whose record cannot be read. `was` is the kind of that record, if known.
+/// Returns the liveness of a key whose last record cannot be read. `was` is the kind of that record, if known.
 pub(crate) fn lost_liveness(was: Option<Kind>, key_expires_ms: u64, now_ms: u64) -> Liveness {
     match was {
         Some(Kind::Begun) => Liveness::Begun,
-        // The key is absent either way. Of a released key, the number of attempts is lost.
+        // The key is absent in each of these cases. The number of attempts of a released key is lost.
         Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Liveness::Gone,
         Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Liveness::Gone,
         Some(Kind::Completed) => Liveness::Completed,
-        // It is unknown whether the operation is done, so the key is in doubt.
+        // It is unknown whether the operation was completed, so the key is in doubt.
         Some(Kind::Unreadable) | None => Liveness::Begun,
     }
 }
 
-/// The liveness of the key whose last record this is.
+/// Returns the liveness of the key whose last record is `record`.
 pub(crate) fn liveness(record: &Record<'_>, now_ms: u64) -> Liveness {
     let status = match record.kind {
         Kind::Forgotten | Kind::Ignorable => return Liveness::Gone,
@@ -89,6 +90,7 @@ pub(crate) enum Retirement {
     KeepWithoutResult,
 }
 
+/// Decides what reclaiming a segment does with `record`, the last one of its key.
 pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
     match liveness(record, now_ms) {
         Liveness::Gone => Retirement::Drop,
@@ -113,7 +115,8 @@ pub(crate) struct Retention {
 }
 
 impl Retention {
-    /// Key expiry and result expiry of an operation that finishes at `now_ms`. Saturates at [`NEVER_MS`].
+    /// Returns the key expiry and the result expiry of an operation that finishes at `now_ms`. Both saturate at
+    /// [`NEVER_MS`].
     pub(crate) fn expiries(self, now_ms: u64) -> (u64, u64) {
         (now_ms.saturating_add(self.key_ms), now_ms.saturating_add(self.result_ms))
     }
@@ -128,8 +131,8 @@ pub(crate) struct RecordSize {
     pub(crate) result_expires_ms: u64,
 }
 
-/// An estimate of the length of a tombstone: the fixed part of a record and a key of usual length. A footer does not state
-/// the length of the key, and an estimate is enough.
+/// The estimated length of a tombstone: the fixed part of a record and a key of typical length. A footer does not
+/// contain the length of the key, and an estimate is enough.
 const TOMBSTONE_ESTIMATE_BYTES: u64 = 120;
 
 impl RecordSize {
@@ -142,7 +145,7 @@ impl RecordSize {
         }
     }
 
-    /// The size of the record of a footer entry.
+    /// The size of the record that a footer entry lists.
     pub(crate) fn listed(entry: &FooterEntry) -> RecordSize {
         RecordSize {
             kind: entry.kind,
@@ -152,7 +155,8 @@ impl RecordSize {
         }
     }
 
-    /// Two pairs of the time from which bytes are dead and their number: the share of the result and the share of the key.
+    /// The two shares of the record, that of the result and that of the key. Each is a pair: the time from which its
+    /// bytes are dead, and their number.
     pub(crate) fn shares(&self) -> [(u64, u64); 2] {
         match self.kind {
             Kind::Begun => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
@@ -160,12 +164,12 @@ impl RecordSize {
             Kind::Released if planted(Bug::ReleasedKept) => {
                 [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)]
             }
-            // Reclaiming never moves these.
+            // Reclaiming never moves these, so they are dead from the start.
             Kind::Released | Kind::Forgotten | Kind::Ignorable => [(0, self.length_bytes), (NEVER_MS, 0)],
             Kind::Completed => {
-                let with_result = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
+                let result_bytes = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
                 let result_expires_ms = self.result_expires_ms.min(self.key_expires_ms);
-                [(result_expires_ms, with_result), (self.key_expires_ms, self.length_bytes - with_result)]
+                [(result_expires_ms, result_bytes), (self.key_expires_ms, self.length_bytes - result_bytes)]
             }
         }
     }
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_a_lost_record_decides_its_liveness() {
+    fn the_liveness_of_a_lost_record_follows_from_its_kind() {
         for (was, before, from_expiry_on) in [
             (Some(Kind::Begun), Liveness::Begun, Liveness::Begun),
             (Some(Kind::Completed), Liveness::Completed, Liveness::Gone),
@@ -255,7 +259,7 @@ mod tests {
         assert_eq!(
             liveness(&record(Kind::Begun, None), u64::MAX),
             Liveness::Begun,
-            "though its expiry is at 200"
+            "an attempt must not end at the expiry in its record"
         );
         assert_eq!(retirement(&record(Kind::Begun, None), u64::MAX), Retirement::Keep);
     }
