@@ -1,18 +1,18 @@
-//! The footer of the segment that is being written, as far as it is known: the last record of each key in that segment,
-//! in the order of the log. Only the writer uses it, under the writer's lock.
+//! Builds the footer of the segment that is being written: a list of the last record of each key in that segment, in
+//! the order of the log. Only the writer uses it, under the writer's lock.
 
 use std::collections::HashMap;
 
 use crate::format::footer::FooterEntry;
 use crate::hash::ByHash;
 
-/// Footer entries, kept in order while they are added. Sorting them at the end of a segment would make every thread
-/// that waits for that batch wait for the sort.
+/// Footer entries in the order of the log. They are kept in order as they are added, because sorting them at the end of
+/// a segment would delay every thread that is waiting for that batch.
 #[derive(Debug, Default)]
 pub(crate) struct FooterBuilder {
-    /// None where a later record of the same key superseded the entry.
+    /// The entries. An entry that a later record of the same key superseded is None.
     entries: Vec<Option<FooterEntry>>,
-    /// The position in `entries` of each key's entry, by the hash of the key.
+    /// The index in `entries` of each key's entry, by the hash of the key.
     positions: HashMap<u128, usize, ByHash>,
 }
 
@@ -22,7 +22,7 @@ impl FooterBuilder {
         self.positions.len()
     }
 
-    /// Adds the entry of a record that lies behind all others. It replaces an earlier entry of the same key.
+    /// Adds the entry of a record that follows all others in the segment. It replaces an earlier entry of the same key.
     pub(crate) fn push(&mut self, entry: FooterEntry) {
         if let Some(earlier) = self.positions.insert(entry.hash, self.entries.len()) {
             self.entries[earlier] = None;
@@ -35,7 +35,7 @@ impl FooterBuilder {
         self.entries.iter().flatten().copied()
     }
 
-    /// Removes all entries, and keeps the memory for the next segment.
+    /// Removes all entries, but keeps the memory for the next segment.
     pub(crate) fn clear(&mut self) {
         self.entries.clear();
         self.positions.clear();
@@ -82,6 +82,6 @@ mod tests {
         footer_builder.clear();
         assert_eq!((footer_builder.len(), listed(&footer_builder)), (0, vec![]));
         footer_builder.push(entry(1, 100));
-        assert_eq!(listed(&footer_builder), [(1, 100)], "no entry from before the clear counts");
+        assert_eq!(listed(&footer_builder), [(1, 100)], "an entry from before the clear must not remain");
     }
 }

@@ -1,4 +1,4 @@
-//! Reads what a full segment lists: its footer or, if that is damaged, its records.
+//! Reads the footer entries of a full segment or, if the footer is damaged, derives them from the records.
 
 use std::io;
 
@@ -13,9 +13,9 @@ use crate::format::{FIRST_FRAME_OFFSET, max_frame_bytes};
 use crate::hash::KeyHasher;
 use crate::storage::Storage;
 
-/// The entries of the segment with this sequence.
+/// Returns the footer entries of the segment with this sequence.
 ///
-/// [`Error::Corrupt`] if neither its footer nor all of its records can be read.
+/// Returns [`Error::Corrupt`] if the footer is damaged and not all of the records can be read.
 pub(super) fn read_entries(
     storage: &dyn Storage,
     reader: &Reader,
@@ -41,7 +41,9 @@ pub(super) fn read_entries(
     Ok(scan.entries)
 }
 
-/// The chain that the segment's first frame says it continues. The end of a full segment is known, and that is the check.
+/// The checksum chain that the first frame of the segment continues, as stated in that frame itself. That the chain is
+/// right need not be checked here, because `read_entries` compares the end of the scan with the known end of the
+/// segment.
 fn first_chain(slot: &[u8], first: u64, parameters: &Parameters) -> Chain {
     let at = usize::try_from(FIRST_FRAME_OFFSET).unwrap_or(usize::MAX);
     let header = FrameHeader::decode(

@@ -1,9 +1,11 @@
-//! How far the log is written and how far it is synced, and the only code that syncs it while the store is open.
+//! Tracks how far the log is written and how far it is durable. Only this module syncs the file while the store is
+//! open.
 //!
 //! Invariant: after one failed sync, no sync succeeds and `durable` does not move. The kernel reports a failed
-//! writeback once and may then mark the pages clean, so a second sync could report a success that is not one.
+//! writeback once and may then mark the pages clean, so a second sync could report success although data was lost.
 //!
-//! The writer sets what is written; writer and commit sync; any thread reads both positions.
+//! The writer sets the written position. The writer and group commit call the syncs. Any thread may read both
+//! positions.
 
 use std::io;
 
@@ -12,7 +14,7 @@ use crate::storage::{Storage, sync_data};
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, MutexGuard};
 
-/// The end of the log as written to the operating system, and as durable. Both are positions.
+/// The positions up to which the log is written to the operating system, and up to which it is durable.
 #[derive(Debug, Default)]
 pub(crate) struct LogPosition {
     written: AtomicU64,
@@ -20,31 +22,32 @@ pub(crate) struct LogPosition {
     /// Held during a sync. The operating system may report a failure to one caller only; a second caller that synced at
     /// the same time would believe its own success.
     syncing: Mutex<()>,
-    /// A sync has failed. Set under `syncing`, read without it.
+    /// A sync has failed. Set with `syncing` locked, read without the lock.
     sync_failed: AtomicBool,
 }
 
 impl LogPosition {
-    /// Everything before this position is written.
+    /// The position before which everything is written to the operating system.
     pub(crate) fn written(&self) -> u64 {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Everything before this position is on disk.
+    /// The position before which everything is on disk.
     pub(crate) fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
     }
 
+    /// Sets the position before which everything is written.
     pub(crate) fn set_written(&self, position: u64) {
         self.written.store(position, Ordering::Release);
     }
 
-    /// Moves the durable position forward; never back.
+    /// Moves the durable position forward to `position`, unless it is there already.
     pub(crate) fn set_durable(&self, position: u64) {
         self.durable.fetch_max(position, Ordering::AcqRel);
     }
 
-    /// Whether a sync has failed, after which none succeeds.
+    /// Whether a sync has failed. After that, every further one fails.
     pub(crate) fn sync_has_failed(&self) -> bool {
         self.sync_failed.load(Ordering::Acquire)
     }
@@ -53,15 +56,15 @@ impl LogPosition {
     ///
     /// # Errors
     ///
-    /// The error of the sync. After one failure every further call fails, on any thread.
+    /// Returns the error of the sync. After one failure every further call fails, on any thread.
     pub(crate) fn sync(&self, storage: &dyn Storage) -> io::Result<()> {
         self.sync_locked(&self.syncing.lock(), storage)
     }
 
-    /// Makes everything before `position` durable, if it is not already.
+    /// Makes everything before `position` durable, if it is not durable already.
     pub(crate) fn sync_to(&self, position: u64, storage: &dyn Storage) -> io::Result<()> {
         let syncing = self.syncing.lock();
-        // The sync that held the lock until now may have covered it.
+        // While this thread waited for the lock, another thread's sync may have covered the position.
         if self.durable() >= position { Ok(()) } else { self.sync_locked(&syncing, storage) }
     }
 
@@ -69,7 +72,7 @@ impl LogPosition {
         if self.sync_has_failed() {
             return Err(io::Error::other("an earlier sync failed"));
         }
-        // Read before the sync, which may not cover what is written while it runs.
+        // This must be read before the sync, which may not cover bytes that are written while it runs.
         let written = self.written();
         let outcome = if planted(Bug::SyncSkipped) { Ok(()) } else { sync_data(storage) };
         let written = if planted(Bug::SyncCoversTooMuch) { self.written() } else { written };
@@ -124,7 +127,10 @@ mod tests {
         let log_position = LogPosition::default();
         log_position.set_written(100);
         assert!(log_position.sync(&storage).is_err());
-        assert!(log_position.sync(&storage).is_err(), "the storage itself would report success");
+        assert!(
+            log_position.sync(&storage).is_err(),
+            "the second sync must fail although the storage's succeeds"
+        );
         assert_eq!(log_position.durable(), 0);
     }
 }

@@ -1,25 +1,28 @@
-//! Space usage: how many bytes of records the log holds, and how many of them are dead. It decides when reclaiming
-//! pays.
+//! Space usage: estimates how many bytes of records the log contains, and how many of them are dead. Reclaiming begins
+//! when this estimate shows that it is worth while.
 //!
-//! The figures are an estimate in memory, computed anew at each opening. Bytes die in two ways. A record is superseded,
-//! which counts at once; or it expires, which is known in advance and counts when the end of its bucket has passed,
-//! which is somewhat late (see [`Expiries`]). Bytes that have expired become dead when their bucket ends and not
-//! before, even if their record is dropped in between. So each byte is counted once.
+//! The estimate is kept in memory and computed anew whenever the store is opened. Bytes become dead in two ways. If a
+//! record is superseded, its bytes count as dead at once. If it expires, they count when their bucket ends, which is a
+//! little late (see [`Expiries`]). Even if an expired record is dropped before its bucket ends, its bytes count only at
+//! that end. So each byte is counted once.
 //!
-//! Where reclaiming needs exact figures, it counts them from the footers, with a [`Tally`].
+//! If reclaiming needs exact numbers, it counts them from the footers, in a [`Tally`].
 
 use super::expiries::{Bucket, Expiries};
 use crate::format::NEVER_MS;
 use crate::record::RecordSize;
 use crate::sync::Mutex;
 
+/// The numbers behind [`SpaceUsage`] and [`Tally`].
 #[derive(Debug, Default)]
 struct State {
     total_bytes: u64,
-    /// Below zero when a segment was removed whose records had expired, until the end of their bucket counts them.
+    /// Negative after a segment was removed whose records had expired but were not counted yet, until their bucket
+    /// ends.
     dead_bytes: i64,
+    /// The live bytes that will expire.
     expiries: Expiries,
-    /// All bytes that were superseded or dropped so far.
+    /// The number of bytes that were superseded or dropped so far.
     superseded_bytes: u64,
 }
 
@@ -29,19 +32,21 @@ pub(crate) struct SpaceUsage {
     state: Mutex<State>,
 }
 
-/// The space usage of some records at one time, which is added to that of the log at once: an opening counts millions.
+/// The space usage of several records at one time. It is added to that of the log in one step, because recovery counts
+/// millions of records.
 #[derive(Debug)]
 pub(crate) struct Tally {
     state: State,
-    /// For each of the two shares of a record's bytes, the run that the last record fell into. Records that were
-    /// written together expire together, so most fall into the same run.
+    /// For each of the two shares of a record's bytes, a cache of the bucket that the last record fell into. Records
+    /// that were written together expire together, so most records fall into the same bucket as the one before.
     runs: [Run; 2],
 }
 
-/// Bytes that expire in one bucket, after the time of the tally. The default run contains no time.
+/// Bytes that expire in the same bucket, after the time of the tally, and are not in the histogram yet. The default run
+/// contains no time.
 #[derive(Debug, Clone, Copy, Default)]
 struct Run {
-    /// The bucket holds bytes that expire after this, and at `last_ms` or before.
+    /// The run contains the expiries after this time, up to and including `last_ms`.
     after_ms: u64,
     last_ms: u64,
     bytes: u64,
@@ -55,14 +60,14 @@ impl Run {
 }
 
 impl Tally {
-    /// An empty tally. A record that is added has expired if it expires at `now_ms` or before.
+    /// Makes an empty tally at the store time `now_ms`. Expiries up to and including that time count as passed.
     pub(crate) fn at(now_ms: u64) -> Tally {
         let mut state = State::default();
         state.advance(now_ms);
         Tally { state, runs: [Run::default(); 2] }
     }
 
-    /// Adds a record. An opening calls this for every record of the log.
+    /// Adds a record. Recovery calls this for every record of the log.
     #[inline]
     pub(crate) fn add(&mut self, size: &RecordSize) {
         self.state.total_bytes += size.length_bytes;
@@ -87,37 +92,41 @@ impl Tally {
             return;
         }
         let bucket = expiries.bucket_for(due_ms);
-        // The bucket is narrower than its distance from now and so begins after now: no expired bytes fall into the
-        // run. The last bucket of all would include `NEVER_MS`, which is no time.
+        // The bucket is narrower than the distance from now to its end. So it begins after now, and no expired bytes
+        // fall into the run. The last bucket of all would include `NEVER_MS`, which does not stand for a time.
         let last_ms = bucket.end_ms().min(NEVER_MS - 1);
         let run = Run { after_ms: bucket.after_ms(), last_ms, bytes, bucket };
         let earlier = std::mem::replace(&mut self.runs[number], run);
         self.state.put(earlier.bucket, earlier.bytes);
     }
 
-    /// Adds records that were superseded within their segment, which the footer counts without listing them.
+    /// Adds records that were superseded within their segment. The footer includes them in its sum, but does not list
+    /// them.
     pub(crate) fn add_dead(&mut self, bytes: u64) {
         self.state.total_bytes += bytes;
         self.state.count_dead(bytes);
     }
 
+    /// The totals at the time of the tally.
     pub(crate) fn totals(&self) -> SpaceTotals {
         self.state.totals()
     }
 
-    /// An upper bound of the bytes that are dead at `now_ms`, if no record is superseded until then.
-    pub(crate) fn at_most_dead_bytes(&self, now_ms: u64) -> u64 {
+    /// An upper bound of the number of bytes that are dead at `now_ms`, if no record is superseded until then.
+    pub(crate) fn max_dead_bytes(&self, now_ms: u64) -> u64 {
         let runs = self.runs.iter().filter(|run| run.bucket.has_begun(now_ms));
         self.totals().dead_bytes
-            + self.state.expiries.at_most_expired(now_ms)
+            + self.state.expiries.max_expired_bytes(now_ms)
             + runs.map(|run| run.bytes).sum::<u64>()
     }
 }
 
-/// Bytes of records in the log.
+/// The numbers of bytes of records in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct SpaceTotals {
+    /// All bytes, live and dead.
     pub(crate) total_bytes: u64,
+    /// The dead bytes among them.
     pub(crate) dead_bytes: u64,
 }
 
@@ -126,11 +135,11 @@ impl SpaceUsage {
         SpaceUsage { state: Mutex::default() }
     }
 
-    /// Adds a record that was appended at `now_ms` and is the last of its key.
+    /// Adds a record that was appended at `now_ms` and is the last one of its key.
     pub(crate) fn add(&self, size: &RecordSize, now_ms: u64) {
         let mut state = self.state.lock();
-        // Without this, the distance to the expiry would be counted from an earlier time, and the bucket would be
-        // wider.
+        // Otherwise the distance to the expiry would be measured from an earlier time, and the bucket would be wider
+        // than necessary.
         state.advance(now_ms);
         state.total_bytes += size.length_bytes;
         for (due_ms, bytes) in size.shares().into_iter().filter(|(due_ms, _)| *due_ms != NEVER_MS) {
@@ -155,11 +164,11 @@ impl SpaceUsage {
         }
     }
 
-    /// Counts a record as dead that was added before: it is no longer the last of its key, or was dropped.
+    /// Counts a record that was added earlier as dead, because it is no longer the last one of its key or was dropped.
     pub(crate) fn mark_dead(&self, size: &RecordSize) {
         let mut state = self.state.lock();
         for (due_ms, bytes) in size.shares() {
-            // Expired bytes are dead already, or will be when their bucket ends.
+            // Expired bytes are counted as dead already, or will be when their bucket ends.
             if due_ms == NEVER_MS || !state.expiries.has_expired(due_ms) {
                 state.expiries.take(due_ms, bytes);
                 state.count_dead(bytes);
@@ -168,7 +177,7 @@ impl SpaceUsage {
         }
     }
 
-    /// Removes a segment that left the log. All of its records are dead.
+    /// Removes the records of a segment that was retired. All of them are dead.
     pub(crate) fn remove(&self, record_bytes: u64) {
         let mut state = self.state.lock();
         state.total_bytes = state.total_bytes.saturating_sub(record_bytes);
@@ -182,7 +191,7 @@ impl SpaceUsage {
         state.totals()
     }
 
-    /// All bytes that were superseded or dropped so far. Only grows.
+    /// The number of bytes that were superseded or dropped so far. Never decreases.
     pub(crate) fn superseded_bytes(&self) -> u64 {
         self.state.lock().superseded_bytes
     }
@@ -218,7 +227,7 @@ mod tests {
         RecordSize { kind, length_bytes, key_expires_ms, result_expires_ms }
     }
 
-    /// A completed record, too short for a share that expires with the result.
+    /// The size of a completed record that is too short to have a share that expires with the result.
     fn expiring(bytes: u64, due_ms: u64) -> RecordSize {
         assert!(bytes <= 120);
         size(Kind::Completed, bytes, due_ms, due_ms)
@@ -229,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn expired_bytes_die_when_their_bucket_ends_result_before_key() {
+    fn the_shares_of_result_and_key_expire_separately() {
         let space_usage = SpaceUsage::new();
         space_usage.add(&size(Kind::Completed, 1_120, 1_000, 2_000), 0);
         assert_eq!(space_usage.totals(999).dead_bytes, 0);
@@ -247,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn tallies_count_what_adding_one_by_one_counts() {
+    fn tallies_count_the_same_as_adding_one_by_one() {
         const NOW: u64 = 60;
         let records: Vec<_> = (0..3_000_u64)
             .map(|n| match n % 5 {
@@ -258,7 +267,7 @@ mod tests {
             })
             .collect();
         let (one_by_one, at_once) = (SpaceUsage::new(), SpaceUsage::new());
-        // As if three threads had counted.
+        // Three tallies, as if three threads had counted.
         let mut tallies = [Tally::at(NOW), Tally::at(NOW), Tally::at(NOW)];
         for (n, record) in records.iter().enumerate() {
             one_by_one.add(record, NOW);
@@ -266,8 +275,8 @@ mod tests {
         }
         let dead_bytes: u64 = tallies.iter().map(|tally| tally.totals().dead_bytes).sum();
         assert_eq!(dead_bytes, one_by_one.totals(NOW).dead_bytes);
-        let at_most = |now_ms| tallies.iter().map(|tally| tally.at_most_dead_bytes(now_ms)).sum::<u64>();
-        assert!(at_most(1_000) >= one_by_one.totals(1_000).dead_bytes);
+        let max_dead_bytes = |now_ms| tallies.iter().map(|tally| tally.max_dead_bytes(now_ms)).sum::<u64>();
+        assert!(max_dead_bytes(1_000) >= one_by_one.totals(1_000).dead_bytes);
         tallies.into_iter().for_each(|tally| at_once.absorb(tally));
         let mut superseded = Tally::at(NOW);
         superseded.add_dead(77);
@@ -275,7 +284,7 @@ mod tests {
         let superseded_alone = SpaceUsage::new();
         superseded_alone.absorb(superseded);
         assert_eq!(superseded_alone.totals(0), SpaceTotals { total_bytes: 80, dead_bytes: 80 });
-        // Exact but for the delay, which is at most a 32nd of the distance.
+        // The numbers are exact except for the delay, which is at most a 32nd of the distance.
         for now_ms in [400_u64, 1_000, 7_000] {
             let (early, late) = (now_ms - now_ms / 30, now_ms);
             let exact = records.iter().flat_map(RecordSize::shares).filter(|(due_ms, _)| *due_ms <= early);
@@ -286,10 +295,10 @@ mod tests {
             at_once.mark_dead(record);
         }
         assert_eq!(at_once.totals(20_000).dead_bytes, at_once.totals(20_000).total_bytes);
-        assert!(is_empty(&at_once), "mark_dead found every bucket that had not ended");
+        assert!(is_empty(&at_once), "mark_dead must find every bucket that has not ended");
     }
 
-    /// The bucket of 1000 ms, seen from 0, is 16 ms wide and ends at 1008.
+    /// The bucket for an expiry at 1000 ms that is added at 0 is 16 ms wide and ends at 1008.
     #[test]
     fn tallied_bytes_die_when_their_own_bucket_ends() {
         let mut tally = Tally::at(0);
@@ -307,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_bucket_does_not_count_what_never_expires() {
+    fn the_last_bucket_excludes_bytes_that_never_expire() {
         let mut tally = Tally::at(0);
         tally.add(&expiring(100, NEVER_MS - 1));
         tally.add(&size(Kind::Begun, 90, NEVER_MS, NEVER_MS));
@@ -317,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_had_expired_when_tallied_do_not_die_again() {
+    fn bytes_that_were_tallied_as_expired_do_not_die_again() {
         let mut tally = Tally::at(5_000);
         tally.add(&expiring(100, 1_000));
         tally.add(&size(Kind::Begun, 1_000, NEVER_MS, NEVER_MS));
@@ -335,13 +344,13 @@ mod tests {
         tally.add(&expiring(10, 1_000));
         tally.add(&expiring(50, 2_000));
         tally.add(&expiring(100, 3_000));
-        assert_eq!(tally.at_most_dead_bytes(0), 1);
-        assert_eq!(tally.at_most_dead_bytes(999), 11, "the bucket has begun");
-        assert_eq!(tally.at_most_dead_bytes(2_000), 61);
+        assert_eq!(tally.max_dead_bytes(0), 1);
+        assert_eq!(tally.max_dead_bytes(999), 11, "the bucket of 1000 has begun");
+        assert_eq!(tally.max_dead_bytes(2_000), 61);
         assert_eq!(
-            tally.at_most_dead_bytes(3_000),
+            tally.max_dead_bytes(3_000),
             161,
-            "the bytes of the last run, which are not in the histogram yet"
+            "the bytes of the last run, which are not in the histogram yet, must count"
         );
     }
 
@@ -362,7 +371,7 @@ mod tests {
         assert_eq!(space_usage.superseded_bytes(), 100);
     }
 
-    /// Reclaiming drops expired records whose bucket has not ended. The sums are right again when it ends.
+    /// Reclaiming may drop an expired record before its bucket ends. The sums are exact again when the bucket ends.
     #[test]
     fn a_record_dropped_before_its_bucket_ends_is_counted_once() {
         let space_usage = SpaceUsage::new();
@@ -380,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_has_expired_when_added_is_dead_at_once() {
+    fn a_record_that_is_added_after_its_expiry_is_dead_at_once() {
         let space_usage = SpaceUsage::new();
         space_usage.add(&expiring(100, 1_000), 5_000);
         assert_eq!(space_usage.totals(0).dead_bytes, 100);
@@ -409,6 +418,6 @@ mod tests {
         }
         assert_eq!(space_usage.totals(0).dead_bytes, 2_000_000);
         assert_eq!(space_usage.totals(u64::MAX).dead_bytes, 5_000_000);
-        assert!(is_empty(&space_usage), "mark_dead found every bucket");
+        assert!(is_empty(&space_usage), "mark_dead must find every bucket");
     }
 }

@@ -95,7 +95,7 @@ impl Count {
     /// segments as before and too few bytes can have expired or been superseded since.
     pub(super) fn may_have_reached(&self, dead_log_bytes: u64, log: &Log, now_ms: u64) -> bool {
         let superseded_bytes = log.space_usage().superseded_bytes() - self.superseded_bytes;
-        let expired_bytes = self.tally.at_most_dead_bytes(now_ms) - self.tally.totals().dead_bytes;
+        let expired_bytes = self.tally.max_dead_bytes(now_ms) - self.tally.totals().dead_bytes;
         let more_bytes = scale(superseded_bytes + expired_bytes, self.log_bytes_per_byte);
         self.span != log.span() || self.dead_log_bytes + more_bytes >= dead_log_bytes
     }
