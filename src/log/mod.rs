@@ -1,22 +1,22 @@
 //! The log: a queue of segments in the slots of one file, appended to by group commit.
 //!
-//! [`Log`] owns the file while a store is open and puts the parts below together. It knows records, frames, segments and
-//! where they are, and nothing of the states of keys: recovery makes it, the engine uses it.
+//! [`Log`] owns the file while a store is open, and combines the parts below. It deals with records, frames and
+//! segments, and not with the states of keys. Recovery creates the log, and the engine uses it.
 //!
 //! | module | what it owns |
 //! |---|---|
-//! | `log_position` | how much of the log is written, and how much of it is durable |
-//! | `footer_builder` | what the footer of the tail will list |
-//! | `reservations` | who may still write how much |
-//! | `expiries`, `space_usage` | how many bytes are dead, and when live ones will die |
-//! | `reader` | single records, through memory maps |
-//! | `scan` | whole segments, frame by frame |
+//! | `log_position` | how far the log is written, and how far it is durable |
+//! | `footer_builder` | the entries of the footer of the segment that is being written |
+//! | `reservations` | the space that is reserved for records |
+//! | `expiries`, `space_usage` | the estimate of dead bytes, and of when live bytes die |
+//! | `reader` | reading single records, through memory maps |
+//! | `scan` | reading whole segments, frame by frame |
 //! | `commit` | batches, their leaders and followers |
-//! | `limits` | how much one frame, one record and one result may take |
-//! | `slots` | free slots, growing and shrinking |
+//! | `limits` | the maximum sizes of a frame, a record and a result |
+//! | `slots` | the free slots, and the length of the file |
 //! | `writer` | the end of the log, and the switch to the next segment |
-//! | `full_segment` | the entries of a full segment |
-//! | `versions` | where versions go on after an opening |
+//! | `full_segment` | reading the entries of a full segment |
+//! | `versions` | the choice of the first version of a session |
 
 // Each module uses only those above it.
 pub(crate) mod log_position;
@@ -60,13 +60,14 @@ use space_usage::SpaceUsage;
 pub(crate) use versions::VersionsBefore;
 use writer::{FullSegment, Start, Writer};
 
-/// When the log goes on in the next segment before the tail is full.
+/// Under which condition [`Log::rotate`] goes on to the next segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Rotate {
-    /// If the tail holds frames, and if enough space stays free for new operations.
+    /// The tail contains frames, and enough space stays free for new operations.
     IfSpare,
-    /// If the tail holds frames.
+    /// The tail contains frames.
     IfWritten,
+    /// No condition.
     Always,
 }
 
@@ -83,13 +84,15 @@ pub(crate) struct Log {
     commit: Commit,
     reservations: Arc<SpaceReservations>,
     space_usage: SpaceUsage,
-    /// The oldest sequence that is still needed: everything live below it has been moved, and the copies are written.
+    /// The sequence of the oldest segment that is still needed. Every live record in lower segments has been moved, and
+    /// the copies are written.
     needed_from: AtomicU64,
-    /// One more than the number of a slot that was filled and waits for a sync that begins after that; 0 for none. A switch
-    /// to the next segment may have confirmed the slot since.
+    /// One more than the growth number of the slot that was filled and is to be confirmed by the next sync to begin; 0
+    /// for none. A switch to the next segment may have confirmed the slot already.
     slot_awaits_sync: AtomicU64,
+    /// The number of syncs by group commit.
     syncs: AtomicU64,
-    /// The event was emitted that the queue is poisoned.
+    /// The event was emitted that the commit queue is poisoned.
     has_reported_poison: AtomicBool,
 }
 
@@ -153,12 +156,12 @@ impl Log {
         &self.space_usage
     }
 
-    /// A reservation of nothing.
+    /// Makes an empty reservation.
     pub(crate) fn no_reservation(&self) -> Reservation {
         self.reservations.empty_reservation()
     }
 
-    /// Reserves space for `bytes`, growing the file if need be. The inner error says why there is none.
+    /// Reserves `bytes`, and grows the file if need be. The inner error explains why there is no space.
     pub(crate) fn reserve(&self, bytes: u64, class: ReservationClass) -> Result<Result<Reservation, NoRoom>> {
         loop {
             if let Some(reservation) = self.reservations.reservation(bytes, class) {
@@ -180,7 +183,7 @@ impl Log {
         }
     }
 
-    /// Reserves space in the slots that there are, without growing the file. Needs no lock that a writer holds.
+    /// Reserves space in the existing slots, without growing the file. Does not take the lock of the writer.
     pub(crate) fn reserve_in_present_slots(
         &self,
         bytes: u64,
@@ -193,13 +196,13 @@ impl Log {
         self.parameters.segment_bytes
     }
 
-    /// Encodes and checksums a record of the key with this hash. Takes no lock.
+    /// Encodes and checksums a record, whose key has this hash. Takes no lock.
     pub(crate) fn encode<'a>(&self, record: &Record<'a>, hash: u128) -> NewRecord<'a> {
         NewRecord::new(record, hash, self.seed)
     }
 
-    /// Copies `records` into the gathering batch: all of them into one frame, so that all of them survive a crash or none.
-    /// `reservation` is the space for them.
+    /// Copies `records` into the gathering batch. All of them go into the same frame, so that either all or none
+    /// survive a crash. `reservation` is the space for them.
     pub(crate) fn append<'r, 'a: 'r>(
         &self,
         records: impl Iterator<Item = &'r NewRecord<'a>> + Clone,
@@ -213,13 +216,13 @@ impl Log {
         })
     }
 
-    /// Waits until the records of the ticket are as durable as it wants them. Returns where the first was written; the
-    /// others follow it without a gap.
+    /// Waits until the records of the ticket are as durable as it demands. Returns where the first record was written;
+    /// the others follow it without a gap.
     pub(crate) fn wait(&self, ticket: &Ticket) -> Result<Placement> {
         self.commit.wait(ticket, self).map_err(|poison| self.poisoned(poison))
     }
 
-    /// The address of a record that was written at this offset of the file.
+    /// Returns the address of a record that was written at this offset in the file.
     pub(crate) fn address_at(&self, offset: u64) -> Result<Address> {
         Address::new(offset)
             .ok_or_else(|| Error::corrupt(self.path(), offset, "the file is longer than an address can say"))
@@ -230,13 +233,13 @@ impl Log {
         self.commit.sync(self).map_err(|poison| self.poisoned(poison))
     }
 
-    /// Returns when everything before `position` survives power loss.
+    /// Returns once everything before `position` survives power loss.
     pub(crate) fn sync_to(&self, position: u64) -> Result<()> {
         if position <= self.log_position.durable() { Ok(()) } else { self.sync() }
     }
 
-    /// The same, but waits for another thread's sync no longer than `patience`, and returns false then. A sync that no thread
-    /// has begun is made by this one, unless its patience is over.
+    /// Returns true once everything before `position` survives power loss, or false if another thread's sync takes
+    /// longer than `patience`. If no thread is syncing, this one does, unless its patience is over.
     pub(crate) fn sync_to_within(&self, position: u64, patience: Patience) -> Result<bool> {
         if patience == Patience::Endless {
             return self.sync_to(position).map(|()| true);
@@ -248,12 +251,13 @@ impl Log {
         self.commit.sync_within(is_durable, patience, self).map_err(|poison| self.poisoned(poison))
     }
 
+    /// Returns an error if the commit queue is poisoned.
     pub(crate) fn check_poison(&self) -> Result<()> {
         self.commit.poison().map_or(Ok(()), |poison| Err(self.poisoned(poison)))
     }
 
-    /// The error of a call that is refused because the queue is poisoned by `source`. The first such call emits the event,
-    /// whichever thread failed.
+    /// Makes the error of a call that is refused because `source` has poisoned the commit queue. The first such call
+    /// emits the event, even if a different thread poisoned the queue.
     fn poisoned(&self, source: Arc<io::Error>) -> Error {
         if !self.has_reported_poison.swap(true, Ordering::Relaxed) {
             crate::events::poisoned(self.path(), &source);
@@ -261,33 +265,36 @@ impl Log {
         Error::Poisoned { path: self.path().to_owned(), source }
     }
 
+    /// Poisons the commit queue, and returns the error of the call.
     fn poison_with(&self, error: io::Error) -> Error {
         let poison = self.commit.poison_with(error);
         self.poisoned(poison)
     }
 
-    /// Makes the open count and the time mark of this opening durable, before any of its versions is given out. Returns the
-    /// open count, and the counter that its versions go on from.
+    /// Makes the open count and the time mark of a new session durable, before any of its versions is generated.
+    /// Returns the open count, and the counter that its versions continue from.
     pub(crate) fn begin_opening(&self, before: VersionsBefore) -> Result<(u32, u64)> {
-        // A frame for each opening must not use up what is kept for moving: a full store would be full for ever.
+        // The opening frame must not use the space that is kept for moves. Otherwise opening a full store several times
+        // could use it up, and the store would stay full for ever.
         let frame_bytes = OPENING_FRAME_BYTES as u64;
-        let has_room = self.reservations.reserve(frame_bytes, ReservationClass::Begin);
-        // An opening that is noted in a header leaves an old close mark in place. Only a higher open count outdates that.
-        let Some((open_count, counter)) = before.next(has_room) else {
+        let has_space = self.reservations.reserve(frame_bytes, ReservationClass::Begin);
+        // Without space, the session is noted in the segment header, and a close mark of the last session stays in
+        // place. Only a higher open count makes that mark outdated.
+        let Some((open_count, counter)) = before.next(has_space) else {
             return Err(Error::openings_exhausted(self.path()));
         };
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
-        let begun = match has_room {
+        let begun = match has_space {
             true => writer.begin_opening(open_count, head),
             false => writer.note_opening(open_count),
         };
         begun.map_err(|error| self.reader.io("begin this opening", error))?;
-        self.reservations.update(writer.free_space(), if has_room { frame_bytes } else { 0 });
+        self.reservations.update(writer.free_space(), if has_space { frame_bytes } else { 0 });
         Ok((open_count, counter))
     }
 
-    /// Makes the slots that the file lacks of `Options::min_size`, all or none.
+    /// Extends the file to `Options::min_size` by adding all slots that it lacks, or none.
     pub(crate) fn make_min_slots(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         let made = writer.make_min_slots();
@@ -301,43 +308,46 @@ impl Log {
         })
     }
 
-    /// The sequences of the oldest segment that is still needed and of the tail. The first is never above the second,
-    /// whatever other threads do meanwhile.
+    /// The sequences of the oldest segment that is still needed and of the tail. The first is never higher than the
+    /// second, whatever other threads do meanwhile.
     pub(crate) fn span(&self) -> (u64, u64) {
-        // Both only grow, so the one that is never above the other is read first. The tail follows from the end of the log
-        // and not from the writer, because every commit calls this and must not wait for the writer's lock.
+        // Both sequences only grow, so the lower one is read first. The tail is computed from the end of the log and
+        // not read from the writer, because every commit calls this and must not wait for the writer's lock.
         let tail = || self.log_position.written() / self.parameters.segment_bytes;
         let early = if planted(Bug::SpanReadBackwards) { Some(tail()) } else { None };
         let head = self.needed_from.load(Ordering::Acquire);
         (head, early.unwrap_or_else(tail))
     }
 
-    /// The length of the file: store header and slots, without a slot that is being made.
+    /// The length of the file: store header and slots, not including a slot that is still being filled.
     pub(crate) fn file_bytes(&self) -> u64 {
         self.reader.slot_offset(self.writer.lock().slots().count())
     }
 
-    /// Whether the file system is known to write elsewhere what is written again in place, and so may need free space for it.
+    /// Whether the file system is known to copy on write: overwriting a block then needs free space for the copy.
     pub(crate) fn copies_on_write(&self) -> bool {
         self.storage.copies_on_write()
     }
 
+    /// The number of bytes that are reserved and not written yet.
     pub(crate) fn reserved_bytes(&self) -> u64 {
         self.reservations.reserved_bytes()
     }
 
+    /// The number of syncs by group commit since the store was opened.
     pub(crate) fn syncs(&self) -> u64 {
         self.syncs.load(Ordering::Relaxed)
     }
 
+    /// Returns the address of the record that a footer entry of `segment` lists.
     pub(crate) fn address(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Address> {
         let offset = self.reader.slot_offset(segment.slot) + entry.offset;
         Address::new(offset)
             .ok_or_else(|| Error::corrupt(self.path(), offset, "the footer's address is out of range"))
     }
 
-    /// The footer entries of a full segment, from its footer or, if that is damaged, from its records. None if there is no full
-    /// segment of that sequence.
+    /// Reads the footer entries of a full segment from its footer or, if that is damaged, from its records. Returns
+    /// None if there is no full segment with that sequence.
     pub(crate) fn full_segment(&self, sequence: u64) -> Result<Option<(FullSegment, Vec<FooterEntry>)>> {
         let Some(segment) = self.writer.lock().full_segment(sequence) else { return Ok(None) };
         let (storage, hasher) = (&*self.storage, &self.hasher);
@@ -345,8 +355,8 @@ impl Log {
             .map(|entries| Some((segment, entries)))
     }
 
-    /// What the footer says of the record at `address`, or will say if it is in the tail. None if the footer is damaged, or if
-    /// the record is not its key's last one in the segment.
+    /// Returns the footer entry of the record at `address`, or the future entry if the record is in the tail. Returns
+    /// None if the entries of the segment cannot be read, or if the record is not its key's last one in the segment.
     pub(crate) fn listed(&self, address: Address) -> Result<Option<FooterEntry>> {
         let (slot, within) = self.reader.split(address);
         let (in_tail, sequence) = {
@@ -363,25 +373,28 @@ impl Log {
         }
     }
 
-    /// What the footer of the tail would list if the tail were full now.
+    /// Describes the tail as if it were full now, with the entries of its footer.
     pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
         self.writer.lock().tail_listing()
     }
 
-    /// Notes that the oldest segment is not needed any more: its live records have been moved, and the copies are written.
+    /// Notes that the oldest segment is no longer needed, because its live records have been moved and the copies are
+    /// written. Its slot is freed with the next header.
     pub(crate) fn retire(&self, sequence: u64, record_bytes: u64) {
         self.space_usage.remove(record_bytes);
         self.needed_from.store(sequence + 1, Ordering::Release);
     }
 
-    /// Frees the slots of retired segments now, instead of with the next switch. False if there were none.
+    /// Frees the slots of retired segments now, instead of with the next segment switch. Returns false if there were
+    /// none.
     pub(crate) fn publish_head(&self) -> Result<bool> {
-        // Read before the writer's sync, which then covers everything that was moved to make it so.
+        // This must be read before the writer syncs, so that the sync covers the copies of all records below the head.
         let head = self.needed_from.load(Ordering::Acquire);
         self.with_writer(|writer| writer.publish_head(head))
     }
 
-    /// Closes the tail, so that everything written so far lies in full segments.
+    /// Goes on to the next segment, so that everything written so far is in full segments. Does nothing if the
+    /// condition `rotate` does not need that.
     pub(crate) fn rotate(&self, rotate: Rotate) -> Result<()> {
         let head = self.needed_from.load(Ordering::Acquire);
         let full = |cause| Err(NoRoom { class: ReservationClass::Move, cause }.into_error(self.path()));
@@ -389,7 +402,7 @@ impl Log {
             if rotate != Rotate::Always && writer.tail_is_empty() {
                 return Ok(Ok(()));
             }
-            // The rest of the tail is given up, so every reservation must be covered without it.
+            // The rest of the tail stays unused, so the other space must cover every reservation.
             let class =
                 if rotate == Rotate::IfSpare { ReservationClass::Begin } else { ReservationClass::Move };
             loop {
@@ -410,8 +423,8 @@ impl Log {
         })?
     }
 
-    /// The sequence up to which segments have to be moved to lower slots for the file to become shorter; None if moving does
-    /// not help.
+    /// The sequence up to which segments have to be moved to lower slots for the file to become shorter. None if moving
+    /// does not make it shorter.
     pub(crate) fn shorter_by_moving(&self) -> Option<u64> {
         let writer = self.writer.lock();
         let lowest_free = writer.slots().lowest_free()?;
@@ -435,12 +448,13 @@ impl Log {
         })
     }
 
-    /// Writes the close marks: that the log ends here, and that versions have come to `counter`. No version may be given out
-    /// afterwards, because the next opening goes on from there.
+    /// Writes the close marks, which record the end of the log and `counter`, that of the last version. No version may
+    /// be generated afterwards, because the next session continues from `counter`.
     pub(crate) fn mark_closed(&self, counter: u64) -> Result<()> {
         self.with_writer(|writer| writer.mark_closed(counter))
     }
 
+    /// Locks the writer and calls `change` with it. An error of `change` poisons the commit queue.
     fn with_writer<R>(&self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> Result<R> {
         let mut writer = self.writer.lock();
         self.check_poison()?;
@@ -462,11 +476,12 @@ impl CommitSink for Log {
 
 impl Log {
     fn write_frame(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
-        // Read before the writer is locked: the copies that made it so are written then.
+        // The copies of all records below the head are written before `needed_from` is raised, and so before this
+        // frame.
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
         let placement = writer.write(batch, head)?;
-        // A slot that is made ahead counts as free only once it is synced.
+        // A slot that is filled ahead counts as free only after a sync.
         let is_scarce = self.reservations.update(writer.free_space(), batch.reserved_bytes);
         if is_scarce && let Some(number) = writer.slots_mut().grow_ahead(batch.frame.len() as u64) {
             self.slot_awaits_sync.store(number + 1, Ordering::Release);
@@ -479,8 +494,9 @@ impl Log {
         self.syncs.fetch_add(1, Ordering::Relaxed);
         self.log_position.sync(&*self.storage)?;
         if let Some(number) = filled_slot {
-            // Not waited for: the thread that has the writer may sync three times to switch segments, and every caller that
-            // waits for this sync would wait for those. The switch confirms the slot too, or else the next sync does.
+            // Do not wait for the writer's lock. The thread that holds it may sync three times to switch segments, and
+            // every caller that waits for this sync would wait for those syncs, too. If the switch does not confirm the
+            // slot, the next sync does.
             if let Some(mut writer) = self.writer.try_lock() {
                 writer.slots_mut().confirm_growth_of(number);
                 self.reservations.update(writer.free_space(), 0);

@@ -1,14 +1,14 @@
 //! Reads records by address, from any thread, while another thread appends.
 //!
-//! The reader owns the slot table, which says for each slot which segment it holds and where that segment's frames end.
-//! A record's checksum is tied to its position, and only the table turns an address into a position. Bytes behind the
-//! end may change while they are read, so no read goes beyond it.
+//! The reader owns the slot table, which stores for each slot the segment it contains and where the frames of that
+//! segment end. The checksum of a record covers its position, and only the table can translate an address into a
+//! position. Bytes after the end of the frames may change while they are read, so no read goes beyond that end.
 //!
-//! The writer, and recovery before there is one, maintain the table. Engine and recovery read records.
+//! Recovery fills the table, and the writer maintains it from then on. Recovery and the engine read records.
 
 #![allow(
     unsafe_code,
-    reason = "only the slot table shows that no thread writes to the mapped bytes of a record"
+    reason = "reading mapped bytes is sound because of the slot table: no thread writes to bytes that it shows as readable"
 )]
 
 use std::path::{Path, PathBuf};
@@ -26,10 +26,10 @@ use crate::sync::atomic::{AtomicU64, Ordering};
 /// The content of a slot.
 #[derive(Debug, Default)]
 struct Slot {
-    /// The sequence of its segment; 0 while it is free.
+    /// The sequence of the segment in the slot; 0 while the slot is free.
     sequence: AtomicU64,
-    /// Where the segment's frames end, from the slot's start. Frames before the end are written, and do not change
-    /// until the slot is freed. Bytes behind it, of the next frame or the footer, may be changing.
+    /// Where the segment's frames end, in bytes from the start of the slot. Frames before the end are written, and do
+    /// not change until the slot is freed. Bytes after it, of the next frame or the footer, may be changing.
     end: AtomicU64,
 }
 
@@ -37,30 +37,32 @@ struct Slot {
 #[derive(Debug)]
 struct Chunk {
     slot_count: u64,
-    /// The slots, in pages of [`PAGE_SLOTS`], or in one page if there are fewer. A page is allocated when its first
-    /// slot is used, because a long file may hold little.
+    /// The slots, in pages of [`PAGE_SLOTS`] or, if the chunk has fewer, in one page. A page is allocated when its
+    /// first slot is used, because a long file may be mostly empty.
     pages: Box<[OnceLock<Box<[Slot]>>]>,
     /// The offset in the file at which the map begins.
     map_offset: u64,
     /// A map of all slots of the chunk, including those beyond the end of the file, which become readable when the file
-    /// grows. It is made at the first read and kept until the store is closed: a slot that is cut off and made again is
-    /// the same range of the same file. None if the chunk is read without a map.
+    /// grows. The map is made at the first read and kept until the store is closed. It stays valid when a slot is cut
+    /// off and added again, because that is the same range of the same file. None if the chunk is read without a map.
     map: OnceLock<Option<Map>>,
 }
 
 /// Chunk `n` of the table has `FIRST_CHUNK << n` slots, so that the table grows without moving a slot that a thread
 /// reads.
 const FIRST_CHUNK: u64 = 64;
+/// The number of chunks in the table.
 const CHUNKS: usize = 32;
-/// How many slots are allocated at once.
+/// The number of slots that are allocated at once.
 const PAGE_SLOTS: u64 = 1_024;
 
 /// Maps begin at a multiple of this, the size of a large page. If the page cache holds a file in pieces of that size,
-/// and file and memory are aligned alike, the operating system maps large pages. A lookup reads at a random place, and
-/// with large pages it waits for memory once, without one or two more accesses to page tables.
+/// and file and memory have the same alignment, the operating system maps large pages. A lookup reads at a random
+/// place. With large pages it waits for memory only once, while smaller pages cost one or two more accesses, to page
+/// tables.
 ///
-/// A map for each slot would have large pages for only half of its slot, because slots begin behind the store header.
-/// It would also need many maps, of which a process may have some ten thousand.
+/// There is one map for each chunk and not one for each slot. A map of one slot would have large pages for only half of
+/// it, because slots begin after the store header. Besides, a process may have only tens of thousands of maps.
 const MAP_ALIGNMENT_BYTES: u64 = 2 << 20;
 
 const BEYOND_WRITTEN: FormatError =
@@ -103,7 +105,7 @@ impl Reader {
         STORE_HEADER_BYTES + slot * self.segment_bytes
     }
 
-    /// Sets which segment the slot holds, and where its frames end so far, from the slot's start.
+    /// Sets the segment that the slot contains, and where its frames end, in bytes from the start of the slot.
     pub(crate) fn set_segment(&self, slot: u64, sequence: u64, end: u64) {
         let (_, slot) = self.slot(slot);
         slot.end.store(end, Ordering::Release);
@@ -111,12 +113,12 @@ impl Reader {
     }
 
     /// Moves the end of the frames in `slot` forward to `end`. Must be called after the write of the last frame has
-    /// returned, and before a record of it enters the index.
+    /// returned, and before a record of that frame enters the index.
     pub(crate) fn set_end(&self, slot: u64, end: u64) {
         self.slot(slot).1.end.store(end, Ordering::Release);
     }
 
-    /// Marks a slot as free. Its records must have left the index before.
+    /// Marks a slot as free. Its records must have been removed from the index before.
     pub(crate) fn set_free(&self, slot: u64) {
         self.set_segment(slot, 0, 0);
     }
@@ -142,7 +144,7 @@ impl Reader {
             return Err(self.corrupt(address, FormatError::Damaged("the index points into a free slot")));
         }
         let position = sequence * self.segment_bytes + within;
-        // A damaged length must not lead the read to bytes that are being written.
+        // A damaged length field must not extend the read to bytes that are being written.
         let limit = readable(within, slot.end.load(Ordering::Acquire));
         let decode = |bytes: &[u8]| match Record::decode(bytes, position, self.seed) {
             Ok(record) => Ok(read(RecordLocation { position, length_bytes: bytes.len() as u64 }, &record)),
@@ -156,29 +158,31 @@ impl Reader {
         if limit < RECORD_HEADER_BYTES as u64 {
             return Err(outside());
         }
-        // SAFETY: no thread writes to these bytes meanwhile. Both slices lie between the first frame of a slot and the
-        // end of its frames as read above (`limit`). Headers and close marks lie before the first frame, footers behind
-        // the end. In between, the file is written
-        // - by the writer's appends, each behind the end of that time. The end moves when the write has returned, by a
-        //   `Release` store that the `Acquire` load above has seen, so all writes below `end` happened before this
-        //   read.
-        // - when the slot is recycled, cut off, or zeroed because it was cut off. The slot is freed before that, and
-        //   its records leave the index before it is freed, which waits for this call: the caller holds the lock of the
-        //   index's shard, which removing an address takes, or the flight of the key, without which no record leaves
-        //   the index. If the slot was freed earlier, the sequence above was 0: no address of the index leads there.
-        // - by recovery, which rewrites the end of the log after it has filled the index, on one thread and before any
-        //   other code has this reader.
+        // SAFETY: no thread writes to these bytes during the read. Both slices are between the first frame of a slot
+        // and the end of its frames as read above (`limit`). Headers and close marks are before the first frame,
+        // footers are after the end. Between the two, the file is written only in these cases:
+        // - The writer appends a frame, always after the end at that time. It moves the end once the write has
+        //   returned, by a `Release` store that the `Acquire` load above has seen, so all writes below `end` happened
+        //   before this read.
+        // - The slot is recycled, cut off, or filled with zeroes after it was cut off. The slot is freed before that,
+        //   and before it is freed its records are removed from the index. Their removal waits for this call: the
+        //   caller holds the lock of the index's shard, which the removal takes, or the flight of the key, without
+        //   which no thread removes the record. If the slot had been freed before this call, the sequence above would
+        //   be 0, because no address in the index points to a free slot.
+        // - Recovery rewrites the end of the log. It does so after it has filled the index, on one thread, and before
+        //   any other code has this reader.
         let length = unsafe { map.read(at, RECORD_HEADER_BYTES, record_length) }.ok_or_else(outside)?;
         let length = length.map_err(|fault| self.corrupt(address, fault))?;
         if length as u64 > limit {
             return Err(outside());
         }
-        // SAFETY: as above; and `decode` and `read` do not write to the file: they copy out of the record, or append to
-        // memory.
+        // SAFETY: as above. In addition, `decode` and `read` do not write to the file: they copy out of the record, or
+        // append to memory.
         unsafe { map.read(at, length, decode) }.ok_or_else(outside)?
     }
 
-    /// Copies `length_bytes` bytes at `address` without a check, or fewer if the frames of the segment end before that.
+    /// Copies `length_bytes` bytes at `address` without verifying a checksum, or fewer if the frames of the segment end
+    /// earlier.
     ///
     /// The caller must keep the segment in the log until this returns, by holding the flight of the key whose record is
     /// at `address`.
@@ -193,14 +197,15 @@ impl Reader {
             return read.map(|()| bytes).map_err(|error| self.io("read a record", error));
         };
         let at = usize::try_from(address.offset() - chunk.map_offset).unwrap_or(usize::MAX);
-        // SAFETY: as in `record`: the bytes lie between the first frame of the slot and the end of its frames, and the
+        // SAFETY: as in `record`, the bytes are between the first frame of the slot and the end of its frames, and the
         // caller keeps the slot from being freed. Copying them writes only to new memory.
         let bytes = unsafe { map.read(at, length, <[u8]>::to_vec) };
         bytes.ok_or_else(|| self.corrupt(address, BEYOND_WRITTEN))
     }
 
+    /// Reads the record at `address`, of at most `limit` bytes, without a map.
     fn read_unmapped(&self, address: Address, limit: u64) -> Result<Vec<u8>> {
-        /// Most records are shorter and take one read.
+        /// The length of the first read. Most records are shorter and need only this one.
         const FIRST_READ_BYTES: u64 = 512;
         let read = |buffer: &mut [u8], offset| {
             read_exact_at(&*self.storage, buffer, offset).map_err(|error| self.io("read a record", error))
@@ -219,14 +224,14 @@ impl Reader {
         Ok(bytes)
     }
 
-    /// The position that `address` has now.
+    /// The position in the log that `address` has now.
     #[cfg(test)]
     fn position(&self, address: Address) -> u64 {
         let (slot, within) = self.split(address);
         self.sequence(slot) * self.segment_bytes + within
     }
 
-    /// Whether a reader may read the bytes at `address`.
+    /// Whether the slot table allows the bytes at `address` to be read.
     #[cfg(test)]
     pub(crate) fn shows(&self, address: Address) -> bool {
         let (slot, within) = self.split(address);
@@ -234,6 +239,7 @@ impl Reader {
         slot.sequence.load(Ordering::Acquire) != 0 && readable(within, slot.end.load(Ordering::Acquire)) > 0
     }
 
+    /// Makes the error of a failed I/O operation on the file.
     pub(crate) fn io(&self, operation: &'static str, source: std::io::Error) -> Error {
         Error::io(&self.path, operation, source)
     }
@@ -242,13 +248,13 @@ impl Reader {
         Error::corrupt(&self.path, address.offset(), fault.reason())
     }
 
-    /// The slot of `address`, and the offset in the slot.
+    /// Returns the slot of `address`, and the offset within that slot.
     pub(crate) fn split(&self, address: Address) -> (u64, u64) {
         let offset = address.offset() - STORE_HEADER_BYTES;
         (offset / self.segment_bytes, offset % self.segment_bytes)
     }
 
-    /// The chunk of `slot`, and its entry in the table.
+    /// Returns the chunk of `slot`, and the slot's entry in the table.
     fn slot(&self, slot: u64) -> (&Chunk, &Slot) {
         // Chunk n begins at FIRST_CHUNK x (2^n - 1).
         let number = (slot / FIRST_CHUNK + 1).ilog2();
@@ -267,10 +273,11 @@ impl Reader {
         (chunk, &page[within])
     }
 
+    /// Returns the map of `chunk`, which is made at the first call. None if the file cannot be mapped.
     fn map<'c>(&self, chunk: &'c Chunk) -> Option<&'c Map> {
         let make = || {
             let bytes = chunk.slot_count * self.segment_bytes;
-            // Without address space, or at the limit on maps, the slots are read without a map.
+            // If there is not enough address space, or the process has too many maps, the slots are read without a map.
             let length = usize::try_from(bytes + MAP_ALIGNMENT_BYTES).ok()?;
             self.storage.map(chunk.map_offset, length).unwrap_or(None)
         };
@@ -278,8 +285,8 @@ impl Reader {
     }
 }
 
-/// How many bytes may be read at `within`, in a slot whose frames end at `end`: none before the first frame, and none
-/// behind the last.
+/// The number of bytes that may be read at `within`, in a slot whose frames end at `end`: none before the first frame,
+/// and none after the last.
 fn readable(within: u64, end: u64) -> u64 {
     if within < FIRST_FRAME_OFFSET { 0 } else { end.saturating_sub(within) }
 }
@@ -307,7 +314,8 @@ mod tests {
         }
     }
 
-    /// Writes a record of the key `name` at `within` in `slot`, which holds the segment with the sequence `slot + 1`.
+    /// Writes a record of the key `name` at `within` in `slot`, which contains the segment with the sequence `slot +
+    /// 1`.
     fn write_record(storage: &dyn Storage, reader: &Reader, slot: u64, within: u64, name: &[u8]) -> Address {
         let record = Record {
             kind: Kind::Completed,
@@ -334,7 +342,7 @@ mod tests {
         reader.record(address, |_, record| record.key.name().to_vec())
     }
 
-    /// A reader of a new file in `directory`, with maps or without.
+    /// Makes a reader of a new file in `directory`, with or without maps.
     fn reader_of_file(directory: &Path, mmap: bool) -> (Arc<FileStorage>, Reader) {
         let path = directory.join(format!("{mmap}.once"));
         let storage = Arc::new(FileStorage::open(&path, true, mmap).unwrap());
@@ -376,7 +384,7 @@ mod tests {
             assert_eq!(name_at(&reader, fits).unwrap(), b"inside");
             for within in [(1 << 16) - 80, (1 << 16) - 72] {
                 let address = write_record(&*storage, &reader, 0, within, b"across");
-                // A read behind the end of the file would end the process with SIGBUS.
+                // The file ends here. A read of the map beyond that would kill the process with SIGBUS.
                 storage.set_len(reader.slot_offset(1)).unwrap();
                 let refusal = name_at(&reader, address).unwrap_err().to_string();
                 assert!(refusal.contains(&address.offset().to_string()), "{mmap}: {refusal}");
@@ -385,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn no_read_goes_beyond_the_end_of_frames_whatever_a_record_says() {
+    fn a_damaged_length_never_extends_a_read_beyond_the_frames() {
         const WITHIN: u64 = 4_104;
         let directory = tempfile::tempdir().unwrap();
         for mmap in [true, false] {
@@ -404,7 +412,7 @@ mod tests {
                 let refusal = name_at(&reader, address).unwrap_err().to_string();
                 assert!(refusal.contains("beyond what is written"), "{mmap}, {damaged}: {refusal}");
             }
-            // An address of the index may be wrong as well.
+            // An address in the index may be wrong as well.
             for within in [0, 512, 4_088, end - 8, end, end + 8] {
                 let address = Address::new(reader.slot_offset(0) + within).unwrap();
                 assert!(name_at(&reader, address).is_err(), "{mmap}, {within}");
@@ -424,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_far_away_allocates_one_page_of_the_table() {
+    fn a_distant_slot_allocates_only_one_page_of_the_table() {
         let reader = Reader::new(Arc::new(MemoryStorage::new()), PathBuf::new(), &PARAMETERS);
         let last = (1 << 27) - 1;
         reader.set_segment(last, 7, 4_096);
@@ -435,7 +443,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_file_of_many_slots_takes_few_maps() {
+    fn a_file_of_many_slots_needs_few_maps() {
         let directory = tempfile::tempdir().unwrap();
         let (storage, reader) = reader_of_file(directory.path(), true);
         for slot in 0..300 {

@@ -1,7 +1,7 @@
-//! Reads whole segments: by their footer, or frame by frame where the footer is not valid. Writes nothing.
+//! Reads whole segments: by their footer or, if that is not valid, frame by frame. Writes nothing.
 //!
-//! Recovery uses it to open a file, and the log to retire a full segment. Nothing here decides what an invalid frame
-//! means: see the table in `recover`.
+//! Recovery uses this module to open a file, and the log uses it to retire a full segment. The table in `recover`
+//! defines what an invalid frame means; this module only reports it.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,12 +16,13 @@ use crate::hash::KeyHasher;
 use crate::planted::{Bug, planted};
 use crate::storage::{Storage, read_exact_at, read_held_at};
 
-/// A valid frame.
+/// Where a valid frame is, and the parts of its header that recovery needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct FrameSpan {
     pub(crate) position: u64,
     pub(crate) length: u64,
     pub(crate) checksum: u32,
+    /// The position up to which the log was durable when the frame was written.
     pub(crate) synced_to: u64,
 }
 
@@ -29,39 +30,42 @@ pub(crate) struct FrameSpan {
 #[derive(Debug)]
 pub(crate) struct SegmentScan {
     pub(crate) frames: Vec<FrameSpan>,
-    /// The last record of each key, in order of offset.
+    /// The last record of each key, ordered by offset.
     pub(crate) entries: Vec<FooterEntry>,
+    /// The length of all records together.
     pub(crate) record_bytes: u64,
-    /// The position behind the last valid frame.
+    /// The position at which the last valid frame ends.
     pub(crate) end: u64,
+    /// The checksum of the last valid frame.
     pub(crate) last_checksum: u32,
+    /// The open count of the last valid frame.
     pub(crate) open_count: u32,
     /// Why the next frame is not valid.
     pub(crate) stop: FormatError,
 }
 
-/// The frame that a segment's first frame must continue, by its checksum.
+/// The frame that a segment's first frame must continue, identified by its checksum.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Chain {
     pub(crate) checksum: u32,
 }
 
-/// The bytes of a slot, or of a part of one. Ranges that hold no data are not read and come back as zeroes.
+/// Reads a slot, or a part of one. Holes in the file are not read, and their bytes are returned as zeroes.
 pub(crate) fn read_slot(storage: &dyn Storage, offset: u64, segment_bytes: u64) -> io::Result<Vec<u8>> {
     let length = usize::try_from(segment_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
     read_held_at(storage, length, offset)
 }
 
-/// The greatest length of a frame at `within`, counted from the start of its slot.
+/// The maximum length of a frame that begins `within` bytes from the start of its slot.
 fn frame_limit(parameters: &Parameters, within: u64) -> u64 {
     let left = parameters.segment_bytes.saturating_sub(TRAILER_BYTES).saturating_sub(within);
     left.min(max_frame_bytes(parameters.segment_bytes))
 }
 
-/// Follows the frames of segment `sequence` in `slot`, the bytes of its whole slot.
+/// Decodes the frames of segment `sequence` one after another. `slot` is the content of its slot.
 ///
-/// The scan stops at the first frame that is invalid, breaks the checksum chain, or has a lower open count than the
-/// frame before.
+/// The scan stops at the first frame that is invalid, does not continue the checksum chain, or has a lower open count
+/// than the frame before it.
 pub(crate) fn scan(
     slot: &[u8],
     sequence: u64,
@@ -98,8 +102,8 @@ pub(crate) fn scan(
             }
         };
         let stamp = frame.header.stamp;
-        // An earlier tail that was cut off may have left a valid frame at just this position, which continues another
-        // frame.
+        // A torn tail that an earlier recovery cut off may have left a valid frame at exactly this position. Such a
+        // frame continues a different frame.
         if stamp.previous_checksum != scan.last_checksum && !stale {
             scan.stop = FormatError::Damaged("the frame does not continue the one before");
             break;
@@ -111,7 +115,8 @@ pub(crate) fn scan(
         for (position, length, record) in frame.records() {
             scan.record_bytes += length;
             if record.kind == Kind::Ignorable {
-                // This version cannot read what it says about its key, so it must not hide an earlier record.
+                // This version of the library does not understand the record, so the record must not supersede an
+                // earlier one of the same key.
                 continue;
             }
             let hash = record.key_hash(hasher);
@@ -141,10 +146,10 @@ pub(crate) fn scan(
     scan
 }
 
-/// The highest `synced_to` of the valid frame headers behind position `after` in the slot. It is what tells lost
-/// durable data from a torn tail.
+/// Returns the highest `synced_to` of all valid frame headers after position `after` in the slot. By this, recovery
+/// distinguishes the loss of durable data from a torn tail.
 ///
-/// The records of such a frame need not be valid: the header alone proves what was on disk when it was written.
+/// The records of such a frame need not be valid, because the header alone proves what was on disk when it was written.
 pub(crate) fn highest_synced_to_after(
     slot: &[u8],
     sequence: u64,
@@ -169,10 +174,10 @@ pub(crate) fn highest_synced_to_after(
     highest
 }
 
-/// How many bytes of a slot [`latest_trace_in`] reads at a time.
+/// The number of bytes of a slot that [`latest_trace_in`] reads at a time.
 const TRACED_BYTES: u64 = 1 << 20;
 
-/// [`latest_trace`] of the first `length` bytes of the slot at `offset`. Reads only the ranges that hold data.
+/// Returns the [`latest_trace`] of the first `length` bytes of the slot at `offset`. Does not read holes in the file.
 pub(crate) fn latest_trace_in(
     storage: &dyn Storage,
     offset: u64,
@@ -186,8 +191,8 @@ pub(crate) fn latest_trace_in(
         && run.start < end
         && run.end > at
     {
-        // A header begins at a multiple of 8, does not begin with zeroes, and may reach beyond the run or this piece of
-        // it.
+        // A header begins at a multiple of 8, and not with zeroes, so it begins in a range of data. It may extend
+        // beyond that range, or beyond the piece of it that is read here.
         let from = run.start.max(at) / ALIGNMENT_BYTES * ALIGNMENT_BYTES;
         let piece_end = run.end.min(end).min(from + TRACED_BYTES);
         let to = (piece_end + FRAME_HEADER_BYTES as u64).min(end);
@@ -198,8 +203,8 @@ pub(crate) fn latest_trace_in(
     Ok(latest)
 }
 
-/// The highest sequence among the valid frame headers and close marks in a part of a slot, without regard to the
-/// segment header. `start` is where the part begins in its slot, a multiple of 8.
+/// Returns the highest sequence of all valid frame headers and close marks in a part of a slot. The segment header is
+/// ignored. `start` is where the part begins in its slot, a multiple of 8.
 pub(crate) fn latest_trace(part: &[u8], start: u64, parameters: &Parameters) -> Option<u64> {
     let (segment_bytes, seed) = (parameters.segment_bytes, parameters.seed());
     let from = |within: u64| usize::try_from(within.checked_sub(start)?).ok().and_then(|at| part.get(at..));
@@ -226,8 +231,8 @@ pub(crate) fn was_finished(slot: &[u8], sequence: u64) -> bool {
     slot.last_chunk::<TRAILER>().is_some_and(|trailer| footer::is_or_was_of(trailer, sequence))
 }
 
-/// Whether the slot, which may be cut short, holds what looks like a frame or a close mark. For a store whose
-/// parameters are lost, so that no checksum can be computed.
+/// Whether the slot, which may be truncated, contains something that looks like a frame or a close mark. For a store
+/// whose parameters are lost, so that no checksum can be computed.
 pub(crate) fn resembles_used_slot(slot: &[u8]) -> bool {
     let marked = CLOSE_MARK_OFFSETS.iter().any(|offset| {
         usize::try_from(*offset).ok().and_then(|at| slot.get(at..)).is_some_and(CloseMark::resembles)
@@ -251,7 +256,7 @@ pub(crate) fn read_trailer(
     Ok(trailer)
 }
 
-/// Reads the footer of a full segment into `buffer`. The inner error says why it is not valid.
+/// Reads the footer of a full segment into `buffer`. The inner error is the reason why the footer is not valid.
 pub(crate) fn read_footer<'b>(
     storage: &dyn Storage,
     slot_offset: u64,

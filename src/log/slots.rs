@@ -1,7 +1,8 @@
-//! The slots of the file: which of them are free, and how the file grows and shrinks.
+//! The slots of the file: keeps the set of free ones, and grows and shrinks the file.
 //!
-//! Owned by the [`Writer`](super::writer::Writer), under whose lock everything here happens. A slot counts, as free or in
-//! use, once it is at full length and synced; one that is being made at the end of the file does not count yet.
+//! The [`Writer`](super::writer::Writer) owns the slots, and its lock protects them. A slot counts, as free or in use,
+//! once it has its full length and is synced. A slot that is still being filled at the end of the file does not count
+//! yet.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,14 +17,15 @@ use crate::storage::{Storage, ZEROES_BYTES, set_len, write_zeroes_at};
 /// How a slot at the end of the file gets its space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum NewSlot {
-    /// Zeroes are written to it, so that a sync of a record in it finds no metadata of the file system to write.
+    /// The slot is filled with zeroes, so that a later sync of a record in it has no metadata of the file system to
+    /// write.
     Zeroed,
-    /// Space is reserved and not written to. In a file that grows and is hardly ever synced this halves what is
-    /// written. On a file system that cannot reserve space, zeroes are written.
+    /// The file system reserves the space, and nothing is written to it. This halves the number of bytes written to a
+    /// file that grows and is rarely synced. If the file system cannot reserve space, zeroes are written.
     Reserved,
 }
 
-/// How short and how long a file may be, and how it grows.
+/// The limits on the length of the file, and the way it grows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Growing {
     pub(crate) min_slots: u64,
@@ -31,26 +33,30 @@ pub(crate) struct Growing {
     pub(crate) new_slot: NewSlot,
 }
 
-/// How many zeroes an appended byte pays for.
+/// The number of bytes of the next slot to fill for each appended byte.
 ///
-/// The log asks for a slot when a batch's limit is left of the tail, which is a quarter of a segment at most. At this rate the
-/// slot is filled before that is full, and the switch to the next segment confirms it.
+/// The log begins to fill a slot when the rest of the tail is smaller than the maximum size of a batch, which is at
+/// most a quarter of a segment. At this rate the slot is filled before the tail is full, and the switch to the next
+/// segment confirms it.
 const ZEROES_PER_BYTE: u64 = 8;
-/// The least that is filled at once is a segment divided by this, or [`ENOUGH_BYTES`] if that is less.
+/// The minimum number of bytes to fill at once is the segment size divided by this, or [`MAX_MIN_PIECE_BYTES`] if that
+/// is less.
 ///
-/// After each piece the next sync also writes the file's new length and extents, which costs as much as a quarter of a
-/// MiB. Smaller pieces would pay that more often; larger ones would delay more callers by the one sync that carries them.
+/// After each piece the next sync also writes the file's new length and extents, which takes as long as writing a
+/// quarter of a MiB. Smaller pieces would cause that more often; larger ones would delay more callers during the sync
+/// that follows.
 const PIECES_PER_SEGMENT: u64 = 16;
-const ENOUGH_BYTES: u64 = ZEROES_BYTES as u64;
+/// The upper limit on the minimum number of bytes to fill at once. Larger pieces end at a multiple of this.
+const MAX_MIN_PIECE_BYTES: u64 = ZEROES_BYTES as u64;
 
-/// A slot that is being made at the end of the file.
+/// The slot that is being filled at the end of the file.
 #[derive(Debug, Default)]
 struct Growth {
-    /// Counts the slots that this process has made.
+    /// Identifies the slot among all that were begun in this session, because a slot may be cut off and begun again.
     number: u64,
-    /// Zeroes written, or space reserved, so far.
+    /// The number of bytes that were filled with zeroes or reserved so far.
     filled_bytes: u64,
-    /// What appended bytes have paid for and is not filled yet.
+    /// The number of bytes that are to be filled because of appended bytes, and are not filled yet.
     owed_bytes: u64,
 }
 
@@ -61,9 +67,10 @@ pub(crate) struct Slots {
     reader: Arc<Reader>,
     log_position: Arc<LogPosition>,
     segment_bytes: u64,
-    /// Slots that hold nothing that a durable header counts to the log. Lowest first, so that the end of the file comes
-    /// free.
+    /// The slots that no durable header counts as part of the log. The lowest one is used first, so that the slots at
+    /// the end of the file become free and can be cut off.
     free: BTreeSet<u64>,
+    /// The number of slots, free or in use.
     count: u64,
     pub(super) growing: Growing,
     growth: Growth,
@@ -94,7 +101,7 @@ impl Slots {
         self.free.first().copied()
     }
 
-    /// The number of slots below which the file does not shrink.
+    /// The minimum number of slots, below which the file does not shrink.
     pub(crate) fn min_count(&self) -> u64 {
         self.growing.min_slots
     }
@@ -104,7 +111,7 @@ impl Slots {
         self.free.pop_first()
     }
 
-    /// No durable header counts the segment in `slot` to the log any more.
+    /// Marks `slot` as free. No durable header may count its segment as part of the log any more.
     pub(super) fn give_back(&mut self, slot: u64) {
         self.free.insert(slot);
     }
@@ -113,14 +120,14 @@ impl Slots {
         self.count > 0 && self.free.contains(&(self.count - 1))
     }
 
-    /// Gives up the last slot of the file, which is free. [`Slots::cut`] then shortens the file.
+    /// Removes the last slot, which must be free. [`Slots::cut`] then shortens the file.
     pub(crate) fn drop_last(&mut self) {
-        assert!(self.last_is_free(), "a slot in use is never given up");
+        assert!(self.last_is_free(), "the last slot of the file is in use");
         self.count -= 1;
         self.free.remove(&self.count);
     }
 
-    /// Cuts the file off behind its last slot, with what there is of a slot that is being made.
+    /// Cuts off the file after its last slot. A slot that is still being filled is cut off, too.
     pub(super) fn cut(&mut self) -> io::Result<()> {
         self.begin_growth();
         let length = self.reader.slot_offset(self.count);
@@ -135,16 +142,17 @@ impl Slots {
         self.log_position.sync(&*self.storage)
     }
 
-    /// Fills what `appended_bytes` pay for of the next slot: a piece of zeroes at a time, or the whole slot where space is
-    /// reserved. Returns the number of the slot when it is filled and waits for a sync.
+    /// Fills a part of the next slot, in proportion to `appended_bytes`: one piece of zeroes at a time, or the whole
+    /// slot if space is reserved instead. Returns the growth number of the slot if it is filled and only has to be
+    /// synced.
     ///
-    /// A full disk, or any other reason not to grow, does no harm here. A caller that needs the slot meets it again in
-    /// [`Slots::grow`].
+    /// If the file cannot grow, for example because the disk is full, this does nothing. A caller that needs the slot
+    /// gets the error from [`Writer::try_grow`](super::writer::Writer::try_grow).
     pub(crate) fn grow_ahead(&mut self, appended_bytes: u64) -> Option<u64> {
         if self.growth_is_filled() {
             return Some(self.growth.number);
         }
-        let piece_bytes = (self.segment_bytes / PIECES_PER_SEGMENT).min(ENOUGH_BYTES);
+        let piece_bytes = (self.segment_bytes / PIECES_PER_SEGMENT).min(MAX_MIN_PIECE_BYTES);
         self.growth.owed_bytes += appended_bytes * ZEROES_PER_BYTE;
         if self.growth.owed_bytes < piece_bytes || self.count >= self.growing.max_slots {
             return None;
@@ -152,7 +160,8 @@ impl Slots {
         if self.storage.size_limit().is_some_and(|limit| self.reader.slot_offset(self.count + 1) > limit) {
             return None;
         }
-        // All that is owed, which after a large frame is more than a piece, or large frames would outrun the zeroes.
+        // Fill all that is owed, even if a large frame makes that more than a piece. Otherwise large frames could fill
+        // the tail before the next slot is ready.
         let owed_bytes = std::mem::take(&mut self.growth.owed_bytes);
         self.fill(owed_bytes).ok()?;
         self.growth_is_filled().then_some(self.growth.number)
@@ -162,6 +171,7 @@ impl Slots {
         self.growth.filled_bytes == self.segment_bytes
     }
 
+    /// Fills at least `bytes` more of the next slot, or what is left of it.
     fn fill(&mut self, bytes: u64) -> io::Result<()> {
         let left = self.segment_bytes - self.growth.filled_bytes;
         if left == 0 {
@@ -172,16 +182,19 @@ impl Slots {
             self.growth.filled_bytes += left;
             return Ok(());
         }
-        // A large piece goes on to where the page cache can hold the next one as a unit.
-        let up_to_piece =
-            if bytes < ENOUGH_BYTES { bytes } else { (at + bytes).next_multiple_of(ENOUGH_BYTES) - at };
+        // A large piece is extended to a boundary, so that the page cache can hold the next piece as a unit.
+        let up_to_piece = if bytes < MAX_MIN_PIECE_BYTES {
+            bytes
+        } else {
+            (at + bytes).next_multiple_of(MAX_MIN_PIECE_BYTES) - at
+        };
         let bytes = up_to_piece.min(left);
         write_zeroes_at(&*self.storage, at, bytes)?;
         self.growth.filled_bytes += bytes;
         Ok(())
     }
 
-    /// The filled slot is usable: a sync that began after it was filled has succeeded.
+    /// Makes the next slot usable if it is filled. A sync that began after that must have succeeded.
     pub(super) fn confirm_growth(&mut self) {
         if self.growth_is_filled() {
             self.free.insert(self.count);
@@ -190,22 +203,23 @@ impl Slots {
         }
     }
 
-    /// The same for the slot with this number. While a thread synced, another may have confirmed that slot and filled the
-    /// next one, for which that sync began too early.
+    /// Makes the next slot usable if it is filled and has this growth number. While the caller was syncing, another
+    /// thread may have confirmed that slot and filled the next one, for which the sync began too early.
     pub(crate) fn confirm_growth_of(&mut self, number: u64) {
         if self.growth.number == number {
             self.confirm_growth();
         }
     }
 
+    /// Begins to fill a new slot.
     fn begin_growth(&mut self) {
         self.growth = Growth { number: self.growth.number + 1, ..Growth::default() };
     }
 
-    /// Makes the next slot at once. The outer error leaves unknown what is on disk; the inner one says why the file cannot
-    /// grow.
+    /// Adds the next slot at once. After an outer error it is unknown what is on disk. The inner error is the reason
+    /// why the file cannot grow.
     pub(super) fn grow(&mut self) -> io::Result<Result<(), CannotGrow>> {
-        // The slot holds nothing, so a write to it that fails leaves nothing half done.
+        // The slot contains nothing, so a failed write to it does no harm.
         if let Err(error) = self.fill(self.segment_bytes) {
             return Ok(Err(CannotGrow::new(error)));
         }
@@ -214,7 +228,7 @@ impl Slots {
         Ok(Ok(()))
     }
 
-    /// Whether a limit forbids the file to have another slot.
+    /// Returns an error if a limit does not allow the file to have another slot.
     pub(super) fn check_limits(&self) -> Result<(), CannotGrow> {
         let segment_bytes = self.segment_bytes;
         if self.count >= self.growing.max_slots {
@@ -233,12 +247,13 @@ impl Slots {
         }
     }
 
+    /// Whether the file has fewer slots than its minimum.
     pub(super) fn lacks_min_slots(&self) -> bool {
         self.count < self.growing.min_slots
     }
 
-    /// Makes the slots that the file lacks of its minimum, with one sync; or none. The outer error leaves unknown what is on
-    /// disk; the inner one says why the file cannot be that long.
+    /// Adds all slots that the file lacks of its minimum, with one sync, or none. After an outer error it is unknown
+    /// what is on disk. The inner error is the reason why the file cannot have its minimum length.
     pub(super) fn make_min_slots(&mut self) -> io::Result<Result<(), CannotGrow>> {
         let (from, to) = (self.count, self.growing.min_slots);
         let (at, end) = (self.reader.slot_offset(from), self.reader.slot_offset(to));
@@ -249,8 +264,9 @@ impl Slots {
             ))));
         }
         let length = self.storage.len()?;
-        // Reserved before it is filled: a disk without space for it refuses at once, and not when it is full. What an earlier
-        // growth left behind the last slot is overwritten last: until then a refusal can leave it as it was.
+        // Space is reserved before it is filled, so that a disk without enough space refuses at once and does not run
+        // full first. Bytes that an earlier growth left after the last slot are overwritten last, so that until then a
+        // refusal leaves the file unchanged.
         let made = self.storage.reserve(at, end - at).and_then(|is_reserved| match self.growing.new_slot {
             NewSlot::Reserved if is_reserved => Ok(()),
             _ => write_zeroes_at(&*self.storage, length, end.saturating_sub(length)),
@@ -258,7 +274,7 @@ impl Slots {
         let left_over = length.min(end).saturating_sub(at);
         let made = made.and_then(|()| write_zeroes_at(&*self.storage, at, left_over));
         if let Err(error) = made {
-            // Other users of the disk must not find it full for nothing.
+            // Shorten the file again, so that it does not fill the disk without using the space.
             if self.storage.len()? > length {
                 set_len(&*self.storage, length)?;
                 self.sync()?;
@@ -286,7 +302,7 @@ mod tests {
     use std::path::PathBuf;
 
     #[test]
-    fn a_large_piece_of_zeroes_ends_on_a_boundary_and_a_small_one_does_not() {
+    fn only_a_large_piece_of_zeroes_is_extended_to_a_boundary() {
         let ends = |segment_bytes: u64, asked: u64| {
             let parameters = Parameters { segment_bytes, file_id: [0; 16], secret: [0; 16] };
             let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
@@ -303,6 +319,6 @@ mod tests {
         assert_eq!(ends(4 << 20, 256 << 10).1, 18 * (256 << 10));
         assert_eq!(ends(4 << 20, 600 << 10).1, 19 * (256 << 10));
         let (slot, end) = ends(300 << 10, 256 << 10);
-        assert_eq!(end, slot + (300 << 10), "no further than the slot");
+        assert_eq!(end, slot + (300 << 10), "the piece must end with the slot");
     }
 }
