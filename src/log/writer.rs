@@ -1,14 +1,15 @@
-//! The end of the log: where the next frame goes, and the switch to the next segment.
+//! The end of the log: writes frames, and switches to the next segment.
 //!
-//! The log locks the writer, so one thread at a time writes a batch, publishes a head, grows or shrinks the file. Readers and
-//! threads that sync do not wait for it. The order of the steps of [`Writer::switch`] and [`Writer::publish_head`] is what
-//! recovery relies on.
+//! The log locks the writer, so one thread at a time writes a batch, publishes a head, or grows or shrinks the file.
+//! Readers and threads that sync do not wait for the writer. Recovery relies on the order of the steps in
+//! [`Writer::switch`] and [`Writer::publish_head`].
 //!
-//! Invariant: **a writer whose change of the file failed is never used again.** What is on disk then is not what is in memory.
-//! After a failed segment switch the new header may state an end of the old segment; a frame behind that end, or a second
-//! switch, would make a file that no opening accepts. The commit queue is poisoned too, but only after the failing thread has
-//! left the writer, and threads that passed the queue's check before may already wait for the writer's lock. So the writer
-//! refuses them itself: every method that changes the file goes through [`Writer::change`].
+//! Invariant: **after a change of the file has failed, the writer is never used again**, because the content of the
+//! file then differs from the state in memory. After a failed segment switch, for example, the new header may be on
+//! disk, and it states where the old segment ends. A frame after that end, or a second switch, would make a file that
+//! recovery refuses. The commit queue is poisoned too, but only after the failing thread has unlocked the writer. Other
+//! threads that have passed the queue's check earlier may be waiting for that lock. So the writer itself refuses them:
+//! every method that changes the file goes through [`Writer::change`].
 
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
@@ -29,7 +30,7 @@ use crate::planted::{Bug, one_late, planted};
 use crate::status::MAX_COUNTER;
 use crate::storage::{Storage, write_all_at};
 
-/// A segment of the log that is full.
+/// A full segment of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FullSegment {
     pub(crate) slot: u64,
@@ -43,43 +44,51 @@ pub(crate) struct FullSegment {
 pub(crate) struct Tail {
     pub(crate) slot: u64,
     pub(crate) header: SegmentHeader,
-    /// Where the next frame goes, from the start of the slot.
+    /// Where the next frame begins, in bytes from the start of the slot.
     pub(crate) offset: u64,
+    /// The checksum of the last frame, in this segment or an earlier one.
     pub(crate) last_checksum: u32,
+    /// The length of all records in the segment together.
     pub(crate) record_bytes: u64,
-    /// What the footer will say.
+    /// The entries of the future footer.
     pub(crate) entries: FooterBuilder,
 }
 
-/// The end of one log.
+/// The writer of one log.
 #[derive(Debug)]
 pub(crate) struct Writer {
     storage: Arc<dyn Storage>,
     reader: Arc<Reader>,
     log_position: Arc<LogPosition>,
-    /// Read when a frame, a header or a close mark is written: records may be older, moved ones by far.
+    /// The clock that stamps frames, headers and close marks when they are written. The times in records are no
+    /// substitute: records may be older, and moved ones much older.
     clock: Arc<StoreClock>,
     parameters: Parameters,
     seed: Seed,
     open_count: u32,
-    /// The oldest sequence that a durable header still counts to the log.
+    /// The sequence of the oldest segment that a durable header still counts as part of the log.
     head: u64,
-    /// Sequences head.. in order; the tail is not among them.
+    /// The full segments in order. The first has the sequence `head`.
     full: VecDeque<FullSegment>,
     tail: Tail,
     slots: Slots,
-    /// A change of the file is under way, or one has failed or unwound: file and memory may differ.
+    /// A change of the file is under way, or one has failed or unwound, so the file may differ from the state in
+    /// memory.
     is_half_done: bool,
 }
 
-/// Where a [`Writer`] begins.
+/// The state of the log as recovery has found it, from which a [`Writer`] continues.
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) clock: Arc<StoreClock>,
+    /// The sequence of the oldest segment.
     pub(crate) head: u64,
+    /// The full segments in order. The first has the sequence `head`.
     pub(crate) full: VecDeque<FullSegment>,
     pub(crate) tail: Tail,
+    /// The free slots.
     pub(crate) free: BTreeSet<u64>,
+    /// The number of slots, free or in use.
     pub(crate) slot_count: u64,
 }
 
@@ -109,7 +118,7 @@ impl Writer {
             clock,
             parameters,
             seed,
-            // Until this opening is given one.
+            // This is replaced when the new session gets its own open count.
             open_count: tail.header.open_count,
             head,
             full,
@@ -131,22 +140,25 @@ impl Writer {
         &self.slots
     }
 
-    /// For what changes the slots in memory only. What changes the file goes through a method of the writer.
+    /// Gives access to the slots, for changes of their state in memory. A change of the file must go through a method
+    /// of the writer. The exception is [`Slots::grow_ahead`], which writes only after the last slot, where a failure
+    /// does no harm.
     pub(crate) fn slots_mut(&mut self) -> &mut Slots {
         &mut self.slots
     }
 
+    /// Whether the tail contains no frames.
     pub(crate) fn tail_is_empty(&self) -> bool {
         self.tail.offset == FIRST_FRAME_OFFSET
     }
 
-    /// The full segment of that sequence, if it is one.
+    /// The full segment with this sequence. None if there is none.
     pub(crate) fn full_segment(&self, sequence: u64) -> Option<FullSegment> {
         let at = usize::try_from(sequence.checked_sub(self.head)?).ok()?;
         self.full.get(at).copied()
     }
 
-    /// The segment that is being written, were it finished now, and what its footer would say.
+    /// Describes the tail as if it were full now, with the entries of its footer.
     pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
         let Tail { slot, record_bytes, entries, .. } = &self.tail;
         let segment = FullSegment { slot: *slot, end: self.end(), record_bytes: *record_bytes };
@@ -159,12 +171,14 @@ impl Writer {
         Some(self.head + at as u64)
     }
 
-    /// What the footer of the segment that is being written will say of the record at `within`, if it is in `slot`.
+    /// The future footer entry of the record at `within` in `slot`. None if the tail is in a different slot, or if the
+    /// record is not its key's last one in the tail.
     pub(crate) fn listed_in_tail(&self, slot: u64, within: u64) -> Option<FooterEntry> {
         let mut entries = self.tail.entries.iter().filter(|_| slot == self.tail.slot);
         entries.find(|entry| entry.offset == within)
     }
 
+    /// The space that is free for new frames.
     pub(crate) fn free_space(&self) -> FreeSpace {
         let footer = footer_bytes(self.tail.entries.len() as u64);
         FreeSpace {
@@ -174,13 +188,14 @@ impl Writer {
         }
     }
 
+    /// Whether the batch fits in the tail.
     fn fits(&self, batch: &PendingFrame) -> bool {
         let entries = (self.tail.entries.len() + batch.entries.len()) as u64;
         self.tail.offset + batch.frame.len() as u64 + footer_bytes(entries) <= self.parameters.segment_bytes
     }
 
-    /// Changes the file by `change`. After a change that failed or unwound, and after a failed sync of any thread, every
-    /// further one is refused.
+    /// Calls `change` to change the file. If an earlier change has failed or unwound, or a sync has failed on any
+    /// thread, this returns an error instead.
     fn change<R>(&mut self, change: impl FnOnce(&mut Writer) -> io::Result<R>) -> io::Result<R> {
         let refused = self.is_half_done || self.log_position.sync_has_failed();
         if refused && !planted(Bug::FailedWriterReused) {
@@ -192,8 +207,9 @@ impl Writer {
         Ok(changed)
     }
 
-    /// Writes the batch as one frame, in the next segment if it does not fit this one. `head` is the oldest
-    /// sequence that is still needed; what was moved away from below it was written before this call.
+    /// Writes the batch as one frame, in the next segment if it does not fit in this one. `head` is the sequence of the
+    /// oldest segment that is still needed; the copies of all records that were moved from lower segments must be
+    /// written already.
     pub(crate) fn write(&mut self, batch: &mut PendingFrame, head: u64) -> io::Result<Placement> {
         self.change(|writer| writer.write_frame(batch, head))
     }
@@ -219,7 +235,7 @@ impl Writer {
         }
     }
 
-    /// Writes the sealed frame behind the others.
+    /// Appends the sealed frame of the batch to the tail.
     fn append(&mut self, batch: &PendingFrame, checksum: u32) -> io::Result<Placement> {
         let position = self.end();
         let placement =
@@ -245,7 +261,7 @@ impl Writer {
         Ok(placement)
     }
 
-    /// What the frame at `position` may say was on disk before it.
+    /// The position up to which the frame at `position` may state that the log was durable when the frame was written.
     fn synced_to(&self, position: u64, batch: &PendingFrame) -> u64 {
         if planted(Bug::SyncedToTooHigh) && !batch.entries.is_empty() {
             return position;
@@ -257,8 +273,8 @@ impl Writer {
         self.log_position.sync(&*self.storage)
     }
 
-    /// Makes the open count and the mark of this opening durable before any of its versions is given out, by a frame
-    /// without records.
+    /// Makes the open count and the time mark of a new session durable, before any of its versions is generated, by
+    /// writing an opening frame, which has no records.
     pub(crate) fn begin_opening(&mut self, open_count: u32, head: u64) -> io::Result<()> {
         self.open_count = open_count;
         let mut batch = PendingFrame::default();
@@ -279,6 +295,7 @@ impl Writer {
         })
     }
 
+    /// The time mark of a new session.
     fn opening_mark(&self) -> TimeMark {
         let (mark, earlier) = (self.clock.mark(), self.tail.header.mark);
         if planted(Bug::MarkKeepsOldWall) {
@@ -290,8 +307,9 @@ impl Writer {
         mark
     }
 
-    /// The same where there is no room for a frame: in the header of the last segment, written again in place. The open
-    /// count must be higher than any before: it is all that says that a close mark at the end of the log is outdated.
+    /// Makes the open count and the time mark of a new session durable when there is no space for an opening frame, by
+    /// overwriting the header of the last segment. The open count must be higher than any before, because nothing else
+    /// shows that a close mark at the end of the log is outdated.
     pub(crate) fn note_opening(&mut self, open_count: u32) -> io::Result<()> {
         self.open_count = open_count;
         let header = SegmentHeader { open_count, mark: self.opening_mark(), ..self.tail.header };
@@ -302,20 +320,23 @@ impl Writer {
         })
     }
 
-    /// Goes on in the next segment. Because of the order of the four steps, a footer without its successor and a gap
-    /// between head and tail are signs of damage and never of a crash.
+    /// Goes on to the next segment: syncs the last frame, writes and syncs the new header, and then writes the footer
+    /// of the old segment. Because of this order, a footer without a next segment, or a gap between head and tail, is a
+    /// sign of damage and never of a crash.
     pub(crate) fn switch(&mut self, head: u64) -> io::Result<()> {
         self.change(|writer| writer.go_to_next_segment(head))
     }
 
     fn go_to_next_segment(&mut self, head: u64) -> io::Result<()> {
-        // Most often the last batch is synced already, and every appender waits for this thread.
+        // Sync only if need be: usually the last batch is synced already, and every appender is waiting for this
+        // thread.
         self.log_position.sync_to(self.end(), &*self.storage)?;
         let published = self.head;
         if planted(Bug::SlotReusedEarly) {
             self.free_below(head);
         }
-        // There is one: space in a slot is reserved for a batch that does not fit the tail, and `Log::rotate` makes sure of one.
+        // There is a free slot: space in it was reserved for a batch that does not fit in the tail, or `Log::rotate`
+        // has checked.
         let Some(slot) = self.slots.take() else {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no slot for the next segment"));
         };
@@ -356,22 +377,24 @@ impl Writer {
         self.tail.entries.clear();
         self.log_position.set_written(self.end());
         self.log_position.set_durable(self.end());
-        // The sync of the header began after the last slot was filled. A buffered store may have no other sync.
+        // The sync of the header began after the next slot was filled, so it covers that. In a store with buffered
+        // durability there may be no other sync to confirm the slot.
         self.slots.confirm_growth();
         self.free_below(head);
         Ok(())
     }
 
-    /// Frees what lies below `head` without waiting for the next segment, by writing the tail's header again in
-    /// place. `head` must have been read before this call, so that the sync covers what was moved. False if there was
-    /// nothing to free.
+    /// Frees the segments below `head` without waiting for the next segment switch, by overwriting the tail's header.
+    /// `head` must have been read before this call, so that the sync covers the copies of the moved records. Returns
+    /// false if there was nothing to free.
     pub(crate) fn publish_head(&mut self, head: u64) -> io::Result<bool> {
         if head <= self.head {
             return Ok(false);
         }
         self.change(|writer| {
             writer.sync()?;
-            // What was moved lies here now and nowhere else: from this header on, a log that ends before it is damaged.
+            // From this header on, the moved records exist only as these copies. If the log ends before `synced_to`,
+            // recovery has to treat that as damage.
             let synced_to = writer.log_position.durable().min(writer.end());
             let header = SegmentHeader { head, synced_to, ..writer.tail.header };
             write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
@@ -382,6 +405,7 @@ impl Writer {
         })
     }
 
+    /// Frees the slots of all segments below `head`.
     fn free_below(&mut self, head: u64) {
         while self.head < head {
             let Some(segment) = self.full.pop_front() else { break };
@@ -391,8 +415,8 @@ impl Writer {
         }
     }
 
-    /// Makes the slots that the file lacks of its minimum, all or none. The outer error leaves unknown what is on disk; the
-    /// inner one says why the file cannot be that long.
+    /// Adds all slots that the file lacks of its minimum, or none. After an outer error it is unknown what is on disk.
+    /// The inner error is the reason why the file cannot have its minimum length.
     pub(crate) fn make_min_slots(&mut self) -> io::Result<Result<(), CannotGrow>> {
         if !self.slots.lacks_min_slots() {
             return Ok(Ok(()));
@@ -400,8 +424,8 @@ impl Writer {
         self.change(|writer| writer.slots.make_min_slots())
     }
 
-    /// Makes the next slot at once. The outer error leaves unknown what is on disk; the inner one says why the file cannot
-    /// grow.
+    /// Adds the next slot at once. After an outer error it is unknown what is on disk. The inner error is the reason
+    /// why the file cannot grow.
     pub(crate) fn try_grow(&mut self) -> io::Result<Result<(), CannotGrow>> {
         if let Err(cause) = self.slots.check_limits() {
             return Ok(Err(cause));
@@ -409,12 +433,12 @@ impl Writer {
         self.change(|writer| writer.slots.grow())
     }
 
-    /// Cuts the file off behind its last slot.
+    /// Cuts off the file after its last slot.
     pub(crate) fn cut(&mut self) -> io::Result<()> {
         self.change(|writer| writer.slots.cut())
     }
 
-    /// The highest slot in use: what keeps the file from being shorter.
+    /// The highest slot in use, which keeps the file from becoming shorter.
     pub(crate) fn highest_used_slot(&self) -> u64 {
         self.full.iter().map(|segment| segment.slot).max().unwrap_or(0).max(self.tail.slot)
     }
@@ -426,8 +450,8 @@ impl Writer {
         at.map_or(self.tail.header.sequence, |at| self.head + at as u64)
     }
 
-    /// Writes down where the log ends, twice, so that one damaged sector does not take the knowledge away.
-    /// `counter` is that of the last version that was given out: the next opening goes on from there.
+    /// Writes the close mark, which records the end of the log. It is written twice, so that it survives the damage of
+    /// one sector. `counter` is that of the last version that was generated; the next session continues from it.
     pub(crate) fn mark_closed(&mut self, counter: u64) -> io::Result<()> {
         self.change(|writer| writer.write_close_marks(counter))
     }
@@ -474,7 +498,7 @@ mod tests {
         Parameters { segment_bytes: SEGMENT_BYTES, file_id: [0; 16], secret: [0; 16] }
     }
 
-    /// Of a log in memory whose one segment is empty.
+    /// Makes the writer of a log in memory that has one empty segment.
     fn writer() -> Writer {
         writer_on(Arc::new(MemoryStorage::new()))
     }
@@ -514,7 +538,7 @@ mod tests {
         Writer::new(storage, reader, Arc::default(), parameters, growing, start)
     }
 
-    /// Memory of which one call fails, once, and which counts the calls that change it.
+    /// A storage in memory that counts the calls that change it, and fails one of them.
     #[derive(Debug, Default)]
     struct FailsAt {
         memory: MemoryStorage,
@@ -560,7 +584,7 @@ mod tests {
 
     type Change = (&'static str, fn(&mut Writer) -> io::Result<()>);
 
-    /// All that changes the file, in an order in which each has something to do.
+    /// All methods that change the file, in an order in which each of them has something to do.
     const CHANGES: [Change; 8] = [
         ("make_min_slots", |writer| writer.make_min_slots().map(drop)),
         ("begin_opening", |writer| writer.begin_opening(1, 1)),
@@ -582,7 +606,7 @@ mod tests {
     ];
 
     #[test]
-    fn after_a_call_of_the_disk_that_failed_in_any_change_no_change_touches_the_file() {
+    fn after_any_disk_error_no_method_changes_the_file() {
         let storage_that_fails_at = |failing: u64| {
             let storage = Arc::new(FailsAt::default());
             storage.failing.store(failing, Ordering::SeqCst);
@@ -594,28 +618,34 @@ mod tests {
         for (name, change) in CHANGES {
             let before = storage.calls.load(Ordering::SeqCst);
             change(&mut writer).unwrap();
-            assert!(storage.calls.load(Ordering::SeqCst) > before, "{name} has something to do");
+            assert!(storage.calls.load(Ordering::SeqCst) > before, "{name} did not change the file");
         }
         let calls = storage.calls.load(Ordering::SeqCst);
 
         for failing in 1..=calls {
             let (storage, mut writer) = storage_that_fails_at(failing);
             let failed = CHANGES.iter().position(|(_, change)| change(&mut writer).is_err());
-            // Room that cannot be made is reported, and leaves the file as it was.
+            // If no method returned the error, it was reported as a reason not to grow, and the file is as before.
             let Some(failed) = failed else { continue };
             let calls = storage.calls.load(Ordering::SeqCst);
             for (name, change) in CHANGES.iter().filter(|(name, _)| *name != "make_min_slots") {
-                let refused = name == &"publish_head" && writer.head >= 2;
-                assert!(refused || change(&mut writer).is_err(), "{name} after {}", CHANGES[failed].0);
+                let has_nothing_to_do = name == &"publish_head" && writer.head >= 2;
+                let is_refused = has_nothing_to_do || change(&mut writer).is_err();
+                assert!(is_refused, "{name} succeeded after {} failed", CHANGES[failed].0);
             }
             assert!(writer.make_min_slots().is_err() || failed > 0);
             assert!(writer.try_grow().is_err());
-            assert_eq!(storage.calls.load(Ordering::SeqCst), calls, "touched after {}", CHANGES[failed].0);
+            assert_eq!(
+                storage.calls.load(Ordering::SeqCst),
+                calls,
+                "the file was changed after {} failed",
+                CHANGES[failed].0
+            );
         }
     }
 
     #[test]
-    fn a_sync_of_another_thread_that_failed_stops_the_writer_too() {
+    fn a_failed_sync_of_another_thread_stops_the_writer() {
         let storage = Arc::new(FailsAt::default());
         let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
         storage.failing.store(1, Ordering::SeqCst);
@@ -627,10 +657,11 @@ mod tests {
     }
 
     #[test]
-    fn a_slot_that_is_filled_after_a_sync_began_is_not_settled_by_it() {
+    fn a_sync_does_not_confirm_a_slot_that_was_filled_later() {
         let mut writer = writer();
         let first = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
-        // While another thread syncs that, the step to the next segment settles it, and what is written there fills the next.
+        // While another thread is syncing that slot, the switch to the next segment confirms it, and later writes fill
+        // the next slot.
         writer.slots.confirm_growth();
         assert_eq!(writer.slots.count(), 2);
         let second = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
@@ -640,7 +671,7 @@ mod tests {
         writer.slots.confirm_growth_of(second);
         assert_eq!((writer.slots.count(), writer.free_space().free_slots), (3, 2));
 
-        // Or a compaction cuts it off again.
+        // The same must hold if a compaction cuts off the slot meanwhile.
         let third = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
         writer.cut().unwrap();
         let fourth = writer.slots.grow_ahead(SEGMENT_BYTES).unwrap();
@@ -650,7 +681,7 @@ mod tests {
         assert_eq!(writer.slots.count(), 4);
     }
 
-    /// Fails a write to bytes that readers may be looking at.
+    /// A storage in memory that fails a write to bytes that readers may be reading.
     #[derive(Debug, Default)]
     struct Watched {
         memory: MemoryStorage,
@@ -664,7 +695,9 @@ mod tests {
             self.writes.fetch_add(1, Ordering::Relaxed);
             for at in (from..to).step_by(8).filter(|at| *at >= STORE_HEADER_BYTES) {
                 if reader.shows(Address::new(at / 8 * 8).unwrap()) {
-                    return Err(io::Error::other(format!("a write to byte {at}, which readers may look at")));
+                    return Err(io::Error::other(format!(
+                        "a write to byte {at}, which readers may be reading"
+                    )));
                 }
             }
             Ok(())
@@ -698,7 +731,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_ever_written_where_readers_may_look() {
+    fn no_write_touches_bytes_that_readers_may_read() {
         let storage = Arc::new(Watched::default());
         let mut writer = writer_on(Arc::clone(&storage) as Arc<dyn Storage>);
         storage.reader.set(Arc::downgrade(&writer.reader)).unwrap();
@@ -728,14 +761,20 @@ mod tests {
                 let end = placement.offset + batch.frame.len() as u64;
                 assert!(
                     writer.reader.shows(Address::new(placement.offset).unwrap()),
-                    "written, so it can be read"
+                    "the start of a written frame must be readable"
                 );
-                assert!(writer.reader.shows(Address::new(end - 8).unwrap()), "to its end");
-                assert!(!writer.reader.shows(Address::new(end).unwrap()), "and no further");
+                assert!(
+                    writer.reader.shows(Address::new(end - 8).unwrap()),
+                    "the end of a written frame must be readable"
+                );
+                assert!(
+                    !writer.reader.shows(Address::new(end).unwrap()),
+                    "bytes after the last frame must not be readable"
+                );
             }
         };
         for sequence in 1..12 {
-            // The head follows two segments behind, so slots are recycled.
+            // The head follows the tail at a distance of two segments, so slots are recycled.
             write_segment(&mut writer, u64::saturating_sub(sequence, 2).max(1));
         }
         writer.publish_head(11).unwrap();
@@ -744,6 +783,6 @@ mod tests {
             writer.slots.drop_last();
         }
         writer.cut().unwrap();
-        assert!(storage.writes.load(Ordering::Relaxed) > 100, "the test means to watch");
+        assert!(storage.writes.load(Ordering::Relaxed) > 100, "too few writes were checked");
     }
 }

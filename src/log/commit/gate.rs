@@ -6,12 +6,12 @@ use crate::planted::{Bug, planted};
 use crate::sync::Signal;
 use crate::sync::atomic::{AtomicU32, Ordering};
 
-/// How far a record must have come before its caller goes on.
+/// How durable a record must be before the call that appended it returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// Handed to the operating system.
+    /// The record is written to the operating system.
     Written,
-    /// On the disk.
+    /// The record is on disk.
     Synced,
 }
 
@@ -34,28 +34,30 @@ impl<T> ByUntil<T> {
 /// Where a frame or a record was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Placement {
-    /// Its position in the log.
+    /// The position in the log.
     pub(crate) position: u64,
-    /// Its offset in the file.
+    /// The offset in the file.
     pub(crate) offset: u64,
 }
 
-/// The wait point of one batch. The leader wakes it, and followers read it, without the queue's lock.
+/// The wait point of one batch. The leader wakes followers through it, and followers read it, without the queue's lock.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
-    /// In the lowest bits the phase of the batch; above them a counter of nudges. Two signals, so that followers that
-    /// wait for the sync sleep on when those that wait for the write are woken.
+    /// The lowest bits hold the phase of the batch, the higher bits count nudges. There are two signals, so that
+    /// followers that wait for the sync stay asleep when those that wait for the write are woken.
     pub(super) signals: ByUntil<Signal>,
-    /// Followers that sleep on each signal. Changed with the queue locked.
+    /// The number of followers that sleep on each signal. Changed with the queue locked.
     pub(super) waiting: ByUntil<AtomicU32>,
+    /// Where the batch was written, once it is.
     pub(super) placement: OnceLock<Placement>,
 }
 
-/// The bits of a signal that hold the phase. Phase 0: the batch still gathers, or a leader has it.
+/// The bits of a signal that hold the phase. In phase 0 the batch is gathering, is in the queue, or is being written or
+/// synced.
 const PHASE_BITS: u32 = 0b11;
-/// The batch is written, or synced.
+/// The phase in which the batch is written or, for the other signal, synced.
 pub(super) const DONE: u32 = 1;
-/// A write or a sync failed. The queue knows what became of the batch.
+/// The phase after a failed write or sync. Followers read the outcome for their batch from the queue.
 pub(super) const FAILED: u32 = 2;
 
 impl Gate {
@@ -76,11 +78,12 @@ impl Gate {
         self.wake(Until::Written, phase);
     }
 
-    /// Prepares to wake one follower that waits for `until`, if there is one, so that it becomes a leader.
+    /// Prepares to wake one follower that waits for `until`, so that it becomes a leader. Returns None if there is
+    /// none.
     ///
     /// Called with the queue locked, and only for gates whose batch is still in the queue, so it cannot race with
-    /// [`Gate::wake`]. It changes the signal, because a follower that is about to sleep would otherwise sleep through
-    /// the nudge.
+    /// [`Gate::wake`]. This changes the signal, because a follower that is about to sleep would otherwise miss the
+    /// nudge.
     pub(super) fn nudge(self: &Arc<Gate>, until: Until) -> Option<Nudge> {
         if self.waiting.of(until).load(Ordering::Relaxed) == 0 {
             return None;
@@ -91,22 +94,22 @@ impl Gate {
     }
 }
 
-/// A follower that is to be woken so that it takes a free role.
+/// A wake-up for one follower, which is to take a free role.
 #[derive(Debug)]
-#[must_use = "the follower sleeps on until it is sent"]
+#[must_use = "the follower stays asleep until the nudge is sent"]
 pub(super) struct Nudge {
     gate: Arc<Gate>,
     pub(super) until: Until,
 }
 
 impl Nudge {
-    /// Wakes the follower. Called without the queue's lock, which is the first thing that the follower takes.
+    /// Wakes the follower. Called without the queue's lock, because the follower takes that lock as soon as it wakes.
     pub(super) fn send(self) {
         self.gate.signals.of(self.until).wake_one();
     }
 }
 
-/// A caller's claim on a batch: the records that it appended there, and how durable it wants them.
+/// A caller's handle for the records that it appended to a batch, by which it waits until they are durable enough.
 #[derive(Debug)]
 #[must_use = "a record is neither written nor acknowledged until its ticket has been waited for"]
 pub(crate) struct Ticket {
@@ -114,26 +117,30 @@ pub(crate) struct Ticket {
     pub(super) number: u64,
     /// Where the first record begins, in bytes from the start of the frame.
     pub(super) at: u64,
+    /// How durable the caller wants the records.
     pub(super) until: Until,
+    /// The wait point of the batch.
     pub(super) gate: Arc<Gate>,
 }
 
 impl Ticket {
-    /// Where the first record was written, once the batch is as durable as the caller wants it. Most followers go on by
-    /// this alone, without the queue's lock.
+    /// Returns where the first record was written, once the batch is as durable as the caller wants it. Most followers
+    /// need only this, and not the queue's lock.
     pub(super) fn done(&self) -> Option<Placement> {
         (self.signal().get() & PHASE_BITS == DONE).then(|| self.placement())
     }
 
+    /// The signal on which followers of this kind sleep.
     pub(super) fn signal(&self) -> &Signal {
         self.gate.signals.of(self.until)
     }
 
-    /// Followers that wait for the same batch to be as durable.
+    /// The number of followers that sleep on the same signal.
     pub(super) fn waiting(&self) -> &AtomicU32 {
         self.gate.waiting.of(self.until)
     }
 
+    /// Where the first record was written. The batch must be written.
     pub(super) fn placement(&self) -> Placement {
         let frame = self.gate.placement.get().copied().unwrap_or_default();
         Placement { position: frame.position + self.at, offset: frame.offset + self.at }

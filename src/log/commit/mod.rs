@@ -1,25 +1,26 @@
-//! Group commit. Owns the queue of batches and the two roles that move it; knows no files: what it writes to is a
-//! [`CommitSink`]. Called by the log only.
+//! Group commit. Owns the queue of batches, and the two roles of the threads that write and sync them. Does not use
+//! files: batches are written to a [`CommitSink`]. Only the log calls this module.
 //!
-//! Appenders copy their encoded records into the gathering batch under a short lock, and then wait for it. The first
-//! waiter that finds no leader becomes one: it takes the oldest batch, writes it as one frame and syncs it once, outside
-//! every lock that an appender or a reader needs, while the next batch gathers. There is no timer and no thread: a batch
-//! holds what came while the one before it was on its way.
+//! Appenders copy their encoded records into the gathering batch under a short lock, and then wait for that batch. The
+//! first waiter that finds no leader becomes the leader. It takes the oldest batch, writes it as one frame and syncs it
+//! once, outside every lock that an appender or a reader needs, while the next batch gathers. There is no timer and no
+//! background thread: a batch contains the records that were appended while the batch before it was being written and
+//! synced.
 //!
 //! Writing and syncing are separate roles, each held by one thread at a time:
 //!
-//! - A caller that needs only a write can become the writer while another thread syncs. If it waited for that sync, an
-//!   operation that spares a sync would take as long as one that does not, and a buffered store would stand still
-//!   whenever it syncs.
-//! - A caller that needs a sync does not write during another one. Its record shares the next sync in any case, and the
-//!   later a batch is written, the more records it holds.
+//! - A caller that needs only a write can become the writer while another thread is syncing. If it had to wait for that
+//!   sync, an unsynced write would take as long as a synced one, and a buffered store would stop whenever it syncs.
+//! - A caller that needs a sync does not write while another thread is syncing. Its record has to wait for the next
+//!   sync in any case, and a batch that is written later contains more records.
 //!
 //! Invariants:
 //!
-//! - No waiter sleeps while a role that it could take is free: a leader that gives up a role nudges one waiter for it.
-//! - A write or a sync that fails, or a leader that unwinds, poisons the queue for good, because what is on disk is
-//!   unknown from then on. Once the queue is poisoned no waiter is acknowledged, whatever its batch. Before that, a
-//!   record may still be acknowledged as written, which is true.
+//! - No waiter sleeps while a role that it could take is free: a leader that gives up a role nudges one waiter to take
+//!   it.
+//! - A write or a sync that fails, or a leader that unwinds, poisons the queue for good, because from then on it is
+//!   unknown what is on disk. Once the queue is poisoned, no further batch counts as written or synced. A batch that
+//!   was written or synced before may still be acknowledged as such, which is true.
 
 mod gate;
 mod queue;
@@ -37,8 +38,8 @@ use crate::planted::{Bug, planted};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience};
 
-/// What batches are written to. One thread may write while another one syncs; a sync need not cover a write that had not
-/// returned when the sync was called.
+/// The destination of batches. One thread may write while another one syncs. A sync need not cover a write that has not
+/// returned before the sync is called.
 pub(crate) trait CommitSink {
     /// Writes the batch as one frame.
     fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement>;
@@ -50,9 +51,10 @@ pub(crate) trait CommitSink {
 #[derive(Debug)]
 pub(crate) struct Commit {
     queue: Mutex<Queue>,
-    /// A sync has ended. For callers that wait with a deadline; followers of a batch wait at its gate.
+    /// Notified when a sync has ended, for callers of [`Commit::sync_within`]. Followers of a batch wait at its gate
+    /// instead.
     sync_ended: Condvar,
-    /// The most that a batch may take of a segment.
+    /// The maximum number of bytes that a batch may take of a segment.
     limit_bytes: u64,
 }
 
@@ -61,8 +63,8 @@ impl Commit {
         Commit { queue: Mutex::new(Queue::new()), sync_ended: Condvar::default(), limit_bytes }
     }
 
-    /// Copies `records` into the gathering batch: all of them into one frame. `reserved_bytes` is the space that is
-    /// reserved for them.
+    /// Copies `records` into the gathering batch, all of them into the same frame. `reserved_bytes` is the space that
+    /// is reserved for them.
     pub(crate) fn append<'r, 'a: 'r>(
         &self,
         records: impl Iterator<Item = &'r NewRecord<'a>> + Clone,
@@ -76,8 +78,8 @@ impl Commit {
         }
     }
 
-    /// Waits until the ticket's batch is as durable as its caller wants it, leading if no other thread does. Returns
-    /// where the first record of the ticket was written.
+    /// Waits until the ticket's batch is as durable as its caller wants it. Becomes the leader if no other thread is.
+    /// Returns where the first record of the ticket was written.
     pub(crate) fn wait(&self, ticket: &Ticket, sink: &impl CommitSink) -> Result<Placement, Arc<io::Error>> {
         if let Some(placement) = ticket.done() {
             return Ok(placement);
@@ -91,7 +93,8 @@ impl Commit {
                 return Err(Arc::clone(poison));
             }
             if let Some(roles) = queue.free_roles(ticket) {
-                // The oldest batch, even if it is another caller's: the threads that filled it may be gone.
+                // Lead the oldest batch, even if it is not this caller's: the threads that filled it may not wait for
+                // it.
                 self.lead(queue, roles, sink);
                 if let Some(placement) = ticket.done() {
                     return Ok(placement);
@@ -99,7 +102,7 @@ impl Commit {
                 queue = self.queue.lock();
             } else {
                 ticket.waiting().fetch_add(1, Ordering::Relaxed);
-                // Read with the queue locked: every wake and nudge from here on changes it.
+                // Read the signal while the queue is locked: every later wake-up or nudge changes it.
                 let seen = ticket.signal().get();
                 drop(queue);
                 ticket.signal().wait_while(seen);
@@ -124,9 +127,9 @@ impl Commit {
         ticket.map_or(Ok(()), |ticket| self.wait(&ticket, sink).map(|_| ()))
     }
 
-    /// Makes what was written survive power loss, until `is_durable` holds. Waits for another thread's sync no longer
-    /// than `patience`, and returns false then. A sync that no thread has begun is made by this one, and cannot be cut
-    /// short.
+    /// Waits until `is_durable` returns true, which a sync of everything written so far brings about. Waits for another
+    /// thread's sync no longer than `patience`, and returns false if that is over. If no thread is syncing, this one
+    /// does, for as long as the sync takes.
     pub(crate) fn sync_within(
         &self,
         is_durable: impl Fn() -> bool,
@@ -164,24 +167,29 @@ impl Commit {
         }
     }
 
-    /// What poisoned the queue, if anything did.
+    /// The error that poisoned the queue. None if it is not poisoned.
     pub(crate) fn poison(&self) -> Option<Arc<io::Error>> {
         self.queue.lock().poison.clone()
     }
 
-    /// Poisons the queue from outside: a failed write of a header or a close mark is as bad as one of a frame.
+    /// Poisons the queue because of an error outside of it: a failed write of a header or a close mark is as bad as
+    /// that of a frame.
     pub(crate) fn poison_with(&self, error: io::Error) -> Arc<io::Error> {
         self.queue.lock().poison(error)
     }
 
-    /// Takes the roles, does their work, gives them up, and wakes the followers whose batches are done.
+    /// Takes the roles, does their work, gives up the roles, and wakes the followers whose batches are done.
     fn lead(&self, mut queue: MutexGuard<'_, Queue>, roles: Roles, sink: &impl CommitSink) {
         queue.syncing |= roles.syncs;
         let taken = if roles.writes { queue.batches.pop_front() } else { None };
         let Some(mut taken) = taken else {
-            debug_assert!(roles.syncs, "a writer has a batch to write");
+            debug_assert!(
+                roles.syncs,
+                "a thread took only the role of the writer, but there is no batch to write"
+            );
             let written = queue.written;
-            // Followers may have been passed over because a syncer would write for them.
+            // Nudge a writer now: a follower may not have been nudged before, because a syncer was expected to write
+            // its batch.
             let nudges = queue.nudge_leaders();
             drop(queue);
             send(nudges);
@@ -226,8 +234,8 @@ impl Commit {
         }
     }
 
-    /// Syncs what is written, which is everything up to batch `written` at least, and wakes the followers that wait for
-    /// that. `unnoted` is that batch, if the queue does not know yet that it is written.
+    /// Syncs what is written, which is at least everything up to batch `written`, and wakes the followers that wait for
+    /// that. `unnoted` is that batch, if the queue has not been updated yet after its write.
     fn sync_up_to(&self, written: u64, unnoted: Option<Batch>, sink: &impl CommitSink) {
         let roles = Roles { writes: unnoted.is_some(), syncs: true };
         let unwinding = Unwinding { commit: self, roles, gate: unnoted.as_ref().map(|batch| &*batch.gate) };
@@ -249,15 +257,15 @@ impl Commit {
         let nudges = queue.nudge_leaders();
         self.wake_impatient(&queue);
         drop(queue);
-        // Before the followers: the disk must not wait for a leader that comes behind all of them.
+        // Wake the next leader before the followers, so that the disk is not idle while all of them are being woken.
         send(nudges);
         for batch in synced {
             batch.gate.wake(Until::Synced, DONE);
         }
     }
 
-    /// Wakes the callers that wait for the end of a sync. Called with the queue locked, so whether before or after the
-    /// role is given up does not matter.
+    /// Wakes the callers that wait for the end of a sync. The queue is locked, so this may be called before or after
+    /// the role of the syncer is given up.
     fn wake_impatient(&self, queue: &Queue) {
         if queue.impatient > 0 && !planted(Bug::SyncWaitersNotWoken) {
             self.sync_ended.notify_all();
@@ -269,7 +277,8 @@ fn send(nudges: [Option<Nudge>; 2]) {
     nudges.into_iter().flatten().for_each(Nudge::send);
 }
 
-/// Poisons the queue if a leader unwinds outside the lock: its followers must not wait for ever.
+/// Poisons the queue if a leader unwinds while it does not hold the lock, because its followers would wait for ever
+/// otherwise.
 struct Unwinding<'a> {
     commit: &'a Commit,
     roles: Roles,

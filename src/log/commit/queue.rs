@@ -1,6 +1,7 @@
-//! The queue of batches: what gathers, what is written and not synced yet, and which roles are taken.
+//! The queue of batches: those that are not written yet, those that are written but not synced, and the roles in use.
 //!
-//! Everything here happens under one lock and touches memory only. [`Commit`](super::Commit) does the I/O outside of it.
+//! One lock protects the queue, and its methods use memory only. [`Commit`](super::Commit) does the I/O outside of the
+//! lock.
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,7 +16,7 @@ use crate::planted::{Bug, planted};
 use crate::record::RecordSize;
 use crate::status::Version;
 
-/// A record that is encoded and not in a frame yet.
+/// An encoded record that is not in a frame yet.
 #[derive(Debug)]
 pub(crate) struct NewRecord<'a> {
     pub(crate) hash: u128,
@@ -25,7 +26,7 @@ pub(crate) struct NewRecord<'a> {
 }
 
 impl<'a> NewRecord<'a> {
-    /// Encodes and checksums `record`, of the key with this hash. Takes no lock.
+    /// Encodes and checksums `record`, whose key has this hash. Takes no lock.
     pub(crate) fn new(record: &Record<'a>, hash: u128, seed: Seed) -> NewRecord<'a> {
         let encoded = record.encode(seed);
         let size = RecordSize::of(record, encoded.length_bytes());
@@ -33,13 +34,13 @@ impl<'a> NewRecord<'a> {
     }
 }
 
-/// What the footer and the index need to know of one record in a frame.
+/// What a footer entry needs of one record in a frame.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct PendingRecord {
     pub(crate) hash: u128,
     pub(crate) version: Version,
     pub(crate) size: RecordSize,
-    /// In bytes from the start of the frame.
+    /// Where the record begins, in bytes from the start of the frame.
     pub(crate) at: u64,
 }
 
@@ -54,7 +55,7 @@ pub(crate) struct PendingFrame {
 }
 
 impl PendingFrame {
-    /// What the frame takes of a segment: itself and its footer entries.
+    /// The number of bytes that the frame and its footer entries take of a segment.
     pub(super) fn cost_bytes(&self) -> u64 {
         self.frame.len() as u64 + self.entries.len() as u64 * ENTRY_BYTES
     }
@@ -68,7 +69,8 @@ impl PendingFrame {
     }
 }
 
-/// The most that one record takes of a segment: itself, a footer entry, and a frame header if it is alone in its frame.
+/// The maximum number of bytes that one record takes of a segment: the record, a footer entry, and a frame header in
+/// case the record is alone in its frame.
 pub(crate) const fn record_cost_bytes(encoded_bytes: u64) -> u64 {
     encoded_bytes + ENTRY_BYTES + FRAME_HEADER_BYTES as u64
 }
@@ -78,15 +80,15 @@ pub(crate) const fn record_cost_bytes(encoded_bytes: u64) -> u64 {
 pub(super) struct Batch {
     pub(super) number: u64,
     pub(super) pending: PendingFrame,
-    /// Some caller waits until it is synced.
+    /// A caller waits until the batch is synced.
     pub(super) wants_sync: bool,
-    /// Some caller waits until it is written, and no longer.
+    /// A caller waits only until the batch is written.
     pub(super) wants_write: bool,
     pub(super) gate: Arc<Gate>,
 }
 
 impl Batch {
-    /// A ticket for what begins at `at`.
+    /// Makes a ticket for the records that begin at `at`.
     fn ticket(&mut self, at: u64, until: Until) -> Ticket {
         match until {
             Until::Written => self.wants_write = true,
@@ -96,7 +98,7 @@ impl Batch {
     }
 }
 
-/// A batch that is written and that some caller wants synced.
+/// A written batch that a caller wants synced.
 #[derive(Debug)]
 pub(super) struct UnsyncedBatch {
     pub(super) number: u64,
@@ -106,40 +108,43 @@ pub(super) struct UnsyncedBatch {
 /// The roles that one thread takes at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Roles {
-    /// It writes the oldest batch.
+    /// The thread writes the oldest batch.
     pub(super) writes: bool,
-    /// It syncs what is written; after a write, that includes its batch.
+    /// The thread syncs what is written. If it also writes, the sync includes its batch.
     pub(super) syncs: bool,
 }
 
-/// For how many batches the queue remembers that a caller wanted a record written and no more.
+/// The number of batches for which the queue remembers that a caller wanted only a write.
 const REMEMBERED_BATCHES: u64 = 64;
-/// How many buffers are kept for later batches.
-const SPARE_FRAMES: usize = 2;
-/// The largest buffer that is kept: a large result must not hold its memory for ever.
-const SPARE_FRAME_BYTES: usize = 256 << 10;
+/// The maximum number of buffers that are kept for later batches.
+const MAX_SPARE_FRAMES: usize = 2;
+/// The maximum capacity of a buffer that is kept, so that the memory of a large result is not held for ever.
+const MAX_SPARE_FRAME_BYTES: usize = 256 << 10;
 
+/// The queue of batches.
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// Oldest first.
+    /// The batches that no writer has taken yet, oldest first.
     pub(super) batches: VecDeque<Batch>,
-    /// Written, oldest first, the one that is being synced included.
+    /// The written batches that a caller wants synced, oldest first, including those that are being synced.
     pub(super) unsynced: VecDeque<UnsyncedBatch>,
+    /// The number of the next batch.
     next_number: u64,
-    /// Some thread has the role of the writer.
+    /// A thread has the role of the writer.
     pub(super) writing: bool,
-    /// Some thread has the role of the syncer.
+    /// A thread has the role of the syncer.
     pub(super) syncing: bool,
-    /// The last batch of which a caller wanted no more than that it is written.
+    /// The number of the last batch for which a caller wanted only a write.
     pub(super) last_wants_write: Option<u64>,
-    /// The last batch that was written.
+    /// The number of the last batch that was written.
     pub(super) written: u64,
-    /// The last batch that was synced.
+    /// The number of the last batch that was synced.
     pub(super) synced: u64,
+    /// The error that poisoned the queue.
     pub(super) poison: Option<Arc<io::Error>>,
-    /// Buffers of finished batches, so that the steady state allocates nothing of a frame's size.
+    /// The buffers of finished batches. They are reused, so that usually no batch has to allocate one.
     pub(super) spare: Vec<PendingFrame>,
-    /// Callers that wait for the end of a sync with a deadline of their own.
+    /// The number of callers that wait in [`Commit::sync_within`](super::Commit::sync_within).
     pub(super) impatient: u32,
 }
 
@@ -160,8 +165,8 @@ impl Queue {
         }
     }
 
-    /// Copies `records` into one batch, all of them, and adds `reserved_bytes` to it. `limit_bytes` is the maximum that a batch
-    /// may take of a segment, which the records must not exceed.
+    /// Copies all of `records` into the same batch, together with their reservation of `reserved_bytes`. `limit_bytes`
+    /// is the maximum number of bytes that a batch may take of a segment; all of `records` must fit.
     pub(super) fn append<'r, 'a: 'r>(
         &mut self,
         records: impl Iterator<Item = &'r NewRecord<'a>> + Clone,
@@ -185,18 +190,18 @@ impl Queue {
         ticket
     }
 
-    /// A ticket that is done when everything written so far is synced; None if that is so already.
+    /// Makes a ticket that is done once everything written so far is synced. Returns None if it is synced already.
     pub(super) fn ticket_for_sync(&mut self) -> Option<Ticket> {
         let is_idle = self.batches.is_empty() && !self.writing && !self.syncing;
         if is_idle && self.synced == self.written {
             return None;
         }
-        // An empty batch if none gathers: a sync that is under way may have begun before the caller's records were
-        // written.
+        // If no batch is gathering, this adds an empty one. The caller cannot rely on a sync that is under way, because
+        // that may have begun before the caller's records were written.
         Some(self.gathering(|_| true).ticket(0, Until::Synced))
     }
 
-    /// The batch that gathers, or a new one if there is none or `has_space` refuses it.
+    /// Returns the gathering batch, or a new one if there is none or `has_space` returns false for it.
     fn gathering(&mut self, has_space: impl FnOnce(&PendingFrame) -> bool) -> &mut Batch {
         let fits = self.batches.back().is_some_and(|last| has_space(&last.pending));
         if !fits {
@@ -216,7 +221,7 @@ impl Queue {
         &mut self.batches[last]
     }
 
-    /// The number of the last batch that is as durable as `until` asks.
+    /// The number of the last batch that is as durable as `until` demands.
     pub(super) fn reached(&self, until: Until) -> u64 {
         match until {
             Until::Written => self.written,
@@ -224,35 +229,38 @@ impl Queue {
         }
     }
 
-    /// The roles that a thread takes whose batch is not as durable as it wants. None if it can only wait.
+    /// The roles that a thread should take if the batch of its ticket is not as durable as it wants. None if it can
+    /// only wait.
     pub(super) fn free_roles(&self, ticket: &Ticket) -> Option<Roles> {
         let roles = match ticket.until {
             Until::Written => Roles { writes: !self.writing, syncs: false },
             Until::Synced if self.written < ticket.number => {
                 let is_idle = !self.writing && !self.syncing;
-                // An older batch that went full may have callers that want no more than a write.
+                // The oldest batch may be an earlier one that is full, whose callers want only a write. It is not
+                // synced then.
                 Roles { writes: is_idle, syncs: is_idle && self.syncer_writes() }
             }
-            // Whatever another thread writes now: this caller must not wait for all that only want to write.
+            // The caller's batch is written, so it syncs even if another thread is writing. Otherwise it would have to
+            // wait for callers that want only a write.
             Until::Synced => Roles { writes: !self.syncing && self.syncer_writes(), syncs: !self.syncing },
         };
         (roles.writes || roles.syncs).then_some(roles)
     }
 
-    /// Whether the next syncer first writes the oldest batch, so that its sync covers that too.
+    /// Whether the next syncer first writes the oldest batch, so that its sync covers that batch too.
     fn syncer_writes(&self) -> bool {
         !self.writing && self.batches.front().is_some_and(|next| next.wants_sync)
     }
 
-    /// Whether some caller may want to write while batch `number` is synced.
+    /// Whether other callers are likely to want only a write while batch `number` is being synced.
     ///
-    /// To let it, the leader has to take the queue's lock once more, which does not pay where every caller wants a
-    /// sync. The first such caller after a while waits for one sync.
+    /// To let them write, the leader has to lock the queue once more, which is not worth while if every caller wants a
+    /// sync. The first caller after a while that wants only a write may have to wait for one sync.
     pub(super) fn may_be_written_to(&self, number: u64) -> bool {
         self.last_wants_write.is_some_and(|last| number.saturating_sub(last) <= REMEMBERED_BATCHES)
     }
 
-    /// Picks one follower for each free role. All of them would wake only to wait again.
+    /// Picks one follower for each free role. If more were woken, they would only go back to sleep.
     pub(super) fn nudge_leaders(&self) -> [Option<Nudge>; 2] {
         if planted(Bug::NextLeaderNotWoken) {
             return [None, None];
@@ -272,7 +280,7 @@ impl Queue {
         [syncer, writer]
     }
 
-    /// The batch that a writer took from the queue is written.
+    /// Notes that the batch which a writer took from the queue is written, and gives up the role of the writer.
     pub(super) fn note_written(&mut self, batch: Batch) {
         self.writing = false;
         self.written = batch.number;
@@ -282,7 +290,8 @@ impl Queue {
         self.recycle(batch.pending);
     }
 
-    /// Everything up to batch `number` is synced. Returns the batches whose followers wait for that.
+    /// Notes that everything up to batch `number` is synced, and gives up the role of the syncer. Returns the batches
+    /// whose followers wait for that sync.
     pub(super) fn note_synced(&mut self, number: u64) -> Vec<UnsyncedBatch> {
         self.syncing = false;
         self.synced = self.synced.max(number);
@@ -290,8 +299,9 @@ impl Queue {
         self.unsynced.drain(..count).collect()
     }
 
+    /// Keeps the buffer of a finished batch for a later one, unless it is too large or there are enough.
     pub(super) fn recycle(&mut self, mut pending: PendingFrame) {
-        if self.spare.len() < SPARE_FRAMES && pending.frame.capacity() <= SPARE_FRAME_BYTES {
+        if self.spare.len() < MAX_SPARE_FRAMES && pending.frame.capacity() <= MAX_SPARE_FRAME_BYTES {
             pending.frame.clear();
             pending.entries.clear();
             pending.reserved_bytes = 0;
@@ -299,8 +309,8 @@ impl Queue {
         }
     }
 
-    /// Gives up roles for good after `error`. `taken` is the gate of the batch that the thread took from the queue, which
-    /// is in no list.
+    /// Poisons the queue with `error`, and gives up the roles. `taken` is the gate of the batch that the thread has
+    /// taken from the queue, which is in neither list.
     pub(super) fn fail(&mut self, roles: Roles, error: io::Error, taken: Option<&Gate>) {
         self.writing &= !roles.writes;
         self.syncing &= !roles.syncs;
@@ -310,7 +320,8 @@ impl Queue {
         }
     }
 
-    /// Refuses what succeeded while another thread's write or sync failed.
+    /// Returns an error if the queue is poisoned. Called after a write or a sync that succeeded, in case that of
+    /// another thread has failed meanwhile.
     pub(super) fn check_poison(&self) -> io::Result<()> {
         match self.poison {
             Some(_) => Err(io::Error::other("another thread's write or sync failed meanwhile")),
@@ -318,7 +329,7 @@ impl Queue {
         }
     }
 
-    /// Poisons the queue and wakes every follower. Returns the first error, which stays the reason.
+    /// Poisons the queue and wakes every follower. Returns the error that poisoned the queue first.
     pub(super) fn poison(&mut self, error: io::Error) -> Arc<io::Error> {
         let poison = self.poison.get_or_insert_with(|| Arc::new(error));
         if !planted(Bug::PoisonedBatchesNotWoken) {

@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Duration;
 
-/// Counts its calls, and fails or panics as the test sets it up.
+/// A sink that counts its calls. Tests can make it fail or panic.
 #[derive(Default)]
 struct Counting {
     writes: AtomicU64,
@@ -71,24 +71,24 @@ fn append(commit: &Commit, key: &str, reserved_bytes: u64, until: Until) -> Tick
 }
 
 #[test]
-fn a_batch_takes_no_more_of_a_segment_than_was_reserved() {
+fn reservations_cover_what_a_batch_takes_of_a_segment() {
     let commit = commit();
     let key = "a key of 24 bytes, or so";
     let length = crate::format::record::encoded_bytes(Key::new(key), &Value::NONE);
-    let promised = record_cost_bytes(length);
-    assert_eq!(promised, length + 48 + 56, "a frame header and an entry, should it be alone");
+    let cost = record_cost_bytes(length);
+    assert_eq!(cost, length + 48 + 56, "the cost must include an entry and a frame header");
     for records in 1..=5 {
-        let _ = append(&commit, key, promised, Until::Written);
+        let _ = append(&commit, key, cost, Until::Written);
         let queue = commit.queue.lock();
         let batch = &queue.batches[0].pending;
         assert_eq!(batch.cost_bytes(), 56 + records * (length + 48));
-        assert!(batch.cost_bytes() <= batch.reserved_bytes, "covered by what was promised");
-        assert_eq!(batch.reserved_bytes, records * promised);
+        assert!(batch.cost_bytes() <= batch.reserved_bytes, "the batch takes more than was reserved");
+        assert_eq!(batch.reserved_bytes, records * cost);
     }
 }
 
 #[test]
-fn few_and_small_buffers_are_kept_for_later_batches() {
+fn at_most_two_small_buffers_are_kept() {
     let commit = commit();
     let batch = |capacity: usize| PendingFrame {
         frame: Vec::with_capacity(capacity),
@@ -120,44 +120,46 @@ fn records_that_wait_together_share_one_write_and_one_sync() {
     }
 }
 
-/// Waits until the condition holds. Fails after a minute instead of hanging.
+/// Waits until the condition is true. Fails after a minute instead of hanging.
 fn until(is_so: impl Fn() -> bool) {
     let begun = std::time::Instant::now();
     while !is_so() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "the condition never held");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the condition did not become true");
         std::thread::yield_now();
     }
 }
 
-/// Ends a sync, and a write of more than one record, only when the test lets it go on.
+/// A sink that completes a sync, and a write of more than one record, only when the test permits it.
 struct Patient {
-    syncs_go_on: Mutex<Receiver<()>>,
-    writes_go_on: Mutex<Receiver<()>>,
+    sync_permits: Mutex<Receiver<()>>,
+    write_permits: Mutex<Receiver<()>>,
     syncs: AtomicU64,
     writes: AtomicU64,
 }
 
-struct GoingOn {
+/// Permits the writes and syncs of a [`Patient`] sink.
+struct Permits {
     syncs: Sender<()>,
     writes: Sender<()>,
 }
 
 impl Patient {
-    fn new() -> (GoingOn, Patient) {
-        let (syncs, syncs_go_on) = channel();
-        let (writes, writes_go_on) = channel();
+    fn new() -> (Permits, Patient) {
+        let (syncs, sync_permits) = channel();
+        let (writes, write_permits) = channel();
         let sink = Patient {
-            syncs_go_on: Mutex::new(syncs_go_on),
-            writes_go_on: Mutex::new(writes_go_on),
+            sync_permits: Mutex::new(sync_permits),
+            write_permits: Mutex::new(write_permits),
             syncs: AtomicU64::new(0),
             writes: AtomicU64::new(0),
         };
-        (GoingOn { syncs, writes }, sink)
+        (Permits { syncs, writes }, sink)
     }
 
-    /// Long enough for any machine; only a wait that never ends gets there.
-    fn wait(goes_on: &Mutex<Receiver<()>>) -> io::Result<()> {
-        goes_on.lock().recv_timeout(Duration::from_secs(60)).map_err(io::Error::other)
+    /// Waits for a permit. The timeout is long enough for any machine, so that only a permit that is never given
+    /// exceeds it.
+    fn wait(permits: &Mutex<Receiver<()>>) -> io::Result<()> {
+        permits.lock().recv_timeout(Duration::from_secs(60)).map_err(io::Error::other)
     }
 }
 
@@ -165,17 +167,17 @@ impl CommitSink for Patient {
     fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         self.writes.fetch_add(1, Ordering::SeqCst);
         if batch.entries.len() > 1 {
-            Patient::wait(&self.writes_go_on)?;
+            Patient::wait(&self.write_permits)?;
         }
         Ok(Placement::default())
     }
     fn sync(&self) -> io::Result<()> {
         self.syncs.fetch_add(1, Ordering::SeqCst);
-        Patient::wait(&self.syncs_go_on)
+        Patient::wait(&self.sync_permits)
     }
 }
 
-/// A queue over a patient sink, and threads that wait there.
+/// A queue with a patient sink, and the scope of the threads that wait in it.
 struct Bench<'scope, 'env> {
     scope: &'scope Scope<'scope, 'env>,
     commit: &'env Commit,
@@ -192,7 +194,7 @@ impl<'scope> Bench<'scope, '_> {
         self.scope.spawn(move || commit.wait(&ticket, sink).map(drop).unwrap())
     }
 
-    /// A thread that waits for the ticket and does nothing else, by now.
+    /// Starts a thread that waits for the ticket, and returns once that thread is about to sleep.
     fn sleep(&self, ticket: Ticket) -> ScopedJoinHandle<'scope, ()> {
         let gate = Arc::clone(&ticket.gate);
         let wanted = ticket.until;
@@ -202,7 +204,7 @@ impl<'scope> Bench<'scope, '_> {
         thread
     }
 
-    /// A thread whose sync is under way.
+    /// Starts a thread that syncs, and returns once its sync is under way.
     fn syncing(&self) -> ScopedJoinHandle<'scope, ()> {
         let before = self.sink.syncs.load(Ordering::SeqCst);
         let thread = self.wait(self.append(Until::Synced));
@@ -211,29 +213,30 @@ impl<'scope> Bench<'scope, '_> {
     }
 }
 
-fn with_patience(story: impl FnOnce(&Bench<'_, '_>, &GoingOn)) {
-    let ((going_on, sink), commit) = (Patient::new(), commit());
-    std::thread::scope(|scope| story(&Bench { scope, commit: &commit, sink: &sink }, &going_on));
+/// Runs a test on a queue with a patient sink.
+fn with_patience(test: impl FnOnce(&Bench<'_, '_>, &Permits)) {
+    let ((permits, sink), commit) = (Patient::new(), commit());
+    std::thread::scope(|scope| test(&Bench { scope, commit: &commit, sink: &sink }, &permits));
 }
 
 #[test]
-fn a_write_only_caller_neither_waits_for_the_sync_nor_wakes_its_waiters() {
-    with_patience(|bench, going_on| {
+fn a_write_only_caller_does_not_wait_for_a_sync() {
+    with_patience(|bench, permits| {
         let synced = bench.append(Until::Synced);
         let gate = Arc::clone(&synced.gate);
         let written = bench.append(Until::Written);
-        going_on.writes.send(()).unwrap();
+        permits.writes.send(()).unwrap();
         let leading = bench.wait(synced);
         bench.wait(written).join().unwrap();
-        assert_eq!(gate.signals.synced.get(), 0);
-        going_on.syncs.send(()).unwrap();
+        assert_eq!(gate.signals.synced.get(), 0, "callers that wait for the sync must not be woken");
+        permits.syncs.send(()).unwrap();
         leading.join().unwrap();
     });
 }
 
 #[test]
 fn a_write_only_caller_writes_while_another_thread_syncs() {
-    with_patience(|bench, going_on| {
+    with_patience(|bench, permits| {
         bench.wait(bench.append(Until::Written)).join().unwrap();
         let syncing = bench.syncing();
         for _ in 0..3 {
@@ -241,7 +244,7 @@ fn a_write_only_caller_writes_while_another_thread_syncs() {
         }
         assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 5);
         assert!(!syncing.is_finished());
-        going_on.syncs.send(()).unwrap();
+        permits.syncs.send(()).unwrap();
         syncing.join().unwrap();
     });
 }
@@ -252,7 +255,7 @@ fn write_only_callers_are_remembered_for_64_batches() {
     let mut queue = commit.queue.lock();
     assert!(!queue.may_be_written_to(1));
     queue.last_wants_write = Some(5);
-    // A batch that is taken after a later one was begun is earlier than that.
+    // The number may also be lower than the last one: a batch can be taken after a later one was begun.
     for (number, expected) in [(4, true), (5, true), (69, true), (70, false)] {
         assert_eq!(queue.may_be_written_to(number), expected, "{number}");
     }
@@ -260,17 +263,17 @@ fn write_only_callers_are_remembered_for_64_batches() {
 
 #[test]
 fn a_record_written_during_a_sync_is_synced_by_the_next_one() {
-    with_patience(|bench, going_on| {
+    with_patience(|bench, permits| {
         bench.wait(bench.append(Until::Written)).join().unwrap();
         let syncing = bench.syncing();
         let waiting = bench.sleep(bench.append(Until::Synced));
-        going_on.writes.send(()).unwrap();
+        permits.writes.send(()).unwrap();
         bench.wait(bench.append(Until::Written)).join().unwrap();
-        going_on.syncs.send(()).unwrap();
+        permits.syncs.send(()).unwrap();
         syncing.join().unwrap();
         until(|| bench.sink.syncs.load(Ordering::SeqCst) == 2);
-        assert!(!waiting.is_finished(), "the sync under way began before it was written");
-        going_on.syncs.send(()).unwrap();
+        assert!(!waiting.is_finished(), "the first sync began too early to cover the record");
+        permits.syncs.send(()).unwrap();
         waiting.join().unwrap();
         assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 3);
     });
@@ -278,23 +281,23 @@ fn a_record_written_during_a_sync_is_synced_by_the_next_one() {
 
 #[test]
 fn a_caller_that_waits_for_a_sync_does_not_wait_for_later_writes() {
-    with_patience(|bench, going_on| {
+    with_patience(|bench, permits| {
         bench.wait(bench.append(Until::Written)).join().unwrap();
         let syncing = bench.syncing();
         let waiting = bench.sleep(bench.append(Until::Synced));
-        going_on.writes.send(()).unwrap();
+        permits.writes.send(()).unwrap();
         bench.wait(bench.append(Until::Written)).join().unwrap();
         // A batch of two records, so that its write waits until the test lets it go on.
         let (one, other) = (bench.append(Until::Written), bench.append(Until::Written));
         let writing = [bench.wait(one), bench.wait(other)];
         until(|| bench.sink.writes.load(Ordering::SeqCst) == 4);
         for _ in 0..2 {
-            going_on.syncs.send(()).unwrap();
+            permits.syncs.send(()).unwrap();
         }
         for thread in [syncing, waiting] {
             thread.join().unwrap();
         }
-        going_on.writes.send(()).unwrap();
+        permits.writes.send(()).unwrap();
         for thread in writing {
             thread.join().unwrap();
         }
@@ -303,7 +306,7 @@ fn a_caller_that_waits_for_a_sync_does_not_wait_for_later_writes() {
 
 #[test]
 fn a_thread_that_starts_a_sync_nudges_a_waiting_writer() {
-    with_patience(|bench, going_on| {
+    with_patience(|bench, permits| {
         let synced = bench.append(Until::Synced);
         bench.commit.lead(bench.commit.queue.lock(), Roles { writes: true, syncs: false }, bench.sink);
         bench.commit.queue.lock().writing = true;
@@ -312,15 +315,15 @@ fn a_thread_that_starts_a_sync_nudges_a_waiting_writer() {
         let syncing = bench.wait(synced);
         writing.join().unwrap();
         assert!(!syncing.is_finished());
-        going_on.syncs.send(()).unwrap();
+        permits.syncs.send(()).unwrap();
         syncing.join().unwrap();
     });
 }
 
 #[test]
-fn a_write_only_batch_is_not_synced_for_the_batch_behind_it() {
+fn an_earlier_write_only_batch_is_not_synced_separately() {
     let (commit, sink) = (Commit::new(300), Counting::default());
-    // Each in a batch of its own: the limit has room for one.
+    // Each record is in its own batch, because the limit leaves space for only one.
     let written = append(&commit, "a", 0, Until::Written);
     let synced = append(&commit, "b", 0, Until::Synced);
     commit.wait(&synced, &sink).unwrap();
@@ -330,7 +333,7 @@ fn a_write_only_batch_is_not_synced_for_the_batch_behind_it() {
 
 #[test]
 fn callers_that_come_during_a_sync_share_the_next_write_and_sync() {
-    with_patience(|bench, going_on| {
+    with_patience(|bench, permits| {
         let mut threads = vec![bench.syncing()];
         for _ in 0..15 {
             threads.push(bench.sleep(bench.append(Until::Synced)));
@@ -338,16 +341,16 @@ fn callers_that_come_during_a_sync_share_the_next_write_and_sync() {
         assert_eq!(
             bench.sink.writes.load(Ordering::SeqCst),
             1,
-            "a caller that would wait anyway does not write"
+            "a caller that has to wait for the next sync must not write yet"
         );
-        going_on.writes.send(()).unwrap();
+        permits.writes.send(()).unwrap();
         for _ in 0..2 {
-            going_on.syncs.send(()).unwrap();
+            permits.syncs.send(()).unwrap();
         }
         for thread in threads {
             thread.join().unwrap();
         }
-        assert_eq!(bench.sink.syncs.load(Ordering::SeqCst), 2, "one for the first, one for the fifteen");
+        assert_eq!(bench.sink.syncs.load(Ordering::SeqCst), 2, "one sync for the first, one for all others");
         assert_eq!(bench.sink.writes.load(Ordering::SeqCst), 2);
     });
 }
@@ -366,24 +369,24 @@ fn one_waiter_is_nudged_for_each_free_role() {
     appended(&commit, Until::Written);
     assert_eq!(nudged(&commit), write);
     appended(&commit, Until::Synced);
-    assert_eq!(nudged(&commit), both, "the one that waits for the sync anyway");
+    assert_eq!(nudged(&commit), both, "the caller that waits for the sync must take both roles");
     commit.queue.lock().syncing = true;
     assert_eq!(nudged(&commit), write, "while another thread syncs");
     commit.queue.lock().writing = true;
     assert_eq!(nudged(&commit), [None, None]);
     (commit.queue.lock().writing, commit.queue.lock().syncing) = (false, false);
 
-    // Written by a thread that does not sync.
+    // A thread that does not sync writes the batch.
     let writes = Roles { writes: true, syncs: false };
     commit.lead(commit.queue.lock(), writes, &sink);
     assert_eq!(nudged(&commit), both);
     commit.queue.lock().writing = true;
-    assert_eq!(nudged(&commit), both, "a sync waits for no write");
+    assert_eq!(nudged(&commit), both, "a sync must not wait for a write");
     commit.queue.lock().writing = false;
     appended(&commit, Until::Written);
     assert_eq!(nudged(&commit), [Some(Until::Synced), Some(Until::Written)]);
     appended(&commit, Until::Synced);
-    assert_eq!(nudged(&commit), both, "the syncer writes first");
+    assert_eq!(nudged(&commit), both, "the syncer must write first");
 }
 
 #[test]
@@ -393,7 +396,7 @@ fn a_batch_never_outgrows_its_limit() {
     for batch in &commit.queue.lock().batches {
         assert!(batch.pending.cost_bytes() <= 16 << 10);
     }
-    // Waited for by many threads at once: an older batch must not be skipped for a newer one.
+    // Many threads wait at once, so a leader could wrongly take a newer batch before an older one.
     std::thread::scope(|scope| {
         for ticket in &tickets {
             scope.spawn(|| commit.wait(ticket, &sink).unwrap());
@@ -412,12 +415,12 @@ fn after_a_failed_write_or_sync_no_caller_is_acknowledged() {
         assert!(commit.wait(&first, &sink).is_err());
         assert!(try_append(&commit, "b", 0, Until::Synced).is_err());
         assert!(commit.sync(&sink).is_err());
-        assert!(commit.wait(&first, &sink).is_err(), "asking again does not help");
+        assert!(commit.wait(&first, &sink).is_err(), "waiting again must fail, too");
     }
 }
 
 #[test]
-fn a_leader_that_unwinds_poisons_the_queue_and_wakes_all() {
+fn a_leader_that_unwinds_poisons_the_queue() {
     let commit = commit();
     let sink = Counting { panic: true, ..Counting::default() };
     let tickets: Vec<_> = (0..8).map(|_| append(&commit, "k", 0, Until::Synced)).collect();
@@ -428,8 +431,8 @@ fn a_leader_that_unwinds_poisons_the_queue_and_wakes_all() {
         threads.into_iter().map(ScopedJoinHandle::join).collect()
     });
     let panicked = outcomes.iter().filter(|outcome| outcome.is_err()).count();
-    assert_eq!(panicked, 1, "the leader");
-    assert!(outcomes.into_iter().flatten().all(|refused| refused));
+    assert_eq!(panicked, 1, "only the leader may panic");
+    assert!(outcomes.into_iter().flatten().all(|refused| refused), "every other caller must get an error");
 }
 
 #[test]
@@ -445,9 +448,9 @@ fn a_sync_syncs_once_if_anything_is_unsynced() {
 }
 
 #[test]
-fn a_batch_whose_threads_are_gone_blocks_no_later_one() {
+fn a_batch_that_no_thread_waits_for_blocks_no_later_one() {
     let (commit, sink) = (Commit::new(300), Counting::default());
-    // Each in a batch of its own: the limit has room for one.
+    // Each record is in its own batch, because the limit leaves space for only one.
     let abandoned = append(&commit, "a", 0, Until::Synced);
     let ticket = append(&commit, "b", 0, Until::Synced);
     assert_ne!(abandoned.number, ticket.number);
