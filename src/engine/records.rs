@@ -253,8 +253,7 @@ impl Records {
         record: &Record<'_>,
         now_ms: u64,
     ) -> Unreadable {
-        let reason =
-            "the key's record could not be read when its segment was reclaimed, and was carried along";
+        let reason = "the key's record could not be read when its segment was reclaimed, so its bytes were carried along";
         Unreadable {
             address,
             size: RecordSize::of(record, place.length_bytes),

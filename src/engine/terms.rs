@@ -105,7 +105,7 @@ pub(crate) enum Finish<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expected {
-    /// The store knows nothing of the key.
+    /// The key is absent: the store has no record of it.
     Absent,
     /// The key is in progress, in doubt or completed, and its last record has this version.
     Present {

@@ -224,8 +224,9 @@ impl Log {
 
     /// Returns the address of a record that was written at this offset in the file.
     pub(crate) fn address_at(&self, offset: u64) -> Result<Address> {
-        Address::new(offset)
-            .ok_or_else(|| Error::corrupt(self.path(), offset, "the file is longer than an address can say"))
+        Address::new(offset).ok_or_else(|| {
+            Error::corrupt(self.path(), offset, "the file is longer than an address can express")
+        })
     }
 
     /// Makes everything written before this call survive power loss.
@@ -289,7 +290,7 @@ impl Log {
             true => writer.begin_opening(open_count, head),
             false => writer.note_opening(open_count),
         };
-        begun.map_err(|error| self.reader.io("begin this opening", error))?;
+        begun.map_err(|error| self.reader.io("record that the store was opened", error))?;
         self.reservations.update(writer.free_space(), if has_space { frame_bytes } else { 0 });
         Ok((open_count, counter))
     }
@@ -298,12 +299,12 @@ impl Log {
     pub(crate) fn make_min_slots(&self) -> Result<()> {
         let mut writer = self.writer.lock();
         let made = writer.make_min_slots();
-        let made = made.map_err(|error| self.reader.io("make the file as long as it is to be", error))?;
+        let made = made.map_err(|error| self.reader.io("extend the file to its minimum length", error))?;
         self.reservations.update(writer.free_space(), 0);
         made.map_err(|cause| match cause {
             CannotGrow::Full(reason) => Error::Full { path: self.path().to_owned(), reason },
             CannotGrow::Failed(error) => {
-                Error::io(self.path(), "make the file as long as Options::min_size asks for", error)
+                Error::io(self.path(), "extend the file to Options::min_size", error)
             }
         })
     }

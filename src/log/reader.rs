@@ -355,7 +355,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         for mmap in [true, false] {
             let (storage, reader) = reader_of_file(directory.path(), mmap);
-            // The first and last slots of the first chunks, and some in between.
+            // The first and last slots of the first chunks, and several in between.
             let slots = [0, 1, 31, 32, 62, 63, 64, 65, 190, 191, 192, 447, 448];
             let written: Vec<_> = slots
                 .into_iter()

@@ -105,11 +105,11 @@ pub(crate) fn scan(
         // A torn tail that an earlier recovery cut off may have left a valid frame at exactly this position. Such a
         // frame continues a different frame.
         if stamp.previous_checksum != scan.last_checksum && !stale {
-            scan.stop = FormatError::Damaged("the frame does not continue the one before");
+            scan.stop = FormatError::Damaged("the frame does not continue the frame before it");
             break;
         }
         if stamp.open_count < scan.open_count && !stale {
-            scan.stop = FormatError::Damaged("the frame is of an earlier opening than the one before");
+            scan.stop = FormatError::Damaged("the frame is from an earlier session than the frame before it");
             break;
         }
         for (position, length, record) in frame.records() {

@@ -13,7 +13,7 @@ use crate::format::NEVER_MS;
 use crate::record::RecordSize;
 use crate::sync::Mutex;
 
-/// The numbers behind [`SpaceUsage`] and [`Tally`].
+/// The numbers that [`SpaceUsage`] and [`Tally`] keep.
 #[derive(Debug, Default)]
 struct State {
     total_bytes: u64,

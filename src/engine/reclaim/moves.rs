@@ -148,7 +148,7 @@ impl Mover {
         let Some(reservation) = log.reserve_in_present_slots(cost_bytes, ReservationClass::Move) else {
             return Err(Error::Full {
                 path: self.records.path().to_owned(),
-                reason: "there is no room to move live records".into(),
+                reason: "there is no space to move live records".into(),
             });
         };
         let effect = Effect {
