@@ -84,8 +84,7 @@ pub(crate) struct Log {
     commit: Commit,
     reservations: Arc<SpaceReservations>,
     space_usage: SpaceUsage,
-    /// The sequence of the oldest segment that is still needed. Every live record in lower segments has been moved, and
-    /// the copies are written.
+    /// The oldest sequence that is still needed: the live records below it were moved, and the copies are written.
     needed_from: AtomicU64,
     /// One more than the growth number of the slot that was filled and is to be confirmed by the next sync to begin; 0
     /// for none. A switch to the next segment may have confirmed the slot already.
@@ -201,8 +200,7 @@ impl Log {
         NewRecord::new(record, hash, self.seed)
     }
 
-    /// Copies `records` into the gathering batch. All of them go into the same frame, so that either all or none
-    /// survive a crash. `reservation` is the space for them.
+    /// Copies `records` into the gathering batch, which becomes one frame, so that a crash keeps all of them or none.
     pub(crate) fn append<'r, 'a: 'r>(
         &self,
         records: impl Iterator<Item = &'r NewRecord<'a>> + Clone,
@@ -216,8 +214,7 @@ impl Log {
         })
     }
 
-    /// Waits until the records of the ticket are as durable as it demands. Returns where the first record was written;
-    /// the others follow it without a gap.
+    /// Waits until the ticket's records are as durable as it demands. Returns where the first of them was written.
     pub(crate) fn wait(&self, ticket: &Ticket) -> Result<Placement> {
         self.commit.wait(ticket, self).map_err(|poison| self.poisoned(poison))
     }
@@ -257,8 +254,7 @@ impl Log {
         self.commit.poison().map_or(Ok(()), |poison| Err(self.poisoned(poison)))
     }
 
-    /// Makes the error of a call that is refused because `source` has poisoned the commit queue. The first such call
-    /// emits the event, even if a different thread poisoned the queue.
+    /// Makes the error of a call that the poisoned queue refuses. The first such call, on any thread, emits the event.
     fn poisoned(&self, source: Arc<io::Error>) -> Error {
         if !self.has_reported_poison.swap(true, Ordering::Relaxed) {
             crate::events::poisoned(self.path(), &source);
@@ -379,23 +375,20 @@ impl Log {
         self.writer.lock().tail_listing()
     }
 
-    /// Notes that the oldest segment is no longer needed, because its live records have been moved and the copies are
-    /// written. Its slot is freed with the next header.
+    /// Notes that the oldest segment is no longer needed: its live records were moved, and the copies are written.
     pub(crate) fn retire(&self, sequence: u64, record_bytes: u64) {
         self.space_usage.remove(record_bytes);
         self.needed_from.store(sequence + 1, Ordering::Release);
     }
 
-    /// Frees the slots of retired segments now, instead of with the next segment switch. Returns false if there were
-    /// none.
+    /// Frees the slots of retired segments now, instead of with the next switch. Returns false if there were none.
     pub(crate) fn publish_head(&self) -> Result<bool> {
         // This must be read before the writer syncs, so that the sync covers the copies of all records below the head.
         let head = self.needed_from.load(Ordering::Acquire);
         self.with_writer(|writer| writer.publish_head(head))
     }
 
-    /// Goes on to the next segment, so that everything written so far is in full segments. Does nothing if the
-    /// condition `rotate` does not need that.
+    /// Goes on to the next segment if `rotate` is fulfilled. Everything written so far is in full segments then.
     pub(crate) fn rotate(&self, rotate: Rotate) -> Result<()> {
         let head = self.needed_from.load(Ordering::Acquire);
         let full = |cause| Err(NoRoom { class: ReservationClass::Move, cause }.into_error(self.path()));
@@ -424,8 +417,7 @@ impl Log {
         })?
     }
 
-    /// The sequence up to which segments have to be moved to lower slots for the file to become shorter. None if moving
-    /// does not make it shorter.
+    /// The last sequence that has to be moved to a lower slot to make the file shorter. None if moving does not help.
     pub(crate) fn shorter_by_moving(&self) -> Option<u64> {
         let writer = self.writer.lock();
         let lowest_free = writer.slots().lowest_free()?;
@@ -477,8 +469,7 @@ impl CommitSink for Log {
 
 impl Log {
     fn write_frame(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
-        // The copies of all records below the head are written before `needed_from` is raised, and so before this
-        // frame.
+        // The copies of all live records below the head were written before `needed_from` was raised.
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
         let placement = writer.write(batch, head)?;
