@@ -10,6 +10,7 @@ use std::path::Path;
 
 use oncekey_fuzz::specimen::{Specimen, script};
 use oncekey_fuzz::world::Act::{self, *};
+use oncekey_fuzz::world::{APPLIED, BEGIN_AGAIN, NOT_APPLIED};
 use oncekey_fuzz::{FIRST_FRAME, HEADER_BYTES, SEGMENT_BYTES, acts, sparse};
 
 fn write(target: &str, name: &str, bytes: &[u8]) {
@@ -36,13 +37,36 @@ fn histories() -> Vec<(&'static str, Vec<Act>)> {
     }
     reclaiming.extend([Complete(20, 100), Reopen, Record(0, 12_000)]);
     vec![
-        ("lease", vec![Begin(0), Complete(0, 10), Begin(1), Release(1), Begin(1), Abandon(1), Resolve(1, 0)]),
+        (
+            "lease",
+            vec![Begin(0), Complete(0, 10), Begin(1), Release(1), Begin(1), Abandon(1), Resolve(1, APPLIED)],
+        ),
         (
             "doubt",
-            vec![Begin(2), Abandon(2), Resolve(2, 2), Complete(2, 700), Begin(3), Abandon(3), Resolve(3, 1)],
+            vec![
+                Begin(2),
+                Abandon(2),
+                Resolve(2, BEGIN_AGAIN),
+                Complete(2, 700),
+                Begin(3),
+                Abandon(3),
+                Resolve(3, NOT_APPLIED),
+            ],
         ),
         ("verbs", vec![Record(3, 0), Forget(3), Begin(4), Set(4, 30), Set(5, 30), Record(3, 5), Forget(5)]),
-        ("close", vec![Record(0, 100), Reopen, Begin(2), Drop, Resolve(2, 0), Reopen, Reopen, Record(4, 1)]),
+        (
+            "close",
+            vec![
+                Record(0, 100),
+                Reopen,
+                Begin(2),
+                DropStore,
+                Resolve(2, APPLIED),
+                Reopen,
+                Reopen,
+                Record(4, 1),
+            ],
+        ),
         (
             "buffered",
             vec![
@@ -51,14 +75,21 @@ fn histories() -> Vec<(&'static str, Vec<Act>)> {
                 RecordBuffered(3, 10),
                 Sync,
                 RecordBuffered(5, 9),
-                Drop,
+                DropStore,
             ],
         ),
         ("expiry", vec![Record(0, 10), Advance(60_000), Begin(0), Advance(40_000), Begin(0), Complete(0, 3)]),
         ("growth", growth),
         (
             "longer",
-            vec![Record(20, 900), DropToLonger, Record(0, 12_000), DropToBuffered, DropToLonger, Compact],
+            vec![
+                Record(20, 900),
+                DropAndReopenLarger,
+                Record(0, 12_000),
+                DropAndReopenBuffered,
+                DropAndReopenLarger,
+                Compact,
+            ],
         ),
         ("reclaiming", reclaiming),
         ("specimen", script()),

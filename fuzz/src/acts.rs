@@ -1,4 +1,4 @@
-//! Encodes histories as bytes: four for each act, so that a mutation of one act does not move the others.
+//! Encodes scripts as bytes: four for each act, so that a mutation of one act does not move the others.
 
 use crate::input::Input;
 use crate::world::{Act, KEYS};
@@ -28,13 +28,13 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         14 => Act::Sync,
         15 => Act::Compact,
         16 => Act::Reopen,
-        17 => Act::Drop,
-        18 => Act::ReopenBack(MIN_BACK_MS + u32::from(size)),
-        20 => Act::DropToBuffered,
-        21 => Act::DropToLonger,
+        17 => Act::DropStore,
+        18 => Act::ReopenWithClockSetBack(MIN_BACK_MS + u32::from(size)),
+        20 => Act::DropAndReopenBuffered,
+        21 => Act::DropAndReopenLarger,
         22 => {
             let by_ms = MIN_STEP_MS + i64::from(size) * STEP_UNIT_MS;
-            Act::Step(if key % 2 == 0 { by_ms } else { -by_ms })
+            Act::StepWallClock(if key % 2 == 0 { by_ms } else { -by_ms })
         }
         23 => Act::Reboot(u32::from(size)),
         24 => Act::Replace,
@@ -54,16 +54,16 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Record(key, size) => (6, key, size),
         Act::RecordBuffered(key, size) => (8, key, size),
         Act::Forget(key) => (10, key, 0),
-        Act::Resolve(key, how) => (12, key, u16::from(how)),
+        Act::Resolve(key, outcome) => (12, key, u16::from(outcome)),
         Act::Set(key, size) => (13, key, size),
         Act::Sync => (14, 0, 0),
         Act::Compact => (15, 0, 0),
         Act::Reopen => (16, 0, 0),
-        Act::Drop => (17, 0, 0),
-        Act::ReopenBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
-        Act::DropToBuffered => (20, 0, 0),
-        Act::DropToLonger => (21, 0, 0),
-        Act::Step(by_ms) => {
+        Act::DropStore => (17, 0, 0),
+        Act::ReopenWithClockSetBack(by_ms) => (18, 0, u16::try_from(by_ms - MIN_BACK_MS).unwrap()),
+        Act::DropAndReopenBuffered => (20, 0, 0),
+        Act::DropAndReopenLarger => (21, 0, 0),
+        Act::StepWallClock(by_ms) => {
             let units = (by_ms.abs() - MIN_STEP_MS) / STEP_UNIT_MS;
             (22, u8::from(by_ms < 0), u16::try_from(units).unwrap())
         }
@@ -71,7 +71,7 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Replace => (24, 0, 0),
         // The same number encodes the length of the result and its retention.
         Act::RecordFor(key, size, _) => (25, key, size),
-        Act::Rot(key, place) => (26, key, u16::from(place)),
+        Act::Rot(key, field) => (26, key, u16::from(field)),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

@@ -6,7 +6,7 @@ use oncekey::simulation::SimulatedDisk;
 use oncekey::{KeyState, ManualClock, Status, Store, Version};
 
 use crate::world::oracle::{Known, Model, expire, read};
-use crate::world::{Act, World, options};
+use crate::world::{Act, BEGIN_AGAIN, World, options};
 use crate::{HEADER_BYTES, SEGMENT_BYTES};
 
 pub struct Specimen {
@@ -46,12 +46,12 @@ pub fn script() -> Vec<Act> {
         Record(15, 0),
         Begin(16),
         Abandon(16),
-        Resolve(16, 2),
+        Resolve(16, BEGIN_AGAIN),
     ]);
     for key in [1, 3, 17, 18] {
         acts.push(Record(key, 9_000));
     }
-    acts.extend([Drop, Forget(4), Record(19, 40), Begin(8), Complete(8, 100), RecordBuffered(4, 5)]);
+    acts.extend([DropStore, Forget(4), Record(19, 40), Begin(8), Complete(8, 100), RecordBuffered(4, 5)]);
     acts
 }
 

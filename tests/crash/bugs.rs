@@ -1,4 +1,5 @@
-//! Tests of the harness: bugs of the kind that storage engines have had, planted one at a time. It must find each.
+//! Checks the harness itself: plants bugs of the kind that storage engines have had, one at a time, and requires that the
+//! harness finds each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,13 +12,13 @@ use crate::points::{Counts, Effort, crash_everywhere};
 use crate::scripts::scripts;
 use crate::space;
 
-/// Runs the checks that can find a bug, the cheapest first.
+/// Runs the checks that may find a planted bug, the cheapest first.
 fn hunt() -> Result<(), String> {
     space::check_expiries_are_noticed_in_time()?;
     space::check_compaction_counts_exactly()?;
     space::check_releases_never_fill_the_file()?;
     for (name, script) in scripts() {
-        let effort = Effort { images: 6, again_every: 10 };
+        let effort = Effort { images: 6, recovery_every: 10 };
         crash_everywhere(&script, seed(), &effort, &Counts::default())
             .map_err(|why| format!("{name}: {why}"))?;
     }
@@ -32,7 +33,7 @@ fn hunt() -> Result<(), String> {
     space::check_mixed_retentions(seed())
 }
 
-/// Plants a bug and runs the hunt. Returns what the hunt reported, or `None` if it missed the bug.
+/// Plants a bug and runs `hunt`. Returns what `hunt` reported, or `None` if it missed the bug.
 pub fn found(bug: Bug, hunt: impl FnOnce() -> Result<(), String>) -> Option<String> {
     plant(Some(bug));
     let outcome = catch_unwind(AssertUnwindSafe(hunt));
@@ -50,13 +51,13 @@ pub fn found(bug: Bug, hunt: impl FnOnce() -> Result<(), String>) -> Option<Stri
     }
 }
 
-/// Defines a test for each bug, which passes if the hunt finds the bug.
+/// Defines a test for each bug, which passes if `$hunt` finds the bug.
 macro_rules! finds {
     ($hunt:ident: $($name:ident: $bug:ident,)*) => {$(
         #[test]
         fn $name() {
-            let how = $crate::bugs::found(Bug::$bug, $hunt).expect("the harness missed the planted bug");
-            println!("{:?}: {}", Bug::$bug, how.chars().take(300).collect::<String>());
+            let report = $crate::bugs::found(Bug::$bug, $hunt).expect("the harness missed the planted bug");
+            println!("{:?}: {}", Bug::$bug, report.chars().take(300).collect::<String>());
         }
     )*};
 }
@@ -68,9 +69,9 @@ finds! { hunt:
     finds_a_synced_to_that_is_too_high: SyncedToTooHigh,
     finds_a_synced_to_that_is_one_frame_stale: SyncedToOneFrameStale,
     finds_a_slot_that_is_reused_early: SlotReusedEarly,
-    finds_a_move_without_the_flight: MoveWithoutFlight,
+    finds_a_move_without_the_per_key_lock: MoveWithoutFlight,
     finds_a_torn_tail_that_is_kept: TornTailKept,
-    finds_an_index_ahead_of_the_disk: IndexBeforeDurability,
+    finds_an_index_that_is_ahead_of_the_disk: IndexBeforeDurability,
     finds_a_dropped_tombstone: TombstoneDropped,
     finds_a_clock_that_is_not_clamped: ClockNotClamped,
     finds_an_accepted_stale_frame: StaleFrameAccepted,
@@ -81,6 +82,6 @@ finds! { hunt:
     finds_a_count_that_forgets_expiry: CountForgetsExpiry,
     finds_a_released_record_that_is_kept: ReleasedKept,
     finds_an_unreadable_record_that_is_dropped: UnreadableDropped,
-    finds_an_unreadable_record_that_is_made_whole: UnreadableRechecksummed,
-    finds_an_unreadable_record_of_no_key: UnreadableKeyHashLost,
+    finds_an_unreadable_record_with_a_new_checksum: UnreadableRechecksummed,
+    finds_an_unreadable_record_that_loses_its_key: UnreadableKeyHashLost,
 }

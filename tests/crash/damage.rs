@@ -1,5 +1,7 @@
-//! Proves that a damaged file gives the same answers or a clear refusal: never a wrong result, and never a record that
-//! is silently missing. The damage: flipped bits, sectors zeroed, overwritten, swapped or stale, and truncation.
+//! Checks that a store on a damaged file gives the same answers as before or reports the damage. It must never return a wrong
+//! result, or lose a record silently.
+//!
+//! The damage is a flipped bit, a sector that is zeroed, overwritten, swapped or stale, or a truncated file.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -23,16 +25,20 @@ fn options(clock: &ManualClock) -> Options {
         .accept_clock_jump(oncekey::ClockJump::Elapsed)
 }
 
-/// A store of some hundred records over several segments, some of which were reclaimed and used again.
+/// A store of several hundred records in several segments. Some of its slots were reused.
 struct Sample {
     clock: ManualClock,
     bytes: Vec<u8>,
     /// An earlier state of the file, from which stale sectors are taken.
     before: Vec<u8>,
+    /// The undamaged store's state of each key.
     answers: BTreeMap<String, KeyState>,
-    /// Keys whose loss looks like a crash, last first. That is the last frame before the crash. If the sector in
-    /// which that frame begins is damaged too, nothing attests any more that the frame before it was on disk.
+    /// The keys of the last two frames before the crash, last first. Empty for a closed store.
+    ///
+    /// If the last frame is lost, the file looks as after a crash. The frame before it can be lost as well if the
+    /// `attesting_sector` is damaged, because then nothing attests that this frame was on disk.
     unattested: Vec<String>,
+    /// The offset of the sector in which the last frame begins.
     attesting_sector: usize,
 }
 
@@ -48,7 +54,7 @@ fn sample(closed: bool) -> Sample {
     let clock = ManualClock::new(START_MS);
     let disk = SimulatedDisk::new();
     let store = options(&clock).open_simulated(&disk).unwrap();
-    // Short-lived records first, so that slots are reclaimed and used again.
+    // Begin with short-lived records, so that segments are reclaimed and their slots reused.
     for n in 0..2_600 {
         store.operation(&format!("short-{n}")).retain(Duration::from_secs(1)).record(&[1; 100]).unwrap();
         clock.advance(Duration::from_millis(5));
@@ -75,13 +81,13 @@ fn sample(closed: bool) -> Sample {
         unattested.extend(keys().into_iter().rev().take(2));
         disk.crash(|_| 0).bytes()
     };
-    // 80 bytes of the record and 56 of the frame stand before the key.
+    // The headers of the record (80 bytes) and of the frame (56 bytes) precede the key.
     let last = bytes.windows(7).rposition(|window| window == b"key-419").unwrap() - 136;
     let attesting_sector = last / SECTOR * SECTOR;
     Sample { clock, bytes, before, answers, unattested, attesting_sector }
 }
 
-/// Opens damaged bytes and reads every key. Returns whether the store noticed the damage; an error describes a wrong
+/// Opens a damaged file and reads every key. Returns whether the store reported the damage. Returns an error for a wrong
 /// answer.
 fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
     let disk = SimulatedDisk::holding(damaged.to_vec());
@@ -91,10 +97,10 @@ fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
             return if disk.bytes() == damaged {
                 Ok(true)
             } else {
-                Err("refused, but the file was changed".into())
+                Err("the store refused the file, but changed it".into())
             };
         }
-        Err(error) => return Err(format!("refused with {error}")),
+        Err(error) => return Err(format!("the file was refused for the wrong reason: {error}")),
     };
     let attesting = sample.attesting_sector..sample.attesting_sector + SECTOR;
     let is_attested = damaged.get(attesting.clone()) == Some(&sample.bytes[attesting]);
@@ -134,7 +140,11 @@ fn for_closed_and_crashed(what: &str, test: impl Fn(&Sample, &mut Tally) + Sync)
             let test = &test;
             scope.spawn(move || {
                 let (sample, mut tally) = (sample(closed), Tally::default());
-                assert_eq!(check_damaged(&sample, &sample.bytes), Ok(false), "undamaged");
+                assert_eq!(
+                    check_damaged(&sample, &sample.bytes),
+                    Ok(false),
+                    "the undamaged file gives wrong answers"
+                );
                 test(&sample, &mut tally);
                 let state = if closed { "closed" } else { "crashed" };
                 println!("{what}, {state}: {} damages, {} noticed, none wrong", tally.damages, tally.noticed);
@@ -143,7 +153,7 @@ fn for_closed_and_crashed(what: &str, test: impl Fn(&Sample, &mut Tally) + Sync)
     });
 }
 
-/// The offsets of all bytes that are in use: every byte but the zeroes of space that no frame was written to.
+/// Returns the offsets of all bytes except the zeroes to which no frame was written.
 fn bytes_in_use(sample: &Sample) -> Vec<usize> {
     (0..sample.bytes.len()).filter(|at| sample.bytes[*at] != 0 || at % SEGMENT < 4_096 + 2_048).collect()
 }
@@ -152,16 +162,16 @@ fn bytes_in_use(sample: &Sample) -> Vec<usize> {
 fn a_flipped_bit_is_noticed_or_harmless() {
     for_closed_and_crashed("flipped bits", |sample, tally| {
         let mut random = Random(seed());
-        let places = bytes_in_use(sample);
-        // One bit of each byte of the headers and the segment ends, and random bits of the rest. ONCEKEY_EFFORT raises
-        // the number of those; `every_flipped_bit_is_noticed_or_harmless` flips them all.
+        let in_use = bytes_in_use(sample);
+        // One bit of each byte of the headers and of the ends of segments, and random bits of the rest. ONCEKEY_EFFORT raises
+        // the number of random bits. `every_flipped_bit_is_noticed_or_harmless` flips all bits.
         let mut bits: Vec<usize> = (0..512).map(|at| at * 8 + random.below(8)).collect();
         for slot in (4_096..sample.bytes.len()).step_by(SEGMENT) {
             bits.extend((0..128).map(|at| (slot + at) * 8 + random.below(8)));
             bits.extend((SEGMENT - 64 - 480..SEGMENT).map(|at| (slot + at) * 8 + random.below(8)));
         }
         bits.extend(
-            (0..2_500 * effort_factor()).map(|_| places[random.below(places.len())] * 8 + random.below(8)),
+            (0..2_500 * effort_factor()).map(|_| in_use[random.below(in_use.len())] * 8 + random.below(8)),
         );
         for bit in bits {
             let mut damaged = sample.bytes.clone();
@@ -171,9 +181,9 @@ fn a_flipped_bit_is_noticed_or_harmless() {
     });
 }
 
-/// The same with every bit of every byte in use. Takes long; the README has the command.
+/// Flips every bit of every byte in use. Takes long; `tests/README.md` has the command.
 #[test]
-#[ignore = "takes long; the README names the command"]
+#[ignore = "takes long; tests/README.md has the command"]
 fn every_flipped_bit_is_noticed_or_harmless() {
     for_closed_and_crashed("every bit flipped", |sample, tally| {
         let mut damaged = sample.bytes.clone();
@@ -239,7 +249,7 @@ fn swapping_two_sectors_is_noticed_or_harmless() {
     });
 }
 
-/// A cheaper selection, for the hunt: damages each sector of a closed and of a crashed store once.
+/// Damages each sector of a closed and of a crashed store once. This is cheap enough to run for each planted bug.
 pub fn check_some_damage() -> Result<(), String> {
     for closed in [true, false] {
         let sample = sample(closed);
@@ -253,8 +263,8 @@ pub fn check_some_damage() -> Result<(), String> {
             }
             check_damaged(&sample, &damaged).map_err(|why| format!("damage at {at}: {why}"))?;
         }
-        // Then the last frames in small steps: bugs are likeliest where recovery decides which of them a later one
-        // attests.
+        // Damage the last frames in small steps, because bugs are likeliest where recovery relies on a later frame to attest an
+        // earlier one.
         let end = (sample.attesting_sector + 2 * SECTOR).min(sample.bytes.len());
         for at in (end.saturating_sub(6 * SECTOR)..end).step_by(16) {
             let mut damaged = sample.bytes.clone();

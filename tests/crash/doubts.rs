@@ -1,5 +1,5 @@
-//! Proves that every operation in doubt can be ended on a disk that is too full to begin anything new, and that a
-//! finding of `reconcile` is final.
+//! Checks that every operation in doubt can be ended on a disk that is too full to begin another operation, and that
+//! `reconcile` is not overruled once it has found that the side effect was applied.
 
 use oncekey::simulation::{Bug, SimulatedDisk, plant};
 use oncekey::{Begin, CasOutcome, Error, Expected, Fingerprint, Next, Reconciled, RunError, Status, Store};
@@ -13,7 +13,7 @@ fn name(number: usize) -> String {
     format!("doubt-{number}")
 }
 
-/// A store with keys in doubt, on a disk that is too small to begin anything more.
+/// Creates a store with keys in doubt, and then fills its disk.
 fn full_store_with_doubts(slots: usize) -> (SimulatedDisk, Store) {
     let disk = SimulatedDisk::new();
     let clock = oncekey::ManualClock::new(START_MS);
@@ -29,8 +29,8 @@ fn full_store_with_doubts(slots: usize) -> (SimulatedDisk, Store) {
     (disk, store)
 }
 
-/// Ends every doubt, by `reconcile`, completion, release and compare-and-set in turn. An error says which one could not
-/// be ended.
+/// Ends the doubts by `reconcile`, completion, release and compare-and-set in turn. Returns an error for the first that
+/// cannot be ended.
 fn end_all(slots: usize) -> Result<(), String> {
     let (disk, store) = full_store_with_doubts(slots);
     let result = "r".repeat(1_000);
@@ -53,7 +53,7 @@ fn end_all(slots: usize) -> Result<(), String> {
             }
             1 | 2 => {
                 let Begin::InDoubt(mut doubt) = store.begin(&key, NONE).map_err(context)? else {
-                    panic!("{key} is in doubt")
+                    panic!("{key} is not in doubt")
                 };
                 if number % 4 == 1 {
                     doubt.complete(result.as_bytes()).map_err(context)?;
@@ -70,7 +70,7 @@ fn end_all(slots: usize) -> Result<(), String> {
             }
         }
     }
-    // What ended the doubts is durable.
+    // The ends of the doubts must be durable.
     drop(store);
     let clock = oncekey::ManualClock::new(START_MS);
     let store = options(&clock).open_simulated(&disk.crash(|_| 0)).map_err(|error| error.to_string())?;
@@ -91,6 +91,7 @@ fn every_doubt_can_be_ended_on_a_full_disk() {
     }
 }
 
+/// Plants a bug and returns what the check reports, or `None` if it misses the bug.
 fn found(bug: Bug) -> Option<String> {
     plant(Some(bug));
     let found = (4..12).find_map(|slots| end_all(slots).err());
@@ -99,36 +100,36 @@ fn found(bug: Bug) -> Option<String> {
 }
 
 #[test]
-fn finds_a_doubt_that_takes_room() {
-    let how = found(Bug::DoubtNeedsReservation).expect("the harness missed the planted bug");
-    assert!(how.contains("there is no room"), "{how}");
+fn finds_a_doubt_that_needs_a_reservation() {
+    let report = found(Bug::DoubtNeedsReservation).expect("the harness missed the planted bug");
+    assert!(report.contains("there is no room"), "{report}");
 }
 
 #[test]
-fn finds_an_ending_that_leaves_as_much_room_as_a_begin() {
-    let how = found(Bug::FinishNeedsBeginReserve).expect("the harness missed the planted bug");
-    assert!(how.contains("there is no room"), "{how}");
+fn finds_an_ending_that_needs_the_reserve_of_a_begin() {
+    let report = found(Bug::FinishNeedsBeginReserve).expect("the harness missed the planted bug");
+    assert!(report.contains("there is no room"), "{report}");
 }
 
-/// Forgets the key while `reconcile` finds that the side effect was applied and, if `is_begun_anew`, begins another
-/// attempt.
+/// Runs `reconcile`, which finds that the side effect was applied. Before it returns, forgets the key and, if
+/// `begins_again`, begins another attempt.
 ///
 /// Returns the outcome of the call, whether it ran the side effect, and whether the other attempt can still be
 /// completed.
-fn applied_while_forgotten(is_begun_anew: bool) -> (Result<String, Error>, bool, bool) {
+fn applied_while_forgotten(begins_again: bool) -> (Result<String, Error>, bool, bool) {
     let clock = oncekey::ManualClock::new(START_MS);
     let store = options(&clock).open_simulated(&SimulatedDisk::new()).unwrap();
     drop(store.begin("k", NONE).unwrap());
-    let (mut other, mut performed) = (None, false);
+    let (mut other, mut effect_ran) = (None, false);
     let ran = store
         .operation("k")
         .reconcile(|_| {
             store.forget("k").unwrap();
-            other = is_begun_anew.then(|| store.begin("k", NONE).unwrap());
+            other = begins_again.then(|| store.begin("k", NONE).unwrap());
             Reconciled::Applied("found".to_owned())
         })
         .run(|_| {
-            performed = true;
+            effect_ran = true;
             Ok::<_, Error>("performed".to_owned())
         });
     let outcome = match ran {
@@ -140,14 +141,14 @@ fn applied_while_forgotten(is_begun_anew: bool) -> (Result<String, Error>, bool,
         Some(Begin::Acquired(mut lease)) => lease.complete(b"its own").is_ok(),
         _ => true,
     };
-    (outcome, performed, other_completes)
+    (outcome, effect_ran, other_completes)
 }
 
 fn applied_is_final() -> bool {
     let forgotten = applied_while_forgotten(false);
-    let begun_anew = applied_while_forgotten(true);
+    let begun_again = applied_while_forgotten(true);
     matches!(forgotten, (Ok(result), false, true) if result == "found")
-        && matches!(begun_anew, (Err(Error::Fenced { .. }), false, true))
+        && matches!(begun_again, (Err(Error::Fenced { .. }), false, true))
 }
 
 #[test]

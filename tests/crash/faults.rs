@@ -1,8 +1,8 @@
-//! Proves that a failed call of the disk loses nothing. Every call of every history fails once, and from then on; the
-//! store then goes on or refuses correctly. What it acknowledged is there when the file is opened on a healthy disk,
-//! with or without a power loss in between.
+//! Checks that a failed call of the disk loses nothing. Each call of each script fails, once or together with all later
+//! calls. The store must then continue, or refuse calls with the right error. When the file is opened on a healthy disk, with
+//! or without a power loss in between, everything that was acknowledged must be there.
 //!
-//! Also here: full disks, and what the store makes of a path that it cannot check.
+//! Also tests full disks, and a path that the store cannot check.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +12,7 @@ use oncekey::{Begin, Durability, Error, Fingerprint};
 use crate::common::random::{Random, seed};
 use crate::points::{create_again, images};
 use crate::scripts::scripts;
-use crate::world::{Act, World, options};
+use crate::world::{Act, BEGIN_AGAIN, World, options};
 
 /// Runs a script until an act fails. Returns `None` if the store could not be created.
 fn run(script: &[Act], disk: &SimulatedDisk) -> Option<(World, Option<(usize, Error)>)> {
@@ -45,8 +45,8 @@ fn check_after_fault(mut world: World, failed: Option<&Error>, random: &mut Rand
             .map_err(|error| format!("power lost after the fault: {error}"))?;
         world.check(&store).map_err(|why| format!("power lost after the fault: {why}"))?;
     }
-    // Or only the process ends. The next one finds what the operating system still shows, which need not be on disk.
-    // All that this process then answers must survive a later power loss.
+    // Or only the process ends. The next process finds what the operating system shows, which need not be on disk. Everything
+    // that the next process reads or acknowledges must survive a later power loss.
     disk.heal();
     let opened =
         options(&world.clock).open_simulated(&disk).map_err(|error| format!("on a healthy disk: {error}"))?;
@@ -57,8 +57,8 @@ fn check_after_fault(mut world: World, failed: Option<&Error>, random: &mut Rand
     for image in images(&disk, random, 3) {
         let store = options(&world.clock)
             .open_simulated(&image)
-            .map_err(|error| format!("power lost after going on: {error}"))?;
-        world.check(&store).map_err(|why| format!("power lost after going on: {why}"))?;
+            .map_err(|error| format!("power lost after the next process: {error}"))?;
+        world.check(&store).map_err(|why| format!("power lost after the next process: {why}"))?;
     }
     Ok(())
 }
@@ -75,12 +75,12 @@ pub fn fault_at(script: &[Act], step: u64, fault: DiskFault) -> Result<(), Strin
     let Some((world, failed)) = run(script, &disk) else {
         disk.heal();
         return create_again(&disk, &mut random)
-            .map_err(|why| context(format!("after a creation that failed: {why}")));
+            .map_err(|why| context(format!("after the creation failed: {why}")));
     };
     if let (DiskFault::Short | DiskFault::Interrupted, Some((at, error))) = (fault, &failed) {
         return Err(context(format!("act {at}, {:?}, failed: {error}", script[*at])));
     }
-    // An operator answers `Full` by deleting files, so no other failure may be reported as that.
+    // An operator reacts to `Full` by deleting files, so no other failure may be reported as `Full`.
     if let Some((at, error @ Error::Full { .. })) = &failed {
         return Err(context(format!(
             "act {at}, {:?}: an input/output error was reported as {error}",
@@ -94,7 +94,7 @@ pub fn fault_at(script: &[Act], step: u64, fault: DiskFault) -> Result<(), Strin
         .map_err(|why| context(during + &why))
 }
 
-/// The number of calls, as `count` counts them, that a script makes on a healthy disk.
+/// Returns the number of calls that a script makes on a healthy disk. `count` reads that number from the disk.
 pub fn steps(script: &[Act], count: impl Fn(&SimulatedDisk) -> u64) -> u64 {
     let disk = SimulatedDisk::new();
     let (mut world, failed) = run(script, &disk).unwrap();
@@ -160,9 +160,9 @@ fn any_failing_read_loses_nothing_that_was_acknowledged() {
     println!("faults of reads: {}", faults.into_inner());
 }
 
-/// Compaction gives slots back to the file system, but none that are reserved for an operation in progress.
+/// Compaction returns slots to the file system, but not those that are reserved for operations in progress.
 #[test]
-fn compaction_keeps_the_room_reserved_for_results() {
+fn compaction_keeps_the_space_reserved_for_results() {
     for begun in [1, 5, 20, 60] {
         let disk = SimulatedDisk::new();
         let clock = oncekey::ManualClock::new(crate::world::START_MS);
@@ -193,7 +193,7 @@ fn compaction_keeps_the_room_reserved_for_results() {
 }
 
 #[test]
-fn an_opening_refuses_a_min_size_that_the_disk_cannot_hold() {
+fn a_min_size_that_does_not_fit_on_the_disk_is_refused() {
     for (durability, reserves) in [
         (Durability::Sync, true),
         (Durability::Sync, false),
@@ -212,17 +212,20 @@ fn an_opening_refuses_a_min_size_that_the_disk_cannot_hold() {
         let steps = disk.steps();
         match options().min_size(2 << 20).open_simulated(&disk) {
             Err(error @ Error::Full { .. }) => {
-                let said = error.to_string();
+                let text = error.to_string();
                 for part in
                     ["there is no room", "2101248 bytes", &format!("beyond its {length}"), "ask for less"]
                 {
-                    assert!(said.contains(part), "{part}: {said}");
+                    assert!(text.contains(part), "{part}: {text}");
                 }
             }
             other => panic!("{durability:?}: {other:?}"),
         }
         assert_eq!(disk.bytes().len(), length);
-        assert!(!reserves || disk.steps() < steps + 16, "the opening filled the disk before it refused");
+        assert!(
+            !reserves || disk.steps() < steps + 16,
+            "the store filled the disk before it refused the min_size"
+        );
         let store = options().min_size(1 << 19).open_simulated(&disk).unwrap();
         assert_eq!(store.get("k").unwrap().result(), Some(&b"r"[..]));
         assert_eq!(store.stats().file_bytes, 4_096 + 8 * (64 << 10));
@@ -232,7 +235,7 @@ fn an_opening_refuses_a_min_size_that_the_disk_cannot_hold() {
 }
 
 #[test]
-fn a_full_disk_refuses_only_what_begins() {
+fn a_full_disk_refuses_only_what_begins_an_operation() {
     let refusals = AtomicU64::new(0);
     for_every_script(|script| {
         for slots in 1..8_usize {
@@ -241,10 +244,10 @@ fn a_full_disk_refuses_only_what_begins() {
                 disk.set_capacity(Some(4_096 + slots * (64 << 10) + partial));
                 let mut world = World::new(disk.clone()).map_err(|error| error.to_string())?;
                 for (at, act) in script.iter().enumerate() {
-                    // What has begun can be ended: by its lease, by resolving the doubt, or by a compare-and-set.
+                    // An operation that has begun can be ended by its lease, by resolving its doubt, or by a compare-and-set.
                     let may_be_refused = match act {
                         Act::Begin(key) | Act::Set(key, _) => !world.has_begun(*key),
-                        Act::Resolve(_, how) => how % 3 == 2,
+                        Act::Resolve(_, outcome) => outcome % 3 == BEGIN_AGAIN,
                         Act::Record(..) | Act::RecordBuffered(..) | Act::Compact => true,
                         _ => false,
                     };
@@ -277,7 +280,7 @@ fn a_full_disk_refuses_only_what_begins() {
     println!("refusals by a full disk: {}", refusals.into_inner());
 }
 
-/// A stat that fails does not show that the path was replaced: the store goes on until a stat succeeds.
+/// A failed stat does not prove that the path was replaced, so the store continues until a stat succeeds.
 #[test]
 fn a_failed_stat_of_the_path_changes_nothing() {
     let disk = SimulatedDisk::new();
@@ -290,7 +293,7 @@ fn a_failed_stat_of_the_path_changes_nothing() {
     disk.set_path_target(PathTarget::Unknown);
     assert!(
         matches!(store.sync(), Err(Error::Replaced { .. })),
-        "a failed stat revoked what an earlier one found"
+        "a failed stat made the store forget that the path was replaced"
     );
     assert!(store.stats().replaced);
     assert!(matches!(store.close(), Err(Error::Replaced { .. })));

@@ -1,5 +1,5 @@
-//! Proves when the file grows and what that costs: a buffered store reserves space without writing it, and slots are
-//! ready before the log needs them.
+//! Checks how the file grows: a buffered store reserves space instead of writing zeroes, and each slot is ready before the
+//! log needs it.
 
 use oncekey::Durability;
 use oncekey::simulation::SimulatedDisk;
@@ -12,7 +12,7 @@ fn a_buffered_store_reserves_space_where_others_write_zeroes() {
         let disk = SimulatedDisk::new();
         disk.set_reserves(reserves);
         let clock = oncekey::ManualClock::new(crate::world::START_MS);
-        // A store writes zeroes a sixteenth of a segment at a time, or somewhat more.
+        // A store writes at least a sixteenth of a segment of zeroes at a time.
         let options = options(&clock).segment_size(1 << 20).durability(durability);
         let store = options.open_simulated(&disk).unwrap();
         for number in 0..100 {
@@ -21,21 +21,21 @@ fn a_buffered_store_reserves_space_where_others_write_zeroes() {
         }
         (store.stats().file_bytes >> 20, disk.steps())
     };
-    let (slots, least) = writes(Durability::Buffered, true);
-    assert!(slots >= 3, "{slots}");
+    let (slots, min_steps) = writes(Durability::Buffered, true);
+    assert!(slots >= 3, "the test must fill several slots, not {slots}");
     let zeroed = [(Durability::Sync, true), (Durability::Sync, false), (Durability::Buffered, false)];
     for (durability, reserves) in zeroed {
-        let (as_many, more) = writes(durability, reserves);
-        assert_eq!(as_many, slots);
-        // The creation makes the first slot.
+        let (zeroed_slots, steps) = writes(durability, reserves);
+        assert_eq!(zeroed_slots, slots);
+        // Without the first slot, which every store makes when it is created.
         assert!(
-            more >= least + (slots - 1) * 12,
-            "{durability:?}, {reserves}: {more} steps, only {least} with reserved space"
+            steps >= min_steps + (slots - 1) * 12,
+            "{durability:?}, {reserves}: {steps} steps, {min_steps} with reserved space"
         );
     }
 }
 
-/// A slot that is not ready when the log rotates into it is made at that moment, which costs a further sync.
+/// If a slot is not ready when the log rotates into it, the store makes the slot at that moment, which takes one more sync.
 #[test]
 fn slots_are_ready_before_the_log_needs_them() {
     use Durability::{Buffered, Sync};
@@ -58,13 +58,14 @@ fn slots_are_ready_before_the_log_needs_them() {
             store.operation(&key).durability(records_durability).record(&vec![7; result_bytes]).unwrap();
             records += 1;
         }
-        // A segment's header takes one sync. Before it, buffered records take another.
-        let (of_records, of_a_segment) = if records_durability == Sync { (records, 1) } else { (0, 2) };
-        let further = disk.syncs() - syncs_before - of_records;
+        // A segment's header takes one sync. If records are buffered, another one before it makes them durable.
+        let (record_syncs, syncs_per_segment) =
+            if records_durability == Sync { (records, 1) } else { (0, 2) };
+        let other_syncs = disk.syncs() - syncs_before - record_syncs;
         assert!(
-            further <= 22 * of_a_segment,
-            "{durability:?}, {records_durability:?}, {reserves}: {further} further syncs for 20 segments of results of \
-             {result_bytes} bytes"
+            other_syncs <= 22 * syncs_per_segment,
+            "{durability:?}, {records_durability:?}, {reserves}: {other_syncs} syncs other than those of records, for 20 segments \
+             of results of {result_bytes} bytes"
         );
     }
 }

@@ -1,6 +1,7 @@
-//! Proves what an opening makes of the clocks: store time is right for every combination of clocks before and after it,
-//! wherever the opening crashes. Also: a refused opening writes nothing, and no crash makes the store give out a
-//! version twice.
+//! Checks store time when a store is opened again: it is right for every combination of clocks in the two sessions, wherever
+//! recovery crashes.
+//!
+//! Also checks that a store that refuses to open writes nothing, and that no crash makes a store give out a version twice.
 
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ const SECOND_MS: i64 = 1_000;
 const DAY_MS: i64 = 24 * 3_600 * SECOND_MS;
 const NONE: Fingerprint = Fingerprint::NONE;
 
-/// A store time and what the clocks of the machine showed then. The oracle computes store time from these by itself.
+/// A store time and the machine's clocks at that time. `expected_store_ms` computes store time from these, independently
+/// of the library.
 #[derive(Debug, Clone, Copy)]
 struct Moment {
     store_ms: i64,
@@ -28,7 +30,7 @@ struct Moment {
     boot_ms: i64,
 }
 
-/// A machine with clocks that the oracle follows.
+/// A simulated machine. `boot` counts its boots.
 struct Machine {
     clock: ManualClock,
     boot: u32,
@@ -53,31 +55,33 @@ impl Machine {
         }
     }
 
-    fn step(&self, by_ms: i64) {
+    fn step_wall_clock(&self, by_ms: i64) {
         self.clock.jump_wall(self.clock.now_ms().saturating_add_signed(by_ms));
     }
 
     fn apply(&mut self, between: Between) {
-        let passes = Duration::from_millis(u64::try_from(between.passes_ms).unwrap());
+        let elapsed = Duration::from_millis(u64::try_from(between.elapsed_ms).unwrap());
         if between.reboots {
             self.boot += 1;
-            self.clock.reboot(passes);
+            self.clock.reboot(elapsed);
         } else {
-            self.clock.advance(passes);
+            self.clock.advance(elapsed);
         }
-        self.step(between.step_ms);
+        self.step_wall_clock(between.step_ms);
     }
 }
 
-/// What happens to a machine's clocks between two openings.
+/// What happens to a machine's clocks between two sessions.
 #[derive(Debug, Clone, Copy)]
 struct Between {
     reboots: bool,
-    passes_ms: i64,
+    elapsed_ms: i64,
+    /// A step of the wall clock.
     step_ms: i64,
 }
 
-/// The store time of an opening at `now` if `mark` is the last time on disk; `None` if the opening must be refused.
+/// Returns the store time of a session that begins at `now`, if `mark` is the last time on disk. Returns `None` if the store
+/// must refuse to open.
 fn expected_store_ms(mark: &Moment, now: &Moment, accept: Option<ClockJump>) -> Option<i64> {
     if mark.boot == now.boot && now.boot_ms >= mark.boot_ms {
         return Some(mark.store_ms + now.boot_ms - mark.boot_ms);
@@ -94,7 +98,8 @@ fn opened(disk: &SimulatedDisk, machine: &Machine, accept: Option<ClockJump>) ->
     accept.iter().fold(options, |options, jump| options.accept_clock_jump(*jump)).open_simulated(disk)
 }
 
-/// Opens the store and returns its store time, or `None` if the clock was refused, which must leave the disk as it was.
+/// Opens the store and returns its store time. Returns `None` if the store refuses the clock, which must leave the disk
+/// unchanged.
 fn opened_store_ms(
     disk: &SimulatedDisk,
     machine: &Machine,
@@ -104,13 +109,13 @@ fn opened_store_ms(
     match opened(disk, machine, accept) {
         Ok(store) => Ok(Some(i64::try_from(store.stats().store_time_ms).unwrap())),
         Err(Error::Clock { .. }) if disk.bytes() == bytes => Ok(None),
-        Err(Error::Clock { .. }) => Err("refused, but the disk was changed".into()),
+        Err(Error::Clock { .. }) => Err("the store refused the clock, but changed the disk".into()),
         Err(error) => Err(format!("the image does not open: {error}")),
     }
 }
 
-/// Checks one pair: a step of the wall clock during the first session, how that session ended, and what happened to the
-/// clocks before the second.
+/// Checks one pair of clocks: the wall clock makes a step during the first session, that session ends with a close or a
+/// crash, and `between` happens to the clocks before the second session.
 fn check_pair(
     step_ms: i64,
     crashed: bool,
@@ -122,8 +127,8 @@ fn check_pair(
     let store = opened(&disk, &machine, None).map_err(|error| error.to_string())?;
     let record = |key: &str| store.record(key, NONE, b"r").map_err(|error| error.to_string());
     record("a")?;
-    machine.step(step_ms);
-    // Less than a second, so that store time follows no part of the step.
+    machine.step_wall_clock(step_ms);
+    // Less than a second passes, so that store time follows no part of the step.
     machine.clock.advance(Duration::from_millis(500));
     record("b")?;
     let mark = machine.moment(i64::try_from(START_MS).unwrap() + 500);
@@ -136,16 +141,16 @@ fn check_pair(
     };
     machine.apply(between);
     let second = machine.moment(0);
-    let wanted = expected_store_ms(&mark, &second, accept);
+    let expected = expected_store_ms(&mark, &second, accept);
 
     let trial = SimulatedDisk::holding(image.clone());
     let found = opened_store_ms(&trial, &machine, accept)?;
-    if found != wanted {
-        return Err(format!("opened at {found:?}, expected {wanted:?}"));
+    if found != expected {
+        return Err(format!("opened at {found:?}, expected {expected:?}"));
     }
-    // What happens before the third opening: the same boot, with or without a step of the wall clock, or another boot.
+    // What may happen before a third session: the same boot with or without a step of the wall clock, or another boot.
     let afters = [(false, 0), (false, 20 * DAY_MS), (true, 0), (true, -9 * SECOND_MS)];
-    let afters = afters.map(|(reboots, step_ms)| Between { reboots, passes_ms: 7 * SECOND_MS, step_ms });
+    let afters = afters.map(|(reboots, step_ms)| Between { reboots, elapsed_ms: 7 * SECOND_MS, step_ms });
     for step in 0..trial.steps() {
         let trial = SimulatedDisk::holding(image.clone());
         power_loss_at(&trial, step);
@@ -156,20 +161,20 @@ fn check_pair(
                 machine.apply(after);
                 let third = machine.moment(0);
                 let found = opened_store_ms(&SimulatedDisk::holding(again.bytes()), &machine, None)?;
-                let from_second = wanted.map(|store_ms| Moment { store_ms, ..second });
+                let from_second = expected.map(|store_ms| Moment { store_ms, ..second });
                 let from_second = from_second.and_then(|mark| expected_store_ms(&mark, &third, None));
                 let from_first = expected_store_ms(&mark, &third, None);
                 if found != from_first && (found != from_second || from_second.is_none()) {
                     return Err(format!(
-                        "crashed at step {step} of the opening, then {after:?}: opened at {found:?}, expected {from_second:?} \
-                         or, if that opening left no trace, {from_first:?}"
+                        "crashed at step {step} of recovery, then {after:?}: opened at {found:?}, expected {from_second:?} \
+                         or, if that recovery left no trace, {from_first:?}"
                     ));
                 }
             }
         }
     }
-    // An opening that succeeds leaves a mark: whatever jump it accepted, the next opening does not ask again.
-    if let Some(store_ms) = wanted {
+    // A session records its clocks, so the next one opens without accepting the same jump again.
+    if let Some(store_ms) = expected {
         let trial = SimulatedDisk::holding(image);
         let store = opened(&trial, &machine, accept).map_err(|error| error.to_string())?;
         let crashed = trial.crash(|_| 0).bytes();
@@ -178,10 +183,10 @@ fn check_pair(
             for after in afters {
                 let mut machine = machine.snapshot();
                 machine.apply(after);
-                let wanted = expected_store_ms(&Moment { store_ms, ..second }, &machine.moment(0), None);
+                let expected = expected_store_ms(&Moment { store_ms, ..second }, &machine.moment(0), None);
                 let found = opened_store_ms(&SimulatedDisk::holding(image.clone()), &machine, None)?;
-                if found != wanted {
-                    return Err(format!("then {after:?}: opened at {found:?}, expected {wanted:?}"));
+                if found != expected {
+                    return Err(format!("then {after:?}: opened at {found:?}, expected {expected:?}"));
                 }
             }
         }
@@ -189,18 +194,18 @@ fn check_pair(
     Ok(())
 }
 
-/// Checks every `stride`-th pair.
+/// Checks every `stride`-th pair of clocks. Returns how many were checked.
 fn check_pairs(stride: usize) -> Result<usize, String> {
     let steps = [0, 9 * SECOND_MS, -9 * SECOND_MS, 8 * DAY_MS, -8 * DAY_MS, 400 * DAY_MS, -400 * DAY_MS];
-    let passes = [0, 5 * SECOND_MS, 3 * DAY_MS, 400 * DAY_MS];
+    let elapsed = [0, 5 * SECOND_MS, 3 * DAY_MS, 400 * DAY_MS];
     let accepts = [None, Some(ClockJump::Elapsed), Some(ClockJump::NotElapsed)];
     let mut all = Vec::new();
     for step_ms in steps {
         for crashed in [false, true] {
             for reboots in [false, true] {
-                for passes_ms in passes {
-                    for then_ms in steps {
-                        let between = Between { reboots, passes_ms, step_ms: then_ms };
+                for elapsed_ms in elapsed {
+                    for second_step_ms in steps {
+                        let between = Between { reboots, elapsed_ms, step_ms: second_step_ms };
                         all.extend(accepts.map(|accept| (step_ms, crashed, between, accept)));
                     }
                 }
@@ -228,14 +233,14 @@ fn store_time_is_right_for_every_pair_of_clocks_after_any_crash() {
     println!("{pairs} pairs of clocks");
 }
 
-/// Checks that store time hardly follows a wall clock that is stepped before every look at it.
+/// Checks that store time hardly follows a wall clock that makes a step before each time the store reads it.
 fn check_steps_are_followed_slowly() -> Result<(), String> {
     let (disk, machine) = (SimulatedDisk::new(), Machine::new());
     let store = opened(&disk, &machine, None).map_err(|error| error.to_string())?;
     for by_ms in [9_999, -9_999, 500, -30] {
         let before_ms = store.stats().store_time_ms;
         for _ in 0..360 {
-            machine.step(by_ms);
+            machine.step_wall_clock(by_ms);
             machine.clock.advance(Duration::from_secs(1));
             let _ = store.stats();
         }
@@ -247,45 +252,48 @@ fn check_steps_are_followed_slowly() -> Result<(), String> {
     Ok(())
 }
 
-/// Histories that mostly open and close the store.
-fn scripts_of_openings() -> Vec<(&'static str, Vec<Act>)> {
+/// Returns scripts that mostly open and close the store.
+fn opening_scripts() -> Vec<(&'static str, Vec<Act>)> {
     use Act::*;
     let buffered_after_close = (0..6).flat_map(|key| {
-        let last = if key % 3 == 2 { Drop } else { Reopen };
-        [RecordBuffered(key, 10), last, RecordBuffered(key + 6, 10), Begin(key + 12)]
+        let end = if key % 3 == 2 { DropStore } else { Reopen };
+        [RecordBuffered(key, 10), end, RecordBuffered(key + 6, 10), Begin(key + 12)]
     });
     let clocks = [
         Record(0, 10),
-        Step(8 * 86_400_000),
+        StepWallClock(8 * 86_400_000),
         Record(1, 10),
         Reboot(5_000),
         RecordBuffered(2, 10),
-        Step(-8 * 86_400_000),
+        StepWallClock(-8 * 86_400_000),
         Reopen,
         Record(3, 10),
         Advance(20_000),
         Reboot(1),
         Reboot(2),
-        Step(300 * 86_400_000),
+        StepWallClock(300 * 86_400_000),
         Begin(4),
         Advance(500),
-        Drop,
+        DropStore,
         RecordBuffered(5, 12_000),
         Reboot(90_000),
         Record(6, 12_000),
-        Step(-299 * 86_400_000),
+        StepWallClock(-299 * 86_400_000),
         RecordBuffered(7, 12_000),
         Record(8, 12_000),
         Record(9, 12_000),
         Record(10, 12_000),
         Reopen,
     ];
-    vec![("closed, opened and buffered", buffered_after_close.collect()), ("clocks", clocks.to_vec())]
+    vec![
+        ("reopening between buffered records", buffered_after_close.collect()),
+        ("clock steps and reboots", clocks.to_vec()),
+    ]
 }
 
-/// Crashes each history at each step.
+/// Crashes each of those scripts at each step of the disk.
 fn crash_openings(effort: &Effort) -> Result<(), String> {
-    for (name, script) in scripts_of_openings() {
+    for (name, script) in opening_scripts() {
         crash_everywhere(&script, seed(), effort, &Counts::default())
             .map_err(|why| format!("{name}: {why}"))?;
     }
@@ -293,12 +301,11 @@ fn crash_openings(effort: &Effort) -> Result<(), String> {
 }
 
 #[test]
-fn crashed_openings_give_no_version_twice_and_keep_the_time() {
-    crash_openings(&Effort { images: 6, again_every: 5 }).unwrap();
+fn crashes_while_opening_keep_versions_unique_and_the_store_time() {
+    crash_openings(&Effort { images: 6, recovery_every: 5 }).unwrap();
 }
 
-/// Opens a full store again and again. Such an opening has no room for its frame, and leaves the close mark where it
-/// is.
+/// Opens a full store again and again. There is no space for an opening frame, so the close mark stays where it is.
 fn check_versions_of_a_full_store() -> Result<(), String> {
     let context = |error: Error| error.to_string();
     let clock = ManualClock::new(START_MS);
@@ -325,11 +332,11 @@ fn check_versions_of_a_full_store() -> Result<(), String> {
         if !matches!(store.record("none", NONE, &[]), Err(Error::Full { .. })) {
             return Err("the store is not full".into());
         }
-        // There is room to remove a key, but not for reclaiming to free a segment. The removal is not synced: a power
-        // loss undoes it, but the version that was returned must not be given out again.
+        // The store has space to remove a key, but reclaiming has none to free a segment. The removal is not synced, so a
+        // power loss undoes it. Even so, the version that was returned must not be given out again.
         let key = format!("small-{}", turn / 4);
         let seen = store.get(&key).map_err(context)?;
-        let version = seen.version().ok_or_else(|| format!("turn {turn}: {key} is not there"))?;
+        let version = seen.version().ok_or_else(|| format!("turn {turn}: {key} is missing"))?;
         let expected = Expected::Present { status: seen.status(), version };
         let swapped = store.compare_and_set(&key, expected, Next::Absent).map_err(context)?;
         match swapped {
@@ -346,13 +353,13 @@ fn check_versions_of_a_full_store() -> Result<(), String> {
 }
 
 #[test]
-fn an_opening_of_a_full_store_gives_no_version_twice() {
+fn opening_a_full_store_gives_out_no_version_twice() {
     check_versions_of_a_full_store().unwrap();
 }
 
-/// Every kind of refusal, a thousand times each, on a closed store and on images of a crash.
+/// Refuses to open a closed store, and images of a crash, a thousand times for each reason.
 #[test]
-fn a_thousand_refused_openings_change_no_byte() {
+fn refusing_to_open_a_thousand_times_changes_no_byte() {
     let clock = ManualClock::new(START_MS);
     let small = || options(&clock);
     let kinds: [(&str, Options); 5] = [
@@ -380,7 +387,7 @@ fn a_thousand_refused_openings_change_no_byte() {
         bytes.push(disk.bytes());
         for (at, bytes) in bytes.into_iter().enumerate() {
             for (kind, options) in &kinds {
-                // Four segments of 64 KiB are below that limit.
+                // Four segments of 64 KiB fit below this limit, so the store opens.
                 if *kind == "max_size" && segment_bytes == 64 << 10 {
                     continue;
                 }
@@ -403,11 +410,11 @@ fn a_thousand_refused_openings_change_no_byte() {
     }
 }
 
-/// Runs the checks that can find a bug in openings.
+/// Runs the checks that can find a bug in how a store is opened.
 fn hunt() -> Result<(), String> {
     check_steps_are_followed_slowly()?;
     check_versions_of_a_full_store()?;
-    crash_openings(&Effort { images: 3, again_every: 30 })?;
+    crash_openings(&Effort { images: 3, recovery_every: 30 })?;
     check_pairs(7).map(drop)
 }
 
@@ -415,8 +422,8 @@ finds! { hunt:
     finds_a_wall_clock_that_counts_in_the_same_boot: WallClockInSameBoot,
     finds_a_mark_that_keeps_the_old_wall_clock: MarkKeepsOldWall,
     finds_a_mark_that_keeps_the_old_boot: MarkKeepsOldBoot,
-    finds_a_step_that_is_followed_whole: ClockStepNotSlewed,
-    finds_a_counter_that_starts_again: CounterRestarted,
-    finds_an_ignored_note_of_an_opening: NotedOpeningIgnored,
-    finds_an_opening_that_is_not_synced: OpeningNotSynced,
+    finds_a_step_that_is_followed_at_once: ClockStepNotSlewed,
+    finds_a_version_counter_that_restarts: CounterRestarted,
+    finds_an_ignored_note_of_a_later_session: NotedOpeningIgnored,
+    finds_an_opening_frame_that_is_not_synced: OpeningNotSynced,
 }

@@ -1,15 +1,19 @@
-//! The histories: fixed ones that cover every path, and random ones.
+//! Scripts, which are sequences of acts on a store: fixed ones, which together cover all operations and everything that the
+//! log does in between, and random ones.
+//!
+//! [`Act`] documents what the numbers of an act stand for. Keys are small numbers. The results of 12,000 bytes are chosen so
+//! that five of them fill a segment; the other sizes are arbitrary.
 
 use proptest::prelude::*;
 
-use crate::world::Act;
+use crate::world::{APPLIED, Act, BEGIN_AGAIN, NOT_APPLIED, TO_ABSENT, TO_COMPLETED, field};
 
-/// The fixed histories, each with the name of what it covers. Five results of 12,000 bytes fill a segment.
+/// Returns the fixed scripts, each with a description of what it covers.
 pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
     use Act::*;
     let mut scripts = vec![
         (
-            "every verb",
+            "every operation",
             vec![
                 Begin(0),
                 Complete(0, 10),
@@ -17,10 +21,10 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
                 Release(1),
                 Begin(1),
                 Abandon(1),
-                Resolve(1, 0),
+                Resolve(1, APPLIED),
                 Begin(2),
                 Abandon(2),
-                Resolve(2, 2),
+                Resolve(2, BEGIN_AGAIN),
                 Complete(2, 700),
                 Record(3, 0),
                 Forget(3),
@@ -29,32 +33,32 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
                 Set(5, 30),
                 Begin(6),
                 Abandon(6),
-                Resolve(6, 1),
+                Resolve(6, NOT_APPLIED),
                 Record(3, 5),
                 Forget(0),
                 Begin(0),
             ],
         ),
         (
-            "close and drop",
+            "closing, dropping and reopening",
             vec![
                 Record(0, 100),
                 Reopen,
                 Record(1, 100),
                 Begin(2),
-                Drop,
-                Resolve(2, 0),
+                DropStore,
+                Resolve(2, APPLIED),
                 Reopen,
                 Reopen,
                 Begin(3),
                 Complete(3, 600),
-                Drop,
+                DropStore,
                 Record(4, 1),
                 Reopen,
             ],
         ),
         (
-            "buffered and synced",
+            "buffered and synced records",
             vec![
                 RecordBuffered(0, 600),
                 RecordBuffered(1, 600),
@@ -64,7 +68,7 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
                 RecordBuffered(4, 1_200),
                 RecordBuffered(5, 10),
                 RecordBuffered(6, 600),
-                Drop,
+                DropStore,
                 RecordBuffered(7, 10),
                 RecordBuffered(8, 600),
                 Begin(9),
@@ -73,25 +77,25 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         ),
     ];
     scripts.push((
-        "time, and a wall clock that is set back",
+        "expiry, and a wall clock that is set back",
         vec![
             Record(0, 100),
             Advance(50_000),
             Record(1, 100),
-            ReopenBack(40_000),
+            ReopenWithClockSetBack(40_000),
             Record(2, 100),
             Advance(10_001),
             Record(0, 100),
-            ReopenBack(3_600_000),
+            ReopenWithClockSetBack(3_600_000),
             Advance(40_000),
             Record(0, 700),
             Begin(1),
-            Drop,
+            DropStore,
             Record(3, 10),
         ],
     ));
     scripts.push((
-        "a path that leads elsewhere",
+        "a path that leads to another file",
         vec![
             Record(0, 100),
             Begin(1),
@@ -103,7 +107,7 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
             Begin(5),
             Record(6, 10),
             Forget(0),
-            Resolve(3, 0),
+            Resolve(3, APPLIED),
             Set(7, 10),
             Complete(1, 600),
             Release(2),
@@ -115,8 +119,8 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
             RecordBuffered(9, 700),
             Replace,
             Complete(8, 12_000),
-            Drop,
-            Resolve(3, 2),
+            DropStore,
+            Resolve(3, BEGIN_AGAIN),
             Complete(3, 5),
         ],
     ));
@@ -125,23 +129,23 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         growth.extend([Begin(key), Complete(key, 12_000)]);
     }
     growth.push(Reopen);
-    scripts.push(("segment switch and growth", growth));
-    let mut buffered = vec![DropToBuffered];
+    scripts.push(("a file that grows while every record is synced", growth));
+    let mut buffered = vec![DropAndReopenBuffered];
     for key in 0..16 {
         buffered.extend([Begin(key), Complete(key, 12_000)]);
         match key {
             5 => buffered.push(Sync),
             9 => buffered.extend([Record(20, 10), Forget(0), Begin(21), Abandon(21), Set(22, 600)]),
-            13 => buffered.extend([DropToBuffered, Resolve(21, 0)]),
+            13 => buffered.extend([DropAndReopenBuffered, Resolve(21, APPLIED)]),
             _ => {}
         }
     }
-    scripts.push(("a buffered store that grows", buffered));
-    let mut longer = vec![Record(20, 12_000), Begin(21), DropToLonger, Resolve(21, 0)];
+    scripts.push(("a file that grows while records are buffered", buffered));
+    let mut longer = vec![Record(20, 12_000), Begin(21), DropAndReopenLarger, Resolve(21, APPLIED)];
     longer.extend((0..14).map(|key| Record(key, 12_000)));
-    longer.extend([Advance(110_000), DropToLonger, Compact, Record(20, 10), Reopen, Compact]);
-    scripts.push(("a file that is made longer", longer));
-    // Operations that begin early and end while their segment is being retired.
+    longer.extend([Advance(110_000), DropAndReopenLarger, Compact, Record(20, 10), Reopen, Compact]);
+    scripts.push(("a file that min_size makes longer", longer));
+    // Some operations begin early and end while the segment with their begin is being retired.
     let mut reclaiming = vec![Begin(20), Record(21, 50), Begin(22), Abandon(22)];
     reclaiming.extend((11..19).map(Begin));
     for turn in 0..4 {
@@ -157,7 +161,7 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         }
     }
     reclaiming.extend([Complete(20, 100), Reopen, Record(0, 12_000)]);
-    scripts.push(("reclaiming and slots used again", reclaiming));
+    scripts.push(("reclaiming, and slots that are reused", reclaiming));
     let mut compaction = vec![Begin(20), Record(21, 50)];
     for key in 0..14 {
         compaction.push(Record(key, 12_000));
@@ -165,36 +169,55 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
     for key in 0..11 {
         compaction.push(Forget(key));
     }
-    compaction.extend([Compact, Record(0, 12_000), Complete(20, 100), Compact, Drop, Compact, Record(1, 40)]);
-    scripts.push(("compaction and a shorter file", compaction));
-    // A record of each kind rots, before or after it was moved. Some are given up, others stay.
+    compaction.extend([
+        Compact,
+        Record(0, 12_000),
+        Complete(20, 100),
+        Compact,
+        DropStore,
+        Compact,
+        Record(1, 40),
+    ]);
+    scripts.push(("compaction that makes the file shorter", compaction));
+    // Damages a record of each kind, before or after reclaiming moved it. Some of their keys are then forgotten or set to
+    // absent, and the others stay unreadable.
     let mut rot =
         vec![Record(10, 300), Begin(11), Abandon(11), Begin(12), Begin(13), Release(13), Record(14, 300)];
     rot.extend([Record(15, 0), Record(16, 300), RecordFor(17, 300, 200_000), Begin(18), Abandon(18)]);
     rot.extend((0..7).map(|key| Record(key, 12_000)));
-    rot.extend([Rot(10, 7), Rot(11, 1), Rot(12, 3), Rot(13, 0), Rot(15, 4), Rot(16, 2), Rot(17, 5)]);
-    rot.extend([Forget(16), Begin(10), Set(15, 4), Set(15, 1), Forget(12), Begin(13)]);
+    rot.extend([
+        Rot(10, field::RESULT),
+        Rot(11, field::VERSION),
+        Rot(12, field::ATTEMPT),
+        Rot(13, field::CHECKSUM),
+        Rot(15, field::TIME),
+        Rot(16, field::FINGERPRINT),
+        Rot(17, field::KEY_EXPIRY),
+    ]);
+    rot.extend([Forget(16), Begin(10), Set(15, TO_COMPLETED), Set(15, TO_ABSENT), Forget(12), Begin(13)]);
     for turn in 0..3 {
         rot.extend((0..7).map(Forget));
         rot.extend((0..7).map(|key| Record(key, 12_000)));
-        rot.extend([Compact, Begin(17), Rot(14, 7), Rot(18, turn), Rot(17, 6 + turn)]);
+        // Another field of the same records in each turn.
+        rot.extend([Compact, Begin(17), Rot(14, field::RESULT)]);
+        rot.extend([Rot(18, field::CHECKSUM + turn), Rot(17, field::RESULT_EXPIRY + turn)]);
     }
     rot.extend([
         Reopen,
         Forget(10),
-        Set(11, 1),
+        Set(11, TO_ABSENT),
         Record(14, 10),
-        Drop,
+        DropStore,
         Compact,
         Advance(110_000),
         Record(14, 10),
     ]);
     rot.extend([Advance(90_000), Record(17, 10), Begin(18), Forget(18), Begin(18), Compact]);
-    scripts.push(("records that rot", rot));
+    scripts.push(("records that are damaged", rot));
     scripts
 }
 
-/// Any act on one of six keys.
+/// Generates any act on one of six keys.
 pub fn any_act() -> impl Strategy<Value = Act> {
     let key = 0..6_u8;
     let size = prop_oneof![Just(0_u16), Just(30), Just(700), Just(12_000)];
@@ -206,21 +229,21 @@ pub fn any_act() -> impl Strategy<Value = Act> {
         3 => (key.clone(), size.clone()).prop_map(|(key, size)| Act::Record(key, size)),
         3 => (key.clone(), size.clone()).prop_map(|(key, size)| Act::RecordBuffered(key, size)),
         3 => key.clone().prop_map(Act::Forget),
-        2 => (key.clone(), 0..3_u8).prop_map(|(key, how)| Act::Resolve(key, how)),
+        2 => (key.clone(), 0..3_u8).prop_map(|(key, outcome)| Act::Resolve(key, outcome)),
         1 => (key, size).prop_map(|(key, size)| Act::Set(key, size)),
         1 => Just(Act::Sync),
         1 => Just(Act::Compact),
         1 => Just(Act::Replace),
         1 => Just(Act::Reopen),
-        1 => Just(Act::Drop),
-        1 => Just(Act::DropToBuffered),
-        1 => Just(Act::DropToLonger),
-        1 => prop_oneof![Just(20_000_u32), Just(70_000)].prop_map(Act::ReopenBack),
-        1 => prop_oneof![Just(20_000_i64), Just(-70_000), Just(8 * 86_400_000)].prop_map(Act::Step),
+        1 => Just(Act::DropStore),
+        1 => Just(Act::DropAndReopenBuffered),
+        1 => Just(Act::DropAndReopenLarger),
+        1 => prop_oneof![Just(20_000_u32), Just(70_000)].prop_map(Act::ReopenWithClockSetBack),
+        1 => prop_oneof![Just(20_000_i64), Just(-70_000), Just(8 * 86_400_000)].prop_map(Act::StepWallClock),
         1 => prop_oneof![Just(1_u32), Just(30_000)].prop_map(Act::Reboot),
         2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
         2 => (0..6_u8, prop_oneof![Just(700_u16), Just(12_000)], 0..12_u32)
             .prop_map(|(key, size, magnitude)| Act::RecordFor(key, size, 10_u64.pow(magnitude))),
-        2 => (0..6_u8, 0..8_u8).prop_map(|(key, place)| Act::Rot(key, place)),
+        2 => (0..6_u8, 0..8_u8).prop_map(|(key, field)| Act::Rot(key, field)),
     ]
 }

@@ -1,5 +1,5 @@
-//! Proves that a store with a `max_size` runs for as long as one likes: whatever the mix of retentions, and whatever
-//! the number of released keys, reclaiming finds what is dead and keeps what is alive.
+//! Checks that a store with a `max_size` never fills up with dead records, for any mix of retentions and any number of
+//! released keys, and that reclaiming keeps every live record.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -22,14 +22,14 @@ fn options(clock: &ManualClock, slots: u64) -> Options {
         .manual_clock(clock.clone())
 }
 
-/// A retention from 100 ms to about twelve years, of any order of magnitude between.
+/// Draws a retention from 100 ms to about twelve years. All orders of magnitude are equally likely.
 fn any_retention(random: &mut Random) -> Duration {
     let magnitude = u32::try_from(random.below(10)).unwrap();
-    let least_ms = 100 * 10_u64.pow(magnitude);
-    Duration::from_millis(least_ms + random.next() % (3 * least_ms))
+    let min_ms = 100 * 10_u64.pow(magnitude);
+    Duration::from_millis(min_ms + random.next() % (3 * min_ms))
 }
 
-/// The expiry and the result of each record, by key.
+/// The expiry in milliseconds and the result of each record, by key.
 type Kept = BTreeMap<String, (u64, Vec<u8>)>;
 
 fn check_records(store: &Store, kept: &Kept, now_ms: u64) -> Result<(), String> {
@@ -43,8 +43,8 @@ fn check_records(store: &Store, kept: &Kept, now_ms: u64) -> Result<(), String> 
     Ok(())
 }
 
-/// Writes rounds of records, most of a round with the same random retention, and advances the clock by that retention
-/// after each. While at most a third of the file is live, nothing may be refused.
+/// Writes records in rounds, and advances the clock after each. Most records of a round have the same random retention, by
+/// which the clock then advances. At most a third of the file is live, so no record may be refused.
 pub fn check_mixed_retentions(seed: u64) -> Result<(), String> {
     const SLOTS: u64 = 40;
     let (clock, disk, mut random) = (ManualClock::new(START_MS), SimulatedDisk::new(), Random(seed));
@@ -55,7 +55,7 @@ pub fn check_mixed_retentions(seed: u64) -> Result<(), String> {
         let now_ms = clock.now_ms();
         kept.retain(|_, (expires_ms, _)| now_ms < *expires_ms);
         let mut live_bytes: u64 = kept.values().map(|(_, result)| result.len() as u64 + 240).sum();
-        // Most records of a round have one retention, so that many expire at once.
+        // Most records of a round have the same retention, so that many expire at once.
         let usual = any_retention(&mut random);
         for _ in 0..200 {
             let result = vec![u8::try_from(number % 251).unwrap(); 100 + random.below(900)];
@@ -88,11 +88,11 @@ pub fn check_mixed_retentions(seed: u64) -> Result<(), String> {
                     .map_err(|why| format!("round {round}: after a crash: {why}"))?;
             }
         }
-        // By the usual retention, but by less than a year: an opening refuses a larger jump of the clock.
+        // At most 300 days, because a store refuses to open after a jump of the clock of more than a year.
         clock.advance(usual.min(Duration::from_secs(300 * 86_400)));
         if round % 20 == 19 {
             store
-                .record("so that the store reads the clock", Fingerprint::NONE, b"")
+                .record("makes the store read the clock", Fingerprint::NONE, b"")
                 .map_err(|error| error.to_string())?;
             drop(store);
             let opened = options(&clock, SLOTS).open_simulated(&disk);
@@ -102,7 +102,8 @@ pub fn check_mixed_retentions(seed: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks that an expiry is noticed at most a sixteenth of its retention late, beside many others at all distances.
+/// Checks that the store counts a record as dead at most a sixteenth of its retention after it expired, however many other
+/// records expire at other times.
 pub fn check_expiries_are_noticed_in_time() -> Result<(), String> {
     let (clock, disk) = (ManualClock::new(START_MS), SimulatedDisk::new());
     let store = options(&clock, 1_000).open_simulated(&disk).map_err(|error| error.to_string())?;
@@ -122,13 +123,15 @@ pub fn check_expiries_are_noticed_in_time() -> Result<(), String> {
         clock.advance(retention + retention / 16);
         let dead = store.stats().dead_bytes.saturating_sub(before);
         if dead < 20 * 480 {
-            return Err(format!("of 20 records kept for {retention:?}, {dead} bytes are known to be dead"));
+            return Err(format!(
+                "20 records kept for {retention:?} expired, but only {dead} bytes are counted as dead"
+            ));
         }
     }
     Ok(())
 }
 
-/// Checks that a compaction finds all that has expired, to the millisecond.
+/// Checks that a compaction removes every record that has expired, to the millisecond.
 pub fn check_compaction_counts_exactly() -> Result<(), String> {
     for magnitude in 0..10 {
         let (clock, disk) = (ManualClock::new(START_MS), SimulatedDisk::new());
@@ -148,7 +151,7 @@ pub fn check_compaction_counts_exactly() -> Result<(), String> {
     Ok(())
 }
 
-/// Begins and releases many more operations than the file has room for.
+/// Begins and releases many more operations than fit in the file.
 pub fn check_releases_never_fill_the_file() -> Result<(), String> {
     let (clock, disk) = (ManualClock::new(START_MS), SimulatedDisk::new());
     let store = options(&clock, 8).open_simulated(&disk).map_err(|error| error.to_string())?;
@@ -169,8 +172,8 @@ pub fn check_releases_never_fill_the_file() -> Result<(), String> {
 
 #[test]
 fn mixed_retentions_neither_fill_the_file_nor_lose_a_record() {
-    for more in 0..3 {
-        check_mixed_retentions(seed() + more).unwrap();
+    for offset in 0..3 {
+        check_mixed_retentions(seed() + offset).unwrap();
     }
 }
 

@@ -1,8 +1,8 @@
-//! Proves that the file opens with all that was acknowledged after one call of the disk fails while several threads are
-//! in the store.
+//! Checks that a file opens with everything that was acknowledged, after one call of the disk failed while several threads
+//! were using the store.
 //!
-//! Which thread meets the failure differs from run to run. `src/shuttle_tests` explores a smaller history
-//! systematically; here segments fill up as well.
+//! Which thread gets the failure differs from run to run. `src/shuttle_tests` explores a smaller scenario systematically; in
+//! this one, segments fill up as well.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,7 +13,7 @@ use crate::common::random::{Random, seed};
 use crate::points::{effort_factor, images};
 use crate::world::{START_MS, options};
 
-/// More calls of the disk than the threads make before the slowest of them is done.
+/// The number of steps of the disk at which to fail. It exceeds the number of steps that the threads make.
 const STEPS: u64 = 140;
 
 struct Acknowledged {
@@ -22,7 +22,7 @@ struct Acknowledged {
     durability: Durability,
 }
 
-/// Records until a call fails. Returns what was acknowledged.
+/// Records until a call fails or 20 have succeeded. Returns what was acknowledged.
 fn record(store: &Store, name: &str, durability: Durability, result_bytes: usize) -> Vec<Acknowledged> {
     let mut acknowledged = Vec::new();
     for number in 0..20_u8 {
@@ -45,8 +45,8 @@ fn check<'a>(store: &Store, all: impl Iterator<Item = &'a Acknowledged>) -> Resu
     Ok(())
 }
 
-/// Lets one call of the disk fail while threads record and compact, then checks the file. Returns whether the store was
-/// poisoned.
+/// Lets one call of the disk fail while threads are recording and compacting, and then checks the file. Returns whether the
+/// store refused records after that.
 fn fail_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
     let disk = SimulatedDisk::new();
     let clock = ManualClock::new(START_MS);
@@ -76,7 +76,7 @@ fn fail_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
     drop(store);
 
     let mut random = Random(seed() ^ step);
-    let synced = || acknowledged.iter().filter(|one| one.durability == Durability::Sync);
+    let synced = || acknowledged.iter().filter(|record| record.durability == Durability::Sync);
     for image in images(&disk, &mut random, 3) {
         let store = open(&image).map_err(|error| format!("power lost after the fault: {error}"))?;
         check(&store, synced()).map_err(|why| format!("power lost after the fault: {why}"))?;
@@ -85,18 +85,18 @@ fn fail_among_threads(step: u64, fault: DiskFault) -> Result<bool, String> {
     let store = open(&disk).map_err(|error| format!("on a healthy disk: {error}"))?;
     check(&store, acknowledged.iter()).map_err(|why| format!("on a healthy disk: {why}"))?;
     store
-        .record("going on", Fingerprint::NONE, b"")
+        .record("after recovery", Fingerprint::NONE, b"")
         .map_err(|error| format!("the store does not accept a record: {error}"))?;
     drop(store);
     for image in images(&disk, &mut random, 3) {
-        let store = open(&image).map_err(|error| format!("power lost after going on: {error}"))?;
-        check(&store, acknowledged.iter()).map_err(|why| format!("power lost after going on: {why}"))?;
+        let store = open(&image).map_err(|error| format!("power lost after recovery: {error}"))?;
+        check(&store, acknowledged.iter()).map_err(|why| format!("power lost after recovery: {why}"))?;
     }
     Ok(has_failed)
 }
 
 #[test]
-fn a_failed_call_among_threads_loses_nothing_that_was_acknowledged() {
+fn a_failed_call_in_one_of_several_threads_loses_nothing() {
     let failed = AtomicU64::new(0);
     for round in 0..u64::from(effort_factor()) {
         for step in 0..STEPS {
@@ -108,5 +108,5 @@ fn a_failed_call_among_threads_loses_nothing_that_was_acknowledged() {
             }
         }
     }
-    println!("failures among threads: {}", failed.into_inner());
+    println!("runs in which the store refused records after the failure: {}", failed.into_inner());
 }

@@ -1,15 +1,19 @@
-//! A store on a simulated disk, driven act by act, with the oracle beside it.
+//! A store on a simulated disk that is driven act by act, and an oracle that models what it acknowledged.
 //!
 //! [`World::perform`] runs one act on the store, compares the answer with the oracle, and records in the oracle what
-//! the store acknowledged. `act` has the acts, `oracle` the model, `reopen` the acts that end a session, `rot` those
-//! that damage a record.
+//! the store acknowledged.
+//!
+//! - `act` defines the acts.
+//! - `oracle` is the model.
+//! - `reopen` performs the acts that end one session and begin the next.
+//! - `rot` damages a record, and performs acts on a key whose record is damaged.
 
 mod act;
 pub mod oracle;
 mod reopen;
 mod rot;
 
-pub use act::Act;
+pub use act::{APPLIED, Act, BEGIN_AGAIN, NOT_APPLIED, TO_ABSENT, TO_COMPLETED, field};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +29,7 @@ use oracle::{Known, Model, Oracle, expire};
 pub const START_MS: u64 = 1_700_000_000_000;
 const NONE: Fingerprint = Fingerprint::NONE;
 
-/// Histories use keys below this one.
+/// Scripts use keys below this one.
 pub const KEYS: u8 = 24;
 
 const RETENTION_MS: u64 = 100_000;
@@ -37,9 +41,10 @@ pub struct World {
     pub disk: SimulatedDisk,
     pub clock: ManualClock,
     pub oracle: Oracle,
-    /// What store time must be. It does not follow a wall clock that is set.
+    /// The store time that the store must have. It does not follow a wall clock that is set.
     pub time_ms: u64,
-    /// How far the wall clock is ahead of store time. Each offset holds from a length of the history on.
+    /// By how many milliseconds the wall clock is ahead of store time, after each step of the wall clock. The first number
+    /// is the length of the oracle's history at that step.
     offsets_ms: Vec<(usize, i64)>,
     /// Whether the store's default durability is `Buffered`.
     buffered: bool,
@@ -63,7 +68,7 @@ pub fn name(key: u8) -> String {
     format!("key-{key}")
 }
 
-/// A result that differs from that of every other record.
+/// Returns a result that differs from the result of every other record.
 fn result(key: u8, size: u16, nonce: usize) -> Vec<u8> {
     let mut result = format!("{key}/{nonce}/").into_bytes();
     let length = result.len().max(usize::from(size));
@@ -72,7 +77,7 @@ fn result(key: u8, size: u16, nonce: usize) -> Vec<u8> {
 }
 
 impl World {
-    /// A world on `disk`, which may fail at planned steps. An error if the store could not be created.
+    /// Creates a store on `disk`, which may fail at planned steps. Returns an error if the store cannot be created.
     pub fn new(disk: SimulatedDisk) -> Result<World, Error> {
         let clock = ManualClock::new(START_MS);
         let store = options(&clock).open_simulated(&disk)?;
@@ -94,12 +99,12 @@ impl World {
         self.store.as_ref().unwrap()
     }
 
-    /// Drops every lease, which leaves its key in doubt.
+    /// Drops all leases, which leaves their keys in doubt.
     pub fn drop_leases(&mut self) {
         self.leases.clear();
     }
 
-    /// Ends the process: drops the leases and the store without a close.
+    /// Simulates the end of the process: drops the leases, and the store without a close.
     pub fn die(&mut self) {
         self.leases.clear();
         self.store = None;
@@ -112,7 +117,8 @@ impl World {
 
     /// Performs one act and records in the oracle what the store acknowledged.
     ///
-    /// An error is one that the disk explains. An answer that contradicts the oracle is a panic.
+    /// Returns an error if the act failed for a reason that the disk explains. Panics if the answer contradicts the
+    /// oracle.
     pub fn perform(&mut self, act: Act) -> Result<(), Error> {
         let now_ms = self.time_ms;
         let mut next = self.oracle.now().clone();
@@ -120,8 +126,8 @@ impl World {
         let nonce = self.oracle.history.len();
         let store = self.store.as_ref().unwrap();
         let status = |model: &Model, key: u8| model.get(&key).map_or(Status::Absent, |known| known.status);
-        if let Some(key) = act.key().filter(|key| next.get(key).is_some_and(|known| known.rotten)) {
-            return self.perform_on_rotten(act, key, next);
+        if let Some(key) = act.key().filter(|key| next.get(key).is_some_and(|known| known.damaged)) {
+            return self.perform_on_damaged(act, key, next);
         }
         let attempts =
             |model: &Model, key: u8| model.get(&key).map_or(vec![0], |known| known.attempts.clone());
@@ -149,7 +155,7 @@ impl World {
                         assert!(next[&key].attempts.contains(&lease.attempt()), "{act:?}: {lease:?}");
                         let known = next.get_mut(&key).unwrap();
                         (known.version, known.attempts) = (Some(lease.version()), vec![lease.attempt()]);
-                        self.oracle.highest = self.grown_to(lease.version());
+                        self.oracle.highest = self.checked_new(lease.version());
                         self.leases.insert(key, lease);
                     }
                     (Ok(Begin::InProgress { .. }), (Status::InDoubt, true)) => return Ok(()),
@@ -158,14 +164,14 @@ impl World {
                         return Ok(());
                     }
                     (Ok(Begin::Completed(done)), (Status::Completed, _)) => {
-                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed another result");
+                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed a different result");
                         return Ok(());
                     }
                     (Err(Error::ResultExpired { .. }), (Status::Completed, _)) => {
                         assert!(next[&key].result.is_empty() && next[&key].result_expires_ms <= now_ms);
                         return Ok(());
                     }
-                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Ok(other), _) => panic!("{act:?}: {other:?} but the oracle has {before:?}"),
                     (Err(error), _) => return self.failed(act, error),
                 }
             }
@@ -178,7 +184,7 @@ impl World {
                     Ok(version) => {
                         assert!(!self.replaced, "{act:?}: did not report that the path was replaced");
                         next.get_mut(&key).unwrap().version = Some(version);
-                        self.oracle.highest = self.grown_to(version);
+                        self.oracle.highest = self.checked_new(version);
                     }
                     Err(Error::Replaced { .. }) if self.replaced => {}
                     Err(error) => return self.failed(act, error),
@@ -221,10 +227,10 @@ impl World {
                 match (operation.record(&bytes), before) {
                     (Ok(Recorded::Done(version)), Status::Absent) => {
                         next.get_mut(&key).unwrap().version = Some(version);
-                        self.oracle.highest = self.grown_to(version);
+                        self.oracle.highest = self.checked_new(version);
                     }
                     (Ok(Recorded::AlreadyDone(done)), Status::Completed) => {
-                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed another result");
+                        assert_eq!(done.result(), next[&key].result, "{act:?}: replayed a different result");
                         return Ok(());
                     }
                     (Err(Error::InProgress { .. } | Error::InDoubt { .. }), Status::InDoubt) => return Ok(()),
@@ -232,7 +238,7 @@ impl World {
                         assert!(next[&key].result_expires_ms <= now_ms);
                         return Ok(());
                     }
-                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Ok(other), _) => panic!("{act:?}: {other:?} but the oracle has {before:?}"),
                     (Err(error), _) => return self.failed(act, error),
                 }
             }
@@ -246,11 +252,11 @@ impl World {
                     (Ok(true), (Status::InDoubt | Status::Completed, false)) => {}
                     (Ok(false), (Status::Absent, _)) => return Ok(()),
                     (Err(Error::InProgress { .. }), (_, true)) => return Ok(()),
-                    (Ok(other), _) => panic!("{act:?}: {other:?} where the oracle knows {before:?}"),
+                    (Ok(other), _) => panic!("{act:?}: {other:?} but the oracle has {before:?}"),
                     (Err(error), _) => return self.failed(act, error),
                 }
             }
-            Act::Resolve(key, how) => {
+            Act::Resolve(key, outcome) => {
                 if status(&next, key) != Status::InDoubt || held(&self.leases, key) {
                     return Ok(());
                 }
@@ -265,16 +271,16 @@ impl World {
                 let bytes = result(key, 40, nonce);
                 let known = vec![doubt.attempt()];
                 assert!(next[&key].attempts.contains(&known[0]), "{act:?}: {doubt:?}");
-                let expected = match how % 3 {
-                    0 => Known::completed(known, bytes.clone(), now_ms),
-                    1 => Known::released(known, now_ms),
+                let expected = match outcome % 3 {
+                    APPLIED => Known::completed(known, bytes.clone(), now_ms),
+                    NOT_APPLIED => Known::released(known, now_ms),
                     _ => Known { attempts: vec![known[0] + 1], version: None, ..next[&key].clone() },
                 };
                 next.insert(key, expected);
                 self.oracle.in_flight = Some(next.clone());
-                let version = match how % 3 {
-                    0 => doubt.complete(&bytes).map(Some),
-                    1 => doubt.release().map(|()| None),
+                let version = match outcome % 3 {
+                    APPLIED => doubt.complete(&bytes).map(Some),
+                    NOT_APPLIED => doubt.release().map(|()| None),
                     _ => doubt.begin_again().map(|lease| {
                         let version = lease.version();
                         self.leases.insert(key, lease);
@@ -285,7 +291,7 @@ impl World {
                     Ok(version) => {
                         next.get_mut(&key).unwrap().version = version;
                         self.oracle.highest =
-                            version.map_or(self.oracle.highest, |version| self.grown_to(version));
+                            version.map_or(self.oracle.highest, |version| self.checked_new(version));
                     }
                     Err(error) => return self.failed(act, error),
                 }
@@ -311,7 +317,7 @@ impl World {
                 match store.compare_and_set(&name(key), expected, to) {
                     Ok(CasOutcome::Done(version)) => {
                         next.get_mut(&key).unwrap().version = Some(version);
-                        self.oracle.highest = self.grown_to(version);
+                        self.oracle.highest = self.checked_new(version);
                         if let Some(mut lease) = self.leases.remove(&key) {
                             match lease.complete(b"late") {
                                 Err(Error::Fenced { .. } | Error::Io { .. }) => {}
@@ -348,24 +354,27 @@ impl World {
                 return Ok(());
             }
             Act::Reopen
-            | Act::Drop
-            | Act::DropToBuffered
-            | Act::DropToLonger
-            | Act::ReopenBack(_)
+            | Act::DropStore
+            | Act::DropAndReopenBuffered
+            | Act::DropAndReopenLarger
+            | Act::ReopenWithClockSetBack(_)
             | Act::Reboot(_) => return self.open_again(act),
-            Act::Step(by_ms) => {
-                self.step(by_ms);
+            Act::StepWallClock(by_ms) => {
+                self.step_wall_clock(by_ms);
                 return Ok(());
             }
-            Act::Rot(key, place) => return self.rot(act, key, place, &next),
+            Act::Rot(key, field) => return self.rot(act, key, field, &next),
             Act::Advance(by_ms) => {
                 self.clock.advance(Duration::from_millis(u64::from(by_ms)));
                 self.time_ms += u64::from(by_ms);
                 return Ok(());
             }
         }
-        let ends = matches!(act, Act::Complete(..) | Act::Release(_));
-        assert!(!self.replaced || ends, "{act:?}: succeeded although the path leads to another file");
+        let ends_operation = matches!(act, Act::Complete(..) | Act::Release(_));
+        assert!(
+            !self.replaced || ends_operation,
+            "{act:?}: succeeded although the path leads to another file"
+        );
         self.acknowledge(next, durable);
         Ok(())
     }
@@ -379,8 +388,8 @@ impl World {
         }
     }
 
-    /// `version`, after a check that it is above every version given out before.
-    fn grown_to(&self, version: Version) -> Version {
+    /// Checks that `version` is above every version given out before, and returns it.
+    fn checked_new(&self, version: Version) -> Version {
         assert!(version > self.oracle.highest, "{version} after {}", self.oracle.highest);
         version
     }
@@ -398,34 +407,34 @@ impl World {
     }
 
     /// Moves the wall clock.
-    fn step(&mut self, by_ms: i64) {
+    fn step_wall_clock(&mut self, by_ms: i64) {
         self.clock.jump_wall(self.clock.now_ms().saturating_add_signed(by_ms));
         let (_, offset_ms) = self.offsets_ms[self.offsets_ms.len() - 1];
         self.offsets_ms.push((self.oracle.history.len(), offset_ms + by_ms));
     }
 
-    /// How far the wall clock was ahead of store time at any moment since the last durable entry.
+    /// Returns every offset of the wall clock from store time, in milliseconds, since the last durable entry of the history.
     pub fn offsets_since_durable(&self) -> impl Iterator<Item = i64> {
         let before = self.offsets_ms.iter().take_while(|(from, _)| *from <= self.oracle.durable).count();
         self.offsets_ms.iter().skip(before.saturating_sub(1)).map(|(_, offset_ms)| *offset_ms)
     }
 
-    /// The store, unless an opening failed.
+    /// Returns the store, or `None` if it could not be opened again.
     pub fn open_store(&self) -> Option<&Store> {
         self.store.as_ref()
     }
 
-    /// Whether an attempt at the key has begun and not ended.
+    /// Whether an attempt on the key has begun and not ended.
     pub fn has_begun(&self, key: u8) -> bool {
         self.oracle.now().get(&key).is_some_and(|known| known.status == Status::InDoubt)
     }
 
-    /// Notes that a full disk refused the act, which therefore certainly had no effect.
+    /// Records in the oracle that a full disk refused the act, which therefore had no effect.
     pub fn note_refusal(&mut self) {
         self.oracle.in_flight = None;
     }
 
-    /// Notes that an opening found entry `at` of the history. All that the store then answers is durable.
+    /// Resets the oracle to entry `at` of the history, which recovery found. That entry is durable from then on.
     pub fn resume_at(&mut self, at: usize) {
         if let Some(in_flight) = self.oracle.in_flight.take()
             && at == self.oracle.history.len()
@@ -438,17 +447,17 @@ impl World {
         self.oracle.durable = at;
     }
 
-    /// Checks a store that was opened after a crash. Returns where in the history it is.
+    /// Checks a store that was opened after a crash. Returns the entry of the history that matches it.
     pub fn check(&self, store: &Store) -> Result<usize, String> {
         let at = self.oracle.locate(store)?;
-        // In the same boot a crash loses no store time, whatever records it loses.
+        // A crash may lose records, but in the same boot it loses no store time.
         match store.stats().store_time_ms {
             time_ms if time_ms == self.time_ms => Ok(at),
-            time_ms => Err(format!("store time is {time_ms} ms and not {} ms", self.time_ms)),
+            time_ms => Err(format!("store time is {time_ms} ms, expected {} ms", self.time_ms)),
         }
     }
 
-    /// Checks the open store: it shows what was acknowledged and nothing else.
+    /// Checks that the open store shows what was acknowledged and nothing else.
     pub fn check_live(&self, store: &Store) -> Result<(), String> {
         self.oracle.check_live(store, self.time_ms)
     }
@@ -470,7 +479,7 @@ impl World {
     }
 }
 
-/// Fills more than one segment, so that a buffered store grows past whatever the crash left at the end of the file.
+/// Fills more than one segment, so that a buffered store grows beyond the bytes that the crash left at the end of the file.
 pub fn grow(store: &Store) -> Result<(), String> {
     let context = |error: Error| format!("the store does not grow: {error}");
     let value = |number: u8| [number; 12_000];

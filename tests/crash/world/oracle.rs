@@ -1,4 +1,4 @@
-//! The oracle: a model of what the store acknowledged, and the comparison of a store with it.
+//! The oracle: a model of what the store acknowledged, and functions that compare a store with it.
 
 use std::collections::BTreeMap;
 
@@ -6,30 +6,30 @@ use oncekey::{Error, KeyState, Status, Store, Version};
 
 use super::{KEYS, RESULT_RETENTION_MS, RETENTION_MS, START_MS, name};
 
-/// What the oracle knows of one key. A key that is absent and has no attempts to remember is not in the model.
+/// The acknowledged state of a key. The model has no entry for an absent key without attempts to remember.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Known {
     pub status: Status,
-    /// The attempt counts that are right. There may be two: the store may drop the record of a released key, and its
-    /// count with it, before the key is used again.
+    /// The possible counts of attempts. There can be two, because reclaiming may drop the record of a released key, and its
+    /// count with it, before the next attempt begins.
     pub attempts: Vec<u32>,
-    /// Whether the record of this state was damaged. The store must then report the key as corrupt, or show this state
+    /// Whether the record of this state is damaged. If so, the store must report the key as corrupt, or show this state
     /// from an older copy of the record.
-    pub rotten: bool,
+    pub damaged: bool,
     pub result: Vec<u8>,
-    /// `None` until the call has returned a version.
+    /// The version that the call returned, or `None` before it returns.
     pub version: Option<Version>,
     pub result_expires_ms: u64,
     pub expires_ms: u64,
 }
 
 impl Known {
-    /// A key that an attempt began at, and that is in doubt once the lease is gone.
+    /// A key whose attempt has begun. It is in doubt once the lease is dropped.
     pub fn begun(attempts: Vec<u32>) -> Known {
         Known {
             status: Status::InDoubt,
             attempts,
-            rotten: false,
+            damaged: false,
             result: Vec::new(),
             version: None,
             result_expires_ms: u64::MAX,
@@ -41,7 +41,7 @@ impl Known {
         Known {
             status: Status::Completed,
             attempts,
-            rotten: false,
+            damaged: false,
             result,
             version: None,
             result_expires_ms: now_ms + RESULT_RETENTION_MS,
@@ -53,7 +53,7 @@ impl Known {
         Known {
             status: Status::Absent,
             attempts,
-            rotten: false,
+            damaged: false,
             result: Vec::new(),
             version: None,
             result_expires_ms: u64::MAX,
@@ -64,17 +64,18 @@ impl Known {
 
 pub type Model = BTreeMap<u8, Known>;
 
-/// Every acknowledged state, in order. A crash leaves a prefix of it.
+/// Every acknowledged state, in order. A crash leaves one of these states, and loses the later ones.
 #[derive(Debug, Clone)]
 pub struct Oracle {
-    /// The model after each record, from the empty store on.
+    /// The model after each acknowledged change. The first entry is the empty store.
     pub history: Vec<Model>,
-    /// The store time of each entry of `history`. An opening that finds the entry must not be earlier.
+    /// The store time of each entry of `history`. A store that recovers an entry must not have an earlier store time.
     pub times_ms: Vec<u64>,
-    /// The first entry of `history` that a crash may leave: everything up to it was acknowledged as durable.
+    /// The first entry of `history` that a crash may leave, because it was acknowledged as durable.
     pub durable: usize,
-    /// The model if the call that is under way, or that failed, has taken effect.
+    /// The model in case the call that is running, or that failed, has taken effect.
     pub in_flight: Option<Model>,
+    /// The highest version that the store has given out.
     pub highest: Version,
 }
 
@@ -93,7 +94,7 @@ impl Oracle {
         self.history.last().unwrap()
     }
 
-    /// Where in the history a store is, if that is a place that a crash may leave it at.
+    /// Returns the entry of the history that matches the store. Returns an error if a crash cannot leave such a state.
     pub fn locate(&self, store: &Store) -> Result<usize, String> {
         let now_ms = store.stats().store_time_ms;
         let seen = read(store).map_err(|error| format!("a key cannot be read: {error}"))?;
@@ -104,7 +105,9 @@ impl Oracle {
         for (at, model) in in_flight.chain(acknowledged) {
             match agrees(model, &seen, now_ms) {
                 Ok(()) if self.times_ms.get(at).is_some_and(|time_ms| now_ms < *time_ms) => {
-                    return Err(format!("store time is {now_ms} ms, earlier than a record that it holds"));
+                    return Err(format!(
+                        "store time is {now_ms} ms, earlier than one of the records in the store"
+                    ));
                 }
                 Ok(()) => return Ok(at),
                 Err(reason) if at == last => why = reason,
@@ -112,13 +115,12 @@ impl Oracle {
             }
         }
         Err(format!(
-            "matches no entry from {} to {last} of the history; against the last: {why}",
+            "the store matches no entry of the history from {} to {last}; difference from the last: {why}",
             self.durable
         ))
     }
 
-    /// Checks an open store: each key shows what was acknowledged and nothing else, or is refused with a reason that
-    /// the disk explains.
+    /// Checks that each key of an open store shows exactly what was acknowledged, or returns an error that the disk explains.
     pub fn check_live(&self, store: &Store, now_ms: u64) -> Result<(), String> {
         let mut model = self.now().clone();
         expire(&mut model, now_ms);
@@ -126,7 +128,7 @@ impl Oracle {
             let seen = match store.get(&name(key)) {
                 Ok(seen) => seen,
                 Err(Error::Poisoned { .. } | Error::Io { .. } | Error::Closed) => continue,
-                Err(Error::Corrupt { .. }) if model.get(&key).is_some_and(|known| known.rotten) => continue,
+                Err(Error::Corrupt { .. }) if model.get(&key).is_some_and(|known| known.damaged) => continue,
                 Err(error) => return Err(format!("{key}: {error}")),
             };
             let expected = model.get(&key).map_or(Status::Absent, |known| known.status);
@@ -135,7 +137,7 @@ impl Oracle {
                 model.get(&key).filter(|_| expected == Status::Completed).map(|known| &known.result[..]);
             let same_result = seen.result().is_none_or(|seen| Some(seen) == result);
             if status != expected || !same_result {
-                return Err(format!("{key}: shows {status:?}, acknowledged was {expected:?}"));
+                return Err(format!("{key}: is {status:?}, but was acknowledged as {expected:?}"));
             }
         }
         Ok(())
@@ -152,7 +154,7 @@ pub fn expire(model: &mut Model, now_ms: u64) {
     }
 }
 
-/// The state of every key; `None` if the key is corrupt.
+/// Returns the state of every key, or `None` for a corrupt key.
 pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<KeyState>>, Error> {
     let read = |key| match store.get(&name(key)) {
         Err(Error::Corrupt { .. }) => Ok((key, None)),
@@ -166,14 +168,14 @@ fn agrees(model: &Model, seen: &BTreeMap<u8, Option<KeyState>>, now_ms: u64) -> 
     expire(&mut model, now_ms);
     for (key, seen) in seen {
         let Some(seen) = seen else {
-            if model.get(key).is_some_and(|known| known.rotten) {
+            if model.get(key).is_some_and(|known| known.damaged) {
                 continue;
             }
-            return Err(format!("{key}: is corrupt, and nothing damaged it"));
+            return Err(format!("{key}: is corrupt although nothing damaged it"));
         };
         let Some(known) = model.get(key) else {
             if seen.status() != Status::Absent || seen.attempt() != 0 {
-                return Err(format!("{key}: {seen:?}, where the oracle knows nothing"));
+                return Err(format!("{key}: {seen:?}, but the oracle has no such key"));
             }
             continue;
         };

@@ -1,4 +1,4 @@
-//! The end of one session and the opening of the next, also after a crash and a reboot.
+//! Ends a session and opens the store again, also after a crash and a reboot.
 
 use std::time::Duration;
 
@@ -9,14 +9,14 @@ use super::act::Act;
 use super::{SEGMENT_BYTES, World, options};
 
 impl World {
-    /// Ends the session, cleanly or not, and opens the store again, as `act` says.
+    /// Performs an act that closes or drops the store and opens it again.
     pub fn open_again(&mut self, act: Act) -> Result<(), Error> {
         self.leases.clear();
         let store = self.store.take().unwrap();
-        if let Act::ReopenBack(by_ms) = act {
-            self.step(-i64::from(by_ms));
+        if let Act::ReopenWithClockSetBack(by_ms) = act {
+            self.step_wall_clock(-i64::from(by_ms));
         }
-        if matches!(act, Act::Reopen | Act::ReopenBack(_) | Act::Reboot(_)) {
+        if matches!(act, Act::Reopen | Act::ReopenWithClockSetBack(_) | Act::Reboot(_)) {
             let closed = store.close();
             // A second close repeats a failure, and otherwise reports that the store is closed.
             match (&closed, store.close()) {
@@ -41,7 +41,7 @@ impl World {
         }
         self.disk.set_path_target(PathTarget::Here);
         self.replaced = false;
-        self.buffered = act == Act::DropToBuffered;
+        self.buffered = act == Act::DropAndReopenBuffered;
         if self.buffered {
             // Alternate between a disk that can reserve space and one on which the store must write zeroes.
             self.reserves = !self.reserves;
@@ -50,26 +50,26 @@ impl World {
         let durability = if self.buffered { Durability::Buffered } else { Durability::Sync };
         let options = options(&self.clock).durability(durability);
         let before = self.disk.bytes().len();
-        let longer = (before + 2 * SEGMENT_BYTES).min(12 * SEGMENT_BYTES).max(before);
+        let larger = (before + 2 * SEGMENT_BYTES).min(12 * SEGMENT_BYTES).max(before);
         let mut opened = match act {
-            Act::DropToLonger => options.clone().min_size(longer as u64).open_simulated(&self.disk),
+            Act::DropAndReopenLarger => options.clone().min_size(larger as u64).open_simulated(&self.disk),
             _ => options.open_simulated(&self.disk),
         };
-        if let (Act::DropToLonger, Err(Error::Full { .. })) = (act, &opened) {
+        if let (Act::DropAndReopenLarger, Err(Error::Full { .. })) = (act, &opened) {
             let length = self.disk.bytes().len();
             assert!(
                 length <= before,
-                "the refused opening left {length} bytes, more than the {before} before"
+                "the file has {length} bytes after the refusal, and had {before} before"
             );
             opened = options.open_simulated(&self.disk);
-        } else if act == Act::DropToLonger && opened.is_ok() {
-            assert!(self.disk.bytes().len() >= longer, "{act:?}: shorter than min_size");
+        } else if act == Act::DropAndReopenLarger && opened.is_ok() {
+            assert!(self.disk.bytes().len() >= larger, "{act:?}: shorter than min_size");
         }
         match opened {
             Ok(store) => {
                 assert_eq!(store.stats().store_time_ms, self.time_ms, "{act:?}: store time did not continue");
                 self.store = Some(store);
-                // An opening syncs what it found before it answers from it.
+                // Opening a store syncs everything in its file.
                 self.oracle.durable = self.oracle.history.len() - 1;
             }
             Err(error) => return self.failed(act, error),
@@ -77,8 +77,8 @@ impl World {
         Ok(())
     }
 
-    /// Checks store time when the image of a crash is opened in another boot. It must be the store time of some moment
-    /// since the last durable record, or go on from such a moment by the wall clock.
+    /// Opens the image of a crash in another boot and checks store time. It must be the store time of a moment since the
+    /// last durable record, or must have continued from such a moment by the wall clock.
     pub fn check_after_reboot(&self, image: &SimulatedDisk) -> Result<(), String> {
         let clock = self.clock.snapshot();
         clock.reboot(Duration::from_secs(5));
@@ -88,9 +88,8 @@ impl World {
             .open_simulated(&SimulatedDisk::holding(image.bytes()))
             .map_err(|error| format!("after a reboot: {error}"))?;
         let store_ms = i128::from(store.stats().store_time_ms);
-        let least_ms = i128::from(self.oracle.times_ms[self.oracle.durable]);
-        // It stands still at such a moment, or it went on with the offset that the wall clock had at one.
-        let stands_still = (least_ms..=i128::from(self.time_ms)).contains(&store_ms);
+        let min_ms = i128::from(self.oracle.times_ms[self.oracle.durable]);
+        let stands_still = (min_ms..=i128::from(self.time_ms)).contains(&store_ms);
         let wall_ms = i128::from(clock.now_ms());
         if stands_still
             || self.offsets_since_durable().any(|offset_ms| wall_ms - i128::from(offset_ms) == store_ms)
@@ -98,7 +97,7 @@ impl World {
             return Ok(());
         }
         Err(format!(
-            "after a reboot: store time is {store_ms} ms, {} ms after the crash",
+            "after a reboot: store time is {store_ms} ms, which is {} ms later than at the crash",
             store_ms - i128::from(self.time_ms)
         ))
     }

@@ -1,4 +1,4 @@
-//! Records that rot: the damage, and what the store must answer for such a key.
+//! Damages a record while the store is open, and checks what the store answers for its key.
 
 use std::collections::BTreeMap;
 
@@ -8,14 +8,14 @@ use super::act::Act;
 use super::oracle::Model;
 use super::{NONE, SEGMENT_BYTES, World, name};
 
-/// The bytes of a record that may rot: in its checksum, version, fingerprint, attempt, times, and just behind the key.
-/// Never in its length or key, by which `last_record_of` finds it again.
-const ROTTEN_PLACES: [usize; 8] = [1, 17, 33, 48, 57, 65, 73, 88];
+/// The offset in a record of the byte that [`Act::Rot`] damages, for each [`field`](super::field). The length and the key
+/// are never damaged, because `last_record_of` finds the record by them.
+const ROTTEN_OFFSETS: [usize; 8] = [1, 17, 33, 48, 57, 65, 73, 88];
 
 impl World {
     /// Damages the last record of `key`, if it lies in a full segment.
-    pub fn rot(&mut self, act: Act, key: u8, place: u8, model: &Model) -> Result<(), Error> {
-        // Without the sync a crash could lose the footer, from which the store knows whose record rotted.
+    pub fn rot(&mut self, act: Act, key: u8, field: u8, model: &Model) -> Result<(), Error> {
+        // Without this sync a crash could lose the segment's footer, in which the store looks up the key of a damaged record.
         match self.store().sync() {
             Ok(()) => {}
             Err(Error::Replaced { .. }) if self.replaced => {}
@@ -25,17 +25,17 @@ impl World {
         let Some(at) = last_record_of(&self.disk.bytes(), name(key).as_bytes()) else {
             return Ok(());
         };
-        self.disk.rot(at + ROTTEN_PLACES[usize::from(place) % ROTTEN_PLACES.len()], 0x41);
+        self.disk.rot(at + ROTTEN_OFFSETS[usize::from(field) % ROTTEN_OFFSETS.len()], 0x41);
         let Some(version) = model.get(&key).and_then(|known| known.version) else { return Ok(()) };
         for known in self.oracle.history.iter_mut().filter_map(|model| model.get_mut(&key)) {
-            known.rotten |= known.version == Some(version);
+            known.damaged |= known.version == Some(version);
         }
         Ok(())
     }
 
-    /// Performs an act on a key whose record rotted: every call must be refused as corrupt, except those that give the
-    /// key up.
-    pub fn perform_on_rotten(&mut self, act: Act, key: u8, mut next: Model) -> Result<(), Error> {
+    /// Performs an act on a key whose record is damaged. The store must refuse every call as corrupt, except one that
+    /// removes the key.
+    pub fn perform_on_damaged(&mut self, act: Act, key: u8, mut next: Model) -> Result<(), Error> {
         let store = self.store.as_ref().unwrap();
         let known = next[&key].clone();
         let is_held = self.leases.contains_key(&key);
@@ -64,8 +64,8 @@ impl World {
                 let status = if is_held { Status::InProgress } else { known.status };
                 let expected = Expected::Present { status, version: known.version.unwrap() };
                 match store.compare_and_set(&name(key), expected, Next::Absent) {
-                    Ok(CasOutcome::Done(version)) => self.oracle.highest = self.grown_to(version),
-                    // The record that carried the rotten one forward rotted too, so its version is lost.
+                    Ok(CasOutcome::Done(version)) => self.oracle.highest = self.checked_new(version),
+                    // The record to which reclaiming copied the damaged one is damaged too, so the version is lost.
                     Err(Error::Corrupt { .. }) => {
                         self.oracle.in_flight = None;
                         return Ok(());
@@ -86,7 +86,7 @@ impl World {
                 self.oracle.in_flight = Some(next.clone());
                 match store.forget(&name(key)) {
                     Ok(true) => self.acknowledge(next, !self.buffered),
-                    Ok(false) => panic!("{act:?}: found nothing where the oracle knows {known:?}"),
+                    Ok(false) => panic!("{act:?}: found nothing, but the oracle has {known:?}"),
                     Err(error) => return self.failed(act, error),
                 }
                 return Ok(());
@@ -98,13 +98,13 @@ impl World {
         };
         match refused {
             Err(Error::Corrupt { .. }) => Ok(()),
-            Ok(()) => panic!("{act:?}: was accepted, where the oracle knows {known:?}"),
+            Ok(()) => panic!("{act:?}: was accepted, but the record is damaged: {known:?}"),
             Err(error) => self.failed(act, error),
         }
     }
 }
 
-/// The offset of the last record of a key, if it lies in a full segment.
+/// Returns the offset of the last record of a key, if that record lies in a full segment.
 fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
     const FILE_HEADER: usize = 4_096;
     const FRAME_HEADER: usize = 56;
@@ -120,7 +120,7 @@ fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
         let mut frame = slot + FILE_HEADER;
         let position_of = |at: usize| sequence * SEGMENT_BYTES as u64 + (at - slot) as u64;
         while frame + FRAME_HEADER <= slot + SEGMENT_BYTES && u64_at(frame + 8) == position_of(frame) {
-            // The frame that an opening writes has no records, but other bytes in their place.
+            // An opening frame has other bytes in the place of records.
             let has_records = u32_at(frame + 36) > 0;
             let mut record = frame + FRAME_HEADER;
             while has_records && record < frame + u32_at(frame + 4) {
