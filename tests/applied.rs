@@ -1,5 +1,5 @@
-//! Proves that what `reconcile` finds is final: after "applied" the same call never runs the side effect and never
-//! loses the result, whatever happens to the key while the closure runs.
+//! Checks that a call whose `reconcile` finds the side effect applied never runs the side effect and never loses the result,
+//! whatever happens to the key while `reconcile` is running.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -13,7 +13,7 @@ use oncekey::{
 
 type Ran = Result<Outcome<String>, RunError<String, Error>>;
 
-/// Runs an operation in doubt whose `reconcile` finds "applied", and calls `meanwhile` inside that closure.
+/// Runs an operation in doubt whose `reconcile` calls `meanwhile` and then finds the side effect applied.
 fn reconciled_while(store: &Store, meanwhile: impl FnOnce()) -> Ran {
     abandon(store, "charge");
     let meanwhile = RefCell::new(Some(meanwhile));
@@ -30,26 +30,27 @@ fn reconciled_while(store: &Store, meanwhile: impl FnOnce()) -> Ran {
     outcome
 }
 
+/// Sets the state of the key by compare-and-set.
 fn set(store: &Store, next: Next<'_>) {
     let seen = store.get("charge").unwrap();
     let expected = Expected::Present { status: seen.status(), version: seen.version().unwrap() };
     store.compare_and_set("charge", expected, next).unwrap();
 }
 
-/// The bytes that the default codec makes of a text.
+/// Encodes a text with the default codec.
 fn encoded(text: &str) -> Vec<u8> {
     let store = small().open_in_memory().unwrap();
     store.operation("k").run(|_| Ok::<_, Error>(text.to_owned())).unwrap();
     store.get("k").unwrap().into_result().unwrap()
 }
 
-fn assert_holds(store: &Store, text: &str) {
+fn assert_recorded(store: &Store, text: &str) {
     let seen = store.get("charge").unwrap();
     assert_eq!((seen.status(), seen.result()), (Status::Completed, Some(&encoded(text)[..])));
     assert_eq!(store.stats().reserved_bytes, 0);
 }
 
-/// The reason why the result was not recorded.
+/// Checks that the call returned its result without recording it. Returns the reason.
 fn unrecorded_source(ran: Ran) -> Error {
     match ran {
         Err(RunError::Unrecorded { result, source, .. }) if *result == "receipt 17" => source,
@@ -62,8 +63,12 @@ fn an_applied_result_is_recorded_if_the_key_was_forgotten_meanwhile() {
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || assert!(store.forget("charge").unwrap()));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 17".to_owned()));
-    assert_holds(&store, "receipt 17");
-    assert_eq!(store.get("charge").unwrap().attempt(), 1, "not the number of the attempt in doubt");
+    assert_recorded(&store, "receipt 17");
+    assert_eq!(
+        store.get("charge").unwrap().attempt(),
+        1,
+        "the result must keep the number of the attempt in doubt"
+    );
 }
 
 #[test]
@@ -71,8 +76,12 @@ fn an_applied_result_is_recorded_if_the_key_was_set_absent_meanwhile() {
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || set(&store, Next::Absent));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 17".to_owned()));
-    assert_holds(&store, "receipt 17");
-    assert_eq!(store.get("charge").unwrap().attempt(), 1, "not the number of the attempt in doubt");
+    assert_recorded(&store, "receipt 17");
+    assert_eq!(
+        store.get("charge").unwrap().attempt(),
+        1,
+        "the result must keep the number of the attempt in doubt"
+    );
 }
 
 #[test]
@@ -81,11 +90,11 @@ fn a_result_set_meanwhile_wins() {
     let other = encoded("receipt 18");
     let ran = reconciled_while(&store, || set(&store, Next::Completed { fingerprint: NONE, result: &other }));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 18".to_owned()));
-    assert_holds(&store, "receipt 18");
+    assert_recorded(&store, "receipt 18");
 }
 
 #[test]
-fn a_result_of_another_attempt_meanwhile_wins() {
+fn a_result_of_another_attempt_wins() {
     let store = small().open_in_memory().unwrap();
     let other = encoded("receipt 18");
     let ran = reconciled_while(&store, || {
@@ -93,21 +102,21 @@ fn a_result_of_another_attempt_meanwhile_wins() {
         perform(&store, "charge", &other);
     });
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 18".to_owned()));
-    assert_holds(&store, "receipt 18");
+    assert_recorded(&store, "receipt 18");
 }
 
 #[test]
-fn an_applied_result_is_returned_unrecorded_beside_another_attempt() {
-    for keeps in [true, false] {
+fn an_applied_result_is_returned_unrecorded_if_another_attempt_began() {
+    for keeps_lease in [true, false] {
         let store = small().open_in_memory().unwrap();
         let lease: Cell<Option<Lease>> = Cell::new(None);
         let ran = reconciled_while(&store, || {
             store.forget("charge").unwrap();
             let begun = acquire(&store, "charge");
-            lease.set(keeps.then_some(begun));
+            lease.set(keeps_lease.then_some(begun));
         });
         assert!(matches!(unrecorded_source(ran), Error::Fenced { .. }));
-        let expected = if keeps { Status::InProgress } else { Status::InDoubt };
+        let expected = if keeps_lease { Status::InProgress } else { Status::InDoubt };
         assert_eq!(store.get("charge").unwrap().status(), expected);
         if let Some(mut lease) = lease.take() {
             lease.complete(b"its own").unwrap();
@@ -116,7 +125,7 @@ fn an_applied_result_is_returned_unrecorded_beside_another_attempt() {
 }
 
 #[test]
-fn an_applied_result_is_returned_unrecorded_beside_another_request() {
+fn an_applied_result_is_returned_unrecorded_if_another_request_began() {
     let store = small().open_in_memory().unwrap();
     let another = Fingerprint::from_bytes([7; 16]);
     let ran = reconciled_while(&store, || {
@@ -141,9 +150,9 @@ fn an_applied_result_that_cannot_be_recorded_is_returned() {
     ));
     assert!(
         store.get("charge").unwrap().result_was_not_kept(),
-        "the operation was not completed without its result"
+        "the operation must be completed without its result"
     );
-    // A result that was recorded meanwhile and does not decode cannot be returned in its place.
+    // A result that another caller recorded meanwhile wins, but this one does not decode, so the call cannot return it.
     let store = small().open_in_memory().unwrap();
     let ran = reconciled_while(&store, || {
         set(&store, Next::Completed { fingerprint: NONE, result: &[0xFF; 3] });
@@ -152,7 +161,7 @@ fn an_applied_result_that_cannot_be_recorded_is_returned() {
 }
 
 #[test]
-fn reconcile_runs_once_a_call_and_a_second_doubt_is_an_error() {
+fn a_second_doubt_during_a_call_is_an_error() {
     let store = small().open_in_memory().unwrap();
     abandon(&store, "charge");
     let calls = Cell::new(0);
@@ -160,7 +169,7 @@ fn reconcile_runs_once_a_call_and_a_second_doubt_is_an_error() {
         .operation("charge")
         .reconcile(|_| {
             calls.set(calls.get() + 1);
-            assert!(calls.get() < 9, "reconcile ran again and again");
+            assert!(calls.get() < 9, "reconcile runs again and again");
             store.forget("charge").unwrap();
             abandon(&store, "charge");
             Reconciled::NotApplied
@@ -171,9 +180,9 @@ fn reconcile_runs_once_a_call_and_a_second_doubt_is_an_error() {
 }
 
 #[test]
-fn after_not_applied_the_present_state_of_the_key_decides() {
+fn after_not_applied_the_call_follows_the_current_state() {
     let store = small().open_in_memory().unwrap();
-    // Forgotten meanwhile: the side effect runs as the first attempt.
+    // The key was forgotten meanwhile, so the side effect runs as the first attempt.
     abandon(&store, "charge");
     let run = |meanwhile: &dyn Fn()| {
         store
@@ -186,13 +195,13 @@ fn after_not_applied_the_present_state_of_the_key_decides() {
     };
     let ran = run(&|| assert!(store.forget("charge").unwrap()));
     assert_eq!(ran.unwrap(), Outcome::Done("attempt 1".to_owned()));
-    // Completed meanwhile: that result is replayed.
+    // The key was completed meanwhile, so that result is replayed.
     store.forget("charge").unwrap();
     abandon(&store, "charge");
     let other = encoded("receipt 18");
     let ran = run(&|| set(&store, Next::Completed { fingerprint: NONE, result: &other }));
     assert_eq!(ran.unwrap(), Outcome::AlreadyDone("receipt 18".to_owned()));
-    // Begun by another attempt meanwhile.
+    // Another attempt began meanwhile, so the call returns "in progress".
     store.forget("charge").unwrap();
     abandon(&store, "charge");
     let lease: Cell<Option<Lease>> = Cell::new(None);

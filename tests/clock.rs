@@ -1,5 +1,5 @@
-//! Proves how store time continues from one opening to the next after steps of the wall clock, reboots, crashes and
-//! restored machines, and when an opening refuses the clock. Uses the public interface only.
+//! Checks how store time continues from one session to the next after steps of the wall clock, reboots, crashes and
+//! restored machines, and when a store refuses to open because of the clock. Uses the public interface only.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -20,8 +20,8 @@ fn open(clock: &ManualClock, path: &Path) -> Store {
     clocked(clock).open(path).unwrap()
 }
 
-/// Closes the store, or copies its file as a kill would leave it. The copy is needed because the file of an open store
-/// is locked.
+/// Ends the session. Closes the store, or copies the file in the state in which a kill would leave it; a copy, because the file
+/// of an open store is locked.
 fn end(store: &Store, place: Place, killed: bool) -> Place {
     if killed {
         return copy_of_open(&place.path);
@@ -40,7 +40,7 @@ fn a_wall_clock_step_in_the_same_boot_expires_nothing() {
                 if while_open {
                     clock.jump_wall(to_ms);
                     clock.advance(seconds(10));
-                    // The store looks at the wall clock when a call needs the time.
+                    // The store reads the wall clock when a call needs the time.
                     assert!(store.get("k").unwrap().is_absent());
                     assert_eq!(store.stats().clock_steps_not_followed, 1);
                 }
@@ -56,7 +56,7 @@ fn a_wall_clock_step_in_the_same_boot_expires_nothing() {
                 assert!(store.get("k").unwrap().is_completed());
                 assert_eq!(store.stats().store_time_ms, before_ms + 30_000, "to {to_ms}, killed: {killed}");
                 clock.advance(days(7));
-                assert!(store.get("k").unwrap().is_absent(), "store time stands still");
+                assert!(store.get("k").unwrap().is_absent(), "store time does not advance");
             }
         }
     }
@@ -74,7 +74,7 @@ fn a_clock_corrected_from_1970_in_the_same_boot_is_accepted() {
     assert!(store.get("k").unwrap().is_completed());
     assert_eq!(store.stats().store_time_ms, 6_000);
     store.close().unwrap();
-    // The next boot comes up right. The mark that the opening wrote holds the corrected wall clock.
+    // The clock is right at the next boot. The time mark of the second session has the corrected wall clock.
     clock.reboot(days(1));
     let store = open(&clock, &place.path);
     assert!(store.get("k").unwrap().is_completed());
@@ -82,7 +82,7 @@ fn a_clock_corrected_from_1970_in_the_same_boot_is_accepted() {
 }
 
 #[test]
-fn a_clock_corrected_from_1970_while_down_needs_one_answer() {
+fn a_clock_corrected_from_1970_while_down_must_be_accepted_once() {
     let (place, clock) = (Place::new(), ManualClock::new(5_000));
     let store = open(&clock, &place.path);
     store.record("k", NONE, b"r").unwrap();
@@ -113,7 +113,7 @@ fn a_clock_corrected_from_1970_while_down_needs_one_answer() {
 }
 
 #[test]
-fn a_clock_300_days_ahead_expires_nothing_even_once_corrected() {
+fn a_clock_300_days_ahead_expires_nothing() {
     for killed in [false, true] {
         let (place, clock) = (Place::new(), ManualClock::new(START_MS));
         let store = open(&clock, &place.path);
@@ -152,7 +152,7 @@ fn a_reboot_longer_than_max_downtime_is_refused() {
 }
 
 #[test]
-fn steps_of_just_under_ten_seconds_do_not_add_up() {
+fn steps_just_below_ten_seconds_do_not_add_up() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = clocked(&clock).retention(seconds(3_600)).open(&place.path).unwrap();
     store.record("k", NONE, b"r").unwrap();
@@ -167,8 +167,8 @@ fn steps_of_just_under_ten_seconds_do_not_add_up() {
 }
 
 #[test]
-fn an_accepted_clock_jump_is_recorded_and_needed_only_once() {
-    for (jump, has_passed) in [(ClockJump::Elapsed, true), (ClockJump::NotElapsed, false)] {
+fn a_clock_jump_must_be_accepted_only_once() {
+    for (jump, time_passed) in [(ClockJump::Elapsed, true), (ClockJump::NotElapsed, false)] {
         for killed in [false, true] {
             let (place, clock) = (Place::new(), ManualClock::new(START_MS));
             let always = || clocked(&clock).accept_clock_jump(jump);
@@ -177,15 +177,19 @@ fn an_accepted_clock_jump_is_recorded_and_needed_only_once() {
             store.close().unwrap();
             clock.reboot(days(1));
             let store = always().open(&place.path).unwrap();
-            assert_eq!(store.stats().store_time_ms, START_MS + DAY_MS, "{jump:?}: a day is no jump");
+            assert_eq!(
+                store.stats().store_time_ms,
+                START_MS + DAY_MS,
+                "{jump:?}: a day was taken for a jump"
+            );
             store.close().unwrap();
 
             clock.reboot(days(400));
             assert!(matches!(clocked(&clock).open(&place.path), Err(Error::Clock { .. })));
             let store = always().open(&place.path).unwrap();
-            assert_eq!(store.get("k").unwrap().is_absent(), has_passed, "{jump:?}");
+            assert_eq!(store.get("k").unwrap().is_absent(), time_passed, "{jump:?}");
             let time_ms = store.stats().store_time_ms;
-            assert_eq!(time_ms, START_MS + DAY_MS + if has_passed { 400 * DAY_MS } else { 0 });
+            assert_eq!(time_ms, START_MS + DAY_MS + if time_passed { 400 * DAY_MS } else { 0 });
             let place = end(&store, place, killed);
             clock.reboot(seconds(1));
             let store = open(&clock, &place.path);
@@ -210,7 +214,7 @@ fn an_accepted_clock_jump_is_recorded_and_needed_only_once() {
 }
 
 #[test]
-fn a_store_made_at_time_zero_still_refuses_a_jump() {
+fn a_store_created_at_time_zero_refuses_a_jump_too() {
     for killed in [false, true] {
         let (place, clock) = (Place::new(), ManualClock::new(0));
         let store = open(&clock, &place.path);
@@ -226,7 +230,7 @@ fn a_store_made_at_time_zero_still_refuses_a_jump() {
         assert!(open(&ManualClock::new(0), &place.path).get("k").unwrap().is_completed());
         assert!(open(&ManualClock::new(DAY_MS), &place.path).get("k").unwrap().is_completed());
     }
-    // A store in which nothing was ever recorded has a mark too.
+    // A store in which nothing was ever recorded has a time mark too.
     let place = Place::new();
     open(&ManualClock::new(0), &place.path).close().unwrap();
     let refused = clocked(&ManualClock::new(START_MS)).open(&place.path);
@@ -234,17 +238,20 @@ fn a_store_made_at_time_zero_still_refuses_a_jump() {
 }
 
 #[test]
-fn another_machine_or_a_restored_snapshot_goes_by_the_wall_clock() {
+fn a_moved_or_restored_store_follows_the_wall_clock() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let restored = clock.snapshot();
     let store = open(&clock, &place.path);
     clock.advance(days(2));
     store.record("k", NONE, b"r").unwrap();
     store.close().unwrap();
-    // The snapshot has the same boot id, and a boot-time clock behind the one that the file holds.
+    // The snapshot has the same boot id, but its boot-time clock is earlier than the one in the file.
     let bytes = place.bytes();
     let refused = clocked(&restored).open(&place.path);
-    assert!(matches!(refused, Err(Error::Clock { .. })), "two days behind: {refused:?}");
+    assert!(
+        matches!(refused, Err(Error::Clock { .. })),
+        "a clock that is two days behind was not refused: {refused:?}"
+    );
     assert_eq!(place.bytes(), bytes);
     restored.jump_wall(START_MS + 3 * DAY_MS);
     let store = open(&restored, &place.path);
@@ -258,7 +265,7 @@ fn another_machine_or_a_restored_snapshot_goes_by_the_wall_clock() {
 }
 
 #[test]
-fn moved_records_do_not_set_store_time_back_before_a_crash() {
+fn moved_records_do_not_set_store_time_back_after_a_crash() {
     // Reclaiming moves old records to the end of the log. Their times must not count as the time of the last write.
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = open(&clock, &place.path);
@@ -291,7 +298,7 @@ fn closed_sessions_share_one_open_count() {
             store.close().unwrap();
         }
     }
-    // Only an opening that does not follow a close uses up another.
+    // Only a session that does not follow a close takes a new open count.
     let killed = small().open(&place.path).unwrap();
     let copy = copy_of_open(&place.path);
     let store = small().open(&copy.path).unwrap();
@@ -301,7 +308,7 @@ fn closed_sessions_share_one_open_count() {
 }
 
 #[test]
-fn a_refused_opening_leaves_the_file_unchanged() {
+fn a_store_that_refuses_to_open_leaves_the_file_unchanged() {
     let refused = |options: Options, path: &Path| match options.open(path) {
         Err(Error::Option { .. } | Error::Clock { .. }) => {}
         other => panic!("{other:?}"),
@@ -321,7 +328,11 @@ fn a_refused_opening_leaves_the_file_unchanged() {
         }
         let store = open(&clock, &place.path);
         let Recorded::Done(version) = store.record("after", NONE, b"r").unwrap() else { panic!() };
-        assert_eq!(version.as_u64() >> 40, if killed { 2 } else { 1 }, "a refused opening was counted");
+        assert_eq!(
+            version.as_u64() >> 40,
+            if killed { 2 } else { 1 },
+            "the open count includes a session that was refused"
+        );
     }
     let large = Place::new();
     Options::new().open(&large.path).unwrap().close().unwrap();
@@ -330,12 +341,12 @@ fn a_refused_opening_leaves_the_file_unchanged() {
     assert!(large.bytes() == bytes);
     let new = Place::new();
     refused(small().max_result(500_000), &new.path);
-    assert!(!new.path.exists(), "a refused opening created a file");
+    assert!(!new.path.exists(), "a refused option created a file");
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_system_clocks_carry_store_time_across_openings() {
+fn the_system_clocks_continue_store_time_across_sessions() {
     let place = Place::new();
     let store = small().open(&place.path).unwrap();
     let before_ms = store.stats().store_time_ms;

@@ -1,8 +1,7 @@
-//! Proves that a file made to be slow to open is not: the work of an opening is in proportion to the data that the file
-//! really holds.
+//! Checks that a hostile file cannot make a store slow to open: the work is in proportion to the data in the file.
 //!
-//! The tests count the read system calls and measure no time. The counts are those of the whole process, so the tests
-//! take turns.
+//! The tests count read system calls and do not measure time. The counts are those of the whole process, so the tests
+//! run one at a time.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![cfg(target_os = "linux")]
 
@@ -20,13 +19,14 @@ const HEADER: u64 = 4_096;
 const TRAILER: usize = 64;
 const ENTRY: usize = 48;
 
+/// Waits until no other test of this file is running.
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The number of read system calls of this process so far. `None`, after printing the reason, if the kernel does not
-/// count them.
+/// Returns the number of read system calls of this process so far. Returns `None`, after printing the reason, if the
+/// kernel does not count them.
 fn reads() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/self/io");
     let reads = counts.as_ref().ok().and_then(|counts| {
@@ -38,7 +38,7 @@ fn reads() -> Option<u64> {
     reads
 }
 
-/// Opens the store. Returns its number of keys or the error, and the number of reads.
+/// Opens the store. Returns its number of keys or the error, and the number of read system calls.
 fn open_counted(options: &Options, path: &Path) -> Option<(Result<usize, Error>, u64)> {
     let before = reads()?;
     let opened = options.open(path).map(|store| store.stats().keys);
@@ -82,7 +82,7 @@ fn a_long_sparse_file_is_opened_with_few_reads() {
         perform(&store, "later", b"result");
         assert!(
             store.stats().file_bytes < 1 << 20,
-            "a hole was taken for room: {}",
+            "the store counts the hole as its own space: {}",
             store.stats().file_bytes
         );
         store.compact().unwrap();
@@ -100,7 +100,7 @@ fn a_long_sparse_file_without_data_is_opened_with_few_reads() {
         return;
     }
     let Some((opened, reads)) = open_counted(&small(), &place.path) else { return };
-    assert_eq!(opened.unwrap(), 0, "an interrupted creation has keys");
+    assert_eq!(opened.unwrap(), 0, "the new store has keys");
     assert!(reads < 100, "{reads} reads");
 }
 
@@ -123,11 +123,11 @@ fn only_the_data_of_sparse_slots_is_read() {
     options.open(&place.path).unwrap();
     let read = read_bytes().zip(before).map(|(after, before)| after - before);
     let Some(read) = read else { return };
-    // Each slot has one block of 4,096 bytes, and the last segment of the log is read whole.
+    // Each slot has one block of data, 4,096 bytes or more, and the last segment of the log is read completely.
     assert!(read < LARGE + SLOTS * 64 * 1_024, "{read} bytes were read");
 }
 
-/// The number of bytes that this process has read so far.
+/// Returns the number of bytes that this process has read so far, if the kernel counts them.
 fn read_bytes() -> Option<u64> {
     let counts = std::fs::read_to_string("/proc/self/io").ok()?;
     counts.lines().find_map(|line| line.strip_prefix("rchar: ")).and_then(|count| count.parse().ok())
@@ -162,7 +162,7 @@ fn forge_footers(path: &Path, mut forge: impl FnMut(&mut [u8])) -> usize {
     forged
 }
 
-/// A closed store with so many keys.
+/// Creates a store with this many keys, and closes it.
 fn store_of(keys: usize) -> Place {
     let place = Place::new();
     let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
@@ -174,7 +174,7 @@ fn store_of(keys: usize) -> Place {
 }
 
 #[test]
-fn footers_with_one_hash_for_all_records_are_refused() {
+fn footers_with_the_same_hash_for_all_records_are_refused() {
     let _turn = turn();
     let place = store_of(5_000);
     assert!(forge_footers(&place.path, |entry| entry[..16].fill(0x5A)) > 2_000);
@@ -186,14 +186,13 @@ fn footers_with_one_hash_for_all_records_are_refused() {
     assert!(reads < 2_000, "{reads} reads");
 }
 
-/// An opening looks up each unreadable record in the footer of its segment.
+/// When a store is opened, it looks up each unreadable record in the footer of its segment.
 #[test]
-fn unreadable_records_cost_no_repeated_footer_reads() {
+fn each_footer_is_read_once_for_all_unreadable_records() {
     let _turn = turn();
     let place = store_of(5_000);
     let Some((_, usual)) = open_counted(&small().mmap(false), &place.path) else { return };
-    // All entries have one hash, so that the opening must read each record to compare its key; and every record is
-    // damaged.
+    // All entries have the same hash, so the store must read each record to compare its key. And every record is damaged.
     let entries = forge_footers(&place.path, |entry| entry[..16].fill(0x5A));
     let mut bytes = std::fs::read(&place.path).unwrap();
     let segment = usize::try_from(SEGMENT).unwrap();
@@ -218,6 +217,6 @@ fn unreadable_records_cost_no_repeated_footer_reads() {
     // One read for each damaged record, and two for each footer.
     assert!(
         reads < usual + entries as u64 + entries as u64 / 4,
-        "{reads} reads, {usual} before; {entries} entries"
+        "{reads} reads for {entries} entries; {usual} reads before the damage"
     );
 }

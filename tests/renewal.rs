@@ -1,4 +1,4 @@
-//! Proves that a lease can be renewed until another caller takes over, and that a lease or a doubt can set the
+//! Checks that a lease can be renewed until another caller takes over, and that a lease or a doubt can set the
 //! retention of its completion.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -10,8 +10,8 @@ use std::time::Duration;
 use common::{NONE, Place, START_MS, abandon, acquire, clocked, seconds, small};
 use oncekey::{Begin, Doubt, Error, ErrorKind, Expected, Lease, ManualClock, Next, Status, Store};
 
-/// The time after which a call that should return at once counts as hanging.
-const HANGS: Duration = Duration::from_secs(120);
+/// The timeout after which a call counts as hanging.
+const HANG_TIMEOUT: Duration = Duration::from_secs(120);
 
 fn store() -> (ManualClock, Store) {
     let clock = ManualClock::new(START_MS);
@@ -19,7 +19,7 @@ fn store() -> (ManualClock, Store) {
     (clock, store)
 }
 
-/// A lease of 100 seconds on "k".
+/// Acquires "k" with a lease of 100 seconds.
 fn lease(store: &Store) -> Lease {
     match store.operation("k").lease(seconds(100)).begin().unwrap() {
         Begin::Acquired(lease) => lease,
@@ -27,6 +27,7 @@ fn lease(store: &Store) -> Lease {
     }
 }
 
+/// Gets the doubt of "k".
 fn doubt(store: &Store) -> Doubt {
     match store.begin("k", NONE).unwrap() {
         Begin::InDoubt(doubt) => doubt,
@@ -34,6 +35,7 @@ fn doubt(store: &Store) -> Doubt {
     }
 }
 
+/// The status of "k".
 fn status(store: &Store) -> Status {
     store.get("k").unwrap().status()
 }
@@ -49,7 +51,7 @@ fn assert_fenced(lease: &Lease) {
 }
 
 #[test]
-fn a_renewal_moves_the_deadline_to_that_long_from_now() {
+fn a_renewal_sets_the_deadline_relative_to_now() {
     let (clock, store) = store();
     let mut lease = lease(&store);
     clock.advance(seconds(60));
@@ -70,7 +72,7 @@ fn a_renewal_after_the_deadline_works_until_a_takeover() {
     let lease = lease(&store);
     clock.advance(seconds(1_000));
     assert_eq!(status(&store), Status::InDoubt);
-    // Reading the state and being refused are not takeovers.
+    // A read is not a takeover, and neither is a call that is refused.
     assert!(matches!(store.record("k", NONE, b"r"), Err(Error::InDoubt { .. })));
     let ran = store.operation("k").run(|_| -> Result<u32, Error> { panic!("the side effect ran in doubt") });
     assert!(ran.is_err());
@@ -119,10 +121,10 @@ fn the_next_attempt_fences_renewals() {
 #[test]
 fn a_completion_fences_renewals() {
     let (clock, store) = store();
-    let mut own = lease(&store);
-    own.complete(b"r").unwrap();
-    assert_fenced(&own);
-    assert!(own.complete(b"r").is_ok(), "a repeated completion failed");
+    let mut completed = lease(&store);
+    completed.complete(b"r").unwrap();
+    assert_fenced(&completed);
+    assert!(completed.complete(b"r").is_ok(), "a repeated completion failed");
     assert!(store.forget("k").unwrap());
 
     let other = lease(&store);
@@ -150,7 +152,7 @@ fn a_compare_and_set_to_any_state_fences_renewals() {
 }
 
 #[test]
-fn a_forget_fences_renewals_for_good() {
+fn a_forget_fences_renewals_permanently() {
     let (clock, store) = store();
     let old = lease(&store);
     clock.advance(seconds(100));
@@ -200,7 +202,7 @@ fn a_renewal_writes_nothing() {
 }
 
 #[test]
-fn a_renewal_may_bring_the_deadline_nearer() {
+fn a_renewal_can_make_the_deadline_earlier() {
     let (clock, store) = store();
     let lease = lease(&store);
     clock.advance(seconds(50));
@@ -208,7 +210,7 @@ fn a_renewal_may_bring_the_deadline_nearer() {
     clock.advance(Duration::from_millis(9_999));
     assert_eq!(status(&store), Status::InProgress);
     clock.advance(Duration::from_millis(1));
-    assert_eq!(status(&store), Status::InDoubt, "the old deadline, 40 s later, still holds");
+    assert_eq!(status(&store), Status::InDoubt, "the old deadline, 40 s later, still applies");
     drop(doubt(&store));
     assert_fenced(&lease);
 }
@@ -247,8 +249,9 @@ fn an_invalid_renewal_is_refused_and_changes_nothing() {
     assert_eq!(status(&store), Status::InProgress);
 }
 
-/// Waits for "k" without a timeout in another thread. The channel gets what the begin returned. The wait may start
-/// before or after what the test does next; it passes in either order.
+/// Starts a thread that waits for "k" without a timeout, and returns a channel that receives what its begin returns.
+///
+/// The wait may start before or after the next step of the test. The test passes in either order.
 fn waiter(store: &Store) -> mpsc::Receiver<Begin> {
     let (sender, outcome) = mpsc::channel();
     let (started, has_started) = mpsc::channel();
@@ -258,53 +261,54 @@ fn waiter(store: &Store) -> mpsc::Receiver<Begin> {
         let _ = sender.send(store.operation("k").wait(Duration::MAX).begin().unwrap());
     });
     has_started.recv().unwrap();
-    // Makes it likely that the thread already waits.
+    // Makes it likely that the thread is already waiting.
     std::thread::sleep(Duration::from_millis(10));
     outcome
 }
 
 #[test]
-fn a_waiter_waits_on_when_the_deadline_moves_away() {
+fn a_waiter_keeps_waiting_if_the_deadline_becomes_later() {
     let (clock, store) = store();
     let mut lease = lease(&store);
     let outcome = waiter(&store);
     clock.advance(seconds(99));
     lease.renew(seconds(100)).unwrap();
-    // The clock wakes the waiter, after the old deadline.
+    // Moving the clock past the old deadline wakes the waiter.
     clock.advance(seconds(99));
     std::thread::sleep(Duration::from_millis(10));
     lease.complete(b"done").unwrap();
-    let began = outcome.recv_timeout(HANGS).unwrap();
+    let began = outcome.recv_timeout(HANG_TIMEOUT).unwrap();
     assert!(matches!(began, Begin::Completed(_)), "{began:?}");
 }
 
-/// The system clock wakes no waiter: each sleeps until the deadline that it read.
+/// The system clock cannot wake a waiter, which therefore sleeps until the deadline that it read.
 #[test]
-fn a_waiter_on_the_system_clock_waits_on_too() {
+fn a_waiter_on_the_system_clock_keeps_waiting_too() {
     let store = small().open_in_memory().unwrap();
     let Begin::Acquired(mut lease) = store.operation("k").lease(seconds(1)).begin().unwrap() else {
         panic!()
     };
     let outcome = waiter(&store);
     if lease.renew(Duration::MAX).is_err() {
-        // The test was stalled for a second, so the waiter took over rightly.
+        // The test was stalled for a second, so the waiter was right to take over.
         return;
     }
-    // Past the old deadline.
+    // Sleep until after the old deadline.
     std::thread::sleep(Duration::from_millis(1_100));
     lease.complete(b"done").unwrap();
-    let began = outcome.recv_timeout(HANGS).unwrap();
+    let began = outcome.recv_timeout(HANG_TIMEOUT).unwrap();
     assert!(matches!(began, Begin::Completed(_)), "{began:?}");
 }
 
 #[test]
-fn a_waiter_wakes_for_a_deadline_that_has_come_nearer() {
+fn a_waiter_wakes_for_a_deadline_that_becomes_earlier() {
     let store = small().open_in_memory().unwrap();
     let lease = acquire(&store, "k");
     let outcome = waiter(&store);
     lease.renew(Duration::from_millis(1)).unwrap();
-    let began =
-        outcome.recv_timeout(HANGS).expect("the waiter sleeps until the old deadline, which is never");
+    let began = outcome
+        .recv_timeout(HANG_TIMEOUT)
+        .expect("the waiter did not notice that the lease has a deadline now");
     assert!(matches!(began, Begin::InDoubt(_)), "{began:?}");
     assert_fenced(&lease);
 }
@@ -320,7 +324,7 @@ fn finds_a_renewal_after_a_takeover() {
     assert!(found.join().is_err(), "the test missed the planted bug");
 }
 
-// Retention at completion.
+// Tests of the retention that a lease or a doubt sets.
 
 #[test]
 fn the_last_retain_of_a_lease_sets_the_retention() {
@@ -343,11 +347,15 @@ fn the_last_retain_of_a_lease_sets_the_retention() {
     lease.retain(Duration::MAX).unwrap();
     lease.complete(b"r").unwrap();
     clock.advance(seconds(1_000 * 365 * 86_400));
-    assert_eq!(store.get("k").unwrap().result(), Some(&b"r"[..]), "a retention without end ended");
+    assert_eq!(
+        store.get("k").unwrap().result(),
+        Some(&b"r"[..]),
+        "a result with unlimited retention expired"
+    );
 }
 
 #[test]
-fn result_retention_still_applies_and_is_cut_to_the_retention() {
+fn result_retention_still_applies_up_to_the_retention() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).result_retention(seconds(60)).open_in_memory().unwrap();
     let mut longer = acquire(&store, "longer");
@@ -366,7 +374,7 @@ fn result_retention_still_applies_and_is_cut_to_the_retention() {
 }
 
 #[test]
-fn retain_of_a_doubt_holds_for_it_and_for_the_next_attempt() {
+fn retain_of_a_doubt_also_applies_to_the_next_attempt() {
     let (clock, store) = store();
     abandon(&store, "k");
     let mut found = doubt(&store);

@@ -1,5 +1,5 @@
-//! Proves what happens when the path of an open store is removed, renamed or replaced. Another process that opens the
-//! path gets another file, so nothing may begin here any more, and calls that end an operation must report it.
+//! Checks what an open store does when its path is removed, renamed or replaced. Another process that opens the path gets a
+//! different file, so nothing may begin in this store any more, and calls that end an operation must report it.
 #![cfg(unix)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use common::{NONE, START_MS, abandon, acquire, clocked, seconds};
 use oncekey::{Begin, Error, Expected, ManualClock, Next, Result, RunError, Status, Store};
 
-/// A way to replace the path of an open store. Its file is `directory/sub/store.once`, opened through `link`.
+/// The name of a way to replace the path of an open store, and a function that does so. The function gets the directory that
+/// contains `link`, through which the store was opened, and the file `sub/store.once`, to which `link` leads.
 type Way = (&'static str, fn(&Path));
 
 const WAYS: [Way; 7] = [
@@ -36,7 +37,7 @@ const WAYS: [Way; 7] = [
         fs::rename(directory.join("sub"), directory.join("moved")).unwrap();
         fs::write(directory.join("sub"), b"").unwrap();
     }),
-    ("the link led elsewhere", |directory| {
+    ("the link leads to another file", |directory| {
         fs::write(directory.join("elsewhere"), b"").unwrap();
         fs::remove_file(directory.join("link")).unwrap();
         symlink(directory.join("elsewhere"), directory.join("link")).unwrap();
@@ -72,7 +73,7 @@ fn is_replaced<T: Debug>(outcome: &Result<T>, path: &Path) -> bool {
 }
 
 #[test]
-fn a_replaced_path_stops_begins_but_not_reads() {
+fn a_replaced_path_stops_new_operations_but_not_reads() {
     for (way, replace_path) in WAYS {
         let setup = Setup::new();
         let (store, path) = (&setup.store, setup.path());
@@ -105,7 +106,7 @@ fn a_replaced_path_stops_begins_but_not_reads() {
 }
 
 #[test]
-fn a_replaced_path_is_reported_by_calls_that_end_an_operation() {
+fn calls_that_end_an_operation_report_a_replaced_path() {
     for (way, replace_path) in WAYS {
         let setup = Setup::new();
         let (store, path) = (&setup.store, setup.path());
@@ -147,7 +148,7 @@ fn sync_compact_and_close_check_the_path_at_once() {
             assert!(is_replaced(&call(&setup.store), &setup.path()), "{way}");
             assert!(
                 is_replaced(&setup.store.begin("new", NONE), &setup.path()),
-                "{way}: although no second passed"
+                "{way}: a later begin did not report what the call found"
             );
         }
         let setup = Setup::new();
@@ -160,17 +161,17 @@ fn sync_compact_and_close_check_the_path_at_once() {
 }
 
 #[test]
-fn a_new_segment_checks_the_path_even_if_no_time_passed() {
+fn a_new_segment_checks_the_path_immediately() {
     let setup = Setup::new();
     let (store, path) = (&setup.store, setup.path());
     WAYS[0].1(setup.directory.path());
-    // Five of these fill a segment. The sixth is the first in the next one, and is not acknowledged.
+    // Five of these records fill a segment. The sixth would be the first in a new segment, and is not acknowledged.
     let refused =
         (0..20).find(|number| is_replaced(&store.record(&format!("{number}"), NONE, &[1; 12_000]), &path));
     assert_eq!(refused, Some(5));
     assert!(is_replaced(&store.begin("after it", NONE), &path));
 
-    // A begin that is the first in a segment returns no lease.
+    // A begin that would be the first record in a new segment returns no lease.
     let setup = Setup::new();
     let (store, path) = (&setup.store, setup.path());
     WAYS[0].1(setup.directory.path());
@@ -186,31 +187,31 @@ fn a_new_segment_checks_the_path_even_if_no_time_passed() {
 fn a_path_that_still_leads_to_the_file_is_accepted() {
     let setup = Setup::new();
     let (store, directory) = (&setup.store, setup.directory.path());
-    let goes_on = |what: &str| {
+    let assert_accepted = |what: &str| {
         setup.clock.advance(seconds(1));
         store.record(what, NONE, b"").unwrap_or_else(|error| panic!("{what}: {error}"));
         store.sync().unwrap_or_else(|error| panic!("{what}: {error}"));
     };
     let file = directory.join("sub/store.once");
     fs::hard_link(&file, directory.join("hard")).unwrap();
-    goes_on("another name beside it");
+    assert_accepted("a second hard link to the file");
     fs::rename(&file, directory.join("away")).unwrap();
     fs::rename(directory.join("away"), &file).unwrap();
-    goes_on("renamed and renamed back between two checks");
+    assert_accepted("renamed and renamed back between two checks");
     fs::rename(&file, directory.join("away")).unwrap();
     symlink(directory.join("away"), &file).unwrap();
-    goes_on("a link in its place");
-    // The system cannot resolve the path, which does not show that it leads to another file.
+    assert_accepted("a symbolic link in place of the file");
+    // The system cannot resolve the path, but that does not prove that the path leads to another file.
     fs::rename(directory.join("sub"), directory.join("moved")).unwrap();
     symlink("sub", directory.join("sub")).unwrap();
-    goes_on("a cycle of links");
+    assert_accepted("a cycle of symbolic links");
     fs::remove_file(directory.join("sub")).unwrap();
     fs::rename(directory.join("moved"), directory.join("sub")).unwrap();
     store.close().unwrap();
 }
 
 #[test]
-fn a_path_once_found_replaced_is_not_trusted_again() {
+fn a_store_never_trusts_a_replaced_path_again() {
     let setup = Setup::new();
     let store = &setup.store;
     let (file, away) = (setup.directory.path().join("sub/store.once"), setup.directory.path().join("away"));
@@ -220,7 +221,7 @@ fn a_path_once_found_replaced_is_not_trusted_again() {
     setup.clock.advance(seconds(10));
     assert!(
         is_replaced(&store.begin("new", NONE), &setup.path()),
-        "begun although another process may have used the path"
+        "an operation began although another process may have used the path"
     );
     assert!(is_replaced(&store.close(), &setup.path()));
     clocked(&setup.clock).open(setup.path()).unwrap().record("new", NONE, b"").unwrap();

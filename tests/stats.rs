@@ -1,4 +1,4 @@
-//! Proves that `stats` returns plausible figures while other threads change the store.
+//! Checks that `stats` returns plausible figures while other threads change the store.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -7,24 +7,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{NONE, small};
 
-/// An underflow is a panic in a debug build and an absurd figure in a release build.
+/// An underflow of a counter panics in a debug build, and makes the figure absurdly large in a release build.
 #[test]
-fn stats_are_plausible_while_segments_come_and_go() {
+fn stats_are_plausible_while_segments_are_added_and_retired() {
     let store = small().open_in_memory().unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let looking: Vec<_> = (0..2)
+        let readers: Vec<_> = (0..2)
             .map(|_| {
                 scope.spawn(|| {
-                    let mut looks = 0_u64;
+                    let mut reads = 0_u64;
                     while !stop.load(Ordering::Relaxed) {
                         let stats = store.stats();
                         assert!((1..1_000).contains(&stats.segments), "{stats:?}");
                         assert!(stats.dead_bytes <= stats.record_bytes, "{stats:?}");
                         assert!(!stats.poisoned && !stats.replaced, "{stats:?}");
-                        looks += 1;
+                        reads += 1;
                     }
-                    looks
+                    reads
                 })
             })
             .collect();
@@ -36,7 +36,7 @@ fn stats_are_plausible_while_segments_come_and_go() {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let looks: u64 = looking.into_iter().map(|thread| thread.join().unwrap()).sum();
-        assert!(looks > 0);
+        let reads: u64 = readers.into_iter().map(|thread| thread.join().unwrap()).sum();
+        assert!(reads > 0);
     });
 }

@@ -1,10 +1,10 @@
-//! Proves that what unsynchronized threads get from one store on a real file is consistent with one order of their
+//! Checks that the answers of a store on a real file to unsynchronized threads are consistent with one order of their
 //! calls.
 //!
-//! The test does not compare while the threads run: a model beside the store would need a lock around its calls, which
-//! would put them into an order. Instead each thread keeps a log of its own: each call, its outcome, and two ticks of a
-//! shared counter, before and after. If the tick after one call is less than the tick before another, the first
-//! happened before the second. Otherwise both orders are possible. The test compares the logs afterwards.
+//! The test cannot compare answers with a model while the threads are running: the model would need a lock around the
+//! calls, and the lock would order them. Instead each thread keeps its own log of its calls and their outcomes, with the
+//! tick of a shared counter before and after each call. If the tick after one call is less than the tick before another,
+//! the first call happened before the second. Otherwise both orders are possible. The test compares the logs afterwards.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -23,19 +23,18 @@ use oncekey::{
 const THREADS: u64 = 8;
 const TURNS: usize = 8_000;
 const KEYS: usize = 30;
-/// The key of a lease that lives from the beginning to the end, so that no thread can close the store.
+/// The key of a lease that the test keeps until all threads have ended, so that none of them can close the store.
 const ANCHOR: &str = "anchor";
 
-/// Whether threads use this key without takeovers: no lease has a deadline, and nothing is set by compare-and-set. On
-/// such a key two side effects at the same time are a failure.
+/// Whether no takeover is possible on this key: its leases have no deadline, and no thread changes it by
+/// compare-and-set. On such a key, two side effects that run at the same time are a failure.
 fn is_exclusive(key: usize) -> bool {
     key.is_multiple_of(3)
 }
 
 // The logs.
 
-/// The state that a call left a key in, or that it found. A result is identified by the number at its beginning, which
-/// no other result has.
+/// The state in which a call left or found a key. The number in the first bytes of a result is unique and identifies it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Absent,
@@ -50,7 +49,7 @@ struct Span {
     after: u64,
 }
 
-/// A change that took effect. Releases and forgets return no version.
+/// A change that took effect. A release or a forget returns no version.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     span: Span,
@@ -74,7 +73,7 @@ struct Log {
     observations: Vec<Observation>,
 }
 
-/// The result with this number, of random length.
+/// Makes a result of random length that begins with `number`.
 fn result_of(number: u64, random: &mut Random) -> Vec<u8> {
     let mut filler = Random(number);
     let length = random.below(600);
@@ -82,7 +81,7 @@ fn result_of(number: u64, random: &mut Random) -> Vec<u8> {
     number.to_le_bytes().into_iter().chain(filler).collect()
 }
 
-/// The number of a result, after a check that its bytes are those of the number.
+/// Returns the number of a result, after checking that the bytes are those that `result_of` makes from it.
 fn number_of(result: &[u8]) -> u64 {
     let (number, rest) = result.split_at(8);
     let number = u64::from_le_bytes(number.try_into().unwrap());
@@ -96,7 +95,7 @@ fn number_of(result: &[u8]) -> u64 {
 
 struct Worker<'a> {
     store: Store,
-    /// How many threads run the side effect of each key at this moment.
+    /// The number of threads that are running the side effect of each key.
     running: &'a [AtomicU64],
     ticks: &'a AtomicU64,
     random: Random,
@@ -164,7 +163,7 @@ impl Worker<'_> {
             962..980 => self.store = self.store.clone(),
             980..990 => match self.store.close() {
                 Err(Error::LeasesAlive { count, .. }) => assert!(count > 0),
-                other => panic!("closed although a lease is alive: {other:?}"),
+                other => panic!("closing a store with a live lease returned {other:?}"),
             },
             _ => assert!(self.store.stats().leases > 0),
         }
@@ -203,7 +202,7 @@ impl Worker<'_> {
         let others = self.running[key].fetch_add(1, Ordering::SeqCst);
         assert!(
             others == 0 || !is_exclusive(key),
-            "two threads run the side effect of {} at once",
+            "two threads ran the side effect of {} at once",
             name(key)
         );
         for _ in 0..self.random.below(4) {
@@ -334,16 +333,16 @@ fn name(key: usize) -> String {
 
 // The comparison.
 
-/// What was certain about a key at some tick.
+/// What is certain about a key at a tick.
 #[derive(Debug, Clone, Copy, Default)]
 struct Certain {
-    /// The latest tick at which a change began that had ended.
+    /// The latest tick before a change that had ended by then.
     last_before: u64,
-    /// The highest version among the changes and observations that had ended.
+    /// The highest version among the changes and observations that had ended by then.
     highest_version: u64,
 }
 
-/// For the end of each change or observation, what was certain by then.
+/// Returns what is certain at the end of each change or observation.
 fn certain_by_tick(log: &Log) -> BTreeMap<u64, Certain> {
     let of_changes = log.changes.iter().map(|change| (change.span, true, change.version));
     let of_observations =
@@ -380,12 +379,12 @@ fn check_observations(key: usize, log: &Log) {
             Some(version) => by_version.get(&version).is_some_and(|change| could_show(change)),
             None => certain.last_before == 0 || log.changes.iter().any(could_show),
         };
-        assert!(shown, "{}: {observation:?}, but before it was certain: {certain:?}", name(key));
+        assert!(shown, "{}: {observation:?} contradicts what was certain by then: {certain:?}", name(key));
     }
 }
 
-/// Checks that between two completions of a key another change removed the first.
-fn check_that_completions_stand(key: usize, log: &Log) {
+/// Checks that a completion is only ever followed by another one after a change that removed the first.
+fn check_that_completions_persist(key: usize, log: &Log) {
     let mut completed: Vec<&Change> =
         log.changes.iter().filter(|change| matches!(change.state, State::Completed(_))).collect();
     completed.sort_by_key(|change| change.version);
@@ -399,16 +398,16 @@ fn check_that_completions_stand(key: usize, log: &Log) {
                     .version
                     .is_none_or(|version| Some(version) > first.version && Some(version) < second.version)
         });
-        assert!(removed, "{}: {first:?} was replaced by {second:?}", name(key));
+        assert!(removed, "{}: {second:?} replaced {first:?}, which no change had removed", name(key));
     }
 }
 
-/// Checks that each attempt ends once.
+/// Checks that no attempt ends twice.
 fn check_that_attempts_end_once(key: usize, log: &Log) {
     let mut ended = HashSet::new();
     for change in &log.changes {
         if let Some(version) = change.ends {
-            assert!(ended.insert(version), "{}: {change:?} ends an attempt that had ended", name(key));
+            assert!(ended.insert(version), "{}: {change:?} ended an attempt for the second time", name(key));
         }
     }
 }
@@ -419,17 +418,17 @@ fn check_versions(logs: &[Log]) {
     let mut versioned: Vec<(Span, u64)> =
         all.filter_map(|change| Some((change.span, change.version?))).collect();
     let unique: HashSet<u64> = versioned.iter().map(|(_, version)| *version).collect();
-    assert_eq!(unique.len(), versioned.len(), "a version was given twice");
+    assert_eq!(unique.len(), versioned.len(), "a version was given out twice");
     // In the order of the versions, no change may have ended before an earlier one began.
     versioned.sort_by_key(|(_, version)| *version);
     let mut latest_before = 0;
     for (span, version) in versioned {
-        assert!(span.after > latest_before, "version {version} was given before a lower one");
+        assert!(span.after > latest_before, "version {version} was given out before a lower one");
         latest_before = latest_before.max(span.before);
     }
 }
 
-/// The logs of all threads, merged into one for each key.
+/// Merges the logs of all threads into one log for each key.
 fn merged(of_threads: Vec<Vec<Log>>) -> Vec<Log> {
     let mut logs: Vec<Log> = (0..KEYS).map(|_| Log::default()).collect();
     for (key, log) in of_threads.into_iter().flat_map(|logs| logs.into_iter().enumerate()) {
@@ -439,7 +438,7 @@ fn merged(of_threads: Vec<Vec<Log>>) -> Vec<Log> {
     logs
 }
 
-/// Reads every key once more.
+/// Reads every key once more, and adds the observations to `logs`.
 fn read_all(store: &Store, ticks: &AtomicU64, logs: &mut Vec<Log>) {
     let mut worker =
         Worker { store: store.clone(), running: &[], ticks, random: Random(0), logs: std::mem::take(logs) };
@@ -451,7 +450,7 @@ fn read_all(store: &Store, ticks: &AtomicU64, logs: &mut Vec<Log>) {
 }
 
 #[test]
-fn every_answer_to_unsynchronized_threads_fits_one_order() {
+fn answers_to_unsynchronized_threads_fit_one_order() {
     let place = Place::new();
     let options = small().durability(Durability::Buffered).max_result(4_096);
     let store = options.open(&place.path).unwrap();
@@ -477,8 +476,8 @@ fn every_answer_to_unsynchronized_threads_fits_one_order() {
 
     read_all(&store, &ticks, &mut logs);
     let stats = store.stats();
-    assert_eq!(stats.leases, 1, "a lease besides the anchor");
-    assert!(stats.keys <= KEYS + 1, "a key is in the index twice: {stats:?}");
+    assert_eq!(stats.leases, 1, "a lease other than the anchor is alive");
+    assert!(stats.keys <= KEYS + 1, "the index has more entries than there are keys: {stats:?}");
     assert!(stats.segments_retired > 0, "the test must cover retired segments");
     drop(anchor);
     store.close().unwrap();
@@ -486,7 +485,7 @@ fn every_answer_to_unsynchronized_threads_fits_one_order() {
 
     for (key, log) in logs.iter().enumerate() {
         check_observations(key, log);
-        check_that_completions_stand(key, log);
+        check_that_completions_persist(key, log);
         check_that_attempts_end_once(key, log);
     }
     check_versions(&logs);

@@ -1,4 +1,4 @@
-//! Proves that the texts of errors and events are true where they occur, and fit on one line.
+//! Checks that the texts of errors and events are true wherever they are returned, and fit on one line.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -7,7 +7,7 @@ use common::{NONE, Place, SEGMENT, abandon, acquire, small};
 use oncekey::{Begin, Error, ErrorKind, Expected, Next, RunError, Store};
 
 #[test]
-fn too_large_mentions_no_lease_where_there_is_none() {
+fn too_large_mentions_no_lease_if_there_is_none() {
     let store = small().max_result(4).open_in_memory().unwrap();
     let recorded = store.record("k", NONE, b"12345").unwrap_err();
     let ran = store.operation("l").run(|_| Ok::<_, Error>("12345".to_owned())).unwrap_err();
@@ -47,7 +47,7 @@ fn leases_alive_counts_in_singular_and_plural() {
 }
 
 #[test]
-fn an_empty_path_is_named_as_such() {
+fn an_empty_path_is_reported_as_empty() {
     let error = Store::open("").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Caller);
     assert_eq!(error.to_string(), "option path: it is empty; name a file");
@@ -78,7 +78,7 @@ fn any_path_is_printed_on_one_line() {
 }
 
 #[test]
-fn only_a_refused_opening_says_that_the_file_was_left() {
+fn only_an_error_of_open_says_that_the_file_is_unchanged() {
     let place = Place::new();
     let store = place.open();
     for n in 0..200 {
@@ -91,21 +91,21 @@ fn only_a_refused_opening_says_that_the_file_was_left() {
         bytes[at] ^= 1;
         std::fs::write(&place.path, bytes).unwrap();
     };
-    // An opening does not read the records of the first segment.
+    // The records of the first segment are not read while the store is being opened.
     damage(4_096 + 8_192);
     let store = place.open();
     let text = (0..200).find_map(|n| store.get(&format!("k{n}")).err()).unwrap().to_string();
     assert!(text.contains("corrupt at offset") && !text.contains("left as it"), "{text}");
     assert!(!text.contains("nothing was changed"), "{text}");
     drop(store);
-    // An opening checks the header of every segment.
+    // The header of every segment is checked while the store is being opened.
     damage(4_096 + usize::try_from(SEGMENT).unwrap() + 8);
     let text = small().open(&place.path).unwrap_err().to_string();
     assert!(text.contains("corrupt at offset") && text.contains("the file was left as it is"), "{text}");
 }
 
 #[test]
-fn a_full_store_names_what_can_still_be_done() {
+fn the_error_of_a_full_store_says_what_can_still_be_done() {
     let store = small().max_size(4_096 + 8 * SEGMENT).open_in_memory().unwrap();
     abandon(&store, "doubt");
     let full = (0..).find_map(|n| store.record(&format!("{n}"), NONE, &[1; 10_000]).err()).unwrap();

@@ -1,5 +1,5 @@
-//! Proves what happens to a record that rots in an open store: reclaiming moves it as it is, the store reports it, its
-//! key can be given up, and it never becomes readable as something else.
+//! Checks what happens to a record that is damaged while the store is open. Reclaiming moves its bytes unchanged, the store
+//! reports it as corrupt, its key can be forgotten or set to absent, and it never becomes readable again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -11,7 +11,7 @@ use oncekey::{
     Begin, CasOutcome, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Version,
 };
 
-/// Writes some segments of short-lived records.
+/// Writes short-lived records, which fill several segments, and lets them expire.
 fn traffic(store: &Store, clock: &ManualClock, rounds: std::ops::Range<u32>) {
     for round in rounds {
         for n in 0..100 {
@@ -23,7 +23,7 @@ fn traffic(store: &Store, clock: &ManualClock, rounds: std::ops::Range<u32>) {
     }
 }
 
-/// Writes so many long-lived records that all earlier ones lie in full segments. Nothing has been moved yet.
+/// Writes enough long-lived records that all earlier records lie in full segments. Reclaiming has not moved any record.
 fn fill(store: &Store) {
     for n in 0..300 {
         let key = format!("filler/{n}");
@@ -42,44 +42,44 @@ fn assert_corrupt<T: std::fmt::Debug>(outcome: Result<T, Error>) {
 }
 
 #[test]
-fn a_rotten_record_does_not_stop_reclaiming_and_can_be_forgotten() {
+fn reclaiming_moves_a_damaged_record_until_its_key_is_forgotten() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(1_000_000));
     let store = options.open(&place.path).unwrap();
-    store.record("rotten result", NONE, &[9; 700]).unwrap();
-    store.record("sound", NONE, &[8; 700]).unwrap();
-    abandon(&store, "rotten doubt");
+    store.record("damaged result", NONE, &[9; 700]).unwrap();
+    store.record("undamaged", NONE, &[8; 700]).unwrap();
+    abandon(&store, "damaged doubt");
     assert_eq!(store.stats().unreadable_records, 0);
     fill(&store);
-    flip(&place, record_of(&place, "rotten result") + 200);
-    flip(&place, record_of(&place, "rotten doubt") + 20);
+    flip(&place, record_of(&place, "damaged result") + 200);
+    flip(&place, record_of(&place, "damaged doubt") + 20);
     traffic(&store, &clock, 3..60);
     let stats = store.stats();
     assert!(stats.segments_retired > 20 && !stats.reclaiming_stopped, "{stats:?}");
-    assert_eq!(stats.unreadable_records, 2, "reclaiming did not count the rotten records");
+    assert_eq!(stats.unreadable_records, 2, "not all damaged records were counted as unreadable");
     assert!(stats.dead_bytes <= stats.record_bytes);
     assert!(place.length() < 4_096 + 20 * SEGMENT, "{} bytes", place.length());
-    for key in ["rotten result", "rotten doubt"] {
+    for key in ["damaged result", "damaged doubt"] {
         assert_corrupt(store.get(key));
         assert_corrupt(store.begin(key, NONE));
         assert_corrupt(store.record(key, NONE, b"other"));
         assert_corrupt(store.replay_into(key, NONE, &mut Vec::new()));
     }
     store.compact().unwrap();
-    assert_corrupt(store.get("rotten result"));
+    assert_corrupt(store.get("damaged result"));
     store.close().unwrap();
     let store = options.open(&place.path).unwrap();
-    assert_eq!(store.stats().unreadable_records, 2, "the rotten records were not moved along");
-    for key in ["rotten result", "rotten doubt"] {
+    assert_eq!(store.stats().unreadable_records, 2, "reclaiming dropped a damaged record");
+    for key in ["damaged result", "damaged doubt"] {
         assert_corrupt(store.get(key));
         assert!(store.forget(key).unwrap());
         assert!(store.get(key).unwrap().is_absent());
         assert!(!store.forget(key).unwrap());
     }
     assert_eq!(store.stats().unreadable_records, 0);
-    assert_eq!(acquire(&store, "rotten doubt").attempt(), 1);
-    assert_eq!(store.get("sound").unwrap().result(), Some(&[8; 700][..]));
+    assert_eq!(acquire(&store, "damaged doubt").attempt(), 1);
+    assert_eq!(store.get("undamaged").unwrap().result(), Some(&[8; 700][..]));
 }
 
 fn version(recorded: Recorded) -> Version {
@@ -90,9 +90,9 @@ fn version(recorded: Recorded) -> Version {
 }
 
 #[test]
-fn a_rotten_key_can_be_given_up_before_and_after_a_move() {
+fn a_key_with_a_damaged_record_can_be_removed() {
     for (in_tail, moved) in [(true, false), (false, false), (false, true)] {
-        for by_swap in [false, true] {
+        for by_compare_and_set in [false, true] {
             let place = Place::new();
             let clock = ManualClock::new(START_MS);
             let options = clocked(&clock).retention(seconds(1_000_000));
@@ -118,8 +118,8 @@ fn a_rotten_key_can_be_given_up_before_and_after_a_move() {
             assert_eq!(store.stats().unreadable_records, 3);
             // A live lease protects its key, even if the record cannot be read.
             assert!(matches!(store.forget("leased"), Err(Error::InProgress { .. })));
-            let give_up = |key: &str, status, version: Version| {
-                if !by_swap {
+            let remove = |key: &str, status, version: Version| {
+                if !by_compare_and_set {
                     return assert!(store.forget(key).unwrap(), "{key}");
                 }
                 let expected = |status, version| Expected::Present { status, version };
@@ -131,14 +131,14 @@ fn a_rotten_key_can_be_given_up_before_and_after_a_move() {
                 let swapped = store.compare_and_set(key, expected(status, version), Next::Absent).unwrap();
                 assert!(matches!(swapped, CasOutcome::Done(_)), "{key}: {swapped:?}");
             };
-            give_up("done", Status::Completed, done);
-            give_up("doubt", Status::InDoubt, doubt);
-            if by_swap {
-                give_up("leased", Status::InProgress, leased);
+            remove("done", Status::Completed, done);
+            remove("doubt", Status::InDoubt, doubt);
+            if by_compare_and_set {
+                remove("leased", Status::InProgress, leased);
                 assert!(matches!(lease.release(), Err(Error::Fenced { .. })));
             } else {
                 drop(lease);
-                give_up("leased", Status::InDoubt, leased);
+                remove("leased", Status::InDoubt, leased);
             }
             assert_eq!(store.stats().unreadable_records, 0);
             for key in ["done", "doubt", "leased"] {
@@ -154,34 +154,34 @@ fn an_unreadable_record_is_kept_for_its_retention() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open(&place.path).unwrap();
-    store.operation("carried").retain(seconds(1_000)).record(&[9; 300]).unwrap();
-    store.operation("left").retain(seconds(10)).record(&[9; 300]).unwrap();
+    store.operation("kept").retain(seconds(1_000)).record(&[9; 300]).unwrap();
+    store.operation("expired").retain(seconds(10)).record(&[9; 300]).unwrap();
     abandon(&store, "doubt");
     fill(&store);
-    flip(&place, record_of(&place, "carried") + 90);
+    flip(&place, record_of(&place, "kept") + 90);
     flip(&place, record_of(&place, "doubt") + 30);
-    flip(&place, record_of(&place, "left") + 90);
-    assert_corrupt(store.get("left"));
+    flip(&place, record_of(&place, "expired") + 90);
+    assert_corrupt(store.get("expired"));
     traffic(&store, &clock, 3..20);
-    for key in ["carried", "doubt"] {
+    for key in ["kept", "doubt"] {
         assert_corrupt(store.get(key));
     }
-    assert!(store.get("left").unwrap().is_absent());
+    assert!(store.get("expired").unwrap().is_absent());
     clock.advance(seconds(1_000));
-    for key in ["carried", "left"] {
+    for key in ["kept", "expired"] {
         assert!(store.get(key).unwrap().is_absent());
         assert_eq!(store.replay_into(key, NONE, &mut Vec::new()).unwrap(), None);
         assert!(!store.forget(key).unwrap());
     }
     assert_corrupt(store.get("doubt"));
-    assert!(matches!(store.begin("carried", NONE).unwrap(), Begin::Acquired(_)));
+    assert!(matches!(store.begin("kept", NONE).unwrap(), Begin::Acquired(_)));
     store.compact().unwrap();
     assert_corrupt(store.get("doubt"));
-    assert_eq!(store.stats().unreadable_records, 1, "not one: the doubt, which does not expire");
+    assert_eq!(store.stats().unreadable_records, 1, "only the doubt is left, because it does not expire");
 }
 
 #[test]
-fn a_released_key_with_a_rotten_record_stays_absent() {
+fn a_released_key_with_a_damaged_record_stays_absent() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open(&place.path).unwrap();
@@ -190,22 +190,22 @@ fn a_released_key_with_a_rotten_record_stays_absent() {
     flip(&place, record_of(&place, "released") + 60);
     assert!(store.get("released").unwrap().is_absent());
     assert_eq!(store.stats().unreadable_records, 0);
-    assert_eq!(acquire(&store, "released").attempt(), 1, "more than the count of attempts is lost");
+    assert_eq!(acquire(&store, "released").attempt(), 1, "the damage must reset only the count of attempts");
 }
 
-/// However often the record is moved, after a close and after a crash, and also if the footer that lists it is damaged.
+/// Moves a damaged record again and again, also after a close, after a crash, and with a damaged footer.
 #[test]
-fn a_moved_rotten_record_never_becomes_readable_again() {
+fn a_moved_damaged_record_never_becomes_readable_again() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(1_000_000));
     let mut store = options.open(&place.path).unwrap();
-    store.record("rotten", NONE, &[9; 300]).unwrap();
+    store.record("damaged", NONE, &[9; 300]).unwrap();
     fill(&store);
-    flip(&place, record_of(&place, "rotten") + 200);
+    flip(&place, record_of(&place, "damaged") + 200);
     for round in 1..6 {
         traffic(&store, &clock, 10 * round..10 * round + 10);
-        assert_corrupt(store.get("rotten"));
+        assert_corrupt(store.get("damaged"));
         let crashed = copy_of_open(&place.path);
         let mut bytes = crashed.bytes();
         for trailer in (4_096 + 65_536 - 64..bytes.len()).step_by(65_536) {
@@ -216,27 +216,27 @@ fn a_moved_rotten_record_never_becomes_readable_again() {
         for place in [crashed, damaged] {
             let again = options.open(&place.path).unwrap();
             assert_eq!(again.stats().unreadable_records, 1);
-            assert_corrupt(again.get("rotten"));
+            assert_corrupt(again.get("damaged"));
             again.compact().unwrap();
-            assert_corrupt(again.get("rotten"));
-            assert!(again.forget("rotten").unwrap());
+            assert_corrupt(again.get("damaged"));
+            assert!(again.forget("damaged").unwrap());
         }
         if round % 2 == 0 {
             store.close().unwrap();
             store = options.open(&place.path).unwrap();
         }
     }
-    // The record that carries the rotten one can rot too.
+    // Damage the record into which reclaiming copied the damaged one.
     let bytes = place.bytes();
     let carried = bytes.windows(150).rposition(|window| window == [9; 150]).unwrap() as u64;
     flip(&place, carried);
     traffic(&store, &clock, 100..140);
-    assert_corrupt(store.get("rotten"));
-    assert!(store.forget("rotten").unwrap() && store.get("rotten").unwrap().is_absent());
+    assert_corrupt(store.get("damaged"));
+    assert!(store.forget("damaged").unwrap() && store.get("damaged").unwrap().is_absent());
 }
 
 #[test]
-fn the_largest_possible_rotten_record_can_be_moved() {
+fn the_largest_possible_damaged_record_can_be_moved() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let refused = clocked(&clock).max_result(1 << 20).open_in_memory();
@@ -253,27 +253,27 @@ fn the_largest_possible_rotten_record_can_be_moved() {
     traffic(&store, &clock, 3..40);
     assert_corrupt(store.get(key));
     assert!(store.stats().segments_retired > 10, "{:?}", store.stats());
-    // All of its bytes are still in the file, for an analysis.
+    // All of its bytes are still in the file, so that they can be analysed.
     let bytes = place.bytes();
     let whole = bytes.windows(4_000).any(|window| window == [9; 4_000]);
     assert!(whole && store.forget(key).unwrap());
 }
 
-/// If the footer is damaged too, the store cannot find out whose record it was. Then reclaiming must stop, and report
-/// it.
+/// If the footer is damaged too, the store cannot find the key of the damaged record. Reclaiming must then stop, and the
+/// store must report that.
 #[test]
-fn reclaiming_that_must_stop_is_reported() {
+fn a_stop_of_reclaiming_is_reported() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options =
         clocked(&clock).retention(seconds(1_000_000)).max_size(4_096 + 30 * SEGMENT).max_result(1_000);
     let store = options.open(&place.path).unwrap();
-    store.record("rotten", NONE, &[9; 300]).unwrap();
+    store.record("damaged", NONE, &[9; 300]).unwrap();
     fill(&store);
-    flip(&place, record_of(&place, "rotten") + 200);
+    flip(&place, record_of(&place, "damaged") + 200);
     flip(&place, 4_096 + SEGMENT - 10);
-    assert_corrupt(store.get("rotten"));
-    assert_corrupt(store.forget("rotten"));
+    assert_corrupt(store.get("damaged"));
+    assert_corrupt(store.forget("damaged"));
     assert_eq!(store.stats().unreadable_records, 1);
     assert!(!store.stats().reclaiming_stopped);
     let mut stopped = None;
@@ -289,30 +289,30 @@ fn reclaiming_that_must_stop_is_reported() {
             Err(error) => panic!("{error}"),
         }
     }
-    let reason = stopped.expect("the store is not full although it reclaims nothing");
+    let reason = stopped.expect("the store never became full although it reclaims nothing");
     assert!(reason.contains("nothing can be reclaimed") && reason.contains("corrupt at offset"), "{reason}");
     let stats = store.stats();
     assert!(stats.reclaiming_stopped && stats.segments_retired == 0, "{stats:?}");
     assert_corrupt(store.compact());
-    // Undo the damage, as if the disk had only misread the footer.
+    // Undo the damage to the footer, as if the disk had only misread it.
     flip(&place, 4_096 + SEGMENT - 10);
     store.compact().unwrap();
     assert!(!store.stats().reclaiming_stopped, "{:?}", store.stats());
-    assert_corrupt(store.get("rotten"));
-    assert!(store.forget("rotten").unwrap());
+    assert_corrupt(store.get("damaged"));
+    assert!(store.forget("damaged").unwrap());
 }
 
 #[test]
-fn rotten_records_are_handled_without_memory_maps_too() {
+fn a_damaged_record_is_moved_without_memory_maps_too() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000_000)).mmap(false).open(&place.path).unwrap();
-    store.record("rotten", NONE, &[9; 700]).unwrap();
+    store.record("damaged", NONE, &[9; 700]).unwrap();
     fill(&store);
-    // The length of the record rots.
-    flip(&place, record_of(&place, "rotten") + 5);
+    // Damage the length of the record.
+    flip(&place, record_of(&place, "damaged") + 5);
     traffic(&store, &clock, 3..40);
     assert!(store.stats().segments_retired > 10);
-    assert_corrupt(store.get("rotten"));
-    assert!(store.forget("rotten").unwrap());
+    assert_corrupt(store.get("damaged"));
+    assert!(store.forget("damaged").unwrap());
 }

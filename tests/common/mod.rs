@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use oncekey::{Begin, Fingerprint, Lease, ManualClock, Options, Store};
 
-/// Some time in November 2023, in ms.
+/// A time in November 2023, in milliseconds.
 pub const START_MS: u64 = 1_700_000_000_000;
 pub const NONE: Fingerprint = Fingerprint::NONE;
 
@@ -19,7 +19,7 @@ pub fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// A path for a store in a directory of its own, which is removed when this is dropped.
+/// A path for a store in its own temporary directory, which is removed on drop.
 pub struct Place {
     _directory: tempfile::TempDir,
     pub path: PathBuf,
@@ -52,11 +52,12 @@ pub fn small() -> Options {
 
 pub const SEGMENT: u64 = 64 << 10;
 
-/// [`small`], with a manual clock.
+/// Options with the smallest segments and a manual clock.
 pub fn clocked(clock: &ManualClock) -> Options {
     small().manual_clock(clock.clone())
 }
 
+/// Begins an operation, which must acquire the key.
 pub fn acquire(store: &Store, key: &str) -> Lease {
     match store.begin(key, NONE).unwrap() {
         Begin::Acquired(lease) => lease,
@@ -69,27 +70,27 @@ pub fn perform(store: &Store, key: &str, result: &[u8]) {
     acquire(store, key).complete(result).unwrap();
 }
 
-/// Prints that a test is skipped, and why. Writes to standard error directly, because the test harness discards the
-/// output of a test that passes.
+/// Prints the reason for which a test is skipped. Writes to standard error directly, because the test harness discards
+/// what a passing test prints.
 pub fn skipped(reason: impl std::fmt::Display) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "skipped: {reason}");
 }
 
-/// Leaves a key in doubt.
+/// Begins an operation and drops its lease, which leaves the key in doubt.
 pub fn abandon(store: &Store, key: &str) {
     drop(acquire(store, key));
 }
 
-/// Copies the file of an open store, as a kill would leave it: without a close mark. A copy, because the original is
-/// locked.
+/// Copies the file of an open store, in the state in which a kill would leave it: without a close mark. The original cannot be
+/// opened, because it is locked.
 pub fn copy_of_open(path: &Path) -> Place {
     let place = Place::new();
     std::fs::copy(path, &place.path).unwrap();
     place
 }
 
-/// Flips a bit of the byte at this offset of the file, as rot would.
+/// Flips a bit of the byte at this offset of the file.
 pub fn flip(place: &Place, at: u64) {
     let file = std::fs::OpenOptions::new().read(true).write(true).open(&place.path).unwrap();
     let mut byte = [0];
@@ -97,7 +98,7 @@ pub fn flip(place: &Place, at: u64) {
     file.write_all_at(&[byte[0] ^ 0x10], at).unwrap();
 }
 
-/// The offset in the file of the last record of this key.
+/// Returns the offset in the file of the last record of this key.
 pub fn record_of(place: &Place, key: &str) -> u64 {
     let bytes = place.bytes();
     let found = bytes.windows(key.len()).rposition(|window| window == key.as_bytes());

@@ -1,6 +1,6 @@
-//! Random numbers that a seed reproduces.
+//! Random numbers that can be reproduced from a seed.
 
-/// SplitMix64: a small generator whose whole state is its seed, so that one number reproduces a failure.
+/// A SplitMix64 generator. Its whole state is its seed, so one number reproduces a failure.
 pub struct Random(pub u64);
 
 impl Random {
@@ -21,12 +21,12 @@ impl Random {
     }
 }
 
-/// The number in an environment variable, if it is set.
+/// Returns the number in an environment variable, if the variable is set.
 pub fn number_from(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|number| number.parse().unwrap())
 }
 
-/// `ONCEKEY_SEED`, or 1.
+/// Returns the seed in `ONCEKEY_SEED`, or 1.
 pub fn seed() -> u64 {
     number_from("ONCEKEY_SEED").unwrap_or(1)
 }

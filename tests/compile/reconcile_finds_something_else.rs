@@ -1,4 +1,4 @@
-//! `reconcile` returns the bare result where a finding is required.
+//! The closure of `reconcile` returns the bare result, where a finding is required.
 use oncekey::Store;
 
 fn main() {

@@ -1,4 +1,4 @@
-//! `release_if` takes another error type than the closure returns.
+//! `release_if` takes a different error type from the one that the closure returns.
 use oncekey::Store;
 
 fn main() {

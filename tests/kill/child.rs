@@ -1,4 +1,4 @@
-//! The process that is killed: threads that call the store at random and write every call and its outcome to the
+//! The process that is killed. Its threads make random calls of the store, and report each call and its outcome to the
 //! parent.
 
 use std::fmt::Display;
@@ -15,14 +15,14 @@ use crate::protocol::{
     Answer, Kept, MAX_RESULT_BYTES, PATH, Payload, SEED, State, THREADS, digest, kept, keys_of, shared_keys,
 };
 
-/// Writes a line to the parent. Standard error has no buffer and libtest does not capture such writes, so one line is
-/// one write. When the parent has ended, the write fails and ends the child too.
+/// Sends a line to the parent. Standard error is not buffered, and libtest does not capture direct writes to it, so each line
+/// is one write. If the parent has ended, the write fails, which ends the child too.
 fn send(line: impl Display) {
     std::io::stderr().write_all(format!("> {line}\n").as_bytes()).unwrap();
 }
 
 #[test]
-#[ignore = "this is the process that the other test kills"]
+#[ignore = "it is the process that the other test kills"]
 fn child() {
     let Some(path) = std::env::var_os(PATH) else { return };
     let mut random = Random(std::env::var(SEED).unwrap().parse().unwrap());
@@ -54,9 +54,9 @@ struct Worker<'a> {
 
 impl Worker<'_> {
     fn work(mut self, calls: usize) {
-        let (own, shared) = (keys_of(&format!("t{}", self.thread)), shared_keys());
+        let (own_keys, shared_keys) = (keys_of(&format!("t{}", self.thread)), shared_keys());
         for _ in 0..calls {
-            let keys = if self.random.percent(75) { &own } else { &shared };
+            let keys = if self.random.percent(75) { &own_keys } else { &shared_keys };
             let key = &keys[self.random.below(keys.len())];
             self.take_turn(key);
             if self.thread == 0 {
@@ -73,7 +73,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Calls the store to bring `key` into `state`, and writes to the parent before and after.
+    /// Makes a call that should bring `key` into `state`. Announces it to the parent before, and reports the outcome after.
     fn call<T>(
         &self,
         key: &str,
@@ -84,7 +84,7 @@ impl Worker<'_> {
         send(format_args!("call {} {key} {state}", self.thread));
         let outcome = match call() {
             Ok(outcome) => Some(outcome),
-            // Answers about a key that other threads are changing. Any other error ends the child.
+            // These are answers about a key that other threads are changing. Any other error ends the child.
             Err(
                 Error::InProgress { .. }
                 | Error::InDoubt { .. }
@@ -115,7 +115,7 @@ impl Worker<'_> {
 
     fn perform(&mut self, key: &str) {
         let operation = operation(self.store, key, &mut self.random);
-        let began = self.call(key, State::Begun, || operation.begin(), of_begin);
+        let began = self.call(key, State::Begun, || operation.begin(), answer_to_begin);
         match began {
             Some(Begin::Acquired(lease)) => self.end(key, lease),
             Some(Begin::InDoubt(doubt)) => self.resolve(key, doubt),
@@ -136,9 +136,9 @@ impl Worker<'_> {
                 });
             }
             7 => {
-                self.call(key, State::Absent, || lease.release(), of_nameless_change);
+                self.call(key, State::Absent, || lease.release(), answer_without_version);
             }
-            // Leaves the key in doubt. The file already has the begin.
+            // Leaves the key in doubt, because the begin is already in the file.
             _ => drop(lease),
         }
     }
@@ -155,10 +155,10 @@ impl Worker<'_> {
                 });
             }
             4 => {
-                self.call(key, State::Absent, || doubt.release(), of_nameless_change);
+                self.call(key, State::Absent, || doubt.release(), answer_without_version);
             }
             5..8 => {
-                if let Some(lease) = self.call(key, State::Begun, || doubt.begin_again(), of_lease) {
+                if let Some(lease) = self.call(key, State::Begun, || doubt.begin_again(), answer_to_lease) {
                     self.end(key, lease);
                 }
             }
@@ -192,7 +192,7 @@ impl Worker<'_> {
     }
 
     fn compare_and_set(&mut self, key: &str) {
-        // A compare-and-set has no retention of its own, and would keep a brief key for long.
+        // A compare-and-set takes no retention, so it would keep a key of another kind for too long.
         if kept(key) != Kept::Whole {
             return;
         }
@@ -220,7 +220,7 @@ impl Worker<'_> {
     }
 }
 
-/// An operation on `key` with the key's retention, randomly synced or buffered.
+/// Prepares an operation on `key` with the key's retention, at random synced or buffered.
 fn operation<'a>(store: &'a Store, key: &'a str, random: &mut Random) -> Operation<'a> {
     let durability = if random.percent(50) { Durability::Sync } else { Durability::Buffered };
     let fingerprint = store.fingerprint(key.as_bytes());
@@ -233,9 +233,9 @@ fn operation<'a>(store: &'a Store, key: &'a str, random: &mut Random) -> Operati
     }
 }
 
-fn of_begin(began: &Begin) -> Answer {
+fn answer_to_begin(began: &Begin) -> Answer {
     match began {
-        Begin::Acquired(lease) => of_lease(lease),
+        Begin::Acquired(lease) => answer_to_lease(lease),
         Begin::Completed(done) => {
             Answer::Seen { version: done.version().as_u64(), digest: digest(done.result()) }
         }
@@ -243,10 +243,10 @@ fn of_begin(began: &Begin) -> Answer {
     }
 }
 
-fn of_lease(lease: &Lease) -> Answer {
+fn answer_to_lease(lease: &Lease) -> Answer {
     Answer::Changed { version: Some(lease.version().as_u64()), attempt: Some(lease.attempt()) }
 }
 
-fn of_nameless_change(_: &()) -> Answer {
+fn answer_without_version(_: &()) -> Answer {
     Answer::Changed { version: None, attempt: None }
 }

@@ -1,4 +1,4 @@
-//! The parent's end of the pipe: starts a child, reads its messages, and kills it.
+//! Starts a child, reads its messages from the pipe, and kills it.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,13 +8,14 @@ use crate::common::random::Random;
 use crate::model::{Call, Model, Round};
 use crate::protocol::{Answer, PATH, SEED, State, THREADS};
 
-/// The answers after which a child is killed, at most.
+/// The maximum number of answers after which a child is killed.
 const MAX_ANSWERS: usize = 400;
 
-/// A child that runs, and what it has written so far.
+/// The pipe from a running child, and what was read from it.
 struct Listener {
     pipe: BufReader<ChildStderr>,
-    /// For each thread of the child, the call that is not yet answered, with the highest version when it was announced.
+    /// For each thread of the child, the key and the call that has no answer yet, and the highest version when that call was
+    /// announced.
     pending: [Option<(String, Call, u64)>; THREADS],
     round: Round,
 }
@@ -59,7 +60,7 @@ impl Listener {
         true
     }
 
-    /// Everything that was read, once the pipe has ended.
+    /// Returns everything that was read. Called at the end of the pipe.
     fn finish(mut self, model: &Model) -> Round {
         for (key, call, _) in self.pending.into_iter().flatten() {
             let call = Call { ended: model.lines, ..call };
@@ -69,12 +70,12 @@ impl Listener {
     }
 }
 
-/// When a child is killed. Counted in answers and not in time, so that it does not depend on the speed of the machine.
+/// When to kill a child. This is counted in answers instead of time, so that it does not depend on the speed of the machine.
 #[derive(Debug, Clone, Copy)]
 enum Moment {
-    /// While it opens the store, before it can change anything.
+    /// While the child is opening the store, before it can change anything.
     Opening,
-    /// After so many answers.
+    /// After this many answers.
     Answers(usize),
 }
 
@@ -112,12 +113,12 @@ pub fn run_and_kill(path: &Path, random: &mut Random, model: &mut Model) -> Roun
             break;
         }
     }
-    // Without a delay the kill would always come right after an answer.
+    // Without a random delay the kill would always come directly after an answer.
     for _ in 0..random.below(64) {
         std::thread::yield_now();
     }
     child.kill().unwrap();
-    // What it wrote into the pipe before the kill counts.
+    // What the child wrote into the pipe before the kill counts too.
     while listener.read_line(model) {}
     child.wait().unwrap();
     assert!(listener.round.noise.is_empty(), "the child printed:\n{}", listener.round.noise);

@@ -1,22 +1,22 @@
-//! Proves, on the real file system, that what was acknowledged survives a SIGKILL at a random moment.
+//! Checks, on the real file system, that everything that was acknowledged survives a SIGKILL at a random moment.
 //!
-//! A child process works on the store with several threads. Before each call that changes something it writes through a
-//! pipe what it is about to do, and afterwards the outcome. The parent kills it after some number of answers, opens the
-//! store and compares. All rounds use the same file, so that its slots are reused many times.
+//! A child process uses the store with several threads. Before each call that changes the store it announces the call
+//! through a pipe, and afterwards it writes the outcome. The parent kills the child after a random number of answers, opens
+//! the store and compares. All rounds use the same file, so its slots are reused many times.
 //!
-//! - `protocol` has what both processes know: keys, results and messages.
+//! - `protocol` has what both processes share: the keys, the results and the messages.
 //! - `child` is the process that is killed.
-//! - `listener` starts it, reads its messages and kills it.
-//! - `model` says which states a key may be in, and compares.
+//! - `listener` starts the child, reads its messages and kills it.
+//! - `model` computes the states that each key may have, and compares the store with them.
 //!
-//! A run has 30 rounds by default. A thousand, as before a release:
+//! A run has 30 rounds by default. This runs a thousand, as before a release:
 //!
 //! ```text
 //! ONCEKEY_ROUNDS=1000 cargo test --release --all-features --test kill -- --nocapture
 //! ```
 //!
-//! `ONCEKEY_SEED=n` chooses the calls and the moments of the kills. It reproduces a failure as far as threads and a
-//! SIGKILL allow; the files of a failed run are kept.
+//! `ONCEKEY_SEED=n` determines the calls and the moments of the kills, but not how threads interleave, so it reproduces a
+//! failure only in part. The files of a failed run are kept.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -44,7 +44,7 @@ use protocol::{MAX_RESULT_BYTES, SEED, all_keys};
 
 const ROUNDS: &str = "ONCEKEY_ROUNDS";
 
-/// The files of the test. If it fails, they are kept and the command that repeats it is printed.
+/// The files of the test. If the test fails, they are kept, and the command that repeats it is printed.
 struct Scene {
     directory: Option<tempfile::TempDir>,
     seed: u64,
@@ -90,8 +90,8 @@ fn every_acknowledged_change_survives_a_kill() {
             assert_eq!(round.answers, 0, "the child got answers from a file that does not exist");
             continue;
         }
-        // If the copy is opened, the next child finds the file as the kill left it. If the original is opened, the copy
-        // preserves what the kill left, for the analysis of a failure.
+        // If the parent opens the copy, the next child finds the file as the kill left it. If it opens the original, the copy
+        // preserves the state after the kill, for the analysis of a failure.
         std::fs::copy(&original, &copy).unwrap();
         let opened = if random.percent(50) { &original } else { &copy };
         let store = small().max_result(MAX_RESULT_BYTES).open(opened).unwrap();
@@ -103,7 +103,7 @@ fn every_acknowledged_change_survives_a_kill() {
         "{rounds} rounds, {kills_while_opening} kills while opening, {answers} acknowledgements, \
          {checked} keys checked, {retired} segments retired"
     );
-    // Otherwise no slot was ever reused, and half of what this test is for was not tried.
+    // Without a retired segment no slot was reused, and then half of what this test is for was not tested.
     assert!(retired > 0 || rounds < 30, "no segment was retired");
     assert!(answers >= rounds, "{answers} acknowledgements");
 }

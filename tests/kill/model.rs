@@ -1,4 +1,4 @@
-//! The model: which states each key of the file may be in after a round.
+//! The model: the states that each key of the file may have after a round.
 
 use std::collections::BTreeMap;
 
@@ -6,51 +6,59 @@ use oncekey::{Fingerprint, KeyState, Status, Store};
 
 use crate::protocol::{Answer, Kept, State, all_keys, digest, kept};
 
-/// A call, as read from the pipe. The lines of the pipe are numbered through all rounds, and their order is an order in
-/// time: a call that was answered before another was announced happened before it.
+/// A call, as read from the pipe. Lines are numbered across all rounds. A call whose answer has a lower number than the
+/// announcement of another call happened before that other call.
 #[derive(Debug, Clone, Copy)]
 pub struct Call {
     pub state: State,
+    /// The number of the line that announced the call.
     pub announced: u64,
-    /// The line of the answer, or of the kill if there was no answer.
+    /// The number of the line of the answer. Without an answer, the number of the last line before the kill.
     pub ended: u64,
     pub answer: Option<Answer>,
 }
 
-/// A state that a key may be in: from a call that was answered, or from one that was not and may have taken effect or
-/// not.
+/// A state that a key may have. It comes from a call that was answered, or from one without an answer, which may or may not
+/// have taken effect.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
     pub state: State,
     pub version: Option<u64>,
     pub attempt: Option<u32>,
+    /// As in [`Call`].
     pub ended: u64,
 }
 
+/// The state of a key that no call has changed.
 pub const NEVER_BEGUN: Candidate = Candidate { state: State::Absent, version: None, attempt: None, ended: 0 };
 
 /// What the child wrote in one round.
 #[derive(Default)]
 pub struct Round {
+    /// The calls of all threads, by key.
     pub calls: BTreeMap<String, Vec<Call>>,
+    /// The number of answers.
     pub answers: usize,
+    /// Whether the child had opened the store when it was killed.
     pub opened: bool,
+    /// The number of segments that were retired.
     pub retired: u64,
-    /// Lines that are not of the protocol, such as the message of a panic.
+    /// Lines that do not belong to the protocol, such as the message of a panic.
     pub noise: String,
 }
 
-/// What the store must hold, as far as the children's messages say.
+/// What the store may contain, according to the messages of all children.
 #[derive(Default)]
 pub struct Model {
-    /// For every key that was checked before, the states that it may be in.
+    /// The states that each key may have had at the last check.
     keys: BTreeMap<String, Vec<Candidate>>,
     pub highest_version: u64,
+    /// The number of lines that were read.
     pub lines: u64,
 }
 
 impl Model {
-    /// Checks every key of an opened store against the round before.
+    /// Checks every key of a store against the last check and the round since then.
     pub fn check(&mut self, store: &Store, mut round: Round) {
         for key in all_keys() {
             let calls = round.calls.remove(&key).unwrap_or_default();
@@ -66,43 +74,45 @@ impl Model {
                 .filter(|candidate| explains(candidate))
                 .map(|candidate| Candidate { version: version.or(candidate.version), ..*candidate })
                 .collect();
-            assert!(!now.is_empty(), "{key} is {found:?}, but may be {may_be:?} after {calls:?}");
+            assert!(!now.is_empty(), "{key} is {found:?} after {calls:?}, which allow only {may_be:?}");
             self.highest_version = self.highest_version.max(version.unwrap_or(0));
             self.keys.insert(key, now);
         }
         assert!(round.calls.is_empty(), "calls on unknown keys: {:?}", round.calls.keys());
-        // The index has one entry for a key, and none for a key that never began.
+        // The index has at most one entry for each key.
         assert!(store.stats().keys <= self.keys.len(), "{:?}", store.stats());
     }
 }
 
-/// Checks that every replayed result was recorded by some call with these bytes.
+/// Checks that every replayed result was recorded by a call with the same bytes.
 fn check_replays(key: &str, before: &[Candidate], calls: &[Call]) {
     for call in calls {
         let Some(Answer::Seen { version, digest: seen }) = call.answer else { continue };
-        let is_it =
+        let is_seen =
             |state: State| matches!(state, State::Completed(payload) if digest(&payload.bytes()) == seen);
         let known =
-            before.iter().any(|candidate| candidate.version == Some(version) && is_it(candidate.state));
+            before.iter().any(|candidate| candidate.version == Some(version) && is_seen(candidate.state));
         let recorded = calls.iter().any(|other| match other.answer {
-            Some(Answer::Changed { version: changed, .. }) => changed == Some(version) && is_it(other.state),
+            Some(Answer::Changed { version: changed, .. }) => {
+                changed == Some(version) && is_seen(other.state)
+            }
             Some(_) => false,
-            None => is_it(other.state),
+            None => is_seen(other.state),
         });
         assert!(
             known || recorded,
-            "{key}: {call:?} replayed a result that no call recorded, {before:?} {calls:?}"
+            "{key}: {call:?} replayed a result that no call recorded; before: {before:?}, calls: {calls:?}"
         );
     }
 }
 
-/// The states that a key may be in after `calls`: those that no answered change has certainly replaced.
+/// Returns the states that a key may have after `calls`: those that no answered change has certainly replaced.
 fn survivors(before: &[Candidate], calls: &[Call]) -> Vec<Candidate> {
     let changed = |call: &&Call| matches!(call.answer, Some(Answer::Changed { .. }));
     let last_announced = calls.iter().filter(changed).map(|call| call.announced).max().unwrap_or(0);
     let highest_version = calls.iter().filter_map(|call| match call.answer {
         Some(Answer::Changed { version, .. }) => version,
-        // After a version was returned, no earlier one may be found.
+        // Once a version was returned, the key cannot have an earlier one.
         Some(Answer::Seen { version, .. }) => Some(version),
         _ => None,
     });
@@ -122,23 +132,23 @@ fn survivors(before: &[Candidate], calls: &[Call]) -> Vec<Candidate> {
     before.iter().copied().chain(of_calls).filter(not_replaced).collect()
 }
 
-/// Whether a key in the state of `candidate` can look like `found`.
+/// Whether `found` is consistent with the state of `candidate`.
 fn fits(key: &str, candidate: &Candidate, found: &KeyState, fingerprint: Fingerprint) -> bool {
     let completed = matches!(candidate.state, State::Completed(_));
-    // A brief key may have expired or not.
+    // A brief key may or may not have expired.
     if found.is_absent() {
         return candidate.state == State::Absent || completed && kept(key) == Kept::Briefly;
     }
-    let state = match (candidate.state, found.result()) {
+    let fits_state = match (candidate.state, found.result()) {
         (State::Absent, _) => false,
-        // An opening ends all leases, so the key is in doubt.
+        // The kill ended all leases, so the key is in doubt.
         (State::Begun, result) => found.status() == Status::InDoubt && result.is_none(),
         (State::Completed(payload), Some(result)) => found.is_completed() && payload.bytes() == result,
         (State::Completed(_), None) => found.is_completed() && kept(key) == Kept::WithoutResult,
     };
     let version = found.version().map(oncekey::Version::as_u64);
-    state
-        && candidate.version.is_none_or(|wanted| version == Some(wanted))
-        && candidate.attempt.is_none_or(|wanted| found.attempt() == wanted)
+    fits_state
+        && candidate.version.is_none_or(|expected| version == Some(expected))
+        && candidate.attempt.is_none_or(|expected| found.attempt() == expected)
         && found.fingerprint() == fingerprint
 }

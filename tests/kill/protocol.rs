@@ -1,4 +1,4 @@
-//! What both processes know: the environment variables, the keys, the results, and the messages.
+//! What both processes share: the environment variables, the keys, the results and the messages.
 
 use std::fmt::{self, Display};
 
@@ -10,14 +10,14 @@ pub const SEED: &str = "ONCEKEY_SEED";
 pub const THREADS: usize = 4;
 pub const MAX_RESULT_BYTES: usize = 6_000;
 
-/// How long the completion of a key is kept. The key's name says it, so that both processes know.
+/// How long the completion of a key is kept. This is part of the key's name, so both processes know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// Longer than any test runs.
     Whole,
-    /// As `Whole`, but the result expires after a millisecond.
+    /// Like `Whole`, but the result expires after a millisecond.
     WithoutResult,
-    /// For a millisecond.
+    /// For one millisecond.
     Briefly,
 }
 
@@ -42,12 +42,13 @@ pub fn shared_keys() -> Vec<String> {
     (0..12).map(|number| format!("shared-lasting-{number}")).collect()
 }
 
+/// All keys, of each thread and shared.
 pub fn all_keys() -> Vec<String> {
-    let own = (0..THREADS).flat_map(|thread| keys_of(&format!("t{thread}")));
-    own.chain(shared_keys()).collect()
+    let of_threads = (0..THREADS).flat_map(|thread| keys_of(&format!("t{thread}")));
+    of_threads.chain(shared_keys()).collect()
 }
 
-/// A result, as the two numbers from which its bytes are generated.
+/// The two numbers from which the bytes of a result are generated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Payload {
     pub seed: u64,
@@ -70,14 +71,14 @@ impl Payload {
     }
 }
 
-/// FNV-1a, which suffices to distinguish results that were not made to collide.
+/// Hashes a result with FNV-1a, which suffices because no result was made to collide.
 pub fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
     })
 }
 
-/// The state that a call leaves a key in.
+/// The state in which a call leaves a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     Absent,
@@ -112,8 +113,8 @@ impl State {
 /// The outcome of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Answer {
-    /// The key is in the announced state. A release and a forget return no version; only a begin and its completion
-    /// return the attempt.
+    /// The key is in the announced state. A release or a forget returns no version. Only a begin and its completion return the
+    /// number of the attempt.
     Changed { version: Option<u64>, attempt: Option<u32> },
     /// Nothing was changed.
     Unchanged,
@@ -125,7 +126,7 @@ impl Display for Answer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Answer::Changed { version, attempt } => {
-                // Neither number is ever 0, so 0 stands for none.
+                // Neither number can be 0, so 0 stands for `None`.
                 write!(out, "changed {} {}", version.unwrap_or(0), attempt.unwrap_or(0))
             }
             Answer::Unchanged => out.write_str("unchanged"),

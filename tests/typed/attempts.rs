@@ -1,4 +1,4 @@
-//! Attempts: errors of the closures, failed disks, and what an operator, a lease or a handle can do.
+//! Checks attempts: errors of the closures, failed disks, and results that an operator or the holder of a lease records.
 
 use std::cell::Cell;
 
@@ -10,28 +10,28 @@ use crate::common::{self, NONE, Place, abandon, small};
 use crate::{Receipt, store};
 
 #[test]
-fn a_closure_error_leaves_doubt_unless_release_if_accepts_it() {
+fn a_closure_error_leaves_a_doubt_unless_release_if_accepts_it() {
     #[derive(Debug, PartialEq)]
-    enum Trouble {
+    enum ClientError {
         Connect,
         Timeout,
     }
     let store = store();
-    let run = |trouble| {
+    let run = |error| {
         store
             .operation("k")
-            .release_if(|error: &Trouble| *error == Trouble::Connect)
-            .run(|_| Err::<u8, _>(trouble))
+            .release_if(|error: &ClientError| *error == ClientError::Connect)
+            .run(|_| Err::<u8, _>(error))
     };
-    assert!(matches!(run(Trouble::Connect), Err(RunError::Released(Trouble::Connect))));
+    assert!(matches!(run(ClientError::Connect), Err(RunError::Released(ClientError::Connect))));
     assert_eq!(store.get("k").unwrap().status(), Status::Absent);
-    let lost = run(Trouble::Timeout);
-    assert!(matches!(lost, Err(RunError::InDoubt { error: Trouble::Timeout, release_failed: None, .. })));
+    let lost = run(ClientError::Timeout);
+    assert!(matches!(lost, Err(RunError::InDoubt { error: ClientError::Timeout, release_failed: None, .. })));
     assert_eq!(store.get("k").unwrap().status(), Status::InDoubt);
 }
 
 #[test]
-fn a_failed_reconcile_gives_its_reason_in_the_error() {
+fn the_error_of_a_failed_reconcile_contains_its_reason() {
     let store = store();
     abandon(&store, "k");
     let calls = Cell::new(0);
@@ -59,7 +59,7 @@ fn a_failed_reconcile_gives_its_reason_in_the_error() {
 }
 
 #[test]
-fn an_operators_typed_result_is_what_a_retry_gets() {
+fn a_retry_gets_the_typed_result_of_an_operator() {
     let place = Place::new();
     let store = place.open();
     for (key, json) in [("a", false), ("b", true), ("c", false), ("d", true)] {
@@ -104,7 +104,7 @@ fn an_operators_typed_result_is_what_a_retry_gets() {
 }
 
 #[test]
-fn a_lease_takes_a_typed_result_or_none() {
+fn a_lease_completes_with_a_typed_result_or_without_one() {
     let store = store();
     let Begin::Acquired(mut lease) = store.operation("k").codec(Json).begin().unwrap() else { panic!() };
     assert!(matches!(lease.complete_value(&Some(None::<u8>)), Err(Error::Encode { .. })));
@@ -119,7 +119,7 @@ fn a_lease_takes_a_typed_result_or_none() {
 }
 
 #[test]
-fn the_handle_of_an_attempt_outlives_it_fenced() {
+fn the_handle_of_an_attempt_is_fenced_after_the_attempt() {
     let store = store();
     let kept = Cell::new(None);
     let outcome = store.operation("k").scope("tenant").run(|attempt| {
@@ -144,7 +144,7 @@ fn the_handle_of_an_attempt_outlives_it_fenced() {
 }
 
 #[test]
-fn a_failed_disk_leaves_doubt_and_is_reported_too() {
+fn a_failed_disk_is_reported_and_leaves_a_doubt() {
     use oncekey::simulation::{DiskFault, SimulatedDisk};
     let disk = SimulatedDisk::new();
     let store = small().open_simulated(&disk).unwrap();
@@ -172,12 +172,12 @@ fn a_failed_disk_leaves_doubt_and_is_reported_too() {
     assert_eq!(
         store.get("k").unwrap().status(),
         Status::InDoubt,
-        "the side effect ran, and the disk could not record it"
+        "the side effect ran but was not recorded, so the key must be in doubt"
     );
 }
 
 #[test]
-fn complete_if_at_another_version_differs_whatever_the_codec() {
+fn complete_if_differs_at_the_wrong_version_with_any_codec() {
     let store = store();
     let lost = store.operation("k").codec(Json).run(|_| Err::<u64, _>("lost"));
     assert!(lost.is_err());
@@ -198,7 +198,7 @@ fn complete_if_at_another_version_differs_whatever_the_codec() {
 }
 
 #[test]
-fn a_completion_with_another_codec_than_the_retrys_is_refused() {
+fn complete_if_refuses_a_different_codec_from_the_attempts() {
     let store = store();
     let lost = store.operation("k").codec(Json).run(|_| Err::<u64, _>("lost"));
     assert!(lost.is_err());

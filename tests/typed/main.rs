@@ -1,4 +1,5 @@
-//! Proves that a retry of a typed operation gets what the first call got, or an error, and never another value.
+//! Checks that a retry of a typed operation gets the value that the first call got, or an error, but never a different
+//! value.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,7 +18,7 @@ mod results;
 use oncekey::Store;
 use serde::{Deserialize, Serialize};
 
-/// A store in memory.
+/// Opens a store in memory.
 fn store() -> Store {
     Store::in_memory().unwrap()
 }

@@ -1,4 +1,4 @@
-//! Requests: when two are the same, and when one is a mismatch.
+//! Checks which requests count as the same, and which are a mismatch.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::store;
 
 #[test]
-fn another_request_under_one_key_is_a_mismatch() {
+fn a_different_request_under_the_same_key_is_a_mismatch() {
     #[derive(Serialize)]
     struct Charge {
         account: u64,
@@ -46,7 +46,7 @@ fn another_request_under_one_key_is_a_mismatch() {
 }
 
 #[test]
-fn an_equal_request_has_the_same_fingerprint_in_any_form() {
+fn equal_requests_have_the_same_fingerprint_in_any_form() {
     #[derive(Serialize)]
     struct Charge {
         account: u64,

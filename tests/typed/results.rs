@@ -1,4 +1,4 @@
-//! Results: which values can be recorded, and as which types they are replayed.
+//! Checks which values can be recorded, and as which types they can be replayed.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::{NONE, Place, abandon, small};
 use crate::{Receipt, store};
 
-/// Records `value` under bincode and replays it as an `As`. An error is the text of `Error::Decode`.
+/// Records `value` with bincode and replays it as an `As`. Returns the text of `Error::Decode` if it does not decode.
 fn replayed_as<T, As>(value: T) -> Result<As, String>
 where
     T: Serialize + DeserializeOwned,
@@ -36,8 +36,8 @@ where
     assert!(refusal.contains("does not decode") || refusal.contains("decode"), "{refusal}");
 }
 
-/// Records `value`. If the first call reports it as recorded, a retry must replay it; if not, no retry may run the side
-/// effect.
+/// Records `value` and returns the replayed value. If the first call could not record the value, returns its error. In both
+/// cases, checks that a retry does not run the side effect again.
 fn record_and_replay<C: oncekey::Codec + Copy, T>(codec: C, value: T) -> Result<T, Error>
 where
     T: Serialize + DeserializeOwned,
@@ -48,7 +48,7 @@ where
         .operation("k")
         .codec(codec)
         .run(|_| -> Result<T, String> { panic!("the side effect ran again") });
-    assert!(store.get("k").unwrap().is_completed(), "a side effect that returned left the key in doubt");
+    assert!(store.get("k").unwrap().is_completed(), "the key is in doubt although the side effect returned");
     match (first, again) {
         (Ok(Outcome::Done(first)), Ok(Outcome::AlreadyDone(again))) => {
             let bytes = |value: &T| codec.encode(value).unwrap();
@@ -67,7 +67,7 @@ where
     }
 }
 
-/// Checks that `value` cannot be recorded, with a reason that contains `why`.
+/// Checks that `value` cannot be recorded, and that the error contains `why`.
 fn assert_unrecorded<C: oncekey::Codec + Copy, T>(codec: C, value: T, why: &str)
 where
     T: Serialize + DeserializeOwned + Debug,
@@ -77,7 +77,7 @@ where
 }
 
 #[test]
-fn a_result_is_not_replayed_as_a_type_of_another_shape() {
+fn a_result_is_not_replayed_as_a_type_with_a_different_shape() {
     #[derive(Debug, Serialize, Deserialize)]
     struct Reordered {
         cents: u64,
@@ -118,7 +118,7 @@ fn a_result_is_not_replayed_as_a_type_of_another_shape() {
 }
 
 #[test]
-fn a_renamed_field_is_read_with_any_shape_or_its_former_name() {
+fn any_shape_or_a_former_name_replays_a_renamed_field() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Renamed {
         id: u64,
@@ -140,7 +140,7 @@ fn a_renamed_field_is_read_with_any_shape_or_its_former_name() {
 }
 
 #[test]
-fn json_accepts_added_and_removed_fields_but_no_other_codec() {
+fn json_replays_added_and_removed_fields_but_not_other_codecs() {
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct Later {
         cents: u64,
@@ -190,7 +190,7 @@ fn a_value_that_does_not_decode_from_its_own_bytes_is_unrecorded() {
     assert_unrecorded(Json, f64::NAN, "");
     assert_unrecorded(Json, f64::INFINITY, "");
     assert_unrecorded(Json, Some(None::<u8>), "another value");
-    // Values of these types that lose nothing are recorded.
+    // Other values of these types decode to the same value, so they are recorded.
     assert!(record_and_replay(Json, serde_json::json!({ "id": 17, "x": 0.1 })).is_ok());
     assert!(matches!(record_and_replay(Json, Untagged::Number(7)), Ok(Untagged::Number(7))));
     assert!(record_and_replay(Json, SkipsLast { id: 7, note: None }).is_ok());
@@ -205,28 +205,28 @@ fn a_value_that_does_not_decode_from_its_own_bytes_is_unrecorded() {
 }
 
 #[test]
-fn the_first_caller_gets_what_every_retry_gets() {
-    /// A type whose note is not serialized.
+fn the_first_caller_gets_the_same_value_as_retries() {
+    /// A type with a field that is not serialized.
     #[derive(Debug, PartialEq, Serialize, Deserialize)]
     struct WithSecret {
         id: u64,
         #[serde(skip)]
         note: String,
     }
-    let given = || WithSecret { id: 7, note: "only in memory".to_owned() };
+    let value = || WithSecret { id: 7, note: "only in memory".to_owned() };
     let store = store();
-    let first = store.operation("k").run(|_| Ok::<_, String>(given())).unwrap().into_inner();
-    let again = store.operation("k").run(|_| Ok::<_, String>(given())).unwrap();
+    let first = store.operation("k").run(|_| Ok::<_, String>(value())).unwrap().into_inner();
+    let again = store.operation("k").run(|_| Ok::<_, String>(value())).unwrap();
     assert_eq!(
         first,
         WithSecret { id: 7, note: String::new() },
-        "the first caller got more than what was recorded"
+        "the first caller got a field that was not recorded"
     );
     assert_eq!(again, Outcome::AlreadyDone(first));
 }
 
 #[test]
-fn serde_code_that_panics_or_lies_leaves_no_doubt() {
+fn serde_code_that_panics_or_is_wrong_leaves_no_doubt() {
     #[derive(Debug)]
     struct Panics;
     impl Serialize for Panics {
@@ -240,18 +240,18 @@ fn serde_code_that_panics_or_lies_leaves_no_doubt() {
         }
     }
     #[derive(Debug, Serialize)]
-    struct ComesBackAsAnother(u64);
-    impl<'de> Deserialize<'de> for ComesBackAsAnother {
+    struct DecodesWrongly(u64);
+    impl<'de> Deserialize<'de> for DecodesWrongly {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-            u64::deserialize(deserializer).map(|number| ComesBackAsAnother(number + 1))
+            u64::deserialize(deserializer).map(|number| DecodesWrongly(number + 1))
         }
     }
     assert_unrecorded(Bincode, Panics, "as planned");
-    assert_unrecorded(Bincode, ComesBackAsAnother(7), "another value");
-    assert_unrecorded(Json, ComesBackAsAnother(7), "another value");
+    assert_unrecorded(Bincode, DecodesWrongly(7), "another value");
+    assert_unrecorded(Json, DecodesWrongly(7), "another value");
 }
 
-/// A list that is nested as deep as it is long.
+/// A linked list, which serializes with one level of nesting for each element.
 #[derive(Serialize, Deserialize)]
 struct Chain(Option<Box<Chain>>);
 
@@ -271,7 +271,7 @@ impl Drop for Chain {
 }
 
 #[test]
-fn a_value_nested_too_deep_is_unrecorded_on_any_stack() {
+fn a_value_nested_too_deep_is_unrecorded_even_on_a_small_stack() {
     let deep = |codec: u8| {
         let store = store();
         let first = match codec {
@@ -290,7 +290,7 @@ fn a_value_nested_too_deep_is_unrecorded_on_any_stack() {
 }
 
 #[test]
-fn a_result_is_limited_by_its_bytes_and_not_its_memory() {
+fn max_result_limits_encoded_bytes_rather_than_memory() {
     let store =
         oncekey::Options::new().segment_size(256 << 20).max_result(10 << 20).open_in_memory().unwrap();
     let numbers = || vec![7_u64; 9 << 20];
@@ -301,7 +301,7 @@ fn a_result_is_limited_by_its_bytes_and_not_its_memory() {
 }
 
 #[test]
-fn an_operation_with_too_large_a_result_completes_without_it() {
+fn an_operation_completes_without_a_result_that_is_too_large() {
     let store = small().max_result(10).open_in_memory().unwrap();
     let long = || "longer than ten bytes".to_owned();
     let first = store.operation("k").run(|_| Ok::<_, String>(long()));
@@ -330,7 +330,7 @@ fn an_operation_with_too_large_a_result_completes_without_it() {
 }
 
 #[test]
-fn a_completion_without_its_result_survives_moves_and_openings() {
+fn a_completion_without_its_result_survives_reclaiming_and_reopening() {
     let place = Place::new();
     let store = small().max_result(1_000).open(&place.path).unwrap();
     store.operation("k").run(|_| Ok::<_, String>("x".repeat(2_000))).unwrap_err();
@@ -355,7 +355,7 @@ fn no_error_text_quotes_a_result() {
     enum Known {
         Charged,
     }
-    fn assert_silent<C: oncekey::Codec + Copy, As: Serialize + DeserializeOwned + Debug>(codec: C) {
+    fn assert_not_quoted<C: oncekey::Codec + Copy, As: Serialize + DeserializeOwned + Debug>(codec: C) {
         let store = store();
         store.operation("k").codec(codec).run(|_| Ok::<_, String>("secret-card-4242".to_owned())).unwrap();
         let error =
@@ -363,12 +363,12 @@ fn no_error_text_quotes_a_result() {
         let text = format!("{error} {error:?}");
         assert!(!text.contains("secret") && !text.contains("4242"), "{text}");
     }
-    assert_silent::<_, u8>(Json);
-    assert_silent::<_, Known>(Json);
-    assert_silent::<_, (u8, Receipt)>(Json);
-    assert_silent::<_, u8>(Bincode);
-    assert_silent::<_, Known>(Bincode);
-    assert_silent::<_, char>(Bincode);
-    assert_silent::<_, Vec<bool>>(Bincode);
+    assert_not_quoted::<_, u8>(Json);
+    assert_not_quoted::<_, Known>(Json);
+    assert_not_quoted::<_, (u8, Receipt)>(Json);
+    assert_not_quoted::<_, u8>(Bincode);
+    assert_not_quoted::<_, Known>(Bincode);
+    assert_not_quoted::<_, char>(Bincode);
+    assert_not_quoted::<_, Vec<bool>>(Bincode);
     let _ = Known::Charged;
 }
