@@ -1,5 +1,5 @@
-//! Proves what `close` does: it fails while an operation is in progress, releases the file whatever handles are left,
-//! and leaves the close mark as the last thing in the file.
+//! Checks that `close` fails while an operation is in progress, that it releases the file even if clones and leases still
+//! exist, and that nothing is written after the close mark.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use common::{NONE, Place, START_MS, abandon, acquire, clocked, seconds, small};
 use oncekey::{Begin, Durability, Error, Expected, Lease, ManualClock, Next, Result, Status, Store};
 
+/// The present state of the key, as compare-and-set expects it.
 fn seen(store: &Store, key: &str) -> Expected {
-    let snapshot = store.get(key).unwrap();
-    Expected::Present { status: snapshot.status(), version: snapshot.version().unwrap() }
+    let state = store.get(key).unwrap();
+    Expected::Present { status: state.status(), version: state.version().unwrap() }
 }
 
 fn is_closed<T>(outcome: &Result<T>) -> bool {
@@ -42,7 +43,7 @@ fn close_with_a_live_lease_fails_and_changes_nothing() {
 fn close_frees_the_file_while_clones_and_leases_live() {
     let place = Place::new();
     let store = place.open();
-    store.record("k", NONE, b"read it, so that it is mapped").unwrap();
+    store.record("k", NONE, b"read, so that it is mapped").unwrap();
     store.get("k").unwrap();
     let (mut fenced, mut completed) = (acquire(&store, "fenced"), acquire(&store, "completed"));
     completed.complete(b"r").unwrap();
@@ -78,7 +79,7 @@ fn close_frees_the_file_while_clones_and_leases_live() {
 }
 
 #[test]
-fn a_leaked_lease_keeps_a_store_open_only_while_in_progress() {
+fn a_leaked_lease_prevents_a_close_only_while_in_progress() {
     let ends: [fn(&Store, &ManualClock); 3] = [
         |store, _| {
             let next = Next::Completed { fingerprint: NONE, result: b"" };
@@ -112,10 +113,10 @@ fn a_leaked_lease_keeps_a_store_open_only_while_in_progress() {
     }
 }
 
-/// Closes the store while other threads write. The file must not change after `close` has returned.
+/// Closes the store while other threads are writing. The file must not change after `close` has returned.
 #[test]
 fn nothing_is_written_after_the_close_mark() {
-    let late = AtomicU32::new(0);
+    let changed_late = AtomicU32::new(0);
     for round in 0..100 {
         let place = Place::new();
         let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
@@ -140,17 +141,17 @@ fn nothing_is_written_after_the_close_mark() {
             place.bytes()
         });
         if place.bytes() != at_close {
-            late.fetch_add(1, Ordering::Relaxed);
+            changed_late.fetch_add(1, Ordering::Relaxed);
         }
     }
-    assert_eq!(late.into_inner(), 0, "rounds of 100 in which a thread wrote after the close");
+    assert_eq!(changed_late.into_inner(), 0, "in some of 100 rounds a thread wrote after the close");
 }
 
 #[test]
 fn close_inside_run_or_reconcile_is_refused_without_deadlock() {
     let place = Place::new();
     let store = place.open();
-    let outcome = store.operation("act").run(|_| {
+    let outcome = store.operation("run").run(|_| {
         assert!(matches!(store.close(), Err(Error::LeasesAlive { count: 1, .. })));
         Ok::<_, String>(1)
     });

@@ -1,7 +1,7 @@
-//! Proves that `run` and `reconcile` work with the error types that programs use, and that a chain of causes names each
+//! Checks that `run` and `reconcile` work with the error types that programs use, and that a chain of causes contains each
 //! cause once.
 //!
-//! Half of the proof is that this file compiles: it has no type annotation that only the compiler needs.
+//! Half of the check is that this file compiles, although it has no type annotation that only the compiler needs.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -15,9 +15,10 @@ use oncekey::{BoxError, Error, ErrorKind, Outcome, RunError, Store};
 
 type Sendable = Box<dyn StdError + Send + Sync>;
 
-/// A gateway with every kind of error that a client library returns.
+/// A gateway whose methods return the kinds of errors that client libraries return.
 struct Gateway {
-    answers: bool,
+    /// Whether calls succeed.
+    succeeds: bool,
 }
 
 #[derive(Debug, PartialEq)]
@@ -35,7 +36,7 @@ impl StdError for GatewayError {}
 
 impl Gateway {
     fn or<E>(&self, error: E) -> Result<u64, E> {
-        if self.answers { Ok(17) } else { Err(error) }
+        if self.succeeds { Ok(17) } else { Err(error) }
     }
     fn with_enum(&self, _token: &str) -> Result<u64, GatewayError> {
         self.or(GatewayError::Timeout)
@@ -55,10 +56,10 @@ impl Gateway {
 }
 
 fn both() -> [(Store, Gateway); 2] {
-    [true, false].map(|answers| (Store::in_memory().unwrap(), Gateway { answers }))
+    [true, false].map(|succeeds| (Store::in_memory().unwrap(), Gateway { succeeds }))
 }
 
-// Functions that return each of the usual error types, with `?` on what `run` returns.
+// Functions that apply `?` to the result of `run`, each with a common error type.
 
 fn in_a_box(store: &Store, gateway: &Gateway) -> Result<u64, Box<dyn StdError>> {
     Ok(store.operation("k").run(|attempt| gateway.with_enum(&attempt.token()))?.into_inner())
@@ -101,7 +102,7 @@ fn as_they_are(store: &Store, gateway: &Gateway) -> Result<Outcome<u64>, RunErro
     store.operation("k").run(|_| gateway.with_enum(""))
 }
 
-/// A program's own error, which distinguishes only two cases.
+/// The error type of a program, which distinguishes only two cases.
 #[derive(Debug, PartialEq)]
 enum Refusal {
     TryAgainLater,
@@ -119,7 +120,7 @@ fn in_an_enum(store: &Store, gateway: &Gateway) -> Result<u64, Refusal> {
 }
 
 #[test]
-fn each_usual_error_type_passes_through_run_and_the_question_mark() {
+fn each_common_error_type_works_with_run_and_the_question_mark() {
     for (store, gateway) in both() {
         type Call = fn(&Store, &Gateway) -> Option<u64>;
         let calls: [Call; 9] = [
@@ -134,7 +135,7 @@ fn each_usual_error_type_passes_through_run_and_the_question_mark() {
             |store, gateway| as_they_are(store, gateway).ok().map(Outcome::into_inner),
         ];
         for call in calls {
-            assert_eq!(call(&store, &gateway), gateway.answers.then_some(17));
+            assert_eq!(call(&store, &gateway), gateway.succeeds.then_some(17));
             store.forget("k").unwrap();
         }
     }
@@ -143,15 +144,15 @@ fn each_usual_error_type_passes_through_run_and_the_question_mark() {
 #[test]
 fn one_from_impl_maps_every_run_error() {
     let store = Store::in_memory().unwrap();
-    assert_eq!(in_an_enum(&store, &Gateway { answers: false }), Err(Refusal::TryAgainLater));
-    let Err(Refusal::AskAHuman(text)) = in_an_enum(&store, &Gateway { answers: true }) else { panic!() };
+    assert_eq!(in_an_enum(&store, &Gateway { succeeds: false }), Err(Refusal::TryAgainLater));
+    let Err(Refusal::AskAHuman(text)) = in_an_enum(&store, &Gateway { succeeds: true }) else { panic!() };
     assert!(text.contains("in doubt"), "{text}");
 }
 
 #[test]
 fn reconcile_accepts_an_option_or_a_clients_result() {
     let store = Store::in_memory().unwrap();
-    let gateway = Gateway { answers: true };
+    let gateway = Gateway { succeeds: true };
     let found = |answer: bool| if answer { Some(17_u64) } else { None };
     for answer in [true, false] {
         abandon(&store, "k");
@@ -171,7 +172,7 @@ fn reconcile_accepts_an_option_or_a_clients_result() {
     }
 }
 
-/// The texts of an error and its causes, as a program prints them.
+/// Returns the texts of an error and its causes, as a program prints them.
 fn printed(error: &dyn StdError) -> Vec<String> {
     let mut lines = vec![error.to_string()];
     let mut next = error.source();
@@ -190,9 +191,9 @@ fn assert_each_cause_once(lines: &[String], causes: &[&str]) {
 }
 
 #[test]
-fn an_error_chain_names_each_cause_once() {
+fn an_error_chain_contains_each_cause_once() {
     let store = Store::in_memory().unwrap();
-    let gateway = Gateway { answers: false };
+    let gateway = Gateway { succeeds: false };
     let fresh = |error: &dyn StdError, causes: &[&str]| {
         assert_each_cause_once(&printed(error), causes);
         store.forget("k").unwrap();
@@ -219,11 +220,11 @@ fn an_error_chain_names_each_cause_once() {
 }
 
 #[test]
-fn a_run_error_has_a_kind_and_says_whether_to_retry() {
+fn a_run_error_has_a_kind_and_is_retryable_or_not() {
     let store = Store::in_memory().unwrap();
-    let error = as_they_are(&store, &Gateway { answers: false }).unwrap_err();
+    let error = as_they_are(&store, &Gateway { succeeds: false }).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Effect, true));
-    let error = as_they_are(&store, &Gateway { answers: true }).unwrap_err();
+    let error = as_they_are(&store, &Gateway { succeeds: true }).unwrap_err();
     assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Answer, false));
     let nan = store.operation("n").codec(oncekey::Json).run(|_| Ok::<_, BoxError>(f64::NAN)).unwrap_err();
     assert_eq!((nan.kind(), nan.is_retryable()), (ErrorKind::Caller, false));

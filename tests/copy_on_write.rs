@@ -1,8 +1,8 @@
-//! Proves, on copy-on-write file systems, that operations in progress can be completed on a full disk, and that the
-//! store reports where it cannot guarantee that.
+//! Checks, on copy-on-write file systems, that operations in progress can be completed on a full disk, and that the store
+//! reports a file for which it cannot guarantee that.
 //!
-//! The tests mount small file systems of their own, which takes root, a loop device and the tools of the file system. A
-//! test that cannot do so prints that it is skipped and why.
+//! The tests mount small file systems, which requires root, a loop device and the tools of the file system. Without these, a
+//! test prints the reason and is skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![cfg(target_os = "linux")]
 
@@ -15,13 +15,13 @@ use std::process::Command;
 use common::{NONE, acquire, perform, skipped, small};
 use oncekey::{Error, Lease, Store};
 
-/// A file system of its own, unmounted when dropped.
+/// A small file system that is unmounted on drop.
 struct Mounted {
     directory: tempfile::TempDir,
 }
 
 impl Mounted {
-    /// `None`, after printing the reason, if the file system cannot be mounted on this machine.
+    /// Makes and mounts a file system. Returns `None`, after printing the reason, if this machine cannot do so.
     fn new(kind: &str, megabytes: u64) -> Option<Mounted> {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
@@ -36,7 +36,7 @@ impl Mounted {
             match command.output() {
                 Ok(output) if output.status.success() => {}
                 other => {
-                    skipped(format_args!("cannot mount a file system {kind}: {command:?}: {other:?}"));
+                    skipped(format_args!("cannot mount a {kind} file system: {command:?}: {other:?}"));
                     return None;
                 }
             }
@@ -48,7 +48,7 @@ impl Mounted {
         self.directory.path().join("root")
     }
 
-    /// Writes files until the disk has no room for another byte.
+    /// Writes files until the disk has no space for another byte.
     fn fill(&self) {
         for piece_bytes in [1 << 20, 4_096, 1] {
             let path = self.root().join(format!("filler-{piece_bytes}"));
@@ -69,7 +69,7 @@ fn is_nocow(path: &Path) -> bool {
     ioctl_getflags(std::fs::File::open(path).unwrap()).unwrap().contains(IFlags::NOCOW)
 }
 
-/// Completes operations that began before the disk was full, and checks that nothing more can begin.
+/// Completes operations that began before the disk was full, and checks that a store on the full disk soon refuses records.
 fn complete_on_a_full_disk(store: &Store, mounted: &Mounted) {
     let leases: Vec<Lease> = (0..8).map(|number| acquire(store, &format!("begun {number}"))).collect();
     mounted.fill();
@@ -111,7 +111,7 @@ fn on_btrfs_a_copied_file_reports_copy_on_write() {
 }
 
 #[test]
-fn on_xfs_opening_a_reflink_copy_gives_it_blocks_of_its_own() {
+fn on_xfs_opening_a_reflink_copy_unshares_its_blocks() {
     let Some(mounted) = Mounted::new("xfs", 400) else { return };
     let original = mounted.root().join("original.once");
     let store = small().min_size(1 << 20).open(&original).unwrap();
@@ -127,7 +127,7 @@ fn on_xfs_opening_a_reflink_copy_gives_it_blocks_of_its_own() {
     assert!(!store.stats().copy_on_write);
     complete_on_a_full_disk(&store, &mounted);
     drop(store);
-    // On a full disk an opening cannot find out whether the blocks are shared, and must open the file all the same.
+    // On a full disk the store cannot find out whether the file shares blocks, and must open it all the same.
     let store = small().open(&path).unwrap();
     assert_eq!(store.get("key").unwrap().result(), Some(&b"result"[..]));
 }

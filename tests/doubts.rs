@@ -1,5 +1,5 @@
-//! Proves that an operation in doubt can be ended in every way when the store is full, and that only another attempt
-//! needs room.
+//! Checks that an operation in doubt can be ended in every way when the store is full, and that only another attempt needs
+//! space.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -12,7 +12,7 @@ use oncekey::{
     Status, Store,
 };
 
-/// The ways in which a program can end a doubt.
+/// A way in which a program can end a doubt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Reconcile,
@@ -30,7 +30,7 @@ fn present(seen: &KeyState) -> Expected {
     Expected::Present { status: seen.status(), version: seen.version().unwrap() }
 }
 
-/// Ends the doubt of `key`.
+/// Ends the doubt of `key` in this way.
 fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
     let doubt = || -> Result<Doubt, Error> {
         match store.begin(key, NONE)? {
@@ -62,7 +62,7 @@ fn end(store: &Store, key: &str, way: Way, result: &str) -> Result<(), Error> {
         Way::Release => doubt()?.release(),
         Way::SetCompleted => set(Next::Completed { fingerprint: NONE, result: result.as_bytes() }),
         Way::SetAbsent => set(Next::Absent),
-        Way::Forget => store.forget(key).map(|was_there| assert!(was_there)),
+        Way::Forget => store.forget(key).map(|was_present| assert!(was_present)),
     }
 }
 
@@ -99,7 +99,7 @@ fn every_doubt_of_a_full_store_can_be_ended() {
 }
 
 #[test]
-fn doubts_among_the_records_of_a_full_store_take_ordinary_results() {
+fn doubts_in_a_full_store_can_be_completed_with_any_result() {
     for slots in [4, 5, 6, 9, 15] {
         for way in WAYS {
             let store = small().max_size(4_096 + slots * SEGMENT).max_result(4_000).open_in_memory().unwrap();
@@ -107,7 +107,7 @@ fn doubts_among_the_records_of_a_full_store_take_ordinary_results() {
             doubts.iter().for_each(|key| abandon(&store, key));
             let full = (0..).find_map(|n| store.record(&format!("{n}"), NONE, &[1; 1_000]).err()).unwrap();
             assert!(matches!(full, Error::Full { .. }), "{full}");
-            // Smaller records still fit. Fill that room too, so that none is left when the doubts are resolved.
+            // Smaller records still fit. Fill that space too, so that none is left when the doubts are resolved.
             let full = (0..).find_map(|n| store.record(&format!("small{n}"), NONE, b"").err()).unwrap();
             assert!(matches!(full, Error::Full { .. }), "{full}");
             for key in &doubts {
@@ -121,14 +121,17 @@ fn doubts_among_the_records_of_a_full_store_take_ordinary_results() {
 }
 
 #[test]
-fn resolving_a_doubt_takes_no_room_but_beginning_again_does() {
+fn resolving_a_doubt_needs_no_space_but_beginning_again_does() {
     let store = mebibyte().open_in_memory().unwrap();
     abandon(&store, "doubt");
     fill_with_doubts(&store);
     let reserved_bytes = store.stats().reserved_bytes;
     let Begin::InDoubt(doubt) = store.begin("doubt", NONE).unwrap() else { panic!("no doubt") };
     assert_eq!(store.stats().reserved_bytes, reserved_bytes);
-    assert!(matches!(doubt.begin_again(), Err(Error::Full { .. })), "another attempt began without room");
+    assert!(
+        matches!(doubt.begin_again(), Err(Error::Full { .. })),
+        "another attempt began without space for its result"
+    );
     let calls = Cell::new(0);
     let again = store
         .operation("doubt")
@@ -136,13 +139,13 @@ fn resolving_a_doubt_takes_no_room_but_beginning_again_does() {
             calls.set(calls.get() + 1);
             Reconciled::NotApplied
         })
-        .run(|_| -> Result<u32, Error> { panic!("the side effect ran without room for its result") });
+        .run(|_| -> Result<u32, Error> { panic!("the side effect ran without space for its result") });
     assert!(matches!(again, Err(RunError::Store(Error::Full { .. }))), "{again:?}");
-    assert_eq!(calls.get(), 1, "reconcile did not run once");
+    assert_eq!(calls.get(), 1, "reconcile must run once");
     let rerun = store
         .operation("doubt")
         .rerun()
-        .run(|_| -> Result<u32, Error> { panic!("the side effect ran without room for its result") });
+        .run(|_| -> Result<u32, Error> { panic!("the side effect ran without space for its result") });
     assert!(matches!(rerun, Err(RunError::Store(Error::Full { .. }))), "{rerun:?}");
     assert_eq!(store.get("doubt").unwrap().status(), Status::InDoubt, "the refusal ended the doubt");
     end(&store, "doubt", Way::Complete, "receipt 17").unwrap();

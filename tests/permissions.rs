@@ -1,7 +1,7 @@
-//! Proves that a store can be created and opened again in an unreadable directory and under any umask.
+//! Checks that a store can be created and reopened in an unreadable directory and under any umask.
 //!
-//! Modes do not restrict root, so the child processes run as a user without privileges. Where that is not possible, the
-//! test prints that it is skipped and why.
+//! Modes do not restrict root, so the child processes run as a user without privileges. If that is not possible, a test
+//! prints the reason and is skipped.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![cfg(unix)]
 
@@ -15,21 +15,21 @@ use std::process::{Command, Output};
 
 use common::{NONE, skipped, small};
 
-/// The environment variable that makes the test binary such a child: the file that it opens.
+/// The environment variable that makes the test binary such a child. It contains the path of the file to open.
 const PATH: &str = "ONCEKEY_PERMISSIONS_PATH";
 /// The user `nobody` on most systems.
 const USER: u32 = 65_534;
 
-/// A directory of a user without privileges, and a copy of this program that the user may execute.
+/// A directory that belongs to a user without privileges, and a copy of this program that the user may execute.
 struct Home {
     directory: tempfile::TempDir,
     program: PathBuf,
-    /// `None` if this process has no privileges itself.
+    /// The user to run as, or `None` if this process has no privileges either.
     user: Option<u32>,
 }
 
 impl Home {
-    /// `None`, after printing the reason, if no program can run as such a user.
+    /// Creates the directory. Returns `None`, after printing the reason, if this process cannot run a program as such a user.
     fn new() -> Option<Home> {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -61,7 +61,7 @@ impl Home {
         fs::set_permissions(self.store(), fs::Permissions::from_mode(mode)).unwrap();
     }
 
-    /// This program, after `preparation` in a shell.
+    /// Returns a command that runs `preparation` in a shell, and then this program.
     fn command(&self, preparation: &str) -> Command {
         let mut command = Command::new("sh");
         command.arg("-c").arg(format!("{preparation}; exec \"$0\" \"$@\"")).arg(&self.program);
@@ -71,7 +71,7 @@ impl Home {
         command
     }
 
-    /// Opens a store in a child, records a key in it if it is new, and closes it.
+    /// Runs a child that opens the store, records a key and closes the store.
     fn use_store(&self, preparation: &str) -> Output {
         let mut command = self.command(preparation);
         command.args(["--exact", "child", "--nocapture"]);
@@ -79,7 +79,7 @@ impl Home {
     }
 }
 
-/// Does nothing unless a test below starts it.
+/// The child process. Does nothing unless one of the tests below starts it.
 #[test]
 fn child() {
     let Ok(path) = std::env::var(PATH) else { return };
@@ -93,10 +93,10 @@ fn child() {
 fn a_directory_without_read_permission_can_hold_a_store() {
     let Some(home) = Home::new() else { return };
     home.set_mode(0o311);
-    for opening in ["creation", "second opening"] {
+    for session in ["first session", "second session"] {
         let output = home.use_store("umask 022");
-        assert!(output.status.success(), "{opening}: {output:?}");
-        assert!(String::from_utf8_lossy(&output.stdout).contains("used: "), "{opening}: {output:?}");
+        assert!(output.status.success(), "{session}: {output:?}");
+        assert!(String::from_utf8_lossy(&output.stdout).contains("used: "), "{session}: {output:?}");
     }
 }
 
@@ -109,7 +109,7 @@ fn a_new_file_opens_again_under_any_umask() {
         assert!(output.status.success(), "umask {umask}: {output:?}");
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600, "umask {umask}");
         let output = home.use_store("umask 022");
-        assert!(output.status.success(), "opened again after umask {umask}: {output:?}");
+        assert!(output.status.success(), "the file does not open again after umask {umask}: {output:?}");
         fs::remove_file(&path).unwrap();
     }
 }

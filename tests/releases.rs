@@ -1,5 +1,5 @@
-//! Proves that a released key costs nothing in the end, neither room in the file nor an entry in the index, and that
-//! reclaiming its record brings no older one back.
+//! Checks that a released key takes neither space in the file nor an entry in the index once its record is reclaimed, and that
+//! reclaiming the record does not bring back an older one.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -9,7 +9,7 @@ use oncekey::{Begin, Durability, ManualClock};
 
 const DAY: u64 = 86_400;
 
-/// The retention is far longer than the test runs, so expiry frees nothing.
+/// The store's clock does not advance, so expiry frees nothing.
 #[test]
 fn releases_never_fill_a_store_of_limited_size() {
     let place = Place::new();
@@ -31,8 +31,8 @@ fn releases_never_fill_a_store_of_limited_size() {
     assert_eq!(store.stats().keys, 0);
     assert_eq!(place.length(), 4_096 + SEGMENT, "more than one segment is left");
     assert!(store.get("k17").unwrap().is_absent());
-    assert_eq!(store.get("k17").unwrap().attempt(), 0, "the count of attempts outlived the record");
-    assert_eq!(acquire(&store, "k17").attempt(), 1, "the count did not start again");
+    assert_eq!(store.get("k17").unwrap().attempt(), 0, "the count of attempts must be lost with the record");
+    assert_eq!(acquire(&store, "k17").attempt(), 1, "the count of attempts did not restart");
 }
 
 #[test]
@@ -49,10 +49,10 @@ fn a_released_record_is_dead_but_counts_attempts_until_reclaimed() {
     assert_eq!(acquire(&store, "k").attempt(), 2);
 }
 
-/// After reclaiming has dropped a release, the begin before it must not show again: neither in this process nor after a
-/// crash at any moment of the reclaiming.
+/// Once reclaiming has dropped a release, the begin before it must not reappear, in this process or after a crash at any
+/// moment of the reclaiming.
 #[test]
-fn a_reclaimed_release_brings_back_no_older_record() {
+fn reclaiming_a_release_does_not_bring_back_older_records() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(DAY)).open(&place.path).unwrap();

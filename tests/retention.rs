@@ -1,4 +1,4 @@
-//! Proves how long operations, results and leases last, for each combination of the options of the store and of the
+//! Checks how long operations, results and leases last, for each combination of the options of the store and of the
 //! operation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -10,7 +10,7 @@ use common::{NONE, Place, START_MS, clocked, seconds};
 use oncekey::{Begin, Error, ManualClock, Status};
 
 #[test]
-fn an_operation_retained_without_end_keeps_its_result() {
+fn an_operation_with_unlimited_retention_keeps_its_result() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).open_in_memory().unwrap();
     store.operation("k").retain(Duration::MAX).record(b"r").unwrap();
@@ -55,7 +55,7 @@ fn a_result_is_kept_as_long_as_its_operation_by_default() {
 }
 
 #[test]
-fn only_the_stores_default_lease_is_cut_to_the_retention() {
+fn only_the_stores_default_lease_is_limited_to_the_retention() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).lease(seconds(600)).open_in_memory().unwrap();
     let begin = || store.operation("k").retain(seconds(300)).begin();
@@ -63,14 +63,14 @@ fn only_the_stores_default_lease_is_cut_to_the_retention() {
     clock.advance(Duration::from_millis(299_999));
     assert!(matches!(begin().unwrap(), Begin::InProgress { .. }));
     clock.advance(Duration::from_millis(1));
-    assert!(matches!(begin().unwrap(), Begin::InDoubt(_)), "not taken over after the retention");
+    assert!(matches!(begin().unwrap(), Begin::InDoubt(_)), "the lease lasts longer than the retention");
     drop(lease);
     let refused = store.operation("k").retain(seconds(300)).lease(seconds(301)).begin();
     assert!(matches!(refused, Err(Error::Option { option: "lease", .. })), "{refused:?}");
 }
 
 #[test]
-fn a_retention_changed_at_an_opening_applies_from_then_on() {
+fn a_changed_retention_applies_only_to_new_records() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(10)).open(&place.path).unwrap();

@@ -1,4 +1,4 @@
-//! Proves that secrets stay secret: each store has its own hash key, and no debug text contains a result.
+//! Checks that each store has its own secret, and that no debug text contains a result.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -34,7 +34,7 @@ fn debug_texts_show_only_the_length_of_a_result() {
     let ran = strict.operation("k").rerun().run(|_| Ok::<_, oncekey::Error>(text.clone()));
     assert!(matches!(&ran, Err(RunError::Unrecorded { result, .. }) if **result == text));
     printed.push(format!("{:?}", ran.unwrap_err()));
-    // Neither the text nor the numbers of its bytes may appear.
+    // Neither the text nor its bytes as numbers may appear.
     let bytes = format!("{}, {}", secret[0], secret[1]);
     for line in &printed {
         assert!(!line.contains("secret of") && !line.contains(&bytes), "{line}");

@@ -1,7 +1,7 @@
-//! Proves what a call waits for, and for how long: it never waits for another caller's sync longer than its timeout,
-//! and never for its own thread.
+//! Checks what a call waits for, and for how long. It never waits for another caller's sync longer than its timeout, and
+//! never for its own thread.
 //!
-//! The simulated disk holds syncs until a test releases them, so a call that waits for one does not return at all.
+//! The simulated disk holds syncs until a test releases them, so a call that waits for such a sync does not return.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -16,18 +16,18 @@ use oncekey::{
     Begin, Durability, Error, ErrorKind, ManualClock, Outcome, Reconciled, Recorded, RunError, Status, Store,
 };
 
-/// The time after which a call that must not wait counts as waiting.
-const HANGS: Duration = Duration::from_secs(120);
-const A_MOMENT: Duration = Duration::from_millis(10);
+/// The timeout after which a call that must not wait counts as waiting.
+const HANG_TIMEOUT: Duration = Duration::from_secs(120);
+const SHORT: Duration = Duration::from_millis(10);
 
-/// The return value of `call`, which must not wait for anything that the test does later.
+/// Runs `call` in another thread and returns its value. The call must not wait for a later step of the test.
 fn at_once<T: Send + 'static>(store: &Store, call: impl FnOnce(&Store) -> T + Send + 'static) -> T {
     let (sender, outcome) = mpsc::channel();
     let store = store.clone();
     std::thread::spawn(move || {
         let _ = sender.send(call(&store));
     });
-    outcome.recv_timeout(HANGS).expect("the call waits")
+    outcome.recv_timeout(HANG_TIMEOUT).expect("the call waits for another caller")
 }
 
 fn on_slow_disk() -> (SimulatedDisk, Store) {
@@ -36,7 +36,7 @@ fn on_slow_disk() -> (SimulatedDisk, Store) {
     (disk, store)
 }
 
-/// Starts a call in another thread and returns when it has reached its sync. The call ends when the disk releases
+/// Starts a call in another thread and returns once the call is waiting for its sync. The call ends when the disk releases
 /// syncs.
 fn syncing<T: Send + 'static>(
     disk: &SimulatedDisk,
@@ -50,7 +50,7 @@ fn syncing<T: Send + 'static>(
     thread
 }
 
-/// A completion of "k" that has reached its sync.
+/// Starts a completion of "k", which waits for its sync.
 fn completing(disk: &SimulatedDisk, store: &Store) -> JoinHandle<()> {
     let mut lease = acquire(store, "k");
     syncing(disk, store, move |_| {
@@ -108,13 +108,13 @@ fn a_begin_without_wait_returns_in_progress_at_once() {
 fn a_wait_times_out_while_another_caller_syncs() {
     let (disk, store) = on_slow_disk();
     let changing = completing(&disk, &store);
-    let began = at_once(&store, |store| store.operation("k").wait(A_MOMENT).begin().unwrap());
+    let began = at_once(&store, |store| store.operation("k").wait(SHORT).begin().unwrap());
     assert!(matches!(began, Begin::InProgress { attempt: 1, .. }), "{began:?}");
-    let recorded = at_once(&store, |store| store.operation("k").wait(A_MOMENT).record(b"another"));
+    let recorded = at_once(&store, |store| store.operation("k").wait(SHORT).record(b"another"));
     assert!(matches!(recorded, Err(Error::InProgress { attempt: 1, .. })), "{recorded:?}");
-    let ran = at_once(&store, |store| store.operation("k").wait(A_MOMENT).run(|_| Ok::<_, Error>(1)));
+    let ran = at_once(&store, |store| store.operation("k").wait(SHORT).run(|_| Ok::<_, Error>(1)));
     assert!(matches!(ran, Err(RunError::Store(Error::InProgress { .. }))), "{ran:?}");
-    // A caller with a longer timeout gets the result.
+    // A caller with a longer timeout still gets the result.
     let (sender, receiver) = mpsc::channel();
     let waiting = std::thread::spawn({
         let store = store.clone();
@@ -145,20 +145,21 @@ fn a_waiter_notices_a_lease_deadline_that_a_manual_clock_has_passed() {
             began
         });
         receiver.recv().unwrap();
-        // In steps, because the test cannot know when the thread begins to wait: it may do so before, between or after
-        // them.
+        // The clock moves in steps, because the thread may begin to wait before, between or after them.
         for _ in 0..4 {
-            std::thread::sleep(A_MOMENT);
+            std::thread::sleep(SHORT);
             clock.advance(seconds(1_000));
         }
-        receiver.recv_timeout(HANGS).expect("still waiting although the deadline has passed");
+        receiver
+            .recv_timeout(HANG_TIMEOUT)
+            .expect("the thread is still waiting although the deadline has passed");
         let began = waiting.join().unwrap().unwrap();
         assert!(matches!(began, Begin::InDoubt(_)), "{began:?}");
         drop(lease);
     }
 }
 
-/// Runs an operation on "k" inside another one on "k", with a timeout if there is one.
+/// Runs an operation on "k" inside another one on "k". The inner one waits for `wait`, if that is given.
 fn run_inside(store: &Store, wait: Option<Duration>) -> Result<Outcome<u32>, RunError<u32, Error>> {
     store.operation("k").release_if(|_: &Error| true).run(|_| {
         let operation = store.operation("k");
@@ -176,14 +177,14 @@ fn run_inside_run_of_the_same_key_does_not_wait() {
     let store = small().open_in_memory().unwrap();
     for wait in [Duration::MAX, seconds(3_600)] {
         let ran = at_once(&store, move |store| run_inside(store, Some(wait)));
-        assert!(matches!(&ran, Err(RunError::Released(error)) if is_wait_for_itself(error)), "{ran:?}");
+        assert!(matches!(&ran, Err(RunError::Released(error)) if is_would_wait_for_itself(error)), "{ran:?}");
         assert!(store.get("k").unwrap().is_absent());
     }
     let ran = run_inside(&store, None);
     assert!(matches!(ran, Err(RunError::Released(Error::InProgress { attempt: _, .. }))), "{ran:?}");
 }
 
-fn is_wait_for_itself(error: &Error) -> bool {
+fn is_would_wait_for_itself(error: &Error) -> bool {
     matches!(error, Error::WouldWaitForItself { key, .. } if key.as_key().as_str() == Some("k"))
         && error.kind() == ErrorKind::Caller
 }
@@ -197,7 +198,7 @@ fn reconcile_does_not_wait_for_its_own_doubt() {
             .operation("k")
             .reconcile(|_| {
                 let begun = store.operation("k").wait(Duration::MAX).begin();
-                assert!(matches!(&begun, Err(error) if is_wait_for_itself(error)), "{begun:?}");
+                assert!(matches!(&begun, Err(error) if is_would_wait_for_itself(error)), "{begun:?}");
                 let recorded = store.operation("k").wait(Duration::MAX).record(b"x");
                 assert!(matches!(&recorded, Err(Error::InDoubt { .. })), "{recorded:?}");
                 Reconciled::<u32>::Unknown { reason: None }
@@ -214,52 +215,52 @@ fn a_wait_for_itself_needs_the_same_key_store_and_thread() {
     store
         .operation("k")
         .run(|_| {
-            // Two levels deep: this thread still holds the outer key.
+            // Two levels deep, this thread still holds the outer key.
             store
                 .operation("l")
                 .run(|_| {
                     let begun = store.operation("k").wait(Duration::MAX).begin();
-                    assert!(matches!(&begun, Err(error) if is_wait_for_itself(error)), "{begun:?}");
-                    let begun = other.operation("k").wait(A_MOMENT).begin().unwrap();
+                    assert!(matches!(&begun, Err(error) if is_would_wait_for_itself(error)), "{begun:?}");
+                    let begun = other.operation("k").wait(SHORT).begin().unwrap();
                     assert!(
                         matches!(begun, Begin::InProgress { .. }),
-                        "another store's key is taken for this thread's: {begun:?}"
+                        "a key of another store counts as held by this thread: {begun:?}"
                     );
                     Ok::<u32, Error>(1)
                 })
                 .unwrap();
             let begun = std::thread::scope(|scope| {
-                scope.spawn(|| store.operation("k").wait(A_MOMENT).begin().unwrap()).join().unwrap()
+                scope.spawn(|| store.operation("k").wait(SHORT).begin().unwrap()).join().unwrap()
             });
             assert!(
                 matches!(begun, Begin::InProgress { attempt: 1, .. }),
-                "another thread is taken for the one that runs: {begun:?}"
+                "another thread counts as the one that runs the operation: {begun:?}"
             );
             Ok::<u32, Error>(1)
         })
         .unwrap();
     drop(held);
-    // A closure that panics has ended too.
+    // A closure that panicked no longer holds its key.
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         store.operation("m").run(|_| -> Result<u32, Error> { panic!("as planned") })
     }));
     assert!(panicked.is_err());
-    let begun = store.operation("m").wait(A_MOMENT).begin().unwrap();
+    let begun = store.operation("m").wait(SHORT).begin().unwrap();
     assert!(matches!(begun, Begin::InDoubt(_)), "{begun:?}");
 }
 
 #[test]
-fn get_timeout_bounds_the_wait_for_another_callers_sync() {
+fn get_timeout_limits_the_wait_for_another_callers_sync() {
     let (disk, store) = on_slow_disk();
     perform(&store, "synced", b"1");
     store.operation("k").durability(Durability::Buffered).record(b"seen").unwrap();
-    let none = store.get_timeout("k", Duration::ZERO);
+    let without_wait = store.get_timeout("k", Duration::ZERO);
     assert!(
-        matches!(&none, Err(error @ Error::Busy { .. }) if error.kind() == ErrorKind::Answer),
-        "{none:?}"
+        matches!(&without_wait, Err(error @ Error::Busy { .. }) if error.kind() == ErrorKind::Answer),
+        "{without_wait:?}"
     );
     let syncing = syncing(&disk, &store, |store| store.sync().unwrap());
-    for timeout in [Duration::ZERO, A_MOMENT] {
+    for timeout in [Duration::ZERO, SHORT] {
         let busy = at_once(&store, move |store| store.get_timeout("k", timeout));
         assert!(matches!(busy, Err(Error::Busy { .. })), "{busy:?}");
         assert!(at_once(&store, move |store| store.get_timeout("synced", timeout)).unwrap().is_completed());
@@ -285,10 +286,10 @@ fn finds_a_wait_for_itself() {
     use oncekey::simulation::{Bug, plant};
     let store = small().open_in_memory().unwrap();
     plant(Some(Bug::WaitsForItself));
-    let ran = run_inside(&store, Some(A_MOMENT));
+    let ran = run_inside(&store, Some(SHORT));
     plant(None);
     assert!(
         matches!(ran, Err(RunError::Released(Error::InProgress { .. }))),
-        "the planted bug did not make it wait: {ran:?}"
+        "the planted bug did not make the inner operation wait: {ran:?}"
     );
 }

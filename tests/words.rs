@@ -1,5 +1,5 @@
-//! Proves small promises of the public names: `create_new` creates, versions parse as they print, and any string can be
-//! a key.
+//! Checks small promises of the public interface: `create_new` refuses an existing path, versions parse from their printed
+//! form, and any string or bytes can be a key.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -20,16 +20,16 @@ fn create_new_refuses_any_existing_path() {
     let new = || small().create_new(true);
     let store = new().open(&place.path).unwrap();
     store.record("k", NONE, b"r").unwrap();
-    assert!(already_exists(new().open(&place.path)), "open");
+    assert!(already_exists(new().open(&place.path)), "an open store was accepted");
     store.close().unwrap();
     let bytes = place.bytes();
-    assert!(already_exists(new().create(false).open(&place.path)), "closed");
+    assert!(already_exists(new().create(false).open(&place.path)), "a closed store was accepted");
     assert_eq!(place.bytes(), bytes);
     std::fs::write(&place.path, b"").unwrap();
-    assert!(already_exists(new().open(&place.path)), "empty");
+    assert!(already_exists(new().open(&place.path)), "an empty file was accepted");
     std::fs::remove_file(&place.path).unwrap();
     std::os::unix::fs::symlink(place.path.with_extension("nowhere"), &place.path).unwrap();
-    assert!(already_exists(new().open(&place.path)), "a dangling link");
+    assert!(already_exists(new().open(&place.path)), "a dangling link was accepted");
     std::fs::remove_file(&place.path).unwrap();
     new().create(false).open(&place.path).unwrap();
 }
@@ -77,7 +77,7 @@ fn a_key_converts_from_any_string_or_bytes() {
         store.get(owned.clone()),
     ];
     assert!(seen.iter().all(|seen| seen.as_ref().unwrap().is_completed()), "{seen:?}");
-    // An operation that outlives the statement that made its key.
+    // The operation owns its key, so it can be used after the statement that made the key.
     let operation = store.operation(format!("charge:{}", 2)).scope("acct 42");
     operation.record(b"r").unwrap();
     assert!(store.get(Key::new("charge:2").scope("acct 42")).unwrap().is_completed());

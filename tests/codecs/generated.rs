@@ -1,4 +1,4 @@
-//! Generated values, which must come back, and forged or damaged bytes, which must not make a codec panic.
+//! Checks that generated values decode to the same value, and that forged or damaged bytes do not make a codec panic.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::claim;
+use crate::forged_length;
 use crate::kinds::{Bytes, Flat, Kind, Tagged, Untagged};
 use crate::limits::{Endless, Linked, Sequence, Tuples, Wrapper};
 
@@ -77,9 +77,9 @@ fn finite_floats() -> impl Strategy<Value = Bits> {
     any_floats().prop_filter("finite", |bits| bits.0.is_finite() && bits.1.is_finite())
 }
 
-/// Decodes `bytes` as types of every kind. Most attempts are errors; a value that decodes must not make the encoder
+/// Decodes `bytes` as types of every kind, and encodes each value that decodes. Most attempts return an error; none may
 /// panic.
-fn decode_as_everything(codec: &impl Codec, bytes: &[u8]) {
+fn decode_as_every_type(codec: &impl Codec, bytes: &[u8]) {
     fn decode<T: Serialize + DeserializeOwned>(codec: &impl Codec, bytes: &[u8]) {
         if let Ok(value) = codec.decode::<T>(bytes) {
             drop(codec.encode(&value));
@@ -107,19 +107,19 @@ fn decode_as_everything(codec: &impl Codec, bytes: &[u8]) {
     decode::<IpAddr>(codec, bytes);
 }
 
-/// Bytes that bincode takes for something: small numbers, long lengths, and random bytes.
+/// Generates bytes that often mean something to bincode: small numbers, long lengths, and random bytes.
 fn forged() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => prop::collection::vec(0..13_u8, 0..8),
-        2 => any::<u64>().prop_map(claim),
-        2 => (0..40_u32).prop_map(|shift| claim(u64::MAX >> shift)),
+        2 => any::<u64>().prop_map(forged_length),
+        2 => (0..40_u32).prop_map(|shift| forged_length(u64::MAX >> shift)),
         2 => prop::collection::vec(any::<u8>(), 0..16),
         1 => (any::<u8>(), 0..400_usize).prop_map(|(byte, count)| vec![byte; count]),
     ];
     prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat())
 }
 
-/// Pieces of JSON in random order.
+/// Generates pieces of JSON in random order.
 fn forged_json() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => prop::sample::select(vec![
@@ -136,33 +136,33 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_bincode_encodes_comes_back(value in family(any_floats())) {
+    fn bincode_decodes_what_it_encodes(value in family(any_floats())) {
         let bytes = Bincode.encode(&value).unwrap();
         prop_assert_eq!(Bincode.decode::<Family>(&bytes).unwrap(), value);
     }
 
     #[test]
-    fn what_json_encodes_comes_back(value in family(finite_floats())) {
+    fn json_decodes_what_it_encodes(value in family(finite_floats())) {
         let bytes = Json.encode(&value).unwrap();
         prop_assert_eq!(Json.decode::<Family>(&bytes).unwrap(), value);
     }
 
     #[test]
-    fn finite_floats_come_back_from_json_bit_for_bit(value in prop::collection::vec(finite_floats(), 0..64)) {
+    fn json_preserves_every_bit_of_finite_floats(value in prop::collection::vec(finite_floats(), 0..64)) {
         let bytes = Json.encode(&value).unwrap();
         prop_assert_eq!(Json.decode::<Vec<Bits>>(&bytes).unwrap(), value);
     }
 
     #[test]
-    fn forged_bytes_make_no_codec_panic(bytes in forged(), text in forged_json()) {
+    fn forged_bytes_do_not_make_a_codec_panic(bytes in forged(), text in forged_json()) {
         for bytes in [bytes, text] {
-            decode_as_everything(&Bincode, &bytes);
-            decode_as_everything(&Json, &bytes);
+            decode_as_every_type(&Bincode, &bytes);
+            decode_as_every_type(&Json, &bytes);
         }
     }
 
     #[test]
-    fn damaged_bytes_make_no_codec_panic(
+    fn damaged_bytes_do_not_make_a_codec_panic(
         value in family(any_floats()), at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()
     ) {
         for mut bytes in [Bincode.encode(&value).unwrap(), Json.encode(&value).unwrap()] {
@@ -171,8 +171,8 @@ proptest! {
             if cut {
                 bytes.truncate(at);
             }
-            decode_as_everything(&Bincode, &bytes);
-            decode_as_everything(&Json, &bytes);
+            decode_as_every_type(&Bincode, &bytes);
+            decode_as_every_type(&Json, &bytes);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Values of every kind of serde's data model, and the attributes of serde that each codec supports.
+//! Checks values of every kind of serde's data model, and which of serde's attributes each codec supports.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::{self, Debug};
@@ -9,7 +9,7 @@ use oncekey::{Bincode, Codec, Json};
 use serde::de::{DeserializeOwned, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::assert_comes_back;
+use crate::assert_round_trip;
 
 /// A byte string, as `serde_bytes` encodes it.
 #[derive(Debug, PartialEq)]
@@ -63,11 +63,11 @@ pub enum Kind {
     Struct { at: u64, what: Option<bool> },
 }
 
-/// Checks that values of every kind of serde's data model come back.
-fn every_kind(codec: &impl Codec) {
+/// Checks that values of every kind of serde's data model decode to the same value.
+fn check_every_kind(codec: &impl Codec) {
     fn each<T: Serialize + DeserializeOwned + PartialEq + Debug>(codec: &impl Codec, values: &[T]) {
         for value in values {
-            assert_comes_back(codec, value);
+            assert_round_trip(codec, value);
         }
     }
     each(codec, &[false, true]);
@@ -114,14 +114,14 @@ fn every_kind(codec: &impl Codec) {
 }
 
 #[test]
-fn every_kind_of_serde_comes_back_from_bincode() {
-    every_kind(&Bincode);
-    assert_comes_back(&Bincode, &Some(Some(1)));
-    assert_comes_back(&Bincode, &Some(None::<u8>));
-    assert_comes_back(&Bincode, &vec![Some(Unit), None]);
-    assert_comes_back(&Bincode, &Bytes(vec![0, 1, 255]));
-    assert_comes_back(&Bincode, &std::ffi::CString::new("c").unwrap());
-    assert_comes_back(&Bincode, &BTreeMap::from([((1, 2), Kind::Unit)]));
+fn bincode_decodes_every_kind_of_value() {
+    check_every_kind(&Bincode);
+    assert_round_trip(&Bincode, &Some(Some(1)));
+    assert_round_trip(&Bincode, &Some(None::<u8>));
+    assert_round_trip(&Bincode, &vec![Some(Unit), None]);
+    assert_round_trip(&Bincode, &Bytes(vec![0, 1, 255]));
+    assert_round_trip(&Bincode, &std::ffi::CString::new("c").unwrap());
+    assert_round_trip(&Bincode, &BTreeMap::from([((1, 2), Kind::Unit)]));
     for value in [f64::INFINITY, f64::NEG_INFINITY, -0.0, f64::NAN, f64::from_bits(0xfff8_0000_0000_0001)] {
         let bytes = Bincode.encode(&value).unwrap();
         assert_eq!(Bincode.decode::<f64>(&bytes).unwrap().to_bits(), value.to_bits());
@@ -129,9 +129,9 @@ fn every_kind_of_serde_comes_back_from_bincode() {
 }
 
 #[test]
-fn every_kind_of_serde_comes_back_from_json() {
-    every_kind(&Json);
-    assert_comes_back(&Json, &serde_json::json!({"a": [1, -1, 0.1, "s", null, true], "b": {}}));
+fn json_decodes_every_kind_of_value() {
+    check_every_kind(&Json);
+    assert_round_trip(&Json, &serde_json::json!({"a": [1, -1, 0.1, "s", null, true], "b": {}}));
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -160,11 +160,11 @@ pub enum Untagged {
 
 #[test]
 fn serde_attributes_that_need_names_work_with_json() {
-    assert_comes_back(&Json, &Tagged::Charged { cents: 5, at: 0.1 });
-    assert_comes_back(&Json, &Tagged::Refused { code: -1 });
-    assert_comes_back(&Json, &Flat { id: 1, rest: BTreeMap::from([("a".into(), -1)]), note: None });
-    assert_comes_back(&Json, &Untagged::Several(vec![Untagged::Number(1), Untagged::Text("b".into())]));
-    // Unknown fields are ignored, whatever they hold.
+    assert_round_trip(&Json, &Tagged::Charged { cents: 5, at: 0.1 });
+    assert_round_trip(&Json, &Tagged::Refused { code: -1 });
+    assert_round_trip(&Json, &Flat { id: 1, rest: BTreeMap::from([("a".into(), -1)]), note: None });
+    assert_round_trip(&Json, &Untagged::Several(vec![Untagged::Number(1), Untagged::Text("b".into())]));
+    // Unknown fields are ignored, whatever their values are.
     assert_eq!(
         Json.decode::<Named>(br#"{"id": 1, "more": [{"a": [null]}], "name": "n"}"#).unwrap(),
         Named { id: 1, name: "n".into() }

@@ -1,5 +1,5 @@
-//! Inputs that are nested too deep, or that claim lengths beyond their own: refused, without exhausting the stack or
-//! memory.
+//! Checks that the codecs refuse inputs that are nested too deep, or that contain lengths beyond their own, without
+//! exhausting the stack or memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt::Debug;
@@ -9,18 +9,18 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::kinds::Bytes;
-use crate::{assert_comes_back, claim};
+use crate::{assert_round_trip, forged_length};
 
-/// How deep values may be nested, as containers and as wrappers.
-const LIMIT: usize = 128;
-/// How deep serde_json lets containers be nested.
-const JSON_LIMIT: usize = 127;
-/// Far beyond what a small stack can hold.
+/// The maximum depth of nested containers and wrappers.
+const MAX_DEPTH: usize = 128;
+/// The maximum depth of nested containers in serde_json.
+const MAX_JSON_DEPTH: usize = 127;
+/// A depth that would overflow a small stack by far.
 const DEEP: usize = 20_000;
 
-/// Runs `what` on a stack that is far too small for a decoder that recurses into every level of its input.
-fn on_a_small_stack<T: Send + 'static>(what: impl FnOnce() -> T + Send + 'static) -> T {
-    std::thread::Builder::new().stack_size(128 << 10).spawn(what).unwrap().join().unwrap()
+/// Runs `test` on a stack that is far too small for a decoder that recurses into every level of its input.
+fn on_a_small_stack<T: Send + 'static>(test: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::Builder::new().stack_size(128 << 10).spawn(test).unwrap().join().unwrap()
 }
 
 fn assert_too_deep<T: Debug>(decoded: Result<T, CodecError>) {
@@ -28,8 +28,8 @@ fn assert_too_deep<T: Debug>(decoded: Result<T, CodecError>) {
     assert!(text.contains("levels deep") || text.contains("recursion limit"), "{text}");
 }
 
-// Types that nest, each through another kind of the data model. With bincode a level of each is the byte 1, and the end
-// is the byte 0.
+// Recursive types, each through a different kind of the data model. Bincode encodes one level of each as the byte 1, and
+// the end as the byte 0.
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -68,7 +68,7 @@ enum Structs {
 #[serde(transparent)]
 struct Maps(BTreeMap<(), Maps>);
 
-/// A type without values, whose decoding reads no byte.
+/// A type without values. Decoding it recurses without end and reads no byte.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Endless(Box<Endless>);
 
@@ -78,45 +78,45 @@ fn levels(count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Checks that `allowed` levels of `T` come back, and that one more is an error, as is a great many.
-fn assert_limited<T: DeserializeOwned + Serialize + Debug + PartialEq + Send + 'static>(allowed: usize) {
+/// Checks that `max_levels` levels of `T` decode, and that one more level, or very many more, are refused.
+fn assert_limited<T: DeserializeOwned + Serialize + Debug + PartialEq + Send + 'static>(max_levels: usize) {
     on_a_small_stack(move || {
         assert_too_deep(Bincode.decode::<T>(&levels(DEEP)));
-        assert_too_deep(Bincode.decode::<T>(&levels(allowed + 1)));
-        let value = Bincode.decode::<T>(&levels(allowed)).unwrap();
-        assert_eq!(Bincode.encode(&value).unwrap(), levels(allowed));
+        assert_too_deep(Bincode.decode::<T>(&levels(max_levels + 1)));
+        let value = Bincode.decode::<T>(&levels(max_levels)).unwrap();
+        assert_eq!(Bincode.encode(&value).unwrap(), levels(max_levels));
     });
 }
 
 #[test]
 fn bincode_refuses_sequences_nested_too_deep() {
-    // The last one holds the empty sequence.
-    assert_limited::<Sequence>(LIMIT - 1);
+    // The innermost sequence is empty, and counts as a level too.
+    assert_limited::<Sequence>(MAX_DEPTH - 1);
 }
 
 #[test]
 fn bincode_refuses_wrappers_nested_too_deep() {
-    // A newtype and a `Some` each; the last newtype holds `None`.
-    assert_limited::<Wrapper>(LIMIT / 2 - 1);
+    // Each level is a newtype and a `Some`. The innermost newtype contains `None`.
+    assert_limited::<Wrapper>(MAX_DEPTH / 2 - 1);
 }
 
 #[test]
 fn bincode_refuses_a_linked_list_that_is_too_long() {
-    // The first node has no `Some` around it.
-    assert_limited::<Linked>(LIMIT - 1);
-    assert_limited::<Pair>(LIMIT - 1);
+    // The first node is not inside a `Some`.
+    assert_limited::<Linked>(MAX_DEPTH - 1);
+    assert_limited::<Pair>(MAX_DEPTH - 1);
 }
 
 #[test]
 fn bincode_refuses_variants_nested_too_deep() {
-    assert_limited::<Newtypes>(LIMIT);
-    assert_limited::<Tuples>(LIMIT);
-    assert_limited::<Structs>(LIMIT);
+    assert_limited::<Newtypes>(MAX_DEPTH);
+    assert_limited::<Tuples>(MAX_DEPTH);
+    assert_limited::<Structs>(MAX_DEPTH);
 }
 
 #[test]
 fn bincode_refuses_maps_nested_too_deep() {
-    assert_limited::<Maps>(LIMIT - 1);
+    assert_limited::<Maps>(MAX_DEPTH - 1);
 }
 
 #[test]
@@ -132,37 +132,41 @@ fn json_refuses_values_nested_too_deep() {
         [open.repeat(count), end.into(), close.repeat(count)].concat().into_bytes()
     };
     on_a_small_stack(move || {
-        for count in [JSON_LIMIT, DEEP] {
+        for count in [MAX_JSON_DEPTH, DEEP] {
             assert_too_deep(Json.decode::<Sequence>(&nested("[", "[]", "]", count)));
             assert_too_deep(Json.decode::<Linked>(&nested(r#"{"next":"#, r#"{"next":null}"#, "}", count)));
             assert_too_deep(Json.decode::<Newtypes>(&nested(r#"{"More":"#, r#"{"More":"End"}"#, "}", count)));
             assert_too_deep(Json.decode::<serde_json::Value>(&nested("[", "[]", "]", count)));
         }
-        assert!(Json.decode::<Sequence>(&nested("[", "[]", "]", JSON_LIMIT - 1)).is_ok());
+        assert!(Json.decode::<Sequence>(&nested("[", "[]", "]", MAX_JSON_DEPTH - 1)).is_ok());
         assert!(
-            Json.decode::<Linked>(&nested(r#"{"next":"#, r#"{"next":null}"#, "}", JSON_LIMIT - 1)).is_ok()
+            Json.decode::<Linked>(&nested(r#"{"next":"#, r#"{"next":null}"#, "}", MAX_JSON_DEPTH - 1))
+                .is_ok()
         );
     });
 }
 
 #[test]
-fn many_small_integers_decode_to_eight_times_their_bytes() {
-    // 9 MB as bincode writes them, 72 MB as a `Vec<u64>`.
-    let many = vec![7_u64; 9_000_000];
-    let bytes = Bincode.encode(&many).unwrap();
+fn small_integers_decode_to_eight_times_their_encoded_size() {
+    // The numbers take 9 MB in bincode's encoding, and 72 MB as a `Vec<u64>`.
+    let numbers = vec![7_u64; 9_000_000];
+    let bytes = Bincode.encode(&numbers).unwrap();
     assert!(bytes.len() < 10 << 20);
-    assert!(Bincode.decode::<Vec<u64>>(&bytes).unwrap() == many);
+    assert!(Bincode.decode::<Vec<u64>>(&bytes).unwrap() == numbers);
 }
 
 #[test]
 fn a_length_beyond_the_input_is_refused_without_an_allocation() {
-    // A petabyte exceeds the address space of a process on x86-64, so an allocation would abort the test.
+    // A petabyte exceeds the address space of a process on x86-64, so allocating that much would abort the test.
     fn refused<T: DeserializeOwned + Debug>() {
         for length in [1 << 50, u64::MAX >> 1, u64::MAX] {
             for rest in [0, 1, 100] {
-                let mut bytes = claim(length);
+                let mut bytes = forged_length(length);
                 bytes.extend(vec![0; rest]);
-                assert!(Bincode.decode::<T>(&bytes).is_err(), "{length} and {rest} bytes");
+                assert!(
+                    Bincode.decode::<T>(&bytes).is_err(),
+                    "a length of {length} with {rest} bytes was accepted"
+                );
             }
         }
     }
@@ -187,10 +191,10 @@ fn a_length_beyond_the_input_is_refused_without_an_allocation() {
 #[test]
 fn a_forged_count_of_zero_sized_elements_is_refused() {
     for length in [1 << 60, u64::MAX >> 1] {
-        assert!(Bincode.decode::<Vec<()>>(&claim(length)).is_err());
-        assert!(Bincode.decode::<Vec<[u8; 0]>>(&claim(length)).is_err());
-        assert!(Bincode.decode::<Vec<((), ())>>(&claim(length)).is_err());
-        assert!(Bincode.decode::<HashMap<(), ()>>(&claim(length)).is_err());
+        assert!(Bincode.decode::<Vec<()>>(&forged_length(length)).is_err());
+        assert!(Bincode.decode::<Vec<[u8; 0]>>(&forged_length(length)).is_err());
+        assert!(Bincode.decode::<Vec<((), ())>>(&forged_length(length)).is_err());
+        assert!(Bincode.decode::<HashMap<(), ()>>(&forged_length(length)).is_err());
     }
-    assert_comes_back(&Bincode, &vec![(); 100_000]);
+    assert_round_trip(&Bincode, &vec![(); 100_000]);
 }

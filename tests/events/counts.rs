@@ -1,9 +1,9 @@
-//! How often an event is emitted: once for what happened, and not for each call that meets it.
+//! Checks that an event is emitted once for what happened, and not again for each call that finds it.
 
 use oncekey::{Begin, Expected, ManualClock, Next};
 
 use crate::common::{NONE, Place, SEGMENT, START_MS, acquire, clocked, flip, record_of, seconds};
-use crate::{Messages, records};
+use crate::{Messages, write_records};
 
 #[test]
 fn damage_to_a_record_causes_one_event() {
@@ -15,7 +15,7 @@ fn damage_to_a_record_causes_one_event() {
     let store = options.open(&place.path).unwrap();
     store.record("seen first", NONE, &[9; 300]).unwrap();
     store.record("moved first", NONE, &[9; 300]).unwrap();
-    records(&store, "filler", 300, 1_000_000);
+    write_records(&store, "filler", 300, 1_000_000);
     for key in ["seen first", "moved first"] {
         flip(&place, record_of(&place, key) + 60);
     }
@@ -24,7 +24,7 @@ fn damage_to_a_record_causes_one_event() {
     }
     assert_eq!(messages.count("unreadable"), 1);
     for round in 0..30 {
-        records(&store, &format!("short/{round}"), 100, 1);
+        write_records(&store, &format!("short/{round}"), 100, 1);
         clock.advance(seconds(2));
     }
     assert!(store.stats().segments_retired > 10 && messages.count("reclaimed") > 10);
@@ -32,7 +32,7 @@ fn damage_to_a_record_causes_one_event() {
     assert_eq!(
         (messages.count("unreadable"), messages.count("reclaiming stopped")),
         (2, 0),
-        "not one event for each"
+        "each damaged record must cause one event, and reclaiming must not stop"
     );
 }
 
@@ -44,11 +44,11 @@ fn a_stop_of_reclaiming_causes_one_event() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000_000)).open(&place.path).unwrap();
     store.record("rotten", NONE, &[9; 300]).unwrap();
-    records(&store, "filler", 300, 1_000_000);
+    write_records(&store, "filler", 300, 1_000_000);
     flip(&place, record_of(&place, "rotten") + 60);
     flip(&place, 4_096 + SEGMENT - 10);
     for round in 0..30 {
-        records(&store, &format!("short/{round}"), 100, 1);
+        write_records(&store, &format!("short/{round}"), 100, 1);
         clock.advance(seconds(2));
     }
     assert!(store.stats().reclaiming_stopped && store.compact().is_err() && store.compact().is_err());
@@ -70,7 +70,7 @@ fn an_attempt_left_in_doubt_causes_one_event() {
     assert_eq!(
         counts(),
         (1, 2),
-        "not one event for the end of the attempt and one for each caller that found it"
+        "one event for the end of the attempt, and one for each caller that found it, are expected"
     );
     let mut lease = acquire(&store, "completed");
     lease.complete(b"r").unwrap();
@@ -82,15 +82,15 @@ fn an_attempt_left_in_doubt_causes_one_event() {
     store.compare_and_set("fenced", expected, Next::InDoubt { fingerprint: NONE }).unwrap();
     assert_eq!(counts(), (2, 2));
     drop(fenced);
-    assert_eq!(counts(), (2, 2), "an event for an attempt that was ended or superseded");
+    assert_eq!(counts(), (2, 2), "an attempt that had ended or was fenced caused an event");
     let Begin::Acquired(late) = store.operation("late").lease(seconds(1)).begin().unwrap() else { panic!() };
     clock.advance(seconds(1));
     assert_eq!(counts(), (2, 2));
     drop(store.begin("late", NONE).unwrap());
-    assert_eq!(counts(), (3, 2), "no event for the takeover");
+    assert_eq!(counts(), (3, 2), "the takeover caused no event");
     drop(late);
     assert_eq!(counts(), (3, 2));
     let done = Next::Completed { fingerprint: NONE, result: b"r" };
     store.compare_and_set("set", Expected::Absent, done).unwrap();
-    assert_eq!(counts(), (3, 2), "an event for a key that was set as completed");
+    assert_eq!(counts(), (3, 2), "setting a key to completed caused an event");
 }

@@ -1,5 +1,5 @@
-//! Proves which events there are, that each is emitted as often as documented, and that a subscriber may use the store
-//! in any of them.
+//! Checks which events the store emits, that it emits each as often as documented, and that a subscriber may use the store
+//! in every event.
 #![cfg(feature = "tracing")]
 #![allow(
     clippy::unwrap_used,
@@ -31,13 +31,13 @@ use tracing::{Event, Subscriber};
 struct Messages(Arc<Mutex<Vec<String>>>);
 
 impl Messages {
-    /// How many messages begin with `prefix`.
+    /// The number of messages that begin with `prefix`.
     fn count(&self, prefix: &str) -> usize {
         self.0.lock().unwrap().iter().filter(|text| text.starts_with(prefix)).count()
     }
 
-    /// Keeps the message of an event and returns it.
-    fn note(&self, event: &Event<'_>) -> String {
+    /// Stores the message of an event and returns it.
+    fn push(&self, event: &Event<'_>) -> String {
         let mut message = String::new();
         event.record(&mut Message(&mut message));
         self.0.lock().unwrap().push(message.clone());
@@ -47,7 +47,7 @@ impl Messages {
     fn subscriber(&self) -> impl Subscriber + use<> {
         let messages = self.clone();
         OnEvent(move |event: &Event<'_>| {
-            messages.note(event);
+            messages.push(event);
         })
     }
 }
@@ -62,7 +62,8 @@ impl Visit for Message<'_> {
     }
 }
 
-fn records(store: &Store, name: &str, count: u32, retention: u64) {
+/// Writes buffered records with this retention in seconds.
+fn write_records(store: &Store, name: &str, count: u32, retention: u64) {
     for n in 0..count {
         let key = format!("{name}/{n}");
         let operation = store.operation(&key).retain(seconds(retention)).durability(Durability::Buffered);
@@ -70,24 +71,24 @@ fn records(store: &Store, name: &str, count: u32, retention: u64) {
     }
 }
 
-/// Calls `cause` with a store, under a subscriber that calls `act` with each message and that store. All of it runs in
-/// a thread that must end.
+/// Calls `cause` with a store, under a subscriber that calls `react` with each message and the same store. Both run in a
+/// thread that must not hang. Returns the messages.
 fn with_subscriber(
     store: Store,
-    act: impl Fn(&str, &Store) + Send + Sync + 'static,
+    react: impl Fn(&str, &Store) + Send + Sync + 'static,
     cause: impl FnOnce(&Store) + Send + 'static,
 ) -> Messages {
     let messages = Messages::default();
-    let (noted, used) = (messages.clone(), store.clone());
-    let acting = OnEvent(move |event: &Event<'_>| act(&noted.note(event), &used));
-    let (ends, ended) = std::sync::mpsc::channel();
+    let (pushed_to, store_for_subscriber) = (messages.clone(), store.clone());
+    let subscriber = OnEvent(move |event: &Event<'_>| react(&pushed_to.push(event), &store_for_subscriber));
+    let (sender, receiver) = std::sync::mpsc::channel();
     let thread = std::thread::spawn(move || {
-        let _guard = tracing::subscriber::set_default(acting);
+        let _guard = tracing::subscriber::set_default(subscriber);
         cause(&store);
-        ends.send(()).unwrap();
+        sender.send(()).unwrap();
     });
     // The timeout only turns a deadlock into a failure.
-    match ended.recv_timeout(seconds(60)) {
+    match receiver.recv_timeout(seconds(60)) {
         Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {
             panic!("the call and its subscriber wait for each other")
         }
@@ -96,12 +97,12 @@ fn with_subscriber(
     messages
 }
 
-/// Calls everything that a subscriber may call: on the key of the event, on another key, and on the whole store.
+/// Makes every call that a subscriber may make: on the key of the event, on another key, and on the whole store.
 fn call_everything(_: &str, store: &Store) {
     thread_local! {
         static EVENTS: std::cell::Cell<u32> = const { std::cell::Cell::new(0) };
     }
-    // These calls cause events too. If the key stays in doubt, each of them does, without end.
+    // These calls cause events too, so without a limit a key that stays in doubt would cause events for ever.
     EVENTS.set(EVENTS.get() + 1);
     if EVENTS.get() > 20 {
         return;

@@ -1,4 +1,4 @@
-//! The event of a store that is poisoned by a failed disk.
+//! Checks the event that a store emits when a failed disk poisons it.
 
 use oncekey::simulation::{DiskFault, SimulatedDisk};
 use oncekey::{Begin, Doubt, Durability, Error, Expected, Next, RunError, Store};
@@ -24,7 +24,7 @@ fn a_poisoning_causes_one_event_however_many_calls_fail() {
     assert_eq!(messages.count("poisoned"), 1, "{:?}", messages.0.lock().unwrap());
 }
 
-/// Each call holds other locks when the disk fails in it.
+/// Each call holds different locks when the disk fails.
 #[test]
 fn a_subscriber_may_use_the_store_in_any_call_that_poisons_it() {
     type Call = fn(&Store) -> oncekey::Result<()>;
@@ -77,13 +77,13 @@ fn a_subscriber_may_use_the_store_in_any_call_that_poisons_it() {
     let disk = SimulatedDisk::new();
     let store = small().open_simulated(&disk).unwrap();
     abandon(&store, "k");
-    let act = |message: &str, store: &Store| {
-        // Not in earlier events: that would end the doubt.
+    let react = |message: &str, store: &Store| {
+        // Only in this event, because these calls would end the doubt in an earlier one.
         if message.starts_with("poisoned") {
             call_everything(message, store);
         }
     };
-    let messages = with_subscriber(store, act, move |store| {
+    let messages = with_subscriber(store, react, move |store| {
         let reconciled = store.operation("k").reconcile(|_| {
             disk.fault_at(disk.steps(), DiskFault::ErrorFromNowOn);
             Some(17)
@@ -98,9 +98,9 @@ fn a_subscriber_may_use_the_store_in_any_call_that_poisons_it() {
     assert_eq!(messages.count("poisoned"), 1);
 }
 
-/// One failed write fails the calls of all threads.
+/// After one failed write, the calls of all threads fail.
 #[test]
-fn a_poisoning_causes_one_event_in_all_threads() {
+fn a_poisoning_causes_one_event_among_all_threads() {
     for _ in 0..20 {
         let (messages, disk) = (Messages::default(), SimulatedDisk::new());
         let store = small().open_simulated(&disk).unwrap();

@@ -1,4 +1,4 @@
-//! What a subscriber may do in an event: call the store, close it, panic. No event is emitted under a lock.
+//! Checks that in every event a subscriber may call the store, close it, or panic, because no event is emitted under a lock.
 
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex};
@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex};
 use oncekey::{Begin, Durability, Error, Expected, Lease, Next, RunError, Store};
 
 use crate::common::{NONE, Place, SEGMENT, abandon, acquire, seconds, small};
-use crate::{call_everything, records, with_subscriber};
+use crate::{call_everything, with_subscriber, write_records};
 
-/// The message of an event, the store that it happens on, and the call that causes it.
+/// The message of an event, a function that opens a store, and a function that causes the event on it.
 type Cause = (&'static str, fn(&Place) -> Store, fn(&Store));
 
 fn completed(place: &Place) -> Store {
@@ -77,7 +77,7 @@ const CAUSES: &[Cause] = &[
         |place| {
             let options = small().durability(Durability::Buffered);
             let store = options.open(&place.path).unwrap();
-            records(&store, "short", 400, 1_000);
+            write_records(&store, "short", 400, 1_000);
             for n in 0..300 {
                 assert!(store.forget(&format!("short/{n}")).unwrap());
             }
@@ -107,19 +107,19 @@ fn a_subscriber_may_close_the_store_in_the_event_of_a_call() {
         let outcomes = Arc::clone(&held);
         let close = move |_: &str, store: &Store| outcomes.lock().unwrap().push(store.close());
         with_subscriber(open(&place), close, cause);
-        // The doubt that the call is about to return is already alive.
-        let hands_out = *event == "found in doubt" && number == 6;
+        // This call is about to return a doubt, which counts as alive already.
+        let returns_doubt = *event == "found in doubt" && number == 6;
         let outcome = held.lock().unwrap().remove(0);
         match outcome {
-            Ok(()) if !hands_out => drop(place.open()),
-            Err(Error::LeasesAlive { count: 1, .. }) if hands_out => {}
+            Ok(()) if !returns_doubt => drop(place.open()),
+            Err(Error::LeasesAlive { count: 1, .. }) if returns_doubt => {}
             other => panic!("{number}: {event}: {other:?}"),
         }
     }
 }
 
 #[test]
-fn a_subscriber_may_open_the_path_in_the_event_of_its_opening() {
+fn a_subscriber_may_call_open_in_the_opened_event() {
     let place = Place::new();
     completed(&place).close().unwrap();
     let path = place.path.clone();
@@ -135,26 +135,26 @@ fn a_subscriber_may_open_the_path_in_the_event_of_its_opening() {
 }
 
 #[test]
-fn events_caused_by_a_subscriber_come_after_the_present_one() {
+fn events_caused_by_a_subscriber_come_after_the_current_one() {
     let place = Place::new();
     let depth = Arc::new(Mutex::new(0));
     let left = Mutex::new(1_000);
-    let act = move |_: &str, store: &Store| {
+    let react = move |_: &str, store: &Store| {
         assert!(
             depth.try_lock().is_ok_and(|mut inside| std::mem::replace(&mut *inside, 1) == 0),
             "an event was emitted within another"
         );
-        let goes_on = {
+        let may_continue = {
             let mut left = left.lock().unwrap();
             *left -= 1;
             *left > 0
         };
-        if goes_on {
+        if may_continue {
             store.record("k", NONE, b"r").unwrap();
         }
         *depth.lock().unwrap() = 0;
     };
-    let messages = with_subscriber(completed(&place), act, |store| drop(store.begin("k", NONE).unwrap()));
+    let messages = with_subscriber(completed(&place), react, |store| drop(store.begin("k", NONE).unwrap()));
     assert_eq!(messages.count("replayed"), 1_000, "an event was lost");
 }
 
@@ -186,8 +186,8 @@ fn a_subscribers_panic_escapes_neither_a_call_nor_a_drop() {
     );
 }
 
-/// A lease in a thread-local variable is dropped while the thread ends. `tracing` then gives the event to no subscriber
-/// of that thread, but nothing may panic or wait.
+/// A lease in a thread-local variable is dropped while its thread is ending. `tracing` no longer passes the event to the
+/// subscriber of that thread, but the drop must neither panic nor hang.
 #[test]
 fn a_lease_may_be_dropped_with_its_threads_local_variables() {
     thread_local! {
@@ -204,22 +204,22 @@ fn a_lease_may_be_dropped_with_its_threads_local_variables() {
 fn finds_an_event_emitted_under_a_lock() {
     use oncekey::simulation::{Bug, plant};
     let place = Place::new();
-    let (noticed, notices) = std::sync::mpsc::channel();
-    let noticed = Mutex::new(noticed);
+    let (sender, results) = std::sync::mpsc::channel();
+    let sender = Mutex::new(sender);
     let is_under_lock = move |_: &str, store: &Store| {
-        // The close waits for the call that emitted this event, however long this subscriber waits.
+        // A close waits for every call that is running. With the planted bug, the call that emitted this event is still running.
         let (ends, ended) = std::sync::mpsc::channel();
         let store = store.clone();
         std::thread::spawn(move || {
             let _ = store.close();
             let _ = ends.send(());
         });
-        let _ = noticed.lock().unwrap().send(ended.recv_timeout(seconds(1)).is_err());
+        let _ = sender.lock().unwrap().send(ended.recv_timeout(seconds(1)).is_err());
     };
     with_subscriber(completed(&place), is_under_lock, |store| {
         plant(Some(Bug::EventUnderLocks));
         drop(store.record("k", NONE, b"r").unwrap());
         plant(None);
     });
-    assert!(notices.recv().unwrap(), "the event was not emitted under a lock");
+    assert!(results.recv().unwrap(), "the test missed the planted bug");
 }

@@ -1,4 +1,4 @@
-//! Files that a crash left incomplete, which an opening repairs, beside files that were damaged, which it refuses.
+//! Checks that recovery repairs a file that a crash left incomplete, and that a damaged file is refused or reported.
 
 use oncekey::{Error, Store};
 
@@ -6,31 +6,31 @@ use crate::common::{NONE, Place, SEGMENT, acquire, copy_of_open, perform, small}
 use crate::refuse;
 
 #[test]
-fn an_interrupted_creation_is_finished_but_a_lost_header_is_refused() {
+fn an_interrupted_creation_is_finished_but_not_a_lost_header() {
     for length in [0, 1, 511, 512, 4_096, 4_097, 4_608, 4_096 + SEGMENT] {
         let place = Place::new();
         std::fs::write(&place.path, vec![0; usize::try_from(length).unwrap()]).unwrap();
         let store = place.open();
         perform(&store, "k", b"r");
     }
-    // The segment header was written, the store header was not.
+    // The segment header was written, but the store header was not.
     let place = Place::new();
     drop(place.open());
     let mut bytes = place.bytes();
     bytes[..4_096].fill(0);
-    let behind_its_header = 4_096 + 512;
+    let segment_header_end = 4_096 + 512;
     let mut early = bytes.clone();
-    early[behind_its_header..].fill(0);
+    early[segment_header_end..].fill(0);
     std::fs::write(&place.path, early).unwrap();
     perform(&place.open(), "k", b"r");
-    // The same, but the segment holds a frame: the header was lost after the creation.
+    // Here the segment contains a frame as well, so the store header was lost after the creation.
     std::fs::write(&place.path, bytes).unwrap();
     assert!(matches!(refuse(&place.path), Error::Corrupt { offset: 0, .. }));
 }
 
 #[test]
 fn a_torn_tail_is_dropped_unless_a_later_frame_attests_it() {
-    // Two synced operations, then a power loss during the write of a third: only the third may be torn.
+    // Power is lost while the third record is being written. The first two are synced, so only the third may be torn.
     let place = Place::new();
     let store = place.open();
     store.record("first", NONE, b"1").unwrap();
@@ -43,7 +43,7 @@ fn a_torn_tail_is_dropped_unless_a_later_frame_attests_it() {
     let changed: Vec<usize> = (0..new.len()).filter(|at| new[*at] != old[*at]).collect();
     let (from, to) = (changed[0], changed[changed.len() - 1] + 1);
 
-    // Torn anywhere in its last bytes: the third is lost, the others are kept, and the store accepts records.
+    // Wherever the third is torn, it is lost, the others are kept, and the store accepts records.
     for cut in [from, from + 8, (from + to) / 2, to - 1] {
         let mut torn = new.clone();
         torn[cut..to].copy_from_slice(&old[cut..to]);
@@ -56,10 +56,10 @@ fn a_torn_tail_is_dropped_unless_a_later_frame_attests_it() {
         assert_eq!(crashed.open().get("third").unwrap().result(), Some(&b"again"[..]));
     }
 
-    // Damage before the third, whose frame attests that everything before it was on disk: refused, with the offset.
-    let mut holed = new.clone();
-    holed[from - 40] ^= 1;
-    std::fs::write(&crashed.path, holed).unwrap();
+    // The third frame attests that everything before it was on disk. So damage before it is refused, with the offset.
+    let mut damaged = new.clone();
+    damaged[from - 40] ^= 1;
+    std::fs::write(&crashed.path, damaged).unwrap();
     match refuse(&crashed.path) {
         Error::Corrupt { offset, reason, .. } => {
             assert!(offset < from as u64, "{offset}");
@@ -81,7 +81,7 @@ fn damage_to_the_last_record_is_noticed_after_a_close() {
     damaged[record] ^= 1;
     std::fs::write(&place.path, &damaged).unwrap();
     assert!(matches!(refuse(&place.path), Error::Corrupt { .. }));
-    // Damage to one of the two close marks too: the other suffices.
+    // The result is the same if one of the two close marks is damaged too, because the other suffices.
     damaged[4_096 + 512] ^= 1;
     std::fs::write(&place.path, &damaged).unwrap();
     assert!(matches!(refuse(&place.path), Error::Corrupt { .. }));
@@ -167,10 +167,10 @@ fn damage_to_a_moved_last_record_is_noticed() {
     }
 }
 
-/// If several records have one hash, an opening reads them to tell their keys apart. A record that cannot be read then
-/// affects only its own key.
+/// If several records have the same hash, they are read while the store is being opened, to compare their keys. A record
+/// that cannot be read must then affect only its own key.
 #[test]
-fn a_damaged_record_with_earlier_ones_affects_only_its_key() {
+fn a_damaged_record_of_an_earlier_key_affects_only_that_key() {
     let place = Place::new();
     let store = place.open();
     let mut leases: Vec<_> = (0..10).map(|n| acquire(&store, &format!("twice-{n}"))).collect();
@@ -191,8 +191,8 @@ fn a_damaged_record_with_earlier_ones_affects_only_its_key() {
     store.close().unwrap();
     let records: Vec<usize> =
         whole.windows(7).enumerate().filter(|(_, at)| at == b"twice-3").map(|(at, _)| at).collect();
-    assert_eq!(records.len(), 2, "not one begin and one completion");
-    assert!((records[1] - records[0]) as u64 > 2 * SEGMENT, "not in different segments");
+    assert_eq!(records.len(), 2, "the key must have two records, a begin and a completion");
+    assert!((records[1] - records[0]) as u64 > 2 * SEGMENT, "the two records must be in different segments");
 
     for damaged in [&records[..1], &records[1..], &records[..]] {
         let mut bytes = whole.clone();

@@ -1,4 +1,4 @@
-//! An opening finds every key again, counts the log as the writer did, and continues store time.
+//! Checks that a reopened store finds every key, reports the same figures as its writer, and continues store time.
 
 use oncekey::{Durability, Error, ManualClock, Options, Status, Store};
 
@@ -34,16 +34,16 @@ fn every_key_survives_a_close_and_a_crash() {
     }
 }
 
-/// The log is longer than what an opening reads with one thread: several threads read the footers and fill the index.
+/// The log is so long that several threads read the footers and fill the index.
 #[test]
-fn a_long_log_read_by_several_threads_opens_unchanged() {
+fn a_long_log_that_several_threads_read_gives_the_same_answers() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = || clocked(&clock).retention(seconds(100)).durability(Durability::Buffered);
     let store = options().open(&place.path).unwrap();
     let key = |n: u32| format!("key-{n}");
     const KEYS: u32 = 60_000;
-    // Each case of a later segment: it has another record of the key, a tombstone, or nothing.
+    // For each key, a later segment has another record of it, a tombstone, or nothing.
     for n in 0..KEYS {
         if n == KEYS / 3 {
             clock.advance(seconds(50));
@@ -60,31 +60,34 @@ fn a_long_log_read_by_several_threads_opens_unchanged() {
         }
     }
     clock.advance(seconds(60));
-    let look = |store: &Store| {
+    let read_all = |store: &Store| {
         let keys: Vec<_> = (0..KEYS).map(|n| store.get(&key(n)).unwrap()).collect();
         let doubts: Vec<_> = (0..KEYS).map(|n| store.get(&format!("doubt-{n}")).unwrap().status()).collect();
         (keys, doubts)
     };
-    let before = look(&store);
-    let some = |status| before.0.iter().filter(|seen| seen.status() == status).count();
-    assert!(some(Status::Completed) > 10_000 && some(Status::Absent) > 10_000, "the test must cover both");
+    let before = read_all(&store);
+    let count = |status| before.0.iter().filter(|seen| seen.status() == status).count();
+    assert!(count(Status::Completed) > 10_000 && count(Status::Absent) > 10_000, "the test must cover both");
     let expected = store.stats();
     assert!(expected.segments * SEGMENT > 16 << 20, "too short to be read by several threads: {expected:?}");
     store.close().unwrap();
 
     let store = options().open(&place.path).unwrap();
-    assert!(look(&store) == before, "the answers differ");
+    assert!(read_all(&store) == before, "the answers differ");
     let stats = store.stats();
-    // A retired segment that no later header excludes yet is counted again, all of it as dead.
+    // A retired segment that no later header excludes yet is counted again, with all of its bytes as dead.
     let live_bytes = |stats: &oncekey::Stats| stats.record_bytes - stats.dead_bytes;
     assert_eq!(live_bytes(&stats), live_bytes(&expected));
-    let live = some(Status::Completed) + KEYS as usize / 500;
-    assert_eq!(stats.keys, live, "an expired key or one counted twice");
-    assert!(stats.index_bytes < live * 12 + (64 << 10), "larger than an index that grew: {stats:?}");
+    let live = count(Status::Completed) + KEYS as usize / 500;
+    assert_eq!(stats.keys, live, "the index has an expired key, or a key twice");
+    assert!(
+        stats.index_bytes < live * 12 + (64 << 10),
+        "the index takes more memory than one that grew record by record: {stats:?}"
+    );
 }
 
 #[test]
-fn an_opening_counts_the_log_as_the_writer_did() {
+fn a_reopened_store_has_the_same_stats_as_its_writer() {
     for segments in [0, 3] {
         let place = Place::new();
         let store = small().open(&place.path).unwrap();
@@ -118,7 +121,8 @@ fn an_existing_file_keeps_its_segment_size() {
     assert!(matches!(acquire(&store, "l").complete(&[0; 30_000]), Err(Error::TooLarge { .. })));
 }
 
-/// The log holds nothing but an opening after the time that counts.
+/// The second session begins an hour after the first, and ends with a crash before it has written a record. Its opening
+/// frame must preserve the later time.
 #[test]
 fn store_time_survives_a_session_without_records() {
     let place = Place::new();

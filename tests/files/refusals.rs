@@ -1,5 +1,5 @@
-//! Files, options and clocks that an opening refuses, each with its own error: files that are not stores, other
-//! versions of the format, invalid options, a wall clock that jumped.
+//! Checks that a store refuses to open with the right error: on a file that is not a store or has a different format version,
+//! with invalid options, and after the wall clock has jumped.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -11,7 +11,7 @@ use crate::common::{
 use crate::refuse;
 
 #[test]
-fn files_that_are_not_stores_get_their_own_errors() {
+fn each_file_that_is_not_a_store_gets_the_right_error() {
     let directory = tempfile::tempdir().unwrap();
     assert!(matches!(refuse(directory.path()), Error::NotAStore { .. }));
 
@@ -36,7 +36,7 @@ fn files_that_are_not_stores_get_their_own_errors() {
     }
     small().open(&empty).unwrap().close().unwrap();
 
-    // Root may read and write every file, so this part needs another user.
+    // Root can open every file, so this part runs only as a different user.
     let private = directory.path().join("private.once");
     std::fs::write(&private, b"").unwrap();
     std::fs::set_permissions(&private, std::fs::Permissions::from_mode(0o000)).unwrap();
@@ -48,8 +48,8 @@ fn files_that_are_not_stores_get_their_own_errors() {
     }
 }
 
-/// Rewrites a field of the store header and its checksum, as another version of the library could have written them.
-fn with_header_field(place: &Place, at: usize, value: u32) {
+/// Changes a field of the store header and corrects the checksum, as if a different version of the library had written them.
+fn change_header_field(place: &Place, at: usize, value: u32) {
     let mut bytes = place.bytes();
     bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
     let checksum = crc32fast::hash(&bytes[12..512]);
@@ -58,15 +58,15 @@ fn with_header_field(place: &Place, at: usize, value: u32) {
 }
 
 #[test]
-fn another_format_version_is_unsupported_and_not_corrupt() {
-    for (at, value, says) in
+fn a_different_format_version_is_unsupported_rather_than_corrupt() {
+    for (at, value, reason_part) in
         [(12, 2, "newer"), (12, 0, "older"), (20, 4, "read-compatible"), (24, 4, "incompatible")]
     {
         let place = Place::new();
         place.open().close().unwrap();
-        with_header_field(&place, at, value);
+        change_header_field(&place, at, value);
         match refuse(&place.path) {
-            Error::Unsupported { reason, .. } => assert!(reason.contains(says), "{reason}"),
+            Error::Unsupported { reason, .. } => assert!(reason.contains(reason_part), "{reason}"),
             other => panic!("{other:?}"),
         }
     }
@@ -78,8 +78,8 @@ fn another_format_version_is_unsupported_and_not_corrupt() {
     assert!(matches!(refuse(&place.path), Error::Corrupt { offset: 0, .. }));
 }
 
-/// Rewrites the last record with this kind, as a later version of the library could have written it.
-fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
+/// Changes the kind of the key's last record and corrects the checksums, as if a later version of the library had written it.
+fn change_kind_of_last_record(bytes: &mut [u8], key: &[u8], kind: u8) {
     let record = bytes.windows(key.len()).rposition(|window| window == key).unwrap() - 80;
     let frame = record - 56;
     let seed = crc32fast::hash(&bytes[32..48]);
@@ -92,8 +92,8 @@ fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
     let position = u64::from_le_bytes(bytes[frame + 8..frame + 16].try_into().unwrap()) + 56;
     let length = usize::try_from(word(record + 4)).unwrap();
     bytes[record + 8] = kind;
-    let place = u32::try_from(position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).unwrap();
-    let sum = checksum(&bytes[record + 4..record + length]) ^ place;
+    let tie = u32::try_from(position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32).unwrap();
+    let sum = checksum(&bytes[record + 4..record + length]) ^ tie;
     bytes[record..record + 4].copy_from_slice(&sum.to_le_bytes());
     let records = checksum(&sum.to_le_bytes());
     bytes[frame + 28..frame + 32].copy_from_slice(&records.to_le_bytes());
@@ -102,7 +102,7 @@ fn with_last_record_of_kind(bytes: &mut [u8], key: &[u8], kind: u8) {
 }
 
 #[test]
-fn an_unknown_record_kind_is_refused_unless_it_may_be_ignored() {
+fn an_unknown_record_kind_is_refused_unless_it_is_ignorable() {
     let place = Place::new();
     let store = place.open();
     store.record("known", NONE, b"x").unwrap();
@@ -110,7 +110,7 @@ fn an_unknown_record_kind_is_refused_unless_it_may_be_ignored() {
     let crashed = copy_of_open(&place.path);
     for (kind, opens) in [(33, false), (0x90, true)] {
         let mut bytes = crashed.bytes();
-        with_last_record_of_kind(&mut bytes, b"newer", kind);
+        change_kind_of_last_record(&mut bytes, b"newer", kind);
         let copy = Place::new();
         std::fs::write(&copy.path, bytes).unwrap();
         if opens {
@@ -126,20 +126,20 @@ fn an_unknown_record_kind_is_refused_unless_it_may_be_ignored() {
     }
 }
 
-/// Marks the footer entry with this version, in slot `slot`, as one of a later format that may be ignored, and corrects
-/// the footer's checksum.
-fn with_ignorable_footer_entry(bytes: &mut [u8], slot: usize, version: u64) {
+/// Gives the footer entry with this version, in the slot `slot`, an ignorable kind of a later format, and corrects the
+/// checksum of the footer.
+fn make_footer_entry_ignorable(bytes: &mut [u8], slot: usize, version: u64) {
     let seed = crc32fast::hash(&bytes[32..48]);
     let slot_end = 4_096 + (slot + 1) * usize::try_from(SEGMENT).unwrap();
     let trailer_at = slot_end - 64;
     assert_eq!(&bytes[trailer_at..trailer_at + 8], b"ONCEFOOT", "slot {slot} has no footer");
     let count = u32::from_le_bytes(bytes[trailer_at + 12..trailer_at + 16].try_into().unwrap()) as usize;
     let entries_at = trailer_at - count * 48;
-    let place = (0..count)
+    let entry_at = (0..count)
         .map(|entry| entries_at + entry * 48)
         .find(|at| bytes[at + 16..at + 24] == version.to_le_bytes())
         .unwrap();
-    bytes[place + 47] = 0x80;
+    bytes[entry_at + 47] = 0x80;
     let mut hasher = crc32fast::Hasher::new_with_initial(seed);
     hasher.update(&bytes[trailer_at + 12..slot_end]);
     hasher.update(&bytes[entries_at..trailer_at]);
@@ -168,9 +168,13 @@ fn an_ignorable_footer_entry_does_not_hide_the_earlier_record() {
     fill(2_000);
     store.close().unwrap();
     let mut bytes = place.bytes();
-    with_ignorable_footer_entry(&mut bytes, 1, version);
+    make_footer_entry_ignorable(&mut bytes, 1, version);
     std::fs::write(&place.path, bytes).unwrap();
-    assert_eq!(place.open().get("k").unwrap().status(), Status::InDoubt, "the earlier record is hidden");
+    assert_eq!(
+        place.open().get("k").unwrap().status(),
+        Status::InDoubt,
+        "the ignorable entry hides the earlier record"
+    );
 }
 
 #[test]
@@ -192,7 +196,7 @@ fn a_wall_clock_jump_is_refused_before_anything_expires() {
         }
         assert_eq!(place.bytes(), bytes, "the refused opening changed the file");
     }
-    // With a clock a day behind, store time stands still; so it does with one far behind, if that is accepted.
+    // Store time stands still if the clock is a day behind, and also if it is far behind and the jump is accepted.
     for days in [1, 10] {
         let behind = ManualClock::new(START_MS - days * day_ms);
         let options = clocked(&behind).accept_clock_jump(ClockJump::NotElapsed);
@@ -202,7 +206,10 @@ fn a_wall_clock_jump_is_refused_before_anything_expires() {
     }
     let ahead = ManualClock::new(START_MS + 400 * day_ms);
     let store = clocked(&ahead).accept_clock_jump(ClockJump::Elapsed).open(&place.path).unwrap();
-    assert!(store.get("k").unwrap().is_absent(), "an accepted clock expired nothing");
+    assert!(
+        store.get("k").unwrap().is_absent(),
+        "the key did not expire although the jump was accepted as elapsed time"
+    );
 }
 
 #[test]
@@ -218,13 +225,13 @@ fn invalid_options_are_refused_and_create_no_file() {
         ("result_retention", small().retention(seconds(10)).result_retention(seconds(11))),
         ("lease", small().retention(seconds(10)).lease(seconds(11))),
     ];
-    for (named, options) in cases {
+    for (expected, options) in cases {
         match options.open(&place.path) {
             Err(Error::Option { option, reason, .. }) => {
-                assert_eq!(option, named);
+                assert_eq!(option, expected);
                 assert!(!reason.is_empty());
             }
-            other => panic!("{named}: {other:?}"),
+            other => panic!("{expected}: {other:?}"),
         }
         assert!(!place.path.exists());
     }

@@ -1,4 +1,5 @@
-//! One session: who may open the file, what `close` needs, which calls sync, and that stores in memory are separate.
+//! Checks a single session: when the file can be opened, when `close` succeeds, which calls sync, and that stores in memory
+//! are separate.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -14,7 +15,7 @@ fn a_file_is_created_for_its_owner_alone() {
 }
 
 #[test]
-fn a_second_open_is_locked_until_the_last_lease_is_dropped() {
+fn the_file_stays_locked_until_the_last_lease_is_dropped() {
     let place = Place::new();
     let store = place.open();
     let lease = acquire(&store, "k");
@@ -26,7 +27,7 @@ fn a_second_open_is_locked_until_the_last_lease_is_dropped() {
 }
 
 #[test]
-fn close_refuses_while_leases_live_and_closes_every_handle() {
+fn close_needs_all_leases_ended_and_closes_every_handle() {
     let place = Place::new();
     let store = place.open();
     let lease = acquire(&store, "k");
@@ -52,11 +53,11 @@ fn a_clock_step_while_open_is_reported_and_not_followed() {
     assert!(store.get("k").unwrap().is_completed(), "the jump expired the key");
     assert_eq!(store.stats().clock_steps_not_followed, 1);
     clock.advance(seconds(995));
-    assert!(store.get("k").unwrap().is_absent(), "the time that passed expired nothing");
+    assert!(store.get("k").unwrap().is_absent(), "the key did not expire after its retention");
 }
 
 #[test]
-fn buffered_records_survive_the_process_and_one_sync_covers_them() {
+fn buffered_records_survive_the_process_without_a_sync() {
     let place = Place::new();
     let store = small().durability(Durability::Buffered).open(&place.path).unwrap();
     let before = store.stats().syncs;
@@ -69,7 +70,11 @@ fn buffered_records_survive_the_process_and_one_sync_covers_them() {
     store.sync().unwrap();
     assert_eq!(store.stats().syncs, before + 1);
     store.sync().unwrap();
-    assert_eq!(store.stats().syncs, before + 1, "synced although nothing was written");
+    assert_eq!(
+        store.stats().syncs,
+        before + 1,
+        "a second sync reached the disk although nothing was written"
+    );
 }
 
 #[test]
@@ -79,13 +84,13 @@ fn a_read_under_sync_makes_a_buffered_record_durable_first() {
     assert!(matches!(buffered.record(b"r"), Ok(oncekey::Recorded::Done(_))));
     let before = store.stats().syncs;
     assert!(store.get("k").unwrap().is_completed());
-    assert_eq!(store.stats().syncs, before + 1, "the answer was not made durable first");
+    assert_eq!(store.stats().syncs, before + 1, "the record was not synced before the answer");
     assert!(store.get("k").unwrap().is_completed());
     assert_eq!(store.stats().syncs, before + 1);
 }
 
 #[test]
-fn an_operation_takes_two_syncs_and_rerun_or_record_one() {
+fn an_operation_syncs_twice_but_rerun_and_record_once() {
     let store = small().open_in_memory().unwrap();
     let syncs = |work: &dyn Fn()| {
         let before = store.stats().syncs;
@@ -94,9 +99,9 @@ fn an_operation_takes_two_syncs_and_rerun_or_record_one() {
     };
     assert_eq!(syncs(&|| perform(&store, "a", b"r")), 2);
     assert_eq!(syncs(&|| drop(store.record("b", NONE, b"r"))), 1);
-    let act = |_: &oncekey::Attempt| Ok::<_, Error>(1_u8);
-    assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(act))), 1);
-    assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(act))), 0, "a replay synced");
+    let effect = |_: &oncekey::Attempt| Ok::<_, Error>(1_u8);
+    assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(effect))), 1);
+    assert_eq!(syncs(&|| drop(store.operation("c").rerun().run(effect))), 0, "a replay synced");
 }
 
 #[test]

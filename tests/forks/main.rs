@@ -1,9 +1,7 @@
-//! Proves that after a fork the child can neither change an open store nor hang in it, and that the parent goes on
-//! unaffected.
+//! Checks that after a fork the child can neither change an open store nor hang in it, and that the parent is not affected.
 //!
-//! A fork needs unsafe code, which the tests do not use. Each test therefore runs this program again with a small C
-//! library in front of libc (`shim.c`), in which `getppid` forks. Without a C compiler the tests print that they are
-//! skipped.
+//! A fork needs unsafe code, which the tests do not use. So each test runs this program again with a small preloaded C
+//! library (`shim.c`), in which `getppid` forks. Without a C compiler the tests print that they are skipped.
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
@@ -26,7 +24,7 @@ const SCENARIO: &str = "ONCEKEY_FORKS_SCENARIO";
 const DIRECTORY: &str = "ONCEKEY_FORKS_DIRECTORY";
 const OLD_KERNEL: &str = "ONCEKEY_FORKS_OLD_KERNEL";
 
-// The outer program.
+// The outer program, which starts an inner one for each scenario.
 
 /// Compiles the shim. Returns `None`, after printing the reason, if there is no C compiler.
 fn shim(directory: &Path) -> Option<PathBuf> {
@@ -45,11 +43,11 @@ fn shim(directory: &Path) -> Option<PathBuf> {
     }
 }
 
-/// Runs a scenario in a process of its own, once with each way in which the library detects a fork. Kills a process
-/// that does not end, and its children with it.
+/// Runs a scenario in its own process, once for each way in which the library detects a fork. Kills a process that does not
+/// end, together with its children.
 fn run(scenario: &str) {
     /// Far longer than any scenario takes, so that only a process that hangs exceeds it.
-    const PATIENCE: Duration = Duration::from_secs(120);
+    const HANG_TIMEOUT: Duration = Duration::from_secs(120);
     let directory = tempfile::tempdir().unwrap();
     let Some(library) = shim(directory.path()) else { return };
     for old_kernel in [false, true] {
@@ -72,7 +70,7 @@ fn run(scenario: &str) {
         let ended: Option<ExitStatus> = loop {
             match child.try_wait().unwrap() {
                 Some(status) => break Some(status),
-                None if began.elapsed() > PATIENCE => break None,
+                None if began.elapsed() > HANG_TIMEOUT => break None,
                 None => thread::sleep(Duration::from_millis(5)),
             }
         };
@@ -85,13 +83,13 @@ fn run(scenario: &str) {
         assert!(
             ended.is_some_and(|status| status.success()),
             "{scenario}, old kernel {old_kernel}: {}{printed}",
-            if ended.is_some() { "" } else { "it hangs; " }
+            if ended.is_some() { "" } else { "the process hangs; " }
         );
     }
 }
 
 #[test]
-fn every_call_in_a_forked_child_fails_without_a_lock() {
+fn every_call_in_a_forked_child_fails_without_hanging() {
     run("calls");
 }
 
@@ -102,20 +100,20 @@ fn a_store_in_memory_fails_in_a_forked_child_too() {
 
 #[test]
 fn after_a_fork_in_a_side_effect_only_the_parent_records() {
-    run("act");
+    run("side effect");
 }
 
 #[test]
 fn a_living_child_does_not_keep_the_file_locked() {
-    run("lives");
+    run("living child");
 }
 
 #[test]
-fn drops_in_a_child_leave_the_lock_and_the_file_alone() {
+fn drops_in_a_child_change_neither_the_lock_nor_the_file() {
     run("drops");
 }
 
-// The inner program.
+// The inner program, which runs one scenario.
 
 #[test]
 fn inner() {
@@ -124,14 +122,14 @@ fn inner() {
     match scenario.as_str() {
         "calls" => calls(&directory),
         "memory" => memory(&directory),
-        "act" => act(&directory),
-        "lives" => lives(&directory),
+        "side effect" => side_effect(&directory),
+        "living child" => living_child(&directory),
         "drops" => drops(&directory),
         other => panic!("{other}"),
     }
 }
 
-/// Which process this is after a fork, with its end of a pipe from the child to the parent.
+/// The process in which this code runs after a fork, with its end of a pipe from the child to the parent.
 enum Side {
     Child(PipeWriter),
     Parent(PipeReader),
@@ -157,14 +155,14 @@ fn end(mut writer: PipeWriter, report: &str) -> ! {
     std::process::exit(0)
 }
 
-/// Threads that keep the store's locks busy, so that some are held whenever the process forks.
-struct Hammer {
+/// Threads that keep using the store, so that some of its locks are held whenever the process forks.
+struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<Vec<String>>>,
 }
 
-impl Hammer {
-    fn start(store: &Store) -> Hammer {
+impl Load {
+    fn start(store: &Store) -> Load {
         let stop = Arc::new(AtomicBool::new(false));
         let threads = (0..4)
             .map(|number| {
@@ -185,7 +183,7 @@ impl Hammer {
                 })
             })
             .collect();
-        Hammer { stop, threads }
+        Load { stop, threads }
     }
 
     fn stop(self) -> Vec<String> {
@@ -221,8 +219,8 @@ impl Held {
         Held { store, lease, released, completed, doubts }
     }
 
-    /// Makes every call in the child. Ends it with a list of the calls that were not refused.
-    fn in_child(self, own: &Path, writer: PipeWriter) -> ! {
+    /// Makes every call in the child. Then ends the child, with a report of the calls that did not fail with `Forked`.
+    fn in_child(self, child_path: &Path, writer: PipeWriter) -> ! {
         let Held { store, mut lease, released, mut completed, doubts } = self;
         let mut accepted = Vec::new();
         let mut note = |call: &str, outcome: String| {
@@ -262,18 +260,19 @@ impl Held {
         note("doubt.complete", format!("{:?}", first.complete(b"child")));
         note("doubt.release", format!("{:?}", second.release()));
         note("doubt.begin_again", format!("{:?}", third.begin_again()));
-        // These have no error to return, but must not hang.
-        let rest = (store.stats(), store.path(), store.fingerprint(b"x"), format!("{store:?}{lease:?}"));
-        assert!(!format!("{rest:?}").is_empty());
+        // These calls cannot return an error, but they must not hang.
+        let infallible =
+            (store.stats(), store.path(), store.fingerprint(b"x"), format!("{store:?}{lease:?}"));
+        assert!(!format!("{infallible:?}").is_empty());
         drop((lease, completed, store));
         // The child may use a store that it opens itself.
-        let store = small().open(own).unwrap();
+        let store = small().open(child_path).unwrap();
         store.operation(&store.stats().keys.to_string()).record(b"").unwrap();
         store.close().unwrap();
         end(writer, &accepted.join("\n"))
     }
 
-    /// The parent ends everything that it holds, as without a fork.
+    /// Ends everything that is held, in the parent, as if it had not forked.
     fn in_parent(self) -> Store {
         let Held { store, mut lease, released, completed, doubts } = self;
         lease.complete(b"parent").unwrap();
@@ -289,10 +288,10 @@ impl Held {
     }
 }
 
-/// Forks repeatedly while the parent's threads are in the store, and makes every call in each child.
+/// Forks repeatedly while other threads of the parent are using the store, and makes every call in each child.
 fn call_everything(store: Store, directory: &Path) -> Store {
     let held = Held::new(store);
-    let hammer = Hammer::start(&held.store);
+    let load = Load::start(&held.store);
     while held.store.stats().keys < 40 {
         thread::yield_now();
     }
@@ -305,7 +304,7 @@ fn call_everything(store: Store, directory: &Path) -> Store {
             }
         }
     }
-    let recorded = hammer.stop();
+    let recorded = load.stop();
     let store = held.in_parent();
     for key in recorded {
         let seen = store.get(&key).unwrap();
@@ -337,7 +336,7 @@ fn memory(directory: &Path) {
     }
 }
 
-fn act(directory: &Path) {
+fn side_effect(directory: &Path) {
     let path = directory.join("store.once");
     let store = small().open(&path).unwrap();
     let mut side = None;
@@ -375,7 +374,7 @@ fn sleeping_child() -> (PipeWriter, PipeReader) {
     }
 }
 
-fn lives(directory: &Path) {
+fn living_child(directory: &Path) {
     let path = directory.join("store.once");
     for ends_with_close in [true, false] {
         let store = small().open(&path).unwrap();
@@ -388,7 +387,8 @@ fn lives(directory: &Path) {
         }
         drop(store);
         let other = small().open(&path);
-        let other = other.unwrap_or_else(|error| panic!("while the child lives: {error}"));
+        let other =
+            other.unwrap_or_else(|error| panic!("the file does not open while the child is alive: {error}"));
         assert_eq!(other.get("k").unwrap().result(), Some(&b"r"[..]));
         drop(held);
         assert_eq!(read_report(reader), "woke up");
@@ -413,7 +413,7 @@ fn drops(directory: &Path) {
     }
     assert!(std::fs::read(&path).unwrap() == before, "the child wrote to the file");
     let second = small().open(&path).unwrap_err();
-    assert!(matches!(second, oncekey::Error::Locked { .. }), "the child gave up the lock: {second}");
+    assert!(matches!(second, oncekey::Error::Locked { .. }), "the child released the lock: {second}");
     drop(lease);
     drop(store);
     let store = small().open(&path).unwrap();

@@ -1,4 +1,4 @@
-//! `compare_and_set`, from every state to every other.
+//! Checks `compare_and_set` from every state to every other.
 
 use oncekey::{CasOutcome, Error, Expected, Next, Status, Version};
 
@@ -6,7 +6,7 @@ use crate::common::{NONE, abandon, acquire};
 use crate::each_store;
 
 #[test]
-fn compare_and_set_follows_the_table_in_every_combination() {
+fn compare_and_set_follows_the_state_table() {
     #[derive(Debug, Clone, Copy, PartialEq)]
     enum Target {
         Absent,
@@ -65,22 +65,22 @@ fn compare_and_set_follows_the_table_in_every_combination() {
 }
 
 #[test]
-fn compare_and_set_changes_nothing_unless_all_of_it_matches() {
+fn compare_and_set_changes_nothing_unless_everything_matches() {
     each_store(|store, _| {
         abandon(store, "k");
         let seen = store.get("k").unwrap();
         let version = seen.version().unwrap();
         let next = Next::Completed { fingerprint: NONE, result: b"r" };
-        let elsewhere = [
+        let wrong = [
             Expected::Absent,
             Expected::Present { status: Status::InProgress, version },
             Expected::Present { status: Status::InDoubt, version: Version::from_u64(version.as_u64() + 1) },
         ];
-        for expected in elsewhere {
-            let CasOutcome::Differs(stands) = store.compare_and_set("k", expected, next).unwrap() else {
+        for expected in wrong {
+            let CasOutcome::Differs(found) = store.compare_and_set("k", expected, next).unwrap() else {
                 panic!()
             };
-            assert_eq!(stands, seen);
+            assert_eq!(found, seen);
         }
         let right = Expected::Present { status: Status::InDoubt, version };
         let foreign = Next::Completed { fingerprint: store.fingerprint(b"x"), result: b"r" };

@@ -1,5 +1,4 @@
-//! Proves the state of a key as a caller sees it, transition by transition: in memory, in a file, and in a file without
-//! memory maps alike.
+//! Checks every transition of a key as a caller sees it, on a store in memory, in a file, and in a file without memory maps.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -18,7 +17,7 @@ mod transitions;
 use common::{Place, START_MS, clocked, seconds};
 use oncekey::{ManualClock, Status, Store};
 
-/// Runs a test on a store in memory, one in a file, and one in a file without memory maps. They must behave alike.
+/// Runs a test on a store in memory, on one in a file, and on one in a file without memory maps.
 fn each_store(test: impl Fn(&Store, &ManualClock)) {
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(100)).result_retention(seconds(50));

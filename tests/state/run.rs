@@ -1,4 +1,4 @@
-//! `run` and the other typed calls: what each outcome of the closures does to the key.
+//! Checks what each outcome of the closures of `run` does to the key.
 
 use oncekey::{Begin, Error, Fingerprint, Key, Outcome, Reconciled, RunError, Status, Store};
 
@@ -16,7 +16,7 @@ impl std::fmt::Display for Lost {
 
 impl std::error::Error for Lost {}
 
-/// A side effect that returns `result`.
+/// Makes a side effect that returns `result`.
 fn effect<T>(result: T) -> impl FnOnce(&oncekey::Attempt) -> Result<T, Lost> {
     move |_| Ok(result)
 }
@@ -33,7 +33,7 @@ fn run_runs_the_side_effect_once_and_marks_a_replay() {
 }
 
 #[test]
-fn release_if_frees_the_key_and_any_other_error_leaves_doubt() {
+fn release_if_frees_the_key_but_other_errors_leave_a_doubt() {
     each_store(|store, _| {
         let not_applied =
             store.operation("a").release_if(|_: &Lost| true).run(|_| -> Result<u32, _> { Err(Lost) });
@@ -53,7 +53,7 @@ fn release_if_frees_the_key_and_any_other_error_leaves_doubt() {
 }
 
 #[test]
-fn reconcile_runs_only_in_doubt_and_has_three_answers() {
+fn reconcile_runs_only_in_doubt_and_has_three_outcomes() {
     each_store(|store, _| {
         let fresh = store
             .operation("fresh")
@@ -82,7 +82,7 @@ fn reconcile_runs_only_in_doubt_and_has_three_answers() {
 }
 
 #[test]
-fn a_panic_of_a_closure_leaves_the_doubt_and_unwinds() {
+fn a_panic_in_a_closure_leaves_a_doubt_and_unwinds() {
     each_store(|store, _| {
         let panics = |run: &dyn Fn()| {
             let run = std::panic::AssertUnwindSafe(run);
@@ -103,7 +103,7 @@ fn a_panic_of_a_closure_leaves_the_doubt_and_unwinds() {
 }
 
 #[test]
-fn an_undecodable_result_is_an_error_and_runs_nothing() {
+fn an_undecodable_result_is_an_error_without_a_second_run() {
     each_store(|store, _| {
         store.record("k", NONE, b"\xff\xff\xff\xff").unwrap();
         let outcome = store.operation("k").run(|_| -> Result<String, Lost> { panic!("the side effect ran") });
@@ -124,7 +124,7 @@ fn a_result_that_cannot_be_recorded_is_returned() {
         }
         other => panic!("{other:?}"),
     }
-    assert_eq!(status(&store, "k"), Status::Completed, "the operation was not completed without its result");
+    assert_eq!(status(&store, "k"), Status::Completed, "the operation must be completed without its result");
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn an_operation_has_its_own_retention_and_lease() {
         assert_eq!(store.get("long").unwrap().result(), None);
 
         let refused = |option: &str, outcome: Result<Begin, Error>| match outcome {
-            Err(Error::Option { option: named, .. }) => assert_eq!(named, option),
+            Err(Error::Option { option: found, .. }) => assert_eq!(found, option),
             other => panic!("{option}: {other:?}"),
         };
         refused("retention", store.operation("x").retain(seconds(0)).begin());

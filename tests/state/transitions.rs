@@ -1,4 +1,5 @@
-//! The transitions of a key by begin, completion, release, record, forget, time and the end of the process.
+//! Checks the transitions of a key by begin, completion, release, record, forget, the passing of time and the end of the
+//! process.
 
 use oncekey::{Begin, Error, Key, Recorded, Status, Version};
 
@@ -18,9 +19,9 @@ fn a_completed_operation_replays_its_result_byte_for_byte() {
 }
 
 #[test]
-fn replay_into_answers_as_begin_would_but_begins_nothing() {
+fn replay_into_answers_like_begin_but_begins_nothing() {
     each_store(|store, clock| {
-        let mut buffer = b"of an earlier call".to_vec();
+        let mut buffer = b"from an earlier call".to_vec();
         let version = store.replay_into("k", NONE, &mut buffer).unwrap();
         assert!(version.is_none() && buffer.is_empty() && status(store, "k") == Status::Absent);
         let mut lease = acquire(store, "k");
@@ -58,7 +59,7 @@ fn an_empty_result_differs_from_no_result() {
 }
 
 #[test]
-fn a_live_lease_is_in_progress_and_a_dropped_one_in_doubt() {
+fn a_key_is_in_doubt_once_its_lease_is_dropped() {
     each_store(|store, _| {
         let lease = acquire(store, "k");
         assert_eq!(status(store, "k"), Status::InProgress);
@@ -71,7 +72,7 @@ fn a_live_lease_is_in_progress_and_a_dropped_one_in_doubt() {
 }
 
 #[test]
-fn a_doubt_that_is_being_resolved_is_in_progress_for_others() {
+fn others_see_a_held_doubt_as_in_progress() {
     each_store(|store, _| {
         abandon(store, "k");
         let Begin::InDoubt(doubt) = store.begin("k", NONE).unwrap() else { panic!("no doubt") };
@@ -118,12 +119,12 @@ fn a_release_frees_the_key_and_keeps_its_count_of_attempts() {
         assert_eq!(lease.attempt(), 2);
         lease.release().unwrap();
         clock.advance(seconds(100));
-        assert_eq!(acquire(store, "k").attempt(), 1, "the count outlived the retention of the key");
+        assert_eq!(acquire(store, "k").attempt(), 1, "the count of attempts did not expire with the key");
     });
 }
 
 #[test]
-fn another_request_is_a_mismatch_in_every_state() {
+fn a_different_request_is_a_mismatch_in_every_state() {
     each_store(|store, _| {
         let (one, other) = (store.fingerprint(b"one"), store.fingerprint(b"other"));
         let mismatch = |key: &str| {
@@ -159,7 +160,7 @@ fn a_result_may_expire_before_its_key_without_a_second_run() {
         assert_eq!((seen.status(), seen.result()), (Status::Completed, None));
         clock.advance(seconds(50));
         assert_eq!(status(store, "k"), Status::Absent);
-        assert_eq!(acquire(store, "k").attempt(), 1, "the count outlived the key");
+        assert_eq!(acquire(store, "k").attempt(), 1, "the count of attempts did not expire with the key");
     });
 }
 
@@ -190,7 +191,7 @@ fn a_late_lease_completes_unless_another_caller_took_over() {
         assert_eq!(
             store.get("k").unwrap().result(),
             Some(&b"late"[..]),
-            "fenced although no caller took over"
+            "the lease was fenced although no caller took over"
         );
     });
 }
@@ -252,7 +253,7 @@ fn a_result_that_is_too_large_leaves_the_lease_usable() {
 }
 
 #[test]
-fn record_completes_in_one_step_or_replays() {
+fn record_completes_in_one_call_or_replays() {
     each_store(|store, _| {
         let Recorded::Done(version) = store.record("k", NONE, b"one").unwrap() else { panic!() };
         let Recorded::AlreadyDone(done) = store.record("k", NONE, b"two").unwrap() else { panic!() };
@@ -272,7 +273,7 @@ fn forget_removes_any_key_without_a_live_lease() {
         assert!(store.forget("k").unwrap());
         assert_eq!(status(store, "k"), Status::Absent);
         let lease = acquire(store, "k");
-        assert_eq!(lease.attempt(), 1, "the count of attempts outlived a forget");
+        assert_eq!(lease.attempt(), 1, "a forget did not reset the count of attempts");
         assert!(matches!(store.forget("k"), Err(Error::InProgress { .. })));
         drop(lease);
         assert!(store.forget("k").unwrap());
@@ -281,7 +282,7 @@ fn forget_removes_any_key_without_a_live_lease() {
 }
 
 #[test]
-fn versions_grow_across_forgets_and_openings() {
+fn versions_grow_across_forgets_and_sessions() {
     let place = Place::new();
     let mut last = Version::from_u64(0);
     for _ in 0..3 {
