@@ -1,4 +1,4 @@
-//! Proves what `compact` reports, and that an index gives memory back when its keys are gone.
+//! Checks what `compact` reports, and that the index frees memory once its keys are removed.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -43,7 +43,7 @@ fn compact_reports_expired_keys_moved_bytes_and_freed_bytes() {
 }
 
 #[test]
-fn compact_does_not_count_what_reclaiming_dropped_before() {
+fn compact_does_not_count_keys_that_reclaiming_dropped() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000)).open(&place.path).unwrap();
@@ -60,11 +60,11 @@ fn compact_does_not_count_what_reclaiming_dropped_before() {
     }
     assert!(
         store.stats().segments_retired > 10 && counted < 20 * 300,
-        "reclaiming dropped nothing by itself"
+        "the test must cover keys that reclaiming drops"
     );
 }
 
-/// The bytes of the index while it holds many keys, and after `remove` has removed them.
+/// Returns the size of the index in bytes when it has many keys, and after `remove` has removed them.
 fn index_bytes(remove: impl FnOnce(&Store, &ManualClock)) -> (usize, usize) {
     let clock = ManualClock::new(START_MS);
     let options = oncekey::Options::new().manual_clock(clock.clone()).retention(seconds(10));
@@ -81,7 +81,7 @@ fn index_bytes(remove: impl FnOnce(&Store, &ManualClock)) -> (usize, usize) {
 const KEYS: u32 = 60_000;
 
 #[test]
-fn the_index_gives_memory_back_when_its_keys_are_gone() {
+fn the_index_frees_memory_once_its_keys_are_removed() {
     let (large, expired) = index_bytes(|store, clock| {
         clock.advance(seconds(10));
         assert_eq!(store.compact().unwrap().expired_keys, u64::from(KEYS));

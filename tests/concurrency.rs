@@ -1,5 +1,5 @@
-//! Proves what threads of one process see of each other: one of them acquires a key, the others wait, and each end of
-//! the operation wakes them.
+//! Checks threads of the same process that use the same key: one of them acquires it, the others wait, and every end of the
+//! operation wakes them.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use common::{NONE, Place, abandon, acquire, perform, seconds, small};
 use oncekey::{Attempt, Begin, Error, Outcome, RunError, Status, Store};
 
-/// Longer than any test takes. A wait that times out after it has failed.
+/// A timeout that is longer than any test takes. A wait that reaches it has failed.
 const LONG: Duration = Duration::from_secs(300);
 
 #[test]
@@ -66,7 +66,7 @@ fn a_side_effect_runs_once_and_every_thread_gets_its_result() {
     assert_eq!(performed.into_inner(), 100);
 }
 
-/// Waits for `key` in another thread, does `work` meanwhile, and returns what the waiter got.
+/// Runs `work` while another thread is waiting for `key`. Returns what the waiter got.
 fn wait_while(store: &Store, key: &str, work: impl FnOnce()) -> Result<Begin, Error> {
     std::thread::scope(|scope| {
         let (started, start) = mpsc::channel();
@@ -75,7 +75,7 @@ fn wait_while(store: &Store, key: &str, work: impl FnOnce()) -> Result<Begin, Er
             store.operation(key).wait(LONG).begin()
         });
         start.recv().unwrap();
-        // The outcome does not depend on this; it makes it likely that the other thread already waits.
+        // Makes it likely that the other thread is already waiting. The outcome does not depend on it.
         std::thread::sleep(Duration::from_millis(20));
         work();
         waiter.join().unwrap()
@@ -127,7 +127,7 @@ fn every_end_of_an_operation_wakes_its_waiters() {
 }
 
 #[test]
-fn a_timeout_ends_a_wait_and_so_does_a_lease_deadline() {
+fn a_wait_ends_at_its_timeout_or_the_lease_deadline() {
     let store = small().open_in_memory().unwrap();
     let lease = acquire(&store, "k");
     let outcome = store.operation("k").wait(Duration::from_millis(30)).begin().unwrap();
@@ -139,7 +139,7 @@ fn a_timeout_ends_a_wait_and_so_does_a_lease_deadline() {
         panic!()
     };
     let outcome = store.operation("slow").wait(LONG).begin().unwrap();
-    assert!(matches!(outcome, Begin::InDoubt(_)), "not taken over after the deadline");
+    assert!(matches!(outcome, Begin::InDoubt(_)), "the waiter did not take over after the deadline");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_late_lease_and_its_successor_never_both_complete() {
                 Begin::InDoubt(doubt) => {
                     doubt.begin_again().and_then(|mut lease| lease.complete(b"second")).is_ok()
                 }
-                // The late lease has completed the operation, or is doing so.
+                // The late lease has completed the operation, or is completing it.
                 Begin::Completed(_) | Begin::InProgress { .. } => false,
                 other => panic!("{other:?}"),
             });
@@ -192,7 +192,7 @@ fn a_late_lease_and_its_successor_never_both_complete() {
 fn a_concurrent_begin_and_close_never_both_succeed() {
     let (mut closed, mut acquired) = (0, 0);
     for round in 0..150 {
-        // In a file a begin takes as long as its sync, which leaves time for the close to come in between.
+        // In a file, a begin takes as long as its sync, so the close may start in the meantime.
         let place = Place::new();
         let store = place.open();
         let start = Barrier::new(2);
@@ -221,7 +221,8 @@ fn a_concurrent_begin_and_close_never_both_succeed() {
     assert_eq!(closed + acquired, 150);
 }
 
-/// Threads write, read, reclaim and compact at once. Each compares the store with what it knows of its own keys.
+/// Several threads write and read while another one compacts. Each writer compares the store with what it wrote to its own
+/// keys.
 #[test]
 fn concurrent_writers_reclaiming_and_compaction_lose_no_key() {
     let place = Place::new();
@@ -234,7 +235,7 @@ fn concurrent_writers_reclaiming_and_compaction_lose_no_key() {
                 let store = &store;
                 scope.spawn(move || {
                     for round in 0..rounds {
-                        // Rewritten again and again, so that most of the log is dead.
+                        // The same keys are rewritten in each round, so that most of the log is dead.
                         for slot in 0..8 {
                             let key = format!("{thread}-{slot}");
                             store.forget(&key).unwrap();

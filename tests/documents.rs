@@ -1,6 +1,6 @@
-//! The documents of the repository: the README stays short, and no link in them leads nowhere.
+//! Checks that the README stays short, and that every relative link in the documents of the repository is valid.
 //!
-//! Links between the pages of the guide (`crate::guide::..`) are rustdoc's to check, but for the headings that they name.
+//! Of a link between pages of the guide (`crate::guide::..`), only the heading is checked here. Rustdoc checks the page.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -9,24 +9,27 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-const MOST_WORDS: usize = 900;
-const MOST_WORDS_OF_A_PARAGRAPH: usize = 60;
+/// The maximum number of words in the README.
+const MAX_WORDS: usize = 900;
+/// The maximum number of words in a paragraph of the README.
+const MAX_PARAGRAPH_WORDS: usize = 60;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Whether this is the repository. The published package has neither benches nor CI, and links that lead to them.
+/// Whether this is the repository. Prints that the test is skipped if it is not: links in the published package lead to
+/// benches and CI, which the package does not contain.
 fn is_repository() -> bool {
     let is_repository = root().join(".ci").exists();
     if !is_repository {
-        common::skipped(format_args!("the package does not hold all documents"));
+        common::skipped(format_args!("the package does not contain all documents"));
     }
     is_repository
 }
 
 fn documents() -> Vec<PathBuf> {
-    let named = [
+    let names = [
         "README.md",
         "CHANGELOG.md",
         "benches/README.md",
@@ -37,10 +40,10 @@ fn documents() -> Vec<PathBuf> {
         "src/format/format.md",
     ];
     let pages = fs::read_dir(root().join("src/guide")).unwrap().map(|entry| entry.unwrap().path());
-    named.iter().map(|name| root().join(name)).filter(|path| path.exists()).chain(pages).collect()
+    names.iter().map(|name| root().join(name)).filter(|path| path.exists()).chain(pages).collect()
 }
 
-/// The text without what is in code: fenced blocks, and spans between backticks.
+/// Removes code from a text: fenced blocks, and spans between backticks.
 fn without_code(text: &str) -> String {
     let mut kept = String::new();
     let mut fenced = false;
@@ -60,7 +63,7 @@ fn without_code(text: &str) -> String {
     kept
 }
 
-/// The targets of `[text](target)` and `![text](target)`.
+/// Returns the targets of `[text](target)` and `![text](target)`.
 fn links(text: &str) -> Vec<&str> {
     text.match_indices("](")
         .filter_map(|(at, _)| text[at + 2..].split_once(')'))
@@ -68,7 +71,7 @@ fn links(text: &str) -> Vec<&str> {
         .collect()
 }
 
-/// The names by which GitHub and rustdoc link to the headings of a page.
+/// Returns the anchors that GitHub and rustdoc generate for the headings of a page.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut fenced = false;
     let headings = text.lines().filter(move |line| {
@@ -83,7 +86,8 @@ fn anchors(text: &str) -> BTreeSet<String> {
     headings.map(anchor).collect()
 }
 
-/// Where a link of `document` leads, and the heading there; None: out of the repository, or rustdoc checks it.
+/// Returns the file and the heading to which a link in `document` leads. Returns `None` if the link leads out of the
+/// repository, or if rustdoc checks all of it.
 fn target(document: &Path, link: &str) -> Option<(PathBuf, Option<String>)> {
     let (path, heading) = match link.split_once('#') {
         Some((path, heading)) => (path, Some(heading.to_owned())),
@@ -101,7 +105,7 @@ fn target(document: &Path, link: &str) -> Option<(PathBuf, Option<String>)> {
 }
 
 #[test]
-fn every_relative_link_leads_to_a_file_and_a_heading() {
+fn every_relative_link_leads_to_an_existing_file_and_heading() {
     if !is_repository() {
         return;
     }
@@ -119,20 +123,20 @@ fn every_relative_link_leads_to_a_file_and_a_heading() {
             }
         }
     }
-    assert!(broken.is_empty(), "links that lead nowhere:\n{}", broken.join("\n"));
-    assert!(checked > 50, "only {checked} links were found");
+    assert!(broken.is_empty(), "broken links:\n{}", broken.join("\n"));
+    assert!(checked > 50, "too few links were found: {checked}");
 }
 
 #[test]
 fn the_readme_has_at_most_900_words_and_no_long_paragraph() {
     let text = fs::read_to_string(root().join("README.md")).unwrap();
     let words = text.split_whitespace().count();
-    assert!(words <= MOST_WORDS, "{words} words");
+    assert!(words <= MAX_WORDS, "the README has {words} words");
     for paragraph in without_code(&text).split("\n\n") {
-        // A table is read row by row, a list item by item.
+        // A reader takes a table row by row and a list item by item, so each counts as a paragraph.
         for piece in paragraph.split("\n|").flat_map(|piece| piece.split("\n- ")) {
             let words = piece.split_whitespace().count();
-            assert!(words <= MOST_WORDS_OF_A_PARAGRAPH, "{words} words: {piece}");
+            assert!(words <= MAX_PARAGRAPH_WORDS, "a paragraph has {words} words: {piece}");
         }
     }
 }
@@ -143,7 +147,10 @@ fn every_page_of_the_guide_is_in_its_index() {
     for page in fs::read_dir(root().join("src/guide")).unwrap() {
         let path = page.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap();
-        assert!(index.contains(&format!("]({name}): ")), "{name} is not in the list");
-        assert!(index.contains(&format!("include_str!(\"guide/{name}.md\")")), "{name} is not a page");
+        assert!(index.contains(&format!("]({name}): ")), "{name} is missing in the list of pages");
+        assert!(
+            index.contains(&format!("include_str!(\"guide/{name}.md\")")),
+            "{name} is not included as a page"
+        );
     }
 }

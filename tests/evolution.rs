@@ -1,5 +1,5 @@
-//! Proves the table of the guide: what happens to a recorded result, and to the fingerprint of a request, when a type
-//! changes.
+//! Checks the table in the guide that shows what happens to a recorded result, and to the fingerprint of a request, when a
+//! type changes.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 #![allow(dead_code, reason = "some fields and variants are only serialised")]
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 const PAGE: &str = include_str!("../src/guide/evolving_types.md");
 
-/// What a program with the type `After` gets for a result that was recorded as a `Before`.
+/// Returns what a program with the type `After` gets for a result that was recorded as a `Before`.
 fn result<C: Codec + Copy, Before, After>(codec: C, before: Before, after: &After) -> &'static str
 where
     Before: Serialize + DeserializeOwned,
@@ -25,13 +25,13 @@ where
         .run(|_| -> Result<After, String> { panic!("the side effect ran again") })
     {
         Ok(Outcome::AlreadyDone(replayed)) if replayed == *after => "replayed",
-        Ok(_) => panic!("replayed as another value"),
+        Ok(_) => panic!("replayed as a different value"),
         Err(RunError::Store(Error::Decode { .. })) => "`Error::Decode`",
         Err(error) => panic!("{error}"),
     }
 }
 
-/// What a program with the changed type gets for a request that was made before.
+/// Returns what a program with the changed type gets for a request that was made with the former type.
 fn request(before: &impl Serialize, after: &impl Serialize) -> &'static str {
     let store = Store::in_memory().unwrap();
     store.operation("k").request(before).run(|_| Ok::<_, String>(1)).unwrap();
@@ -42,7 +42,7 @@ fn request(before: &impl Serialize, after: &impl Serialize) -> &'static str {
     }
 }
 
-/// The row of the table for one change.
+/// Makes the row of the table for a change.
 fn row<Before, After>(change: &str, before: fn() -> Before, after: fn() -> After) -> String
 where
     Before: Serialize + DeserializeOwned,
@@ -70,7 +70,7 @@ mod before {
     }
 }
 
-/// Types of the same names after a change, each in a module of its own.
+/// Defines the types after a change. Most keep their names, so each is in its own module.
 macro_rules! after {
     ($($name:ident { $($item:tt)* })*) => {
         $(mod $name {
@@ -145,7 +145,7 @@ fn table() -> String {
 }
 
 #[test]
-fn the_guides_table_of_type_changes_is_right() {
+fn the_table_of_type_changes_in_the_guide_is_right() {
     let table = table();
     assert!(PAGE.contains(&table), "the table in src/guide/evolving_types.md must be:\n{table}");
 }

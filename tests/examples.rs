@@ -1,12 +1,12 @@
-//! The small examples print what `examples/README.md` shows.
+//! Checks that the small examples print what `examples/README.md` shows.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot be set up has failed")]
 
 use std::path::PathBuf;
 use std::process::Command;
 
-/// `cargo test` builds the examples beside the tests. `cargo test --test examples` alone does not, so the example is
-/// built here then.
+/// Returns the path of an example. `cargo test` has built it, but `cargo test --test examples` has not, so this builds it if
+/// it is missing.
 fn program(name: &str) -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(|deps| deps.parent()).unwrap();
@@ -23,8 +23,8 @@ fn program(name: &str) -> PathBuf {
     program
 }
 
-/// The output that the README shows below the command.
-fn shown(name: &str) -> &'static str {
+/// Returns the output that the README shows after the command.
+fn shown_output(name: &str) -> &'static str {
     let readme = include_str!("../examples/README.md");
     let command = format!("```text\n$ cargo run --example {name}\n");
     let (_, after) = readme.split_once(&command).unwrap_or_else(|| panic!("README: no output of {name}"));
@@ -36,6 +36,6 @@ fn the_small_examples_print_what_the_readme_shows() {
     for name in ["charge", "reconcile", "consumer"] {
         let output = Command::new(program(name)).output().unwrap();
         assert!(output.status.success(), "{name}: {output:?}");
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), shown(name), "{name}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), shown_output(name), "{name}");
     }
 }

@@ -1,5 +1,5 @@
-//! Pins the file format from two sides: files that version 1 wrote stay readable, and a reader that shares no code with the
-//! library finds in new files what the specification (`src/format/format.md`) states.
+//! Checks the file format in two ways: files that version 1 wrote stay readable, and new files match the specification
+//! (`src/format/format.md`), as read by a reader that shares no code with the library.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -24,8 +24,8 @@ fn request() -> Fingerprint {
     Fingerprint::from_bytes(*b"request of 16 b.")
 }
 
-/// Writes what the golden files hold. A changed history needs new files beside the old ones, never over them.
-fn write_history(store: &Store, clock: &ManualClock) {
+/// Writes the contents of the golden files. If this function is changed, add new golden files and keep the old ones.
+fn write_contents(store: &Store, clock: &ManualClock) {
     store.record(Key::new("scoped").scope("tenant"), request(), b"in a scope").unwrap();
     store.record(Key::new("scoped").scope(""), request(), b"in the empty scope").unwrap();
     perform(store, "done", b"result");
@@ -52,7 +52,7 @@ fn typed(store: &Store) -> Operation<'_> {
     store.operation("typed").request(&("charge", 42_u64, Some(-1_000_i32), [0.5, -0.0]))
 }
 
-fn check_history(store: &Store) {
+fn check_contents(store: &Store) {
     let again = typed(store).record_value(&("another".to_owned(), 18)).unwrap();
     assert_eq!(again, Outcome::AlreadyDone(("receipt".to_owned(), 17)));
     assert!(store.get("typed").unwrap().decode::<(String, i32)>().is_ok());
@@ -77,14 +77,14 @@ fn check_history(store: &Store) {
     assert_eq!(result(Key::new("short1199")).unwrap(), [0; 100]);
 }
 
-/// Copies the store's file to the golden files. A file of a released version is never overwritten: to replace one, delete it
-/// by hand and say why.
+/// Copies the store's file to the golden files. Refuses to overwrite one, because a file of a released version must not
+/// change. To replace a file, delete it by hand, and give the reason in the commit.
 fn write_once(place: &Place, name: &str) {
-    assert!(!golden(name).exists(), "{name} exists already");
+    assert!(!golden(name).exists(), "{name} already exists");
     std::fs::copy(&place.path, golden(name)).unwrap();
 }
 
-fn end_of_history() -> ManualClock {
+fn clock_at_the_end() -> ManualClock {
     ManualClock::new(START_MS + 60_000)
 }
 
@@ -94,7 +94,7 @@ fn end_of_history() -> ManualClock {
 fn write_the_golden_files() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = clocked(&clock).open(&place.path).unwrap();
-    write_history(&store, &clock);
+    write_contents(&store, &clock);
     write_once(&place, "v1-crashed.once");
     store.close().unwrap();
     write_once(&place, "v1-closed.once");
@@ -105,12 +105,12 @@ fn files_of_version_1_stay_readable_and_writable() {
     for name in ["v1-closed.once", "v1-crashed.once"] {
         let copy = copy_of_open(&golden(name));
         for turn in 0..3 {
-            let store = clocked(&end_of_history()).open(&copy.path).unwrap();
-            check_history(&store);
+            let store = clocked(&clock_at_the_end()).open(&copy.path).unwrap();
+            check_contents(&store);
             store.record(&format!("new{turn}"), NONE, b"r").unwrap();
             if turn == 1 {
                 store.compact().unwrap();
-                check_history(&store);
+                check_contents(&store);
             }
         }
     }
@@ -128,7 +128,8 @@ macro_rules! offsets {
     };
 }
 
-// Under the names of `src/format/layout.rs`, but written by hand: sharing the constants would hide a change of them.
+// The names are those of `src/format/layout.rs`, but the offsets are written by hand. If the constants were shared, a change of
+// them would go unnoticed.
 offsets! {
     slot { SEGMENT_HEADER = 0, FIRST_CLOSE_MARK = 512, SECOND_CLOSE_MARK = 1_024, }
     parameter_block {
@@ -175,7 +176,7 @@ const TRAILER: usize = 64;
 
 const SPECIFICATION: &str = include_str!("../src/format/format.md");
 
-/// The name and offset of each field in the table under the heading of `structure`.
+/// Returns the name and offset of each field, from the table under the heading of `structure` in the specification.
 fn specified(structure: &str) -> Vec<(String, usize)> {
     let heading = structure.replace('_', " ");
     let sections = SPECIFICATION.split("\n#").map(|section| section.trim_start_matches('#').trim_start());
@@ -197,7 +198,7 @@ fn this_reader_uses_the_offsets_of_the_specification() {
     }
 }
 
-/// Runs the reader that the specification prints, where Python is installed.
+/// Runs the Python reader in the specification, if Python is installed.
 #[test]
 fn the_python_reader_of_the_specification_reads_the_golden_files() {
     let (_, code) = SPECIFICATION.split_once("```python\n").unwrap();
@@ -224,7 +225,7 @@ fn the_python_reader_of_the_specification_reads_the_golden_files() {
     }
 }
 
-/// Reads numbers of a file at offsets from its start.
+/// Reads numbers from a file, at offsets from its start.
 struct Reader<'a> {
     bytes: &'a [u8],
     seed: u32,
@@ -240,13 +241,13 @@ impl Reader<'_> {
     fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.bytes[at..at + 8].try_into().unwrap())
     }
-    /// The seeded checksum of a range.
+    /// Computes the seeded checksum of a range.
     fn crc(&self, from: usize, to: usize) -> u32 {
         let mut hasher = crc32fast::Hasher::new_with_initial(self.seed);
         hasher.update(&self.bytes[from..to]);
         hasher.finalize()
     }
-    /// Store time, wall clock, boot and boot-time clock of the time mark at `at`.
+    /// Reads the time mark at `at`: store time, wall clock, boot id and boot-time clock.
     fn time_mark(&self, at: usize) -> (u64, u64, &[u8], u64) {
         let boot = at + time_mark::BOOT;
         (
@@ -259,7 +260,7 @@ impl Reader<'_> {
 }
 
 #[test]
-fn a_new_file_is_as_specified() {
+fn a_new_file_matches_the_specification() {
     let (place, clock) = (Place::new(), ManualClock::new(START_MS));
     let store = clocked(&clock).open(&place.path).unwrap();
     for n in 0..900_u32 {
@@ -286,7 +287,7 @@ fn a_new_file_is_as_specified() {
     let boot_at = STORE_HEADER + segment_header::TIME_MARK + time_mark::BOOT;
     let boot = bytes[boot_at..boot_at + 16].to_vec();
     assert!(boot.iter().any(|byte| *byte != 0));
-    // The clock does not advance.
+    // The clock does not advance, so all time marks are equal.
     let now = (START_MS, START_MS, &boot[..], 0);
     loop {
         // No slot was reused, so the segments lie in order.
@@ -405,12 +406,12 @@ fn a_new_file_is_as_specified() {
     assert!(sequence > 2, "several segments were read");
 }
 
-/// Offset in the file of the first record: behind the headers of file and slot, the opening frame, and the header of its own
-/// frame.
+/// The offset in the file of the first record, after the store header, the start of the slot, the opening frame, and the header
+/// of its own frame.
 const FIRST_RECORD: usize = STORE_HEADER + FIRST_FRAME + OPENING_FRAME + FRAME_HEADER;
 
 #[test]
-fn records_of_the_typed_interface_are_as_specified() {
+fn typed_records_match_the_specification() {
     let extension = |write: &dyn Fn(&Store)| {
         let place = Place::new();
         let store = place.open();
@@ -423,7 +424,7 @@ fn records_of_the_typed_interface_are_as_specified() {
         let kind = bytes[FIRST_RECORD + record_header::KIND];
         (kind, bytes[FIRST_RECORD + record_header::FLAGS], bytes[at..at + length].to_vec())
     };
-    // The shape of a u32, as `src/shape/golden.txt` has it.
+    // The shape of a `u32` is pinned in `src/shape/golden.txt`.
     let (kind, flags, typed) = extension(&|store| {
         store.operation("k").request(&1).record_value(&17_u32).unwrap();
     });

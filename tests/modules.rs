@@ -1,21 +1,21 @@
-//! The structure of the source: a module uses only modules that are declared before it, and no file is too long.
+//! Checks the structure of the source: a module uses only modules that are declared before it, and no file is too long.
 //!
-//! Read from the text of the files, so what a macro makes is not seen.
+//! The checks read the text of the files, so they do not see uses that a macro generates.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// A file may have more lines with its tests.
-const MOST_LINES: usize = 500;
-/// Modules that tests alone use.
-const OF_TESTS: [&str; 3] = ["tests.rs", "trees.rs", "shuttle_tests"];
+/// The maximum number of lines of a file, without the tests at its end.
+const MAX_LINES: usize = 500;
+/// Modules that only tests use.
+const TEST_MODULES: [&str; 3] = ["tests.rs", "trees.rs", "shuttle_tests"];
 
 fn source() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// The lines of a file without comments, and without the tests at its end.
+/// Returns the lines of a file, with comments and the tests at its end removed.
 fn code(file: &Path) -> Vec<String> {
     let text = fs::read_to_string(file).unwrap();
     let lines: Vec<&str> = text.lines().collect();
@@ -26,7 +26,7 @@ fn code(file: &Path) -> Vec<String> {
     lines[..end].iter().map(|line| line.split("//").next().unwrap_or_default().to_owned()).collect()
 }
 
-/// The modules that a file declares, in order.
+/// Returns the modules that a file declares, in order.
 fn declared(file: &Path) -> Vec<String> {
     let name = |line: &String| {
         let rest = line.strip_prefix("pub(crate) ").or(line.strip_prefix("pub(super) ")).unwrap_or(line);
@@ -36,8 +36,8 @@ fn declared(file: &Path) -> Vec<String> {
     code(file).iter().filter_map(name).collect()
 }
 
-/// Every name that directly follows `prefix` in a path, also within braces.
-fn named_after(code: &[String], prefix: &str) -> Vec<String> {
+/// Returns every name that directly follows `prefix` in a path, also within braces.
+fn names_after(code: &[String], prefix: &str) -> Vec<String> {
     let text = code.join("\n");
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
     let mut names = Vec::new();
@@ -68,7 +68,7 @@ fn named_after(code: &[String], prefix: &str) -> Vec<String> {
     names.iter().map(first).collect()
 }
 
-/// The files of a module: `name.rs`, and everything in `name/`.
+/// Returns the files of a module: `name.rs` and all files in `name/`, except test modules.
 fn files_of(directory: &Path, name: &str) -> Vec<PathBuf> {
     let mut files = vec![directory.join(name).with_extension("rs")];
     files.retain(|file| file.exists());
@@ -84,17 +84,18 @@ fn files_of(directory: &Path, name: &str) -> Vec<PathBuf> {
             }
         }
     }
-    files.retain(|file| !OF_TESTS.iter().any(|name| file.to_str().unwrap().contains(name)));
+    files.retain(|file| !TEST_MODULES.iter().any(|name| file.to_str().unwrap().contains(name)));
     files
 }
 
-/// Uses of a module that is declared later, among the modules of one directory. `prefix` is the path of the directory.
-fn upward(modules: &[String], directory: &Path, prefixes: &[&str]) -> Vec<String> {
+/// Finds modules of a directory that use another module of the directory that is declared after them. `prefixes` are the
+/// paths by which they can refer to each other.
+fn uses_of_later_modules(modules: &[String], directory: &Path, prefixes: &[&str]) -> Vec<String> {
     let mut found = Vec::new();
     for (at, module) in modules.iter().enumerate() {
         for file in files_of(directory, module) {
             let code = code(&file);
-            let used = prefixes.iter().flat_map(|prefix| named_after(&code, prefix));
+            let used = prefixes.iter().flat_map(|prefix| names_after(&code, prefix));
             for name in used {
                 if modules[at + 1..].contains(&name) {
                     found.push(format!("{} uses {name}", file.display()));
@@ -109,19 +110,27 @@ fn upward(modules: &[String], directory: &Path, prefixes: &[&str]) -> Vec<String
 fn a_module_uses_only_modules_declared_before_it() {
     let modules = declared(&source().join("lib.rs"));
     assert!(modules.len() > 30 && modules[0] == "planted", "{modules:?}");
-    let mut found = upward(&modules, &source(), &["crate::"]);
+    let mut found = uses_of_later_modules(&modules, &source(), &["crate::"]);
     for module in &modules {
         for parent in [source().join(module).join("mod.rs"), source().join(module).with_extension("rs")] {
             if !parent.exists() {
                 continue;
             }
             let within = format!("crate::{module}::");
-            found.extend(upward(&declared(&parent), &source().join(module), &["super::", &within]));
+            found.extend(uses_of_later_modules(
+                &declared(&parent),
+                &source().join(module),
+                &["super::", &within],
+            ));
             for child in declared(&parent) {
                 let file = source().join(module).join(&child).join("mod.rs");
                 if file.exists() {
                     let within = format!("crate::{module}::{child}::");
-                    found.extend(upward(&declared(&file), file.parent().unwrap(), &["super::", &within]));
+                    found.extend(uses_of_later_modules(
+                        &declared(&file),
+                        file.parent().unwrap(),
+                        &["super::", &within],
+                    ));
                 }
             }
         }
@@ -135,15 +144,15 @@ fn a_module_uses_only_modules_declared_before_it() {
 fn no_file_has_more_than_500_lines_without_its_tests() {
     let modules = declared(&source().join("lib.rs"));
     let files = modules.iter().flat_map(|module| files_of(&source(), module));
-    let long: Vec<_> = files.filter(|file| code(file).len() > MOST_LINES).collect();
+    let long: Vec<_> = files.filter(|file| code(file).len() > MAX_LINES).collect();
     assert!(long.is_empty(), "{long:?}");
 }
 
 #[test]
-fn paths_are_read_with_their_braces() {
+fn names_after_a_prefix_include_those_in_braces() {
     let code: Vec<String> =
         ["use crate::log::{Log, x};", "use crate::{a::B, c, d::{E, f}};", "let x = crate::e::g();"]
             .map(str::to_owned)
             .to_vec();
-    assert_eq!(named_after(&code, "crate::"), ["log", "a", "c", "d", "e"]);
+    assert_eq!(names_after(&code, "crate::"), ["log", "a", "c", "d", "e"]);
 }

@@ -1,4 +1,4 @@
-//! Proves that expired records give their room back, in a store that mixes retentions of every order of magnitude.
+//! Checks that the space of expired records becomes free, in a store that mixes retentions of every order of magnitude.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -11,7 +11,7 @@ const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 const YEAR: u64 = 365 * DAY;
 
-/// From a second to ten years.
+/// Retentions from a second to ten years, in seconds.
 const RETENTIONS: [u64; 10] =
     [1, 10, MINUTE, 10 * MINUTE, 2 * HOUR, DAY, 10 * DAY, 100 * DAY, 3 * YEAR, 10 * YEAR];
 
@@ -20,10 +20,10 @@ fn record_for(store: &Store, key: &str, retention: u64, bytes: usize) -> Result<
     operation.record(&vec![7; bytes]).map(drop)
 }
 
-/// Each minute brings records for a minute that fill half of the file. Beside them are thousands that stay for a day to
-/// ten years, no two of them equally long.
+/// In each minute, records with a retention of a minute fill about half of the file. The file also contains thousands of
+/// records with retentions from a day to ten years, all of them different.
 #[test]
-fn a_limited_store_of_mostly_expired_records_is_never_full() {
+fn a_store_with_max_size_reuses_the_space_of_expired_records() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).durability(Durability::Buffered).max_size(4_096 + 32 * SEGMENT);
@@ -47,15 +47,15 @@ fn a_limited_store_of_mostly_expired_records_is_never_full() {
             store = options.open(&place.path).unwrap();
         }
     }
-    assert_eq!(refused, 0, "refused of {}, {:?}", refused + recorded, store.stats());
+    assert_eq!(refused, 0, "some of {} records were refused, {:?}", refused + recorded, store.stats());
     assert!(place.length() <= 4_096 + 32 * SEGMENT);
     assert!(store.get("long0").unwrap().is_completed() && store.get("long4499").unwrap().is_completed());
 }
 
-/// Time passes in steps of every order of magnitude. After each step, new records fit into the room of those that
-/// expired in it.
+/// The clock advances in steps of every order of magnitude. After each step, new records fit into the space of those that
+/// have just expired.
 #[test]
-fn the_room_of_expired_records_is_free_after_every_step_of_time() {
+fn the_space_of_expired_records_is_free_at_once() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).durability(Durability::Buffered).max_size(4_096 + 40 * SEGMENT);
@@ -71,7 +71,7 @@ fn the_room_of_expired_records_is_free_after_every_step_of_time() {
     fill("whole", 10 * YEAR, 1_200);
     for (at, retention) in RETENTIONS[..9].iter().enumerate() {
         fill(&format!("a{at}"), *retention, 1_500);
-        // Exactly the retention: the estimate of dead bytes may be late, but the room must be free.
+        // Advance by exactly the retention. The estimate of dead bytes may be late, but the space must be free.
         clock.advance(seconds(*retention));
         fill(&format!("b{at}"), 1, 1_500);
         clock.advance(seconds(1));
@@ -81,10 +81,10 @@ fn the_room_of_expired_records_is_free_after_every_step_of_time() {
     }
 }
 
-/// A compaction counts expired records exactly, to the millisecond, for every retention, and also after the store was
-/// opened again.
+/// A compaction removes records exactly when they expire, to the millisecond. That holds for every retention, and also after
+/// the store was reopened.
 #[test]
-fn compact_counts_expired_records_exactly() {
+fn compact_removes_expired_records_to_the_millisecond() {
     for reopened in [false, true] {
         for retention in RETENTIONS {
             let place = Place::new();
@@ -100,7 +100,7 @@ fn compact_counts_expired_records_exactly() {
             }
             clock.advance(seconds(retention) - std::time::Duration::from_millis(1));
             store.compact().unwrap();
-            assert_eq!(store.stats().keys, 1_000, "{retention} s: expired a millisecond early");
+            assert_eq!(store.stats().keys, 1_000, "{retention} s: a record expired a millisecond early");
             assert!(place.length() > 8 * SEGMENT);
             clock.advance(std::time::Duration::from_millis(1));
             store.compact().unwrap();
@@ -110,9 +110,9 @@ fn compact_counts_expired_records_exactly() {
     }
 }
 
-/// The delay until an expiry is noticed is a share of the record's own retention, whatever other records there are.
+/// An expired record counts as dead after at most a fixed share of its own retention, whatever other records there are.
 #[test]
-fn an_expiry_is_noticed_in_time_beside_any_others() {
+fn other_records_do_not_delay_noticing_an_expiry() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).durability(Durability::Buffered).open_in_memory().unwrap();
     // Thousands of expiries in the future, as far apart as possible.
@@ -126,7 +126,7 @@ fn an_expiry_is_noticed_in_time_beside_any_others() {
         }
         clock.advance(seconds(retention) + seconds(retention) / 16);
         let dead = store.stats().dead_bytes - before;
-        assert!(dead >= 20 * 480, "{retention} s: {dead} bytes are known to be dead");
+        assert!(dead >= 20 * 480, "{retention} s: only {dead} bytes are counted as dead");
     }
     store.record("k", NONE, b"r").unwrap();
 }

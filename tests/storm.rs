@@ -1,12 +1,13 @@
-//! Proves that the example `storm`, in a size for every run of the tests, finds no side effect run twice or lost, and
-//! that its command line refuses bad arguments.
+//! Runs a small `storm`, and checks that the example finds no side effect lost or run twice, and that it refuses bad
+//! arguments.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// The path of the example, which `cargo test` builds with the tests. Builds it if only this test is run.
+/// Returns the path of the example. `cargo test` has built it, but `cargo test --test storm` has not, so this builds it if it
+/// is missing.
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(|deps| deps.parent()).unwrap();
@@ -27,7 +28,7 @@ fn storm(arguments: &[&str]) -> Output {
     Command::new(program()).args(arguments).output().unwrap()
 }
 
-/// The count in the row with this name.
+/// Reads the count in the row with this name.
 fn count(table: &str, name: &str) -> usize {
     let row = table.lines().find_map(|line| line.strip_prefix(name)).unwrap();
     row.split_whitespace().next().unwrap().replace(',', "").parse().unwrap()
@@ -41,7 +42,7 @@ fn every_side_effect_of_a_small_storm_happens_once() {
     assert_eq!(output.status.code(), Some(0), "{table}{errors}");
     assert!(!errors.contains("panicked"), "a planted panic printed a message: {errors}");
     assert!(table.starts_with("seed 1729, 8 threads\n"), "{table}");
-    // The storm must have met every case that it is made for.
+    // The storm must have covered every case.
     assert_eq!((count(&table, "intents"), count(&table, "kills")), (600, 12), "{table}");
     assert_eq!((count(&table, "duplicates"), count(&table, "lost")), (0, 0), "{table}");
     for name in ["requests", "performed", "replayed", "waited", "in doubt", "reconciled", "refused"] {

@@ -1,10 +1,10 @@
-//! Proves that tokens are stable, printable, and different for different keys.
+//! Checks that tokens are stable, printable, and different for different keys.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 use oncekey::{Key, MAX_KEY_BYTES};
 use proptest::prelude::*;
 
-/// Other systems store tokens. If a token changes, they take every retry for a new request.
+/// Other systems store tokens. If a token changed, they would treat a retry as a new request.
 #[test]
 fn tokens_never_change() {
     let long = "k".repeat(255);
@@ -33,7 +33,7 @@ fn tokens_never_change() {
     }
 }
 
-/// Bytes that separate, escape or mark something in a token, that are encoded, or that are neither.
+/// Generates names of bytes with a meaning in a token, of bytes that are escaped, and of ordinary bytes.
 fn part(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
     let bytes = prop::sample::select(b"%/#~2Ff \x00\xffa".to_vec());
     prop::collection::vec(bytes, lengths)
@@ -41,7 +41,7 @@ fn part(lengths: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
 
 fn key() -> impl Strategy<Value = (Option<Vec<u8>>, Vec<u8>)> {
     let short = (prop::option::of(part(0..4)), part(1..5));
-    // Around the longest token that is not a hash.
+    // The lengths include the longest token that is not a hash.
     let long = (prop::option::of(part(0..130)), part(60..140));
     prop_oneof![4 => short, 1 => long]
 }
@@ -73,7 +73,7 @@ proptest! {
     }
 }
 
-/// Random keys rarely collide. This compares every key of a few bytes with every other.
+/// Compares all keys of at most two bytes in the name and in the scope, because random keys rarely collide.
 #[test]
 fn no_two_short_keys_share_a_token() {
     let alphabet = *b"%/#~2F\xffa";
@@ -95,7 +95,7 @@ fn no_two_short_keys_share_a_token() {
 }
 
 #[test]
-fn the_longest_keys_have_tokens_of_their_own() {
+fn the_longest_keys_have_different_tokens() {
     let name = [b'k'; MAX_KEY_BYTES];
     let mut other = name;
     other[MAX_KEY_BYTES - 1] = b'l';

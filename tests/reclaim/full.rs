@@ -1,10 +1,10 @@
-//! Stores at their `max_size`: what is refused, what still works, and when there is room again.
+//! Checks stores at their `max_size`: which calls they refuse, which calls still succeed, and when there is space again.
 
 use oncekey::{Begin, Error, Expected, ManualClock, Next, Store};
 
 use crate::common::{NONE, Place, SEGMENT, START_MS, clocked, copy_of_open, perform, seconds, small};
 
-/// Fills a store of limited size with leases and completed operations until it is full.
+/// Fills a store with leases and completed operations. Returns the leases, and the number of operations that began.
 fn fill(store: &Store) -> (Vec<oncekey::Lease>, u32) {
     let mut leases = Vec::new();
     for n in 0_u32.. {
@@ -24,7 +24,7 @@ fn fill(store: &Store) -> (Vec<oncekey::Lease>, u32) {
 }
 
 #[test]
-fn a_full_store_refuses_begins_but_completes_what_began() {
+fn a_full_store_refuses_begins_but_not_completions() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(100)).max_size(4_096 + 8 * SEGMENT).max_result(4_000);
@@ -32,8 +32,8 @@ fn a_full_store_refuses_begins_but_completes_what_began() {
     let (leases, begun) = fill(&store);
     assert!(begun > 20, "{begun}");
     let reserved_bytes = store.stats().reserved_bytes;
-    let least_bytes = leases.len() as u64 * 4_000;
-    assert!((least_bytes..2 * least_bytes).contains(&reserved_bytes), "{reserved_bytes} for {begun} results");
+    let min_bytes = leases.len() as u64 * 4_000;
+    assert!((min_bytes..2 * min_bytes).contains(&reserved_bytes), "{reserved_bytes} for {begun} results");
     assert!(matches!(store.record("one more", NONE, &[0; 4_000]), Err(Error::Full { .. })));
     let next = Next::Completed { fingerprint: NONE, result: &[0; 4_000] };
     let set = store.compare_and_set("one more", Expected::Absent, next);
@@ -49,7 +49,7 @@ fn a_full_store_refuses_begins_but_completes_what_began() {
     assert!(place.length() <= 4_096 + 8 * SEGMENT);
     assert_eq!(store.stats().reserved_bytes, 0, "a reservation was neither used nor returned");
 
-    // There is room again after the retention has passed, and again after keys are forgotten.
+    // There is space again once the retention has passed, and again once keys are forgotten.
     clock.advance(seconds(100));
     let (leases, begun_again) = fill(&store);
     assert!(begun_again >= begun / 2, "{begun_again} of {begun}");
@@ -57,13 +57,13 @@ fn a_full_store_refuses_begins_but_completes_what_began() {
     for n in 0..begun_again {
         store.forget(&format!("k{n}")).unwrap();
     }
-    perform(&store, "room again", &[0; 4_000]);
+    perform(&store, "space again", &[0; 4_000]);
     store.close().unwrap();
     let store = options.open(&place.path).unwrap();
-    assert!(store.get("room again").unwrap().is_completed());
+    assert!(store.get("space again").unwrap().is_completed());
 }
 
-/// The smaller the operations are, the larger is the share of a segment that its footer takes.
+/// The smaller the operations are, the larger the share of a segment that its footer takes.
 #[test]
 fn a_store_full_of_the_smallest_operations_can_complete_them() {
     let place = Place::new();
@@ -100,7 +100,7 @@ fn a_full_store_opens_and_its_doubts_can_be_resolved() {
     }
 }
 
-/// Fills a store with records, one frame each, until it is full. Returns their number.
+/// Fills a store with records, each in its own frame. Returns how many fit.
 fn fill_with_records(store: &Store, result: &[u8]) -> u32 {
     (0_u32..)
         .find(|n| match store.record(&format!("filler{n}"), NONE, result) {
@@ -112,7 +112,7 @@ fn fill_with_records(store: &Store, result: &[u8]) -> u32 {
 }
 
 #[test]
-fn a_full_store_has_room_as_soon_as_its_records_have_expired() {
+fn a_full_store_has_space_as_soon_as_its_records_expire() {
     for (slots, size) in [(4, 0), (4, 100), (8, 1_000), (8, 4_000)] {
         let clock = ManualClock::new(START_MS);
         let options =
@@ -132,7 +132,7 @@ fn a_full_store_has_room_as_soon_as_its_records_have_expired() {
 }
 
 #[test]
-fn a_full_store_can_be_opened_without_end() {
+fn a_full_store_can_be_reopened_any_number_of_times() {
     let place = Place::new();
     let options = small().max_size(4_096 + 4 * SEGMENT).max_result(14_000);
     let store = options.open(&place.path).unwrap();
@@ -165,7 +165,7 @@ fn a_full_store_can_be_opened_without_end() {
 }
 
 #[test]
-fn reservations_leave_room_for_moving_records() {
+fn reservations_leave_space_for_moving_records() {
     let clock = ManualClock::new(START_MS);
     let options =
         clocked(&clock).max_size(4_096 + 6 * SEGMENT).max_result(14_000).retention(seconds(1_000_000));

@@ -1,5 +1,5 @@
-//! Proves that reclaiming and compaction free the space of dead records and keep every live one, that a store under
-//! steady load keeps its size, and that a full store can end what has begun.
+//! Checks that reclaiming and compaction free the space of dead records and keep every live one, that the file of a store
+//! under steady load does not keep growing, and that operations in progress can be ended in a full store.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

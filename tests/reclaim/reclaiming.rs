@@ -1,4 +1,4 @@
-//! Reclaiming while the store is used: the size of the file, and what becomes of live and dead records.
+//! Checks reclaiming in a store that is being used: the size of the file, and which records are kept.
 
 use oncekey::{Durability, Error, ManualClock, Status, Store};
 
@@ -13,7 +13,7 @@ fn a_store_under_steady_load_keeps_its_size() {
     let options = clocked(&clock).retention(seconds(10)).durability(Durability::Buffered);
     let store = options.open(&place.path).unwrap();
     let mut sizes = Vec::new();
-    // 20 retentions of 1,000 operations each.
+    // 20 times the retention, with 1,000 operations in each.
     for n in 0..20_000 {
         perform(&store, &format!("k{n}"), &[1; 200]);
         clock.advance(std::time::Duration::from_millis(10));
@@ -26,7 +26,7 @@ fn a_store_under_steady_load_keeps_its_size() {
     assert_eq!(sizes[5..].iter().max(), sizes[10..].iter().max(), "the file keeps growing: {sizes:?}");
     assert!(*largest < 3 * live_bytes + 6 * SEGMENT, "{sizes:?}");
     assert!(store.stats().keys < 3_000, "the index keeps expired keys");
-    assert!(place.length() <= largest + SEGMENT, "the file is longer than the stats show");
+    assert!(place.length() <= largest + SEGMENT, "the file is longer than `stats` reports");
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn live_records_survive_reclaiming_with_their_versions() {
     let again = clocked(&clock).open(&crashed.path).unwrap();
     check(&again, [Completed, Completed, InDoubt, InDoubt, Absent]);
     let mut lease = lease;
-    lease.complete(b"after all that").unwrap();
+    lease.complete(b"late").unwrap();
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn slots_are_reused() {
 }
 
 #[test]
-fn moved_tombstones_with_long_keys_are_not_counted_as_dead() {
+fn moved_tombstones_with_long_keys_count_as_live() {
     let clock = ManualClock::new(START_MS);
     let options = clocked(&clock).retention(seconds(1_000_000)).result_retention(seconds(10));
     let store = options.open_in_memory().unwrap();
@@ -158,7 +158,7 @@ fn moved_tombstones_with_long_keys_are_not_counted_as_dead() {
 }
 
 #[test]
-fn moving_old_records_does_not_set_time_back() {
+fn moving_old_records_does_not_set_store_time_back() {
     let place = Place::new();
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).retention(seconds(1_000_000_000)).open(&place.path).unwrap();
@@ -183,15 +183,15 @@ fn moving_old_records_does_not_set_time_back() {
     assert!(refused == 60 && store.stats().moved_bytes > 0, "the test must cover moved records");
 }
 
-/// Appends prepare slots ahead of their need, but not without limit.
+/// The store makes slots before the log needs them, but only a few.
 #[test]
-fn a_file_is_no_longer_than_its_segments_and_a_few_slots() {
+fn a_file_has_only_a_few_slots_more_than_segments() {
     for durability in [Durability::Sync, Durability::Buffered] {
         let place = Place::new();
         let clock = ManualClock::new(START_MS);
         let options = clocked(&clock).retention(seconds(10)).durability(durability);
         let store = options.open(&place.path).unwrap();
-        let mut most = 0;
+        let mut max_slots = 0;
         for number in 0..1_200 {
             if number % 400 == 0 {
                 // An expiry is noticed at most a 32nd of the retention late.
@@ -201,9 +201,9 @@ fn a_file_is_no_longer_than_its_segments_and_a_few_slots() {
             let (segments, slots) = (store.stats().segments, (place.length() - 4_096) / SEGMENT);
             if number < 400 {
                 assert!(slots <= segments + 5, "{durability:?}: {slots} slots for {segments} segments");
-                most = slots;
+                max_slots = slots;
             } else {
-                assert!(slots <= most + 3, "{durability:?}: {slots} slots, where {most} sufficed");
+                assert!(slots <= max_slots + 3, "{durability:?}: {slots} slots, where {max_slots} sufficed");
             }
         }
         assert!(store.stats().segments_retired > 8);

@@ -1,10 +1,10 @@
-//! The line of counts at the end of a run.
+//! Parses the counts that the program prints at the end of a run.
 
 use std::process::Output;
 
 use serde_json::Value;
 
-/// The counts that the program prints.
+/// The counts that the program prints as one JSON object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
     pub lines: u64,
@@ -16,6 +16,7 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Parses and checks the counts. The program must have succeeded.
     pub fn read(output: &Output) -> Counts {
         assert!(output.status.success(), "{output:?}");
         let printed = text(&output.stdout);

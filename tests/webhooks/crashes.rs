@@ -1,4 +1,4 @@
-//! Runs that are killed or fail at any step, and the runs after them.
+//! Checks the run after one that was killed or failed.
 
 use std::fs;
 use std::path::Path;
@@ -9,8 +9,8 @@ use crate::counts::{Counts, text};
 use crate::deliveries::Deliveries;
 use crate::run::{Place, program, repeated};
 
-/// The deliveries come through a pipe that stays open, so the program cannot end by itself: every kill finds it
-/// running, on however slow a machine.
+/// The deliveries come through a pipe that stays open. So the program cannot end by itself, and every kill finds it running,
+/// even on a fast machine.
 #[cfg(unix)]
 #[test]
 fn the_ledger_holds_each_delivery_once_after_25_kills() {
@@ -24,13 +24,13 @@ fn the_ledger_holds_each_delivery_once_after_25_kills() {
         place.write_deliveries(&deliveries.text);
         for kill in 0..KILLS {
             let entries = place.whole_entries().len();
-            let wanted = random.below(17).min(deliveries.ids.len() - entries);
+            let more = random.below(17).min(deliveries.ids.len() - entries);
             let threads = ["1", "2", "4"][random.below(3)];
             kill_during_run(
                 &place,
                 &deliveries,
                 threads,
-                entries + wanted,
+                entries + more,
                 std::time::Duration::from_micros(random.below(1_500) as u64),
             );
             assert_eq!(repeated(&place.whole_entries()), [""; 0], "seed {seed}, kill {kill}");
@@ -60,13 +60,13 @@ fn the_ledger_holds_each_delivery_once_after_25_kills() {
 }
 
 #[test]
-fn a_delivery_in_doubt_that_is_in_the_ledger_is_not_processed_again() {
+fn a_doubt_with_a_ledger_line_is_not_processed_again() {
     let deliveries = Deliveries::generate(4, 20);
     let place = Place::new();
     place.write_deliveries(&deliveries.text);
     place.run(&[]);
     let (ledger, entries) = (place.ledger_bytes(), place.whole_entries());
-    // As a crash leaves it between the second step, the line in the ledger, and the third, the result in the store.
+    // The state after a crash between the second step (the line in the ledger) and the third (the result in the store).
     place.put_in_doubt(&entries[7].delivery);
     place.put_in_doubt(&entries[19].delivery);
 
@@ -79,7 +79,7 @@ fn a_delivery_in_doubt_that_is_in_the_ledger_is_not_processed_again() {
 }
 
 #[test]
-fn a_delivery_in_doubt_with_a_torn_or_missing_ledger_line_is_processed() {
+fn a_doubt_with_a_torn_or_missing_ledger_line_is_processed() {
     let deliveries = Deliveries::generate(5, 20);
     let place = Place::new();
     place.write_deliveries(&deliveries.text);
@@ -88,7 +88,7 @@ fn a_delivery_in_doubt_with_a_torn_or_missing_ledger_line_is_processed() {
     let line_bytes = ledger.split_inclusive(|byte| *byte == b'\n').next_back().unwrap().len();
 
     for missing_bytes in [1, 2, line_bytes / 2, line_bytes - 1, line_bytes] {
-        // As a crash leaves it between the first step, the begin in the store, and the end of the second.
+        // The state after a crash between the first step (the begin in the store) and the end of the second.
         place.put_in_doubt(&last.delivery);
         fs::write(place.ledger(), &ledger[..ledger.len() - missing_bytes]).unwrap();
 
@@ -99,7 +99,7 @@ fn a_delivery_in_doubt_with_a_torn_or_missing_ledger_line_is_processed() {
             (1, deliveries.lines() - 8),
             "{missing_bytes} missing"
         );
-        assert_eq!(place.ledger_bytes(), ledger, "{missing_bytes} bytes missing: another entry");
+        assert_eq!(place.ledger_bytes(), ledger, "{missing_bytes} bytes missing: the ledger differs");
     }
 }
 
@@ -110,7 +110,7 @@ fn the_next_run_continues_after_a_failed_write_to_the_ledger() {
     let deliveries = Deliveries::generate(6, 40);
     let place = Place::new();
     place.write_deliveries(&deliveries.text);
-    // The limit applies to every file, so the ledger must be larger than the store: its first entry is a long one.
+    // The limit applies to every file, so a long first entry makes the ledger larger than the store.
     let long = format!("{{\"entry\":1,\"delivery\":\"long\",\"event\":\"{}\"}}\n", "e".repeat(6 << 20));
     fs::write(place.ledger(), &long).unwrap();
     let limit_blocks = long.len() / 512 + 2;
@@ -137,26 +137,26 @@ fn the_next_run_continues_after_a_failed_write_to_the_ledger() {
     assert_eq!(
         entries.len(),
         deliveries.ids.len() + 1,
-        "not one entry for each delivery beside the long one"
+        "the ledger must have the long entry and one for each delivery"
     );
 }
 
-/// Starts a run that cannot end by itself, and kills it `a_little` after the ledger has reached `entries` entries.
+/// Starts a run that cannot end by itself, and kills it `delay` after the ledger has reached `entries` entries.
 #[cfg(unix)]
 fn kill_during_run(
     place: &Place,
     deliveries: &Deliveries,
     threads: &str,
     entries: usize,
-    a_little: std::time::Duration,
+    delay: std::time::Duration,
 ) {
     use std::io::Write as _;
     use std::os::unix::process::ExitStatusExt as _;
     use std::process::Stdio;
     use std::time::{Duration, Instant};
 
-    /// The timeout that turns a program that hangs into a failure.
-    const PATIENCE: Duration = Duration::from_secs(120);
+    /// The timeout after which the program counts as hanging.
+    const HANG_TIMEOUT: Duration = Duration::from_secs(120);
     const SIGKILL: i32 = 9;
 
     let mut child = Command::new(program())
@@ -169,16 +169,16 @@ fn kill_during_run(
     let mut pipe = child.stdin.take().unwrap();
     std::thread::scope(|scope| {
         let feeder = scope.spawn(move || {
-            // Fails if the child is killed before it has read everything, which may happen.
+            // This write fails if the child is killed before it has read everything.
             let _ = pipe.write_all(deliveries.text.as_bytes());
             pipe
         });
         let started = Instant::now();
         while place.ledger_bytes().iter().filter(|byte| **byte == b'\n').count() < entries {
             assert_eq!(child.try_wait().unwrap(), None, "the program ended by itself");
-            assert!(started.elapsed() < PATIENCE, "the program hangs");
+            assert!(started.elapsed() < HANG_TIMEOUT, "the program hangs");
         }
-        std::thread::sleep(a_little);
+        std::thread::sleep(delay);
         child.kill().unwrap();
         assert_eq!(child.wait().unwrap().signal(), Some(SIGKILL));
         drop(feeder.join().unwrap());

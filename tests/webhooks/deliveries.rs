@@ -1,4 +1,4 @@
-//! Generated deliveries.
+//! Generates deliveries.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write as _;
@@ -8,19 +8,22 @@ use serde_json::Value;
 use crate::common::random::Random;
 use crate::counts::Counts;
 
-/// A line of deliveries. `payload` is JSON text.
+/// Formats a delivery as a line. `payload` is JSON.
 pub fn delivery_line(id: &str, event: &str, payload: &str) -> String {
     let (id, event) = (Value::from(id), Value::from(event));
     format!("{{\"delivery\":{id},\"event\":{event},\"payload\":{payload}}}")
 }
 
-/// Generated deliveries that arrive as recorded ones do: repeated, late, out of order, and seven times under an id that
-/// was used for another delivery.
+/// Generated deliveries. As recorded ones do, they arrive repeatedly, late and out of order, and seven times with an id that
+/// was used for a different delivery.
 pub struct Deliveries {
+    /// The lines, as the program reads them.
     pub text: String,
+    /// The id of each distinct delivery.
     pub ids: Vec<String>,
     /// The numbers of the lines that reuse an id.
     pub misuses: HashSet<u64>,
+    /// The event of each line, by line number.
     pub event_by_line: BTreeMap<u64, String>,
 }
 
@@ -32,7 +35,7 @@ impl Deliveries {
         let ids: Vec<String> = (0..distinct).map(|at| format!("{:016x}-{at}", random.next())).collect();
         let event_of = |at: usize| ["push", "issues", "check_run", "release"][at % 4].to_owned();
 
-        // Each line: the index in `ids` of its delivery, and whether it reuses that id.
+        // For each line, the index in `ids` of its delivery, and whether the line reuses that id.
         let mut order: Vec<(usize, bool)> = Vec::new();
         for at in 0..distinct {
             order.extend(std::iter::repeat_n((at, false), 1 + random.below(5)));
@@ -43,10 +46,10 @@ impl Deliveries {
         for _ in 0..Self::MISUSES {
             let of = random.below(distinct);
             let first = order.iter().position(|line| *line == (of, false)).unwrap();
-            // Anywhere after the first, and often directly after it, where two threads could process them in the other
-            // order.
-            let behind = if random.below(2) == 0 { 0 } else { random.below(order.len() - first) };
-            order.insert(first + 1 + behind, (of, true));
+            // Inserts the line anywhere after the first with this id, and often directly after it. There, two threads could
+            // process the two lines in the opposite order.
+            let distance = if random.below(2) == 0 { 0 } else { random.below(order.len() - first) };
+            order.insert(first + 1 + distance, (of, true));
         }
 
         let mut deliveries =

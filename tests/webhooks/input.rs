@@ -1,4 +1,4 @@
-//! Lines of every kind: malformed ones, reused ids, unusual payloads and ids.
+//! Checks malformed lines, reused ids, and unusual ids and payloads.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -38,11 +38,14 @@ fn a_bad_line_is_reported_by_number_and_the_rest_is_processed() {
 
     assert_eq!(output.status.code(), Some(0), "a bad line failed the run: {output:?}");
     let counts = Counts::read(&output);
-    let some = bad.len() as u64;
-    assert_eq!(counts, Counts { lines: 2 * some, performed: some, rejected: some, ..Counts::default() });
+    let bad_count = bad.len() as u64;
+    assert_eq!(
+        counts,
+        Counts { lines: 2 * bad_count, performed: bad_count, rejected: bad_count, ..Counts::default() }
+    );
     let reports: BTreeMap<u64, String> = reports(&place, &output);
     let numbers: Vec<u64> = reports.keys().copied().collect();
-    let expected: Vec<u64> = (0..some).map(|at| 2 * at + 1).collect();
+    let expected: Vec<u64> = (0..bad_count).map(|at| 2 * at + 1).collect();
     assert_eq!(numbers, expected);
     for (reason, (_, word)) in reports.values().zip(bad) {
         assert!(reason.contains(word), "{reason} does not contain {word}");
@@ -52,7 +55,7 @@ fn a_bad_line_is_reported_by_number_and_the_rest_is_processed() {
 }
 
 #[test]
-fn a_delivery_id_may_have_1024_bytes_and_no_more() {
+fn a_delivery_id_may_have_at_most_1024_bytes() {
     let place = Place::new();
     let longest = delivery_line(&"i".repeat(1_024), "push", "{}");
     let too_long = delivery_line(&"i".repeat(1_025), "push", "{}");
@@ -66,7 +69,7 @@ fn a_delivery_id_may_have_1024_bytes_and_no_more() {
 }
 
 #[test]
-fn a_used_id_with_another_event_or_payload_is_refused() {
+fn a_used_id_with_a_different_event_or_payload_is_refused() {
     let place = Place::new();
     let lines = [
         delivery_line("a", "push", r#"{"n":12345678901234567890123,"s":"x"}"#),
@@ -108,10 +111,10 @@ fn any_json_value_is_a_payload() {
     let text: Vec<String> = lines.chain(others.take(payloads.len())).collect();
     let place = Place::new();
     place.write_deliveries(&text.join("\n"));
-    let some = payloads.len() as u64;
+    let count = payloads.len() as u64;
     assert_eq!(
         place.run(&[]),
-        Counts { lines: 2 * some, performed: some, mismatched: some, ..Counts::default() }
+        Counts { lines: 2 * count, performed: count, mismatched: count, ..Counts::default() }
     );
 }
 

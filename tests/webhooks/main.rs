@@ -1,8 +1,8 @@
-//! Proves that the example `webhooks` processes each delivery exactly once, also when it is killed. It runs as its
-//! users run it: as a program, on files.
+//! Checks that the example `webhooks` processes each delivery exactly once, even if it is killed. The tests run it as its
+//! users do: as a program, on files.
 //!
-//! `cargo test` builds the examples too. `cargo test --test webhooks` does not: then these tests run the program that
-//! `cargo build --example webhooks` built last.
+//! `cargo test` builds the examples too, but `cargo test --test webhooks` does not. With the latter, these tests run the
+//! program that was built last, for example by `cargo build --example webhooks`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -28,7 +28,7 @@ use deliveries::Deliveries;
 use run::{Place, repeated};
 
 #[test]
-fn a_delivery_is_processed_once_and_its_redeliveries_get_the_first_result() {
+fn redeliveries_get_the_result_of_the_first_delivery() {
     let deliveries = Deliveries::generate(1, 100);
     let place = Place::new();
     place.write_deliveries(&deliveries.text);
@@ -41,7 +41,7 @@ fn a_delivery_is_processed_once_and_its_redeliveries_get_the_first_result() {
 }
 
 #[test]
-fn a_second_run_processes_nothing_and_gives_the_same_answers() {
+fn a_second_run_only_replays() {
     let deliveries = Deliveries::generate(2, 100);
     let place = Place::new();
     place.write_deliveries(&deliveries.text);
@@ -70,12 +70,12 @@ fn the_counts_are_the_same_for_any_number_of_threads() {
             "{threads} threads"
         );
         place.assert_ledger_holds_each_once(&deliveries);
-        // The lines that reuse an id are refused, and not the deliveries whose ids they carry.
+        // The lines that reuse an id are refused, and not the deliveries to which those ids belong.
         place.assert_answers_agree_with_the_ledger(&deliveries);
     }
 }
 
-/// The recorded deliveries lie outside the repository. Without them there is nothing to check.
+/// The recorded deliveries are outside the repository. Without them the test is skipped.
 #[test]
 fn recorded_deliveries_give_the_known_counts() {
     let deliveries = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/data/deliveries.jsonl");

@@ -1,4 +1,4 @@
-//! A run of the program: its files, its ledger and its answers.
+//! Runs the program, and reads its ledger and its answers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::counts::{Counts, text};
 use crate::deliveries::Deliveries;
 
-/// The program under test, from the directory beside the one that this test was built into.
+/// The path of the program under test: `examples/webhooks` in the target directory of this test.
 pub fn program() -> PathBuf {
     let test = std::env::current_exe().unwrap();
     let profile = test.parent().and_then(Path::parent).expect("target/<profile>/deps/<test>");
@@ -57,19 +57,19 @@ impl Place {
         vec![deliveries.into(), "--store".into(), self.store(), "--ledger".into(), self.ledger()]
     }
 
-    /// Runs the program on other deliveries, without answers.
+    /// Runs the program on the given deliveries, without a file of answers.
     pub fn output_of(&self, deliveries: &Path, options: &[&str]) -> Output {
         Command::new(program()).args(self.arguments(deliveries)).args(options).output().unwrap()
     }
 
-    /// Runs the program to its end, with answers.
+    /// Runs the program with a file of answers.
     pub fn output(&self, options: &[&str]) -> Output {
         let mut command = Command::new(program());
         command.args(self.arguments(&self.deliveries())).arg("--answers").arg(self.answers()).args(options);
         command.output().unwrap()
     }
 
-    /// Runs the program to its end, with answers. It must succeed.
+    /// Runs the program with a new file of answers, and returns its counts. It must succeed.
     pub fn run(&self, options: &[&str]) -> Counts {
         if self.answers().exists() {
             fs::remove_file(self.answers()).unwrap();
@@ -81,7 +81,7 @@ impl Place {
         if self.ledger().exists() { fs::read(self.ledger()).unwrap() } else { Vec::new() }
     }
 
-    /// The complete entries of the ledger.
+    /// Reads the complete entries of the ledger, without a torn line at its end.
     pub fn whole_entries(&self) -> Vec<Entry> {
         let bytes = self.ledger_bytes();
         let lines = bytes.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
@@ -98,7 +98,8 @@ impl Place {
         assert_eq!(in_ledger, expected);
     }
 
-    /// Checks that every line was answered once: with the entry of its delivery, or with a refusal if it reuses an id.
+    /// Checks that every line was answered once. The answer is the entry of its delivery, or a refusal if the line reuses an
+    /// id.
     pub fn assert_answers_agree_with_the_ledger(&self, deliveries: &Deliveries) {
         let entries = self.whole_entries();
         let answers = fs::read_to_string(self.answers()).unwrap();
@@ -118,7 +119,7 @@ impl Place {
         assert_eq!(lines.len() as u64, deliveries.lines());
     }
 
-    /// Replaces the completion of a delivery in the store by a begin, so that it is in doubt.
+    /// Replaces the completion of a delivery in the store with a begin, so that it is in doubt.
     pub fn put_in_doubt(&self, delivery: &str) {
         let store = Store::open(self.store()).unwrap();
         let seen = store.get(delivery).unwrap();
@@ -149,13 +150,13 @@ impl Entry {
     }
 }
 
-/// The deliveries that are in the ledger more than once.
+/// Returns the deliveries that are in the ledger more than once.
 pub fn repeated(entries: &[Entry]) -> Vec<&str> {
     let mut seen = HashSet::new();
     entries.iter().map(|entry| &*entry.delivery).filter(|delivery| !seen.insert(*delivery)).collect()
 }
 
-/// The reports on standard error, by line number of the deliveries.
+/// Reads the reports from standard error, by the line number in the deliveries.
 pub fn reports(place: &Place, output: &Output) -> BTreeMap<u64, String> {
     let file = format!("{}:", place.deliveries().display());
     let report = |line: &str| {

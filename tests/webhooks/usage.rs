@@ -1,4 +1,4 @@
-//! Arguments and files that the program refuses.
+//! Checks which arguments and files the program refuses.
 
 use std::fs;
 use std::process::Command;
@@ -27,7 +27,7 @@ fn a_file_that_is_not_a_ledger_is_refused_unchanged() {
 }
 
 #[test]
-fn an_unusable_store_or_file_exits_with_status_1() {
+fn the_program_exits_with_1_if_it_cannot_use_a_file() {
     let place = Place::new();
     let output = place.output(&[]);
     assert_eq!(output.status.code(), Some(1), "without deliveries: {output:?}");
@@ -47,7 +47,7 @@ fn an_unusable_store_or_file_exits_with_status_1() {
 }
 
 #[test]
-fn bad_arguments_print_the_usage_and_exit_with_status_2() {
+fn bad_arguments_print_the_usage_and_exit_with_2() {
     let bad: [&[&str]; 9] = [
         &[],
         &["file"],
