@@ -1,4 +1,4 @@
-//! Reconciling a doubt while an operator forgets the key and another caller begins it.
+//! Checks `reconcile` while an operator forgets the key and another caller begins it.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -9,7 +9,9 @@ use super::{Effort, WHOLE_STORE, explore, must_find_planted};
 use crate::planted::Bug;
 use crate::{Begin, Error, Fingerprint, Lease, ManualClock, Options, Outcome, RunError, Status, Store};
 
+/// The result that `reconcile` finds.
 const FOUND: &str = "found out";
+/// The result of a caller other than the one that reconciles.
 const OTHERS: &str = "another's";
 /// For bugs that need three threads at three places: one interleaving in some thousands finds them.
 const RARE: Effort = Effort(5_000);
@@ -17,7 +19,7 @@ const RARE: Effort = Effort(5_000);
 /// come in between.
 const STEPS: u32 = 60;
 
-/// The encoding of `text` by the default codec, for the caller that works on bytes.
+/// Encodes `text` as the default codec does, for the caller that works on bytes.
 fn encoded(text: &str) -> Vec<u8> {
     let length = u8::try_from(text.len()).unwrap();
     [&[length][..], text.as_bytes()].concat()
@@ -72,7 +74,7 @@ fn reconcile_forget_and_begin() {
             Ok(_) | Err(Error::InProgress { .. }) => {}
             Err(error) => panic!("{error}"),
         }),
-        // Waits for the thread that reconciles, so that it begins as soon as the doubt has gone.
+        // Waits for the thread that reconciles, so that it begins as soon as the doubt has ended.
         spawn(|store| match store.operation("a").wait(Duration::MAX).begin().unwrap() {
             Begin::Acquired(lease) => complete(lease),
             Begin::InDoubt(doubt) => match doubt.begin_again() {

@@ -1,4 +1,4 @@
-//! Closing a store while calls of every kind are running, waiting or arriving.
+//! Checks that a store can be closed while calls of every kind are running, waiting or starting.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +13,7 @@ use crate::storage::simulated::SimulatedDisk;
 use crate::{Begin, Durability, Error, Fingerprint, Key, ManualClock, Options, Recorded, Store};
 
 const NONE: Fingerprint = Fingerprint::NONE;
-/// For scenarios with a compaction in every interleaving.
+/// The effort for a scenario with a long compaction in every interleaving.
 const WITH_COMPACTION: Effort = Effort(300);
 
 fn options() -> Options {
@@ -37,7 +37,7 @@ fn spawn<T: Send + 'static>(
     thread::spawn(move || work(&store))
 }
 
-/// Records without a sync. True if that was acknowledged, false if the store was closed.
+/// Records without a sync. Returns true if the record was acknowledged, and false if the store was closed.
 fn record(store: &Store, key: &str) -> bool {
     match store.record(key, NONE, b"r") {
         Ok(Recorded::Done(_)) => true,
@@ -46,7 +46,8 @@ fn record(store: &Store, key: &str) -> bool {
     }
 }
 
-/// Begins and completes. A close must not come between: a lease that was acquired can be completed.
+/// Begins and completes an operation. No close may succeed in between, because a lease that was acquired must be able to
+/// complete. Returns false if the store was closed.
 fn perform(store: &Store, key: &str) -> bool {
     match store.begin(key, NONE) {
         Ok(Begin::Acquired(mut lease)) => {
@@ -60,7 +61,7 @@ fn perform(store: &Store, key: &str) -> bool {
     }
 }
 
-/// Closes the store as soon as no lease is alive. True if this call closed it.
+/// Closes the store as soon as no lease is alive. Returns whether this call closed it.
 fn close(store: &Store) -> bool {
     loop {
         match store.close() {
@@ -73,10 +74,10 @@ fn close(store: &Store) -> bool {
     }
 }
 
-/// Checks that every acknowledged record survives a power loss after the close, and that nothing was written after it.
+/// Checks that nothing was written after the close, and that every acknowledged record survives a power loss after it.
 fn check(disk: &SimulatedDisk, acknowledged: &[&str]) {
     assert_eq!(disk.touched_unlocked(), 0, "the file was read or written after it was unlocked");
-    assert_eq!(disk.undecided(), 0, "something was written behind the close mark");
+    assert_eq!(disk.undecided(), 0, "something was written after the close mark");
     let store = open(&disk.crash(|_| 0));
     for key in acknowledged {
         let seen = store.get(*key).unwrap_or_else(|error| panic!("{key}: {error}"));
@@ -84,6 +85,7 @@ fn check(disk: &SimulatedDisk, acknowledged: &[&str]) {
     }
 }
 
+/// Two threads change the store while a third closes it.
 fn close_among_changes() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -97,19 +99,19 @@ fn close_among_changes() {
     check(&disk, &acknowledged);
 }
 
-/// Two threads close and exactly one of them succeeds. A third records meanwhile, and must not wait for ever.
+/// Two threads close at once, and exactly one of them succeeds. A third records meanwhile, and must not wait for ever.
 fn close_and_close() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     let closing = spawn(&store, close);
     let recording = spawn(&store, |store| record(store, "a"));
-    let here = close(&store);
-    assert!(here != closing.join().unwrap(), "exactly one of two closes the store");
+    let closed_here = close(&store);
+    assert!(closed_here != closing.join().unwrap(), "exactly one of two threads must close the store");
     let acknowledged = if recording.join().unwrap() { &["a"][..] } else { &[] };
     check(&disk, acknowledged);
 }
 
-/// A thread waits for another's lease while a third closes.
+/// A thread waits for the lease of another thread while a third closes the store.
 fn close_and_wait() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -131,13 +133,13 @@ fn close_and_wait() {
     check(&disk, acknowledged);
 }
 
-/// Reads are not admitted as changes are, and yet none may touch the file after a close has unlocked it.
+/// Reads are not admitted in the way that changes are, but no read may touch the file after a close has unlocked it.
 fn close_and_read() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
     assert!(record(&store, "a"));
     let reading = spawn(&store, |store| {
-        // Many, because the window between the check of the phase and the read is short.
+        // Many reads are needed, because the window between the check whether the store is open and the read is short.
         for _ in 0..8 {
             match store.get("a") {
                 Ok(seen) => assert_eq!(seen.result(), Some(&b"r"[..])),
@@ -157,7 +159,7 @@ fn close_and_read() {
     check(&disk, &["a"]);
 }
 
-/// A close interrupts a compaction of several segments between two of them.
+/// A compaction has several segments to compact. The close interrupts it between two of them.
 fn close_and_compact(interrupted: &AtomicUsize) {
     const KEYS: [&str; 12] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11"];
     let disk = SimulatedDisk::new();
@@ -183,12 +185,12 @@ fn close_and_compact(interrupted: &AtomicUsize) {
 }
 
 /// A thread reads the head and the tail of the log, as `stats()` does, while both advance.
-fn compact_and_look() {
+fn compact_and_read_span() {
     let engine = Arc::new(options().open_nowhere().unwrap());
     let (key, terms) = (Key::new("a"), engine.settings().terms);
     assert!(engine.record(key, NONE.into(), Value::bytes(b"r"), &terms).unwrap().is_ok());
     assert!(engine.forget(key, &terms).unwrap());
-    let looking = {
+    let reading = {
         let engine = Arc::clone(&engine);
         thread::spawn(move || {
             for _ in 0..4 {
@@ -198,7 +200,7 @@ fn compact_and_look() {
         })
     };
     engine.compact().unwrap();
-    looking.join().unwrap();
+    reading.join().unwrap();
 }
 
 #[test]
@@ -228,17 +230,17 @@ fn a_close_interrupts_a_compaction_between_two_segments() {
     explore("closing, compact/record/close", WITH_COMPACTION, move || close_and_compact(&counted));
     let interrupted = interrupted.load(Ordering::Relaxed);
     println!("compactions that a close interrupted: {interrupted}");
-    assert!(interrupted > 0);
+    assert!(interrupted > 0, "the test must cover an interrupted compaction");
 }
 
 #[test]
-fn the_head_of_the_log_is_never_behind_its_tail() {
-    explore("closing, compact/span", WHOLE_STORE, compact_and_look);
+fn the_head_of_the_log_is_never_after_its_tail() {
+    explore("closing, compact/span", WHOLE_STORE, compact_and_read_span);
 }
 
 #[test]
 fn finds_calls_inside_ignored() {
-    let expected = ["behind the close mark", "was acknowledged and is", "after it was unlocked"];
+    let expected = ["after the close mark", "was acknowledged and is", "after it was unlocked"];
     must_find_planted(Bug::CallsInsideIgnored, WHOLE_STORE, &expected, close_and_close);
 }
 
@@ -261,5 +263,5 @@ fn finds_readers_not_waited_for() {
 #[test]
 fn finds_span_read_backwards() {
     let expected = ["the log begins at segment"];
-    must_find_planted(Bug::SpanReadBackwards, WHOLE_STORE, &expected, compact_and_look);
+    must_find_planted(Bug::SpanReadBackwards, WHOLE_STORE, &expected, compact_and_read_span);
 }

@@ -1,5 +1,5 @@
-//! The commit queue: an acknowledged record is written, and synced if its caller requested that, and no caller waits for
-//! ever.
+//! Checks the commit queue: an acknowledged record is written, it is synced if its caller requested that, and no caller waits
+//! for ever.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,24 +16,25 @@ use crate::planted::Bug;
 use crate::status::Version;
 use crate::sync::{Mutex, yield_now};
 
-/// A batch limit that fits one record, so that every record is a batch of its own.
+/// A limit on batches that allows only one record in each.
 const ONE_RECORD_BYTES: u64 = 300;
-/// A batch limit that fits all records of a scenario.
+/// A limit on batches that allows all records of a scenario in the same batch.
 const MANY_RECORDS_BYTES: u64 = 16 << 10;
-/// The distance between the positions of frames: more than the length of any frame here.
+/// The distance between the positions of frames. It exceeds the length of any frame in these scenarios.
 const FRAME_STEP: u64 = 1 << 20;
 
-/// The call of the disk that fails. Numbers count from 0.
+/// The call of the disk that fails. Calls are numbered from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Failing {
+    /// No call fails.
     Nothing,
-    /// This write fails.
+    /// The write with this number fails.
     Write(usize),
-    /// This sync fails, and so does every later one.
+    /// The sync with this number fails, and so does every later one.
     Sync(usize),
-    /// This write panics, in the thread that leads.
+    /// The write with this number panics, which unwinds the leader.
     Leader(usize),
-    /// This sync panics, in the thread that syncs.
+    /// The sync with this number panics, which unwinds the thread that syncs.
     Syncer(usize),
 }
 
@@ -42,9 +43,11 @@ enum Failing {
 struct Contents {
     /// The position and version of each written record.
     written: Vec<(u64, Version)>,
-    /// How many of those are synced.
+    /// The number of those records that are synced.
     synced: usize,
+    /// The number of frames that were written.
     frames: usize,
+    /// The number of syncs that began.
     syncs: usize,
     has_failed: bool,
     has_failed_write: bool,
@@ -64,12 +67,15 @@ impl Disk {
         Disk { contents: Mutex::default(), failing }
     }
 
-    /// Checks that a record that was acknowledged at `placement` is there, and synced if `until` says so.
+    /// Checks that a record that was acknowledged at `placement` is written there, and synced if `until` is `Synced`.
     fn check(&self, version: Version, until: Until, placement: Placement) {
         let contents = self.contents.lock();
         let at = contents.written.iter().position(|(_, written)| *written == version);
         let Some(at) = at else { panic!("{version:?} acknowledged and not written") };
-        assert_eq!(contents.written[at].0, placement.position, "acknowledged at another record's place");
+        assert_eq!(
+            contents.written[at].0, placement.position,
+            "acknowledged at the position of another record"
+        );
         assert!(until == Until::Written || at < contents.synced, "{version:?} acknowledged and not synced");
     }
 
@@ -82,8 +88,8 @@ impl CommitSink for Disk {
     fn write(&self, batch: &mut PendingFrame) -> io::Result<Placement> {
         let number = {
             let mut contents = self.contents.lock();
-            assert!(!contents.is_written_to, "two write at once");
-            // Only a failed write rules out further writes: one that began before a failed sync was noticed is allowed.
+            assert!(!contents.is_written_to, "two threads write at once");
+            // No write may begin after a failed write. After a failed sync, one may still begin before the failure is noticed.
             assert!(!contents.has_failed_write, "written to after a failure");
             contents.is_written_to = true;
             contents.frames
@@ -100,7 +106,7 @@ impl CommitSink for Disk {
         if self.failing == Failing::Leader(number) {
             (contents.has_failed, contents.has_failed_write) = (true, true);
             drop(contents);
-            // Not by `panic!`: shuttle ends the test at a panic, even if it is caught.
+            // Unwinds without `panic!`, because shuttle ends the test at a panic even if it is caught.
             std::panic::resume_unwind(Box::new("planted"));
         }
         let position = (number as u64 + 1) * FRAME_STEP;
@@ -114,7 +120,7 @@ impl CommitSink for Disk {
         // A sync covers only what was written when it began.
         let (number, reached, had_failed) = {
             let mut contents = self.contents.lock();
-            assert!(!contents.is_being_synced, "two sync at once");
+            assert!(!contents.is_being_synced, "two threads sync at once");
             contents.is_being_synced = true;
             let number = contents.syncs;
             contents.syncs += 1;
@@ -139,14 +145,14 @@ impl CommitSink for Disk {
 
 /// A commit queue with its disk.
 #[derive(Debug)]
-struct Bench {
+struct Queue {
     commit: Commit,
     disk: Disk,
 }
 
-impl Bench {
-    fn new(limit_bytes: u64, failing: Failing) -> Arc<Bench> {
-        Arc::new(Bench { commit: Commit::new(limit_bytes), disk: Disk::new(failing) })
+impl Queue {
+    fn new(limit_bytes: u64, failing: Failing) -> Arc<Queue> {
+        Arc::new(Queue { commit: Commit::new(limit_bytes), disk: Disk::new(failing) })
     }
 
     fn append(&self, version: u64, until: Until) -> Result<Ticket, Arc<io::Error>> {
@@ -166,10 +172,10 @@ impl Bench {
         self.commit.append(std::iter::once(&new), 0, until)
     }
 
-    /// Appends a record and waits for it. True if it was acknowledged; the acknowledgement is then checked.
+    /// Appends a record and waits for it. Returns whether it was acknowledged, and checks an acknowledgement.
     fn append_and_wait(&self, version: u64, until: Until) -> bool {
         let Ok(ticket) = self.append(version, until) else {
-            assert!(self.disk.has_failed(), "refused although the disk has not failed");
+            assert!(self.disk.has_failed(), "a record was refused although the disk has not failed");
             return false;
         };
         match self.commit.wait(&ticket, &self.disk) {
@@ -178,7 +184,7 @@ impl Bench {
                 true
             }
             Err(_) => {
-                assert!(self.disk.has_failed(), "refused although the disk has not failed");
+                assert!(self.disk.has_failed(), "a record was refused although the disk has not failed");
                 false
             }
         }
@@ -189,102 +195,105 @@ fn join<T>(threads: Vec<thread::JoinHandle<T>>) -> Vec<T> {
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
-/// Threads that append and wait. Every other record is to be synced.
-fn appenders(bench: &Arc<Bench>, threads: u64, turns: u64) -> Vec<thread::JoinHandle<bool>> {
+/// Starts threads that append and wait. Every second record must be synced.
+fn appenders(queue: &Arc<Queue>, threads: u64, turns: u64) -> Vec<thread::JoinHandle<bool>> {
     let appender = |number: u64| {
-        let bench = Arc::clone(bench);
+        let queue = Arc::clone(queue);
         thread::spawn(move || {
             (0..turns).all(|turn| {
                 let until = if (number + turn).is_multiple_of(2) { Until::Synced } else { Until::Written };
-                bench.append_and_wait(1 + number * turns + turn, until)
+                queue.append_and_wait(1 + number * turns + turn, until)
             })
         })
     };
     (0..threads).map(appender).collect()
 }
 
-/// Four threads append, to one batch or to a batch for each record.
+/// Four threads append two records each. The limit allows all records in the same batch, or only one in each.
 fn many_appenders(limit_bytes: u64) {
-    let bench = Bench::new(limit_bytes, Failing::Nothing);
-    assert!(join(appenders(&bench, 4, 2)).into_iter().all(|acknowledged| acknowledged));
-    assert_eq!(bench.disk.contents.lock().written.len(), 8, "each record is written once");
+    let queue = Queue::new(limit_bytes, Failing::Nothing);
+    assert!(join(appenders(&queue, 4, 2)).into_iter().all(|acknowledged| acknowledged));
+    assert_eq!(queue.disk.contents.lock().written.len(), 8, "each record must be written once");
 }
 
-/// A thread writes a record without a sync and then syncs, while others append.
+/// A thread appends a record without a sync and then calls `sync`, while others append.
 fn sync_among_appenders() {
-    let bench = Bench::new(MANY_RECORDS_BYTES, Failing::Nothing);
-    let others = appenders(&bench, 2, 1);
+    let queue = Queue::new(MANY_RECORDS_BYTES, Failing::Nothing);
+    let others = appenders(&queue, 2, 1);
     let syncing = {
-        let bench = Arc::clone(&bench);
+        let queue = Arc::clone(&queue);
         thread::spawn(move || {
-            let ticket = bench.append(100, Until::Written).unwrap();
-            let placement = bench.commit.wait(&ticket, &bench.disk).unwrap();
-            bench.commit.sync(&bench.disk).unwrap();
-            bench.disk.check(Version::from_u64(100), Until::Synced, placement);
+            let ticket = queue.append(100, Until::Written).unwrap();
+            let placement = queue.commit.wait(&ticket, &queue.disk).unwrap();
+            queue.commit.sync(&queue.disk).unwrap();
+            queue.disk.check(Version::from_u64(100), Until::Synced, placement);
         })
     };
     join(others);
     syncing.join().unwrap();
 }
 
-/// The disk fails at some point. A thread that saw the failure is refused from then on; every acknowledgement is true.
+/// The disk fails at a given call. A thread that was refused is refused again, and every acknowledgement is true.
 fn failing_disk(limit_bytes: u64, failing: Failing) {
-    let bench = Bench::new(limit_bytes, failing);
+    let queue = Queue::new(limit_bytes, failing);
     let threads: Vec<_> = (0..3)
         .map(|number| {
-            let bench = Arc::clone(&bench);
+            let queue = Arc::clone(&queue);
             thread::spawn(move || {
                 let work = || {
                     let until = if number == 1 { Until::Written } else { Until::Synced };
-                    if !bench.append_and_wait(2 * number + 1, until) {
-                        assert!(!bench.append_and_wait(2 * number + 2, until), "a refusal is permanent");
+                    if !queue.append_and_wait(2 * number + 1, until) {
+                        assert!(
+                            !queue.append_and_wait(2 * number + 2, until),
+                            "a record was accepted after a refusal"
+                        );
                     }
                 };
                 if !matches!(failing, Failing::Leader(_) | Failing::Syncer(_)) {
                     work();
                     return false;
                 }
-                // The thread that leads unwinds. All others must still return.
+                // The leader or the thread that syncs unwinds. All others must still return.
                 catch_unwind(AssertUnwindSafe(work)).is_err()
             })
         })
         .collect();
     let panicked = join(threads).into_iter().filter(|panicked| *panicked).count();
     let unwinds = matches!(failing, Failing::Leader(_) | Failing::Syncer(_));
-    let expected = usize::from(unwinds && bench.disk.has_failed());
-    assert_eq!(panicked, expected, "only the leader unwinds");
-    assert_eq!(bench.commit.poison().is_some(), bench.disk.has_failed());
+    let expected = usize::from(unwinds && queue.disk.has_failed());
+    assert_eq!(panicked, expected, "exactly the thread whose call panicked must unwind");
+    assert_eq!(queue.commit.poison().is_some(), queue.disk.has_failed());
 }
 
-/// The writer poisons the queue, as it does when it cannot write a header or a mark, while frames are being written.
+/// The queue is poisoned while frames are being written, as happens when the writer cannot write a header or a close mark.
 fn poisoned_from_outside() {
-    let bench = Bench::new(ONE_RECORD_BYTES, Failing::Nothing);
+    let queue = Queue::new(ONE_RECORD_BYTES, Failing::Nothing);
     let appending = {
-        let bench = Arc::clone(&bench);
+        let queue = Arc::clone(&queue);
         move |version| {
-            let bench = Arc::clone(&bench);
+            let queue = Arc::clone(&queue);
             thread::spawn(move || {
-                let Ok(ticket) = bench.append(version, Until::Synced) else { return };
-                if let Ok(placement) = bench.commit.wait(&ticket, &bench.disk) {
-                    bench.disk.check(Version::from_u64(version), Until::Synced, placement);
+                let Ok(ticket) = queue.append(version, Until::Synced) else { return };
+                if let Ok(placement) = queue.commit.wait(&ticket, &queue.disk) {
+                    queue.disk.check(Version::from_u64(version), Until::Synced, placement);
                 }
             })
         }
     };
     let threads = (1..=3).map(appending).collect();
-    bench.commit.poison_with(io::Error::other("planted"));
-    assert!(bench.append(9, Until::Written).is_err(), "appended after the queue was poisoned");
+    queue.commit.poison_with(io::Error::other("planted"));
+    assert!(queue.append(9, Until::Written).is_err(), "appended after the queue was poisoned");
     join(threads);
 }
 
 /// A thread appends and drops its ticket without waiting. All others must still be acknowledged.
 fn abandoned_ticket(limit_bytes: u64) {
-    let bench = Bench::new(limit_bytes, Failing::Nothing);
+    let queue = Queue::new(limit_bytes, Failing::Nothing);
     let leaving = {
-        let bench = Arc::clone(&bench);
-        thread::spawn(move || drop(bench.append(100, Until::Synced).unwrap()))
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || drop(queue.append(100, Until::Synced).unwrap()))
     };
-    assert!(join(appenders(&bench, 3, 1)).into_iter().all(|acknowledged| acknowledged));
+    assert!(join(appenders(&queue, 3, 1)).into_iter().all(|acknowledged| acknowledged));
     leaving.join().unwrap();
 }
 

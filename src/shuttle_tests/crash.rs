@@ -1,5 +1,4 @@
-//! Interleaved threads on a disk that loses power: everything that was acknowledged to any of them survives, whatever else
-//! the disk kept.
+//! Checks interleaved threads on a disk that loses power or fails: everything that was acknowledged to any of them survives.
 
 use std::sync::Arc;
 
@@ -13,11 +12,14 @@ use crate::storage::simulated::{DiskFault, SimulatedDisk};
 use crate::{Begin, Durability, Fingerprint, KeyState, ManualClock, Options, Recorded, Status, Store};
 
 const EFFORT: Effort = Effort(3_000);
-/// Images to open after each crash, of those that it may have left.
+/// The number of disk images to open after each crash.
 const IMAGES: usize = 3;
-/// The step of the power loss is drawn below this number. It exceeds the steps of the disk after the threads have started,
-/// so that some histories meet no power loss.
+/// The power loss is at a random step below this number. The number exceeds the steps that the threads make, so that some
+/// interleavings have no power loss.
 const STEPS: u64 = 25;
+/// As [`STEPS`], for a call that fails once. The threads continue after the failure, and compact twice, so they make more
+/// steps.
+const STEPS_OF_FAILURES: u64 = 40;
 
 fn open(disk: &SimulatedDisk) -> Store {
     let clock = ManualClock::new(1_700_000_000_000);
@@ -25,7 +27,8 @@ fn open(disk: &SimulatedDisk) -> Store {
     options.open_simulated(disk).unwrap_or_else(|error| panic!("a crash made it unreadable: {error}"))
 }
 
-/// Opens a store on each of three images that a crash may have left: all unsynced writes lost, all kept, and a random part.
+/// Opens a store on three disk images that a crash may leave: one without any unsynced write, one with all of them, and one
+/// with a random part of them.
 fn after_a_crash(disk: &SimulatedDisk) -> impl Iterator<Item = Store> {
     (0..IMAGES).map(|image| {
         let image = disk.crash(|of| match image {
@@ -37,21 +40,18 @@ fn after_a_crash(disk: &SimulatedDisk) -> impl Iterator<Item = Store> {
     })
 }
 
-/// As [`STEPS`], for histories in which one call fails: they continue after it, and compact twice.
-const STEPS_OF_FAILURES: u64 = 40;
-
 /// The history of a key that one thread changes. After a crash, the key may be in any state from the last acknowledged one
 /// to the last requested one.
 #[derive(Debug, Clone, Default)]
 struct History {
     /// Each requested state, in order: the result of the key, or `None` if it is absent.
     states: Vec<Option<&'static [u8]>>,
-    /// How many of them were acknowledged.
+    /// The number of states that were acknowledged.
     acknowledged: usize,
 }
 
 impl History {
-    /// Requests the next state by `change`. True if it was acknowledged.
+    /// Requests the next state by `change`. Returns whether it was acknowledged.
     fn request(&mut self, state: Option<&'static [u8]>, change: impl FnOnce() -> crate::Result<()>) -> bool {
         self.states.push(state);
         let is_acknowledged = change().is_ok();
@@ -67,7 +67,7 @@ impl History {
             Status::Completed => snapshot.result(),
             other => panic!("{key} is {other:?} after a crash"),
         };
-        // Before the first of them the key was absent.
+        // Before the first request the key was absent.
         let all = std::iter::once(&None).chain(&self.states);
         let allowed = all.skip(self.acknowledged).any(|state| *state == seen);
         let (states, acknowledged) = (&self.states, self.acknowledged);
@@ -75,11 +75,13 @@ impl History {
     }
 }
 
-/// What the threads learned about a key that two of them want.
+/// What was acknowledged to two threads that compete for the same key.
 #[derive(Debug, Clone, Default)]
 struct Contested {
     begun: bool,
+    /// The result that a thread recorded.
     result: Option<&'static [u8]>,
+    /// The result that was replayed to a thread.
     replayed: Option<Vec<u8>>,
 }
 
@@ -89,16 +91,16 @@ impl Contested {
         self.result = Some(result);
     }
 
-    /// A thread was given another's result, perhaps before that was acknowledged to the other.
+    /// Notes that the result of one thread was replayed to the other, possibly before it was acknowledged to the first.
     fn replayed(&mut self, result: &[u8]) {
-        assert_eq!(self.result.unwrap_or(result), result, "another result");
+        assert_eq!(self.result.unwrap_or(result), result, "a different result was replayed");
         self.replayed = Some(result.to_vec());
     }
 
     fn check(&self, snapshot: &KeyState) {
         match (snapshot.status(), self.result.or(self.replayed.as_deref())) {
             (Status::Completed, Some(result)) => {
-                assert_eq!(snapshot.result(), Some(result), "another result");
+                assert_eq!(snapshot.result(), Some(result), "the key has a different result");
             }
             (Status::Completed, None) => {
                 let result = snapshot.result();
@@ -114,8 +116,8 @@ impl Contested {
     }
 }
 
-/// Two threads compete for one key, and each has another key of its own. A third thread writes without a sync, compacts and
-/// then syncs. Power is lost at a random step.
+/// Two threads compete for the same key, and each also changes a key that no other thread changes. A third thread writes
+/// without a sync, compacts and then syncs. Power is lost at a random step.
 fn changes_and_power_loss() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -126,46 +128,48 @@ fn changes_and_power_loss() {
     let leasing = thread::spawn({
         let (store, contested) = (store.clone(), Arc::clone(&contested));
         move || {
-            let mut own = History::default();
-            own.request(Some(b"1"), || store.record("leasing", Fingerprint::NONE, b"1").map(drop));
+            let mut history = History::default();
+            history.request(Some(b"1"), || store.record("leasing", Fingerprint::NONE, b"1").map(drop));
             if let Ok(Begin::Acquired(mut lease)) = store.begin("contested", Fingerprint::NONE) {
                 contested.lock().begun = true;
                 if lease.complete(b"leased").is_ok() {
                     contested.lock().completed(b"leased");
                 }
             }
-            own
+            history
         }
     });
     let recording = thread::spawn({
         let (store, contested) = (store.clone(), Arc::clone(&contested));
         move || {
-            // Another thread writes it without a sync. But once a `get` has returned it, it must survive.
-            let look = || store.get("moving").is_ok_and(|moving| moving.status() == Status::Completed);
-            let was_seen = look() | look() | look();
+            // Another thread writes this record without a sync. But once a `get` has returned the record, it must survive.
+            let was_read = || store.get("moving").is_ok_and(|moving| moving.status() == Status::Completed);
+            let was_seen = was_read() | was_read() | was_read();
             match store.record("contested", Fingerprint::NONE, b"recorded") {
                 Ok(Recorded::Done(_)) => contested.lock().completed(b"recorded"),
                 Ok(Recorded::AlreadyDone(done)) => contested.lock().replayed(done.result()),
                 Err(_) => {}
             }
-            let mut own = History::default();
-            let _ = own.request(Some(b"1"), || store.record("recording", Fingerprint::NONE, b"1").map(drop))
-                && own.request(None, || store.forget("recording").map(drop))
-                && own.request(Some(b"2"), || store.record("recording", Fingerprint::NONE, b"2").map(drop));
-            (own, was_seen)
+            let mut history = History::default();
+            let _ = history
+                .request(Some(b"1"), || store.record("recording", Fingerprint::NONE, b"1").map(drop))
+                && history.request(None, || store.forget("recording").map(drop))
+                && history
+                    .request(Some(b"2"), || store.record("recording", Fingerprint::NONE, b"2").map(drop));
+            (history, was_seen)
         }
     });
     let moving = thread::spawn({
         let store = store.clone();
         move || {
-            let mut own = History::default();
+            let mut history = History::default();
             let buffered = store.operation("moving").durability(Durability::Buffered).record(b"1");
-            own.states.push(Some(b"1"));
+            history.states.push(Some(b"1"));
             let _ = store.compact();
             if buffered.is_ok() && store.sync().is_ok() {
-                own.acknowledged = 1;
+                history.acknowledged = 1;
             }
-            own
+            history
         }
     });
     let leasing = leasing.join().unwrap();
@@ -176,16 +180,16 @@ fn changes_and_power_loss() {
 
     let contested = contested.lock().clone();
     for store in after_a_crash(&disk) {
-        let look = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
-        assert_eq!(look("kept").result(), Some(&b"kept"[..]), "lost");
-        contested.check(&look("contested"));
+        let read = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(read("kept").result(), Some(&b"kept"[..]), "lost");
+        contested.check(&read("contested"));
         for (key, history) in [("leasing", &leasing), ("recording", &recording), ("moving", &moving)] {
-            history.check(key, &look(key));
+            history.check(key, &read(key));
         }
     }
 }
 
-/// One thread writes without syncing, while another syncs each of its own records. Power is lost at a random step.
+/// One thread writes without syncing, while another syncs each of its records. Power is lost at a random step.
 fn writes_during_syncs_and_power_loss() {
     const KEYS: [&str; 3] = ["1", "2", "3"];
     let disk = SimulatedDisk::new();
@@ -210,9 +214,9 @@ fn writes_during_syncs_and_power_loss() {
     }
 }
 
-/// One call of the disk fails once, while three threads use the store: two record, one of them without a sync, and the third
-/// compacts, which closes segments on the way. The file must open again, in the next process or after a power loss, with
-/// everything that was acknowledged.
+/// One call of the disk fails once, while three threads are using the store. Two of them record, one without a sync, and the
+/// third compacts, which also closes segments. The file must then open with everything that was acknowledged, in the next
+/// process and after a power loss.
 fn changes_and_one_failure() {
     let disk = SimulatedDisk::new();
     let store = open(&disk);
@@ -224,12 +228,12 @@ fn changes_and_one_failure() {
     let recording = |key: &'static str, durability: Durability| {
         let store = store.clone();
         thread::spawn(move || {
-            let mut own = History::default();
+            let mut history = History::default();
             let record = |result| store.operation(key).durability(durability).record(result).map(drop);
-            let _ = own.request(Some(b"1"), || record(b"1"))
-                && own.request(None, || store.forget(key).map(drop))
-                && own.request(Some(b"2"), || record(b"2"));
-            own
+            let _ = history.request(Some(b"1"), || record(b"1"))
+                && history.request(None, || store.forget(key).map(drop))
+                && history.request(Some(b"2"), || record(b"2"));
+            history
         })
     };
     let synced = recording("synced", Durability::Sync);
@@ -243,13 +247,13 @@ fn changes_and_one_failure() {
     drop(store);
 
     let check = |store: &Store, buffered: &History| {
-        let look = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
-        assert_eq!(look("kept").result(), Some(&b"kept"[..]), "lost");
-        assert!(look("dead").is_absent(), "a forgotten key is back after a crash");
-        synced.check("synced", &look("synced"));
-        buffered.check("buffered", &look("buffered"));
+        let read = |key| store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
+        assert_eq!(read("kept").result(), Some(&b"kept"[..]), "lost");
+        assert!(read("dead").is_absent(), "a forgotten key is back after a crash");
+        synced.check("synced", &read("synced"));
+        buffered.check("buffered", &read("buffered"));
     };
-    // A power loss may take records that were only written. The forget of the same key syncs, and with it all before it.
+    // A power loss may lose records that were written but not synced. The forget syncs its own record and all earlier ones.
     let synced_states = if buffered.acknowledged >= 2 { 2 } else { 0 };
     let after_power_loss = History { acknowledged: synced_states, ..buffered.clone() };
     for store in after_a_crash(&disk) {

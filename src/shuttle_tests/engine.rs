@@ -1,4 +1,4 @@
-//! A whole store in memory: the commit queue, the flights, the index and the real log together.
+//! Checks a whole store in memory: the real commit queue, flights (per-key locks), index and log together.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use super::{DEADLOCK, WHOLE_STORE, explore, must_find_planted};
 use crate::planted::Bug;
 use crate::{Begin, Fingerprint, ManualClock, Options, Status, Store};
 
-/// A wait without a timeout, since no clock goes so far: if no thread ends it, shuttle reports a deadlock.
-const PATIENCE: Duration = Duration::MAX;
+/// A timeout that no clock reaches. If no thread ends such a wait, shuttle reports a deadlock.
+const NEVER: Duration = Duration::MAX;
 
-/// A store with the smallest segments and a clock that stands still.
+/// Opens a store with the smallest segments and a clock that does not advance.
 fn store() -> Store {
     Options::new()
         .segment_size(64 << 10)
@@ -43,7 +43,7 @@ fn spawn<T: Send + 'static>(
     thread::spawn(move || work(&store))
 }
 
-/// Two threads begin the same operation while a third looks at it. Exactly one of them acquires it.
+/// Two threads begin the same operation while a third reads its state. Exactly one of the two acquires it.
 fn begin_begin_and_get() {
     let store = store();
     let begin = |store: &Store| match store.begin("a", Fingerprint::NONE).unwrap() {
@@ -59,30 +59,30 @@ fn begin_begin_and_get() {
         Begin::InDoubt(_) => panic!("no lease was dropped"),
     };
     let threads: Vec<_> = (0..2).map(|_| spawn(&store, begin)).collect();
-    let looking = spawn(&store, |store| {
+    let reading = spawn(&store, |store| {
         let status = store.get("a").unwrap().status();
         assert_ne!(status, Status::InDoubt, "no lease was dropped");
     });
     let acquired: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
-    looking.join().unwrap();
+    reading.join().unwrap();
     assert_eq!(acquired.into_iter().filter(|acquired| *acquired).count(), 1, "exactly one thread acquires");
     check_completed(&store, "a", b"done");
     store.close().unwrap();
 }
 
-/// A lease is dropped while `waiting` threads wait for the operation. One of them takes over the doubt and completes it. If
-/// only one waits, no other thread wakes it by chance.
-fn drop_and_wait(waiting: usize) {
+/// A lease is dropped while other threads are waiting for the operation. One of them takes over the doubt and completes it.
+/// A single waiter cannot be woken by another one by chance.
+fn drop_and_wait(waiters: usize) {
     let store = store();
     let Begin::Acquired(lease) = store.begin("a", Fingerprint::NONE).unwrap() else { unreachable!() };
     let dropping = spawn(&store, move |store| {
-        // Long enough for the others to start waiting.
+        // These reads leave enough time for the others to start waiting.
         for _ in 0..3 {
             assert_eq!(store.get("a").unwrap().status(), Status::InProgress);
         }
         drop(lease);
     });
-    let begin = |store: &Store| match store.operation("a").wait(PATIENCE).begin().unwrap() {
+    let begin = |store: &Store| match store.operation("a").wait(NEVER).begin().unwrap() {
         Begin::InDoubt(mut doubt) => {
             doubt.complete(b"done").unwrap();
             true
@@ -93,7 +93,7 @@ fn drop_and_wait(waiting: usize) {
         }
         other => panic!("waited, and then {other:?}"),
     };
-    let threads: Vec<_> = (0..waiting).map(|_| spawn(&store, begin)).collect();
+    let threads: Vec<_> = (0..waiters).map(|_| spawn(&store, begin)).collect();
     let resolved: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
     dropping.join().unwrap();
     assert_eq!(
@@ -104,7 +104,7 @@ fn drop_and_wait(waiting: usize) {
     store.close().unwrap();
 }
 
-/// A compaction moves every record while keys are begun, completed, forgotten and read.
+/// A compaction moves every record while other threads begin, complete, forget and read keys.
 fn compact_and_change() {
     let store = store();
     complete(&store, "a", b"1");
@@ -115,7 +115,7 @@ fn compact_and_change() {
         assert!(store.forget("a").unwrap());
         complete(store, "a", b"4");
     });
-    let looking = spawn(&store, |store| {
+    let reading = spawn(&store, |store| {
         for key in ["a", "b", "a"] {
             store.get(key).unwrap_or_else(|error| panic!("{key}: {error}"));
         }
@@ -123,7 +123,7 @@ fn compact_and_change() {
     let compacting = spawn(&store, |store| {
         store.compact().unwrap();
     });
-    for thread in [changing, looking, compacting] {
+    for thread in [changing, reading, compacting] {
         thread.join().unwrap();
     }
     check_completed(&store, "a", b"4");
@@ -131,7 +131,7 @@ fn compact_and_change() {
     store.close().unwrap();
 }
 
-/// Three threads complete operations of their own, so that their records share batches.
+/// Three threads each complete a different operation, so that their records can share batches.
 fn complete_together() {
     let store = store();
     let keys = ["a", "b", "c"];

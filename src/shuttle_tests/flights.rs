@@ -1,7 +1,7 @@
-//! Flights: one thread at a time changes a key, every waiter is woken, and no flight is left behind.
+//! Checks flights (the per-key locks): one thread at a time changes a key, every waiter is woken, and no flight is left behind.
 //!
-//! The flights are real. The model around them follows `engine::begin`: look up, enter the flight, look up again, decide,
-//! write, update the index, set a claim.
+//! The flights are real. The model around them follows `engine::begin`, which looks up the key, enters the flight, looks up
+//! the key again, writes a record, updates the index and sets a claim.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,7 @@ const HASH: u128 = 7;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Indexed {
     Absent,
+    /// An attempt has begun, and is in progress if it has a claim, or else in doubt.
     Begun(Version),
     Completed(Version),
 }
@@ -37,19 +38,22 @@ enum Began {
 /// How long a begin waits for another caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
+    /// It does not wait.
     None,
-    /// Until a deadline, which may pass at any step.
+    /// It waits until a deadline, which may pass at any step.
     Some,
+    /// It waits without a limit.
     Endless,
 }
 
-/// One key of a store, reduced to what concerns flights.
+/// A model of one key of a store, reduced to what concerns flights.
 #[derive(Debug)]
 struct Model {
     flights: Flights,
     indexed: Mutex<Indexed>,
-    /// Attempts that have started and not ended. With two at once, a side effect could happen twice.
+    /// The number of attempts that have started and not ended. If there were two, a side effect could happen twice.
     running: Mutex<u32>,
+    /// The counter from which versions are drawn.
     changes: AtomicU64,
 }
 
@@ -67,7 +71,7 @@ impl Model {
         Version::from_u64(self.changes.fetch_add(1, Ordering::SeqCst) + 1)
     }
 
-    /// Writes a record, which takes time, and updates the index.
+    /// Writes a record, during which other threads run, and updates the index.
     fn commit(&self, next: Indexed) {
         yield_now();
         *self.indexed.lock() = next;
@@ -140,7 +144,7 @@ impl Model {
         self.flights.end_claim(HASH, claim);
     }
 
-    /// Begins, and completes the attempt if it was acquired or found in doubt.
+    /// Begins, and completes the attempt if this thread acquired it or found it in doubt.
     fn begin_and_complete(&self, patience: Patience) -> Began {
         let began = self.begin(patience);
         if let Began::Acquired(version, claim) | Began::InDoubt(version, claim) = began {
@@ -166,7 +170,7 @@ fn join<T>(threads: Vec<thread::JoinHandle<T>>) -> Vec<T> {
     threads.into_iter().map(|thread| thread.join().unwrap()).collect()
 }
 
-/// Three threads begin at once, and none completes.
+/// Three threads begin at once. None completes before all have returned.
 fn begin_and_begin() {
     let model = Model::new();
     let threads = (0..3).map(|_| spawn(&model, |model| model.begin(Patience::None))).collect();
@@ -180,7 +184,7 @@ fn begin_and_begin() {
     model.check_nothing_is_left();
 }
 
-/// One thread completes while two wait without a limit. Both waiters must see the completion.
+/// One thread completes while two are waiting without a limit. Both waiters must see the completion.
 fn complete_and_wait() {
     let model = Model::new();
     let Began::Acquired(version, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -193,12 +197,13 @@ fn complete_and_wait() {
     model.check_nothing_is_left();
 }
 
-/// A lease is dropped while three threads wait. One of them may take over and drop the claim again; another completes.
+/// A lease is dropped while three threads are waiting. One of them may take over and drop the claim again, and another then
+/// completes.
 fn drop_and_take_over() {
     let model = Model::new();
     let Began::Acquired(_, claim) = model.begin(Patience::None) else { unreachable!() };
     let dropping = spawn(&model, move |model| model.abandon(claim));
-    let giving_up = spawn(&model, |model| {
+    let abandoning = spawn(&model, |model| {
         if let Began::InDoubt(_, claim) = model.begin(Patience::Endless) {
             model.abandon(claim);
         }
@@ -208,11 +213,11 @@ fn drop_and_take_over() {
     let began = join(waiting);
     assert!(began.iter().any(|began| matches!(began, Began::InDoubt(..))), "one waiter takes over the doubt");
     dropping.join().unwrap();
-    giving_up.join().unwrap();
+    abandoning.join().unwrap();
     model.check_nothing_is_left();
 }
 
-/// A lease is dropped while exactly one thread waits, so that no other thread wakes it by chance.
+/// A lease is dropped while exactly one thread is waiting, so that no other waiter can wake it by chance.
 fn drop_and_take_over_alone() {
     let model = Model::new();
     let Began::Acquired(_, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -222,7 +227,7 @@ fn drop_and_take_over_alone() {
     model.check_nothing_is_left();
 }
 
-/// Waits time out while the attempt completes. A waiter without a deadline must be woken all the same.
+/// Two waiters time out while the attempt is being completed. A third waiter, without a deadline, must still be woken.
 fn time_out_and_complete() {
     let model = Model::new();
     let Began::Acquired(version, claim) = model.begin(Patience::None) else { unreachable!() };
@@ -237,13 +242,13 @@ fn time_out_and_complete() {
     model.check_nothing_is_left();
 }
 
-/// A thread moves the record, skipping the key while it is in flight, while others begin and complete.
-fn moved_meanwhile() {
+/// One thread moves the key's record, but only while no other thread holds the flight. Two others begin and complete.
+fn move_and_change() {
     let model = Model::new();
     let moving = spawn(&model, |model| {
         for _ in 0..3 {
             let Some(flight) = model.flights.try_enter(HASH) else { continue };
-            // A move changes where the record is, and not the state of the key.
+            // A move changes the address of the record, but not the state of the key.
             let indexed = model.indexed();
             model.commit(indexed);
             drop(flight);
@@ -281,7 +286,7 @@ fn a_timeout_during_a_completion_strands_no_waiter() {
 
 #[test]
 fn a_record_is_never_moved_during_a_change() {
-    explore("flights, move/change", THOROUGH, moved_meanwhile);
+    explore("flights, move/change", THOROUGH, move_and_change);
 }
 
 #[test]

@@ -1,7 +1,9 @@
-//! The index while a segment is retired: a thread that follows an address under the shard's lock finds the record there.
+//! Checks the index while a segment is being retired: a thread that follows an address under the shard's lock finds the record
+//! at that address.
 //!
-//! The index and the flights are real. The log is a model with a slot that can be freed; reading it then fails the test. The
-//! writers follow the steps of the engine's commit, and retiring follows those of `engine::reclaim`.
+//! The index and the flights (the per-key locks) are real. The log is a model with a slot that can be freed, and a read from
+//! the freed slot fails the test. Writers follow the steps of the engine's commit, and retiring a segment follows those of
+//! `engine::reclaim`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,43 +15,46 @@ use crate::flights::Flights;
 use crate::index::{Address, Index};
 use crate::sync::{Mutex, yield_now};
 
-/// Two keys that the index cannot distinguish: they have the same shard and the same tag. A lookup of one reads the other's
-/// record, too.
+/// The hashes of two keys that the index cannot distinguish, because they have the same shard and the same tag. A lookup of
+/// one key may also read the record of the other.
 const HASHES: [u128; 2] = [7 << 96 | 1, 7 << 96 | 2];
 
 /// The bug that is planted in the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ModelBug {
+    /// No bug.
     None,
     /// A key that is not in the index counts as gone, even while a thread is changing it.
     ChangeInFlightIgnored,
-    /// A record is moved without the key's flight.
+    /// Retiring moves a record without holding the key's flight.
     MovedWithoutFlight,
-    /// The index is not read again once the flight is held.
+    /// Retiring does not read the index again once it holds the flight.
     IndexNotReread,
     /// The segment is freed before the index points to the moved records.
     FreedBeforeReplaced,
-    /// A key in flight is skipped and not visited again.
+    /// Retiring skips a key whose flight is held, and does not visit it again.
     InFlightSkipped,
-    /// The old address is removed and the new one inserted in two steps.
+    /// Retiring removes the old address and inserts the new one in two steps.
     ReplacedInTwoSteps,
-    /// The address is followed after the shard's lock is released.
+    /// A lookup follows the address after it has released the shard's lock.
     ReadOutsideLock,
-    /// The writer leaves the flight before the index points to its record.
+    /// A writer leaves the flight before the index points to its record.
     AppliedOutsideFlight,
 }
 
-/// A record: the hash of its key, and its number among the records of that key.
+/// A record of the modelled log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Record {
+    /// The hash of the record's key.
     hash: u128,
+    /// The number of earlier records of the same key.
     count: u64,
 }
 
-/// Records by address, in two segments: the first fills up and is then retired, and the second follows it.
+/// The records of a log of two segments. The first segment becomes full and is then retired.
 #[derive(Debug, Default)]
 struct Contents {
-    /// The record at each address, and whether it is in the first segment. Nothing is ever overwritten.
+    /// The record at each address, and whether it is in the first segment. No record is ever overwritten.
     records: Vec<(Record, bool)>,
     first_is_full: bool,
     first_is_free: bool,
@@ -64,7 +69,7 @@ struct Model {
 }
 
 impl Model {
-    /// A store in which both keys have a record in the first segment.
+    /// Creates a model in which both keys have a record in the first segment.
     fn new(bug: ModelBug) -> Arc<Model> {
         let model = Model { index: Index::new(), flights: Flights::new(), log: Mutex::default(), bug };
         for hash in HASHES {
@@ -88,7 +93,7 @@ impl Model {
         record
     }
 
-    /// The key's last record and its address.
+    /// Looks up the key's last record and its address.
     fn look_up(&self, hash: u128) -> Option<(Address, Record)> {
         if self.bug == ModelBug::ReadOutsideLock {
             let mut candidates = Vec::new();
@@ -97,7 +102,7 @@ impl Model {
                 None
             });
             assert!(none.is_none());
-            // Long enough for a segment to be retired.
+            // These steps leave enough time for a segment to be retired.
             (0..8).for_each(|_| yield_now());
             let read = candidates.into_iter().map(|address| (address, self.read(address)));
             return read.into_iter().find(|(_, record)| record.hash == hash);
@@ -114,7 +119,7 @@ impl Model {
             let flight = self.flights.enter(hash);
             let Some((old, record)) = self.look_up(hash) else { panic!("{hash} is lost") };
             let new = self.append(Record { count: record.count + 1, ..record });
-            // Writing the record takes time.
+            // Writing the record takes time, during which other threads run.
             yield_now();
             if self.bug == ModelBug::AppliedOutsideFlight {
                 drop(flight);
@@ -145,7 +150,7 @@ impl Model {
         flight.note_change();
     }
 
-    /// Looks the key up `turns` times. It must never be absent, and never return to an earlier record.
+    /// Looks up the key `turns` times. The key must never be absent, and must never return to an earlier record.
     fn keep_reading(&self, hash: u128, turns: u64) {
         let mut last = 0;
         for _ in 0..turns {
@@ -178,7 +183,7 @@ impl Model {
     fn retire_first(&self) {
         let mut entries = self.close_first();
         if self.bug == ModelBug::FreedBeforeReplaced {
-            // The records are copied before the segment is freed, so that only readers can meet the bug.
+            // The records are copied before the segment is freed, so that only readers can notice the bug.
             let copies: Vec<_> = entries.iter().map(|(hash, old)| (*hash, *old, self.read(*old))).collect();
             self.free_first();
             for (hash, old, record) in copies {
@@ -197,7 +202,8 @@ impl Model {
         self.free_first();
     }
 
-    /// Moves the record at `old` if it is live. False if the key is in flight, so that it must be visited again.
+    /// Moves the record at `old` if it is live. Returns false if another thread holds the key's flight, in which case the key
+    /// must be visited again.
     fn visit(&self, hash: u128, old: Address) -> bool {
         if self.bug == ModelBug::MovedWithoutFlight {
             if self.index.holds(hash, old) {
@@ -214,7 +220,7 @@ impl Model {
             return true;
         }
         if self.bug == ModelBug::IndexNotReread {
-            // Long enough for another thread to change the key.
+            // These steps leave enough time for another thread to change the key.
             (0..8).for_each(|_| yield_now());
         }
         let Some(flight) = self.flights.try_enter(hash) else { return false };
@@ -239,7 +245,7 @@ fn spawn(model: &Arc<Model>, work: impl FnOnce(&Model) + Send + 'static) -> thre
     thread::spawn(move || work(&model))
 }
 
-/// One thread writes a key and two read both, while the segment with their records is retired.
+/// One thread writes a key and two others read both keys, while the segment with their records is being retired.
 fn read_while_retiring(bug: ModelBug) {
     let model = Model::new(bug);
     let threads = [
@@ -256,7 +262,7 @@ fn read_while_retiring(bug: ModelBug) {
     assert!(model.flights.is_empty());
 }
 
-/// A key is forgotten and begun again while the segment that holds its records is retired.
+/// A key is forgotten and begun again while the segment with its records is being retired.
 fn forget_while_retiring(bug: ModelBug) {
     let model = Model::new(bug);
     let threads = [
@@ -269,11 +275,11 @@ fn forget_while_retiring(bug: ModelBug) {
     }
     let counts = HASHES.map(|hash| model.look_up(hash).map(|(_, record)| record.count));
     assert_eq!(counts, [Some(2), Some(0)], "the last record of each key is found");
-    assert_eq!(model.index.len(), 2, "the index has no other entry");
+    assert_eq!(model.index.len(), 2, "the index must have one entry for each key");
     assert!(model.flights.is_empty());
 }
 
-/// The assertion messages that report a bug, whichever thread meets it first.
+/// The assertion messages that report a bug. They differ by the thread that notices it first.
 const SYMPTOMS: [&str; 6] = [
     "from a free slot",
     "moved while it was being changed",

@@ -4,14 +4,14 @@
 //! RUSTFLAGS="--cfg oncekey_shuttle" cargo test --lib shuttle -- --nocapture
 //! ```
 //!
-//! Each scenario runs under two schedulers. The random one continues with any thread at each step. The other (PCT) gives
-//! the threads priorities and changes them at a few steps; it finds the rare orders in which one thread must stand still for
-//! long. If all threads wait and none can wake another, shuttle reports a deadlock.
+//! Each scenario runs under two schedulers. The random scheduler continues with a random thread at each step. The other (PCT)
+//! gives the threads priorities and changes them at a few steps, which finds the rare interleavings in which one thread makes
+//! no progress for a long time. If all threads are waiting and none can wake another, shuttle reports a deadlock.
 //!
-//! A scenario that passes proves little unless it can fail. So each has planted bugs, in the code itself ([`planted`]) or in
-//! the scenario's model, and a test for each bug requires the scenario to find it.
+//! A scenario that passes shows little unless it can fail. So each scenario has planted bugs, in the code itself ([`planted`])
+//! or in its model, and for each bug there is a test that requires the scenario to find it.
 //!
-//! To step through a failure, pass the schedule that it prints to `shuttle::replay`.
+//! To step through a failure, pass the schedule that shuttle prints to `shuttle::replay`.
 //!
 //! [`planted`]: crate::planted
 
@@ -36,20 +36,20 @@ use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 use crate::planted::{Bug, plant};
 
-/// How often the PCT scheduler changes priorities in one interleaving. Most races need one or two changes.
+/// The number of times that the PCT scheduler changes priorities in an interleaving. Most races need one or two changes.
 const PRIORITY_CHANGES: usize = 3;
 
-/// How many interleavings of a scenario to run under each scheduler. The environment variable
-/// `ONCEKEY_SHUTTLE_ITERATIONS` overrides the number.
+/// The number of interleavings of a scenario to run under each scheduler. The environment variable
+/// `ONCEKEY_SHUTTLE_ITERATIONS` overrides it.
 #[derive(Debug, Clone, Copy)]
 struct Effort(usize);
 
-/// For a model of a few steps.
+/// The effort for a model that takes few steps.
 const THOROUGH: Effort = Effort(5_000);
-/// For a whole store, which each interleaving creates anew.
+/// The effort for a whole store, which each interleaving creates anew.
 const WHOLE_STORE: Effort = Effort(2_000);
-/// A search for a planted bug may run this many times as many interleavings. It ends at the first failure.
-const PERSEVERANCE: usize = 10;
+/// The factor by which the search for a planted bug may run more interleavings. It ends at the first failure.
+const SEARCH_FACTOR: usize = 10;
 
 impl Effort {
     fn iterations(self) -> usize {
@@ -78,15 +78,15 @@ fn explore(name: &str, effort: Effort, scenario: impl Fn() + Send + Sync + Clone
     println!("{name}: {tried} interleavings, no failure");
 }
 
-/// Runs a scenario with a planted bug and requires it to fail with a message that contains one of `expected`. A scenario
-/// that fails for another reason has not found this bug.
+/// Runs a scenario with a planted bug and requires it to fail with a message that contains one of `expected`. If the scenario
+/// fails for a different reason, it has not found this bug.
 fn must_find(
     name: &str,
     effort: Effort,
     expected: &[&str],
     scenario: impl Fn() + Send + Sync + Clone + 'static,
 ) {
-    let iterations = effort.iterations() * PERSEVERANCE;
+    let iterations = effort.iterations() * SEARCH_FACTOR;
     let tried = Arc::new(AtomicUsize::new(0));
     let counted = {
         let tried = Arc::clone(&tried);
@@ -115,8 +115,8 @@ fn must_find(
     println!("{name}: found in interleaving {tried}: {first_line}");
 }
 
-/// [`must_find`] for a bug that is planted in the code itself. Shuttle runs all threads of a scenario on the thread of the
-/// test, so the bug is planted for all of them and for no other test.
+/// Plants a bug in the code itself and calls [`must_find`]. Shuttle runs all threads of a scenario on the thread of the test,
+/// so the bug is planted for all of these threads and for no other test.
 fn must_find_planted(
     bug: Bug,
     effort: Effort,
@@ -133,5 +133,5 @@ fn message_of(payload: &(dyn Any + Send)) -> String {
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a message").to_owned()
 }
 
-/// Shuttle's message when all threads wait.
+/// The message with which shuttle fails if all threads are waiting.
 const DEADLOCK: &str = "deadlock";

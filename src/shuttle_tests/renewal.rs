@@ -1,4 +1,4 @@
-//! Renewing a lease while it is taken over, dropped or waited for.
+//! Checks that a lease can be renewed while other threads take it over, drop it or wait for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -33,7 +33,7 @@ fn short_lease(store: &Store) -> Lease {
     lease
 }
 
-/// Renews the lease. False if it is fenced, the only reason for a refusal here.
+/// Renews the lease. Returns false if it is fenced, and panics on any other error.
 fn renew(lease: &Lease) -> bool {
     match lease.renew(seconds(10)) {
         Ok(()) => true,
@@ -42,26 +42,27 @@ fn renew(lease: &Lease) -> bool {
     }
 }
 
-/// A lease is renewed while another caller begins the operation. Its deadline passes meanwhile, or has passed before.
+/// A lease is renewed while another caller begins the operation. The lease's deadline passes at the same time, or has passed
+/// before.
 fn renew_and_take_over(deadline_passes_meanwhile: bool) {
     let clock = ManualClock::new(1_700_000_000_000);
     let store = store(&clock);
     let lease = short_lease(&store);
-    let passing = {
+    let pass_deadline = {
         let clock = clock.clone();
         move || clock.advance(seconds(1))
     };
     let moving = if deadline_passes_meanwhile {
-        Some(thread::spawn(passing))
+        Some(thread::spawn(pass_deadline))
     } else {
-        passing();
+        pass_deadline();
         None
     };
     let beginning = {
         let store = store.clone();
         thread::spawn(move || store.begin("a", Fingerprint::NONE).unwrap())
     };
-    // A begin takes many steps and a renewal few. Reading a few times lets the renewal start at any step of the begin.
+    // A begin takes many steps and a renewal only a few. These reads let the renewal start at any step of the begin.
     for _ in 0..3 {
         store.get("a").unwrap();
     }
@@ -76,7 +77,7 @@ fn renew_and_take_over(deadline_passes_meanwhile: bool) {
         other => panic!("{other:?}"),
     }
     assert_eq!(lease.is_current(), renewed);
-    assert_eq!(renew(&lease), renewed, "a second renewal has the same outcome");
+    assert_eq!(renew(&lease), renewed, "a second renewal had a different outcome");
     if renewed {
         clock.advance(Duration::from_millis(9_999));
         let began = store.begin("a", Fingerprint::NONE).unwrap();
@@ -86,8 +87,8 @@ fn renew_and_take_over(deadline_passes_meanwhile: bool) {
     store.close().unwrap();
 }
 
-/// A lease is renewed while another caller waits for the operation and its deadline passes. If the renewal succeeds, the
-/// lease completes.
+/// A lease is renewed while another caller is waiting for the operation and the deadline passes. If the renewal succeeds, the
+/// holder of the lease then completes the operation.
 fn renew_and_wait() {
     let clock = ManualClock::new(1_700_000_000_000);
     let store = store(&clock);
@@ -115,7 +116,7 @@ fn renew_and_drop() {
     flights.enter(HASH).set_claim(Some(NEVER));
     let dropping = {
         let flights = Arc::clone(&flights);
-        thread::spawn(move || assert!(flights.end_claim(HASH, NEVER), "a renewal must not end the lease"))
+        thread::spawn(move || assert!(flights.end_claim(HASH, NEVER), "a renewal ended the lease"))
     };
     for deadline_ms in [1_000, 2_000] {
         flights.enter(HASH).renew_lease(VERSION, deadline_ms);
@@ -125,7 +126,7 @@ fn renew_and_drop() {
     assert!(flights.is_empty(), "a flight was left behind");
 }
 
-/// Two threads wait for a lease without a deadline, as `wait_for_other` does. Then a renewal gives it a deadline.
+/// Two threads wait for a lease without a deadline, in the same way as `wait_for_other`. Then a renewal gives it a deadline.
 fn shorten_and_wait() {
     let flights = Arc::new(Flights::new());
     flights.enter(HASH).set_claim(Some(NEVER));
@@ -137,7 +138,7 @@ fn shorten_and_wait() {
                     let flight = flights.enter(HASH);
                     let seen = flight.claim();
                     let Some(Claim::Lease { deadline_ms, .. }) = seen else { panic!("{seen:?}") };
-                    // Any deadline may pass at once.
+                    // In this scenario any deadline has passed already.
                     let until = (deadline_ms < u64::MAX).then(Instant::now);
                     if !flight.wait_for_change(seen, until) {
                         return deadline_ms;

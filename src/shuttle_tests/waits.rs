@@ -1,7 +1,7 @@
-//! Bounded waits: what a caller with a deadline, or without patience, may wait for.
+//! Checks what a caller may wait for if it has a deadline or does not wait at all.
 //!
-//! Where a wait must not depend on another thread, that thread continues only after the waiter has returned. A waiter that
-//! depended on it would be a deadlock.
+//! If a wait must not depend on another thread, the scenario lets that thread continue only after the waiter has returned. A
+//! waiter that depends on it then causes a deadlock.
 
 use std::io;
 use std::sync::Arc;
@@ -20,9 +20,9 @@ use crate::{Begin, Fingerprint, ManualClock, Options, Status, Store};
 const HASH: u128 = 7;
 const START_MS: u64 = 1_700_000_000_000;
 
-/// A thread does disk I/O with a key's flight until two other callers have returned: one without patience, and one with a
-/// deadline.
-fn at_the_disk() {
+/// A thread holds a key's flight (the per-key lock) and does disk I/O until two other callers have returned: one that does not
+/// wait, and one with a deadline.
+fn wait_during_disk_io() {
     let flights = Arc::new(Flights::new());
     let returned = Arc::new((Mutex::new(0), Condvar::default()));
     let callers: Vec<_> = [Patience::None, Patience::Until(Instant::now())]
@@ -50,9 +50,9 @@ fn at_the_disk() {
     assert!(flights.is_empty(), "a flight was left behind");
 }
 
-/// Threads without patience, with a deadline and without a limit enter a flight, start disk I/O and leave. The one without
-/// a limit must get in.
-fn in_and_out() {
+/// Three threads enter a flight, start disk I/O and leave: one that does not wait, one with a deadline, and one without a
+/// limit, which must be able to enter.
+fn enter_and_leave() {
     let flights = Arc::new(Flights::new());
     let callers: Vec<_> = [Patience::None, Patience::Until(Instant::now()), Patience::Endless]
         .into_iter()
@@ -71,7 +71,7 @@ fn in_and_out() {
     assert!(flights.is_empty(), "a flight was left behind");
 }
 
-/// A disk that counts only as synced or not.
+/// A disk that records only whether it was synced.
 #[derive(Debug, Default)]
 struct Disk {
     is_synced: AtomicBool,
@@ -89,7 +89,7 @@ impl CommitSink for Disk {
     }
 }
 
-/// Three threads wait for the same sync, which one of them makes.
+/// Three threads wait for the same sync, which one of them does.
 fn sync_together() {
     let commit = Arc::new((Commit::new(300), Disk::default()));
     let callers: Vec<_> = (0..3)
@@ -117,8 +117,8 @@ fn store(clock: &ManualClock) -> Store {
         .unwrap()
 }
 
-/// One thread begins and completes while another reads the state. It must see the states in order, and never a doubt.
-fn look_and_complete() {
+/// One thread begins and completes while another reads the state. The reader must see the states in order, and never a doubt.
+fn read_and_complete() {
     let store = store(&ManualClock::new(START_MS));
     let performing = {
         let store = store.clone();
@@ -136,14 +136,14 @@ fn look_and_complete() {
     let mut last = 0;
     for _ in 0..3 {
         let seen = order(store.get("a").unwrap().status());
-        assert!(seen >= last, "an earlier state was seen again");
+        assert!(seen >= last, "the reader saw an earlier state again");
         last = seen;
     }
     performing.join().unwrap();
     assert_eq!(store.get("a").unwrap().status(), Status::Completed);
 }
 
-/// A manual clock is moved past the deadline of a lease for which a thread waits.
+/// A manual clock is moved past the deadline of a lease for which a thread is waiting.
 fn move_clock_and_wait() {
     let clock = ManualClock::new(START_MS);
     let store = store(&clock);
@@ -156,9 +156,9 @@ fn move_clock_and_wait() {
 }
 
 #[test]
-fn a_bounded_wait_does_not_depend_on_another_thread_s_disk_io() {
-    explore("waits, at the disk", THOROUGH, at_the_disk);
-    explore("waits, in and out", THOROUGH, in_and_out);
+fn a_wait_with_a_limit_does_not_depend_on_disk_io() {
+    explore("waits, wait/disk I/O", THOROUGH, wait_during_disk_io);
+    explore("waits, enter/leave", THOROUGH, enter_and_leave);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn one_sync_serves_all_that_wait_for_it() {
 
 #[test]
 fn a_reader_never_sees_a_doubt_of_a_live_lease() {
-    explore("waits, look/complete", WHOLE_STORE, look_and_complete);
+    explore("waits, read/complete", WHOLE_STORE, read_and_complete);
 }
 
 #[test]
@@ -178,12 +178,12 @@ fn moving_a_manual_clock_wakes_waiters() {
 
 #[test]
 fn finds_flight_wait_unbounded() {
-    must_find_planted(Bug::FlightWaitUnbounded, THOROUGH, &[DEADLOCK], at_the_disk);
+    must_find_planted(Bug::FlightWaitUnbounded, THOROUGH, &[DEADLOCK], wait_during_disk_io);
 }
 
 #[test]
 fn finds_impatient_not_woken() {
-    must_find_planted(Bug::ImpatientNotWoken, THOROUGH, &[DEADLOCK], at_the_disk);
+    must_find_planted(Bug::ImpatientNotWoken, THOROUGH, &[DEADLOCK], wait_during_disk_io);
 }
 
 #[test]
@@ -193,12 +193,12 @@ fn finds_sync_waiters_not_woken() {
 
 #[test]
 fn finds_lease_after_index() {
-    must_find_planted(Bug::LeaseAfterIndex, WHOLE_STORE, &["no lease was dropped"], look_and_complete);
+    must_find_planted(Bug::LeaseAfterIndex, WHOLE_STORE, &["no lease was dropped"], read_and_complete);
 }
 
 #[test]
 fn finds_index_read_once() {
-    must_find_planted(Bug::IndexReadOnce, WHOLE_STORE, &["no lease was dropped"], look_and_complete);
+    must_find_planted(Bug::IndexReadOnce, WHOLE_STORE, &["no lease was dropped"], read_and_complete);
 }
 
 #[test]
