@@ -194,7 +194,7 @@ fn a_wall_clock_jump_is_refused_before_anything_expires() {
             }
             other => panic!("{other:?}"),
         }
-        assert_eq!(place.bytes(), bytes, "the refused opening changed the file");
+        assert_eq!(place.bytes(), bytes, "the store refused the clock, but changed the file");
     }
     // Store time stands still if the clock is a day behind, and also if it is far behind and the jump is accepted.
     for days in [1, 10] {
