@@ -228,7 +228,7 @@ enum Outcome {
 }
 
 impl Image {
-    /// Checks the outcome of opening the file after these edits, and that a refusal has not changed the file.
+    /// Opens the file after these edits, and checks the outcome. If the file is refused, checks that it has not changed.
     #[track_caller]
     fn check(&self, edits: &[Edit], expected: Outcome) {
         let mut image = self.clone();

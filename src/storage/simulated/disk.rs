@@ -49,7 +49,7 @@ pub(super) enum CallKind {
 /// A change of a sector or of the length.
 #[derive(Debug, Clone)]
 struct Change<T> {
-    /// Changes are numbered in the order in which they are made, whatever they change.
+    /// Changes of sectors and of the length are numbered together, in the order in which they are made.
     number: u64,
     /// The new value.
     value: T,
