@@ -228,7 +228,7 @@ enum Outcome {
 }
 
 impl Image {
-    /// Opens the file after these edits, and checks the outcome. If the file is refused, checks that it has not changed.
+    /// Opens the file after these edits, and checks the outcome. Checks that a refusal has not changed the file.
     #[track_caller]
     fn check(&self, edits: &[Edit], expected: Outcome) {
         let mut image = self.clone();
