@@ -58,18 +58,8 @@ use reservations::{CannotGrow, FreeSpace, NoRoom, ReservationClass, SpaceReserva
 use slots::Growing;
 use space_usage::SpaceUsage;
 pub(crate) use versions::VersionsBefore;
+pub(crate) use writer::Rotate;
 use writer::{FullSegment, Start, Writer};
-
-/// Under which condition [`Log::rotate`] goes on to the next segment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Rotate {
-    /// The tail contains frames, and enough space stays free for new operations.
-    IfSpare,
-    /// The tail contains frames.
-    IfWritten,
-    /// No condition.
-    Always,
-}
 
 /// The log of one store.
 #[derive(Debug)]

@@ -30,6 +30,17 @@ use crate::planted::{Bug, one_late, planted};
 use crate::status::MAX_COUNTER;
 use crate::storage::{Storage, write_all_at};
 
+/// Under which condition [`Log::rotate`] goes on to the next segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rotate {
+    /// The tail contains frames, and enough space stays free for new operations.
+    IfSpare,
+    /// The tail contains frames.
+    IfWritten,
+    /// No condition.
+    Always,
+}
+
 /// A full segment of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FullSegment {
