@@ -2,21 +2,23 @@
 //!
 //! A key that is being changed or claimed has a **flight**. It combines two things:
 //!
-//! - The per-key lock. One thread holds it, as a [`FlightGuard`], from before it decides on a change until the index
+//! - The per-key lock. At most one thread holds it, as a [`FlightGuard`], from before it decides on a change until the index
 //!   points to the new record. Every thread that changes a key holds it, without exception, so that no decision is
-//!   based on a state that another thread is about to replace. It is held only for a short time.
+//!   based on a state that another thread is about to replace. It is held for one change, which may include a wait for the disk.
+//!   To *enter* a flight is to take this lock, and to *leave* it is to release the lock.
 //! - A *claim*: a lease on an attempt, or the right to resolve a doubt. Its holder may keep it for any length of time.
 //!
 //! A claim does not keep other threads from entering the flight: a record can be moved while its operation is in
 //! progress, and a late completion can end a doubt that another caller is resolving.
 //!
 //! A caller that only reads enters no flight: [`Flights::claim`] and the index are enough. A caller that must not wait
-//! for another thread's disk I/O enters with a limited [`Patience`]. A thread that holds a flight and is about to wait
-//! for the disk calls [`FlightGuard::note_disk`], which makes callers without patience return. A thread that moves a
-//! record does not call it: the move leaves the key's state unchanged, so such a caller would have nothing to report,
-//! and the flight is free again once the copy is written, or the record that it was appended with is synced.
+//! for another thread's disk I/O enters with [`Patience::None`]; one that may wait for a limited time, with [`Patience::Until`].
+//! A thread that holds a flight and is about to wait for the disk calls [`FlightGuard::note_disk`], which makes callers without
+//! patience return. A thread that moves a record does not call it. The move does not change the key's state, so a caller without
+//! patience would return with nothing to report. It does not wait long: the flight is free again once the copy is written or, if
+//! the copy shares a frame with another record, once that record is synced.
 //!
-//! To prevent deadlocks, a thread that holds a flight never waits for another one. The exception is a call that changes
+//! To prevent deadlocks, a thread that holds a flight never waits for a second flight. The exception is a call that changes
 //! several keys, which enters their flights in the order of their hashes.
 
 use std::cell::Cell;
@@ -72,8 +74,8 @@ struct Flight {
     /// Notified when a thread leaves the flight. Both condition variables are allocated when a thread first waits,
     /// because most flights never have a waiter.
     free: Option<Arc<Condvar>>,
-    /// Notified when the key has a new state. This is not the same condition variable as `free`: each thread that wakes
-    /// enters and leaves the flight, so two threads that wait for a new state would wake each other for ever.
+    /// Notified when the key has a new state. It must be separate from `free`. Each thread that wakes enters and leaves the flight,
+    /// which notifies `free`; with a single variable, two threads that wait for a new state would wake each other for ever.
     changed: Option<Arc<Condvar>>,
 }
 
@@ -103,7 +105,7 @@ impl Flight {
     }
 }
 
-/// The flights of a part of all keys, by the hash of the key.
+/// The flights of the keys in one shard, by the hash of the key.
 type Shard = HashMap<u128, Flight, ByHash>;
 
 const SHARDS: usize = 64;
@@ -112,10 +114,10 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
-    /// The number of flights that have a claim. Handles of claims do not keep this count, because a handle may outlive
-    /// its claim, and a leaked handle is never dropped.
+    /// The number of flights that have a claim. [`Flights::set_claim`] maintains it. Creating and dropping handles of claims does
+    /// not, because a handle may outlive its claim, and a leaked handle is never dropped.
     claims: AtomicUsize,
-    /// How often the program has moved the clock.
+    /// How many times a manual clock was moved.
     clock_moves: AtomicU64,
 }
 
@@ -173,8 +175,8 @@ impl Flights {
         }
     }
 
-    /// Enters the flight of a key like [`Flights::enter`], but returns None if that takes longer than `patience`. A
-    /// caller without patience still waits while the other thread uses only memory, or moves the key's record.
+    /// Enters the flight of a key like [`Flights::enter`], but returns None if that takes longer than `patience`. A caller without
+    /// patience still waits while the thread that holds the flight uses only memory, or moves the key's record.
     pub(crate) fn enter_within(&self, hash: u128, patience: Patience) -> Option<FlightGuard<'_>> {
         let patience = if planted(Bug::FlightWaitUnbounded) { Patience::Endless } else { patience };
         let is_impatient = patience == Patience::None;
@@ -225,8 +227,8 @@ impl Flights {
         Some(self.take(hash, shard.entry(hash).or_default()))
     }
 
-    /// The claim on the key, for a caller that only reads. The claim belongs to the record of its version alone: it is
-    /// set before the index points to that record, and a change ends it after the index points to the next record.
+    /// The claim on the key, for a caller that only reads. The caller must ignore a claim whose version is not that of the record
+    /// that it read: a claim is set before the index points to its record, and ended after the index points to the next one.
     pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
         self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)
     }
@@ -236,8 +238,8 @@ impl Flights {
         self.shard(hash).lock().get(&hash).is_some_and(|flight| flight.changing)
     }
 
-    /// Ends `claim`, and returns true, if the key still has that claim. Changes memory only and cannot fail, because
-    /// dropping a lease calls it, even during a panic.
+    /// Ends `claim`, and returns true, if the key still has that claim. It must change memory only and must not fail, because the
+    /// drop of a lease calls it, even during a panic.
     pub(crate) fn end_claim(&self, hash: u128, claim: Claim) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
@@ -320,8 +322,8 @@ impl FlightGuard<'_> {
         }
     }
 
-    /// The claim on the key when the flight was entered. It may have ended since, because claims end without the
-    /// flight, but no other thread can have set a new one.
+    /// The claim on the key when the flight was entered. It may have ended since, because a thread that does not hold the flight
+    /// can end a claim. But no other thread can have set a new one.
     pub(crate) fn claim(&self) -> Option<Claim> {
         self.claim
     }
@@ -342,17 +344,17 @@ impl FlightGuard<'_> {
     /// Sets the deadline of the lease on the attempt of `version`. Returns false if the lease has ended or was taken
     /// over.
     ///
-    /// This needs the flight, because a takeover reads the old deadline and replaces the claim later, both in the same
-    /// flight. Without the flight, a renewal and a takeover could both succeed.
+    /// The caller must hold the flight. A takeover reads the old deadline and later replaces the claim, without leaving the flight in
+    /// between. Without the flight, a renewal and a takeover could both succeed.
     pub(crate) fn renew_lease(&self, version: Version, deadline_ms: u64) -> bool {
         self.flights.renew_lease(self.hash, version, deadline_ms)
     }
 
-    /// Leaves the flight and waits until the key has a new state, or until `until`. Returns false if the time came
-    /// first.
+    /// Leaves the flight and waits for a new state of the key, the end of its claim, or a move of a manual clock. Returns false if
+    /// the time `until` comes first.
     ///
-    /// `seen` is the claim on the key, with its deadline, as the caller has read it. Claims end without the flight. If
-    /// the claim has changed since the caller read it, this returns true at once, because no wake-up would follow.
+    /// `seen` is the claim that the caller has read. If the claim, including its deadline, is no longer the same, this returns true
+    /// at once, because the wake-up for that change has already happened.
     pub(crate) fn wait_for_change(self, seen: Option<Claim>, until: Option<Instant>) -> bool {
         let (flights, hash, has_changed) = (self.flights, self.hash, self.changed.get());
         let clock_moves = self.clock_moves;
@@ -394,8 +396,8 @@ impl FlightGuard<'_> {
 }
 
 impl Sleepers for Flights {
-    /// Wakes every waiter, because a lease deadline may have passed. The count is increased before the shards are
-    /// locked, so a thread that is about to wait notices the new count, and a thread that waits already is woken.
+    /// Wakes every waiter, because a lease deadline may have passed. `clock_moves` is increased before the shards are locked, so a
+    /// thread that is about to wait notices the new count, and a thread that waits already is woken.
     fn wake_all(&self) {
         self.clock_moves.fetch_add(1, Ordering::SeqCst);
         for shard in &self.shards {
@@ -510,7 +512,7 @@ mod tests {
 
     /// `note_disk` also wakes the patient caller, which goes on waiting.
     #[test]
-    fn only_impatient_callers_return_when_the_disk_is_waited_for() {
+    fn only_impatient_callers_return_when_the_holder_waits_for_the_disk() {
         let flights = Flights::new();
         let guard = flights.enter(7);
         let until = Patience::of(Duration::from_secs(3_600));

@@ -205,7 +205,7 @@ fn a_file_size_limit_refuses_begins_but_no_completion() {
         let place = Place::new();
         let reason = outcome(&run_child(&preparation, role, &place.path));
         assert!(reason.contains("RLIMIT_FSIZE") && reason.contains(&limit.to_string()), "{role}: {reason}");
-        assert!(reason.contains("can still be ended"), "{role}: {reason}");
+        assert!(reason.contains("can still be completed"), "{role}: {reason}");
         assert!(place.length() <= limit, "{role}: {}", place.length());
         assert!(
             place.length() > limit - 2 * SEGMENT,

@@ -1,4 +1,4 @@
-//! Checks that a store can be created and reopened in an unreadable directory and under any umask.
+//! Checks that a store can be created and reopened in an unreadable directory, and reopened if it was created under any umask.
 //!
 //! Modes do not restrict root, so the child processes run as a user without privileges. If that is not possible, a test
 //! prints the reason and is skipped.
@@ -15,16 +15,17 @@ use std::process::{Command, Output};
 
 use common::{NONE, skipped, small};
 
-/// The environment variable that makes the test binary such a child. It contains the path of the file to open.
+/// If this environment variable is set, the test `child` acts as the child process and opens the file at this path.
 const PATH: &str = "ONCEKEY_PERMISSIONS_PATH";
 /// The user `nobody` on most systems.
 const USER: u32 = 65_534;
 
-/// A directory that belongs to a user without privileges, and a copy of this program that the user may execute.
+/// A directory with a copy of this program that a user without privileges may execute, and a subdirectory `store` that belongs to that
+/// user.
 struct Home {
     directory: tempfile::TempDir,
     program: PathBuf,
-    /// The user to run as, or `None` if this process has no privileges either.
+    /// The user to run the child as, or `None` if this process is already without privileges.
     user: Option<u32>,
 }
 
@@ -101,7 +102,7 @@ fn a_directory_without_read_permission_can_hold_a_store() {
 }
 
 #[test]
-fn a_new_file_opens_again_under_any_umask() {
+fn a_file_created_under_any_umask_opens_again() {
     let Some(home) = Home::new() else { return };
     for umask in ["0777", "0600", "0277"] {
         let path = home.store().join("test.once");

@@ -1,5 +1,4 @@
-//! Checks how long operations, results and leases last, for each combination of the options of the store and of the
-//! operation.
+//! Checks how long operations, results and leases last, depending on the options of the store and of the operation.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests")]
 
 mod common;
@@ -55,7 +54,7 @@ fn a_result_is_kept_as_long_as_its_operation_by_default() {
 }
 
 #[test]
-fn only_the_stores_default_lease_is_limited_to_the_retention() {
+fn a_default_lease_is_cut_to_the_retention_and_a_longer_explicit_one_refused() {
     let clock = ManualClock::new(START_MS);
     let store = clocked(&clock).lease(seconds(600)).open_in_memory().unwrap();
     let begin = || store.operation("k").retain(seconds(300)).begin();

@@ -1,13 +1,13 @@
-//! Runs a small `storm`, and checks that the example finds no side effect lost or run twice, and that it refuses bad
-//! arguments.
+//! Runs the example `storm` with a small load, and checks that it reports no side effect as lost or doubled. Also checks that it
+//! refuses bad arguments.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-/// Returns the path of the example. `cargo test` has built it, but `cargo test --test storm` has not, so this builds it if it
-/// is missing.
+/// Returns the path of the example. `cargo test` builds the examples, but `cargo test --test storm` does not, so this function builds
+/// a missing example itself.
 fn program() -> PathBuf {
     let this = std::env::current_exe().unwrap();
     let target = this.parent().and_then(|deps| deps.parent()).unwrap();
@@ -40,7 +40,10 @@ fn every_side_effect_of_a_small_storm_happens_once() {
     let table = String::from_utf8(output.stdout).unwrap();
     let errors = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(0), "{table}{errors}");
-    assert!(!errors.contains("panicked"), "a planted panic printed a message: {errors}");
+    assert!(
+        !errors.contains("panicked"),
+        "a panic that the storm caused on purpose printed a message: {errors}"
+    );
     assert!(table.starts_with("seed 1729, 8 threads\n"), "{table}");
     // The storm must have covered every case.
     assert_eq!((count(&table, "intents"), count(&table, "kills")), (600, 12), "{table}");

@@ -110,7 +110,7 @@ fn the_error_of_a_full_store_says_what_can_still_be_done() {
     abandon(&store, "doubt");
     let full = (0..).find_map(|n| store.record(&format!("{n}"), NONE, &[1; 10_000]).err()).unwrap();
     let text = full.to_string();
-    assert!(text.contains("can still be ended") && text.contains("raise Options::max_size"), "{text}");
+    assert!(text.contains("can still be completed") && text.contains("raise Options::max_size"), "{text}");
     let Begin::InDoubt(doubt) = store.begin("doubt", NONE).unwrap() else { panic!("no doubt") };
     let text = doubt.begin_again().unwrap_err().to_string();
     assert!(text.contains("nothing was begun"), "{text}");

@@ -1,9 +1,12 @@
-//! Opens a store that was closed cleanly and then damaged. Every key must have the state that it had before the damage, or be
-//! `Error::Corrupt`. No key may have a wrong result, and no acknowledged key may be absent.
+//! Opens a store that was closed cleanly and then damaged.
 //!
-//! A cleanly closed store has two close marks that point to the end of its log. If both are damaged too, the store looks as if
-//! its process had died, and the damage can look like a torn write at the end. The states of all keys must then be those of the
-//! same earlier moment.
+//! A cleanly closed store has two close marks that point to the end of its log. As long as one of them is intact, reading a key must
+//! return the state from before the damage, or fail with `Error::Corrupt`. A wrong result, or the absence of an acknowledged key, is
+//! a failure.
+//!
+//! If both close marks are damaged, the store looks as if its process had died, and the damage can look like a torn write at the end.
+//! Then the store may lose its newest changes, but for all keys together: there must be one earlier moment at which every key had
+//! the state that it has now.
 #![no_main]
 
 use std::collections::BTreeMap;
@@ -19,7 +22,7 @@ use oncekey_fuzz::world::options;
 
 static SPECIMEN: LazyLock<Specimen> = LazyLock::new(Specimen::make);
 
-/// Whether a key has the same state as before. The number of attempts of a released key can be forgotten at any time.
+/// Whether a key has the same state as before. The store may drop the attempt count of a released key at any time.
 fn same(seen: &KeyState, before: &KeyState) -> bool {
     seen == before || seen.is_absent() && before.is_absent() && seen.attempt() == 0
 }
@@ -29,7 +32,7 @@ fn compare(before: &BTreeMap<u8, Option<KeyState>>, after: &BTreeMap<u8, Option<
     for (key, seen) in after {
         let Some(seen) = seen else { continue };
         match &before[key] {
-            // No part of a state may change. Even a record that was moved keeps its version.
+            // Apart from a dropped attempt count, no part of a state may change. Even a record that was moved keeps its version.
             Some(earlier) => {
                 assert!(
                     same(seen, earlier),
@@ -38,7 +41,7 @@ fn compare(before: &BTreeMap<u8, Option<KeyState>>, after: &BTreeMap<u8, Option<
                     summary(earlier)
                 )
             }
-            None => panic!("key {key} was unreadable, and {when} it is {}", summary(seen)),
+            None => panic!("key {key} was unreadable, but {when} it reads as {}", summary(seen)),
         }
     }
 }
@@ -50,14 +53,14 @@ fuzz_target!(|data: &[u8]| {
     let has_close_mark = specimen.has_close_mark(&bytes);
     let disk = SimulatedDisk::holding(bytes);
     let options = options(&specimen.clock).create(false);
-    let before = disk.bytes();
+    let bytes_before = disk.bytes();
     let store = match options.open_simulated(&disk) {
         Ok(store) => store,
         Err(Error::Corrupt { .. } | Error::NotAStore { .. }) => {
-            assert!(disk.bytes() == before, "a refused file was changed");
+            assert!(disk.bytes() == bytes_before, "a refused file was changed");
             return;
         }
-        // Any other error needs a changed header with a valid checksum, which edits do not produce.
+        // Any other error would need a changed header whose checksum is valid. `edits::apply` never makes one.
         Err(error) => panic!("{error:?}"),
     };
     let first = answers(&store);

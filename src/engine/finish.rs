@@ -1,4 +1,4 @@
-//! Ends attempts: with a result, without one, or with a result that was found out while the attempt was in doubt.
+//! Ends attempts: with a result, without one, or, for an attempt in doubt, with the result that a caller has found out since.
 
 use super::assembly::Engine;
 use super::change::{Call, ChangeOutcome, Grant, PathRule};
@@ -11,20 +11,21 @@ use crate::key::Key;
 use crate::log::Reservation;
 use crate::status::Version;
 
-/// The outcome of recording a result that was found out while its attempt was in doubt.
+/// The outcome of recording the result that a caller found out for an attempt in doubt.
 #[derive(Debug)]
 pub(crate) enum Applied {
     /// This call recorded the result.
     Recorded,
-    /// The key was completed already, and this is what it holds.
-    Completed(Found),
+    /// The key was completed before, with this result.
+    AlreadyCompleted(Found),
 }
 
 impl Engine {
-    /// Ends the attempt of `version`. The caller has its lease, possibly past the deadline if no other caller has taken
-    /// over, or resolves the doubt about it. Returns the version of the record that ends the attempt.
+    /// Ends the attempt of `version`. The caller either holds the lease on this attempt or is resolving the doubt about it. The
+    /// deadline of the lease may have passed, as long as no other caller has taken over. Returns the version of the record that ends
+    /// the attempt.
     ///
-    /// If this fails before the record is appended, `reservation` still has its space.
+    /// If this fails before the record is appended, `reservation` still holds the space that it reserved.
     pub(crate) fn finish(
         &self,
         key: Key<'_>,
@@ -47,10 +48,10 @@ impl Engine {
         }
     }
 
-    /// Records the result of the attempt in doubt, whose side effect turned out to have happened. The result completes
-    /// that attempt or, if the operation is no longer in doubt and the key is absent, is recorded as if without an
-    /// attempt. Both cases are decided in one step, so that no other call can come between. A key that is completed
-    /// already is left as it is.
+    /// Records the result of an attempt in doubt, whose side effect turned out to have happened. If the attempt is still in doubt,
+    /// the result completes it. If it is no longer in doubt and the key is absent, the result is recorded as if no attempt had been
+    /// made. A key that is completed already is left as it is. The choice and the write are one step, so no other call can change the
+    /// key in between.
     ///
     /// Returns [`Error::Fenced`], and changes nothing, if the key now belongs to a different attempt.
     pub(crate) fn record_applied(
@@ -68,8 +69,8 @@ impl Engine {
         let attempt = (doubt.version, doubt.attempt);
         let outcome = self.change(&call, None, |view| {
             let decision = decide::applied(view, attempt, request, value, terms);
-            // Checked only if a record is to be written: a result that is too large to record may be in the store
-            // already.
+            // The size is checked only if a record will be written. If the key is completed, the call returns what is stored,
+            // whatever the size of its own result.
             if let Decision::Write(_) = decision {
                 self.check_result(key, &value)?;
             }
@@ -77,7 +78,7 @@ impl Engine {
         })?;
         match outcome {
             ChangeOutcome::Written(_) => Ok(Applied::Recorded),
-            ChangeOutcome::Completed(found) => Ok(Applied::Completed(found)),
+            ChangeOutcome::Completed(found) => Ok(Applied::AlreadyCompleted(found)),
             _ => Err(Error::Fenced { key: key.to_owned(), version: doubt.version }),
         }
     }

@@ -18,7 +18,7 @@ pub(crate) struct FooterEntry {
     pub(crate) key_expires_ms: u64,
     /// The store time from which the result is gone.
     pub(crate) result_expires_ms: u64,
-    /// The offset of the record from the start of the slot, in bytes.
+    /// The offset of the record from the start of the slot, the part of the file that holds the segment, in bytes.
     pub(crate) offset: u64,
     /// The length of the record, in bytes.
     pub(crate) length: u64,
@@ -28,14 +28,16 @@ pub(crate) struct FooterEntry {
 
 impl FooterEntry {
     /// Returns a record of kind [`Kind::Unreadable`] that carries `bytes`: the bytes of this entry's record, which failed
-    /// its checksum. The key cannot be read from them, so its hash, the expiries and the kind are taken from the entry.
+    /// its checksum. The key cannot be read from them, so its hash, the expiries and the kind are taken from the entry. In a record
+    /// of this kind, `fingerprint` holds the hash of the key, and `attempt` the kind of the carried record, or 0 if that is unknown.
     pub(crate) fn carrying<'a>(&self, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
         let carried_kind = match self.kind {
             Kind::Begun | Kind::Completed | Kind::Released => u32::from(self.kind.to_byte()),
-            // The entry's record may itself carry an unreadable record, whose kind is then among the unreadable bytes.
+            // If the entry's record is itself of kind `Unreadable`, the kind of the record that it carries was in the bytes that
+            // are now damaged. Records of the other two kinds leave nothing of their key, so they are never carried.
             Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
         };
-        // An attempt that has begun must not end by time, even if the entry has an expiry.
+        // An attempt that has begun must never expire, whatever expiry the entry states.
         let never = self.kind == Kind::Begun;
         Record {
             kind: Kind::Unreadable,
@@ -52,9 +54,9 @@ impl FooterEntry {
     }
 }
 
-/// The length of the trailer, as an array length. The bytes after the last field are zero.
+/// The length of the trailer as a `usize`, for array types. The bytes after the last field are zero.
 pub(crate) const TRAILER: usize = 64;
-/// The length of an entry, as an array length.
+/// The length of an entry as a `usize`, for array types.
 const ENTRY: usize = footer_entry::KIND.end();
 
 const _: () = assert!(trailer::LAST_CHECKSUM.end() <= TRAILER);
@@ -131,7 +133,8 @@ pub(crate) fn encode(
 
 /// Converts a length or an offset to units of [`ALIGNMENT_BYTES`].
 fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes / ALIGNMENT_BYTES).unwrap_or_else(|_| unreachable!("offsets lie within a segment"))
+    u32::try_from(bytes / ALIGNMENT_BYTES)
+        .unwrap_or_else(|_| unreachable!("a length or an offset within a segment"))
 }
 
 fn checksum_of(trailer_bytes: &[u8], entries: &[u8], seed: Seed) -> u32 {
@@ -145,7 +148,7 @@ impl Trailer {
     /// Decodes the last bytes of a slot as the trailer of segment `sequence`.
     ///
     /// The caller must not rely on the trailer before [`entries`] has succeeded, because the checksum covers the entries too
-    /// and is not checked here. But `entry_count` is at most what fits into a slot, so the caller may read that many
+    /// and is not checked here. But `entry_count` has been checked against the segment size, so the caller may read that many
     /// entries.
     pub(crate) fn decode(
         bytes: &[u8; TRAILER],
@@ -168,7 +171,9 @@ impl Trailer {
             return Err(FormatError::Damaged("the footer is longer than its segment"));
         }
         if decoded.record_bytes > segment_bytes {
-            return Err(FormatError::Damaged("the footer counts more records than its segment holds"));
+            return Err(FormatError::Damaged(
+                "the footer states more bytes of records than its segment can hold",
+            ));
         }
         if decoded.end / segment_bytes != sequence || decoded.successor != sequence + 1 {
             return Err(FormatError::Damaged("the footer is that of another segment"));
@@ -177,11 +182,11 @@ impl Trailer {
     }
 }
 
-/// Whether these bytes are the trailer of segment `sequence`, or were before they were damaged.
+/// Whether these bytes are the trailer of segment `sequence`, intact or damaged.
 ///
 /// At least two of magic, sequence and successor must match. In a trailer that an earlier segment left in the slot, at most
 /// one of them does, and in zeroes or garbage none.
-pub(crate) fn is_or_was_of(trailer_bytes: &[u8; TRAILER], sequence: u64) -> bool {
+pub(crate) fn may_be_damaged_trailer_of(trailer_bytes: &[u8; TRAILER], sequence: u64) -> bool {
     let matches = [
         trailer_bytes.starts_with(MAGIC),
         trailer::SEQUENCE.u64(trailer_bytes) == sequence,
@@ -190,7 +195,7 @@ pub(crate) fn is_or_was_of(trailer_bytes: &[u8; TRAILER], sequence: u64) -> bool
     matches.into_iter().filter(|matches| *matches).count() >= 2
 }
 
-/// Decodes the entries of a footer one by one. Yields an error for an entry whose kind is unknown to this version.
+/// Decodes the entries of a footer one by one. Yields an error for an entry whose kind is unknown to this version of the library.
 #[derive(Debug, Clone)]
 pub(crate) struct Entries<'a>(std::slice::Iter<'a, [u8; ENTRY]>);
 
@@ -216,11 +221,11 @@ pub(crate) fn entries<'a>(
 ) -> Result<Entries<'a>, FormatError> {
     let checksum = trailer::CHECKSUM.u32(trailer_bytes);
     if checksum != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked) {
-        return Err(FormatError::Damaged("the footer's checksum does not fit"));
+        return Err(FormatError::Damaged("the footer's checksum does not match"));
     }
     let (entries, rest) = bytes.as_chunks::<ENTRY>();
     if !rest.is_empty() || entries.len() != trailer::ENTRY_COUNT.u32(trailer_bytes) as usize {
-        return Err(FormatError::Damaged("the footer's length does not fit"));
+        return Err(FormatError::Damaged("the footer's length does not match its entry count"));
     }
     // The index is filled with these offsets, and reclaiming uses them to find the records of a segment. So each record must
     // be listed once, in the order of the segment, and lie within it.
@@ -320,10 +325,10 @@ mod tests {
         for byte in 0..TRAILER {
             let mut damaged = *trailer;
             damaged[byte] ^= 0xFF;
-            assert!(is_or_was_of(&damaged, 6), "byte {byte}");
+            assert!(may_be_damaged_trailer_of(&damaged, 6), "byte {byte}");
         }
-        assert!(!is_or_was_of(trailer, 9), "left over from segment 6");
-        assert!(!is_or_was_of(&[0; TRAILER], 6));
+        assert!(!may_be_damaged_trailer_of(trailer, 9), "left over from segment 6");
+        assert!(!may_be_damaged_trailer_of(&[0; TRAILER], 6));
     }
 
     #[test]
@@ -355,7 +360,7 @@ mod tests {
         assert_eq!(count(max_count + 1), Err("the footer is longer than its segment"));
         let record_bytes = |bytes: u64| decode(trailer::RECORD_BYTES, bytes.to_le_bytes());
         assert!(record_bytes(SEGMENT).is_ok());
-        let more = Err("the footer counts more records than its segment holds");
+        let more = Err("the footer states more bytes of records than its segment can hold");
         assert_eq!(record_bytes(SEGMENT + 1), more);
         assert_eq!(record_bytes(u64::MAX), more);
         let another = Err("the footer is that of another segment");
@@ -367,13 +372,19 @@ mod tests {
     fn a_footer_with_a_wrong_entry_count_or_length_is_refused() {
         let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
         forge(&mut bytes, trailer::ENTRY_COUNT, 2_u32.to_le_bytes());
-        assert_eq!(read(&bytes).err().map(FormatError::reason), Some("the footer's length does not fit"));
+        assert_eq!(
+            read(&bytes).err().map(FormatError::reason),
+            Some("the footer's length does not match its entry count")
+        );
         forge(&mut bytes, trailer::ENTRY_COUNT, 3_u32.to_le_bytes());
         assert!(read(&bytes).is_ok());
         let mut longer = vec![0; 8];
         longer.extend_from_slice(&bytes);
         forge(&mut longer, trailer::ENTRY_COUNT, 3_u32.to_le_bytes());
-        assert_eq!(read(&longer).err().map(FormatError::reason), Some("the footer's length does not fit"));
+        assert_eq!(
+            read(&longer).err().map(FormatError::reason),
+            Some("the footer's length does not match its entry count")
+        );
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Frames: the unit of a commit, accepted whole or not at all.
 
 use super::layout::{frame_header, opening_frame, record_header};
-use super::record::{Record, record_length, stamp};
+use super::record::{Record, record_length, tie_to_position};
 use super::{ALIGNMENT_BYTES, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, narrow};
 use crate::clock::{BootId, TimeMark};
 use crate::status::MAX_OPEN_COUNT;
 
 /// The length of the fixed part of a frame. The records follow it.
 pub(crate) const FRAME_HEADER_BYTES: usize = frame_header::WALL_MS.end();
-/// The length of an opening frame, which is written when a store is opened. It has no records; with the clocks of its
-/// header, its content makes a time mark.
+/// The length of an opening frame, which is written when a store is opened. It has no records. Its content and the times in its
+/// header together form a time mark.
 pub(crate) const OPENING_FRAME_BYTES: usize = opening_frame::BOOT_MS.end();
 
 const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
@@ -48,7 +48,7 @@ pub(crate) struct FrameHeader {
     pub(crate) checksum: u32,
     /// The length of the whole frame, in bytes.
     pub(crate) length: usize,
-    /// The position and the times of the frame.
+    /// The fields that the writer filled in when it placed the frame.
     pub(crate) stamp: Stamp,
     /// The checksum over the checksums of the records.
     records_checksum: u32,
@@ -57,16 +57,16 @@ pub(crate) struct FrameHeader {
 }
 
 impl FrameHeader {
-    /// Whether `bytes` begins like a frame header of any store, at offset `within` of a slot. For random bytes, this is true
-    /// with a probability below 2<sup>-50</sup>.
-    pub(crate) fn resembles(bytes: &[u8], within: u64) -> bool {
+    /// Whether `bytes`, which start at offset `slot_offset` of a slot, begin like a frame header of this or any other store. For random
+    /// bytes, this is true with a probability below 2<sup>-50</sup>.
+    pub(crate) fn resembles(bytes: &[u8], slot_offset: u64) -> bool {
         /// A number above every position and every time in milliseconds that occurs in practice.
         const TOO_HIGH: u64 = 1 << 53;
         let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return false };
         let length = u64::from(frame_header::LENGTH.u32(bytes));
         let position = frame_header::POSITION.u64(bytes);
         // The segment size is unknown here. Every segment size is a multiple of the smallest.
-        let is_at_offset = position % MIN_SEGMENT_BYTES == within % MIN_SEGMENT_BYTES;
+        let is_at_offset = position % MIN_SEGMENT_BYTES == slot_offset % MIN_SEGMENT_BYTES;
         let lengths = FRAME_HEADER_BYTES as u64..MAX_SEGMENT_BYTES;
         is_at_offset
             && (MIN_SEGMENT_BYTES..TOO_HIGH).contains(&position)
@@ -92,11 +92,11 @@ impl FrameHeader {
         // The position is checked first, because this one comparison rules out nearly everything that is not a frame. A
         // search for frames tries every eighth byte of a segment.
         if frame_header::POSITION.u64(bytes) != position {
-            return Err(FormatError::Damaged("no frame of this position"));
+            return Err(FormatError::Damaged("no frame header that states this position"));
         }
         let checksum = frame_header::CHECKSUM.u32(bytes);
         if checksum != seed.checksum(&bytes[frame_header::CHECKSUM.end()..]) {
-            return Err(FormatError::Damaged("the frame header's checksum does not fit"));
+            return Err(FormatError::Damaged("the frame header's checksum does not match"));
         }
         let length = u64::from(frame_header::LENGTH.u32(bytes));
         if length < FRAME_HEADER_BYTES as u64 || length > limit || !length.is_multiple_of(ALIGNMENT_BYTES) {
@@ -113,7 +113,7 @@ impl FrameHeader {
             wall_ms: frame_header::WALL_MS.u64(bytes),
         };
         if stamp.synced_to > position || stamp.open_count > MAX_OPEN_COUNT {
-            return Err(FormatError::Damaged("the frame header is out of range"));
+            return Err(FormatError::Damaged("a field of the frame header is out of range"));
         }
         let records_checksum = frame_header::RECORDS_CHECKSUM.u32(bytes);
         let record_count = frame_header::RECORD_COUNT.u32(bytes);
@@ -143,7 +143,8 @@ pub(crate) struct Frame<'a> {
 }
 
 impl<'a> Frame<'a> {
-    /// Decodes the frame at the start of `bytes`, which is at `position` of the log and at most `limit` bytes long.
+    /// Decodes the frame at the start of `bytes`. The frame must be at `position` in the log and at most `limit` bytes long; `bytes`
+    /// may be longer.
     pub(crate) fn decode(
         bytes: &'a [u8],
         position: u64,
@@ -152,7 +153,7 @@ impl<'a> Frame<'a> {
     ) -> Result<Frame<'a>, FormatError> {
         let header = FrameHeader::decode(bytes, position, limit, seed)?;
         if bytes.len() < header.length {
-            return Err(FormatError::Damaged("the frame is longer than what holds it"));
+            return Err(FormatError::Damaged("the frame is longer than the bytes that are there"));
         }
         let frame = Frame { header, bytes: &bytes[..header.length], seed };
         if header.record_count == 0 {
@@ -160,7 +161,9 @@ impl<'a> Frame<'a> {
                 && seed.checksum(&frame.bytes[FRAME_HEADER_BYTES..]) == header.records_checksum
             {
                 true => Ok(frame),
-                false => Err(FormatError::Damaged("the opening frame is not what was written")),
+                false => {
+                    Err(FormatError::Damaged("the length or the checksum of the opening frame is wrong"))
+                }
             };
         }
         let mut checksums = seed.hasher();
@@ -177,7 +180,7 @@ impl<'a> Frame<'a> {
             at += length;
         }
         if count != header.record_count || checksums.finalize() != header.records_checksum {
-            return Err(FormatError::Damaged("the frame's records are not those it was written with"));
+            return Err(FormatError::Damaged("the records are not those that the frame header describes"));
         }
         Ok(frame)
     }
@@ -196,24 +199,24 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// Completes a frame: ties each record to its position, and writes the header. `bytes` has space for the header, followed by
-/// the encoded records. Returns the frame's checksum.
-pub(crate) fn seal(bytes: &mut [u8], stamp_of_frame: &Stamp, seed: Seed) -> u32 {
+/// Completes a frame: combines the checksum of each record with its position, and writes the header. `bytes` has space for the
+/// header, followed by the encoded records. Returns the frame's checksum.
+pub(crate) fn seal(bytes: &mut [u8], stamp: &Stamp, seed: Seed) -> u32 {
     let mut checksums = seed.hasher();
     let mut count: u32 = 0;
     let mut at = FRAME_HEADER_BYTES;
     while at < bytes.len() {
         let length =
             record_length(&bytes[at..]).unwrap_or_else(|error| unreachable!("just encoded: {error}"));
-        let checksum = stamp(&mut bytes[at..], stamp_of_frame.position + at as u64);
+        let checksum = tie_to_position(&mut bytes[at..], stamp.position + at as u64);
         checksums.update(&checksum.to_le_bytes());
         count += 1;
         at += length;
     }
-    write_header(bytes, stamp_of_frame, count, checksums.finalize(), seed)
+    write_header(bytes, stamp, count, checksums.finalize(), seed)
 }
 
-/// Writes an opening frame over `bytes`, which must have its length. Returns the frame's checksum.
+/// Writes an opening frame over `bytes`, which must be `OPENING_FRAME_BYTES` long. Returns the frame's checksum.
 pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_ms: u64, seed: Seed) -> u32 {
     opening_frame::BOOT.put(bytes, boot.0);
     opening_frame::BOOT_MS.put(bytes, boot_ms.to_le_bytes());
@@ -221,25 +224,19 @@ pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_m
     write_header(bytes, stamp, 0, checksum, seed)
 }
 
-/// Writes the header of a frame over the start of `bytes`, the whole frame. Returns the frame's checksum.
-fn write_header(
-    bytes: &mut [u8],
-    stamp_of_frame: &Stamp,
-    count: u32,
-    records_checksum: u32,
-    seed: Seed,
-) -> u32 {
+/// Writes the header over the start of `bytes`, which must be the whole frame. Returns the frame's checksum.
+fn write_header(bytes: &mut [u8], stamp: &Stamp, count: u32, records_checksum: u32, seed: Seed) -> u32 {
     let length = narrow(bytes.len());
     let header = &mut bytes[..FRAME_HEADER_BYTES];
     frame_header::LENGTH.put(header, length.to_le_bytes());
-    frame_header::POSITION.put(header, stamp_of_frame.position.to_le_bytes());
-    frame_header::SYNCED_TO.put(header, stamp_of_frame.synced_to.to_le_bytes());
-    frame_header::PREVIOUS_CHECKSUM.put(header, stamp_of_frame.previous_checksum.to_le_bytes());
+    frame_header::POSITION.put(header, stamp.position.to_le_bytes());
+    frame_header::SYNCED_TO.put(header, stamp.synced_to.to_le_bytes());
+    frame_header::PREVIOUS_CHECKSUM.put(header, stamp.previous_checksum.to_le_bytes());
     frame_header::RECORDS_CHECKSUM.put(header, records_checksum.to_le_bytes());
-    frame_header::OPEN_COUNT.put(header, stamp_of_frame.open_count.to_le_bytes());
+    frame_header::OPEN_COUNT.put(header, stamp.open_count.to_le_bytes());
     frame_header::RECORD_COUNT.put(header, count.to_le_bytes());
-    frame_header::STORE_MS.put(header, stamp_of_frame.time_ms.to_le_bytes());
-    frame_header::WALL_MS.put(header, stamp_of_frame.wall_ms.to_le_bytes());
+    frame_header::STORE_MS.put(header, stamp.time_ms.to_le_bytes());
+    frame_header::WALL_MS.put(header, stamp.wall_ms.to_le_bytes());
     let checksum = seed.checksum(&header[frame_header::CHECKSUM.end()..]);
     frame_header::CHECKSUM.put(header, checksum.to_le_bytes());
     checksum
@@ -353,7 +350,10 @@ mod tests {
             assert!(Frame::decode(&damaged, 8_192, LIMIT, SEED).is_err(), "bit {bit}");
             assert!(may_be_torn_frame(&damaged, 8_192, 99), "bit {bit}: still recognized as a torn frame");
         }
-        assert!(!may_be_torn_frame(&bytes, 8_200, 98), "left over from a different position and chain");
+        assert!(
+            !may_be_torn_frame(&bytes, 8_200, 98),
+            "left over: neither the position nor the previous checksum matches"
+        );
         assert!(!may_be_torn_frame(&[0; OPENING_FRAME_BYTES], 8_192, 0), "blank");
         assert!(!may_be_torn_frame(&bytes[..FRAME_HEADER_BYTES - 1], 8_192, 99));
     }
@@ -400,7 +400,7 @@ mod tests {
         assert!(of_length(56, length).is_ok(), "only a header");
         assert_eq!(of_length(48, length), out_of_range);
         assert_eq!(of_length(60, length), out_of_range, "not a multiple of eight");
-        let beyond = Err("the frame header is out of range");
+        let beyond = Err("a field of the frame header is out of range");
         let synced_to = |position: u64| decode(frame_header::SYNCED_TO, position.to_le_bytes(), LIMIT);
         assert!(synced_to(8_192).is_ok(), "everything before the frame was on disk");
         assert_eq!(synced_to(8_193), beyond, "a frame cannot be on disk before it is written");

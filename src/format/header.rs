@@ -147,11 +147,11 @@ pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderP
     match (magic_fits, sealed) {
         (true, true) => Parameters::decode(sector),
         (true, false) => {
-            Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's checksum does not fit")))
+            Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's checksum does not match")))
         }
         // The checksum covers everything after the magic and itself, so only the magic is damaged.
         (false, true) => {
-            Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's magic does not fit")))
+            Err(HeaderProblem::Damaged(FormatError::Damaged("the store header's magic does not match")))
         }
         (false, false) => Err(HeaderProblem::Foreign),
     }
@@ -217,7 +217,7 @@ impl SegmentHeader {
             return Err(FormatError::Damaged("no segment header"));
         }
         if !is_sealed(sector, Seed::NONE) {
-            return Err(FormatError::Damaged("the segment header's checksum does not fit"));
+            return Err(FormatError::Damaged("the segment header's checksum does not match"));
         }
         let parameters = Parameters::decode(sector).map_err(|_| {
             FormatError::Damaged("the segment header is of another format version or has unknown features")
@@ -258,7 +258,7 @@ pub(crate) struct CloseMark {
     /// The open count of the session that was closed.
     pub(crate) open_count: u32,
     /// The clocks when the store was closed.
-    pub(crate) mark: TimeMark,
+    pub(crate) time: TimeMark,
     /// The counter of the last version that was issued under this open count.
     pub(crate) counter: u64,
 }
@@ -270,7 +270,7 @@ impl CloseMark {
         close_mark::LAST_CHECKSUM.put(&mut sector, self.last_checksum.to_le_bytes());
         close_mark::END.put(&mut sector, self.end.to_le_bytes());
         close_mark::OPEN_COUNT.put(&mut sector, self.open_count.to_le_bytes());
-        close_mark::TIME_MARK.put(&mut sector, encode_time_mark(&self.mark));
+        close_mark::TIME_MARK.put(&mut sector, encode_time_mark(&self.time));
         close_mark::COUNTER.put(&mut sector, self.counter.to_le_bytes());
         seal(&mut sector, seed);
         sector
@@ -295,7 +295,7 @@ impl CloseMark {
             last_checksum: close_mark::LAST_CHECKSUM.u32(sector),
             end: close_mark::END.u64(sector),
             open_count: close_mark::OPEN_COUNT.u32(sector),
-            mark: decode_time_mark(&close_mark::TIME_MARK.get(sector)),
+            time: decode_time_mark(&close_mark::TIME_MARK.get(sector)),
             counter: close_mark::COUNTER.u64(sector),
         };
         let is_of_segment = mark.end / segment_bytes == sequence;
@@ -319,7 +319,7 @@ mod tests {
 
     fn close_mark() -> CloseMark {
         let end = (9 << 20) + 8_192;
-        CloseMark { end, last_checksum: 5, open_count: 2, mark: time_mark(), counter: 1_000 }
+        CloseMark { end, last_checksum: 5, open_count: 2, time: time_mark(), counter: 1_000 }
     }
 
     fn segment_header() -> SegmentHeader {

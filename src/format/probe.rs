@@ -4,7 +4,7 @@
 use super::footer::{FooterEntry, TRAILER, Trailer, entries, footer_bytes};
 use super::frame::Frame;
 use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encode_store_header};
-use super::record::{Record, stamp};
+use super::record::{Record, tie_to_position};
 use super::{FormatError, Seed, max_frame_bytes};
 
 /// A decoded record, and its bytes after encoding it again.
@@ -31,7 +31,7 @@ impl RecordParts {
     fn of(record: &Record<'_>, position: u64, length_bytes: u64, seed: Seed) -> RecordParts {
         let mut encoded = Vec::new();
         record.encode(seed).append_to(&mut encoded);
-        stamp(&mut encoded, position);
+        tie_to_position(&mut encoded, position);
         RecordParts {
             position,
             length_bytes,

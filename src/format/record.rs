@@ -270,7 +270,7 @@ impl<'a> Record<'a> {
 
     /// Encodes the record's header and computes its checksum, without copying the key or the result.
     ///
-    /// The checksum is not tied to a position yet. [`stamp`] does that once the position is known.
+    /// The checksum is not tied to a position yet. [`tie_to_position`] does that once the position is known.
     pub(crate) fn encode(&self, seed: Seed) -> EncodedRecord<'a> {
         let scope = self.key.scope_name();
         let result = self.value.result.unwrap_or_default();
@@ -338,7 +338,7 @@ impl<'a> Record<'a> {
         let bytes = &bytes[..length];
         let checksum = record_header::CHECKSUM.u32(bytes) ^ position_tie(position);
         if checksum != seed.checksum(&bytes[record_header::CHECKSUM.end()..]) {
-            return Err(FormatError::Damaged("the record's checksum does not fit"));
+            return Err(FormatError::Damaged("the record's checksum does not match"));
         }
         let kind = Kind::from_byte(record_header::KIND.u8(bytes))
             .ok_or(FormatError::Unknown("the record is of an unknown kind"))?;
@@ -452,7 +452,7 @@ pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
 
 /// Ties the checksum of the newly encoded record at the start of `bytes` to its position. Returns the checksum as written to
 /// disk.
-pub(crate) fn stamp(bytes: &mut [u8], position: u64) -> u32 {
+pub(crate) fn tie_to_position(bytes: &mut [u8], position: u64) -> u32 {
     let checksum = record_header::CHECKSUM.u32(bytes) ^ position_tie(position);
     record_header::CHECKSUM.put(bytes, checksum.to_le_bytes());
     checksum
@@ -480,7 +480,7 @@ mod tests {
     fn encoded(record: &Record<'_>) -> Vec<u8> {
         let mut bytes = Vec::new();
         record.encode(SEED).append_to(&mut bytes);
-        stamp(&mut bytes, POSITION);
+        tie_to_position(&mut bytes, POSITION);
         bytes
     }
 
@@ -588,7 +588,7 @@ mod tests {
         change(&mut bytes);
         let checksum = SEED.checksum(&bytes[record_header::CHECKSUM.end()..]);
         record_header::CHECKSUM.put(&mut bytes, checksum.to_le_bytes());
-        stamp(&mut bytes, POSITION);
+        tie_to_position(&mut bytes, POSITION);
         bytes
     }
 
@@ -719,7 +719,7 @@ mod tests {
         put(&mut expected, 0, &checksum.to_le_bytes());
         assert_eq!(bytes, expected);
 
-        stamp(&mut bytes, POSITION);
+        tie_to_position(&mut bytes, POSITION);
         let record = Record::decode(&bytes, POSITION, SEED).unwrap();
         let hasher = KeyHasher::new([1; 16]);
         assert_eq!(record.key_hash(&hasher), listed(Kind::Begun, 0).hash);

@@ -295,7 +295,7 @@ fn readable(within: u64, end: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::format::NEVER_MS;
-    use crate::format::record::{Kind, Value, stamp};
+    use crate::format::record::{Kind, Value, tie_to_position};
     use crate::key::{Fingerprint, Key};
     use crate::status::Version;
     use crate::storage::{FileStorage, MemoryStorage, write_all_at};
@@ -331,7 +331,7 @@ mod tests {
         };
         let mut bytes = Vec::new();
         record.encode(PARAMETERS.seed()).append_to(&mut bytes);
-        stamp(&mut bytes, ((slot + 1) << 16) + within);
+        tie_to_position(&mut bytes, ((slot + 1) << 16) + within);
         reader.set_segment(slot, slot + 1, PARAMETERS.segment_bytes);
         let address = Address::new(reader.slot_offset(slot) + within).unwrap();
         write_all_at(storage, &bytes, address.offset()).unwrap();

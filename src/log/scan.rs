@@ -228,7 +228,7 @@ pub(crate) fn latest_trace(part: &[u8], start: u64, parameters: &Parameters) -> 
 
 /// Whether the slot ends with the footer of segment `sequence`, valid or damaged.
 pub(crate) fn was_finished(slot: &[u8], sequence: u64) -> bool {
-    slot.last_chunk::<TRAILER>().is_some_and(|trailer| footer::is_or_was_of(trailer, sequence))
+    slot.last_chunk::<TRAILER>().is_some_and(|trailer| footer::may_be_damaged_trailer_of(trailer, sequence))
 }
 
 /// Whether the slot, which may be truncated, contains something that looks like a frame or a close mark. For a store

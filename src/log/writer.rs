@@ -473,7 +473,7 @@ impl Writer {
             end: self.end(),
             last_checksum: self.tail.last_checksum,
             open_count: self.open_count,
-            mark: self.clock.mark(),
+            time: self.clock.mark(),
             counter: counter.min(MAX_COUNTER),
         };
         let sector = mark.encode(self.seed);

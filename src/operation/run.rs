@@ -263,7 +263,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         let outcome = kept.and_then(|(applied, kept)| match applied {
             Applied::Recorded => kept,
             // The first recorded result stands: every retry must get the same one.
-            Applied::Completed(found) => self.decode(&found),
+            Applied::AlreadyCompleted(found) => self.decode(&found),
         });
         match outcome {
             Ok(result) => Ok(Outcome::AlreadyDone(result)),

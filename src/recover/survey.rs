@@ -264,7 +264,7 @@ impl Survey {
             }
         }
         if let Some(mark) = self.close_mark() {
-            seen.replace(mark.mark);
+            seen.replace(mark.time);
         }
         seen
     }

@@ -27,18 +27,18 @@ pub(super) enum Mark {
 pub(super) enum Later {
     /// No frame header after the end is valid, and the segment header does not attest anything beyond the end.
     None,
-    /// A frame header after the end is valid, but no header attests that data at the end was on disk.
+    /// A frame header after the end is valid, but no header attests that data beyond the end was on disk.
     Unsynced,
-    /// A frame header after the end, or the segment header, attests that data at the end was on disk.
+    /// A frame header after the end, or the segment header, attests that data beyond the end was on disk.
     Synced,
 }
 
 impl Later {
-    /// Compares `end` with `frames`, the highest `synced_to` of the frame headers after it, if there are any, and with
-    /// the `synced_to` of the segment header.
-    pub(super) fn of(end: u64, frames: Option<u64>, segment_header: u64) -> Later {
-        match frames {
-            _ if segment_header > end => Later::Synced,
+    /// Compares `end` with the highest `synced_to` of the frame headers after it (`None` if there are none), and with that of the
+    /// segment header.
+    pub(super) fn of(end: u64, frames_synced_to: Option<u64>, segment_synced_to: u64) -> Later {
+        match frames_synced_to {
+            _ if segment_synced_to > end => Later::Synced,
             Some(synced_to) if synced_to > end => Later::Synced,
             Some(_) => Later::Unsynced,
             None => Later::None,
@@ -48,12 +48,12 @@ impl Later {
 
 /// The conditions of the table: what the survey found at the end of the log.
 ///
-/// The end is the first position in the last segment without a valid frame that continues the one before.
+/// The end is a position in the last segment: the first at which there is no valid frame that continues the preceding frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Evidence {
     /// Whether the last segment has a footer, valid or damaged.
     pub(super) has_footer: bool,
-    /// Where the latest close mark is.
+    /// How the end that the latest close mark states compares with the end of the scan.
     pub(super) mark: Mark,
     /// What later headers attest.
     pub(super) later: Later,
@@ -81,7 +81,7 @@ pub(super) enum Verdict {
     Closed,
     /// Recovery rewrites the frames that are not known to be on disk, and zeroes the rest of the segment.
     Crashed,
-    /// Recovery refuses the file, for this reason, because data that was on disk is lost.
+    /// Recovery refuses the file, because data that was on disk is lost. The string states the evidence.
     Corrupt(&'static str),
 }
 
@@ -122,11 +122,11 @@ impl Case {
 
 /// Returns the close mark that was written last.
 pub(super) fn latest(marks: &[CloseMark]) -> Option<&CloseMark> {
-    marks.iter().max_by_key(|mark| (mark.end, mark.open_count, mark.mark.store_ms))
+    marks.iter().max_by_key(|mark| (mark.end, mark.open_count, mark.time.store_ms))
 }
 
-/// Compares the latest close mark with the frames of the segment. `before_first` is the checksum of the last frame of
-/// the segment before, which the first frame of this one continues.
+/// Compares the latest close mark with the frames of the segment. `before_first` is the checksum of the last frame in the preceding
+/// segment. The first frame of this segment continues that frame.
 pub(super) fn judge_marks(marks: &[CloseMark], scan: &SegmentScan, before_first: u32) -> Mark {
     let Some(mark) = latest(marks) else { return Mark::None };
     if mark.end > scan.end {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_synced_to_beyond_the_end_attests_data_there() {
+    fn data_beyond_the_end_is_attested_only_by_a_higher_synced_to() {
         let of = |frames, segment_header| Later::of(END, frames, segment_header);
         assert_eq!([of(None, 0), of(None, END)], [Later::None; 2]);
         assert_eq!([of(Some(0), 0), of(Some(END), 0), of(Some(END), END)], [Later::Unsynced; 3]);
@@ -249,7 +249,7 @@ mod tests {
 
     fn mark(end: u64, last_checksum: u32) -> CloseMark {
         let time = TimeMark { store_ms: 0, wall_ms: 0, boot: BootId::UNKNOWN, boot_ms: 0 };
-        CloseMark { end, last_checksum, open_count: 1, mark: time, counter: 0 }
+        CloseMark { end, last_checksum, open_count: 1, time, counter: 0 }
     }
 
     /// Returns the scan of `count` frames of 100 bytes, from position 1,000 on. The checksum of frame n is n.
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_close_mark_agrees_with_the_log_only_by_end_and_checksum() {
+    fn a_close_mark_agrees_only_if_end_and_checksum_match() {
         const BEFORE: u32 = 77;
         let judge = |mark, count| judge_marks(&[mark], &frames(count), BEFORE);
         assert_eq!(judge_marks(&[], &frames(3), BEFORE), Mark::None);
@@ -288,11 +288,11 @@ mod tests {
     }
 
     #[test]
-    fn the_later_of_two_close_marks_counts() {
+    fn the_later_of_two_close_marks_decides() {
         let marks = [mark(1_100, 1), mark(1_300, 3)];
         assert_eq!(judge_marks(&marks, &frames(3), 77), Mark::AtEnd);
         assert_eq!(judge_marks(&[marks[1], marks[0]], &frames(3), 77), Mark::AtEnd);
-        // The next session was recorded only in the segment header, and closed at the same end.
+        // The next session wrote no frame, so it closed at the same end. Only its open count is higher.
         let next = CloseMark { open_count: 2, ..marks[1] };
         assert_eq!(latest(&[next, marks[1]]), Some(&next));
         assert_eq!(latest(&[marks[1], next]), Some(&next));

@@ -193,7 +193,7 @@ impl Worker<'_> {
 
     fn compare_and_set(&mut self, key: &str) {
         // A compare-and-set takes no retention, so it would keep a key of another kind for too long.
-        if kept(key) != Kept::Whole {
+        if kept(key) != Kept::Lasting {
             return;
         }
         let seen = self.store.get(key).unwrap();
@@ -227,9 +227,9 @@ fn operation<'a>(store: &'a Store, key: &'a str, random: &mut Random) -> Operati
     let operation = store.operation(key).durability(durability).fingerprint(fingerprint);
     let moment = Duration::from_millis(1);
     match kept(key) {
-        Kept::Whole => operation,
-        Kept::WithoutResult => operation.retain_result(moment),
-        Kept::Briefly => operation.retain(moment),
+        Kept::Lasting => operation,
+        Kept::Faded => operation.retain_result(moment),
+        Kept::Brief => operation.retain(moment),
     }
 }
 

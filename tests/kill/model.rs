@@ -137,14 +137,14 @@ fn fits(key: &str, candidate: &Candidate, found: &KeyState, fingerprint: Fingerp
     let completed = matches!(candidate.state, State::Completed(_));
     // A brief key may or may not have expired.
     if found.is_absent() {
-        return candidate.state == State::Absent || completed && kept(key) == Kept::Briefly;
+        return candidate.state == State::Absent || completed && kept(key) == Kept::Brief;
     }
     let fits_state = match (candidate.state, found.result()) {
         (State::Absent, _) => false,
         // The kill ended all leases, so the key is in doubt.
         (State::Begun, result) => found.status() == Status::InDoubt && result.is_none(),
         (State::Completed(payload), Some(result)) => found.is_completed() && payload.bytes() == result,
-        (State::Completed(_), None) => found.is_completed() && kept(key) == Kept::WithoutResult,
+        (State::Completed(_), None) => found.is_completed() && kept(key) == Kept::Faded,
     };
     let version = found.version().map(oncekey::Version::as_u64);
     fits_state

@@ -1,4 +1,5 @@
-//! What both processes share: the environment variables, the keys, the results and the messages.
+//! What the test and the child process that it kills have in common: the environment variables, the keys, the results and the
+//! messages.
 
 use std::fmt::{self, Display};
 
@@ -14,22 +15,22 @@ pub const MAX_RESULT_BYTES: usize = 6_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kept {
     /// Longer than any test runs.
-    Whole,
-    /// Like `Whole`, but the result expires after a millisecond.
-    WithoutResult,
+    Lasting,
+    /// Like `Lasting`, but the result expires after a millisecond.
+    Faded,
     /// For one millisecond.
-    Briefly,
+    Brief,
 }
 
 pub fn kept(key: &str) -> Kept {
     match key.split('-').nth(1) {
-        Some("brief") => Kept::Briefly,
-        Some("faded") => Kept::WithoutResult,
-        _ => Kept::Whole,
+        Some("brief") => Kept::Brief,
+        Some("faded") => Kept::Faded,
+        _ => Kept::Lasting,
     }
 }
 
-/// The keys that only one thread uses.
+/// The keys that only the thread `owner` uses.
 pub fn keys_of(owner: &str) -> Vec<String> {
     let named = |kind: &str, count: usize| -> Vec<String> {
         (0..count).map(|number| format!("{owner}-{kind}-{number}")).collect()
@@ -71,7 +72,7 @@ impl Payload {
     }
 }
 
-/// Hashes a result with FNV-1a, which suffices because no result was made to collide.
+/// Hashes a result with FNV-1a, which suffices because no one chooses results that collide.
 pub fn digest(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xCBF2_9CE4_8422_2325, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01B3)
@@ -105,7 +106,7 @@ impl State {
                 let seed = words.next().unwrap().parse().unwrap();
                 State::Completed(Payload { seed, length: words.next().unwrap().parse().unwrap() })
             }
-            other => panic!("state {other}"),
+            other => panic!("unknown state {other}"),
         }
     }
 }
@@ -113,7 +114,7 @@ impl State {
 /// The outcome of a call.
 #[derive(Debug, Clone, Copy)]
 pub enum Answer {
-    /// The key is in the announced state. A release or a forget returns no version. Only a begin and its completion return the
+    /// The key is now in the state that the child announced before the call. A release or a forget returns no version. Only a begin and its completion return the
     /// number of the attempt.
     Changed { version: Option<u64>, attempt: Option<u32> },
     /// Nothing was changed.
@@ -147,7 +148,7 @@ impl Answer {
             }
             "unchanged" => Answer::Unchanged,
             "seen" => Answer::Seen { version: number(), digest: number() },
-            other => panic!("answer {other}"),
+            other => panic!("unknown answer {other}"),
         }
     }
 }

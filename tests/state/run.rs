@@ -169,5 +169,5 @@ fn errors_carry_the_key_and_say_what_to_do() {
     assert!(error.contains("charge:1") && error.contains("reconcile"), "{error}");
     store.record("r", store.fingerprint(b"secret"), b"").unwrap();
     let error = store.begin("r", Fingerprint::NONE).unwrap_err().to_string();
-    assert!(error.contains("another request") && !error.contains("secret"), "{error}");
+    assert!(error.contains("a different request") && !error.contains("secret"), "{error}");
 }
