@@ -176,7 +176,7 @@ fn finds_in_a_store_flight_not_exclusive() {
 #[test]
 fn finds_in_a_store_move_without_flight() {
     let expected =
-        ["free slot", "the flight keeps the entry where it is", "Corrupt", "could not be acquired"];
+        ["free slot", "the entry changed although the flight was held", "Corrupt", "could not be acquired"];
     must_find_planted(Bug::MoveWithoutFlight, WHOLE_STORE, &expected, compact_and_change);
 }
 

@@ -127,7 +127,7 @@ impl Model {
                 self.index.replace(hash, old, new);
                 continue;
             }
-            assert!(self.index.replace(hash, old, new), "the flight keeps the entry where it is");
+            assert!(self.index.replace(hash, old, new), "the entry changed although the flight was held");
             flight.note_change();
         }
     }
@@ -233,7 +233,7 @@ impl Model {
             assert!(self.index.remove(hash, old));
             self.index.insert(hash, new);
         } else {
-            assert!(self.index.replace(hash, old, new), "the flight keeps the entry where it is");
+            assert!(self.index.replace(hash, old, new), "the entry changed although the flight was held");
         }
         drop(flight);
         true
