@@ -56,7 +56,6 @@ impl Engine {
     ) -> Result<Began> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        let call = Call::beginning(hashed, request, terms);
         loop {
             let now_ms = self.clock.now_ms();
             self.path_check.look_if_due(now_ms)?;
@@ -69,6 +68,7 @@ impl Engine {
             if is_answered {
                 return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
             }
+            let call = Call::beginning(hashed, request, terms);
             let decide = |view: &_| Ok(decide::begin(view, request, terms, takes_doubt));
             return match self.change(&call, None, decide)? {
                 ChangeOutcome::Waited => continue,

@@ -380,6 +380,7 @@ impl Engine {
 
     /// Answers a call that does not wait for the flight, from the key's state as seen without it. If another thread is changing
     /// the key, that is the state before the change.
+    #[inline]
     pub(super) fn answer_without_flight(
         &self,
         key: Key<'_>,

@@ -200,9 +200,9 @@ fn position_tie(position: u64) -> u32 {
     (position.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32) as u32
 }
 
-/// The number of bytes that are gathered before a record is copied: enough for the header, the extension and a key of usual
-/// length.
-const HEAD_BYTES: usize = 192;
+/// The number of bytes that are gathered before a record is copied: enough for a whole record of usual length, because a checksum
+/// takes longer over several short parts than over one.
+const HEAD_BYTES: usize = 448;
 const _: () = assert!(RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES <= HEAD_BYTES);
 
 /// A record that is ready to be copied into a frame. Its header and checksum are encoded, and its result is still borrowed
@@ -211,13 +211,13 @@ const _: () = assert!(RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES <= HEAD_BYTES);
 /// A thread encodes a record before it locks the commit queue, so that it only copies while the queue is locked.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EncodedRecord<'a> {
-    /// The header and the extension, and the key if it fits.
+    /// The header and the extension, then the key, the result and the padding as far as they fit.
     head: [u8; HEAD_BYTES],
     /// The number of bytes in use in `head`.
     head_bytes: usize,
-    /// The scope and the name of the key, each of them empty if it is in `head`, and the result.
+    /// The scope and the name of the key, and the result. Those in `head` are empty here.
     rest: [&'a [u8]; 3],
-    /// The number of zeroes that align the end of the record.
+    /// The number of zeroes that align the end of the record and are not in `head`.
     padding_bytes: usize,
     /// The length of the whole record.
     length_bytes: usize,
@@ -308,10 +308,10 @@ impl<'a> Record<'a> {
             }
         }
         let mut head_bytes = RECORD_HEADER_BYTES + self.value.extension_bytes();
-        let padding_bytes =
+        let mut padding_bytes =
             length_bytes - (head_bytes + usize::from(scope_length) + self.key.name().len() + result.len());
         let mut rest = [scope.unwrap_or_default(), self.key.name(), result];
-        for part in &mut rest[..2] {
+        for part in &mut rest {
             if let Some(space) = head.get_mut(head_bytes..head_bytes + part.len()) {
                 space.copy_from_slice(part);
                 head_bytes += part.len();
@@ -320,6 +320,11 @@ impl<'a> Record<'a> {
                 // A part that does not fit ends the head, because the parts must stay in order.
                 break;
             }
+        }
+        // Zeroes are there already.
+        if head_bytes + padding_bytes == length_bytes && length_bytes <= HEAD_BYTES {
+            head_bytes = length_bytes;
+            padding_bytes = 0;
         }
         let mut hasher = seed.hasher();
         hasher.update(&head[record_header::CHECKSUM.end()..head_bytes]);

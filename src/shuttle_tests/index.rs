@@ -283,7 +283,7 @@ fn forget_while_retiring(bug: ModelBug) {
 const SYMPTOMS: [&str; 6] = [
     "from a free slot",
     "moved while it was being changed",
-    "the flight keeps the entry",
+    "the entry changed although the flight was held",
     "is lost",
     "went back",
     "the last record of each key is found",
