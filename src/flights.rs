@@ -382,7 +382,7 @@ impl FlightGuard<'_> {
                 true
             }
         };
-        if planted(Bug::TimeoutStillCounted) && !in_time {
+        if planted(Bug::TimedOutWaiterStillCounted) && !in_time {
             return false;
         }
         if let Some(flight) = shard.get_mut(&hash) {

@@ -60,7 +60,7 @@ pub enum Bug {
     /// The end of a claim wakes no waiter.
     ClaimWaitersNotWoken,
     /// A waiter that timed out stays counted as waiting.
-    TimeoutStillCounted,
+    TimedOutWaiterStillCounted,
     /// A thread that was already queued for the writer uses it although a write has failed half-way.
     FailedWriterReused,
     /// When a store is opened in the same boot, its time follows the wall clock instead of the boot-time clock.

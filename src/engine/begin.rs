@@ -88,7 +88,7 @@ impl Engine {
     /// happen, or may happen again. Needs as much space as a begin; without it the operation stays in doubt.
     pub(crate) fn begin_again(&self, key: Key<'_>, version: Version, terms: &Terms) -> Result<Grant> {
         let _events = crate::events::hold_back();
-        let call = Call::new(self.admit(key)?, terms, PathRule::Begins);
+        let call = Call::new(self.admit(key)?, terms, PathRule::BeginsOperation);
         match self.change(&call, None, |view| Ok(decide::begin_again(view, version, terms)))? {
             ChangeOutcome::Written(written) => Ok(written.into_grant(terms)),
             _ => Err(Error::Fenced { key: key.to_owned(), version }),

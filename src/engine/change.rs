@@ -45,12 +45,12 @@ pub(crate) struct Grant {
 pub(super) enum PathRule {
     /// The call begins an operation. It is refused before its record is written, and also afterwards if the write triggered a
     /// path check that failed.
-    Begins,
+    BeginsOperation,
     /// The call removes or replaces what is known. It is refused before its record is written, and not afterwards.
-    GivesUp,
+    RemovesState,
     /// The call ends an operation that has begun. It is never refused here: the handle that made the call checks the path once
     /// the record is written, and returns the error then.
-    Ends,
+    EndsAttempt,
 }
 
 /// The rules of one call that changes a key.
@@ -96,7 +96,7 @@ impl<'a> Call<'a> {
             want: Want::Result,
             flight_patience: terms.patience,
             claim_patience: terms.patience,
-            ..Call::new(key, terms, PathRule::Begins)
+            ..Call::new(key, terms, PathRule::BeginsOperation)
         }
     }
 }
@@ -170,7 +170,7 @@ impl Engine {
             };
             // The clock is read only now: entering the flight may have taken a while, and a lease starts when it is granted.
             let now_ms = self.clock.now_ms();
-            if call.path_rule != PathRule::Ends {
+            if call.path_rule != PathRule::EndsAttempt {
                 self.path_check.look_if_due(now_ms)?;
             }
             let mut view = self.viewer.view(key, &flight, now_ms, call.want)?;
@@ -279,12 +279,12 @@ impl Engine {
         let lease = change.lease();
         self.commit(slice::from_ref(&change), for_record, draft.until)?;
         match call.path_rule {
-            PathRule::GivesUp => {}
+            PathRule::RemovesState => {}
             // An operation that has begun is ended in the open file, even if the path leads elsewhere. Its handle returns that
             // error.
-            PathRule::Ends => drop(self.path_check.look_if_due(view.now_ms)),
+            PathRule::EndsAttempt => drop(self.path_check.look_if_due(view.now_ms)),
             // The write may have triggered a path check. If that failed, no attempt must be handed out.
-            PathRule::Begins => self.path_check.check().inspect_err(|_| {
+            PathRule::BeginsOperation => self.path_check.check().inspect_err(|_| {
                 if lease.is_some() {
                     flight.set_claim(None);
                 }

@@ -58,7 +58,7 @@ impl Engine {
     pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        let call = Call { accepts_unreadable: true, ..Call::new(hashed, terms, PathRule::GivesUp) };
+        let call = Call { accepts_unreadable: true, ..Call::new(hashed, terms, PathRule::RemovesState) };
         match self.change(&call, None, |view| Ok(decide::forget(view, terms)))? {
             ChangeOutcome::Written(_) => Ok(true),
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
@@ -82,7 +82,7 @@ impl Engine {
             Next::Absent | Next::InDoubt { .. } => Value::NONE,
         };
         self.check_result(key, &value)?;
-        let rules = Call::new(hashed, terms, PathRule::GivesUp);
+        let rules = Call::new(hashed, terms, PathRule::RemovesState);
         let call = Call { accepts_unreadable: true, compares: true, ..rules };
         let decide = |view: &View| Ok(decide::compare_and_set(view, expected, next, value, terms));
         let outcome = self.change(&call, None, decide)?;

@@ -39,7 +39,7 @@ impl Engine {
         if let Finish::Completed(value) = finish {
             self.check_result(key, &value)?;
         }
-        let call = Call::new(hashed, terms, PathRule::Ends);
+        let call = Call::new(hashed, terms, PathRule::EndsAttempt);
         let outcome =
             self.change(&call, Some(reservation), |view| Ok(decide::finish(view, version, finish, terms)))?;
         match outcome {
@@ -64,8 +64,11 @@ impl Engine {
     ) -> Result<Applied> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        let call =
-            Call { request: Some(request), want: Want::Result, ..Call::new(hashed, terms, PathRule::Ends) };
+        let call = Call {
+            request: Some(request),
+            want: Want::Result,
+            ..Call::new(hashed, terms, PathRule::EndsAttempt)
+        };
         let attempt = (doubt.version, doubt.attempt);
         let outcome = self.change(&call, None, |view| {
             let decision = decide::applied(view, attempt, request, value, terms);

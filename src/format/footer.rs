@@ -412,8 +412,12 @@ mod tests {
     }
 
     #[test]
-    fn a_footer_may_fill_its_segment() {
+    fn zeroes_are_no_trailer() {
         assert!(Trailer::decode(&[0; TRAILER], 6, SEGMENT).is_err());
+    }
+
+    #[test]
+    fn a_footer_may_fill_its_segment() {
         let segment_bytes = footer_bytes(3);
         let bytes = encode(entries(), 6, 6 * segment_bytes + 8, 0, 0xAA, SEED);
         assert!(

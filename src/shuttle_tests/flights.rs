@@ -319,5 +319,5 @@ fn finds_claim_waiters_not_woken() {
 #[test]
 fn finds_timeout_still_counted() {
     let expected = ["a flight was left behind"];
-    must_find_planted(Bug::TimeoutStillCounted, THOROUGH, &expected, time_out_and_complete);
+    must_find_planted(Bug::TimedOutWaiterStillCounted, THOROUGH, &expected, time_out_and_complete);
 }
