@@ -8,7 +8,6 @@ use super::decide;
 use super::records::{Found, Want};
 use super::terms::{Request, Terms};
 use crate::error::{Error, Result};
-use crate::flights::Claim;
 use crate::key::Key;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
@@ -39,7 +38,7 @@ impl Written {
     /// Converts a written begin record into the grant for the caller that began the attempt.
     fn into_grant(self, terms: &Terms) -> Grant {
         let Written { version, attempt, lease, rest, .. } = self;
-        let claim = lease.unwrap_or(Claim::Lease { version, attempt, deadline_ms: u64::MAX });
+        let Some(claim) = lease else { unreachable!("a begin record begins a lease") };
         Grant { version, attempt, claim, typing: terms.typing, reservation: rest }
     }
 }
@@ -76,10 +75,7 @@ impl Engine {
                 ChangeOutcome::Doubt(grant) => Ok(Began::InDoubt(grant)),
                 ChangeOutcome::InProgress { attempt } => Ok(Began::InProgress { attempt }),
                 ChangeOutcome::Completed(found) => Ok(Began::Completed(found)),
-                _ => {
-                    let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
-                    self.answer_without_flight(key, request, terms, seen).map(Began::without_flight)
-                }
+                _ => self.look_and_answer(hashed, request, terms).map(Began::without_flight),
             };
         }
     }
@@ -100,6 +96,7 @@ impl Engine {
 mod tests {
     use super::*;
     use crate::engine::Finish;
+    use crate::flights::Claim;
     use crate::format::record::{Kind, Record, Value};
     use crate::key::Fingerprint;
     use crate::log::commit::Until;

@@ -14,7 +14,7 @@ use super::assembly::Engine;
 use super::decide::{self, Decision, Draft};
 use super::records::{Found, HashedKey, Want};
 use super::terms::{Request, Terms};
-use super::view::{Seen, View};
+use super::view::{Seen, View, mismatch};
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -213,10 +213,7 @@ impl Engine {
                             Ok(ChangeOutcome::Doubt(self.give_doubt(key.key, found, &flight)))
                         }
                         Decision::InDoubt => Err(left_in_doubt(key.key, found)),
-                        _ => {
-                            crate::events::mismatched(key.key);
-                            Err(Error::Mismatch { key: key.key.to_owned() })
-                        }
+                        _ => Err(mismatch(key.key)),
                     };
                 }
                 Decision::Fenced => return Ok(ChangeOutcome::Fenced),
@@ -271,12 +268,12 @@ impl Engine {
         let version = self.versions.next()?;
         let subject = (call.key, view);
         let change = Change::new(&self.records, subject, draft, call.terms.retention, version, flight);
+        let lease = change.lease();
         // If the record begins a lease, it spends only what it needs. The rest is kept for the record that ends the attempt.
-        let for_record = match change.lease() {
+        let for_record = match lease {
             Some(_) => reservation.split(record_cost_bytes(change.record.size.length_bytes)),
             None => reservation.split_all(),
         };
-        let lease = change.lease();
         self.commit(slice::from_ref(&change), for_record, draft.until)?;
         match call.path_rule {
             PathRule::RemovesState => {}
@@ -376,6 +373,17 @@ impl Engine {
         drop(inside);
         flight.wait_for_change(claim, wake_at);
         Ok(true)
+    }
+
+    /// Looks at the key now, and answers with [`Engine::answer_without_flight`].
+    pub(super) fn look_and_answer(
+        &self,
+        key: HashedKey<'_>,
+        request: Request,
+        terms: &Terms,
+    ) -> Result<Answer> {
+        let seen = self.viewer.look(key, self.clock.now_ms(), Want::Result)?;
+        self.answer_without_flight(key.key, request, terms, seen)
     }
 
     /// Answers a call that does not wait for the flight, from the key's state as seen without it. If another thread is changing

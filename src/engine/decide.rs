@@ -246,7 +246,8 @@ pub(super) fn compare_and_set<'a>(
     if !matches {
         return Decision::Differs;
     }
-    let unfinished = found.filter(|_| matches!(status, Status::InProgress | Status::InDoubt));
+    let is_unfinished = matches!(status, Status::InProgress | Status::InDoubt);
+    let unfinished = found.filter(|_| is_unfinished);
     if let (Some(fingerprint), Some(found)) = (next.fingerprint(), unfinished)
         && fingerprint != found.fingerprint
     {
@@ -255,7 +256,6 @@ pub(super) fn compare_and_set<'a>(
     let Ok(change) = record_kind(status, &next) else { return Decision::Conflict };
     // The key is absent, as expected, and is to be absent: that needs no record.
     let Some(kind) = change else { return Decision::Nothing };
-    let is_unfinished = matches!(status, Status::InProgress | Status::InDoubt);
     let class = match next {
         Next::Absent | Next::Completed { .. } if is_unfinished => ReservationClass::Finish,
         Next::Absent => ReservationClass::Forget,

@@ -3,7 +3,7 @@
 use super::assembly::Engine;
 use super::change::{Answer, Call, ChangeOutcome, PathRule};
 use super::decide;
-use super::records::{Found, Want};
+use super::records::Found;
 use super::terms::{Expected, Next, Request, Terms};
 use super::view::View;
 use crate::error::{Error, Result};
@@ -44,13 +44,10 @@ impl Engine {
             ChangeOutcome::Written(written) => Ok(Ok(written.version)),
             ChangeOutcome::Completed(found) => Ok(Err(found)),
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
-            _ => {
-                let seen = self.viewer.look(hashed, self.clock.now_ms(), Want::Result)?;
-                match self.answer_without_flight(key, request, terms, seen)? {
-                    Answer::Completed(found) => Ok(Err(found)),
-                    Answer::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
-                }
-            }
+            _ => match self.look_and_answer(hashed, request, terms)? {
+                Answer::Completed(found) => Ok(Err(found)),
+                Answer::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
+            },
         }
     }
 

@@ -229,9 +229,14 @@ impl Viewer {
             return Ok(());
         }
         self.ensure_durable(found, durability)?;
-        crate::events::mismatched(key);
-        Err(Error::Mismatch { key: key.to_owned() })
+        Err(mismatch(key))
     }
+}
+
+/// The error of a call with a different request from the recorded one. Also emits the event.
+pub(super) fn mismatch(key: Key<'_>) -> Error {
+    crate::events::mismatched(key);
+    Error::Mismatch { key: key.to_owned() }
 }
 
 /// Returns the status of a key whose last record is `found`.
