@@ -3,29 +3,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
 
-use std::path::PathBuf;
+#[path = "common/example.rs"]
+mod example;
+
 use std::process::{Command, Output};
 
-/// Returns the path of the example. `cargo test` builds the examples, but `cargo test --test storm` does not, so this function builds
-/// a missing example itself.
-fn program() -> PathBuf {
-    let this = std::env::current_exe().unwrap();
-    let target = this.parent().and_then(|deps| deps.parent()).unwrap();
-    let program = target.join("examples").join("storm").with_extension(std::env::consts::EXE_EXTENSION);
-    if !program.exists() {
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--example", "storm", "--manifest-path"]);
-        build.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"));
-        if !cfg!(debug_assertions) {
-            build.arg("--release");
-        }
-        assert!(build.status().unwrap().success());
-    }
-    program
-}
+use example::program;
 
 fn storm(arguments: &[&str]) -> Output {
-    Command::new(program()).args(arguments).output().unwrap()
+    Command::new(program("storm")).args(arguments).output().unwrap()
 }
 
 /// Reads the count in the row with this name.
