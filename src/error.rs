@@ -289,6 +289,12 @@ pub enum Error {
         /// Which of the two limits was reached, and what to do.
         reason: String,
     },
+    /// The operating system has no random bytes, so [`Key::mint`](crate::Key::mint) made no key. Try again.
+    #[non_exhaustive]
+    Random {
+        /// The error of the operating system.
+        source: Arc<io::Error>,
+    },
     /// The operating system returned an error. The documentation of the call describes what the call has done by then;
     /// nothing was acknowledged.
     #[non_exhaustive]
@@ -356,6 +362,7 @@ impl Error {
             | Error::Clock { .. }
             | Error::Replaced { .. }
             | Error::VersionsExhausted { .. }
+            | Error::Random { .. }
             | Error::Io { .. } => ErrorKind::World,
         }
     }
@@ -372,7 +379,7 @@ impl Error {
     /// | `LeasesAlive` | yes | leases end |
     /// | `Full` | yes | retention passes, and other programs free space |
     /// | `Locked` | yes | the other process closes the store or ends |
-    /// | `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
+    /// | `Random`, `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
     /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded does not change |
     /// | `Fenced` | no | the operation no longer belongs to this lease |
     /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
@@ -402,7 +409,7 @@ impl Error {
             | Error::Full { .. }
             | Error::Locked { .. } => true,
             Error::InDoubt { reason, .. } => reason.is_some(),
-            Error::Io { source, .. } => is_transient(source.kind()),
+            Error::Random { source } | Error::Io { source, .. } => is_transient(source.kind()),
             Error::Key { .. }
             | Error::Mismatch { .. }
             | Error::WouldWaitForItself { .. }
@@ -436,6 +443,10 @@ impl Error {
 
     pub(crate) fn io(path: impl Into<PathBuf>, operation: &'static str, source: io::Error) -> Error {
         Error::Io { path: path.into(), operation, source: Arc::new(source) }
+    }
+
+    pub(crate) fn random(source: io::Error) -> Error {
+        Error::Random { source: Arc::new(source) }
     }
 
     /// Returns the error for a counter of changes (the lower bits of a version) that is used up. The counter can span several

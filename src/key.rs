@@ -21,8 +21,12 @@ const MAX_TOKEN_CHARACTERS: usize = 255;
 /// be empty. The same key in two scopes names two operations. A key without a scope differs from a key with an empty
 /// scope.
 ///
-/// Calls of a [`Store`](crate::Store) also accept strings and bytes directly, borrowed or owned: see [`AnyKey`]. Making a
-/// key never fails. The call that uses an empty or overlong key returns [`Error::Key`](crate::Error::Key).
+/// Calls of a [`Store`](crate::Store) also accept strings and bytes directly, borrowed or owned: see [`AnyKey`].
+/// [`Key::new`] checks nothing. The call that uses an empty or overlong key returns [`Error::Key`](crate::Error::Key).
+///
+/// Use an id that every retry repeats: of the order, of the message, or the idempotency key that the client sends. For a
+/// caller that has none, [`Key::mint`] makes a fresh key, and [`Key::derive`] makes one from the parts of the intent. Both
+/// return the text of a key without a scope.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Key, Store};
@@ -123,9 +127,7 @@ impl<'a> Key<'a> {
             return token;
         }
         let mut digested = String::from("~");
-        for byte in Sha256::digest(token.as_bytes()) {
-            let _ = write!(digested, "{byte:02x}");
-        }
+        push_hex(&mut digested, &Sha256::digest(token.as_bytes()));
         digested
     }
 
@@ -166,6 +168,13 @@ fn push_escaped(token: &mut String, part: &[u8]) {
                 let _ = write!(token, "%{byte:02X}");
             }
         }
+    }
+}
+
+/// Appends bytes as lowercase hexadecimal digits.
+pub(crate) fn push_hex(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
     }
 }
 

@@ -58,6 +58,7 @@
 //! |---|---|
 //! | learn how to use it | the [guide], page by page |
 //! | open a store | [`Store`], [`Options`] |
+//! | make a key for a caller that has none | [`Key::mint`], [`Key::derive`] |
 //! | run a side effect once | [`Operation`]: [`run`](Operation::run), [`reconcile`](Operation::reconcile), [`rerun`](Operation::rerun), [`release_if`](Operation::release_if) |
 //! | see what the closures receive, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
 //! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
@@ -99,6 +100,7 @@ mod visit;
 mod fingerprint;
 mod status;
 mod error;
+mod key_source;
 mod clock;
 pub mod events;
 mod shape;

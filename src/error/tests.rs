@@ -64,6 +64,7 @@ fn one_of_each() -> Vec<(Error, bool)> {
         (Error::Forked, false),
         (Error::Replaced { path: path() }, false),
         (Error::VersionsExhausted { path: path(), reason: reason() }, false),
+        (Error::Random { source: io() }, true),
         (Error::Io { path: path(), operation: "read", source: io() }, true),
     ]
 }
@@ -98,7 +99,8 @@ fn number_of(error: &Error) -> usize {
         Error::Forked => 23,
         Error::Replaced { .. } => 24,
         Error::VersionsExhausted { .. } => 25,
-        Error::Io { .. } => 26,
+        Error::Random { .. } => 26,
+        Error::Io { .. } => 27,
     }
 }
 
@@ -117,7 +119,7 @@ fn chain(error: &Error) -> Vec<String> {
 fn one_of_each_has_an_example_of_every_variant() {
     let numbers: std::collections::BTreeSet<_> =
         one_of_each().iter().map(|(error, _)| number_of(error)).collect();
-    assert!(numbers.into_iter().eq(0..27));
+    assert!(numbers.into_iter().eq(0..28));
 }
 
 #[test]
@@ -131,7 +133,11 @@ fn a_chain_of_errors_states_each_cause_once() {
         }
         let has_cause = matches!(
             error,
-            Error::Io { .. } | Error::Poisoned { .. } | Error::Decode { .. } | Error::Encode { .. }
+            Error::Io { .. }
+                | Error::Random { .. }
+                | Error::Poisoned { .. }
+                | Error::Decode { .. }
+                | Error::Encode { .. }
         );
         let whole = chain.join("\n");
         for cause in CAUSES {

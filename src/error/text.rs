@@ -163,6 +163,9 @@ impl fmt::Display for Error {
             Error::VersionsExhausted { path, reason } => {
                 write!(out, "{}: the versions are used up: {reason}", Shown(path))
             }
+            Error::Random { source } => {
+                write!(out, "cannot get random bytes for a new key: {source}")
+            }
             Error::Io { path, operation, source } => {
                 write!(out, "{}: cannot {operation}: {source}", Shown(path))
             }
@@ -174,7 +177,9 @@ impl std::error::Error for Error {
     /// Returns the cause of the cause, because the text includes the cause itself.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Error::Poisoned { source, .. } | Error::Io { source, .. } => source.source(),
+            Error::Poisoned { source, .. } | Error::Random { source } | Error::Io { source, .. } => {
+                source.source()
+            }
             Error::Decode { source, .. } | Error::Encode { source, .. } => source.source(),
             Error::Key { .. }
             | Error::Mismatch { .. }

@@ -8,6 +8,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{NONE, START_MS, abandon, acquire, small};
-use oncekey::{Begin, Doubt, Expected, Lease, ManualClock, Next, Outcome, Store};
+use oncekey::{Begin, Doubt, Expected, Key, Lease, ManualClock, Next, Outcome, Store};
 
 const SCENARIO: &str = "ONCEKEY_FORKS_SCENARIO";
 const DIRECTORY: &str = "ONCEKEY_FORKS_DIRECTORY";
@@ -113,6 +114,11 @@ fn drops_in_a_child_change_neither_the_lock_nor_the_file() {
     run("drops");
 }
 
+#[test]
+fn a_forked_child_and_its_parent_mint_different_keys() {
+    run("mint");
+}
+
 // The inner program, which runs one scenario.
 
 #[test]
@@ -125,6 +131,7 @@ fn inner() {
         "side effect" => side_effect(&directory),
         "living child" => living_child(&directory),
         "drops" => drops(&directory),
+        "mint" => mint(),
         other => panic!("{other}"),
     }
 }
@@ -418,4 +425,19 @@ fn drops(directory: &Path) {
     drop(store);
     let store = small().open(&path).unwrap();
     assert_eq!(store.get("lease").unwrap().status(), oncekey::Status::InDoubt);
+}
+
+fn mint() {
+    let keys = || (0..100).map(|_| Key::mint().unwrap()).collect::<Vec<_>>();
+    let before = keys();
+    match fork() {
+        Side::Child(writer) => end(writer, &keys().join("\n")),
+        Side::Parent(reader) => {
+            let after = keys();
+            let in_child = read_report(reader);
+            let all = before.iter().chain(&after).map(String::as_str).chain(in_child.lines());
+            let distinct: BTreeSet<&str> = all.collect();
+            assert_eq!(distinct.len(), 300, "a key was minted twice");
+        }
+    }
 }
