@@ -133,6 +133,12 @@ pub enum Bug {
     RenewedWithoutFlight,
     /// A renewal to an earlier deadline does not wake waiters, which sleep until the old one.
     RenewalWaitersNotWoken,
+    /// A syncer that first wakes its few followers does not nudge the next one when it gives up its role.
+    NextSyncerNotWokenAfterFew,
+    /// A thread whose lingering is interrupted keeps the role of the syncer.
+    LingererKeepsRole,
+    /// A thread that lingers while the queue is poisoned does not wake the callers that wait for it with a deadline.
+    LingererWakesNobody,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

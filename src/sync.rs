@@ -65,6 +65,24 @@ impl Patience {
     }
 }
 
+/// Yields the processor to other threads, and returns how long that took.
+#[cfg(not(oncekey_shuttle))]
+pub(crate) fn timed_yield() -> Duration {
+    let before = Instant::now();
+    yield_now();
+    before.elapsed()
+}
+
+/// Yields to other threads. The length is drawn by shuttle, because no test may depend on a clock: usually short, and
+/// sometimes a time slice of another process.
+#[cfg(oncekey_shuttle)]
+pub(crate) fn timed_yield() -> Duration {
+    use shuttle::rand::Rng;
+    yield_now();
+    let is_long = shuttle::rand::thread_rng().gen_ratio(1, 8);
+    if is_long { Duration::from_millis(4) } else { Duration::from_micros(10) }
+}
+
 /// A number whose change threads can wait for: a futex.
 ///
 /// Threads woken from a condition variable reacquire its lock one after the other, each woken by the one before. With many
@@ -73,6 +91,10 @@ impl Patience {
 #[cfg(all(not(oncekey_shuttle), any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 mod signal {
     use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// The number of pauses for which [`Signal::spin_while`] waits: some microseconds, which is as long as a small write
+    /// takes, and less than to sleep and be woken.
+    const SPINS: u32 = 200;
 
     #[derive(Debug, Default)]
     pub(crate) struct Signal {
@@ -98,6 +120,16 @@ mod signal {
                 atomic_wait::wait(&self.number, seen);
             }
             self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+
+        /// Waits a moment on the processor for the number to be no longer `seen`.
+        pub(crate) fn spin_while(&self, seen: u32) {
+            for _ in 0..SPINS {
+                if self.get() != seen {
+                    return;
+                }
+                std::hint::spin_loop();
+            }
         }
 
         /// Sets the number and wakes all waiters.
@@ -143,6 +175,13 @@ mod signal {
             let mut number = self.number.lock();
             while *number == seen {
                 self.changed.wait(&mut number);
+            }
+        }
+
+        /// Gives other threads one turn, in which the number may change.
+        pub(crate) fn spin_while(&self, seen: u32) {
+            if self.get() == seen {
+                super::yield_now();
             }
         }
 

@@ -14,7 +14,7 @@ use crate::key::{Fingerprint, Key};
 use crate::log::commit::{Commit, CommitSink, NewRecord, PendingFrame, Placement, Ticket, Until};
 use crate::planted::Bug;
 use crate::status::Version;
-use crate::sync::{Mutex, yield_now};
+use crate::sync::{Mutex, Patience, yield_now};
 
 /// A limit on batches that allows only one record in each.
 const ONE_RECORD_BYTES: u64 = 300;
@@ -295,6 +295,76 @@ fn abandoned_ticket(limit_bytes: u64) {
     };
     assert!(join(appenders(&queue, 3, 1)).into_iter().all(|acknowledged| acknowledged));
     leaving.join().unwrap();
+}
+
+/// Three threads append three synced records each, so that a thread that returns from a sync is expected back and the next
+/// syncer lingers for it. `writes_only` more threads append records that need only a write.
+fn returning_callers(writes_only: u64) {
+    let queue = Queue::new(MANY_RECORDS_BYTES, Failing::Nothing);
+    let appender = |number: u64, until| {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || (0..3).all(|turn| queue.append_and_wait(1 + number * 3 + turn, until)))
+    };
+    let mut threads: Vec<_> = (0..3).map(|number| appender(number, Until::Synced)).collect();
+    threads.extend((3..3 + writes_only).map(|number| appender(number, Until::Written)));
+    let count = threads.len() * 3;
+    assert!(join(threads).into_iter().all(|acknowledged| acknowledged));
+    assert_eq!(queue.disk.contents.lock().written.len(), count, "each record must be written once");
+}
+
+/// One thread appends again after a sync and lingers for the other thread that the sync woke, which poisons the queue instead.
+/// A third waits with patience for the lingering thread's sync.
+fn poisoned_among_returning_callers() {
+    let queue = Queue::new(MANY_RECORDS_BYTES, Failing::Nothing);
+    let append_and_check = |queue: &Queue, version| {
+        let Ok(ticket) = queue.append(version, Until::Synced) else { return };
+        if let Ok(placement) = queue.commit.wait(&ticket, &queue.disk) {
+            queue.disk.check(Version::from_u64(version), Until::Synced, placement);
+        }
+    };
+    let returning = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || (1..=2).for_each(|version| append_and_check(&queue, version)))
+    };
+    let poisoning = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || {
+            append_and_check(&queue, 3);
+            queue.commit.poison_with(io::Error::other("planted"));
+        })
+    };
+    let syncing = {
+        let queue = Arc::clone(&queue);
+        thread::spawn(move || {
+            let is_durable = || queue.disk.contents.lock().synced == 3;
+            let _ = queue.commit.sync_within(is_durable, Patience::Endless, &queue.disk);
+        })
+    };
+    join(vec![returning, poisoning, syncing]);
+}
+
+#[test]
+fn callers_that_return_are_waited_for_and_acknowledged() {
+    explore("commit, returning callers", THOROUGH, || returning_callers(0));
+    explore("commit, returning callers and a write-only one", THOROUGH, || returning_callers(1));
+    explore("commit, poisoned among returning callers", THOROUGH, poisoned_among_returning_callers);
+}
+
+#[test]
+fn finds_next_syncer_not_woken_after_few() {
+    let bug = Bug::NextSyncerNotWokenAfterFew;
+    must_find_planted(bug, THOROUGH, &[DEADLOCK], || returning_callers(0));
+}
+
+#[test]
+fn finds_a_lingerer_that_keeps_its_role() {
+    must_find_planted(Bug::LingererKeepsRole, THOROUGH, &[DEADLOCK], || returning_callers(1));
+}
+
+#[test]
+fn finds_a_lingerer_that_wakes_nobody() {
+    let scenario = poisoned_among_returning_callers;
+    must_find_planted(Bug::LingererWakesNobody, THOROUGH, &[DEADLOCK], scenario);
 }
 
 #[test]

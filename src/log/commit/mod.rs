@@ -23,6 +23,7 @@
 //!   was written or synced before may still be acknowledged as such, which is true.
 
 mod gate;
+mod linger;
 mod queue;
 
 use std::io;
@@ -32,11 +33,17 @@ pub(crate) use gate::{Placement, Ticket, Until};
 pub(crate) use queue::{NewRecord, PendingFrame, record_cost_bytes};
 
 use gate::{DONE, Gate, Nudge};
-use queue::{Batch, Queue, Roles};
+use linger::Linger;
+use queue::{Batch, Queue, Roles, UnsyncedBatch};
 
 use crate::planted::{Bug, planted};
 use crate::sync::atomic::Ordering;
-use crate::sync::{Condvar, Mutex, MutexGuard, Patience};
+use crate::sync::{Condvar, Mutex, MutexGuard, Patience, timed_yield};
+
+/// The numbers of waiters that a thread wakes before it gives up the role of the syncer. One waiter is the thread itself.
+/// With more, it is faster if the next sync begins while this one's waiters are being woken: they then form two groups
+/// that take turns.
+const FEW_WAITERS: std::ops::RangeInclusive<u32> = 2..=16;
 
 /// The destination of batches. One thread may write while another one syncs. A sync need not cover a write that has not
 /// returned before the sync is called.
@@ -85,6 +92,7 @@ impl Commit {
             return Ok(placement);
         }
         let mut queue = self.queue.lock();
+        let mut has_lingered = false;
         loop {
             if queue.reached(ticket.until) >= ticket.number {
                 return Ok(ticket.placement());
@@ -93,6 +101,11 @@ impl Commit {
                 return Err(Arc::clone(poison));
             }
             if let Some(roles) = queue.free_roles(ticket) {
+                if !has_lingered && roles.writes && roles.syncs {
+                    has_lingered = true;
+                    queue = self.linger(queue, ticket);
+                    continue;
+                }
                 // Lead the oldest batch, even if it is not this caller's: the threads that filled it may not wait for
                 // it.
                 self.lead(queue, roles, sink);
@@ -105,6 +118,9 @@ impl Commit {
                 // Read the signal while the queue is locked: every later wake-up or nudge changes it.
                 let seen = ticket.signal().get();
                 drop(queue);
+                if ticket.until == Until::Written {
+                    ticket.signal().spin_while(seen);
+                }
                 ticket.signal().wait_while(seen);
                 if let Some(placement) = ticket.done() {
                     return Ok(placement);
@@ -176,6 +192,38 @@ impl Commit {
     /// that of a frame.
     pub(crate) fn poison_with(&self, error: io::Error) -> Arc<io::Error> {
         self.queue.lock().poison(error)
+    }
+
+    /// Lets the ticket's batch gather for a moment, if that is worth while. Meanwhile the thread has the role of the
+    /// syncer, so that no other thread syncs a part of the batch. It does not have the role of the writer: a caller that
+    /// wants only a write writes the batch itself.
+    ///
+    /// Returns the locked queue with the role given up. Nobody needs a nudge for that role: the caller takes it again
+    /// under the same lock, or another thread is writing the batch and nudges a syncer when that is done.
+    fn linger<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, ticket: &Ticket) -> MutexGuard<'a, Queue> {
+        let Some(waiters) = queue.gathering_waiters(ticket) else { return queue };
+        if !queue.lingering.is_worth_while(waiters) {
+            return queue;
+        }
+        queue.syncing = true;
+        let mut linger = Linger::new(waiters);
+        loop {
+            drop(queue);
+            let took = timed_yield();
+            queue = self.queue.lock();
+            let Some(waiters) = queue.gathering_waiters(ticket) else { break };
+            if !linger.goes_on(took, waiters, &mut queue.lingering) {
+                break;
+            }
+        }
+        if planted(Bug::LingererKeepsRole) && queue.gathering_waiters(ticket).is_none() {
+            return queue;
+        }
+        queue.syncing = false;
+        if queue.poison.is_some() && !planted(Bug::LingererWakesNobody) {
+            self.wake_impatient(&queue);
+        }
+        queue
     }
 
     /// Takes the roles, does their work, gives up the roles, and wakes the followers whose batches are done.
@@ -254,14 +302,32 @@ impl Commit {
             queue.note_written(batch);
         }
         let synced = queue.note_synced(written);
+        if FEW_WAITERS.contains(&queue.lingering.expected) {
+            // Keep the role until the followers are woken. The next syncer would otherwise begin before they come back,
+            // and they would wait for that sync and for their own. A caller that needs only a write need not wait.
+            let nudges = queue.nudge_leaders();
+            drop(queue);
+            send(nudges);
+            wake(synced);
+            if planted(Bug::NextSyncerNotWokenAfterFew) {
+                self.queue.lock().syncing = false;
+                return;
+            }
+            self.give_up_syncing(self.queue.lock());
+        } else {
+            // Wake the next leader first, so that the disk is not idle while all the followers are being woken.
+            self.give_up_syncing(queue);
+            wake(synced);
+        }
+    }
+
+    /// Gives up the role of the syncer, and nudges the thread that takes it next.
+    fn give_up_syncing(&self, mut queue: MutexGuard<'_, Queue>) {
+        queue.syncing = false;
         let nudges = queue.nudge_leaders();
         self.wake_impatient(&queue);
         drop(queue);
-        // Wake the next leader before the followers, so that the disk is not idle while all of them are being woken.
         send(nudges);
-        for batch in synced {
-            batch.gate.wake(Until::Synced, DONE);
-        }
     }
 
     /// Wakes the callers that wait for the end of a sync. The queue is locked, so this may be called before or after
@@ -270,6 +336,13 @@ impl Commit {
         if queue.impatient > 0 && !planted(Bug::SyncWaitersNotWoken) {
             self.sync_ended.notify_all();
         }
+    }
+}
+
+/// Wakes the followers that wait for a sync of these batches.
+fn wake(synced: Vec<UnsyncedBatch>) {
+    for batch in synced {
+        batch.gate.wake(Until::Synced, DONE);
     }
 }
 

@@ -8,6 +8,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::gate::{FAILED, Gate, Nudge, Ticket, Until};
+use super::linger::Lingering;
 use crate::format::Seed;
 use crate::format::footer::ENTRY_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
@@ -84,6 +85,8 @@ pub(super) struct Batch {
     pub(super) wants_sync: bool,
     /// A caller waits only until the batch is written.
     pub(super) wants_write: bool,
+    /// The number of callers that wait until the batch is synced. Moved records have none.
+    pub(super) sync_waiters: u32,
     pub(super) gate: Arc<Gate>,
 }
 
@@ -92,7 +95,10 @@ impl Batch {
     fn ticket(&mut self, at: u64, until: Until) -> Ticket {
         match until {
             Until::Written => self.wants_write = true,
-            Until::Synced => self.wants_sync = true,
+            Until::Synced => {
+                self.wants_sync = true;
+                self.sync_waiters += 1;
+            }
         }
         Ticket { number: self.number, at, until, gate: Arc::clone(&self.gate) }
     }
@@ -102,6 +108,7 @@ impl Batch {
 #[derive(Debug)]
 pub(super) struct UnsyncedBatch {
     pub(super) number: u64,
+    pub(super) sync_waiters: u32,
     pub(super) gate: Arc<Gate>,
 }
 
@@ -146,6 +153,7 @@ pub(super) struct Queue {
     pub(super) spare: Vec<PendingFrame>,
     /// The number of callers that wait in [`Commit::sync_within`](super::Commit::sync_within).
     pub(super) impatient: u32,
+    pub(super) lingering: Lingering,
 }
 
 impl Queue {
@@ -162,6 +170,7 @@ impl Queue {
             poison: None,
             spare: Vec::new(),
             impatient: 0,
+            lingering: Lingering::default(),
         }
     }
 
@@ -214,6 +223,7 @@ impl Queue {
                 pending,
                 wants_sync: false,
                 wants_write: false,
+                sync_waiters: 0,
                 gate: Arc::default(),
             });
         }
@@ -252,6 +262,15 @@ impl Queue {
         !self.writing && self.batches.front().is_some_and(|next| next.wants_sync)
     }
 
+    /// The number of callers that wait for a sync of the ticket's batch, if the batch is one that a thread may linger
+    /// for: no thread has written it, its caller wants a sync, no caller waits only for a write, and it still gathers.
+    pub(super) fn gathering_waiters(&self, ticket: &Ticket) -> Option<u32> {
+        let front = self.batches.front()?;
+        let gathers = front.number == ticket.number && self.batches.len() == 1;
+        let lingers = gathers && ticket.until == Until::Synced && !front.wants_write;
+        (lingers && !self.writing && self.poison.is_none()).then_some(front.sync_waiters)
+    }
+
     /// Whether other callers are likely to want only a write while batch `number` is being synced.
     ///
     /// To let them write, the leader has to lock the queue once more, which is not worth while if every caller wants a
@@ -285,18 +304,23 @@ impl Queue {
         self.writing = false;
         self.written = batch.number;
         if batch.wants_sync {
-            self.unsynced.push_back(UnsyncedBatch { number: batch.number, gate: batch.gate });
+            self.unsynced.push_back(UnsyncedBatch {
+                number: batch.number,
+                sync_waiters: batch.sync_waiters,
+                gate: batch.gate,
+            });
         }
         self.recycle(batch.pending);
     }
 
-    /// Notes that everything up to batch `number` is synced, and gives up the role of the syncer. Returns the batches
-    /// whose followers wait for that sync.
+    /// Notes that everything up to batch `number` is synced. Returns the batches whose followers wait for that sync. The
+    /// thread still has the role of the syncer.
     pub(super) fn note_synced(&mut self, number: u64) -> Vec<UnsyncedBatch> {
-        self.syncing = false;
         self.synced = self.synced.max(number);
         let count = self.unsynced.iter().take_while(|batch| batch.number <= number).count();
-        self.unsynced.drain(..count).collect()
+        let synced: Vec<_> = self.unsynced.drain(..count).collect();
+        self.lingering.expected = synced.iter().map(|batch| batch.sync_waiters).sum();
+        synced
     }
 
     /// Keeps the buffer of a finished batch for a later one, unless it is too large or there are enough.
