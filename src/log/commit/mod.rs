@@ -40,11 +40,6 @@ use crate::planted::{Bug, planted};
 use crate::sync::atomic::Ordering;
 use crate::sync::{Condvar, Mutex, MutexGuard, Patience, timed_yield};
 
-/// The numbers of waiters that a thread wakes before it gives up the role of the syncer. One waiter is the thread itself.
-/// With more, it is faster if the next sync begins while this one's waiters are being woken: they then form two groups
-/// that take turns.
-const FEW_WAITERS: std::ops::RangeInclusive<u32> = 2..=16;
-
 /// The destination of batches. One thread may write while another one syncs. A sync need not cover a write that has not
 /// returned before the sync is called.
 pub(crate) trait CommitSink {
@@ -302,9 +297,8 @@ impl Commit {
             queue.note_written(batch);
         }
         let synced = queue.note_synced(written);
-        if FEW_WAITERS.contains(&queue.lingering.expected) {
-            // Keep the role until the followers are woken. The next syncer would otherwise begin before they come back,
-            // and they would wait for that sync and for their own. A caller that needs only a write need not wait.
+        if queue.wakes_before_next_sync() {
+            // Keep the role until the followers are woken. A caller that needs only a write need not wait.
             let nudges = queue.nudge_leaders();
             drop(queue);
             send(nudges);

@@ -121,6 +121,8 @@ pub(super) struct Roles {
     pub(super) syncs: bool,
 }
 
+/// The numbers of waiters that a syncer wakes before the next sync begins. One waiter is the syncer itself.
+const FEW_WAITERS: std::ops::RangeInclusive<u32> = 2..=16;
 /// The number of batches for which the queue remembers that a caller wanted only a write.
 const REMEMBERED_BATCHES: u64 = 64;
 /// The maximum number of buffers that are kept for later batches.
@@ -260,6 +262,16 @@ impl Queue {
     /// Whether the next syncer first writes the oldest batch, so that its sync covers that batch too.
     fn syncer_writes(&self) -> bool {
         !self.writing && self.batches.front().is_some_and(|next| next.wants_sync)
+    }
+
+    /// Whether the waiters of the last sync are woken before the next one begins. The next syncer would otherwise begin
+    /// before they come back, and they would wait for that sync and for their own.
+    ///
+    /// That is not worth while if many are to be woken, or as many wait for the next sync already: they form two groups
+    /// that take turns, and waking one overlaps with the sync of the other.
+    pub(super) fn wakes_before_next_sync(&self) -> bool {
+        let next = self.batches.front().map_or(0, |batch| batch.sync_waiters);
+        FEW_WAITERS.contains(&self.lingering.expected) && next < self.lingering.expected
     }
 
     /// The number of callers that wait for a sync of the ticket's batch, if the batch is one that a thread may linger
