@@ -61,46 +61,50 @@ impl KeyHasher {
     }
 }
 
-/// Builds hashers for maps whose keys are hashes of a [`KeyHasher`]: one multiplication, keyed by random numbers of
-/// this process.
+/// Builds hashers for maps whose keys are hashes of a [`KeyHasher`]. Such a hasher mixes the key with random numbers of
+/// this map, by an XOR and a multiplication.
 ///
 /// The keyed hashes alone are not enough. Their secret is in the file, so the author of a hostile file can choose keys
 /// whose hashes would all fall into one bucket.
 #[derive(Debug, Clone)]
 pub(crate) struct ByHash {
-    mask: u64,
+    /// The random number that is XORed with each key.
+    xor_key: u64,
+    /// The random number by which the outcome is multiplied. It is odd, so it is never zero.
     factor: u64,
 }
 
 impl Default for ByHash {
     fn default() -> ByHash {
         let state = RandomState::new();
-        ByHash { mask: state.hash_one(0), factor: state.hash_one(1) | 1 }
+        ByHash { xor_key: state.hash_one(0), factor: state.hash_one(1) | 1 }
     }
 }
 
 impl BuildHasher for ByHash {
-    type Hasher = AlreadyHashed;
+    type Hasher = HashMixer;
 
-    fn build_hasher(&self) -> AlreadyHashed {
-        AlreadyHashed { hash: 0, mask: self.mask, factor: self.factor }
+    fn build_hasher(&self) -> HashMixer {
+        HashMixer { hash: 0, xor_key: self.xor_key, factor: self.factor }
     }
 }
 
 /// The hasher that [`ByHash`] builds.
 #[derive(Debug)]
-pub(crate) struct AlreadyHashed {
+pub(crate) struct HashMixer {
+    /// The lower half of the key, which is a hash itself.
     hash: u64,
-    mask: u64,
+    xor_key: u64,
     factor: u64,
 }
 
-impl Hasher for AlreadyHashed {
-    #[expect(clippy::cast_possible_truncation, reason = "both halves of the product")]
+impl Hasher for HashMixer {
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of the product are combined by an XOR")]
     fn finish(&self) -> u64 {
-        let product = u128::from(self.hash ^ self.mask) * u128::from(self.factor);
+        let product = u128::from(self.hash ^ self.xor_key) * u128::from(self.factor);
         product as u64 ^ (product >> 64) as u64
     }
+    // The trait requires this method. A key of type `u128` calls `write_u128` instead.
     fn write(&mut self, bytes: &[u8]) {
         for byte in bytes {
             self.hash = self.hash.rotate_left(8) ^ u64::from(*byte);
@@ -117,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scope_and_its_length_are_part_of_the_hash() {
+    fn the_domain_the_scope_and_its_length_are_part_of_the_hash() {
         let hasher = KeyHasher::new(*b"0123456789abcdef");
         let hashes = [
             hasher.key(Key::new("abc")),
