@@ -1,16 +1,21 @@
-//! A histogram of latencies. Its buckets grow with the latency, so that recording takes a few instructions and the relative
-//! error is below one in a hundred.
+//! A histogram of latencies. Its buckets are wider for longer latencies, so that recording takes a few instructions and the
+//! relative error is below one in a hundred.
+//!
+//! The buckets form groups of [`PARTS`]. In group 0, each bucket is one nanosecond wide and the group covers the latencies
+//! below [`PARTS`] ns. Each further group covers one power of two and divides it into parts of equal width.
 
 use std::time::Duration;
 
-/// The number of buckets for each power of two.
+/// The number of buckets in a group.
 const PARTS: u64 = 128;
 const PART_BITS: u32 = PARTS.trailing_zeros();
-/// The number of buckets: enough for latencies up to 2^40 ns, about a quarter of an hour.
+/// The number of buckets: enough for latencies below 2^40 ns, about 18 minutes. Longer latencies count in the last bucket.
 const BUCKETS: usize = (PARTS as usize) * (40 - PART_BITS as usize + 1);
 
+/// The latencies of some operations. `highest` and `sum` are exact, in nanoseconds.
 #[derive(Debug, Clone)]
 pub struct Latencies {
+    /// The number of latencies in each bucket.
     buckets: Vec<u32>,
     count: u64,
     highest: u64,
@@ -22,15 +27,17 @@ fn bucket(nanoseconds: u64) -> usize {
     if nanoseconds < PARTS {
         return nanoseconds as usize;
     }
+    // The width of the buckets of a group is 2^`shift` ns.
     let shift = nanoseconds.ilog2() - PART_BITS;
-    let bucket = (u64::from(shift) + 1) * PARTS + (nanoseconds >> shift) - PARTS;
-    (bucket as usize).min(BUCKETS - 1)
+    let group = u64::from(shift) + 1;
+    let part = (nanoseconds >> shift) - PARTS;
+    ((group * PARTS + part) as usize).min(BUCKETS - 1)
 }
 
 /// Returns the lowest latency of a bucket, in nanoseconds.
 fn lowest_of(bucket: usize) -> u64 {
-    let (shift, part) = (bucket as u64 / PARTS, bucket as u64 % PARTS);
-    if shift == 0 { part } else { (PARTS + part) << (shift - 1) }
+    let (group, part) = (bucket as u64 / PARTS, bucket as u64 % PARTS);
+    if group == 0 { part } else { (PARTS + part) << (group - 1) }
 }
 
 impl Latencies {
@@ -69,7 +76,8 @@ impl Latencies {
         self.highest as f64
     }
 
-    /// Returns the quantile for this share, in nanoseconds: the latency that this share of all latencies does not exceed.
+    /// Returns the quantile for `share`, in nanoseconds: the lowest latency such that at least this share of all latencies
+    /// is no higher. It is rounded down to the start of its bucket. Returns 0 if there are no latencies.
     pub fn quantile(&self, share: f64) -> f64 {
         let wanted = (share * self.count as f64).ceil() as u64;
         let mut seen = 0;
