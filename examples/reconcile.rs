@@ -1,7 +1,7 @@
 //! A provider that takes no idempotency keys, and a crash after the charge, before its result is recorded.
 //!
 //! After such a crash only the provider knows whether the charge happened. `reconcile` looks up the charge. If it
-//! finds one, the store records it; otherwise the charge runs now.
+//! finds one, the store records its receipt as the result; otherwise the charge runs now.
 
 use std::error::Error;
 use std::fs::{self, OpenOptions};
@@ -23,7 +23,7 @@ fn pay(directory: &Path, crashes: bool) -> Result<Outcome<String>, Box<dyn Error
     Ok(outcome)
 }
 
-/// A provider at which every call charges. The token is only a reference on the statement.
+/// A provider that charges again on every call of `charge`. The token is only a reference on its statement.
 struct Provider(PathBuf);
 
 impl Provider {
@@ -40,12 +40,17 @@ impl Provider {
 
     fn find(&self, reference: &str) -> io::Result<Option<String>> {
         println!("  provider: is asked about {reference}");
-        let statement = fs::read_to_string(&self.0)?;
+        let statement = match fs::read_to_string(&self.0) {
+            // If the crash came before the very first charge, there is no statement: nothing was charged.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            statement => statement?,
+        };
         Ok(statement.lines().find(|line| line.split(", ").nth(1) == Some(reference)).map(str::to_owned))
     }
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
+    // With a directory as its argument, this is the first process, which crashes.
     if let Some(directory) = std::env::args_os().nth(1) {
         return pay(Path::new(&directory), true).map(drop);
     }
