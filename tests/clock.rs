@@ -7,7 +7,7 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{NONE, Place, START_MS, clocked, copy_of_open, seconds, small};
+use common::{NONE, Place, START_MS, clocked, copy_while_open, seconds, small};
 use oncekey::{ClockJump, Error, ManualClock, Options, Recorded, Store};
 
 const DAY_MS: u64 = 24 * 3_600_000;
@@ -24,7 +24,7 @@ fn open(clock: &ManualClock, path: &Path) -> Store {
 /// of an open store is locked.
 fn end(store: &Store, place: Place, killed: bool) -> Place {
     if killed {
-        return copy_of_open(&place.path);
+        return copy_while_open(&place.path);
     }
     store.close().unwrap();
     place
@@ -278,7 +278,7 @@ fn moved_records_do_not_set_store_time_back_after_a_crash() {
     clock.advance(days(3));
     store.compact().unwrap();
     store.sync().unwrap();
-    let copy = copy_of_open(&place.path);
+    let copy = copy_while_open(&place.path);
     clock.reboot(seconds(5));
     let store = open(&clock, &copy.path);
     assert_eq!(store.stats().store_time_ms, START_MS + 3 * DAY_MS + 5_000);
@@ -300,7 +300,7 @@ fn closed_sessions_share_one_open_count() {
     }
     // Only a session that does not follow a close takes a new open count.
     let killed = small().open(&place.path).unwrap();
-    let copy = copy_of_open(&place.path);
+    let copy = copy_while_open(&place.path);
     let store = small().open(&copy.path).unwrap();
     let Recorded::Done(version) = store.record("after", NONE, b"r").unwrap() else { panic!() };
     assert_eq!(version.as_u64() >> 40, 2);

@@ -13,7 +13,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds};
+use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_while_open, perform, seconds};
 use oncekey::{Error, Fingerprint, Key, ManualClock, Operation, Outcome, Recorded, Status, Store};
 
 fn golden(name: &str) -> PathBuf {
@@ -103,7 +103,7 @@ fn write_the_golden_files() {
 #[test]
 fn files_of_version_1_stay_readable_and_writable() {
     for name in ["v1-closed.once", "v1-crashed.once"] {
-        let copy = copy_of_open(&golden(name));
+        let copy = copy_while_open(&golden(name));
         for turn in 0..3 {
             let store = clocked(&clock_at_the_end()).open(&copy.path).unwrap();
             check_contents(&store);

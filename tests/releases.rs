@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{NONE, Place, SEGMENT, START_MS, acquire, clocked, copy_of_open, perform, seconds};
+use common::{NONE, Place, SEGMENT, START_MS, acquire, clocked, copy_while_open, perform, seconds};
 use oncekey::{Begin, Durability, ManualClock};
 
 const DAY: u64 = 86_400;
@@ -66,7 +66,7 @@ fn reclaiming_a_release_does_not_bring_back_older_records() {
             store.operation(&key).retain(seconds(1)).record(&[2; 1_500]).unwrap();
         }
         clock.advance(seconds(2));
-        let crashed = copy_of_open(&place.path);
+        let crashed = copy_while_open(&place.path);
         for store in [&store, &clocked(&clock).open(&crashed.path).unwrap()] {
             for n in 0..40 {
                 let seen = store.get(&format!("released{n}")).unwrap();

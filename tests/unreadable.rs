@@ -5,7 +5,7 @@
 mod common;
 
 use common::{
-    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, flip, record_of, seconds,
+    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_while_open, flip, record_of, seconds,
 };
 use oncekey::{
     Begin, CasOutcome, Durability, Error, Expected, Key, ManualClock, Next, Recorded, Status, Store, Version,
@@ -206,7 +206,7 @@ fn a_moved_damaged_record_never_becomes_readable_again() {
     for round in 1..6 {
         traffic(&store, &clock, 10 * round..10 * round + 10);
         assert_corrupt(store.get("damaged"));
-        let crashed = copy_of_open(&place.path);
+        let crashed = copy_while_open(&place.path);
         let mut bytes = crashed.bytes();
         for trailer in (4_096 + 65_536 - 64..bytes.len()).step_by(65_536) {
             bytes[trailer + 8] ^= 1;

@@ -51,6 +51,12 @@ pub fn small() -> Options {
 }
 
 pub const SEGMENT: u64 = 64 << 10;
+/// The length of the store header, which precedes the segments in the file.
+pub const STORE_HEADER: u64 = 4_096;
+/// The length of the fixed part of a record.
+pub const RECORD_HEADER: u64 = 80;
+/// The length of the entry of a record in the footer of its segment.
+pub const FOOTER_ENTRY: u64 = 48;
 
 /// Options with the smallest segments and a manual clock.
 pub fn clocked(clock: &ManualClock) -> Options {
@@ -84,7 +90,7 @@ pub fn abandon(store: &Store, key: &str) {
 
 /// Copies the file of an open store, in the state in which a kill would leave it: without a close mark. The original cannot be
 /// opened, because it is locked.
-pub fn copy_of_open(path: &Path) -> Place {
+pub fn copy_while_open(path: &Path) -> Place {
     let place = Place::new();
     std::fs::copy(path, &place.path).unwrap();
     place
@@ -102,5 +108,5 @@ pub fn flip(place: &Place, at: u64) {
 pub fn record_of(place: &Place, key: &str) -> u64 {
     let bytes = place.bytes();
     let found = bytes.windows(key.len()).rposition(|window| window == key.as_bytes());
-    found.unwrap() as u64 - 80
+    found.unwrap() as u64 - RECORD_HEADER
 }

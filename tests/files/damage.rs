@@ -2,7 +2,7 @@
 
 use oncekey::{Error, Store};
 
-use crate::common::{NONE, Place, SEGMENT, acquire, copy_of_open, perform, small};
+use crate::common::{NONE, Place, SEGMENT, acquire, copy_while_open, perform, small};
 use crate::refuse;
 
 #[test]
@@ -35,9 +35,9 @@ fn a_torn_tail_is_dropped_unless_a_later_frame_attests_it() {
     let store = place.open();
     store.record("first", NONE, b"1").unwrap();
     store.record("second", NONE, b"2").unwrap();
-    let before = copy_of_open(&place.path);
+    let before = copy_while_open(&place.path);
     store.record("third", NONE, b"3").unwrap();
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     let old = before.bytes();
     let new = crashed.bytes();
     let changed: Vec<usize> = (0..new.len()).filter(|at| new[*at] != old[*at]).collect();
@@ -156,7 +156,7 @@ fn damage_to_a_moved_last_record_is_noticed() {
     store.record("kept", NONE, b"acknowledged long ago").unwrap();
     store.compact().unwrap();
     assert!(store.stats().moved_bytes > 0);
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     let mut bytes = crashed.bytes();
     let record = bytes.windows(12).rposition(|window| window == b"acknowledged").unwrap();
     bytes[record] ^= 1;

@@ -3,7 +3,7 @@
 use oncekey::{Durability, Error, ManualClock, Options, Status, Store};
 
 use crate::common::{
-    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds, small,
+    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_while_open, perform, seconds, small,
 };
 
 #[test]
@@ -17,7 +17,7 @@ fn every_key_survives_a_close_and_a_crash() {
     acquire(&store, "released").release().unwrap();
     store.record("forgotten", NONE, b"r").unwrap();
     store.forget("forgotten").unwrap();
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     store.close().unwrap();
     for place in [place, crashed] {
         for _ in 0..3 {
@@ -105,7 +105,7 @@ fn a_reopened_store_has_the_same_stats_as_its_writer() {
         };
         let before = counted(&store);
         assert!(before.2 > 20_000 && before.3 > 10_000, "{before:?}");
-        assert_eq!(counted(&copy_of_open(&place.path).open()), before, "after a crash");
+        assert_eq!(counted(&copy_while_open(&place.path).open()), before, "after a crash");
         store.close().unwrap();
         assert_eq!(counted(&place.open()), before, "after a close");
     }
@@ -130,7 +130,7 @@ fn store_time_survives_a_session_without_records() {
     drop(clocked(&clock).open(&place.path).unwrap());
     clock.advance(seconds(3_600));
     let _store = clocked(&clock).open(&place.path).unwrap();
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     let store = clocked(&ManualClock::new(START_MS)).open(&crashed.path).unwrap();
     assert_eq!(store.stats().store_time_ms, START_MS + 3_600_000);
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use oncekey::{Begin, ClockJump, Error, ManualClock, Options, Status};
 
 use crate::common::{
-    NONE, Place, SEGMENT, START_MS, abandon, clocked, copy_of_open, perform, seconds, small,
+    NONE, Place, SEGMENT, START_MS, abandon, clocked, copy_while_open, perform, seconds, small,
 };
 use crate::refuse;
 
@@ -107,7 +107,7 @@ fn an_unknown_record_kind_is_refused_unless_it_is_ignorable() {
     let store = place.open();
     store.record("known", NONE, b"x").unwrap();
     store.record("newer", NONE, b"x").unwrap();
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     for (kind, opens) in [(33, false), (0x90, true)] {
         let mut bytes = crashed.bytes();
         change_kind_of_last_record(&mut bytes, b"newer", kind);

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use oncekey::{Durability, Error, ManualClock, Status, Store};
 
-use crate::common::{NONE, Place, START_MS, acquire, clocked, copy_of_open, perform, seconds, small};
+use crate::common::{NONE, Place, START_MS, acquire, clocked, copy_while_open, perform, seconds, small};
 
 #[test]
 fn a_file_is_created_for_its_owner_alone() {
@@ -65,7 +65,7 @@ fn buffered_records_survive_the_process_without_a_sync() {
         perform(&store, &format!("k{n}"), b"r");
     }
     assert_eq!(store.stats().syncs, before, "a buffered record was synced");
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     assert!(crashed.open().get("k49").unwrap().is_completed());
     store.sync().unwrap();
     assert_eq!(store.stats().syncs, before + 1);

@@ -2,7 +2,7 @@
 
 use oncekey::{Begin, Error, Expected, ManualClock, Next, Store};
 
-use crate::common::{NONE, Place, SEGMENT, START_MS, clocked, copy_of_open, perform, seconds, small};
+use crate::common::{NONE, Place, SEGMENT, START_MS, clocked, copy_while_open, perform, seconds, small};
 
 /// Fills a store with leases and completed operations. Returns the leases, and the number of operations that began.
 fn fill(store: &Store) -> (Vec<oncekey::Lease>, u32) {
@@ -90,7 +90,7 @@ fn a_full_store_opens_and_its_doubts_can_be_resolved() {
     let store = options.open(&place.path).unwrap();
     let (leases, _) = fill(&store);
     let keys: Vec<_> = leases.iter().map(|lease| lease.key().to_owned()).collect();
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     drop(leases);
     drop(store);
     let store = options.open(&crashed.path).unwrap();

@@ -3,7 +3,8 @@
 use oncekey::{Durability, Error, ManualClock, Status, Store};
 
 use crate::common::{
-    NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_of_open, perform, seconds,
+    FOOTER_ENTRY, NONE, Place, RECORD_HEADER, SEGMENT, START_MS, abandon, acquire, clocked, copy_while_open,
+    perform, seconds,
 };
 
 #[test]
@@ -21,7 +22,8 @@ fn a_store_under_steady_load_keeps_its_size() {
             sizes.push(store.stats().file_bytes);
         }
     }
-    let live_bytes = 1_000 * (80 + 8 + 200 + 48);
+    // A key has up to six bytes, which are padded to eight.
+    let live_bytes = 1_000 * (RECORD_HEADER + 8 + 200 + FOOTER_ENTRY);
     let largest = sizes[4..].iter().max().unwrap();
     assert_eq!(sizes[5..].iter().max(), sizes[10..].iter().max(), "the file keeps growing: {sizes:?}");
     assert!(*largest < 3 * live_bytes + 6 * SEGMENT, "{sizes:?}");
@@ -66,7 +68,7 @@ fn live_records_survive_reclaiming_with_their_versions() {
     check(&store, [Completed, Completed, InDoubt, InProgress, Absent]);
     store.compact().unwrap();
     check(&store, [Completed, Completed, InDoubt, InProgress, Absent]);
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     let again = clocked(&clock).open(&crashed.path).unwrap();
     check(&again, [Completed, Completed, InDoubt, InDoubt, Absent]);
     let mut lease = lease;
@@ -88,7 +90,7 @@ fn a_forgotten_key_stays_forgotten_while_its_segments_are_reclaimed() {
             store.record(&format!("filler{turn}-{n}"), NONE, &[0; 100]).unwrap();
             store.forget(&format!("filler{turn}-{n}")).unwrap();
         }
-        let reopened = copy_of_open(&place.path).open();
+        let reopened = copy_while_open(&place.path).open();
         for n in 0..500 {
             assert!(reopened.get(&format!("k{n}")).unwrap().is_absent(), "k{n} came back in turn {turn}");
         }
@@ -137,7 +139,7 @@ fn slots_are_reused() {
     let written = store.stats().segments_retired + store.stats().segments;
     let slots = (store.stats().file_bytes - 4_096) / SEGMENT;
     assert!(written > 5 * slots, "{written} segments in {slots} slots");
-    let crashed = copy_of_open(&place.path);
+    let crashed = copy_while_open(&place.path);
     let store = clocked(&clock).retention(seconds(1)).open(&crashed.path).unwrap();
     assert!(store.get("k29999").unwrap().is_completed());
 }
@@ -172,7 +174,7 @@ fn moving_old_records_does_not_set_store_time_back() {
         clock.advance(two_days);
         store.operation(&format!("later{n}")).retain(seconds(10)).record(&[1; 9_000]).unwrap();
         let behind = ManualClock::new(clock.now_ms() - 90_000_000);
-        match clocked(&behind).open(&copy_of_open(&place.path).path) {
+        match clocked(&behind).open(&copy_while_open(&place.path).path) {
             Err(Error::Clock { last_wall_ms, store_time_ms, .. }) => {
                 assert_eq!((last_wall_ms, store_time_ms), (clock.now_ms(), clock.now_ms()));
                 refused += 1;

@@ -3,7 +3,7 @@
 
 use oncekey::{Begin, Error, Key, Recorded, Status, Version};
 
-use crate::common::{NONE, Place, START_MS, abandon, acquire, copy_of_open, perform, seconds, small};
+use crate::common::{NONE, Place, START_MS, abandon, acquire, copy_while_open, perform, seconds, small};
 use crate::{each_store, status};
 
 #[test]
@@ -337,7 +337,7 @@ fn an_operation_in_progress_at_a_kill_is_in_doubt_afterwards() {
     let store = place.open();
     perform(&store, "done", b"result");
     let lease = acquire(&store, "open");
-    let copy = copy_of_open(&place.path);
+    let copy = copy_while_open(&place.path);
     drop(lease);
     let again = copy.open();
     assert_eq!(status(&again, "open"), Status::InDoubt);
