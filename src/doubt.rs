@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Applied, Engine, Grant, InClosure, Request, Terms};
+use crate::engine::{Applied, Engine, Grant, HashedKey, InClosure, Request, Terms};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -51,6 +51,10 @@ impl Doubt {
     /// Marks this thread as inside the closure that reconciles the attempt.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.held.enter_closure()
+    }
+
+    pub(crate) fn hashed_key(&self) -> HashedKey<'_> {
+        self.held.hashed_key()
     }
 
     /// The key of the operation.
@@ -169,7 +173,7 @@ impl Doubt {
         self.held.check_not_completed()?;
         let HeldGrant { engine, key, terms, grant, .. } = &self.held;
         let terms = &Terms { typing: grant.typing.or(terms.typing), ..*terms };
-        let grant = engine.begin_again(key.as_key(), grant.version, terms)?;
+        let grant = engine.begin_again(grant.of(key.as_key()), grant.version, terms)?;
         Ok(Lease::new(engine, key.as_key(), terms, grant))
     }
 
@@ -177,7 +181,7 @@ impl Doubt {
     /// one write.
     pub(crate) fn record_applied(&self, request: Request, value: Value<'_>) -> Result<Applied> {
         let HeldGrant { engine, key, terms, grant, .. } = &self.held;
-        engine.record_applied(key.as_key(), grant, request, value, terms)
+        engine.record_applied(grant.of(key.as_key()), grant, request, value, terms)
     }
 }
 

@@ -36,6 +36,8 @@ impl KeyHasher {
 
     /// Returns the hash of a key: its identity in the index, in footers and in flights (the per-key locks).
     pub(crate) fn key(&self, key: Key<'_>) -> u128 {
+        #[cfg(test)]
+        tests::HASHES.set(tests::HASHES.get() + 1);
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         match key.scope_name() {
             None => hasher.write(&[DOMAIN_KEY]),
@@ -52,6 +54,8 @@ impl KeyHasher {
 
     /// Returns the fingerprint of an encoded request.
     pub(crate) fn fingerprint(&self, request: &[u8]) -> Fingerprint {
+        #[cfg(test)]
+        tests::HASHES.set(tests::HASHES.get() + 1);
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(&[DOMAIN_REQUEST]);
         hasher.write(request);
@@ -117,8 +121,15 @@ impl Hasher for HashMixer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
+
+    thread_local! {
+        /// The number of keys and requests that this thread has hashed.
+        pub(crate) static HASHES: Cell<u64> = const { Cell::new(0) };
+    }
 
     #[test]
     fn the_domain_the_scope_and_its_length_are_part_of_the_hash() {

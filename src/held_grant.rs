@@ -12,10 +12,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Engine, Finish, Grant, Handle, InClosure, Terms};
+use crate::engine::{Engine, Finish, Grant, Handle, HashedKey, InClosure, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
-use crate::key::{Fingerprint, Key, OwnedKey};
+use crate::key::{Key, OwnedKey};
 use crate::options::{check_renewal, operation_retention};
 use crate::status::Version;
 use crate::typed::{self, Encoded, Unfit};
@@ -26,8 +26,8 @@ pub(crate) struct HeldGrant {
     pub(crate) key: OwnedKey,
     pub(crate) terms: Terms,
     pub(crate) grant: Grant,
-    /// The version of the completion that this grant recorded, and the digest of its result.
-    completed: Option<(Version, Fingerprint)>,
+    /// The version of the completion that this grant recorded.
+    completed: Option<Version>,
 }
 
 impl HeldGrant {
@@ -41,14 +41,14 @@ impl HeldGrant {
     /// [`Error::Replaced`] is returned after the record was written to the open file.
     pub(crate) fn complete(&mut self, value: Value<'_>) -> Result<Version> {
         self.engine.check_process()?;
-        // No result has the digest `NONE`, so a completion without a result equals only another completion without a result.
-        let digest = value.result.map_or(Fingerprint::NONE, |result| self.engine.fingerprint(result));
         let version = match self.completed {
-            Some((version, first)) if digest == first => version,
-            Some(_) => return Err(self.conflict()),
+            // A second completion is rare, so the first one keeps neither a copy of the result nor a digest of it.
+            Some(version) => {
+                self.engine.check_completed_with(self.hashed_key(), version, value).map(|()| version)?
+            }
             None => {
                 let version = self.finish(Finish::Completed(value))?;
-                self.completed = Some((version, digest));
+                self.completed = Some(version);
                 version
             }
         };
@@ -103,7 +103,11 @@ impl HeldGrant {
     pub(crate) fn renew(&self, lease: Duration) -> Result<()> {
         self.engine.check_process()?;
         let lease_ms = check_renewal(lease, self.terms.retention)?;
-        self.engine.renew(self.key.as_key(), self.grant.version, lease_ms)
+        self.engine.renew(self.hashed_key(), self.grant.version, lease_ms)
+    }
+
+    pub(crate) fn hashed_key(&self) -> HashedKey<'_> {
+        self.grant.of(self.key.as_key())
     }
 
     fn conflict(&self) -> Error {
@@ -112,12 +116,13 @@ impl HeldGrant {
 
     /// Marks this thread as inside the closure of this grant, so that a wait for its own key is an error and not a deadlock.
     pub(crate) fn enter_closure(&self) -> InClosure {
-        self.engine.enter_closure(self.key.as_key(), self.grant.claim)
+        self.engine.enter_closure(self.grant.hash, self.grant.claim)
     }
 
     fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
+        let key = HashedKey { key: self.key.as_key(), hash: self.grant.hash };
         let Grant { version, reservation, .. } = &mut self.grant;
-        self.engine.finish(self.key.as_key(), *version, finish, &self.terms, reservation)
+        self.engine.finish(key, *version, finish, &self.terms, reservation)
     }
 }
 
@@ -129,7 +134,7 @@ impl Drop for HeldGrant {
             self.grant.reservation.split_all().spend();
             return;
         }
-        self.engine.abandon(self.key.as_key(), self.grant.claim);
+        self.engine.abandon(self.hashed_key(), self.grant.claim);
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Engine, Grant, InClosure, Terms};
+use crate::engine::{Engine, Grant, HashedKey, InClosure, Terms};
 #[cfg(doc)]
 use crate::error::Error;
 use crate::error::Result;
@@ -129,7 +129,7 @@ impl Lease {
     /// ```
     #[must_use]
     pub fn is_current(&self) -> bool {
-        self.held.engine.is_current(self.key(), self.version())
+        self.held.engine.is_current(self.held.hashed_key(), self.version())
     }
 
     /// Sets how long the operation, and its result with it, is remembered after this lease has completed it. For a
@@ -167,14 +167,16 @@ impl Lease {
     /// record is as durable as was asked for ([`Durability`](crate::Durability)).
     ///
     /// The begin reserved the space for this record in the file, so a full disk does not fail it. Completing once more with
-    /// the same bytes returns the same version and writes nothing.
+    /// the same bytes returns the same version and writes nothing: it compares them with the record.
     ///
     /// # Errors
     ///
     /// - [`Error::TooLarge`]: the result is larger than [`Options::max_result`](crate::Options::max_result). The lease is
     ///   still usable.
-    /// - [`Error::Fenced`]: another attempt began, or another caller ended the operation. The result was not recorded.
+    /// - [`Error::Fenced`]: another attempt began, or another caller ended the operation. The result was not recorded. Or
+    ///   this lease was completed before, and the key has been forgotten, replaced, or dropped after its retention since.
     /// - [`Error::Conflict`]: this lease was completed before with other bytes. The first result stands.
+    /// - [`Error::ResultExpired`]: this lease was completed before, and the store no longer has the result to compare with.
     /// - [`Error::Poisoned`]: the disk failed, now or before. Opening the store again shows whether the result was
     ///   recorded.
     /// - [`Error::Io`], [`Error::Corrupt`]: the key's record cannot be read. Nothing was recorded, and the lease is still
@@ -235,6 +237,10 @@ impl Lease {
 
     pub(crate) fn complete_as(&mut self, value: Value<'_>) -> Result<Version> {
         self.held.complete(value)
+    }
+
+    pub(crate) fn hashed_key(&self) -> HashedKey<'_> {
+        self.held.hashed_key()
     }
 
     pub(crate) fn retention(&self) -> Retention {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use crate::doubt::Doubt;
-use crate::engine::Engine;
+use crate::engine::{Engine, HashedKey};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, OwnedKey};
 use crate::lease::Lease;
@@ -47,6 +47,8 @@ struct Shared {
     /// Weak, so that a handle that a program keeps does not keep the file locked.
     engine: Weak<Engine>,
     key: OwnedKey,
+    /// The hash of the key.
+    hash: u128,
     number: u32,
     version: Version,
     /// The retention of the completed operation. Read after the closure has returned.
@@ -55,22 +57,23 @@ struct Shared {
 
 impl Attempt {
     pub(crate) fn of_lease(engine: &Arc<Engine>, lease: &Lease) -> Attempt {
-        Attempt::new(engine, lease.key(), lease.attempt(), lease.version(), lease.retention())
+        Attempt::new(engine, lease.hashed_key(), lease.attempt(), lease.version(), lease.retention())
     }
 
     pub(crate) fn of_doubt(engine: &Arc<Engine>, doubt: &Doubt) -> Attempt {
-        Attempt::new(engine, doubt.key(), doubt.attempt(), doubt.version(), engine.settings().terms.retention)
+        let retention = engine.settings().terms.retention;
+        Attempt::new(engine, doubt.hashed_key(), doubt.attempt(), doubt.version(), retention)
     }
 
     fn new(
         engine: &Arc<Engine>,
-        key: Key<'_>,
+        HashedKey { key, hash }: HashedKey<'_>,
         number: u32,
         version: Version,
         retention: Retention,
     ) -> Attempt {
         let (engine, key, retention) = (Arc::downgrade(engine), key.to_owned(), Mutex::new(retention));
-        Attempt { shared: Arc::new(Shared { engine, key, number, version, retention }) }
+        Attempt { shared: Arc::new(Shared { engine, key, hash, number, version, retention }) }
     }
 
     /// The key of the operation. For the outside world, use the [`token`](Attempt::token) instead.
@@ -112,9 +115,16 @@ impl Attempt {
         self.owner().is_some()
     }
 
+    fn hashed_key(&self) -> HashedKey<'_> {
+        HashedKey { key: self.key(), hash: self.shared.hash }
+    }
+
     /// Returns the engine if the attempt owns its operation and the store still exists.
     fn owner(&self) -> Option<Arc<Engine>> {
-        self.shared.engine.upgrade().filter(|engine| engine.is_current(self.key(), self.shared.version))
+        self.shared
+            .engine
+            .upgrade()
+            .filter(|engine| engine.is_current(self.hashed_key(), self.shared.version))
     }
 
     /// Moves the deadline of the attempt's lease to `lease` from now: see [`Lease::renew`].
@@ -126,7 +136,7 @@ impl Attempt {
     pub fn renew(&self, lease: Duration) -> Result<()> {
         let Some(engine) = self.owner() else { return Err(self.fenced()) };
         let lease_ms = check_renewal(lease, *self.shared.retention.lock())?;
-        engine.renew(self.key(), self.shared.version, lease_ms)
+        engine.renew(self.hashed_key(), self.shared.version, lease_ms)
     }
 
     /// Sets how long the operation, and its result with it, is remembered after its completion: see [`Lease::retain`]. For a

@@ -139,6 +139,8 @@ pub enum Bug {
     LingererKeepsRole,
     /// A thread that lingers while the queue is poisoned does not wake the callers that wait for it with a deadline.
     LingererWakesNobody,
+    /// A later record of a key is mistaken for the one that was at the same address before.
+    RecordKnownByAddress,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

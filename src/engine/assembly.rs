@@ -142,6 +142,11 @@ impl Engine {
         (self.reclaim.moved_bytes(), self.reclaim.segments())
     }
 
+    /// Checks the process and that the store is open, for a call with a key that was admitted before.
+    pub(super) fn admit_again<'a>(&self, key: HashedKey<'a>) -> Result<HashedKey<'a>> {
+        self.admission.check_open().map(|()| key)
+    }
+
     /// Checks the process, that the store is open, and the key; then hashes the key.
     pub(super) fn admit<'a>(&self, key: Key<'a>) -> Result<HashedKey<'a>> {
         self.admission.check_open()?;

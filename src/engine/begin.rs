@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::assembly::Engine;
 use super::change::{Answer, Call, ChangeOutcome, Grant, PathRule, Written};
 use super::decide;
-use super::records::{Found, Want};
+use super::records::{Found, HashedKey, Want};
 use super::terms::{Request, Terms};
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -36,10 +36,10 @@ impl Began {
 
 impl Written {
     /// Converts a written begin record into the grant for the caller that began the attempt.
-    fn into_grant(self, terms: &Terms) -> Grant {
+    fn into_grant(self, hash: u128, terms: &Terms) -> Grant {
         let Written { version, attempt, lease, rest, .. } = self;
         let Some(claim) = lease else { unreachable!("a begin record begins a lease") };
-        Grant { version, attempt, claim, typing: terms.typing, reservation: rest }
+        Grant { hash, version, attempt, claim, typing: terms.typing, reservation: rest }
     }
 }
 
@@ -67,11 +67,13 @@ impl Engine {
             if is_answered {
                 return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
             }
-            let call = Call::beginning(hashed, request, terms);
+            let call = Call { seen: seen.found.as_ref(), ..Call::beginning(hashed, request, terms) };
             let decide = |view: &_| Ok(decide::begin(view, request, terms, takes_doubt));
             return match self.change(&call, None, decide)? {
                 ChangeOutcome::Waited => continue,
-                ChangeOutcome::Written(written) => Ok(Began::Acquired(written.into_grant(terms))),
+                ChangeOutcome::Written(written) => {
+                    Ok(Began::Acquired(written.into_grant(hashed.hash, terms)))
+                }
                 ChangeOutcome::Doubt(grant) => Ok(Began::InDoubt(grant)),
                 ChangeOutcome::InProgress { attempt } => Ok(Began::InProgress { attempt }),
                 ChangeOutcome::Completed(found) => Ok(Began::Completed(found)),
@@ -82,12 +84,12 @@ impl Engine {
 
     /// Begins another attempt to resolve the doubt about the attempt of `version`, because its side effect did not
     /// happen, or may happen again. Needs as much space as a begin; without it the operation stays in doubt.
-    pub(crate) fn begin_again(&self, key: Key<'_>, version: Version, terms: &Terms) -> Result<Grant> {
+    pub(crate) fn begin_again(&self, key: HashedKey<'_>, version: Version, terms: &Terms) -> Result<Grant> {
         let _events = crate::events::hold_back();
-        let call = Call::new(self.admit(key)?, terms, PathRule::BeginsOperation);
+        let call = Call::new(self.admit_again(key)?, terms, PathRule::BeginsOperation);
         match self.change(&call, None, |view| Ok(decide::begin_again(view, version, terms)))? {
-            ChangeOutcome::Written(written) => Ok(written.into_grant(terms)),
-            _ => Err(Error::Fenced { key: key.to_owned(), version }),
+            ChangeOutcome::Written(written) => Ok(written.into_grant(key.hash, terms)),
+            _ => Err(Error::Fenced { key: key.key.to_owned(), version }),
         }
     }
 }
@@ -157,11 +159,61 @@ mod tests {
         assert!(matches!(second, Began::InProgress { .. }), "{second:?}");
     }
 
+    #[test]
+    fn an_attempt_hashes_its_key_once_and_not_its_result() {
+        use crate::hash::tests::HASHES;
+        use crate::{Begin, Store};
+
+        let store = Store::in_memory().unwrap();
+        let Begin::Acquired(mut lease) = store.begin("k", Fingerprint::NONE).unwrap() else { panic!() };
+        lease.renew(Duration::from_secs(60)).unwrap();
+        assert!(lease.is_current());
+        lease.complete(&[7; 1_000]).unwrap();
+        lease.complete(&[7; 1_000]).unwrap();
+        drop(lease);
+        assert_eq!(HASHES.get(), 1, "begin, renew, complete, complete, drop");
+
+        drop(store.begin("doubtful", Fingerprint::NONE).unwrap());
+        let Begin::InDoubt(doubt) = store.begin("doubtful", Fingerprint::NONE).unwrap() else { panic!() };
+        HASHES.set(0);
+        doubt.begin_again().unwrap().release().unwrap();
+        assert_eq!(HASHES.get(), 0, "the doubt has the hash");
+    }
+
+    #[test]
+    fn a_begin_reads_the_last_record_once() {
+        use crate::log::reader::tests::RECORDS_READ;
+
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let terms = engine.settings().terms;
+        let key = Key::new("k");
+        let reads_of_begin = |expected: Status| {
+            RECORDS_READ.set(0);
+            let began = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
+            let reads = RECORDS_READ.get();
+            assert_eq!(engine.get(key, Patience::None).unwrap().0, expected);
+            (began, reads)
+        };
+        let (Began::Acquired(mut first), 0) = reads_of_begin(Status::InProgress) else { panic!() };
+        engine
+            .finish(first.of(key), first.version, Finish::Released, &terms, &mut first.reservation)
+            .unwrap();
+        let (Began::Acquired(second), 1) = reads_of_begin(Status::InProgress) else { panic!() };
+        assert_eq!(second.attempt, 2, "the attempts of the released record must be counted");
+        let (Began::InProgress { attempt: 2 }, 1) = reads_of_begin(Status::InProgress) else { panic!() };
+        engine.abandon(second.of(key), second.claim);
+        let (Began::InDoubt(mut doubt), 1) = reads_of_begin(Status::InDoubt) else { panic!() };
+        let finish = Finish::Completed(Value::bytes(b"r"));
+        engine.finish(doubt.of(key), doubt.version, finish, &terms, &mut doubt.reservation).unwrap();
+        let (Began::Completed(found), 1) = reads_of_begin(Status::Completed) else { panic!() };
+        assert_eq!(found.result.as_deref(), Some(&b"r"[..]));
+    }
+
     fn began_in_doubt(engine: &Arc<Engine>, key: Key<'_>) -> Grant {
         let terms = engine.settings().terms;
         let first = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         let Began::Acquired(grant) = first else { panic!("{first:?}") };
-        engine.abandon(key, grant.claim);
+        engine.abandon(grant.of(key), grant.claim);
         let second = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         let Began::InDoubt(grant) = second else { panic!("{second:?}") };
         grant
@@ -181,7 +233,7 @@ mod tests {
                 std::thread::yield_now();
             }
             let finish = Finish::Completed(Value::bytes(b"r"));
-            engine.finish(key, doubt.version, finish, &terms, &mut doubt.reservation).unwrap();
+            engine.finish(doubt.of(key), doubt.version, finish, &terms, &mut doubt.reservation).unwrap();
             beginning.join().unwrap()
         });
         let Began::Completed(found) = began else { panic!("{began:?}") };

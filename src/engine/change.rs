@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 use super::admission::Admitted;
 use super::assembly::Engine;
-use super::decide::{self, Decision, Draft};
+use super::decide::{Decision, Draft};
 use super::records::{Found, HashedKey, Want};
 use super::terms::{Request, Terms};
 use super::view::{Seen, View, mismatch};
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::{Typing, Value, encoded_bytes, max_encoded_bytes};
+use crate::format::record::{Typing, Value, max_encoded_bytes};
 use crate::key::Key;
 use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
-use crate::log::reservations::NoRoom;
+use crate::log::reservations::{NoRoom, ReservationClass};
 use crate::planted::{Bug, planted};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
@@ -31,6 +31,8 @@ use crate::sync::atomic::Ordering;
 /// The right to run one attempt, or to resolve the doubt about one.
 #[derive(Debug)]
 pub(crate) struct Grant {
+    /// The hash of the key.
+    pub(crate) hash: u128,
     pub(crate) version: Version,
     pub(crate) attempt: u32,
     pub(crate) claim: Claim,
@@ -38,6 +40,13 @@ pub(crate) struct Grant {
     pub(crate) typing: Option<Typing>,
     /// Space for the record that ends the attempt. Empty for a doubt.
     pub(crate) reservation: Reservation,
+}
+
+impl Grant {
+    /// Returns the grant's key, which its holder keeps, with its hash.
+    pub(crate) fn of<'a>(&self, key: Key<'a>) -> HashedKey<'a> {
+        HashedKey { key, hash: self.hash }
+    }
 }
 
 /// How a call behaves if the store's path leads to a different file from the open one.
@@ -61,6 +70,8 @@ pub(super) struct Call<'a> {
     pub(super) request: Option<Request>,
     pub(super) terms: &'a Terms,
     pub(super) want: Want,
+    /// The key's last record as the caller has just read it. It is not read again if it is still the last one.
+    pub(super) seen: Option<&'a Found>,
     pub(super) path_rule: PathRule,
     /// How long the call waits while another thread is changing the key.
     pub(super) flight_patience: Patience,
@@ -81,6 +92,7 @@ impl<'a> Call<'a> {
             request: None,
             terms,
             want: Want::State,
+            seen: None,
             path_rule,
             flight_patience: Patience::Endless,
             claim_patience: Patience::None,
@@ -173,7 +185,7 @@ impl Engine {
             if call.path_rule != PathRule::EndsAttempt {
                 self.path_check.look_if_due(now_ms)?;
             }
-            let mut view = self.viewer.view(key, &flight, now_ms, call.want)?;
+            let mut view = self.viewer.view(key, &flight, now_ms, (call.want, call.seen))?;
             if !call.accepts_unreadable
                 && let Some(lost) = view.unreadable.take()
             {
@@ -209,9 +221,7 @@ impl Engine {
                     let Some(found) = &view.found else { continue };
                     self.viewer.ensure_durable(found, terms.durability)?;
                     return match decision {
-                        Decision::GiveDoubt => {
-                            Ok(ChangeOutcome::Doubt(self.give_doubt(key.key, found, &flight)))
-                        }
+                        Decision::GiveDoubt => Ok(ChangeOutcome::Doubt(self.give_doubt(key, found, &flight))),
                         Decision::InDoubt => Err(left_in_doubt(key.key, found)),
                         _ => Err(mismatch(key.key)),
                     };
@@ -225,8 +235,15 @@ impl Engine {
                 },
             };
             flight.note_disk();
-            match self.reserve(key.key, &draft, set_aside.as_deref_mut())? {
-                Ok(reservation) => return self.write_draft(call, &flight, &view, &draft, reservation),
+            let version = self.versions.next()?;
+            // Encoded before space is reserved, so that the length of the record is computed once. Without space, the version
+            // stays unused.
+            let subject = (key, &view);
+            let change = Change::new(&self.records, subject, &draft, terms.retention, version, &flight);
+            match self.reserve(key.key, &change, draft.class, set_aside.as_deref_mut())? {
+                Ok(reservation) => {
+                    return self.write_change(call, &view, &draft, (version, &change), reservation);
+                }
                 Err(no_room) => {
                     drop(flight);
                     self.reclaim.make_room(no_room)?;
@@ -235,46 +252,42 @@ impl Engine {
         }
     }
 
-    /// Reserves space for the draft's record, out of `set_aside` if that is enough. For a record that begins an attempt, also
+    /// Reserves space for the record of `change`, out of `set_aside` if that is enough. For a record that begins an attempt, also
     /// reserves space for the record that ends it.
     fn reserve(
         &self,
         key: Key<'_>,
-        draft: &Draft<'_>,
+        change: &Change<'_>,
+        class: ReservationClass,
         set_aside: Option<&mut Reservation>,
     ) -> Result<Result<Reservation, NoRoom>> {
-        let cost_bytes = record_cost_bytes(encoded_bytes(key, &draft.value));
+        let cost_bytes = record_cost_bytes(change.record.size.length_bytes);
         if let Some(set_aside) = set_aside.filter(|set_aside| set_aside.bytes() >= cost_bytes) {
             return Ok(Ok(set_aside.split_all()));
         }
-        let finish_bytes = match draft.claim {
-            decide::ClaimChange::Lease { .. } => {
-                record_cost_bytes(max_encoded_bytes(key, self.settings.max_result_bytes))
-            }
-            decide::ClaimChange::Keep | decide::ClaimChange::End => 0,
+        let finish_bytes = match change.lease() {
+            Some(_) => record_cost_bytes(max_encoded_bytes(key, self.settings.max_result_bytes)),
+            None => 0,
         };
-        self.log().reserve(cost_bytes + finish_bytes, draft.class)
+        self.log().reserve(cost_bytes + finish_bytes, class)
     }
 
-    /// Writes the draft's record and applies it.
-    fn write_draft<'a>(
+    /// Writes the record of `change`, which was made of the draft, and applies it.
+    fn write_change(
         &self,
-        call: &Call<'a>,
-        flight: &FlightGuard<'_>,
+        call: &Call<'_>,
         view: &View,
-        draft: &Draft<'a>,
+        draft: &Draft<'_>,
+        (version, change): (Version, &Change<'_>),
         mut reservation: Reservation,
     ) -> Result<ChangeOutcome> {
-        let version = self.versions.next()?;
-        let subject = (call.key, view);
-        let change = Change::new(&self.records, subject, draft, call.terms.retention, version, flight);
         let lease = change.lease();
         // If the record begins a lease, it spends only what it needs. The rest is kept for the record that ends the attempt.
         let for_record = match lease {
             Some(_) => reservation.split(record_cost_bytes(change.record.size.length_bytes)),
             None => reservation.split_all(),
         };
-        self.commit(slice::from_ref(&change), for_record, draft.until)?;
+        self.commit(slice::from_ref(change), for_record, draft.until)?;
         match call.path_rule {
             PathRule::RemovesState => {}
             // An operation that has begun is ended in the open file, even if the path leads elsewhere. Its handle returns that
@@ -283,7 +296,7 @@ impl Engine {
             // The write may have triggered a path check. If that failed, no attempt must be handed out.
             PathRule::BeginsOperation => self.path_check.check().inspect_err(|_| {
                 if lease.is_some() {
-                    flight.set_claim(None);
+                    change.flight.set_claim(None);
                 }
             })?,
         }
@@ -324,19 +337,20 @@ impl Engine {
     }
 
     /// Gives the caller the right to resolve the doubt about the attempt that was found.
-    fn give_doubt(&self, key: Key<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
+    fn give_doubt(&self, key: HashedKey<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
         let (version, attempt, typing) = (found.version, found.attempt, found.typing);
         match flight.claim() {
             // The lease's deadline has passed, and this call ends the lease.
             Some(Claim::Lease { version: leased, .. }) if leased == version => {
-                crate::events::in_doubt(key, attempt);
+                crate::events::in_doubt(key.key, attempt);
             }
-            _ => crate::events::found_in_doubt(key, attempt),
+            _ => crate::events::found_in_doubt(key.key, attempt),
         }
         let number = self.doubts.fetch_add(1, Ordering::Relaxed);
         let claim = Claim::Doubt { version, attempt, number };
         flight.set_claim(Some(claim));
-        Grant { version, attempt, claim, typing, reservation: self.log().no_reservation() }
+        let reservation = self.log().no_reservation();
+        Grant { hash: key.hash, version, attempt, claim, typing, reservation }
     }
 
     /// Leaves the flight and the store's admission, and waits until another caller's claim may have ended. The call must then be

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use super::assembly::Engine;
 use super::inside::{self, InClosure};
+use super::records::HashedKey;
 use crate::error::{Error, Result};
 use crate::flights::Claim;
-use crate::key::Key;
 use crate::planted::{Bug, planted};
 use crate::status::Version;
 
@@ -17,8 +17,8 @@ impl Engine {
     ///
     /// Returns [`Error::Fenced`] if the lease was taken over or has ended. A lease whose deadline has passed can still
     /// be renewed: the attempt owns the operation until another caller takes it over.
-    pub(crate) fn renew(&self, key: Key<'_>, version: Version, lease_ms: u64) -> Result<()> {
-        let hash = self.admit(key)?.hash;
+    pub(crate) fn renew(&self, key: HashedKey<'_>, version: Version, lease_ms: u64) -> Result<()> {
+        let HashedKey { key, hash } = self.admit_again(key)?;
         let _inside = self.admission.enter()?;
         // Read the time only inside the flight, because this thread may have waited to enter it.
         let deadline_ms = || self.clock.now_ms().saturating_add(lease_ms);
@@ -32,29 +32,29 @@ impl Engine {
     }
 
     /// Whether the lease on the attempt of `version` is alive and no other caller has taken it over. Does not wait.
-    pub(crate) fn is_current(&self, key: Key<'_>, version: Version) -> bool {
+    pub(crate) fn is_current(&self, key: HashedKey<'_>, version: Version) -> bool {
         // This must come before any lock is taken: in a forked child, a thread that does not exist there may hold the
         // lock.
         if self.admission.check_open().is_err() {
             return false;
         }
-        let claim = self.flights.claim(self.log().hasher().key(key));
+        let claim = self.flights.claim(key.hash);
         matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == version)
     }
 
     /// Ends the claim of a handle that is being dropped. If its attempt has not ended, the operation is in doubt from
     /// now on. Changes memory only and cannot fail, because `drop` calls it.
-    pub(crate) fn abandon(&self, key: Key<'_>, claim: Claim) {
+    pub(crate) fn abandon(&self, key: HashedKey<'_>, claim: Claim) {
         let _events = crate::events::hold_back();
-        let has_ended = self.flights.end_claim(self.log().hasher().key(key), claim);
+        let has_ended = self.flights.end_claim(key.hash, claim);
         if has_ended && let Claim::Lease { attempt, .. } = claim {
-            crate::events::in_doubt(key, attempt);
+            crate::events::in_doubt(key.key, attempt);
         }
     }
 
     /// Registers that this thread is about to call the closure that runs under `claim`.
-    pub(crate) fn enter_closure(self: &Arc<Self>, key: Key<'_>, claim: Claim) -> InClosure {
-        inside::enter(&self.flights, self.log().hasher().key(key), claim)
+    pub(crate) fn enter_closure(self: &Arc<Self>, hash: u128, claim: Claim) -> InClosure {
+        inside::enter(&self.flights, hash, claim)
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::Options;
     use crate::engine::{Began, Terms};
-    use crate::key::Fingerprint;
+    use crate::key::{Fingerprint, Key};
     use crate::sync::Patience;
 
     fn engine() -> Arc<Engine> {
@@ -79,8 +79,8 @@ mod tests {
         let terms = Terms { patience: Patience::Endless, ..engine.settings().terms };
         let began = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
         let Began::Acquired(grant) = began else { panic!("{began:?}") };
-        let _inside = engine.enter_closure(key, grant.claim);
-        engine.renew(key, grant.version, 1_000_000).unwrap();
+        let _inside = engine.enter_closure(grant.hash, grant.claim);
+        engine.renew(grant.of(key), grant.version, 1_000_000).unwrap();
         let began = engine.begin(key, Fingerprint::NONE.into(), &terms, true);
         assert!(matches!(began, Err(Error::WouldWaitForItself { .. })), "{began:?}");
     }
@@ -93,11 +93,11 @@ mod tests {
         let key = Key::new("k");
         let began = engine.begin(key, Fingerprint::NONE.into(), &engine.settings().terms, true).unwrap();
         let Began::Acquired(grant) = began else { panic!("{began:?}") };
-        engine.renew(key, grant.version, u64::MAX).unwrap();
-        assert!(engine.is_current(key, grant.version));
-        engine.abandon(key, grant.claim);
-        assert!(matches!(engine.renew(key, grant.version, 1), Err(Error::Fenced { .. })));
-        assert!(!engine.is_current(key, grant.version));
+        engine.renew(grant.of(key), grant.version, u64::MAX).unwrap();
+        assert!(engine.is_current(grant.of(key), grant.version));
+        engine.abandon(grant.of(key), grant.claim);
+        assert!(matches!(engine.renew(grant.of(key), grant.version, 1), Err(Error::Fenced { .. })));
+        assert!(!engine.is_current(grant.of(key), grant.version));
         assert_eq!(engine.claim_count(), 0);
     }
 }

@@ -3,12 +3,12 @@
 use super::assembly::Engine;
 use super::change::{Call, ChangeOutcome, Grant, PathRule};
 use super::decide::{self, Decision};
-use super::records::{Found, Want};
+use super::records::{Found, HashedKey, Sight, Want};
 use super::terms::{Finish, Request, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
-use crate::key::Key;
 use crate::log::Reservation;
+use crate::record::{Liveness, liveness};
 use crate::status::Version;
 
 /// The outcome of recording the result that a caller found out for an attempt in doubt.
@@ -28,23 +28,56 @@ impl Engine {
     /// If this fails before the record is appended, `reservation` still holds the space that it reserved.
     pub(crate) fn finish(
         &self,
-        key: Key<'_>,
+        key: HashedKey<'_>,
         version: Version,
         finish: Finish<'_>,
         terms: &Terms,
         reservation: &mut Reservation,
     ) -> Result<Version> {
         let _events = crate::events::hold_back();
-        let hashed = self.admit(key)?;
+        let hashed = self.admit_again(key)?;
         if let Finish::Completed(value) = finish {
-            self.check_result(key, &value)?;
+            self.check_result(key.key, &value)?;
         }
         let call = Call::new(hashed, terms, PathRule::EndsAttempt);
         let outcome =
             self.change(&call, Some(reservation), |view| Ok(decide::finish(view, version, finish, terms)))?;
         match outcome {
             ChangeOutcome::Written(written) => Ok(written.version),
-            _ => Err(Error::Fenced { key: key.to_owned(), version }),
+            _ => Err(Error::Fenced { key: key.key.to_owned(), version }),
+        }
+    }
+
+    /// Compares `value` with the one that the record of `version` completed the operation with. Only the results are
+    /// compared, not how they were encoded.
+    ///
+    /// Returns [`Error::Conflict`] if they differ, and [`Error::Fenced`] or [`Error::ResultExpired`] if the store no longer
+    /// has the result, because the record was replaced or has expired.
+    pub(crate) fn check_completed_with(
+        &self,
+        key: HashedKey<'_>,
+        version: Version,
+        value: Value<'_>,
+    ) -> Result<()> {
+        let _events = crate::events::hold_back();
+        let hashed = self.admit_again(key)?;
+        let now_ms = self.clock.now_ms();
+        let compared = self.records.read(hashed, now_ms, |_, _, record| {
+            let is_own = record.version == version && liveness(record, now_ms) != Liveness::Gone;
+            is_own.then(|| match record.value.result {
+                _ if record.value.not_kept != value.result.is_none() => Some(false),
+                // The segment was reclaimed after the result had expired, and the record moved without it.
+                None if !record.value.not_kept => None,
+                result => Some(result == value.result),
+            })
+        })?;
+        let owned = || key.key.to_owned();
+        match compared {
+            Some(Sight::Read(Some(Some(true)))) => Ok(()),
+            Some(Sight::Read(Some(Some(false)))) => Err(Error::Conflict { key: owned() }),
+            Some(Sight::Read(Some(None))) => Err(Error::ResultExpired { key: owned() }),
+            Some(Sight::Unreadable(lost)) if lost.liveness != Liveness::Gone => Err(lost.error),
+            Some(_) | None => Err(Error::Fenced { key: owned(), version }),
         }
     }
 
@@ -56,14 +89,14 @@ impl Engine {
     /// Returns [`Error::Fenced`], and changes nothing, if the key now belongs to a different attempt.
     pub(crate) fn record_applied(
         &self,
-        key: Key<'_>,
+        key: HashedKey<'_>,
         doubt: &Grant,
         request: Request,
         value: Value<'_>,
         terms: &Terms,
     ) -> Result<Applied> {
         let _events = crate::events::hold_back();
-        let hashed = self.admit(key)?;
+        let hashed = self.admit_again(key)?;
         let call = Call {
             request: Some(request),
             want: Want::Result,
@@ -75,14 +108,14 @@ impl Engine {
             // The size is checked only if a record will be written. If the key is completed, the call returns what is stored,
             // whatever the size of its own result.
             if let Decision::Write(_) = decision {
-                self.check_result(key, &value)?;
+                self.check_result(key.key, &value)?;
             }
             Ok(decision)
         })?;
         match outcome {
             ChangeOutcome::Written(_) => Ok(Applied::Recorded),
             ChangeOutcome::Completed(found) => Ok(Applied::AlreadyCompleted(found)),
-            _ => Err(Error::Fenced { key: key.to_owned(), version: doubt.version }),
+            _ => Err(Error::Fenced { key: key.key.to_owned(), version: doubt.version }),
         }
     }
 }

@@ -54,6 +54,6 @@ pub(crate) use finish::Applied;
 pub(crate) use inside::InClosure;
 pub(crate) use lifecycle::Handle;
 pub use reclaim::Compaction;
-pub(crate) use records::Found;
+pub(crate) use records::{Found, HashedKey};
 pub use terms::{Durability, Expected, Next};
 pub(crate) use terms::{Finish, Request, Settings, Terms};

@@ -17,14 +17,16 @@ use crate::index::{Address, Index};
 use crate::key::{Fingerprint, Key};
 use crate::log::Log;
 use crate::log::reader::RecordLocation;
+use crate::planted::{Bug, planted};
 use crate::record::{Liveness, RecordSize, liveness, lost_liveness};
 use crate::status::Version;
 
-/// A key that was checked, and its hash. Every part of the engine takes keys in this form.
+/// A key that was checked, and its hash. Every part of the engine takes keys in this form, and a handle keeps the hash, so
+/// that an operation hashes its key once.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct HashedKey<'a> {
-    pub(super) key: Key<'a>,
-    pub(super) hash: u128,
+pub(crate) struct HashedKey<'a> {
+    pub(crate) key: Key<'a>,
+    pub(crate) hash: u128,
 }
 
 /// The content of a key's last record, and its meaning at the time of the lookup.
@@ -50,6 +52,16 @@ pub(crate) struct Found {
 }
 
 impl Found {
+    /// Whether the key of an unfinished operation has the same liveness at `now_ms` as when the record was read. False for
+    /// a completed operation, whose record is read again: a lookup may have copied its result.
+    pub(super) fn still_means_the_same(&self, now_ms: u64) -> bool {
+        match self.liveness {
+            Liveness::Begun => true,
+            Liveness::Released => now_ms < self.key_expires_ms,
+            _ => false,
+        }
+    }
+
     /// The position in the log at which the record ends.
     pub(super) fn end(&self) -> u64 {
         self.place.position + self.place.length_bytes
@@ -152,6 +164,18 @@ impl Records {
             }
             found
         })
+    }
+
+    /// Whether `found` is still the key's last record. Reads the index only.
+    ///
+    /// Without the key's flight (the per-key lock), the answer is about one moment during the call.
+    pub(super) fn is_last(&self, hash: u128, found: &Found) -> bool {
+        // Reclaiming may have freed the slot since, and a later record of the key may begin at the same address. The
+        // position tells them apart, because no two segments have the same one. It is read second: if the slot contains
+        // the same segment now, it did so when the index was read.
+        self.index.holds(hash, found.address)
+            && (planted(Bug::RecordKnownByAddress)
+                || self.log.reader().position(found.address) == found.place.position)
     }
 
     /// Calls `read` with the key's last record. Returns None if the index has no entry for the key.
@@ -292,5 +316,45 @@ pub(super) fn found_at(address: Address, place: RecordLocation, record: &Record<
         not_kept: record.value.not_kept,
         typing: record.value.typing,
         result: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::format::record::Value;
+
+    #[test]
+    fn a_later_record_at_the_same_address_is_not_the_one_that_was_read() {
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let terms = engine.settings().terms;
+        let name = Key::new("k");
+        engine.record(name, Fingerprint::NONE.into(), Value::NONE, &terms).unwrap().unwrap();
+        let key = HashedKey { key: name, hash: engine.log().hasher().key(name) };
+        let found = engine.records.lookup(key, 0, Want::State).unwrap().unwrap();
+        let is_last = || engine.records.is_last(key.hash, &found);
+        assert!(is_last());
+
+        // The slot is freed, and a later segment in it has a record of the key at the same address.
+        let reader = engine.log().reader();
+        let (slot, within) = reader.split(found.address);
+        reader.set_segment(slot, reader.sequence(slot) + 1, within + found.size.length_bytes);
+        assert!(engine.index().holds(key.hash, found.address));
+        assert!(!is_last());
+        #[cfg(feature = "__simulation")]
+        {
+            crate::planted::plant(Some(Bug::RecordKnownByAddress));
+            let mistaken = is_last();
+            crate::planted::plant(None);
+            assert!(mistaken, "the planted bug must be found");
+        }
+
+        reader.set_free(slot);
+        assert!(!is_last());
+        reader.set_segment(slot, found.place.position / engine.log().segment_bytes(), within);
+        assert!(is_last());
+        engine.index().remove(key.hash, found.address);
+        assert!(!is_last(), "the index no longer points to it");
     }
 }

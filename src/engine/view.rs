@@ -76,17 +76,23 @@ impl Viewer {
     }
 
     /// Reads the key's state, which `flight` keeps from changing. Succeeds even if the key's last record cannot be
-    /// read.
+    /// read. The record is not read if it is `seen`, which the caller read before it entered the flight.
     pub(super) fn view(
         &self,
         key: HashedKey<'_>,
         flight: &FlightGuard<'_>,
         now_ms: u64,
-        want: Want,
+        (want, seen): (Want, Option<&Found>),
     ) -> Result<View> {
         let claim = flight.claim();
         let view = View { found: None, entry: None, unreadable: None, claim, status: Status::Absent, now_ms };
-        Ok(match self.records.last_record(key, now_ms, want)? {
+        let last = match seen
+            .filter(|seen| seen.still_means_the_same(now_ms) && self.records.is_last(key.hash, seen))
+        {
+            Some(seen) => Some(Sight::Read(seen.clone())),
+            None => self.records.last_record(key, now_ms, want)?,
+        };
+        Ok(match last {
             None => view,
             Some(Sight::Read(last)) => {
                 let entry = Some(IndexEntry { address: last.address, size: last.size });
@@ -113,25 +119,21 @@ impl Viewer {
     ///
     /// - If the claim is the lease of that record, the lease existed when the index was read. The operation is in
     ///   progress.
-    /// - Otherwise the index is read again. If it points to a record of the same version, it did so when the claim was
-    ///   read, so the operation is in doubt. If not, the key was changed meanwhile, and this starts again with the
+    /// - Otherwise the index is read again. If it still points to that record, it did so when the claim was read, so the
+    ///   operation is in doubt. If not, the key was changed or its record moved meanwhile, and this starts again with the
     ///   record found now.
     pub(super) fn look(&self, key: HashedKey<'_>, mut now_ms: u64, want: Want) -> Result<Seen> {
-        let mut found = self.records.lookup(key, now_ms, want)?;
         loop {
-            let Some(Found { liveness: Liveness::Begun, version, .. }) = found else {
+            let found = self.records.lookup(key, now_ms, want)?;
+            let Some(begun) = found.as_ref().filter(|found| found.liveness == Liveness::Begun) else {
                 return Ok(Seen { status: status(found.as_ref(), None, now_ms), found, claim: None });
             };
             let claim = self.flights.claim(key.hash);
             now_ms = self.clock.now_ms();
-            let status = status(found.as_ref(), claim, now_ms);
-            if status == Status::InProgress || planted(Bug::IndexReadOnce) {
-                return Ok(Seen { status, found, claim });
-            }
-            found = self.records.lookup(key, now_ms, want)?;
-            if found
-                .as_ref()
-                .is_some_and(|found| found.liveness == Liveness::Begun && found.version == version)
+            let status = status(Some(begun), claim, now_ms);
+            if status == Status::InProgress
+                || planted(Bug::IndexReadOnce)
+                || self.records.is_last(key.hash, begun)
             {
                 return Ok(Seen { status, found, claim });
             }

@@ -284,7 +284,10 @@ mod tests {
             .map(|(name, result)| {
                 let key = engine.admit(Key::new(name)).unwrap();
                 let at = keys.iter().position(|other| other.hash == key.hash).unwrap();
-                let view = engine.viewer.view(key, &flights[at], engine.clock.now_ms(), Want::State).unwrap();
+                let view = engine
+                    .viewer
+                    .view(key, &flights[at], engine.clock.now_ms(), (Want::State, None))
+                    .unwrap();
                 let request = Request::from(crate::Fingerprint::NONE);
                 let decision = decide::record(&view, request, Value::bytes(result), &terms);
                 let Decision::Write(draft) = decision else { panic!("{decision:?}") };

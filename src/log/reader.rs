@@ -137,6 +137,8 @@ impl Reader {
         address: Address,
         read: impl FnOnce(RecordLocation, &Record<'_>) -> R,
     ) -> Result<R> {
+        #[cfg(test)]
+        tests::RECORDS_READ.set(tests::RECORDS_READ.get() + 1);
         let (slot_number, within) = self.split(address);
         let (chunk, slot) = self.slot(slot_number);
         let sequence = slot.sequence.load(Ordering::Acquire);
@@ -225,8 +227,7 @@ impl Reader {
     }
 
     /// The position in the log that `address` has now.
-    #[cfg(test)]
-    fn position(&self, address: Address) -> u64 {
+    pub(crate) fn position(&self, address: Address) -> u64 {
         let (slot, within) = self.split(address);
         self.sequence(slot) * self.segment_bytes + within
     }
@@ -292,13 +293,20 @@ fn readable(within: u64, end: u64) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::cell::Cell;
+
     use super::*;
     use crate::format::NEVER_MS;
     use crate::format::record::{Kind, Value, tie_to_position};
     use crate::key::{Fingerprint, Key};
     use crate::status::Version;
     use crate::storage::{FileStorage, MemoryStorage, write_all_at};
+
+    thread_local! {
+        /// The number of records that this thread has read.
+        pub(crate) static RECORDS_READ: Cell<u64> = const { Cell::new(0) };
+    }
 
     const PARAMETERS: Parameters = Parameters { segment_bytes: 1 << 16, file_id: [0; 16], secret: [0; 16] };
 

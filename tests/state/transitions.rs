@@ -239,6 +239,34 @@ fn completing_again_needs_the_same_bytes() {
     });
 }
 
+/// A second completion is compared with the record, so it fails once the record is gone.
+#[test]
+fn completing_again_compares_with_what_the_store_still_has() {
+    each_store(|store, clock| {
+        let mut forgotten = acquire(store, "forgotten");
+        forgotten.complete(b"one").unwrap();
+        store.forget("forgotten").unwrap();
+        assert!(matches!(forgotten.complete(b"one"), Err(Error::Fenced { .. })));
+
+        let mut replaced = acquire(store, "replaced");
+        replaced.complete(b"one").unwrap();
+        store.forget("replaced").unwrap();
+        perform(store, "replaced", b"one");
+        assert!(matches!(replaced.complete(b"one"), Err(Error::Fenced { .. })));
+
+        let mut without = acquire(store, "without");
+        let version = without.complete_without_result().unwrap();
+        assert_eq!(without.complete_without_result().unwrap(), version);
+        assert!(matches!(without.complete(b""), Err(Error::Conflict { .. })));
+
+        let mut expired = acquire(store, "expired");
+        expired.retain(seconds(60)).unwrap();
+        expired.complete(b"one").unwrap();
+        clock.advance(seconds(60));
+        assert!(matches!(expired.complete(b"one"), Err(Error::Fenced { .. })));
+    });
+}
+
 #[test]
 fn a_result_that_is_too_large_leaves_the_lease_usable() {
     let store = small().max_result(1_000).open_in_memory().unwrap();
