@@ -185,8 +185,7 @@ impl Writer {
     /// The future footer entry of the record at `within` in `slot`. None if the tail is in a different slot, or if the
     /// record is not its key's last one in the tail.
     pub(crate) fn listed_in_tail(&self, slot: u64, within: u64) -> Option<FooterEntry> {
-        let mut entries = self.tail.entries.iter().filter(|_| slot == self.tail.slot);
-        entries.find(|entry| entry.offset == within)
+        if slot == self.tail.slot { self.tail.entries.at_offset(within) } else { None }
     }
 
     /// The space that is free for new frames.
