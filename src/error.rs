@@ -129,8 +129,8 @@ pub enum Error {
         /// The version of the attempt that was fenced.
         version: Version,
     },
-    /// The result is larger than [`Options::max_result`](crate::Options::max_result) and was not recorded. Record something
-    /// smaller, for instance a reference to where the result is kept. A [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt)
+    /// The result is larger than [`Options::max_result`](crate::Options::max_result) or
+    /// [`Operation::max_result`](crate::Operation::max_result) allows, and was not recorded. Record something smaller, for instance a reference to where the result is kept. A [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt)
     /// is still usable for that. After [`Operation::run`](crate::Operation::run) the operation is completed without its result,
     /// and [`RunError::Unrecorded`](crate::RunError::Unrecorded) returns the result.
     #[non_exhaustive]

@@ -61,7 +61,7 @@ impl HeldGrant {
     }
 
     pub(crate) fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
-        let max_bytes = self.engine.settings().max_result_bytes;
+        let max_bytes = self.terms.max_result_bytes;
         self.complete_typed(typed::encode_as(self.grant.typing, result, max_bytes))
     }
 
@@ -69,7 +69,7 @@ impl HeldGrant {
     where
         T: Serialize + DeserializeOwned,
     {
-        let max_bytes = self.engine.settings().max_result_bytes;
+        let max_bytes = self.terms.max_result_bytes;
         let encoded = typed::check_codec::<C>(self.grant.typing)
             .and_then(|()| typed::encode(codec, self.grant.typing, result, max_bytes));
         self.complete_typed(encoded)

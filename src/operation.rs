@@ -89,6 +89,7 @@ struct Unchecked {
     lease: Option<Duration>,
     wait: Option<Duration>,
     durability: Option<Durability>,
+    max_result_bytes: Option<usize>,
 }
 
 impl<'a> Operation<'a> {
@@ -330,6 +331,27 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         self
     }
 
+    /// Sets the maximum length of this operation's result, in bytes, instead of
+    /// [`Options::max_result`](crate::Options::max_result). More than that is [`Error::Option`].
+    ///
+    /// A begin sets aside space in the file for a result of this length. So a program with many operations in progress
+    /// at a time, such as a consumer that begins a whole batch, should set it to what their results
+    /// need. A longer result is [`Error::TooLarge`].
+    ///
+    /// ```
+    /// use oncekey::{Begin, Error, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let Begin::Acquired(mut lease) = store.operation("ship:7").max_result(16).begin()? else { unreachable!() };
+    /// assert!(matches!(lease.complete(&[0; 17]), Err(Error::TooLarge { limit_bytes: 16, .. })));
+    /// lease.complete(b"parcel 99")?;
+    /// # Ok::<(), Error>(())
+    /// ```
+    pub fn max_result(mut self, bytes: usize) -> Self {
+        self.unchecked.max_result_bytes = Some(bytes);
+        self
+    }
+
     /// Begins an attempt without running a closure: [`Store::begin`](crate::Store::begin) with the request, terms and codec of
     /// this operation. For a side effect that ends elsewhere, in another function or thread.
     ///
@@ -379,7 +401,17 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         };
         let durability = self.unchecked.durability.unwrap_or(defaults.durability);
         let patience = self.unchecked.wait.map_or(Patience::None, Patience::of);
-        Ok(Terms { durability, begin_unsynced, retention, lease_ms, typing: self.typing(), patience })
+        let max_result_bytes = self.max_result_bytes();
+        if max_result_bytes > defaults.max_result_bytes {
+            let reason = format!("{max_result_bytes} bytes; the store allows {}", defaults.max_result_bytes);
+            return Err(Error::Option { option: "max_result", reason });
+        }
+        let typing = self.typing();
+        Ok(Terms { durability, begin_unsynced, retention, lease_ms, typing, patience, max_result_bytes })
+    }
+
+    fn max_result_bytes(&self) -> usize {
+        self.unchecked.max_result_bytes.unwrap_or(self.engine.settings().terms.max_result_bytes)
     }
 
     /// The typing that a begin record stores, so that a later completion uses the same codec.

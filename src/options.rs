@@ -373,9 +373,11 @@ impl Options {
             retention,
             lease_ms,
             patience: Patience::None,
+            // Set by `settings_for`, which knows the segment size of the file.
+            max_result_bytes: 0,
         };
         let result_retention_ms = self.result_retention.map(whole_ms);
-        self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms, max_result_bytes: 0 })
+        self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms })
     }
 
     fn check_max_size(&self, segment_bytes: u64) -> Result<()> {
@@ -422,7 +424,8 @@ impl Options {
             Some(wanted) => wanted as u64,
             None => DEFAULT_MAX_RESULT_BYTES.min(largest),
         };
-        Ok(Settings { max_result_bytes: usize::try_from(wanted).unwrap_or(usize::MAX), ..settings })
+        let max_result_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
+        Ok(Settings { terms: Terms { max_result_bytes, ..settings.terms }, ..settings })
     }
 }
 

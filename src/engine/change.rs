@@ -240,7 +240,7 @@ impl Engine {
             // stays unused.
             let subject = (key, &view);
             let change = Change::new(&self.records, subject, &draft, terms.retention, version, &flight);
-            match self.reserve(key.key, &change, draft.class, set_aside.as_deref_mut())? {
+            match self.reserve(call, &change, draft.class, set_aside.as_deref_mut())? {
                 Ok(reservation) => {
                     return self.write_change(call, &view, &draft, (version, &change), reservation);
                 }
@@ -256,7 +256,7 @@ impl Engine {
     /// reserves space for the record that ends it.
     fn reserve(
         &self,
-        key: Key<'_>,
+        call: &Call<'_>,
         change: &Change<'_>,
         class: ReservationClass,
         set_aside: Option<&mut Reservation>,
@@ -266,7 +266,7 @@ impl Engine {
             return Ok(Ok(set_aside.split_all()));
         }
         let finish_bytes = match change.lease() {
-            Some(_) => record_cost_bytes(max_encoded_bytes(key, self.settings.max_result_bytes)),
+            Some(_) => record_cost_bytes(max_encoded_bytes(call.key.key, call.terms.max_result_bytes)),
             None => 0,
         };
         self.log().reserve(cost_bytes + finish_bytes, class)
@@ -425,14 +425,15 @@ impl Engine {
             }
         }
     }
+}
 
-    pub(super) fn check_result(&self, key: Key<'_>, value: &Value<'_>) -> Result<()> {
-        let (length_bytes, limit_bytes) = (value.result_bytes(), self.settings.max_result_bytes);
-        if length_bytes <= limit_bytes {
-            return Ok(());
-        }
-        Err(Error::TooLarge { key: key.to_owned(), length_bytes, limit_bytes })
+/// Refuses a result that is larger than `terms` allow.
+pub(super) fn check_result(key: Key<'_>, value: &Value<'_>, terms: &Terms) -> Result<()> {
+    let (length_bytes, limit_bytes) = (value.result_bytes(), terms.max_result_bytes);
+    if length_bytes <= limit_bytes {
+        return Ok(());
     }
+    Err(Error::TooLarge { key: key.to_owned(), length_bytes, limit_bytes })
 }
 
 /// The error of a call that finds an operation in doubt and does not resolve it. Also emits the event.

@@ -314,6 +314,7 @@ mod tests {
             lease_ms: Some(100),
             typing: None,
             patience: Patience::None,
+            max_result_bytes: 1 << 10,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Calls that change a key without an attempt: record a completed operation, forget, compare-and-set.
 
 use super::assembly::Engine;
-use super::change::{Answer, Call, ChangeOutcome, PathRule};
+use super::change::{Answer, Call, ChangeOutcome, PathRule, check_result};
 use super::decide;
 use super::records::Found;
 use super::terms::{Expected, Next, Request, Terms};
@@ -32,7 +32,7 @@ impl Engine {
     ) -> Result<std::result::Result<Version, Found>> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
-        self.check_result(key, &value)?;
+        check_result(key, &value, terms)?;
         let call = Call::beginning(hashed, request, terms);
         let outcome = loop {
             match self.change(&call, None, |view| Ok(decide::record(view, request, value, terms)))? {
@@ -78,7 +78,7 @@ impl Engine {
             Next::Completed { result, .. } => Value { typing, ..Value::bytes(result) },
             Next::Absent | Next::InDoubt { .. } => Value::NONE,
         };
-        self.check_result(key, &value)?;
+        check_result(key, &value, terms)?;
         let rules = Call::new(hashed, terms, PathRule::RemovesState);
         let call = Call { accepts_unreadable: true, compares: true, ..rules };
         let decide = |view: &View| Ok(decide::compare_and_set(view, expected, next, value, terms));

@@ -1,7 +1,7 @@
 //! Ends attempts: with a result, without one, or, for an attempt in doubt, with the result that a caller has found out since.
 
 use super::assembly::Engine;
-use super::change::{Call, ChangeOutcome, Grant, PathRule};
+use super::change::{Call, ChangeOutcome, Grant, PathRule, check_result};
 use super::decide::{self, Decision};
 use super::records::{Found, HashedKey, Sight, Want};
 use super::terms::{Finish, Request, Terms};
@@ -37,7 +37,7 @@ impl Engine {
         let _events = crate::events::hold_back();
         let hashed = self.admit_again(key)?;
         if let Finish::Completed(value) = finish {
-            self.check_result(key.key, &value)?;
+            check_result(key.key, &value, terms)?;
         }
         let call = Call::new(hashed, terms, PathRule::EndsAttempt);
         let outcome =
@@ -108,7 +108,7 @@ impl Engine {
             // The size is checked only if a record will be written. If the key is completed, the call returns what is stored,
             // whatever the size of its own result.
             if let Decision::Write(_) = decision {
-                self.check_result(key.key, &value)?;
+                check_result(key.key, &value, terms)?;
             }
             Ok(decision)
         })?;

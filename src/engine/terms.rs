@@ -78,6 +78,8 @@ pub(crate) struct Terms {
     pub(crate) typing: Option<Typing>,
     /// How long the call waits for other callers in total, counted from its start.
     pub(crate) patience: Patience,
+    /// The maximum length of the result. A begin reserves space for a result of this length.
+    pub(crate) max_result_bytes: usize,
 }
 
 /// The settings of a store.
@@ -86,7 +88,6 @@ pub(crate) struct Settings {
     pub(crate) terms: Terms,
     /// The retention that was set for results. None means that results are kept as long as their keys.
     pub(crate) result_retention_ms: Option<u64>,
-    pub(crate) max_result_bytes: usize,
 }
 
 /// How an attempt ends.

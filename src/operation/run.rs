@@ -296,7 +296,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         C: Codec,
         T: Serialize + DeserializeOwned,
     {
-        typed::encode(&self.codec, self.typing(), result, self.engine.settings().max_result_bytes)
+        typed::encode(&self.codec, self.typing(), result, self.max_result_bytes())
     }
 
     fn decode<T: Serialize + DeserializeOwned>(&self, found: &Found) -> Result<T>

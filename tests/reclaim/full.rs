@@ -63,6 +63,34 @@ fn a_full_store_refuses_begins_but_not_completions() {
     assert!(store.get("space again").unwrap().is_completed());
 }
 
+/// Without a limit of its own, each begin reserves space for the largest result that the store allows.
+#[test]
+fn an_operation_reserves_space_for_its_own_maximum_result() {
+    let store = small().max_result(4_000).open_in_memory().unwrap();
+    let reserved_bytes = |operation: oncekey::Operation<'_>| {
+        let before = store.stats().reserved_bytes;
+        let Begin::Acquired(lease) = operation.begin().unwrap() else { unreachable!() };
+        let reserved_bytes = store.stats().reserved_bytes - before;
+        drop(lease);
+        reserved_bytes
+    };
+    let (whole, part) =
+        (reserved_bytes(store.operation("a")), reserved_bytes(store.operation("b").max_result(16)));
+    assert_eq!(whole - part, 4_000 - 16, "{whole} and {part}");
+    let refused = store.operation("c").max_result(4_001).begin();
+    assert!(matches!(refused, Err(Error::Option { option: "max_result", .. })), "{refused:?}");
+    let refused = store.operation("c").max_result(16).record(&[0; 17]);
+    assert!(matches!(refused, Err(Error::TooLarge { limit_bytes: 16, .. })), "{refused:?}");
+    let unrecorded = store.operation("c").max_result(16).run(|_| Ok::<_, String>([7_u8; 32]));
+    let Err(oncekey::RunError::Unrecorded {
+        result, source: Error::TooLarge { limit_bytes: 16, .. }, ..
+    }) = unrecorded
+    else {
+        panic!("{unrecorded:?}")
+    };
+    assert_eq!(*result, [7; 32]);
+}
+
 /// The smaller the operations are, the larger the share of a segment that its footer takes.
 #[test]
 fn a_store_full_of_the_smallest_operations_can_complete_them() {
