@@ -116,7 +116,7 @@ impl Bench {
 
     /// Adds the metrics of one contestant in one round, and prints the most important ones.
     pub fn add_sample(&self, subject: &Subject, contestant: &str, round: u32, metrics: Metrics) {
-        let printed = ["operations_per_second", "mean_ns", "p99_ns", "open_ns", "anonymous_bytes"];
+        let printed = [results::RATE, results::CPU, "mean_ns", "p99_ns", "open_ns", "anonymous_bytes"];
         let shown: Vec<String> = printed
             .iter()
             .filter_map(|metric| Some(results::readable(metric, *metrics.get(*metric)?)))

@@ -6,8 +6,9 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::Mutex;
 
+use crate::group::GroupCommit;
 use crate::operations::{Key, RESULT};
 
 /// The size of a frame header, which oncekey writes once for each commit.
@@ -126,122 +127,64 @@ impl SingleThreadFloor {
     }
 }
 
-/// The floor for several threads: a bare group commit. A thread that finds no leader becomes the leader, and writes and syncs
-/// the gathering batch for all its followers. Meanwhile it does not hold the lock of the queue, so the next batch can gather.
+/// The floor for several threads: a group commit without anything else.
 pub struct GroupCommitFloor {
-    /// Only the leader locks this.
+    /// Held while writing, but not while syncing, so that threads can write during a sync.
     tail: Mutex<Tail>,
-    queue: Mutex<Queue>,
-    /// The wait points of batches with even and with odd numbers. Two are enough, because only one batch gathers while
-    /// another is being committed.
-    gates: [Condvar; 2],
-}
-
-#[derive(Default)]
-struct Queue {
-    /// The bytes of the gathering batch.
-    gathering: Vec<u8>,
-    /// Whether a thread of the gathering batch needs only the write, so that it has to be woken before the sync.
-    wants_write: bool,
-    /// Whether a thread of the gathering batch needs the sync.
-    wants_sync: bool,
-    /// The buffer of the previous batch, which the next batch reuses.
-    spare: Vec<u8>,
-    /// The number of the gathering batch.
-    number: u64,
-    /// The number of the last written batch.
-    written: u64,
-    /// The number of the last synced batch.
-    synced: u64,
-    has_leader: bool,
-}
-
-/// How far a record must have got when the call returns.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Until {
-    Written,
-    Synced,
+    /// The same file.
+    synced: File,
+    group: GroupCommit<Vec<u8>>,
 }
 
 impl GroupCommitFloor {
     pub fn new(directory: &Path, space: FileSpace) -> GroupCommitFloor {
-        let queue = Queue { gathering: vec![1; FRAME_HEADER_BYTES], number: 1, ..Queue::default() };
-        let tail = Mutex::new(Tail::new(directory, space));
-        GroupCommitFloor { tail, queue: Mutex::new(queue), gates: Default::default() }
+        let tail = Tail::new(directory, space);
+        let synced = tail.file.try_clone().expect("cannot duplicate the handle of the floor's file");
+        GroupCommitFloor { tail: Mutex::new(tail), synced, group: GroupCommit::new() }
     }
 
-    fn gate(&self, number: u64) -> &Condvar {
-        &self.gates[(number & 1) as usize]
-    }
-
-    /// Adds a record to the gathering batch and returns once that batch is written or synced.
-    fn commit(&self, record: &[u8], until: Until) {
-        let mut queue = self.queue.lock();
-        queue.gathering.extend_from_slice(record);
-        queue.wants_write |= until == Until::Written;
-        queue.wants_sync |= until == Until::Synced;
-        let batch = queue.number;
-        while batch > if until == Until::Written { queue.written } else { queue.synced } {
-            if queue.has_leader {
-                self.gate(batch).wait(&mut queue);
-            } else {
-                queue = self.lead(queue);
-            }
-        }
-    }
-
-    /// Commits the gathering batch as its leader. The batch contains the caller's record, because an earlier batch would
-    /// already have been committed.
-    fn lead<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
-        queue.has_leader = true;
-        let mut spare = std::mem::take(&mut queue.spare);
-        spare.resize(FRAME_HEADER_BYTES, 1);
-        let mut batch = std::mem::replace(&mut queue.gathering, spare);
-        let wants_write = std::mem::take(&mut queue.wants_write);
-        let wants_sync = std::mem::take(&mut queue.wants_sync);
-        let number = queue.number;
-        queue.number += 1;
-        drop(queue);
+    /// Writes these bytes without a sync. A write takes less time than waiting for another thread's write.
+    fn write(&self, bytes: &[u8]) {
         let mut tail = self.tail.lock();
-        let position = tail.advance(batch.len());
-        tail.file.write_all_at(&batch, position).expect("the floor cannot write to its file");
-        if wants_sync {
-            if wants_write {
-                self.queue.lock().written = number;
-                self.gate(number).notify_all();
+        let position = tail.advance(bytes.len());
+        tail.file.write_all_at(bytes, position).expect("the floor cannot write to its file");
+    }
+
+    /// Adds a record to the gathering batch and returns once that batch is synced.
+    fn commit(&self, record: &[u8]) {
+        let add = |batch: &mut Vec<u8>| {
+            if batch.is_empty() {
+                batch.resize(FRAME_HEADER_BYTES, 1);
             }
-            tail.file.sync_data().expect("the floor cannot sync its file");
-        }
-        drop(tail);
-        batch.clear();
-        let mut queue = self.queue.lock();
-        queue.has_leader = false;
-        queue.written = number;
-        if wants_sync {
-            queue.synced = number;
-        }
-        queue.spare = batch;
-        self.gate(number).notify_all();
-        if queue.gathering.len() > FRAME_HEADER_BYTES {
-            self.gate(number + 1).notify_one();
-        }
-        queue
+            batch.extend_from_slice(record);
+        };
+        let commit = |batch: &mut Vec<u8>| {
+            self.write(batch);
+            self.synced.sync_data().expect("the floor cannot sync its file");
+            batch.clear();
+        };
+        self.group.commit(add, commit);
     }
 
     /// Writes and syncs a record.
     pub fn record(&self) {
-        self.commit(&FRAME[..RECORD_BYTES], Until::Synced);
+        self.commit(&FRAME[..RECORD_BYTES]);
+    }
+
+    /// Writes a record without a sync.
+    pub fn record_buffered(&self) {
+        self.write(&FRAME);
     }
 
     /// Writes and syncs a begin, then a record.
     pub fn begin_and_complete(&self) {
-        self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Synced);
+        self.commit(&BEGIN_FRAME[..BEGIN_BYTES]);
         self.record();
     }
 
-    /// Waits until a begin is written, then until a record is synced. The begin becomes durable together with the record.
+    /// Writes a begin without a sync, then writes a record and syncs both.
     pub fn rerun(&self) {
-        self.commit(&BEGIN_FRAME[..BEGIN_BYTES], Until::Written);
+        self.write(&BEGIN_FRAME);
         self.record();
     }
 }

@@ -2,65 +2,45 @@
 
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::contestant::{Contestant, Reader};
+use crate::group::GroupCommit;
 use crate::operations::Change;
 
-/// A store inside a group commit. Threads add their changes to the gathering batch. A thread that finds no leader becomes the
-/// leader and commits the batch for all its followers, while the next batch gathers.
+/// A store inside a group commit, which commits the changes of all waiting threads in one commit of the store.
 pub struct Grouped<C> {
     contestant: C,
-    queue: Mutex<Queue>,
+    group: GroupCommit<Batch>,
 }
 
 #[derive(Default)]
-struct Queue {
-    gathering: Vec<Change>,
-    gate: Arc<Gate>,
-    has_leader: bool,
-}
-
-/// Per-batch wait point: followers block here until their batch is committed.
-#[derive(Default)]
-struct Gate {
-    committed: Condvar,
-    applied: OnceLock<Vec<bool>>,
+struct Batch {
+    changes: Vec<Change>,
+    /// Which changes were applied, once the batch is committed. The threads of the batch share it.
+    applied: Arc<OnceLock<Vec<bool>>>,
 }
 
 impl<C> Grouped<C> {
     pub fn new(contestant: C) -> Grouped<C> {
-        Grouped { contestant, queue: Mutex::default() }
+        Grouped { contestant, group: GroupCommit::new() }
     }
 }
 
 impl<C: Contestant> Contestant for Grouped<C> {
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
-        let mut queue = self.queue.lock();
-        let gate = Arc::clone(&queue.gate);
-        let start = queue.gathering.len();
-        queue.gathering.extend_from_slice(changes);
-        loop {
-            if let Some(applied) = gate.applied.get() {
-                return applied[start..start + changes.len()].to_vec();
-            }
-            if queue.has_leader {
-                gate.committed.wait(&mut queue);
-                continue;
-            }
-            // There is no leader and this thread's batch is not committed, so this batch is still the gathering one.
-            queue.has_leader = true;
-            let batch = std::mem::take(&mut queue.gathering);
-            queue.gate = Arc::default();
-            drop(queue);
-            let applied = self.contestant.apply(&batch);
-            queue = self.queue.lock();
-            queue.has_leader = false;
-            gate.applied.set(applied).expect("a batch should be committed once");
-            gate.committed.notify_all();
-            // Wake only one waiter of the next batch, to lead it. The others would go back to sleep.
-            queue.gate.committed.notify_one();
-        }
+        let add = |batch: &mut Batch| {
+            let start = batch.changes.len();
+            batch.changes.extend_from_slice(changes);
+            (start, Arc::clone(&batch.applied))
+        };
+        let commit = |batch: &mut Batch| {
+            let applied = self.contestant.apply(&batch.changes);
+            batch.applied.set(applied).expect("a batch should be committed once");
+            batch.changes.clear();
+            batch.applied = Arc::default();
+        };
+        let (start, applied) = self.group.commit(add, commit);
+        let applied = applied.get().expect("the batch should be committed when the call returns");
+        applied[start..start + changes.len()].to_vec()
     }
 
     fn sync(&self) {

@@ -4,14 +4,24 @@ use std::sync::Barrier;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::conditions::Work;
 use crate::latency::Latencies;
-use crate::results::Metrics;
+use crate::machine::cpu_time;
+use crate::results::{CPU, Metrics, RATE};
 
-/// The number of threads, and the time for which they are measured.
+/// The number of threads, what each of them does between two operations, and the time for which they are measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Load {
     pub threads: u32,
     pub duration: Duration,
+    pub work: Work,
+}
+
+impl Load {
+    /// Returns a load of threads that start their next operation as soon as the last one has returned.
+    pub fn full(threads: u32, duration: Duration) -> Load {
+        Load { threads, duration, work: Work::None }
+    }
 }
 
 const WARMING: u8 = 0;
@@ -23,19 +33,26 @@ const OVER: u8 = 2;
 pub struct Timings {
     pub latencies: Latencies,
     pub elapsed: Duration,
+    /// The CPU time of the process while they were measured.
+    pub cpu: Option<Duration>,
 }
 
 impl Timings {
     pub fn metrics(&self) -> Metrics {
-        let Timings { latencies, elapsed } = self;
-        Metrics::from([
-            ("operations_per_second".to_owned(), latencies.count() as f64 / elapsed.as_secs_f64()),
+        let Timings { latencies, elapsed, cpu } = self;
+        let operations = latencies.count() as f64;
+        let mut metrics = Metrics::from([
+            (RATE.to_owned(), operations / elapsed.as_secs_f64()),
             ("mean_ns".to_owned(), latencies.mean()),
             ("p50_ns".to_owned(), latencies.quantile(0.5)),
             ("p99_ns".to_owned(), latencies.quantile(0.99)),
             ("p999_ns".to_owned(), latencies.quantile(0.999)),
             ("worst_ns".to_owned(), latencies.highest()),
-        ])
+        ]);
+        if let Some(cpu) = cpu {
+            metrics.insert(CPU.to_owned(), cpu.as_nanos() as f64 / operations.max(1.0));
+        }
+        metrics
     }
 }
 
@@ -68,22 +85,22 @@ where
                         if phase_before == MEASURING && phase.load(Ordering::Relaxed) == MEASURING {
                             latencies.record(after - before);
                         }
-                        before = after;
+                        before = load.work.perform(after);
                     }
                 })
             })
             .collect();
         ready.wait();
         std::thread::sleep(load.duration / 5);
-        let start = Instant::now();
+        let (start, cpu_before) = (Instant::now(), cpu_time());
         phase.store(MEASURING, Ordering::Relaxed);
         std::thread::sleep(load.duration);
         phase.store(OVER, Ordering::Relaxed);
-        let elapsed = start.elapsed();
+        let (elapsed, cpu) = (start.elapsed(), cpu_time() - cpu_before);
         let mut latencies = Latencies::new();
         for thread in threads {
             latencies.merge(&thread.join().expect("a thread of the load panicked"));
         }
-        Timings { latencies, elapsed }
+        Timings { latencies, elapsed, cpu: Some(cpu) }
     })
 }

@@ -1,10 +1,12 @@
-//! The machine and the versions of a measurement; the memory of this process and the disk space of files.
+//! The machine and the versions of a measurement; the CPU time and the memory of this process and the disk space of files.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 
 /// The environment of a run, which is stored with its figures.
@@ -62,6 +64,11 @@ impl Machine {
             date: output("date", &["--utc", "+%Y-%m-%d"]),
         }
     }
+}
+
+/// Returns the CPU time of all threads of this process so far, in user mode and in the kernel.
+pub fn cpu_time() -> Duration {
+    clock_gettime(ClockId::ProcessCPUTime).try_into().expect("CPU time should not be negative")
 }
 
 /// Returns the anonymous memory of this process, in bytes.

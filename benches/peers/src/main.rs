@@ -14,9 +14,11 @@
 
 mod operations;
 mod contestant;
+mod group;
 mod grouped;
 mod stores;
 mod roster;
+mod conditions;
 mod arguments;
 mod machine;
 mod results;
@@ -27,6 +29,7 @@ mod sharded_map;
 mod bench;
 mod child;
 mod measure;
+mod turn;
 mod draw;
 
 use std::process::ExitCode;
@@ -37,8 +40,9 @@ use bench::Bench;
 /// The name of a command, and the function that runs it.
 type Measure = (&'static str, fn(&Bench));
 
-const MEASURES: [Measure; 7] = [
+const MEASURES: [Measure; 8] = [
     ("commit", measure::commit::run),
+    ("conditions", measure::conditions::run),
     ("replay", measure::replay::run),
     ("buffered", measure::buffered::run),
     ("open", measure::open::run),
@@ -59,6 +63,9 @@ fn main() -> ExitCode {
         child::run(&words[1..]);
         return ExitCode::SUCCESS;
     }
+    if words.first().is_some_and(|word| word == conditions::NEIGHBOUR) {
+        conditions::run_neighbour();
+    }
     if words.iter().any(|word| word == "--help") {
         println!("{USAGE}");
         return ExitCode::SUCCESS;
@@ -72,6 +79,10 @@ fn main() -> ExitCode {
     };
     if arguments.command == "draw" {
         draw::run(&arguments);
+        return ExitCode::SUCCESS;
+    }
+    if arguments.command == "turn" {
+        turn::run(&arguments);
         return ExitCode::SUCCESS;
     }
     let wanted: Vec<Measure> = MEASURES

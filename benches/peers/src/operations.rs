@@ -1,4 +1,4 @@
-//! The keys and results that are written and looked up. They are the same for every store.
+//! The measured operations, and the keys and results that are written and looked up. They are the same for every store.
 
 /// A key: 36 bytes, as long and as random as a UUID in text form.
 pub type Key = [u8; 36];
@@ -7,6 +7,32 @@ pub type Key = [u8; 36];
 pub const RESULT: &[u8] = &[7; 256];
 /// The value of an operation that has begun, in stores that know only keys and values.
 pub const BEGUN: &[u8] = &[1; 16];
+
+/// How an operation is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Case {
+    /// One durable record, with the result.
+    Record,
+    /// A durable begin, then a durable completion.
+    BeginAndComplete,
+    /// A begin that is only written, then a durable completion.
+    Rerun,
+    /// One record that is written but not synced. The command `buffered` measures it.
+    Buffered,
+}
+
+impl Case {
+    pub const ALL: [Case; 4] = [Case::Record, Case::BeginAndComplete, Case::Rerun, Case::Buffered];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Case::Record => "record",
+            Case::BeginAndComplete => "begin and complete",
+            Case::Rerun => "rerun",
+            Case::Buffered => "buffered",
+        }
+    }
+}
 
 /// A set of keys. Two sets have no key in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

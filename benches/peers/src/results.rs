@@ -11,6 +11,11 @@ use crate::machine::Machine;
 
 pub type Metrics = BTreeMap<String, f64>;
 
+/// The metric of throughput.
+pub const RATE: &str = "operations_per_second";
+/// The metric of CPU time, of the process and of the operating system on its behalf.
+pub const CPU: &str = "cpu_per_operation_ns";
+
 /// The subject of a measurement. Samples of the same subject are comparable.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Subject {

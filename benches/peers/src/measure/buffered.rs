@@ -1,18 +1,23 @@
-//! Single records that are not synced, and many records that become durable together.
+//! Single records that are not synced, by one thread and by several, and many records that become durable together.
 
 use std::time::{Duration, Instant};
 
+use super::commit;
 use crate::bench::Bench;
 use crate::contestant::{Contestant, Durability, FLOOR};
 use crate::floor::{FRAME_HEADER_BYTES, FileSpace, RECORD_BYTES, SingleThreadFloor};
 use crate::load::{self, Load};
-use crate::operations::{Change, Key, KeySet, RESULT, key};
-use crate::results::{Metrics, Subject};
+use crate::machine::cpu_time;
+use crate::operations::{Case, Change, Key, KeySet, RESULT, key};
+use crate::results::{CPU, Metrics, RATE, Subject};
 
 /// The number of records that become durable together.
 const BATCH: u64 = 100;
 /// The number of keys that are generated before the clock starts and then written. Generating them is not measured.
 const CHUNK: u64 = 10_000;
+/// The numbers of threads that record besides the one thread of [`chunks`]. They generate their keys and read the clock between
+/// records.
+const SEVERAL: [u32; 2] = [2, 8];
 
 pub fn run(bench: &Bench) {
     let duration = bench.arguments.duration;
@@ -33,7 +38,20 @@ pub fn run(bench: &Bench) {
             bench.add_sample(&single, setup.name, round, metrics);
         }
 
-        let load = Load { threads: 1, duration };
+        for threads in SEVERAL {
+            let subject = Subject::new("buffered", "record", threads, 0);
+            let load = Load::full(threads, duration);
+            let scratch = bench.scratch_directory();
+            let floor = commit::floor(Case::Buffered, load, &scratch, FileSpace::Preallocated);
+            bench.add_sample(&subject, FLOOR, round, floor);
+            for setup in bench.plain_setups() {
+                let scratch = bench.scratch_directory();
+                let metrics = commit::turn(setup, Case::Buffered, load, &scratch, bench.next_measurement());
+                bench.add_sample(&subject, setup.name, round, metrics);
+            }
+        }
+
+        let load = Load::full(1, duration);
         let frames = vec![1; (FRAME_HEADER_BYTES + RECORD_BYTES) * BATCH as usize];
         let outcome = load::run(load, |_| {
             || {
@@ -57,22 +75,23 @@ pub fn run(bench: &Bench) {
 fn chunks(bench: &Bench, mut write: impl FnMut(&Key)) -> Metrics {
     let measurement = bench.next_measurement();
     let warming = bench.arguments.duration / 5;
-    let (mut next, mut spent, mut counted) = (0, Duration::ZERO, (0_u64, Duration::ZERO));
+    let (mut next, mut spent, mut counted) = (0, Duration::ZERO, (0_u64, Duration::ZERO, Duration::ZERO));
     while counted.1 < bench.arguments.duration {
         let keys: Vec<Key> = (next..next + CHUNK)
             .map(|number| key(KeySet::Written { measurement, thread: 0 }, number))
             .collect();
-        let start = Instant::now();
+        let (start, cpu_before) = (Instant::now(), cpu_time());
         keys.iter().for_each(&mut write);
-        let took = start.elapsed();
+        let (took, cpu) = (start.elapsed(), cpu_time() - cpu_before);
         if spent >= warming {
-            counted = (counted.0 + CHUNK, counted.1 + took);
+            counted = (counted.0 + CHUNK, counted.1 + took, counted.2 + cpu);
         }
         spent += took;
         next += CHUNK;
     }
     let mean = counted.1.as_nanos() as f64 / counted.0 as f64;
-    Metrics::from([("mean_ns".to_owned(), mean), ("operations_per_second".to_owned(), 1e9 / mean)])
+    let cpu = counted.2.as_nanos() as f64 / counted.0 as f64;
+    Metrics::from([("mean_ns".to_owned(), mean), (RATE.to_owned(), 1e9 / mean), (CPU.to_owned(), cpu)])
 }
 
 /// Measures batches of [`BATCH`] records that become durable together.
@@ -91,11 +110,13 @@ fn batches(contestant: &dyn Contestant, load: Load, measurement: u64) -> Metrics
     of_batches(load::run(load, worker).metrics())
 }
 
-/// Converts the rate of batches to a rate of records. The latencies remain those of a batch.
+/// Converts the rate and the CPU time of batches to those of records. The latencies remain those of a batch.
 fn of_batches(mut metrics: Metrics) -> Metrics {
     for (metric, value) in &mut metrics {
-        if metric == "operations_per_second" {
+        if metric == RATE {
             *value *= BATCH as f64;
+        } else if metric == CPU {
+            *value /= BATCH as f64;
         }
     }
     metrics

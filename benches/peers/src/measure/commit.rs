@@ -6,36 +6,15 @@ use crate::bench::Bench;
 use crate::contestant::{Contestant, Durability, FLOOR, FLOOR_THAT_GROWS, ONCEKEY, ONCEKEY_SIZED};
 use crate::floor::{FileSpace, GroupCommitFloor, SingleThreadFloor};
 use crate::load::{self, Load};
-use crate::operations::{KeySet, key};
+use crate::operations::{Case, KeySet, key};
 use crate::results::{Metrics, Subject};
 use crate::roster::Setup;
-
-/// How an operation is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Case {
-    /// One durable record, with the result.
-    Record,
-    /// A durable begin, then a durable completion.
-    BeginAndComplete,
-    /// A begin that is only written, then a durable completion.
-    Rerun,
-}
-
-impl Case {
-    pub fn name(self) -> &'static str {
-        match self {
-            Case::Record => "record",
-            Case::BeginAndComplete => "begin and complete",
-            Case::Rerun => "rerun",
-        }
-    }
-}
 
 pub fn run(bench: &Bench) {
     for threads in bench.arguments.threads.clone() {
         for case in [Case::Record, Case::BeginAndComplete, Case::Rerun] {
             let subject = Subject::new("commit", case.name(), threads, 0);
-            let load = Load { threads, duration: bench.arguments.duration };
+            let load = Load::full(threads, bench.arguments.duration);
             for round in 0..bench.arguments.rounds {
                 bench.add_sample(
                     &subject,
@@ -49,10 +28,8 @@ pub fn run(bench: &Bench) {
                 let takes_part =
                     |setup: &&Setup| case != Case::Rerun || [ONCEKEY, ONCEKEY_SIZED].contains(&setup.name);
                 for setup in bench.arguments.setups.iter().filter(takes_part) {
-                    let scratch = bench.scratch_directory();
-                    let contestant = (setup.open)(&scratch, Durability::Synced);
-                    let metrics = perform(&*contestant, case, load, bench.next_measurement());
-                    contestant.close();
+                    let metrics =
+                        turn(setup, case, load, &bench.scratch_directory(), bench.next_measurement());
                     bench.add_sample(&subject, setup.name, round, metrics);
                 }
             }
@@ -68,6 +45,7 @@ pub fn floor(case: Case, load: Load, directory: &Path, space: FileSpace) -> Metr
             Case::Record => SingleThreadFloor::record,
             Case::BeginAndComplete => SingleThreadFloor::begin_and_complete,
             Case::Rerun => SingleThreadFloor::rerun,
+            Case::Buffered => SingleThreadFloor::record_buffered,
         };
         load::run(load, |_| || operation(&bare)).metrics()
     } else {
@@ -76,9 +54,22 @@ pub fn floor(case: Case, load: Load, directory: &Path, space: FileSpace) -> Metr
             Case::Record => GroupCommitFloor::record,
             Case::BeginAndComplete => GroupCommitFloor::begin_and_complete,
             Case::Rerun => GroupCommitFloor::rerun,
+            Case::Buffered => GroupCommitFloor::record_buffered,
         };
         load::run(load, |_| || operation(&group)).metrics()
     }
+}
+
+/// Opens a store in a directory, measures an operation in it, and closes it.
+pub fn turn(setup: &Setup, case: Case, load: Load, directory: &Path, measurement: u64) -> Metrics {
+    let durability = if case == Case::Buffered { Durability::Buffered } else { Durability::Synced };
+    let contestant = (setup.open)(directory, durability);
+    let metrics = perform(&*contestant, case, load, measurement);
+    if case == Case::Buffered {
+        contestant.sync();
+    }
+    contestant.close();
+    metrics
 }
 
 /// Measures an operation in an open store.
@@ -89,7 +80,7 @@ pub fn perform(contestant: &dyn Contestant, case: Case, load: Load, measurement:
             let key = key(KeySet::Written { measurement, thread }, number);
             number += 1;
             let is_new = match case {
-                Case::Record => contestant.record(&key),
+                Case::Record | Case::Buffered => contestant.record(&key),
                 Case::BeginAndComplete => contestant.begin_and_complete(&key),
                 Case::Rerun => contestant.rerun(&key),
             };

@@ -3,6 +3,7 @@
 
 pub mod buffered;
 pub mod commit;
+pub mod conditions;
 pub mod memory;
 pub mod open;
 pub mod reclaim;

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use oncekey::{Fingerprint, ManualClock, Options, Recorded, Store};
 
-use super::commit::{self, Case};
+use super::commit;
 use crate::bench::{self, Bench};
 use crate::contestant::{Contestant, Durability, FLOOR, ONCEKEY};
 use crate::floor::FileSpace;
 use crate::load::{self, Load};
-use crate::operations::{Change, KeySet, RESULT, key};
+use crate::operations::{Case, Change, KeySet, RESULT, key};
 use crate::results::{Metrics, Subject};
 use crate::roster::Setup;
 use crate::stores::oncekey::file;
@@ -26,7 +26,7 @@ const KEPT: u64 = 10;
 const SWEEP: u64 = 1_000;
 
 pub fn run(bench: &Bench) {
-    let load = Load { threads: 1, duration: bench.arguments.duration };
+    let load = Load::full(1, bench.arguments.duration);
     for keys in bench.arguments.keys.clone().unwrap_or_else(|| vec![1_000_000]) {
         for round in 0..bench.arguments.rounds {
             for (case, expires) in [("nothing expires", false), ("nine in ten expire", true)] {

@@ -55,7 +55,7 @@ type MakeReader<'a> = &'a (dyn Fn() -> Box<dyn Reader + 'a> + Sync);
 /// Measures one contestant: known and unknown keys, with one thread and with two.
 fn turn(bench: &Bench, lookups: &Lookups, keys: u64, round: u32, contestant: &str, reader: MakeReader<'_>) {
     for threads in [1, 2] {
-        let load = Load { threads, duration: bench.arguments.duration };
+        let load = Load::full(threads, bench.arguments.duration);
         let known = look_up(load, &lookups.known, reader, |reader, key| {
             let result = reader.replay(key).expect("a filled key is missing");
             assert_eq!(std::hint::black_box(result).len(), RESULT.len());
@@ -106,7 +106,7 @@ fn look_up(
     for (_, outcome) in &outcomes {
         latencies.merge(&outcome.latencies);
     }
-    let mut metrics = Timings { latencies, elapsed: load.duration }.metrics();
+    let mut metrics = Timings { latencies, elapsed: load.duration, cpu: None }.metrics();
     metrics.insert("operations_per_second".to_owned(), per_second);
     metrics.insert("mean_ns".to_owned(), f64::from(load.threads) * 1e9 / per_second);
     metrics
@@ -133,7 +133,7 @@ fn timed<'a>(
         count += TOGETHER as u64 + 1;
         let elapsed = after - start;
         if elapsed >= duration {
-            return (count, Timings { latencies, elapsed });
+            return (count, Timings { latencies, elapsed, cpu: None });
         }
     }
 }

@@ -1,11 +1,12 @@
 //! Durable records in stores with increasing numbers of operations. The commands `open`, `replay` and `memory` measure how
 //! opening, lookups and memory scale.
 
-use super::commit::{self, Case};
+use super::commit;
 use crate::bench::{self, Bench};
 use crate::contestant::{Durability, FLOOR};
 use crate::floor::FileSpace;
 use crate::load::Load;
+use crate::operations::Case;
 use crate::results::Subject;
 
 /// The number of operations from which on a filled store is reused in later rounds. A smaller store is filled again for each
@@ -13,7 +14,7 @@ use crate::results::Subject;
 const MIN_REUSED: u64 = 1_000_000;
 
 pub fn run(bench: &Bench) {
-    let load = Load { threads: 1, duration: bench.arguments.duration };
+    let load = Load::full(1, bench.arguments.duration);
     // Rounds are the outer loop, so that the sizes, which are compared with each other, are measured in quick succession.
     for round in 0..bench.arguments.rounds {
         for keys in bench.arguments.keys() {
