@@ -34,9 +34,12 @@ fn every_side_effect_of_a_small_storm_happens_once() {
     // The storm must have covered every case.
     assert_eq!((count(&table, "intents"), count(&table, "kills")), (600, 12), "{table}");
     assert_eq!((count(&table, "duplicates"), count(&table, "lost")), (0, 0), "{table}");
-    for name in ["requests", "performed", "replayed", "waited", "in doubt", "reconciled", "refused"] {
+    let outcomes = ["performed", "replayed", "waited", "reconciled", "refused", "no result"];
+    for name in outcomes.into_iter().chain(["found in doubt"]) {
         assert!(count(&table, name) > 0, "{name}: {table}");
     }
+    let sum: usize = outcomes.iter().map(|name| count(&table, name)).sum();
+    assert_eq!(count(&table, "calls"), sum, "the outcomes do not add up to the calls: {table}");
 }
 
 #[test]

@@ -8,36 +8,42 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::wire::Receipt;
 
-/// The length of every entry. It divides the size of a page, so a kill during a write leaves an entry whole or absent.
+/// The length of every entry. It divides the size of a page, so no entry crosses a page boundary, and a kill during a
+/// write leaves the entry whole or absent.
 const ENTRY_BYTES: usize = 64;
 
 /// A charge that has happened.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Charge {
     pub(crate) intent: u32,
-    pub(crate) version: u64,
+    /// The version of the attempt that charged.
+    pub(crate) attempt_version: u64,
+    /// A random number that differs from charge to charge. Without it, a duplicate could equal the charge that it repeats.
     pub(crate) nonce: u64,
 }
 
 impl Charge {
     /// Returns the receipt of this charge, which is the same when the charge is made and when it is looked up later.
     pub(crate) fn receipt(&self) -> Receipt {
+        // Up to seven repetitions, so that results differ in length.
         let words = "paid in full and with thanks ".repeat((self.nonce % 8) as usize);
-        Receipt { version: self.version, nonce: self.nonce, words }
+        Receipt { attempt_version: self.attempt_version, nonce: self.nonce, words }
     }
 
     fn to_entry(self) -> String {
-        format!("{:21} {:20} {:20}\n", self.intent, self.version, self.nonce)
+        // The widths add up to `ENTRY_BYTES`. A u64 has at most 20 digits, so the intent, which is shorter, gets the rest.
+        format!("{:21} {:20} {:20}\n", self.intent, self.attempt_version, self.nonce)
     }
 
     fn from_entry(entry: &[u8]) -> Option<Charge> {
         let mut numbers = std::str::from_utf8(entry).ok()?.split_ascii_whitespace();
         let intent = numbers.next()?.parse().ok()?;
-        let version = numbers.next()?.parse().ok()?;
-        Some(Charge { intent, version, nonce: numbers.next()?.parse().ok()? })
+        let attempt_version = numbers.next()?.parse().ok()?;
+        Some(Charge { intent, attempt_version, nonce: numbers.next()?.parse().ok()? })
     }
 }
 
+/// The ledger file, open for appending and for lookups.
 pub(crate) struct Ledger {
     appending: File,
     reading: Mutex<LedgerReader>,
@@ -51,6 +57,7 @@ struct LedgerReader {
     charges: Charges,
 }
 
+/// The charges of a ledger.
 #[derive(Default)]
 pub(crate) struct Charges {
     /// The first charge of each intent.
@@ -63,7 +70,8 @@ impl Ledger {
     pub(crate) fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join("ledger");
         let appending = OpenOptions::new().create(true).append(true).open(&path)?;
-        // Remove an incomplete last entry, in case there is one. It was never acknowledged.
+        // A write that failed, for example because the disk was full, can leave an incomplete last entry. `append` returned
+        // an error for it, so the charge was never acknowledged and the entry can be removed.
         let length = appending.metadata()?.len();
         appending.set_len(length - length % ENTRY_BYTES as u64)?;
         let file = File::open(&path)?;
@@ -81,14 +89,14 @@ impl Ledger {
     /// Returns the charge of this intent, made by this process or an earlier one.
     ///
     /// The result is authoritative: the file is read to its end, and the store lets only one caller at a time reconcile
-    /// or run an operation, so no other thread is charging this intent.
+    /// or run the operation of a key, so no other thread is charging this intent.
     pub(crate) fn find(&self, intent: u32) -> io::Result<Option<Charge>> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         reading.read_on()?;
         Ok(reading.charges.first.get(&intent).copied())
     }
 
-    /// Returns every charge that was in the ledger when it was opened or last searched.
+    /// Returns every charge that was in the ledger when the ledger was opened or last searched.
     pub(crate) fn into_charges(self) -> Charges {
         self.reading.into_inner().unwrap_or_else(PoisonError::into_inner).charges
     }
@@ -104,6 +112,8 @@ impl LedgerReader {
             let charge = Charge::from_entry(entry).ok_or_else(|| {
                 io::Error::new(io::ErrorKind::InvalidData, "the ledger has an entry that is not a charge")
             })?;
+            // The nonce makes every charge unique. So the first charge of the intent equals this one only if this one was just
+            // inserted.
             if *self.charges.first.entry(charge.intent).or_insert(charge) != charge {
                 self.charges.duplicates.push(charge);
             }

@@ -12,11 +12,11 @@
 //!   is already taken. Attempts at a charge panic, before or after it happens, and replies are lost.
 //! - The **outside world** (`ledger.rs`) is a file to which every charge appends an entry. It takes no idempotency keys
 //!   and accepts duplicates. The service resolves doubts by looking up charges in it.
-//! - The **client** (`client.rs`: this process) kills the service with SIGKILL at random moments, also while the service
-//!   is recovering from the last kill. The client then starts the service on the same store, repeats unanswered requests, and
-//!   remembers every result.
+//! - The **supervisor** (`supervisor.rs`: this process) kills the service with SIGKILL at random moments, also while the
+//!   service is recovering from the last kill. The supervisor then starts the service on the same store, from the first
+//!   request without a result, and remembers every result. It sends no requests: the service derives them from the seed.
 //!
-//! At the end the client compares its results with the ledger and the store (`verdict.rs`). The exit status is 1 if any
+//! At the end the supervisor compares its results with the ledger and the store (`verdict.rs`). The exit status is 1 if any
 //! charge happened twice, or if any acknowledged result is gone or has changed.
 //!
 //! A kill does not affect the cache of the operating system, so the storm does not test power loss.
@@ -32,13 +32,13 @@ mod charge;
 mod service;
 mod verdict;
 mod table;
-mod client;
+mod supervisor;
 
 fn main() -> ExitCode {
     let passed = match settings::parse(std::env::args().skip(1)) {
         Ok(Some(settings)) => match &settings.serve_in {
             Some(directory) => service::run(directory, &settings).map(|()| true),
-            None => client::run(&settings),
+            None => supervisor::run(&settings),
         },
         Ok(None) => writeln!(io::stdout(), "{}", settings::USAGE).map(|()| true).map_err(Into::into),
         Err(problem) => {

@@ -43,7 +43,7 @@ pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
         }
         Ok(())
     })?;
-    // The client closes this pipe once it has all results. Until then it can still kill this process.
+    // The supervisor closes this pipe once it has all results. Until then it can still kill this process.
     io::stdin().read_to_end(&mut Vec::new())?;
     report(&Report::Syncs(store.stats().syncs))?;
     Ok(store.close()?)
@@ -183,8 +183,8 @@ impl Service<'_> {
             Trouble::RequestLost => return Err(timed_out()),
             _ => {}
         }
-        let version = attempt.version().as_u64();
-        let charge = Charge { intent: request.intent, version, nonce: dice::unguessable() };
+        let attempt_version = attempt.version().as_u64();
+        let charge = Charge { intent: request.intent, attempt_version, nonce: dice::unguessable() };
         self.ledger.append(charge)?;
         // The charge has happened, but its result is not yet recorded. A crash now leaves the operation in doubt, which is the
         // case that the store is made for.
@@ -252,7 +252,7 @@ fn planned_panic() -> ! {
 }
 
 /// Keeps planned panics off standard error. Any other panic is a bug: it is printed and aborts the process at once, so
-/// that the client notices.
+/// that the supervisor notices.
 fn silence_planned_panics() {
     let print = panic::take_hook();
     panic::set_hook(Box::new(move |panicked| {

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
     pub(crate) threads: u32,
     pub(crate) kills: u32,
     pub(crate) seed: u64,
-    /// The directory of store and ledger, if this process is the service. Only the client passes this argument.
+    /// The directory of store and ledger, if this process is the service. Only the supervisor passes this argument.
     pub(crate) serve_in: Option<PathBuf>,
     /// The first request that the service processes.
     pub(crate) first_request: u32,

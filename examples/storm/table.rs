@@ -8,40 +8,46 @@ use crate::verdict::Verdict;
 use crate::wire::{Answer, Ending, LedgerAnswer, Source};
 
 /// The counts of a running storm. Each `Vec` contains the latencies of one kind of call, in microseconds.
+///
+/// Every call counts in `calls` and in exactly one of `performed`, `replayed`, `waited`, `reconciled`, `refused` and
+/// `no_result`. A call that found an earlier attempt in doubt counts in `found_in_doubt` as well.
 #[derive(Default)]
 pub(crate) struct Tally {
     pub(crate) kills: usize,
     pub(crate) kills_while_opening: usize,
     pub(crate) syncs: u64,
-    requests: Vec<u32>,
+    calls: Vec<u32>,
     performed: Vec<u32>,
     replayed: Vec<u32>,
     waited: Vec<u32>,
-    refused: Vec<u32>,
-    in_doubt: Vec<u32>,
     reconciled: Vec<u32>,
-    /// The number of reconciled attempts whose charge was in the ledger.
-    had_charged: usize,
+    refused: Vec<u32>,
+    no_result: Vec<u32>,
+    found_in_doubt: Vec<u32>,
+    /// The number of attempts in doubt whose charge was in the ledger.
+    doubts_charged: usize,
+    /// The number of attempts in doubt whose charge was not in the ledger.
+    doubts_not_charged: usize,
 }
 
 impl Tally {
     pub(crate) fn count(&mut self, answer: &Answer) {
         let micros = answer.micros;
-        self.requests.push(micros);
+        self.calls.push(micros);
         match answer.ending {
             Ending::Acknowledged(Source::Performed, _) => self.performed.push(micros),
             Ending::Acknowledged(Source::Replayed, _) => self.replayed.push(micros),
             Ending::Acknowledged(Source::Waited, _) => self.waited.push(micros),
+            Ending::Acknowledged(Source::Reconciled, _) => self.reconciled.push(micros),
             Ending::Refused => self.refused.push(micros),
-            _ => {}
+            Ending::TryAgain => self.no_result.push(micros),
+            // This ends the storm with an error, so there is no table.
+            Ending::Broken(_) => {}
         }
-        // A call that reconciled a doubt and then charged counts in both rows.
         if let Some(found) = answer.doubt {
-            self.in_doubt.push(micros);
-            if found != LedgerAnswer::Unknown {
-                self.reconciled.push(micros);
-            }
-            self.had_charged += usize::from(found == LedgerAnswer::Charged);
+            self.found_in_doubt.push(micros);
+            self.doubts_charged += usize::from(found == LedgerAnswer::Charged);
+            self.doubts_not_charged += usize::from(found == LedgerAnswer::NotCharged);
         }
     }
 }
@@ -49,10 +55,12 @@ impl Tally {
 pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fallible<()> {
     let intents = settings.intents as usize;
     let opening = format!("{} of them while the store was being opened", tally.kills_while_opening);
-    let found = format!(
-        "the ledger had {} of these charges and not the other {}",
-        grouped(tally.had_charged),
-        grouped(tally.reconciled.len() - tally.had_charged)
+    let doubts_unknown = tally.found_in_doubt.len() - tally.doubts_charged - tally.doubts_not_charged;
+    let doubts = format!(
+        "counted above too; charged: {}, not charged: {}, no answer: {}",
+        grouped(tally.doubts_charged),
+        grouped(tally.doubts_not_charged),
+        grouped(doubts_unknown)
     );
     // The cells are a name, a count, latencies and a remark.
     type Row<'a> = (&'a str, usize, &'a [u32], &'a str);
@@ -64,14 +72,23 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     }
     let rows = [
         count("intents", intents, "orders, each to be charged once"),
-        calls("requests", &tally.requests, "calls that were answered"),
         count("kills", tally.kills, &opening),
+        calls("calls", &tally.calls, "the sum of the next six rows"),
         calls("performed", &tally.performed, "this call charged"),
         calls("replayed", &tally.replayed, "an earlier call had charged"),
         calls("waited", &tally.waited, "another thread was charging"),
-        calls("in doubt", &tally.in_doubt, "an earlier attempt had ended without a known outcome"),
-        calls("reconciled", &tally.reconciled, &found),
+        calls(
+            "reconciled",
+            &tally.reconciled,
+            "an attempt in doubt had charged: its charge was in the ledger",
+        ),
         calls("refused", &tally.refused, "a different request under the same key"),
+        calls(
+            "no result",
+            &tally.no_result,
+            "busy, in doubt, or a planned failure: the request is called again",
+        ),
+        calls("found in doubt", &tally.found_in_doubt, &doubts),
         count("duplicates", verdict.duplicates, "charges that happened again"),
         count("lost", verdict.lost, "acknowledged results that are gone or have changed"),
     ];
@@ -88,11 +105,11 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     for complaint in verdict.complaints.iter().take(MAX_COMPLAINTS) {
         writeln!(out, "{complaint}")?;
     }
-    let (intents, requests, kills) = (grouped(intents), grouped(tally.requests.len()), grouped(tally.kills));
+    let (intents, calls, kills) = (grouped(intents), grouped(tally.calls.len()), grouped(tally.kills));
     if verdict.passed() {
         writeln!(
             out,
-            "{intents} intents, {requests} requests, {kills} kills: every charge happened exactly once, and every \
+            "{intents} intents, {calls} calls, {kills} kills: every charge happened exactly once, and every \
              acknowledged result is still the same, byte for byte."
         )?;
     } else {

@@ -1,4 +1,4 @@
-//! Every result that the client got, and their comparison with the ledger and the store at the end.
+//! Every result that the supervisor got, and their comparison with the ledger and the store at the end.
 
 use std::io;
 use std::path::Path;

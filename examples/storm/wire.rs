@@ -1,4 +1,4 @@
-//! The requests, and the reports that the service sends to the client.
+//! The requests, and the reports that the service sends to the supervisor.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Returns request `number`. Requests are a function of the seed, so that client and service need not exchange them.
+    /// Returns request `number`. Requests are a function of the seed, so the supervisor and the service need not exchange them.
     pub(crate) fn nth(number: u32, settings: &Settings) -> Request {
         let mut dice = Dice::new(settings.seed, &[number]);
         let (turn, within) = (number / REQUESTS_PER_INTENT, number % REQUESTS_PER_INTENT);
@@ -62,7 +62,8 @@ impl Order {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Receipt {
     /// The version of the attempt that charged.
-    pub(crate) version: u64,
+    pub(crate) attempt_version: u64,
+    /// A random number that tells this charge from every other.
     pub(crate) nonce: u64,
     /// Words of varying number, so that results differ in length.
     pub(crate) words: String,

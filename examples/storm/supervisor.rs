@@ -1,4 +1,5 @@
-//! The parent process: kills the service, starts it again, and remembers its answers.
+//! The parent process: kills the service, starts it again, and remembers its answers. It sends no requests, because the
+//! service derives them from the seed.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,6 +17,7 @@ use crate::wire::{Answer, Ending, Report, Request};
 /// The longest time between two reports. A service that is silent for longer hangs.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
+/// Runs the storm and checks it. Returns true if every charge happened once and every acknowledged result is unchanged.
 pub(crate) fn run(settings: &Settings) -> Fallible<bool> {
     writeln!(io::stdout(), "seed {}, {} threads\n", settings.seed, settings.threads)?;
     let directory = directory()?;
@@ -26,6 +28,7 @@ pub(crate) fn run(settings: &Settings) -> Fallible<bool> {
     passed
 }
 
+/// Runs the storm, compares the acknowledged results with the ledger and the store, and prints the table.
 fn run_and_compare(settings: &Settings, directory: &Path) -> Fallible<bool> {
     let mut storm = Storm::new(settings, directory);
     let ended = storm.run();
@@ -51,8 +54,8 @@ struct Storm<'a> {
     has_result: Vec<bool>,
     /// The number of requests that have a result.
     done: u32,
-    /// The first request without a result.
-    first_open: u32,
+    /// The first request without a result. The next service starts with it.
+    first_pending: u32,
     /// The planned kills that are still to come, the next one last.
     kills: Vec<Kill>,
     /// The time that the last service took until its store was open.
@@ -69,7 +72,7 @@ impl<'a> Storm<'a> {
             directory,
             has_result: vec![false; settings.requests() as usize],
             done: 0,
-            first_open: 0,
+            first_pending: 0,
             kills: plan_kills(settings),
             open_duration: Duration::from_millis(5),
             acknowledged: Acknowledged::new(settings.intents),
@@ -87,10 +90,12 @@ impl<'a> Storm<'a> {
     /// Runs the service once. Returns true if the service was killed, and false if it was closed because every request is
     /// done.
     fn run_service(&mut self) -> Fallible<bool> {
-        let mut service = ServiceProcess::start(self.directory, self.settings, self.first_open)?;
-        let mut kill_at = self.due_kill().map(|kill| service.started + kill.delay(self.open_duration));
+        let mut service = ServiceProcess::start(self.directory, self.settings, self.first_pending)?;
+        // The delay of a kill that is already due counts from the start of the service.
+        let mut kill_at = self.time_of_due_kill(service.started);
         loop {
-            kill_at = kill_at.or_else(|| Some(Instant::now() + self.due_kill()?.delay(self.open_duration)));
+            // The delay of a kill that becomes due while the service runs counts from the moment when it is seen to be due.
+            kill_at = kill_at.or_else(|| self.time_of_due_kill(Instant::now()));
             if kill_at.is_some_and(|moment| moment <= Instant::now()) {
                 self.kill(service)?;
                 return Ok(true);
@@ -106,8 +111,10 @@ impl<'a> Storm<'a> {
         }
     }
 
-    fn due_kill(&self) -> Option<&Kill> {
-        self.kills.last().filter(|kill| kill.done <= self.done)
+    /// Returns the time of the next kill if it is due, with its delay counted from `from`.
+    fn time_of_due_kill(&self, from: Instant) -> Option<Instant> {
+        let kill = self.kills.last().filter(|kill| kill.due_after_requests <= self.done)?;
+        Some(from + kill.delay(self.open_duration))
     }
 
     /// Processes the next report, or none if there is no report before `until`. Returns false if the service has ended.
@@ -118,7 +125,7 @@ impl<'a> Storm<'a> {
             Err(RecvTimeoutError::Disconnected) => return Ok(false),
             Err(RecvTimeoutError::Timeout) if until.is_some() => return Ok(true),
             Err(RecvTimeoutError::Timeout) => {
-                return Err(format!("the service hangs at request {} or later", self.first_open).into());
+                return Err(format!("the service hangs at request {} or later", self.first_pending).into());
             }
         };
         match report {
@@ -141,20 +148,24 @@ impl<'a> Storm<'a> {
         self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
-            Ending::Refused | Ending::TryAgain => return Ok(()),
+            // Only forged calls are refused, each after its request has a result.
+            Ending::Refused => return Ok(()),
+            // The service calls again until the request has a result.
+            Ending::TryAgain => return Ok(()),
             Ending::Broken(problem) => return Err(format!("{request:?} failed: {problem}").into()),
         }
         // After a kill some requests are answered a second time.
         let has_result = &mut self.has_result[answer.request as usize];
         self.done += u32::from(!*has_result);
         *has_result = true;
-        while self.has_result.get(self.first_open as usize) == Some(&true) {
-            self.first_open += 1;
+        while self.has_result.get(self.first_pending as usize) == Some(&true) {
+            self.first_pending += 1;
         }
         self.progress.show(self.done, self.settings.requests(), self.tally.kills);
         Ok(())
     }
 
+    /// Kills the service with the next planned kill.
     fn kill(&mut self, mut service: ServiceProcess) -> Fallible<()> {
         self.kills.pop();
         // This sends SIGKILL, so no destructor runs and no buffer is flushed.
@@ -165,14 +176,16 @@ impl<'a> Storm<'a> {
         Ok(())
     }
 
+    /// Lets the service close its store and end.
     fn close(&mut self, mut service: ServiceProcess) -> Fallible<()> {
+        // The service closes the store when its standard input ends.
         drop(service.process.stdin.take());
         let status = self.receive_rest(&mut service)?;
         if status.success() { Ok(()) } else { Err(format!("the service could not close: {status}").into()) }
     }
 
-    /// Processes the remaining reports, because their results were acknowledged before the service ended. Then waits for the
-    /// process, which ends only when all its threads have.
+    /// Processes the remaining reports, because their results were acknowledged before the service ended. Then waits until
+    /// the process has ended with all its threads, so that none of them still charges when the next service starts.
     fn receive_rest(&mut self, service: &mut ServiceProcess) -> Fallible<ExitStatus> {
         while self.receive(service, None)? {}
         self.tally.syncs += service.syncs;
@@ -182,37 +195,39 @@ impl<'a> Storm<'a> {
 
 /// A planned kill of the service.
 struct Kill {
-    /// The kill is due once this many requests are done. If they are done when the service starts, the service is killed
-    /// while it is opening the store or shortly after.
-    done: u32,
-    /// The delay after the kill is due, in percent of the maximum delay.
-    percent: u32,
+    /// The kill is due once this many requests have a result. If that many already have one when the service starts, the
+    /// service is killed while it is opening the store or shortly after.
+    due_after_requests: u32,
+    /// The time between the moment when the kill becomes due and the kill itself, in percent of the maximum delay.
+    delay_percent: u32,
     /// Whether the kill should hit the service while it is opening the store.
     while_opening: bool,
 }
 
 impl Kill {
+    /// Returns the time between the moment when the kill becomes due and the kill itself.
     fn delay(&self, open_duration: Duration) -> Duration {
         let max_delay = if self.while_opening { open_duration } else { Duration::from_millis(5) };
-        max_delay * self.percent / 100
+        max_delay * self.delay_percent / 100
     }
 }
 
-/// Plans the kills, the next one last. None of them is due in the last tenth of the requests.
+/// Plans the kills and returns them in reverse order, so that the next one is the last. None of them is due in the last
+/// tenth of the requests.
 fn plan_kills(settings: &Settings) -> Vec<Kill> {
     let mut dice = Dice::new(settings.seed, &[]);
-    let stormy = settings.requests() - settings.requests() / 10;
-    let mut moments: Vec<_> = (0..settings.kills).map(|_| dice.below(stormy)).collect();
-    moments.sort_unstable();
+    let stormy_requests = settings.requests() - settings.requests() / 10;
+    let mut thresholds: Vec<_> = (0..settings.kills).map(|_| dice.below(stormy_requests)).collect();
+    thresholds.sort_unstable();
     let mut previous = 0;
     let mut kills = Vec::new();
-    for moment in moments {
-        // The first kill hits the very first start of the service. One in four of the others hits the start after the kill
-        // before.
+    for threshold in thresholds {
+        // The first kill hits the very first start of the service. One in four of the other kills hits the start that follows
+        // the previous kill: it has the same threshold, so it is due at once.
         let while_opening = kills.is_empty() || dice.chance(25);
-        let done = if while_opening { previous } else { moment };
-        kills.push(Kill { done, percent: dice.below(100), while_opening });
-        previous = done;
+        let due_after_requests = if while_opening { previous } else { threshold };
+        kills.push(Kill { due_after_requests, delay_percent: dice.below(100), while_opening });
+        previous = due_after_requests;
     }
     kills.reverse();
     kills
@@ -221,6 +236,7 @@ fn plan_kills(settings: &Settings) -> Vec<Kill> {
 /// A running service, which is killed when this value is dropped.
 struct ServiceProcess {
     process: Child,
+    /// The reports that the service writes to its standard output.
     reports: Receiver<Fallible<Report>>,
     started: Instant,
     /// Whether the service has opened the store.
@@ -257,6 +273,7 @@ impl Drop for ServiceProcess {
     }
 }
 
+/// Reads the reports of a service and sends them on, until the output of the service ends.
 fn read_reports(output: ChildStdout, sender: &Sender<Fallible<Report>>) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
