@@ -34,7 +34,7 @@ fn begin_and_complete(store: &Store, number: u64) -> Measured {
 /// Measures the syncs per operation of one thread, for each way to run an operation.
 fn syncs(directory: &Path) -> Measured {
     const OPERATIONS: u64 = 2_000;
-    println!("syncs per operation, one thread, {OPERATIONS} operations each");
+    println!("syncs per operation, with one thread, {OPERATIONS} operations each");
     let store = Store::open(directory.join("syncs.once"))?;
     let measure = |name: &str, operation: &dyn Fn(u64) -> Measured| -> Measured {
         let (before, start) = (store.stats().syncs, Instant::now());
@@ -44,7 +44,7 @@ fn syncs(directory: &Path) -> Measured {
         let syncs = store.stats().syncs - before;
         #[expect(clippy::cast_precision_loss, reason = "figures for people")]
         let each = syncs as f64 / OPERATIONS as f64;
-        println!("  {name:<20} {each:.3}   {:?} an operation", start.elapsed() / 2_000);
+        println!("  {name:<20} {each:.3}   {:.1?} an operation", start.elapsed() / 2_000);
         Ok(())
     };
     measure("begin + complete", &|number| begin_and_complete(&store, number))?;
@@ -122,7 +122,7 @@ fn memory(directory: &Path) -> Measured {
     }
     let mebibytes = |bytes: u64| format!("{}.{:02} MiB", bytes >> 20, ((bytes & 0xF_FFFF) * 100) >> 20);
     println!(
-        "  anonymous memory over an empty store   {}",
+        "  anonymous memory that they add         {}",
         mebibytes(anonymous_bytes()?.saturating_sub(empty))
     );
     println!("  of it, the index                       {}", mebibytes(store.stats().index_bytes as u64));
@@ -130,11 +130,11 @@ fn memory(directory: &Path) -> Measured {
     let start = Instant::now();
     store.compact()?;
     let file_bytes = std::fs::metadata(&path)?.len();
-    // Each live record is in a separate frame: a fixed part of 80 bytes, key, result and padding, and the frame header.
-    let live_bytes = OPERATIONS * ((80 + 36 + 256_u64).next_multiple_of(8) + 56);
+    let stats = store.stats();
+    let live_bytes = stats.record_bytes - stats.dead_bytes;
     println!("  file after compact ({:.1?})              {}", start.elapsed(), mebibytes(file_bytes));
     println!(
-        "  over the live frames                   {}.{:03}",
+        "  file / bytes of the live records       {}.{:03}",
         file_bytes / live_bytes,
         file_bytes * 1_000 / live_bytes % 1_000
     );
