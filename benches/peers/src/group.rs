@@ -22,9 +22,9 @@ const MAX_YIELDING: Duration = Duration::from_micros(500);
 /// While it commits its batch, the next one gathers.
 pub struct GroupCommit<B> {
     queue: Mutex<Queue<B>>,
+    // The next three change only while the queue is locked. Waiting threads read them without the lock.
     /// The number of the last committed batch.
     committed: AtomicU64,
-    /// Changes only while the queue is locked; followers read it without the lock. So do the two fields around it.
     has_leader: AtomicBool,
     /// The number of threads in the gathering batch.
     waiting: AtomicUsize,

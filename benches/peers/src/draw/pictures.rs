@@ -6,15 +6,24 @@ use plotters::prelude::*;
 
 use super::plot::{Area, Row, bars, height_of_rows, legend, lines, spans};
 use crate::contestant::FLOOR;
-use crate::results::{Sample, Subject, contestants, figure, subjects};
+use crate::measure::conditions::{ON_ONE_CORE, WITH_NEIGHBOUR, WITH_SLEEP, WITH_WORK};
+use crate::results::{CPU, RATE, Sample, Subject, contestants, figure, subjects};
 
 /// Draws a plot into a file. Returns false if there is nothing to draw.
 type Picture = fn(&[&Sample], &Path) -> bool;
 
-pub const PICTURES: [(&str, Picture); 8] = [
+pub const PICTURES: [(&str, Picture); 10] = [
     ("commit-throughput", |samples, path| {
         let panels = panels(samples, "commit", &["record", "begin and complete"]);
-        barred(samples, path, &panels, "operations_per_second")
+        barred(samples, path, &panels, RATE, "a second")
+    }),
+    ("commit-cpu", |samples, path| {
+        let panels = panels(samples, "commit", &["record", "begin and complete"]);
+        barred(samples, path, &panels, CPU, "CPU time of one")
+    }),
+    ("conditions", |samples, path| {
+        let cases = [WITH_WORK, WITH_SLEEP, ON_ONE_CORE, WITH_NEIGHBOUR];
+        barred(samples, path, &panels(samples, "conditions", &cases), RATE, "a second")
     }),
     ("commit-latency", |samples, path| {
         let panels = panels(samples, "commit", &["record", "begin and complete"]);
@@ -22,7 +31,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
     ("buffered", |samples, path| {
         let panels = panels(samples, "buffered", &["record", "100 records durable together"]);
-        barred(samples, path, &panels, "operations_per_second")
+        barred(samples, path, &panels, RATE, "a second")
     }),
     ("reclaim", |samples, path| {
         let panels = panels(samples, "reclaim", &["nothing expires", "nine in ten expire"]);
@@ -32,8 +41,8 @@ pub const PICTURES: [(&str, Picture); 8] = [
         let graphs = [
             Graph::new("replay", "known", 1, "mean_ns", "Known key, one thread"),
             Graph::new("replay", "unknown", 1, "mean_ns", "Unknown key, one thread"),
-            Graph::new("replay", "known", 2, "operations_per_second", "Known keys a second, two threads"),
-            Graph::new("replay", "unknown", 2, "operations_per_second", "Unknown keys a second, two threads"),
+            Graph::new("replay", "known", 2, RATE, "Known keys a second, two threads"),
+            Graph::new("replay", "unknown", 2, RATE, "Unknown keys a second, two threads"),
         ];
         graphed(samples, path, &graphs)
     }),
@@ -67,7 +76,7 @@ pub const PICTURES: [(&str, Picture); 8] = [
     }),
     ("scale", |samples, path| {
         let graphs = [
-            Graph::new("scale", "record", 1, "operations_per_second", "Durable records a second"),
+            Graph::new("scale", "record", 1, RATE, "Durable records a second"),
             Graph::new("scale", "record", 1, "p99_ns", "Durable record, p99"),
             Graph::new("open", "closed", 0, "open_ns", "Opening"),
             Graph::new("memory", "filled", 0, "anonymous_bytes", "Anonymous memory"),
@@ -128,10 +137,10 @@ fn in_panels(
 }
 
 /// Draws a panel of bars for each subject.
-fn barred(samples: &[&Sample], path: &Path, subjects: &[Subject], metric: &str) -> bool {
+fn barred(samples: &[&Sample], path: &Path, subjects: &[Subject], metric: &str, what: &str) -> bool {
     let panels: Vec<_> = subjects
         .iter()
-        .map(|subject| (format!("{}, a second", title(subject)), rows(samples, subject, &[metric])))
+        .map(|subject| (format!("{}, {what}", title(subject)), rows(samples, subject, &[metric])))
         .collect();
     in_panels(path, &panels, |area, title, rows| bars(area, title, rows, metric))
 }

@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use crate::contestant::FLOOR;
-use crate::results::{Figure, Sample, Subject, contestants, figure, readable, readable_ratio, subjects};
+use crate::measure::conditions::{ON_ONE_CORE, WITH_NEIGHBOUR, WITH_SLEEP, WITH_WORK};
+use crate::results::{
+    CPU, Figure, RATE, Sample, Subject, contestants, figure, readable, readable_ratio, subjects,
+};
 
 /// One table of the comparison, for one metric of one case of a measure.
 struct Section {
@@ -22,21 +25,28 @@ const fn section(
     Section { measure, case, metric, title }
 }
 
-const SECTIONS: [Section; 21] = [
-    section("commit", "record", "operations_per_second", "Durable records a second"),
+const SECTIONS: &[Section] = &[
+    section("commit", "record", RATE, "Durable records a second"),
     section("commit", "record", "p50_ns", "Durable record, p50"),
     section("commit", "record", "p99_ns", "Durable record, p99"),
     section("commit", "record", "p999_ns", "Durable record, p99.9"),
-    section("commit", "begin and complete", "operations_per_second", "Durable begin and complete, a second"),
+    section("commit", "begin and complete", RATE, "Durable begin and complete, a second"),
     section("commit", "begin and complete", "p99_ns", "Durable begin and complete, p99"),
-    section("commit", "rerun", "operations_per_second", "With `rerun()`, a second"),
-    section("buffered", "record", "operations_per_second", "Buffered records a second"),
-    section(
-        "buffered",
-        "100 records durable together",
-        "operations_per_second",
-        "Records a second, 100 durable together",
-    ),
+    section("commit", "rerun", RATE, "With `rerun()`, a second"),
+    section("commit", "record", CPU, "CPU time of a durable record"),
+    section("commit", "begin and complete", CPU, "CPU time of a durable begin and complete"),
+    section("commit", "rerun", CPU, "CPU time with `rerun()`"),
+    section("conditions", WITH_WORK, RATE, "Durable records a second, 50 µs of work between"),
+    section("conditions", WITH_WORK, CPU, "CPU time with 50 µs of work between, the work included"),
+    section("conditions", WITH_SLEEP, RATE, "Durable records a second, 50 µs of sleep between"),
+    section("conditions", WITH_SLEEP, CPU, "CPU time with 50 µs of sleep between"),
+    section("conditions", ON_ONE_CORE, RATE, "Durable records a second, on one core"),
+    section("conditions", ON_ONE_CORE, CPU, "CPU time on one core"),
+    section("conditions", WITH_NEIGHBOUR, RATE, "Durable records a second, beside a busy process"),
+    section("conditions", WITH_NEIGHBOUR, CPU, "CPU time beside a busy process"),
+    section("buffered", "record", RATE, "Buffered records a second"),
+    section("buffered", "record", CPU, "CPU time of a buffered record"),
+    section("buffered", "100 records durable together", RATE, "Records a second, 100 durable together"),
     section("replay", "known", "mean_ns", "Replay of a known key"),
     section("replay", "unknown", "mean_ns", "Lookup of an unknown key"),
     section("open", "closed", "open_ns", "Opening a closed store"),
@@ -53,12 +63,7 @@ const SECTIONS: [Section; 21] = [
     section("reclaim", "nothing expires", "p99_ns", "Durable record while nothing expires, p99"),
     section("reclaim", "nine in ten expire", "p99_ns", "Durable record while nine in ten expire, p99"),
     section("reclaim", "nine in ten expire", "worst_ns", "Durable record while nine in ten expire, longest"),
-    section(
-        "scale",
-        "record",
-        "operations_per_second",
-        "Durable records a second, by operations in the store",
-    ),
+    section("scale", "record", RATE, "Durable records a second, by operations in the store"),
 ];
 
 pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> String {
@@ -72,7 +77,7 @@ pub fn markdown(samples: &[&Sample], provenance: &[String], drawn: &[&str]) -> S
     for name in drawn {
         let _ = write!(text, "\n![{name}]({name}.svg)\n");
     }
-    for section in &SECTIONS {
+    for section in SECTIONS {
         text += &table(samples, section);
     }
     text

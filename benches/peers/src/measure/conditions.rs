@@ -14,12 +14,17 @@ use crate::results::Subject;
 const WORK: Duration = Duration::from_micros(50);
 const USUAL: Surroundings = Surroundings { cores: None, has_neighbour: false };
 
-/// The conditions, one of which differs from those of `commit` in each.
+pub const WITH_WORK: &str = "record, 50 µs of work between";
+pub const WITH_SLEEP: &str = "record, 50 µs of sleep between";
+pub const ON_ONE_CORE: &str = "record, on one core";
+pub const WITH_NEIGHBOUR: &str = "record, beside a busy process";
+
+/// The cases. Each differs from `commit` in one condition.
 const CONDITIONS: [(&str, Work, Surroundings); 4] = [
-    ("record, 50 µs of work between", Work::Busy(WORK), USUAL),
-    ("record, 50 µs of sleep between", Work::Sleeping(WORK), USUAL),
-    ("record, on one core", Work::None, Surroundings { cores: Some(1), ..USUAL }),
-    ("record, beside a busy process", Work::None, Surroundings { has_neighbour: true, ..USUAL }),
+    (WITH_WORK, Work::Busy(WORK), USUAL),
+    (WITH_SLEEP, Work::Sleeping(WORK), USUAL),
+    (ON_ONE_CORE, Work::None, Surroundings { cores: Some(1), ..USUAL }),
+    (WITH_NEIGHBOUR, Work::None, Surroundings { has_neighbour: true, ..USUAL }),
 ];
 
 pub fn run(bench: &Bench) {
