@@ -35,7 +35,8 @@ impl Packing {
         (1 << self.address_bits) - 1
     }
 
-    fn word(self, hash: u128, address: Address) -> u64 {
+    /// The word for an update that the record at `address` makes to the key with `hash`.
+    pub(crate) fn word(self, hash: u128, address: Address) -> u64 {
         let units = address.offset() / ADDRESS_UNIT_BYTES;
         debug_assert!(units <= self.address_mask(), "the address is too high for this packing");
         // The first byte of the hash chose the shard.
@@ -55,18 +56,10 @@ impl Packing {
 }
 
 /// What a record does to the index: it sets its key's entry or removes it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct IndexUpdate {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct IndexUpdate {
     word: u64,
     removes: bool,
-}
-
-impl IndexUpdate {
-    /// The update that the record at `address` makes to the key with `hash`. It sets the key's entry if the record keeps the key,
-    /// and removes the entry otherwise.
-    pub(crate) fn new(packing: Packing, hash: u128, address: Address, keeps_key: bool) -> IndexUpdate {
-        IndexUpdate { word: packing.word(hash, address), removes: !keeps_key }
-    }
 }
 
 /// The updates of one shard, in the order of the log.
@@ -103,13 +96,12 @@ impl ShardUpdates {
         self
     }
 
-    /// Adds the updates that follow in the log.
-    pub(crate) fn append(&mut self, updates: &[IndexUpdate]) {
-        reserve(&mut self.words, updates.len());
-        self.words.extend(updates.iter().map(|update| update.word));
-        let removals = || updates.iter().filter(|update| update.removes).map(|update| update.word);
-        reserve(&mut self.removals, removals().count());
-        self.removals.extend(removals());
+    /// Adds the words of the updates that follow in the log. `removals` are those of them that remove their key.
+    pub(crate) fn append(&mut self, words: &[u64], removals: impl ExactSizeIterator<Item = u64>) {
+        reserve(&mut self.words, words.len());
+        self.words.extend_from_slice(words);
+        reserve(&mut self.removals, removals.len());
+        self.removals.extend(removals);
     }
 
     /// Turns the updates into a table.
@@ -364,13 +356,26 @@ mod tests {
     /// One packing with short addresses and many bits of the hash, and one whose words hold only the tag.
     const PACKINGS: [Packing; 2] = [Packing { address_bits: 20 }, Packing { address_bits: ADDRESS_BITS }];
 
+    impl IndexUpdate {
+        fn new(packing: Packing, hash: u128, address: Address, keeps_key: bool) -> IndexUpdate {
+            IndexUpdate { word: packing.word(hash, address), removes: !keeps_key }
+        }
+    }
+
+    fn append(gathered: &mut ShardUpdates, updates: &[IndexUpdate]) {
+        let words: Vec<_> = updates.iter().map(|update| update.word).collect();
+        let removals: Vec<_> =
+            updates.iter().filter(|update| update.removes).map(|update| update.word).collect();
+        gathered.append(&words, removals.into_iter());
+    }
+
     fn shard_updates(
         packing: Packing,
         shard: u8,
         updates: impl IntoIterator<Item = IndexUpdate>,
     ) -> ShardUpdates {
         let mut gathered = ShardUpdates::new(packing, shard);
-        gathered.append(&updates.into_iter().collect::<Vec<_>>());
+        append(&mut gathered, &updates.into_iter().collect::<Vec<_>>());
         gathered
     }
 
@@ -424,7 +429,7 @@ mod tests {
             };
             let all: Vec<IndexUpdate> = updates.iter().enumerate().map(new).collect();
             for piece in all.chunks(all.len().div_ceil(pieces).max(1)) {
-                gathered.append(piece);
+                append(&mut gathered, piece);
             }
             let mut dead = Vec::new();
             let look = |candidate: Candidate| {
@@ -526,7 +531,10 @@ mod tests {
             for shard in 0..=u8::MAX {
                 let mut gathered = ShardUpdates::new(PACKINGS[0], shard).expecting(expected);
                 for at in 0..300 {
-                    gathered.append(&[IndexUpdate::new(PACKINGS[0], in_shard(shard, at), address(at), true)]);
+                    append(
+                        &mut gathered,
+                        &[IndexUpdate::new(PACKINGS[0], in_shard(shard, at), address(at), true)],
+                    );
                     grown.insert(in_shard(shard, at), address(at));
                 }
                 filled.fill(gathered, &mut spare, no_look, |()| {}).unwrap();
@@ -545,7 +553,7 @@ mod tests {
         let mut gathered = ShardUpdates::new(PACKINGS[0], 200).expecting(1_000);
         let reserved = gathered.words.capacity();
         assert!(reserved < 1_600, "{reserved}");
-        gathered.append(&updates.collect::<Vec<_>>());
+        append(&mut gathered, &updates.collect::<Vec<_>>());
         let table = gathered.into_table(&mut Vec::new(), no_look, |()| {}).unwrap();
         assert!(table.buckets.len() <= reserved, "{} buckets in {reserved} words", table.buckets.len());
     }
@@ -557,7 +565,7 @@ mod tests {
         let mut moved = 0;
         for piece in 1..=1_000 {
             let before = gathered.words.capacity();
-            gathered.append(&[IndexUpdate { word: 1, removes: true }; 10]);
+            append(&mut gathered, &[IndexUpdate { word: 1, removes: true }; 10]);
             moved += usize::from(gathered.words.capacity() != before);
             for words in [&gathered.words, &gathered.removals] {
                 assert!(words.capacity() <= piece * 10 * 5 / 4 + 10);

@@ -18,7 +18,7 @@ mod filling;
 use std::fmt;
 
 pub(crate) use entry::{Address, SHARD_COUNT, shard_of};
-pub(crate) use filling::{Candidate, IndexUpdate, Packing, ShardUpdates};
+pub(crate) use filling::{Candidate, Packing, ShardUpdates};
 
 use entry::{entry_of, tag_of_hash};
 use table::Table;
