@@ -157,19 +157,30 @@ impl RecordSize {
 
     /// The two shares of the record, that of the result and that of the key. Each is a pair: the time from which its
     /// bytes are dead, and their number.
+    #[inline]
     pub(crate) fn shares(&self) -> [(u64, u64); 2] {
+        // Nearly every record of a store is completed, and recovery calls this for each. With a jump table for the kinds
+        // instead, opening took about 4% more CPU time.
+        if self.kind != Kind::Completed {
+            return self.shares_unless_completed();
+        }
+        let result_bytes = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
+        let result_expires_ms = self.result_expires_ms.min(self.key_expires_ms);
+        [(result_expires_ms, result_bytes), (self.key_expires_ms, self.length_bytes - result_bytes)]
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn shares_unless_completed(&self) -> [(u64, u64); 2] {
         match self.kind {
             Kind::Begun => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
             Kind::Unreadable => [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)],
             Kind::Released if planted(Bug::ReleasedKept) => {
                 [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)]
             }
-            // Reclaiming never moves these, so they are dead from the start.
-            Kind::Released | Kind::Forgotten | Kind::Ignorable => [(0, self.length_bytes), (NEVER_MS, 0)],
-            Kind::Completed => {
-                let result_bytes = self.length_bytes.saturating_sub(TOMBSTONE_ESTIMATE_BYTES);
-                let result_expires_ms = self.result_expires_ms.min(self.key_expires_ms);
-                [(result_expires_ms, result_bytes), (self.key_expires_ms, self.length_bytes - result_bytes)]
+            // Reclaiming never moves the first three, so they are dead from the start. The caller handles `Completed`.
+            Kind::Released | Kind::Forgotten | Kind::Ignorable | Kind::Completed => {
+                [(0, self.length_bytes), (NEVER_MS, 0)]
             }
         }
     }
