@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::*;
 use crate::clock::{DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules};
-use crate::format::footer::{self, Trailer};
+use crate::format::footer::{self, TRAILER, Trailer};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, SegmentHeader};
 use crate::format::record::{Kind, Record, Value, encoded_bytes};
@@ -447,6 +447,53 @@ fn a_full_segment_must_match_the_next_header_by_footer_or_frames() {
     whole.check(&[DamageFooter(1), other_end], ends(slot(1) + FULL_END));
     whole.check(&[DamageFooter(1), Damage(frame(1, 3) + 200, 1)], ends(frame(1, 3)));
     whole.check(&[DamageFooter(1), NewerKind(1, 3)], Unsupported(frame(1, 3)));
+}
+
+/// A later version can keep an image of the index in such slots, and this version then frees them.
+#[test]
+fn a_slot_of_unknown_magic_is_ignored() {
+    let mut whole = Image::whole();
+    whole.0.resize(index(slot(SLOTS + 1)), 0xEE);
+    for magic in [*b"ONCEINDX", [0xEE; 8], [0xFF; 8]] {
+        let header = whole.header(TAIL).encode();
+        put(&mut whole.0, index(slot(SLOTS)), &header);
+        put(&mut whole.0, index(slot(SLOTS)), &magic);
+        whole.check(&[], Records(0..RECORDS));
+    }
+    put(&mut whole.0, index(slot(SLOTS)), b"ONCESEGM");
+    whole.check(&[], Corrupt(slot(SLOTS), "is in slots"));
+}
+
+/// A later version can state there where it keeps an image of the index.
+#[test]
+fn the_store_header_after_its_first_sector_is_ignored() {
+    let mut whole = Image::whole();
+    whole.damage(HEADER, STORE_HEADER_BYTES - HEADER);
+    whole.check(&[], Records(0..RECORDS));
+    whole.check(&[Damage(HEADER - 1, 1)], Corrupt(0, "checksum"));
+}
+
+/// A later version can use them, if its checksum covers them as the specification states.
+#[test]
+fn the_free_bytes_of_a_trailer_are_ignored() {
+    let free = index(slot(2)) - 12..index(slot(2));
+    // A damaged frame shows whether the footer was used: without it, the frames are followed.
+    let lost_frame = Damage(frame(1, 3), 8);
+    let is_cut = "segment 2 was whole on disk and now ends here";
+    let mut whole = Image::whole();
+    whole.0[free].fill(0xEE);
+    whole.check(&[lost_frame], Corrupt(frame(1, 3), is_cut));
+    whole.check(&[], Records(0..RECORDS));
+
+    let trailer = index(slot(2)) - TRAILER;
+    let count = u64::from(u32::from_le_bytes(*whole.0[trailer + 12..].first_chunk().unwrap()));
+    let entries = trailer + TRAILER - index(footer::footer_bytes(count));
+    let covered = [&whole.0[trailer + 12..trailer + TRAILER], &whole.0[entries..trailer]].concat();
+    let checksum = whole.header(1).parameters.seed().checksum(&covered);
+    put(&mut whole.0, trailer + 8, &checksum.to_le_bytes());
+    whole.damage(frame(1, 3), 8);
+    let opened = open_at(&whole.storage(), NOW_MS, 16);
+    assert_eq!(opened.unwrap().index.len(), index(RECORDS), "the footer must be used");
 }
 
 #[test]
