@@ -117,6 +117,8 @@ pub(crate) struct Flights {
     /// The number of flights that have a claim. [`Flights::set_claim`] maintains it. Creating and dropping handles of claims does
     /// not, because a handle may outlive its claim, and a leaked handle is never dropped.
     claims: AtomicUsize,
+    /// The number of those claims that are leases.
+    leases: AtomicUsize,
     /// How many times a manual clock was moved.
     clock_moves: AtomicU64,
 }
@@ -126,6 +128,7 @@ impl Flights {
         Flights {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             claims: AtomicUsize::new(0),
+            leases: AtomicUsize::new(0),
             clock_moves: AtomicU64::new(0),
         }
     }
@@ -135,11 +138,22 @@ impl Flights {
         self.claims.load(Ordering::SeqCst)
     }
 
+    /// The number of leases that are alive, those past their deadline included. Takes no lock.
+    pub(crate) fn leases(&self) -> usize {
+        self.leases.load(Ordering::SeqCst)
+    }
+
     /// Replaces the claim of a flight. The caller has its shard locked.
     fn set_claim(&self, flight: &mut Flight, claim: Option<Claim>) {
         match (flight.claim.is_some(), claim.is_some()) {
             (false, true) => self.claims.fetch_add(1, Ordering::SeqCst),
             (true, false) => self.claims.fetch_sub(1, Ordering::SeqCst),
+            (false, false) | (true, true) => 0,
+        };
+        let is_lease = |claim: Option<Claim>| matches!(claim, Some(Claim::Lease { .. }));
+        match (is_lease(flight.claim), is_lease(claim)) {
+            (false, true) => self.leases.fetch_add(1, Ordering::SeqCst),
+            (true, false) => self.leases.fetch_sub(1, Ordering::SeqCst),
             (false, false) | (true, true) => 0,
         };
         flight.claim = claim;

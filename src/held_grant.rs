@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Engine, Finish, Grant, Handle, HashedKey, InClosure, Terms};
+use crate::engine::{Engine, Finish, Grant, Handle, HashedKey, InClosure, MAX_NOTE_BYTES, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::key::{Key, OwnedKey};
@@ -84,6 +84,15 @@ impl HeldGrant {
         self.check_not_completed()?;
         self.finish(Finish::Released)?;
         self.engine.check_in_place()
+    }
+
+    /// Notes why the attempt ends in doubt, if there is space for it. A longer note is cut. A failure is not reported: the caller returns an error
+    /// already, and a failed write poisons the store.
+    pub(crate) fn note(&mut self, note: &str) {
+        let key = HashedKey { key: self.key.as_key(), hash: self.grant.hash };
+        let Grant { version, reservation, .. } = &mut self.grant;
+        let bytes = (0..=MAX_NOTE_BYTES.min(note.len())).rev().find(|at| note.is_char_boundary(*at));
+        let _ = self.engine.note(key, *version, &note[..bytes.unwrap_or(0)], reservation);
     }
 
     pub(crate) fn check_not_completed(&self) -> Result<()> {

@@ -235,6 +235,26 @@ impl Lease {
         self.held.complete_without_result()
     }
 
+    /// Gives the attempt up and leaves the operation in doubt, like a drop of the lease, and notes why. An operator finds the
+    /// note in the list of [unfinished](crate::Store::unfinished) operations.
+    ///
+    /// The note is cut to 512 bytes. It is not synced, so a crash may lose it, and it is skipped if there is no space for it
+    /// or the attempt has ended. [`Options::notes`](crate::Options::notes) does not apply: the caller chooses this text.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Fingerprint, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let Begin::Acquired(lease) = store.begin("charge:1", Fingerprint::NONE)? else { unreachable!() };
+    /// lease.leave_in_doubt("the gateway timed out");
+    /// let unfinished = store.unfinished()?.next().expect("it is in doubt")?;
+    /// assert_eq!(unfinished.note(), Some("the gateway timed out"));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    pub fn leave_in_doubt(mut self, note: &str) {
+        self.held.note(note);
+    }
+
     pub(crate) fn complete_as(&mut self, value: Value<'_>) -> Result<Version> {
         self.held.complete(value)
     }

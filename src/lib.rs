@@ -62,6 +62,7 @@
 //! | run a side effect once | [`Operation`]: [`run`](Operation::run), [`reconcile`](Operation::reconcile), [`rerun`](Operation::rerun), [`release_if`](Operation::release_if) |
 //! | see what the closures receive, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
 //! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
+//! | list what began and has not ended | [`Store::unfinished`] |
 //! | inspect a key, or resolve a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
 //! | change how results are encoded | [`Codec`] |
 //! | test with a clock of your own | [`ManualClock`] |
@@ -126,6 +127,7 @@ mod outcome;
 mod policy;
 mod operation;
 mod store;
+mod unfinished;
 pub mod guide;
 
 /// The examples of the README, so that they are tested.
@@ -168,4 +170,5 @@ pub use policy::{DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, Release
 pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};
 pub use store::Store;
+pub use unfinished::{Unfinished, UnfinishedOperation};
 pub use visit::unordered;

@@ -5,6 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use checks::whole_ms;
+pub(crate) use checks::{check_lease, check_renewal, check_retention, operation_retention};
+
 use crate::clock::{
     ClockJump, DEFAULT_MAX_DOWNTIME_MS, ManualClock, OpeningRules, SystemTimeSource, TimeSource,
 };
@@ -13,10 +16,11 @@ use crate::error::{Error, Result};
 use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
 use crate::log::largest_result_bytes;
 use crate::log::slots::NewSlot;
-use crate::record::Retention;
 use crate::recover::{self, Config, MAX_FILE_BYTES};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};
 use crate::sync::Patience;
+
+mod checks;
 
 /// A builder for opening a store, with [`open`](Options::open) or [`open_in_memory`](Options::open_in_memory).
 ///
@@ -52,6 +56,7 @@ pub struct Options {
     mmap: bool,
     clock_rules: OpeningRules,
     manual_clock: Option<ManualClock>,
+    notes: bool,
 }
 
 impl Default for Options {
@@ -87,6 +92,7 @@ impl Options {
             mmap: true,
             clock_rules: OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None },
             manual_clock: None,
+            notes: true,
         }
     }
 
@@ -273,6 +279,14 @@ impl Options {
         self
     }
 
+    /// Sets whether [`run`](crate::Operation::run) keeps the text of the error with which a side effect ended in doubt, for
+    /// [`Store::unfinished`](crate::Store::unfinished). Switch it off if these texts may contain secrets: they are written to the
+    /// file. Default: true.
+    pub fn notes(mut self, notes: bool) -> Options {
+        self.notes = notes;
+        self
+    }
+
     /// Opens the engine for the store at `path`.
     pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
@@ -377,7 +391,7 @@ impl Options {
             max_result_bytes: 0,
         };
         let result_retention_ms = self.result_retention.map(whole_ms);
-        self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms })
+        self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms, notes: self.notes })
     }
 
     fn check_max_size(&self, segment_bytes: u64) -> Result<()> {
@@ -427,68 +441,6 @@ impl Options {
         let max_result_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
         Ok(Settings { terms: Terms { max_result_bytes, ..settings.terms }, ..settings })
     }
-}
-
-/// Checks the retentions of a key and of its result. Without a retention for the result, it is kept as long as the key.
-pub(crate) fn check_retention(key: Duration, result: Option<Duration>) -> Result<Retention> {
-    let key_ms = whole_ms(key);
-    let result_ms = result.map_or(key_ms, whole_ms);
-    if key_ms == 0 {
-        return Err(Error::Option {
-            option: "retention",
-            reason: "less than a millisecond; every retry would come too late and run the side effect again"
-                .into(),
-        });
-    }
-    if result_ms > key_ms {
-        return Err(Error::Option {
-            option: "result_retention",
-            reason: format!("{result_ms} ms is longer than the retention of the key, {key_ms} ms"),
-        });
-    }
-    Ok(Retention { key_ms, result_ms })
-}
-
-/// Checks a lease against the retention of its operation. Returns the lease in ms.
-pub(crate) fn check_lease(lease: Duration, retention: Retention) -> Result<u64> {
-    let lease_ms = whole_ms(lease);
-    if lease_ms == 0 {
-        return Err(Error::Option {
-            option: "lease",
-            reason: "less than a millisecond; every other caller could take the operation over at once"
-                .into(),
-        });
-    }
-    if lease_ms > retention.key_ms {
-        return Err(Error::Option {
-            option: "lease",
-            reason: format!(
-                "{lease_ms} ms is longer than the retention, {} ms; a completion could be forgotten before the lease of \
-                 a retry ends",
-                retention.key_ms
-            ),
-        });
-    }
-    Ok(lease_ms)
-}
-
-/// Checks the renewal of a lease against the retention. Returns the new lease in ms. `Duration::MAX` means no deadline, as
-/// for an operation without a lease.
-pub(crate) fn check_renewal(lease: Duration, retention: Retention) -> Result<u64> {
-    if lease == Duration::MAX { Ok(u64::MAX) } else { check_lease(lease, retention) }
-}
-
-/// Returns the retention of an operation that sets one for its key. The result retention of the store still applies, but no
-/// longer than that of the key.
-pub(crate) fn operation_retention(key: Duration, store: &Settings) -> Result<Retention> {
-    let Retention { key_ms, .. } = check_retention(key, None)?;
-    let result_ms = store.result_retention_ms.unwrap_or(key_ms).min(key_ms);
-    Ok(Retention { key_ms, result_ms })
-}
-
-/// Converts a duration to whole ms, rounded down. Saturates.
-pub(crate) fn whole_ms(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 fn open_error(path: &Path, error: OpenError) -> Error {

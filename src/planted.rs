@@ -139,6 +139,10 @@ pub enum Bug {
     LingererKeepsRole,
     /// A thread that lingers while the queue is poisoned does not wake the callers that wait for it with a deadline.
     LingererWakesNobody,
+    /// A completed operation stays in the table of unfinished ones.
+    FinishedStaysUnfinished,
+    /// A note gets a version of its own, so that the attempt which wrote it is no longer the last.
+    NoteFencesItsLease,
     /// A later record of a key is mistaken for the one that was at the same address before.
     RecordKnownByAddress,
 }

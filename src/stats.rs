@@ -50,6 +50,14 @@ pub struct Stats {
     pub reserved_bytes: u64,
     /// The number of leases and doubts that are alive. [`Store::close`](crate::Store::close) succeeds only if it is 0.
     pub leases: usize,
+    /// The number of operations that began and have not ended. [`Store::unfinished`](crate::Store::unfinished) lists them.
+    pub unfinished: usize,
+    /// The number of those that are in doubt. An operation whose lease has passed its deadline is not counted until another
+    /// caller takes it over.
+    pub in_doubt: usize,
+    /// When the last attempt of the oldest unfinished operation began: in store time, in ms since the Unix epoch. `None` if
+    /// there is none, and in a forked child.
+    pub oldest_unfinished_ms: Option<u64>,
     /// The number of syncs for changes since the store was opened.
     pub syncs: u64,
     /// The bytes of live records that reclaiming moved since the store was opened.
@@ -89,6 +97,7 @@ impl Stats {
         let log = engine.log();
         let (head, tail) = log.span();
         let (moved_bytes, segments_retired) = engine.reclaimed();
+        let (unfinished, in_doubt) = engine.unfinished_counts();
         let mut stats = Stats {
             keys: 0,
             index_bytes: 0,
@@ -98,6 +107,9 @@ impl Stats {
             dead_bytes: 0,
             reserved_bytes: 0,
             leases: engine.claim_count(),
+            unfinished,
+            in_doubt,
+            oldest_unfinished_ms: None,
             syncs: log.syncs(),
             moved_bytes,
             segments_retired,
@@ -116,6 +128,7 @@ impl Stats {
             let totals = log.space_usage().totals(stats.store_time_ms);
             (stats.record_bytes, stats.dead_bytes) = (totals.total_bytes, totals.dead_bytes);
             (stats.keys, stats.index_bytes) = (engine.index().len(), engine.index().allocated_bytes());
+            stats.oldest_unfinished_ms = engine.oldest_unfinished_ms();
             stats.file_bytes = log.file_bytes();
             stats.reserved_bytes = log.reserved_bytes();
             stats.poisoned = log.check_poison().is_err();

@@ -91,6 +91,10 @@ const _: () = {
 };
 
 impl Store {
+    pub(crate) fn engine(&self) -> &Handle {
+        &self.engine
+    }
+
     pub(crate) fn new(engine: Engine) -> Store {
         Store { engine: Handle::new(Arc::new(engine)) }
     }

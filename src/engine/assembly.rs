@@ -8,6 +8,7 @@ use super::path_check::PathCheck;
 use super::reclaim::Reclaim;
 use super::records::{HashedKey, Records};
 use super::terms::Settings;
+use super::unfinished::UnfinishedTable;
 use super::unreadable::UnreadableRecords;
 use super::view::Viewer;
 use super::write::{Versions, WritePath};
@@ -41,7 +42,7 @@ pub(crate) struct Engine {
 impl Engine {
     /// Builds the engine of a recovered store.
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
-        let Recovered { log, index, clock, open_count, counter, unreadable } = recovered;
+        let Recovered { log, index, clock, open_count, counter, unreadable, begun } = recovered;
         let flights = Arc::new(Flights::new());
         clock.wake_when_moved(Arc::downgrade(&(Arc::clone(&flights) as Arc<dyn Sleepers>)));
         let admission = Arc::new(Admission::new());
@@ -49,7 +50,8 @@ impl Engine {
         let versions = Versions::new(path.clone(), open_count, counter);
         let path_check = Arc::new(PathCheck::new(storage, path, clock.now_ms(), log.span().1));
         let unreadable = UnreadableRecords::new(unreadable);
-        let records = Arc::new(Records::new(log, index, unreadable, Arc::clone(&admission)));
+        let unfinished = UnfinishedTable::new(begun);
+        let records = Arc::new(Records::new(log, index, unreadable, unfinished, Arc::clone(&admission)));
         let write = Arc::new(WritePath::new(Arc::clone(&records)));
         let viewer = Viewer::new(Arc::clone(&records), Arc::clone(&flights), Arc::clone(&clock));
         let reclaim = Reclaim::new(
@@ -129,6 +131,18 @@ impl Engine {
     /// The number of records that are known to be unreadable.
     pub(crate) fn unreadable_records(&self) -> u64 {
         self.records.unreadable().count()
+    }
+
+    /// The number of operations that began and have not ended, and of those among them that are in doubt. Takes no
+    /// lock.
+    pub(crate) fn unfinished_counts(&self) -> (usize, usize) {
+        let count = self.records.unfinished().count();
+        (count, count.saturating_sub(self.flights.leases()))
+    }
+
+    /// When the last attempt of the oldest unfinished operation began, in store time.
+    pub(crate) fn oldest_unfinished_ms(&self) -> Option<u64> {
+        self.records.unfinished().oldest_ms()
     }
 
     /// Whether the last attempt to reclaim failed because the oldest segment could not be read.

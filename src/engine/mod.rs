@@ -17,6 +17,7 @@
 //! | `admission` | which calls may change the store, and in which process | its own counters |
 //! | `path_check` | whether the path still leads to the open file | the storage's path |
 //! | `unreadable` | the set of records that are known to be unreadable | its own set |
+//! | `unfinished` | the table of operations that began and have not ended | its own table |
 //! | `inside` | the claims whose closures a thread is running | a thread-local list |
 //! | `records` | the last record of every key | log (read only), index |
 //! | `view` | reading the state of a key | records, flights, clock (all read only) |
@@ -24,13 +25,14 @@
 //! | `write` | the way of a change into the log and the index | log, records, the flights of its keys |
 //! | `reclaim` | freeing the space of dead records | records, the write path, flights |
 //! | `assembly` | the [`Engine`], which holds the parts | the parts above |
-//! | `reading`, `change`, `begin`, `finish`, `edit`, `claims`, `lifecycle` | the calls | the parts above |
+//! | `reading`, `change`, `begin`, `finish`, `edit`, `claims`, `notes`, `lifecycle` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
 mod admission;
 mod path_check;
 mod unreadable;
+mod unfinished;
 mod inside;
 mod records;
 mod view;
@@ -44,6 +46,7 @@ mod begin;
 mod finish;
 mod edit;
 mod claims;
+mod notes;
 mod lifecycle;
 
 pub(crate) use assembly::Engine;
@@ -53,6 +56,8 @@ pub(crate) use edit::Swap;
 pub(crate) use finish::Applied;
 pub(crate) use inside::InClosure;
 pub(crate) use lifecycle::Handle;
+pub(crate) use notes::MAX_NOTE_BYTES;
+pub(crate) use reading::UnfinishedRecord;
 pub use reclaim::Compaction;
 pub(crate) use records::{Found, HashedKey};
 pub use terms::{Durability, Expected, Next};

@@ -1,14 +1,66 @@
 //! Calls that read a key and change nothing.
 
 use super::assembly::Engine;
-use super::records::Found;
+use super::records::{Found, Sight};
 use super::terms::Request;
 use crate::error::Result;
-use crate::key::Key;
+use crate::flights::Claim;
+use crate::format::record::Kind;
+use crate::key::{Key, OwnedKey};
+use crate::record::Liveness;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
+/// The record of an operation that began and has not ended.
+#[derive(Debug)]
+pub(crate) struct UnfinishedRecord {
+    pub(crate) key: OwnedKey,
+    pub(crate) status: Status,
+    pub(crate) version: Version,
+    pub(crate) attempt: u32,
+    pub(crate) since_ms: u64,
+    pub(crate) note: Option<Vec<u8>>,
+}
+
 impl Engine {
+    /// Returns the key hashes of all unfinished operations, oldest first.
+    pub(crate) fn unfinished(&self) -> Result<Vec<u128>> {
+        self.admission.check_open()?;
+        Ok(self.records.unfinished().oldest_first())
+    }
+
+    /// Reads the unfinished operation of the key with this hash. Returns None if it has ended. Waits for no other caller, and
+    /// makes nothing durable.
+    pub(crate) fn unfinished_record(&self, hash: u128) -> Result<Option<UnfinishedRecord>> {
+        self.admission.check_open()?;
+        let now_ms = self.clock.now_ms();
+        let read = self.records.read_by_hash(hash, now_ms, |_, _, record| {
+            (record.kind == Kind::Begun).then(|| UnfinishedRecord {
+                key: record.key.to_owned(),
+                status: Status::InDoubt,
+                version: record.version,
+                attempt: record.attempt,
+                since_ms: record.time_ms,
+                note: record.value.result.map(<[u8]>::to_vec),
+            })
+        })?;
+        match read {
+            Some(Sight::Read(Some(mut record))) => {
+                // A lease is published before the index points to its record, and is read after the index.
+                let is_leased = matches!(
+                    self.flights.claim(hash),
+                    Some(Claim::Lease { version, deadline_ms, .. }) if version == record.version && now_ms < deadline_ms
+                );
+                if is_leased {
+                    record.status = Status::InProgress;
+                }
+                Ok(Some(record))
+            }
+            Some(Sight::Unreadable(lost)) if lost.liveness == Liveness::Begun => Err(lost.error),
+            _ => Ok(None),
+        }
+    }
+
     /// Returns the key's state. May wait for a sync, but for another thread's sync no longer than `patience`.
     pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
         let _events = crate::events::hold_back();

@@ -1,6 +1,6 @@
 //! Presents the index and the log as one map from each key to its last record.
 //!
-//! [`Records`] owns the index and the set of unreadable records. A lookup needs no flight (the per-key lock) and waits
+//! [`Records`] owns the index, the set of unreadable records and the table of unfinished operations. A lookup needs no flight (the per-key lock) and waits
 //! for no other caller, because the index points only to records that are already as durable as their callers asked
 //! for. A method that changes the index is called with the key's flight held, so that the entry which the caller found
 //! is still there.
@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::unfinished::UnfinishedTable;
 use super::unreadable::UnreadableRecords;
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
@@ -111,6 +112,7 @@ pub(super) struct Records {
     log: Arc<Log>,
     index: Index,
     unreadable: UnreadableRecords,
+    unfinished: UnfinishedTable,
     admission: Arc<Admission>,
 }
 
@@ -119,9 +121,10 @@ impl Records {
         log: Arc<Log>,
         index: Index,
         unreadable: UnreadableRecords,
+        unfinished: UnfinishedTable,
         admission: Arc<Admission>,
     ) -> Records {
-        Records { log, index, unreadable, admission }
+        Records { log, index, unreadable, unfinished, admission }
     }
 
     pub(super) fn log(&self) -> &Arc<Log> {
@@ -134,6 +137,10 @@ impl Records {
 
     pub(super) fn unreadable(&self) -> &UnreadableRecords {
         &self.unreadable
+    }
+
+    pub(super) fn unfinished(&self) -> &UnfinishedTable {
+        &self.unfinished
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -183,9 +190,31 @@ impl Records {
         &self,
         key: HashedKey<'_>,
         now_ms: u64,
+        read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
+    ) -> Result<Option<Sight<R>>> {
+        self.read_if(key.hash, now_ms, |other| other == key.key, read)
+    }
+
+    /// Calls `read` with the last record of the key with this hash, for a caller that does not know the key. Returns
+    /// None if the index has no entry for it.
+    pub(super) fn read_by_hash<R>(
+        &self,
+        hash: u128,
+        now_ms: u64,
+        read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
+    ) -> Result<Option<Sight<R>>> {
+        self.read_if(hash, now_ms, |key| self.log.hasher().key(key) == hash, read)
+    }
+
+    /// Calls `read` with the last record of the key with this hash for which `is_wanted` returns true. Only such a key
+    /// may have this hash.
+    fn read_if<R>(
+        &self,
+        hash: u128,
+        now_ms: u64,
+        is_wanted: impl Fn(Key<'_>) -> bool,
         mut read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
     ) -> Result<Option<Sight<R>>> {
-        let HashedKey { key, hash } = key;
         loop {
             // Damaged records of any key: the index stores only a part of each hash, so it may offer records of other
             // keys.
@@ -199,7 +228,7 @@ impl Records {
                 let confirm = self.log.reader().record(address, |place, record| match record.kind {
                     Kind::Unreadable => (record.key_hash(self.log.hasher()) == hash)
                         .then(|| Sight::Unreadable(self.carried(address, place, record, now_ms))),
-                    _ => (record.key == key).then(|| Sight::Read(read(address, place, record))),
+                    _ => is_wanted(record.key).then(|| Sight::Read(read(address, place, record))),
                 });
                 match confirm {
                     Err(error @ Error::Corrupt { .. }) => {

@@ -88,6 +88,8 @@ pub(crate) struct Settings {
     pub(crate) terms: Terms,
     /// The retention that was set for results. None means that results are kept as long as their keys.
     pub(crate) result_retention_ms: Option<u64>,
+    /// Whether an attempt that ends in doubt notes why.
+    pub(crate) notes: bool,
 }
 
 /// How an attempt ends.

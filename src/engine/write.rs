@@ -241,9 +241,25 @@ impl Records {
                 EffectKind::Moved => self.unreadable().replace(old.address, address),
             }
         }
+        if let EffectKind::Changed { .. } = effect.kind {
+            self.note_unfinished(effect);
+        }
         self.log().space_usage().add(&size, time_ms);
         if let EffectKind::Changed { ends_claim: true, .. } = effect.kind {
             flight.set_claim(None);
+        }
+    }
+
+    /// Adds the operation to the table of unfinished ones, or removes it.
+    fn note_unfinished(&self, effect: &Effect) {
+        let old_kind = effect.replaced.map(|old| old.size.kind);
+        match (effect.size.kind, old_kind) {
+            (Kind::Begun, _) => self.unfinished().insert(effect.hash, effect.time_ms),
+            // An unreadable record may be that of an attempt which began.
+            (_, Some(Kind::Begun | Kind::Unreadable)) if !planted(Bug::FinishedStaysUnfinished) => {
+                self.unfinished().remove(effect.hash);
+            }
+            _ => {}
         }
     }
 

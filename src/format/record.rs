@@ -101,7 +101,7 @@ impl Typing {
 /// The result in a record, or why there is none, and how the typed interface made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Value<'a> {
-    /// The result, or None if there is none. An empty result is a result.
+    /// The result, or None if there is none. An empty result is a result. In a record of kind [`Kind::Begun`], the note.
     pub(crate) result: Option<&'a [u8]>,
     /// Whether the operation is done but its result was never recorded.
     pub(crate) not_kept: bool,

@@ -3,6 +3,8 @@
 //! This module orders the calls to it around the caller's closures, none of which runs while a lock of the store is
 //! held.
 
+use std::fmt;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -32,6 +34,9 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// Use [`release_if`](Operation::release_if) for errors that prove that it did not. A definite refusal ("card
     /// declined") is a result and not an error: make it part of `T`. If `effect` panics, the operation is in doubt and
     /// the panic continues.
+    ///
+    /// The text of that error is kept for the operator who [resolves the doubt](crate::Store::unfinished): its `Display`, at most
+    /// 512 bytes. It is not synced, so a crash may lose it. [`Options::notes`](crate::Options::notes) switches this off.
     ///
     /// A closure that ends in a call that returns a `Result` needs no type annotation. One that ends in `Ok(..)` needs one:
     /// `|attempt| -> anyhow::Result<_> { .. Ok(receipt) }`.
@@ -78,6 +83,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         T: Serialize + DeserializeOwned,
         D: DoubtPolicy<T>,
         R: ReleasePolicy<E>,
+        E: fmt::Display,
         F: FnOnce(&Attempt) -> std::result::Result<T, E>,
     {
         self.engine.check_process()?;
@@ -221,6 +227,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         C: Codec,
         T: Serialize + DeserializeOwned,
         R: ReleasePolicy<E>,
+        E: fmt::Display,
         F: FnOnce(&Attempt) -> std::result::Result<T, E>,
     {
         let attempt = Attempt::of_lease(self.engine, &lease);
@@ -241,7 +248,10 @@ impl<C, D, R> Operation<'_, C, D, R> {
                 Err(failed) => Err(RunError::InDoubt { error, release_failed: Some(Box::new(failed)) }),
             },
             Err(error) => {
-                drop(lease);
+                match self.engine.settings().notes {
+                    true => lease.leave_in_doubt(&error.to_string()),
+                    false => drop(lease),
+                }
                 Err(RunError::InDoubt { error, release_failed: None })
             }
         }

@@ -16,7 +16,7 @@ use super::team::with_team;
 use crate::error::{Error, Result};
 use crate::format::footer::{FooterEntry, Trailer};
 use crate::format::record::Kind;
-use crate::format::{FormatError, STORE_HEADER_BYTES};
+use crate::format::{FormatError, NEVER_MS, STORE_HEADER_BYTES};
 use crate::hash::KeyHasher;
 use crate::index::{Address, Candidate, Index, Packing, SHARD_COUNT, ShardUpdates, shard_of};
 use crate::log::reader::Reader;
@@ -57,6 +57,8 @@ pub(super) struct FilledIndex {
     pub(super) full: Vec<FullSegment>,
     /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(super) unreadable: Vec<Address>,
+    /// The key hash of each operation that began and has not ended, and when its last attempt began, in store time.
+    pub(super) begun: Vec<(u128, u64)>,
 }
 
 /// The index updates of a segment, sorted by shard. The words of one shard are `words[starts[shard]..starts[shard + 1]]`.
@@ -88,6 +90,8 @@ struct SegmentContents {
     tally: Tally,
     /// The key hash and the address of each record of kind `Unreadable`.
     unreadable: Vec<(u128, Address)>,
+    /// The key hash and the address of each record that may be the last one of an unfinished operation.
+    begun: Vec<(u128, Address)>,
 }
 
 /// A task that the threads share, item by item.
@@ -173,6 +177,7 @@ pub(super) fn fill(
 
     let mut full = Vec::with_capacity(links.len());
     let mut unreadable = Vec::new();
+    let mut begun = Vec::new();
     let max_window = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
     let min_window = MIN_SEGMENTS_PER_THREAD * threads;
     let window = (links.len() / WINDOWS).max(min_window).min(max_window).max(threads);
@@ -180,6 +185,7 @@ pub(super) fn fill(
     with_team(threads, &work, |team| -> Result<()> {
         let mut add_to_window = |contents: SegmentContents| {
             unreadable.extend(contents.unreadable);
+            begun.extend(contents.begun);
             filler.space_usage.absorb(contents.tally);
             filler.window.write().push(contents.updates);
             contents.segment
@@ -205,13 +211,16 @@ pub(super) fn fill(
         team.run(Task::Build, SHARD_COUNT);
         Ok(())
     })?;
-    let failures = filler.failures.into_inner();
+    let failures = std::mem::take(&mut *filler.failures.lock());
     if let Some((_, error)) = failures.into_iter().min_by_key(|(shard, _)| *shard) {
         return Err(error);
     }
     unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
     let unreadable = unreadable.into_iter().map(|(_, address)| address).collect();
-    Ok(FilledIndex { index: filler.index, space_usage: filler.space_usage, full, unreadable })
+    begun.retain(|(hash, address)| filler.index.holds(*hash, *address));
+    let begun = begun.into_iter().filter_map(|(hash, address)| filler.begun(hash, address).transpose());
+    let begun = begun.collect::<Result<_>>()?;
+    Ok(FilledIndex { index: filler.index, space_usage: filler.space_usage, full, unreadable, begun })
 }
 
 impl Filler<'_> {
@@ -250,6 +259,22 @@ impl Filler<'_> {
             }
         }
         Ok(extrapolate(&sampled, links.len()) + self.survey.scan.entries.len())
+    }
+
+    /// Returns the key hash and the begin of the operation whose last record is at `address`, unless that record is known
+    /// to be of an operation that ended. If the record cannot be read, the operation counts as the oldest.
+    fn begun(&self, hash: u128, address: Address) -> Result<Option<(u128, u64)>> {
+        let since = self.reader.record(address, |_, record| match record.kind {
+            Kind::Unreadable => {
+                matches!(record.carried_kind(), None | Some(Kind::Begun)).then_some(record.time_ms)
+            }
+            _ => Some(record.time_ms),
+        });
+        match since {
+            Ok(since_ms) => Ok(since_ms.map(|since_ms| (hash, since_ms))),
+            Err(Error::Corrupt { .. }) => Ok(Some((hash, 0))),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads a full segment by its footer or, if that is not valid, by its frames.
@@ -318,7 +343,7 @@ impl Filler<'_> {
         let mut next = starts;
         let mut tally = Tally::at(self.now_ms);
         let mut listed_bytes = 0;
-        let mut unreadable = Vec::new();
+        let (mut unreadable, mut begun) = (Vec::new(), Vec::new());
         for entry in entries {
             let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
             listed_bytes += entry.length;
@@ -332,6 +357,11 @@ impl Filler<'_> {
             }
             if entry.kind == Kind::Unreadable {
                 unreadable.push((entry.hash, address));
+            }
+            // An unreadable record that never expires may carry a begin. One that expires was a completion.
+            if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS
+            {
+                begun.push((entry.hash, address));
             }
             let shard = shard_of(entry.hash);
             let word = self.packing.word(entry.hash, address);
@@ -349,7 +379,7 @@ impl Filler<'_> {
         }
         sorted.removals.sort_unstable();
         tally.add_dead(segment.record_bytes.saturating_sub(listed_bytes));
-        Ok(SegmentContents { segment, updates: sorted, tally, unreadable })
+        Ok(SegmentContents { segment, updates: sorted, tally, unreadable, begun })
     }
 
     /// Whether a record that is not of kind `Completed` leaves its key in the index. A function of its own, so that the

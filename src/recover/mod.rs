@@ -93,6 +93,8 @@ pub(crate) struct Recovered {
     pub(crate) counter: u64,
     /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(crate) unreadable: Vec<Address>,
+    /// The key hash of each operation that began and has not ended, and when its last attempt began, in store time.
+    pub(crate) begun: Vec<(u128, u64)>,
 }
 
 /// The file that is being opened, and the options for that.
@@ -203,7 +205,7 @@ impl Filled<'_> {
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
         let Surveyed { request, survey, versions, clock, time, wall_ms } = surveyed;
-        let FilledIndex { index, space_usage, full, unreadable } = filled;
+        let FilledIndex { index, space_usage, full, unreadable, begun } = filled;
         let OpenRequest { storage, path, config } = &request;
         let segment_bytes = survey.parameters.segment_bytes;
         let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
@@ -224,7 +226,7 @@ impl Filled<'_> {
         if storage.copies_on_write() {
             crate::events::found_copy_on_write(path);
         }
-        Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter, unreadable })
+        Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter, unreadable, begun })
     }
 }
 

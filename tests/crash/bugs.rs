@@ -84,4 +84,6 @@ finds! { hunt:
     finds_an_unreadable_record_that_is_dropped: UnreadableDropped,
     finds_an_unreadable_record_with_a_new_checksum: UnreadableRechecksummed,
     finds_an_unreadable_record_that_loses_its_key: UnreadableKeyHashLost,
+    finds_a_finished_operation_that_stays_unfinished: FinishedStaysUnfinished,
+    finds_a_note_that_fences_its_lease: NoteFencesItsLease,
 }

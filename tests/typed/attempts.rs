@@ -16,6 +16,11 @@ fn a_closure_error_leaves_a_doubt_unless_release_if_accepts_it() {
         Connect,
         Timeout,
     }
+    impl std::fmt::Display for ClientError {
+        fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            write!(out, "{self:?}")
+        }
+    }
     let store = store();
     let run = |error| {
         store

@@ -12,6 +12,7 @@ mod act;
 pub mod oracle;
 mod reopen;
 mod rot;
+mod unfinished;
 
 pub use act::{APPLIED, Act, BEGIN_AGAIN, NOT_APPLIED, TO_ABSENT, TO_COMPLETED, field};
 
@@ -201,7 +202,11 @@ impl World {
                 }
             }
             Act::Abandon(key) => {
-                self.leases.remove(&key);
+                // Every second attempt notes why, which must change nothing else.
+                match self.leases.remove(&key) {
+                    Some(lease) if nonce.is_multiple_of(2) => lease.leave_in_doubt("abandoned on purpose"),
+                    lease => drop(lease),
+                }
                 return Ok(());
             }
             Act::Record(key, size) | Act::RecordBuffered(key, size) | Act::RecordFor(key, size, _) => {
@@ -450,6 +455,7 @@ impl World {
     /// Checks a store that was opened after a crash. Returns the entry of the history that matches it.
     pub fn check(&self, store: &Store) -> Result<usize, String> {
         let at = self.oracle.locate(store)?;
+        unfinished::check(store)?;
         // A crash may lose records, but in the same boot it loses no store time.
         match store.stats().store_time_ms {
             time_ms if time_ms == self.time_ms => Ok(at),
@@ -459,7 +465,8 @@ impl World {
 
     /// Checks that the open store shows what was acknowledged and nothing else.
     pub fn check_live(&self, store: &Store) -> Result<(), String> {
-        self.oracle.check_live(store, self.time_ms)
+        self.oracle.check_live(store, self.time_ms)?;
+        unfinished::check(store)
     }
 
     /// Checks that a store opened after a crash accepts a new record, with a new version.

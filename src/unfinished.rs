@@ -1,0 +1,137 @@
+//! The list of operations that began and have not ended.
+
+use std::vec;
+
+use crate::engine::{Engine, Handle, UnfinishedRecord};
+use crate::error::Result;
+use crate::key::{Key, OwnedKey};
+use crate::status::{Status, Version};
+use crate::store::Store;
+
+impl Store {
+    /// Lists the operations that began and have not ended, oldest first: those in progress and those in doubt.
+    ///
+    /// A key whose operation is in doubt stays so until a retry or an operator resolves it. An operator lists what is in
+    /// doubt, finds out from the outside world whether each side effect happened, and resolves each with
+    /// [`begin`](Store::begin) or [`compare_and_set`](Store::compare_and_set): see
+    /// [the guide](crate::guide::operating#resolve-a-doubt).
+    ///
+    /// The list is made now, from memory, and each operation is read when the iterator gets to it. One that has ended
+    /// meanwhile is left out, and one that begins after this call may be missing. No lock is held between two items. What
+    /// is listed may not be durable yet; the calls that resolve a doubt make it so.
+    ///
+    /// [`Stats::unfinished`](crate::Stats::unfinished) and [`Stats::in_doubt`](crate::Stats::in_doubt) are the counts.
+    ///
+    /// ```
+    /// use oncekey::{Status, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// assert!(store.operation("charge:1").run(|_| Err::<u64, _>("connection reset")).is_err());
+    ///
+    /// let unfinished = store.unfinished()?.collect::<Result<Vec<_>, _>>()?;
+    /// assert_eq!(unfinished.len(), 1);
+    /// assert_eq!(unfinished[0].key().to_string(), r#"key "charge:1""#);
+    /// assert_eq!(unfinished[0].status(), Status::InDoubt);
+    /// assert_eq!(unfinished[0].note(), Some("connection reset"));
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Closed`](crate::Error::Closed), [`Error::Forked`](crate::Error::Forked). An item of the iterator is also
+    /// [`Error::Corrupt`](crate::Error::Corrupt), if a record cannot be read, or [`Error::Io`](crate::Error::Io). The
+    /// iterator goes on after it.
+    pub fn unfinished(&self) -> Result<Unfinished> {
+        Unfinished::of(self.engine())
+    }
+}
+
+/// An operation that began and has not ended. [`Store::unfinished`](crate::Store::unfinished) lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnfinishedOperation {
+    key: OwnedKey,
+    status: Status,
+    version: Version,
+    attempt: u32,
+    since_ms: u64,
+    note: Option<String>,
+}
+
+impl UnfinishedOperation {
+    fn of(record: UnfinishedRecord) -> UnfinishedOperation {
+        let UnfinishedRecord { key, status, version, attempt, since_ms, note } = record;
+        let note = note.map(|note| String::from_utf8_lossy(&note).into_owned());
+        UnfinishedOperation { key, status, version, attempt, since_ms, note }
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Key<'_> {
+        self.key.as_key()
+    }
+
+    /// [`Status::InProgress`] or [`Status::InDoubt`].
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The version of the last attempt, for [`Store::compare_and_set`](crate::Store::compare_and_set).
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The number of the last attempt, counted from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// When the last attempt began: in store time, in ms since the Unix epoch. Compare it with
+    /// [`Stats::store_time_ms`](crate::Stats::store_time_ms).
+    #[must_use]
+    pub fn since_ms(&self) -> u64 {
+        self.since_ms
+    }
+
+    /// The text of the error with which the last attempt ended in doubt, at most 512 bytes of it. `None` if it did not end with an
+    /// error, if a crash came before the text was on disk, if there was no space for it, or if
+    /// [`Options::notes`](crate::Options::notes) is off.
+    #[must_use]
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+}
+
+/// An iterator over the unfinished operations of a store, oldest first. Made by
+/// [`Store::unfinished`](crate::Store::unfinished).
+#[derive(Debug)]
+#[must_use = "an iterator does nothing until it is used"]
+pub struct Unfinished {
+    engine: Handle,
+    hashes: vec::IntoIter<u128>,
+}
+
+impl Unfinished {
+    pub(crate) fn of(engine: &Handle) -> Result<Unfinished> {
+        Ok(Unfinished { engine: engine.clone(), hashes: engine.unfinished()?.into_iter() })
+    }
+
+    fn read(engine: &Engine, hash: u128) -> Option<Result<UnfinishedOperation>> {
+        engine.unfinished_record(hash).map(|record| record.map(UnfinishedOperation::of)).transpose()
+    }
+}
+
+impl Iterator for Unfinished {
+    type Item = Result<UnfinishedOperation>;
+
+    fn next(&mut self) -> Option<Result<UnfinishedOperation>> {
+        self.hashes.find_map(|hash| Unfinished::read(&self.engine, hash))
+    }
+
+    /// The upper bound counts the operations that were unfinished when the list was made. Some may have ended since.
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (0, Some(self.hashes.len()))
+    }
+}
