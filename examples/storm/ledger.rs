@@ -31,7 +31,7 @@ impl Charge {
     }
 
     fn to_entry(self) -> String {
-        // The widths add up to `ENTRY_BYTES`. A u64 has at most 20 digits, so the intent, which is shorter, gets the rest.
+        // The three columns, two spaces and the newline add up to `ENTRY_BYTES`. Each column is wide enough for any u64.
         format!("{:21} {:20} {:20}\n", self.intent, self.attempt_version, self.nonce)
     }
 

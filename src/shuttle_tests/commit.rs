@@ -313,7 +313,7 @@ fn returning_callers(writes_only: u64) {
 }
 
 /// One thread appends again after a sync and lingers for the other thread that the sync woke, which poisons the queue instead.
-/// A third waits with patience for the lingering thread's sync.
+/// A third waits with patience for the lingering thread to sync a record that is written.
 fn poisoned_among_returning_callers() {
     let queue = Queue::new(MANY_RECORDS_BYTES, Failing::Nothing);
     let append_and_check = |queue: &Queue, version| {
@@ -336,7 +336,12 @@ fn poisoned_among_returning_callers() {
     let syncing = {
         let queue = Arc::clone(&queue);
         thread::spawn(move || {
-            let is_durable = || queue.disk.contents.lock().synced == 3;
+            let Ok(ticket) = queue.append(4, Until::Written) else { return };
+            if queue.commit.wait(&ticket, &queue.disk).is_err() {
+                return;
+            }
+            let written = queue.disk.contents.lock().written.len();
+            let is_durable = || queue.disk.contents.lock().synced >= written;
             let _ = queue.commit.sync_within(is_durable, Patience::Endless, &queue.disk);
         })
     };

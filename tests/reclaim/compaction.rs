@@ -44,11 +44,11 @@ fn min_size_applies_at_creation_and_after_a_compaction() {
     store.record("live", NONE, b"r").unwrap();
     store.compact().unwrap();
     assert_eq!((place.length(), store.stats().keys), (length, 1));
-    // A record takes a multiple of eight bytes. Of this one, the key and the result have five.
+    // The key and the result of this record have five bytes together, which are padded to eight.
     assert_eq!(
         store.stats().moved_bytes,
         RECORD_HEADER + 8,
-        "compact moved the live record twice: the second move could only free a slot that min_size keeps"
+        "compact moved the live record twice, although min_size keeps the file from getting shorter"
     );
     for n in 0..3_000 {
         store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();

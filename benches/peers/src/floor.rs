@@ -143,7 +143,8 @@ impl GroupCommitFloor {
         GroupCommitFloor { tail: Mutex::new(tail), synced, group: GroupCommit::new() }
     }
 
-    /// Writes these bytes without a sync. A write takes less time than waiting for another thread's write.
+    /// Writes these bytes without a sync. A caller that needs no sync does not join a batch, because writing its record
+    /// takes less time than waiting until another thread has written the batch.
     fn write(&self, bytes: &[u8]) {
         let mut tail = self.tail.lock();
         let position = tail.advance(bytes.len());
