@@ -134,7 +134,7 @@ fn memory(directory: &Path) -> Measured {
     let live_bytes = stats.record_bytes - stats.dead_bytes;
     println!("  file after compact ({:.1?})              {}", start.elapsed(), mebibytes(file_bytes));
     println!(
-        "  file / bytes of the live records       {}.{:03}",
+        "  compacted file / live records          {}.{:03}",
         file_bytes / live_bytes,
         file_bytes * 1_000 / live_bytes % 1_000
     );

@@ -132,7 +132,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn keys_with_and_without_a_scope_and_requests_hash_differently() {
+    fn scoped_keys_unscoped_keys_and_requests_hash_differently() {
         let hasher = KeyHasher::new(*b"0123456789abcdef");
         let hashes = [
             hasher.key(Key::new("abc")),

@@ -14,7 +14,8 @@ use crate::table::{self, ProgressBar, Tally};
 use crate::verdict::Acknowledged;
 use crate::wire::{Answer, Ending, Report, Request};
 
-/// The longest time between two reports. A service that is silent for longer hangs.
+/// The longest time between two reports. If a service sends none for longer, the storm ends with an error, because the service
+/// hangs.
 const MAX_SILENCE: Duration = Duration::from_secs(60);
 
 /// Runs the storm and checks it. Returns true if every charge happened once and every acknowledged result is unchanged.
@@ -148,7 +149,8 @@ impl<'a> Storm<'a> {
         self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
-            // Only forged calls are refused, each after its request has a result.
+            // Only a forged call is refused. The service makes it once its request has a result, so that request is counted
+            // already.
             Ending::Refused => return Ok(()),
             // The service calls again until the request has a result.
             Ending::TryAgain => return Ok(()),
@@ -223,7 +225,7 @@ fn plan_kills(settings: &Settings) -> Vec<Kill> {
     let mut kills = Vec::new();
     for threshold in thresholds {
         // The first kill hits the very first start of the service. One in four of the other kills hits the start that follows
-        // the previous kill: it has the same threshold, so it is due at once.
+        // the previous kill. Such a kill gets the threshold of the previous one, so it is due as soon as the service starts.
         let while_opening = kills.is_empty() || dice.chance(25);
         let due_after_requests = if while_opening { previous } else { threshold };
         kills.push(Kill { due_after_requests, delay_percent: dice.below(100), while_opening });

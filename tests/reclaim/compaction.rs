@@ -48,7 +48,7 @@ fn min_size_applies_at_creation_and_after_a_compaction() {
     assert_eq!(
         store.stats().moved_bytes,
         RECORD_HEADER + 8,
-        "compact moved the live record twice, although min_size keeps the file from getting shorter"
+        "compact moved the live record a second time, which is useless: min_size forbids a shorter file"
     );
     for n in 0..3_000 {
         store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();
@@ -111,7 +111,7 @@ fn compact_keeps_everything_if_all_records_are_live() {
 fn compact_leaves_little_more_than_the_live_records() {
     let place = Place::new();
     let store = place.open();
-    // A key has 36 bytes, which are padded to 40. Moved records share frames, so frame headers take little space.
+    // A key has 36 bytes and its result 256; together they are padded to 40 + 256. Moved records share frames, so frame headers take little space.
     let live_bytes = 4_000 * (RECORD_HEADER + 40 + 256 + FOOTER_ENTRY);
     for n in 0..4_000 {
         perform(&store, &format!("{n:036}"), &[3; 256]);

@@ -18,6 +18,7 @@ pub const RECORD_BYTES: usize = (80 + size_of::<Key>() + RESULT.len()).next_mult
 /// The size of the record of a begin, which has no result.
 pub const BEGIN_BYTES: usize = (80 + size_of::<Key>()).next_multiple_of(8);
 
+/// A frame with one record. Only the lengths matter: every byte is 1, so any part of it serves as a record without a header.
 const FRAME: [u8; FRAME_HEADER_BYTES + RECORD_BYTES] = [1; FRAME_HEADER_BYTES + RECORD_BYTES];
 const BEGIN_FRAME: [u8; FRAME_HEADER_BYTES + BEGIN_BYTES] = [1; FRAME_HEADER_BYTES + BEGIN_BYTES];
 
@@ -131,20 +132,19 @@ impl SingleThreadFloor {
 pub struct GroupCommitFloor {
     /// Held while writing, but not while syncing, so that threads can write during a sync.
     tail: Mutex<Tail>,
-    /// The same file.
-    synced: File,
+    /// A second handle of the file, to sync it while another thread holds `tail`.
+    sync_handle: File,
     group: GroupCommit<Vec<u8>>,
 }
 
 impl GroupCommitFloor {
     pub fn new(directory: &Path, space: FileSpace) -> GroupCommitFloor {
         let tail = Tail::new(directory, space);
-        let synced = tail.file.try_clone().expect("cannot duplicate the handle of the floor's file");
-        GroupCommitFloor { tail: Mutex::new(tail), synced, group: GroupCommit::new() }
+        let sync_handle = tail.file.try_clone().expect("cannot duplicate the handle of the floor's file");
+        GroupCommitFloor { tail: Mutex::new(tail), sync_handle, group: GroupCommit::new() }
     }
 
-    /// Writes these bytes without a sync. A caller that needs no sync does not join a batch, because writing its record
-    /// takes less time than waiting until another thread has written the batch.
+    /// Writes these bytes without a sync.
     fn write(&self, bytes: &[u8]) {
         let mut tail = self.tail.lock();
         let position = tail.advance(bytes.len());
@@ -161,7 +161,7 @@ impl GroupCommitFloor {
         };
         let commit = |batch: &mut Vec<u8>| {
             self.write(batch);
-            self.synced.sync_data().expect("the floor cannot sync its file");
+            self.sync_handle.sync_data().expect("the floor cannot sync its file");
             batch.clear();
         };
         self.group.commit(add, commit);
@@ -172,7 +172,8 @@ impl GroupCommitFloor {
         self.commit(&FRAME[..RECORD_BYTES]);
     }
 
-    /// Writes a record without a sync.
+    /// Writes a record without a sync. The record joins no batch, because writing it takes less time than waiting for another
+    /// thread to write the batch.
     pub fn record_buffered(&self) {
         self.write(&FRAME);
     }

@@ -1,7 +1,7 @@
 //! A histogram of latencies. Its buckets are wider for longer latencies, so that recording takes a few instructions and the
 //! relative error is below one in a hundred.
 //!
-//! The buckets form groups of [`PARTS`]. In group 0, each bucket is one nanosecond wide and the group covers the latencies
+//! The buckets form groups, each of [`PARTS`] buckets. In group 0, each bucket is one nanosecond wide and the group covers the latencies
 //! below [`PARTS`] ns. Each further group covers one power of two and divides it into parts of equal width.
 
 use std::time::Duration;
@@ -76,8 +76,8 @@ impl Latencies {
         self.highest as f64
     }
 
-    /// Returns the quantile for `share`, in nanoseconds: the lowest latency such that at least this share of all latencies
-    /// is no higher. It is rounded down to the start of its bucket. Returns 0 if there are no latencies.
+    /// Returns the quantile for `share`, in nanoseconds: the lowest latency that at least this share of all latencies does not
+    /// exceed. It is rounded down to the start of its bucket. Returns 0 if there are no latencies.
     pub fn quantile(&self, share: f64) -> f64 {
         let wanted = (share * self.count as f64).ceil() as u64;
         let mut seen = 0;
