@@ -92,10 +92,11 @@ impl<'a> Storm<'a> {
     /// done.
     fn run_service(&mut self) -> Fallible<bool> {
         let mut service = ServiceProcess::start(self.directory, self.settings, self.first_pending)?;
-        // The delay of a kill that is already due counts from the start of the service.
+        // A kill becomes due when enough requests have a result, and happens after a further delay. If it is due before the service
+        // starts, the delay counts from that start.
         let mut kill_at = self.time_of_due_kill(service.started);
         loop {
-            // The delay of a kill that becomes due while the service runs counts from the moment when it is seen to be due.
+            // If it becomes due while the service runs, the delay counts from the moment at which that is noticed.
             kill_at = kill_at.or_else(|| self.time_of_due_kill(Instant::now()));
             if kill_at.is_some_and(|moment| moment <= Instant::now()) {
                 self.kill(service)?;
@@ -149,8 +150,8 @@ impl<'a> Storm<'a> {
         self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
-            // Only a forged call is refused. The service makes it once its request has a result, so that request is counted
-            // already.
+            // Only a forged call is refused. The service forges a call after the genuine request has a result, so the genuine
+            // one is counted already.
             Ending::Refused => return Ok(()),
             // The service calls again until the request has a result.
             Ending::TryAgain => return Ok(()),

@@ -18,7 +18,8 @@ pub const RECORD_BYTES: usize = (80 + size_of::<Key>() + RESULT.len()).next_mult
 /// The size of the record of a begin, which has no result.
 pub const BEGIN_BYTES: usize = (80 + size_of::<Key>()).next_multiple_of(8);
 
-/// A frame with one record. Only the lengths matter: every byte is 1, so any part of it serves as a record without a header.
+/// A frame with one record. Only lengths matter: every byte is 1, so the first `RECORD_BYTES` bytes serve as a record without
+/// the frame header.
 const FRAME: [u8; FRAME_HEADER_BYTES + RECORD_BYTES] = [1; FRAME_HEADER_BYTES + RECORD_BYTES];
 const BEGIN_FRAME: [u8; FRAME_HEADER_BYTES + BEGIN_BYTES] = [1; FRAME_HEADER_BYTES + BEGIN_BYTES];
 
@@ -45,7 +46,7 @@ struct Tail {
     file: File,
     space: FileSpace,
     position: u64,
-    /// The length of the part of the file that is zeroes or data.
+    /// The length of the file: data, then zeroes.
     end: u64,
 }
 

@@ -76,8 +76,8 @@ impl Latencies {
         self.highest as f64
     }
 
-    /// Returns the quantile for `share`, in nanoseconds: the lowest latency that at least this share of all latencies does not
-    /// exceed. It is rounded down to the start of its bucket. Returns 0 if there are no latencies.
+    /// Returns the quantile for `share`, in nanoseconds: the lowest latency L such that at least this share of all latencies are L
+    /// or shorter. L is rounded down to the start of its bucket. Returns 0 if there are no latencies.
     pub fn quantile(&self, share: f64) -> f64 {
         let wanted = (share * self.count as f64).ceil() as u64;
         let mut seen = 0;
