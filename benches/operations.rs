@@ -162,6 +162,17 @@ fn batched(criterion: &mut Criterion) {
             });
         });
     }
+    let store = Store::open(directory.path().join("batch.once")).unwrap();
+    group.bench_function("a batch", |bencher| {
+        bencher.iter(|| {
+            let mut batch = store.batch();
+            for _ in 0..BATCH {
+                number += 1;
+                batch.record(store.operation(key(number)), &RESULT).unwrap();
+            }
+            assert!(batch.commit().unwrap().all(|answer| answer.is_ok()));
+        });
+    });
     group.finish();
 }
 

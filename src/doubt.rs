@@ -48,6 +48,10 @@ impl Doubt {
         Doubt { held: HeldGrant::new(engine, key, terms, grant) }
     }
 
+    pub(crate) fn held(&mut self) -> &mut HeldGrant {
+        &mut self.held
+    }
+
     /// Marks this thread as inside the closure that reconciles the attempt.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.held.enter_closure()

@@ -50,6 +50,13 @@ pub enum Error {
         /// Which limit the key breaks.
         problem: KeyProblem,
     },
+    /// Another entry of the same atomic batch was refused, so nothing of the [`Batch`](crate::Batch) was written. The
+    /// answer of that entry says why.
+    #[non_exhaustive]
+    BatchRefused {
+        /// The number of the first entry that was refused, counted from 0.
+        entry: usize,
+    },
     /// The key was used before with a different request. The stored operation is unchanged, and its result is not returned.
     /// Find out why two different requests have the same key.
     #[non_exhaustive]
@@ -336,7 +343,8 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Error::Mismatch { .. }
+            Error::BatchRefused { .. }
+            | Error::Mismatch { .. }
             | Error::InProgress { .. }
             | Error::Busy { .. }
             | Error::InDoubt { .. }
@@ -380,6 +388,7 @@ impl Error {
     /// | `Full` | yes | retention passes, and other programs free space |
     /// | `Locked` | yes | the other process closes the store or ends |
     /// | `Random`, `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
+    /// | `BatchRefused` | no | another entry was refused: see its answer |
     /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded does not change |
     /// | `Fenced` | no | the operation no longer belongs to this lease |
     /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
@@ -411,6 +420,7 @@ impl Error {
             Error::InDoubt { reason, .. } => reason.is_some(),
             Error::Random { source } | Error::Io { source, .. } => is_transient(source.kind()),
             Error::Key { .. }
+            | Error::BatchRefused { .. }
             | Error::Mismatch { .. }
             | Error::WouldWaitForItself { .. }
             | Error::ResultExpired { .. }

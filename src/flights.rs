@@ -46,6 +46,9 @@ pub(crate) enum Claim {
     /// A caller is finding out whether the side effect of the attempt of this version happened. The number is unique in
     /// the store's session.
     Doubt { version: Version, attempt: u32, number: u64 },
+    /// The attempt of this version never runs, because its lease was dropped before a caller got it. The key counts as
+    /// released from then on, although the record of that may not be written yet. Not a right of any caller.
+    Unstarted { version: Version },
 }
 
 impl Claim {
@@ -54,8 +57,13 @@ impl Claim {
         match (self, other) {
             (Claim::Lease { version, .. }, Claim::Lease { version: other, .. }) => version == other,
             (Claim::Doubt { number, .. }, Claim::Doubt { number: other, .. }) => number == other,
-            (Claim::Lease { .. }, Claim::Doubt { .. }) | (Claim::Doubt { .. }, Claim::Lease { .. }) => false,
+            _ => false,
         }
+    }
+
+    /// Whether a caller holds the claim.
+    fn is_held(self) -> bool {
+        !matches!(self, Claim::Unstarted { .. })
     }
 }
 
@@ -114,11 +122,13 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Flights {
     shards: Box<[Mutex<Shard>]>,
-    /// The number of flights that have a claim. [`Flights::set_claim`] maintains it. Creating and dropping handles of claims does
+    /// The number of flights that have a claim which a caller holds. [`Flights::set_claim`] maintains it. Creating and dropping handles of claims does
     /// not, because a handle may outlive its claim, and a leaked handle is never dropped.
     claims: AtomicUsize,
     /// The number of those claims that are leases.
     leases: AtomicUsize,
+    /// The number of attempts that never run and whose release is not written yet.
+    unstarted: AtomicUsize,
     /// How many times a manual clock was moved.
     clock_moves: AtomicU64,
 }
@@ -129,6 +139,7 @@ impl Flights {
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             claims: AtomicUsize::new(0),
             leases: AtomicUsize::new(0),
+            unstarted: AtomicUsize::new(0),
             clock_moves: AtomicU64::new(0),
         }
     }
@@ -143,19 +154,23 @@ impl Flights {
         self.leases.load(Ordering::SeqCst)
     }
 
+    /// The number of attempts that never run and whose release is not written yet. Takes no lock.
+    pub(crate) fn unstarted(&self) -> usize {
+        self.unstarted.load(Ordering::SeqCst)
+    }
+
     /// Replaces the claim of a flight. The caller has its shard locked.
     fn set_claim(&self, flight: &mut Flight, claim: Option<Claim>) {
-        match (flight.claim.is_some(), claim.is_some()) {
-            (false, true) => self.claims.fetch_add(1, Ordering::SeqCst),
-            (true, false) => self.claims.fetch_sub(1, Ordering::SeqCst),
-            (false, false) | (true, true) => 0,
+        let count = |counter: &AtomicUsize, counts: fn(Claim) -> bool| {
+            match (flight.claim.is_some_and(counts), claim.is_some_and(counts)) {
+                (false, true) => counter.fetch_add(1, Ordering::SeqCst),
+                (true, false) => counter.fetch_sub(1, Ordering::SeqCst),
+                (false, false) | (true, true) => 0,
+            };
         };
-        let is_lease = |claim: Option<Claim>| matches!(claim, Some(Claim::Lease { .. }));
-        match (is_lease(flight.claim), is_lease(claim)) {
-            (false, true) => self.leases.fetch_add(1, Ordering::SeqCst),
-            (true, false) => self.leases.fetch_sub(1, Ordering::SeqCst),
-            (false, false) | (true, true) => 0,
-        };
+        count(&self.claims, Claim::is_held);
+        count(&self.leases, |claim| matches!(claim, Claim::Lease { .. }));
+        count(&self.unstarted, |claim| matches!(claim, Claim::Unstarted { .. }));
         flight.claim = claim;
     }
 
@@ -255,12 +270,21 @@ impl Flights {
     /// Ends `claim`, and returns true, if the key still has that claim. It must change memory only and must not fail, because the
     /// drop of a lease calls it, even during a panic.
     pub(crate) fn end_claim(&self, hash: u128, claim: Claim) -> bool {
+        self.replace_claim(hash, claim, None)
+    }
+
+    /// Turns the lease `claim` into [`Claim::Unstarted`], if the key still has that lease. Changes memory only and cannot fail.
+    pub(crate) fn note_unstarted(&self, hash: u128, claim: Claim, version: Version) -> bool {
+        self.replace_claim(hash, claim, Some(Claim::Unstarted { version }))
+    }
+
+    fn replace_claim(&self, hash: u128, claim: Claim, next: Option<Claim>) -> bool {
         let mut shard = self.shard(hash).lock();
         let Some(flight) = shard.get_mut(&hash) else { return false };
         if !flight.claim.is_some_and(|current| current.is(claim)) {
             return false;
         }
-        self.set_claim(flight, None);
+        self.set_claim(flight, next);
         if !planted(Bug::ClaimWaitersNotWoken) {
             flight.wake_waiters();
         }
@@ -345,6 +369,11 @@ impl FlightGuard<'_> {
     /// Notes that the key has a new state, so that leaving the flight wakes the waiters.
     pub(crate) fn note_change(&self) {
         self.changed.set(true);
+    }
+
+    /// The hash of the key.
+    pub(crate) fn hash(&self) -> u128 {
+        self.hash
     }
 
     /// Sets or ends the claim on the key.

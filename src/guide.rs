@@ -9,7 +9,7 @@
 //!
 //! - [A provider that takes idempotency keys](provider_with_keys): `rerun()` and the token, with one sync.
 //! - [A provider that does not](provider_without_keys): `reconcile` looks up what happened.
-//! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer in 30 lines, with one sync for each poll.
+//! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer, with two syncs for each poll of 500 messages.
 //! - [Deadlines and fencing](deadlines_and_fencing): how another caller takes over an attempt that hangs.
 //!
 //! **Settings**

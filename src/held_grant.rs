@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Engine, Finish, Grant, Handle, HashedKey, InClosure, MAX_NOTE_BYTES, Terms};
+use crate::engine::{
+    Engine, Entry, EntryKind, Finish, Grant, Handle, HashedKey, InClosure, MAX_NOTE_BYTES, Terms,
+};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::key::{Key, OwnedKey};
@@ -41,18 +43,50 @@ impl HeldGrant {
     /// [`Error::Replaced`] is returned after the record was written to the open file.
     pub(crate) fn complete(&mut self, value: Value<'_>) -> Result<Version> {
         self.engine.check_process()?;
-        let version = match self.completed {
-            // A second completion is rare, so the first one keeps neither a copy of the result nor a digest of it.
-            Some(version) => {
-                self.engine.check_completed_with(self.hashed_key(), version, value).map(|()| version)?
-            }
+        let version = match self.known_completion(value) {
+            Some(known) => known?,
             None => {
                 let version = self.finish(Finish::Completed(value))?;
-                self.completed = Some(version);
+                self.note_completed(version);
                 version
             }
         };
         self.engine.check_in_place().map(|()| version)
+    }
+
+    /// The answer of a completion with this value, if this grant has completed the operation before. A second completion is
+    /// rare, so the first one keeps neither a copy of the result nor a digest of it, and the stored record is compared.
+    fn known_completion(&self, value: Value<'_>) -> Option<Result<Version>> {
+        let version = self.completed?;
+        Some(self.engine.check_completed_with(self.hashed_key(), version, value).map(|()| version))
+    }
+
+    /// Notes that this grant has completed the operation.
+    pub(crate) fn note_completed(&mut self, version: Version) {
+        self.completed = Some(version);
+    }
+
+    /// The entry of a batch that ends the attempt.
+    pub(crate) fn end_entry<'e>(&'e mut self, finish: Finish<'e>) -> Entry<'e> {
+        let known = match finish {
+            Finish::Completed(value) => self.known_completion(value),
+            Finish::Released => self.check_not_completed().err().map(Err),
+        };
+        let Grant { version, reservation, .. } = &mut self.grant;
+        let kind = match known {
+            Some(known) => EntryKind::Known(known),
+            None => EntryKind::Finish { version: *version, finish, reservation },
+        };
+        Entry { key: self.key.as_key(), terms: self.terms, kind }
+    }
+
+    /// The entry of a batch that begins the next attempt, with these terms.
+    pub(crate) fn begin_again_entry(&self, terms: Terms) -> Entry<'_> {
+        let kind = match self.check_not_completed() {
+            Ok(()) => EntryKind::BeginAgain { version: self.grant.version },
+            Err(error) => EntryKind::Known(Err(error)),
+        };
+        Entry { key: self.key.as_key(), terms, kind }
     }
 
     fn complete_typed<T>(&mut self, encoded: std::result::Result<Encoded<T>, Unfit>) -> Result<Version> {
@@ -132,6 +166,17 @@ impl HeldGrant {
         let key = HashedKey { key: self.key.as_key(), hash: self.grant.hash };
         let Grant { version, reservation, .. } = &mut self.grant;
         self.engine.finish(key, *version, finish, &self.terms, reservation)
+    }
+}
+
+impl HeldGrant {
+    /// Releases the attempt, whose lease no caller has got: see [`Engine::release_unstarted`].
+    pub(crate) fn release_unstarted(&mut self) {
+        if self.engine.has_forked() {
+            return;
+        }
+        let reservation = self.grant.reservation.split_all();
+        self.engine.release_unstarted(self.key.clone(), &self.terms, self.grant.claim, reservation);
     }
 }
 

@@ -51,6 +51,15 @@ impl Lease {
         Lease { held: HeldGrant::new(engine, key, terms, grant) }
     }
 
+    pub(crate) fn held(&mut self) -> &mut HeldGrant {
+        &mut self.held
+    }
+
+    /// Releases the attempt, because no caller has got this lease.
+    pub(crate) fn release_unstarted(mut self) {
+        self.held.release_unstarted();
+    }
+
     /// Marks this thread as inside the closure that runs the attempt.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.held.enter_closure()

@@ -63,6 +63,7 @@
 //! | see what the closures receive, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
 //! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
 //! | list what began and has not ended | [`Store::unfinished`] |
+//! | pay one sync for many operations | [`Store::batch`], [`Batch`], [`Store::get_many`] |
 //! | inspect a key, or resolve a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
 //! | change how results are encoded | [`Codec`] |
 //! | test with a clock of your own | [`ManualClock`] |
@@ -126,6 +127,7 @@ mod begin;
 mod outcome;
 mod policy;
 mod operation;
+mod batch;
 mod store;
 mod unfinished;
 pub mod guide;
@@ -149,6 +151,7 @@ pub mod simulation {
     pub use crate::storage::simulated::{DiskFault, PathTarget, SimulatedDisk};
 }
 
+pub use batch::{Answer, Answers, Batch, HeldAttempt};
 pub use begin::Begin;
 pub use clock::{ClockJump, ManualClock};
 #[cfg(feature = "json")]
@@ -166,7 +169,7 @@ pub use lease::Lease;
 pub use operation::Operation;
 pub use options::Options;
 pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};
-pub use policy::{DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun};
+pub use policy::{BatchPolicy, DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun};
 pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};
 pub use store::Store;

@@ -92,6 +92,13 @@ struct Unchecked {
     max_result_bytes: Option<usize>,
 }
 
+/// What an entry of a batch needs of an operation.
+pub(crate) struct Parts<'a> {
+    pub(crate) engine: &'a Arc<Engine>,
+    pub(crate) key: AnyKey<'a>,
+    pub(crate) terms: Result<(Request, Terms)>,
+}
+
 impl<'a> Operation<'a> {
     pub(crate) fn new(engine: &'a Arc<Engine>, key: AnyKey<'a>) -> Operation<'a> {
         Operation {
@@ -335,7 +342,7 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
     /// [`Options::max_result`](crate::Options::max_result). More than that is [`Error::Option`].
     ///
     /// A begin sets aside space in the file for a result of this length. So a program with many operations in progress
-    /// at a time, such as a consumer that begins a whole batch, should set it to what their results
+    /// at a time, such as a consumer that begins a whole [`Batch`](crate::Batch), should set it to what their results
     /// need. A longer result is [`Error::TooLarge`].
     ///
     /// ```
@@ -382,6 +389,13 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         let value = Value::bytes(result);
         let key = self.key.as_key();
         Ok(Recorded::new(key, self.engine.record(key, self.request?, value, &terms)?))
+    }
+
+    /// Takes the operation apart, for an entry of a batch.
+    pub(crate) fn into_parts(self, begin_unsynced: bool) -> Parts<'a> {
+        let terms = self.terms(begin_unsynced);
+        let terms = self.request.and_then(|request| Ok((request, terms?)));
+        Parts { engine: self.engine, key: self.key, terms }
     }
 
     fn terms(&self, begin_unsynced: bool) -> Result<Terms> {

@@ -387,8 +387,7 @@ impl Options {
             retention,
             lease_ms,
             patience: Patience::None,
-            // Set by `settings_for`, which knows the segment size of the file.
-            max_result_bytes: 0,
+            max_result_bytes: 0, // until `settings_for` knows the segment size
         };
         let result_retention_ms = self.result_retention.map(whole_ms);
         self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms, notes: self.notes })
@@ -424,22 +423,19 @@ impl Options {
         }
     }
 
-    fn settings_for(&self, segment_bytes: u64, settings: Settings) -> Result<Settings> {
+    fn settings_for(&self, segment_bytes: u64, mut settings: Settings) -> Result<Settings> {
         let largest = largest_result_bytes(segment_bytes);
         let wanted = match self.max_result_bytes {
             Some(wanted) if wanted as u64 > largest => {
-                return Err(Error::Option {
-                    option: "max_result",
-                    reason: format!(
-                        "{wanted} bytes; a frame in segments of {segment_bytes} bytes holds at most {largest}"
-                    ),
-                });
+                let reason = format!(
+                    "{wanted} bytes; a frame in segments of {segment_bytes} bytes holds at most {largest}"
+                );
+                return Err(Error::Option { option: "max_result", reason });
             }
-            Some(wanted) => wanted as u64,
-            None => DEFAULT_MAX_RESULT_BYTES.min(largest),
+            given => given.map_or(DEFAULT_MAX_RESULT_BYTES.min(largest), |wanted| wanted as u64),
         };
-        let max_result_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
-        Ok(Settings { terms: Terms { max_result_bytes, ..settings.terms }, ..settings })
+        settings.terms.max_result_bytes = usize::try_from(wanted).unwrap_or(usize::MAX);
+        Ok(settings)
     }
 }
 

@@ -145,6 +145,18 @@ pub enum Bug {
     NoteFencesItsLease,
     /// A later record of a key is mistaken for the one that was at the same address before.
     RecordKnownByAddress,
+    /// The records of an atomic batch go into two frames, so a crash can keep the first half.
+    AtomicBatchInTwoFrames,
+    /// The leases that the answers of a batch have not given out stay alive when the answers are dropped.
+    BatchLeaseLeaked,
+    /// The answers of a batch are in the order of the keys' hashes and not in that of its entries.
+    BatchAnsweredOutOfOrder,
+    /// If there is no space for a begin, the whole batch is refused, and completions with it.
+    FullBeginRefusesBatch,
+    /// A batch enters the flights of its keys in the order of its entries.
+    BatchFlightsUnordered,
+    /// The attempts whose leases a batch never gave out are not released on disk.
+    UnstartedNotReleased,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

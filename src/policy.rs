@@ -1,6 +1,6 @@
 //! The policies of an [`Operation`](crate::Operation): what it does about a doubt and about an error of its closure.
 //!
-//! [`operation`](crate::operation) is the only caller.
+//! [`operation`](crate::operation) and [`batch`](crate::batch) are the only callers.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -73,6 +73,26 @@ impl<T, Found: Finding<T>, F: FnOnce(&Attempt) -> Found> DoubtPolicy<T> for Reco
         let closure = self.closure.take();
         closure.map_or(Reconciled::Unknown { reason: None }, |closure| closure(attempt).into_reconciled())
     }
+}
+
+/// The policies for doubts that an entry of a [`Batch`](crate::Batch) can have: [`Refuse`] or [`Rerun`].
+///
+/// This trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "a batch runs no closures, so it takes no operation with `reconcile`",
+    note = "leave out `reconcile`, and resolve the doubt when its answer is `Answer::InDoubt`"
+)]
+pub trait BatchPolicy: sealed::Sealed {
+    #[doc(hidden)]
+    const RERUNS: bool;
+}
+
+impl BatchPolicy for Refuse {
+    const RERUNS: bool = false;
+}
+
+impl BatchPolicy for Rerun {
+    const RERUNS: bool = true;
 }
 
 /// What an [`Operation`](crate::Operation) does if its closure returns an error: [`KeepInDoubt`] or [`ReleaseIf`].

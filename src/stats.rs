@@ -190,6 +190,12 @@ impl KeyState {
         Ok(KeyState::new(key, status, found))
     }
 
+    /// Reads the current states of the keys: see [`Engine::get_many`].
+    pub(crate) fn read_many(engine: &Engine, keys: &[Key<'_>]) -> Vec<Result<KeyState>> {
+        let states = keys.iter().zip(engine.get_many(keys));
+        states.map(|(key, state)| state.map(|(status, found)| KeyState::new(*key, status, found))).collect()
+    }
+
     fn new(key: Key<'_>, status: Status, found: Option<Found>) -> KeyState {
         let key = key.to_owned();
         let attempt = found.as_ref().map_or(0, |found| found.attempt);

@@ -1,11 +1,14 @@
 //! The public handle of a store, with the calls on bytes. [`Operation`] is the typed interface.
 
+mod many;
+
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::batch::{Answers, Batch};
 use crate::begin::Begin;
 use crate::codec::DefaultCodec;
 use crate::completion::Recorded;
@@ -88,6 +91,8 @@ const _: () = {
     is_unwind_safe::<Doubt>();
     is_unwind_safe::<Begin>();
     is_unwind_safe::<Attempt>();
+    is_send::<Answers>();
+    is_send::<Batch<'static>>();
 };
 
 impl Store {

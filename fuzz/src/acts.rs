@@ -15,7 +15,7 @@ const STEP_UNIT_MS: i64 = 10_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 27 {
+    match what % 29 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -41,6 +41,8 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         // The retention is from a second to three years.
         25 => Act::RecordFor(key, bytes, 1_000 * 10_u64.pow(u32::from(size % 9))),
         26 => Act::Rot(key, (size % 8) as u8),
+        27 => Act::Batch(key, bytes),
+        28 => Act::AtomicBatch(key, bytes),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -72,6 +74,8 @@ pub fn encode(act: Act) -> [u8; 4] {
         // The same number encodes the length of the result and its retention.
         Act::RecordFor(key, size, _) => (25, key, size),
         Act::Rot(key, field) => (26, key, u16::from(field)),
+        Act::Batch(key, size) => (27, key, size),
+        Act::AtomicBatch(key, size) => (28, key, size),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

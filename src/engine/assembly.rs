@@ -10,6 +10,7 @@ use super::records::{HashedKey, Records};
 use super::terms::Settings;
 use super::unfinished::UnfinishedTable;
 use super::unreadable::UnreadableRecords;
+use super::unstarted::UnstartedList;
 use super::view::Viewer;
 use super::write::{Versions, WritePath};
 use crate::clock::{Sleepers, StoreClock};
@@ -37,6 +38,7 @@ pub(crate) struct Engine {
     pub(super) viewer: Viewer,
     pub(super) write: Arc<WritePath>,
     pub(super) reclaim: Reclaim,
+    pub(super) unstarted: UnstartedList,
 }
 
 impl Engine {
@@ -74,6 +76,7 @@ impl Engine {
             viewer,
             write,
             reclaim,
+            unstarted: UnstartedList::default(),
         }
     }
 
@@ -136,7 +139,8 @@ impl Engine {
     /// The number of operations that began and have not ended, and of those among them that are in doubt. Takes no
     /// lock.
     pub(crate) fn unfinished_counts(&self) -> (usize, usize) {
-        let count = self.records.unfinished().count();
+        // An attempt that never runs is in the table until its release is written.
+        let count = self.records.unfinished().count().saturating_sub(self.flights.unstarted());
         (count, count.saturating_sub(self.flights.leases()))
     }
 

@@ -21,7 +21,7 @@ use crate::flights::{Claim, FlightGuard};
 use crate::format::record::{Typing, Value, max_encoded_bytes};
 use crate::key::Key;
 use crate::log::Reservation;
-use crate::log::commit::{Until, record_cost_bytes};
+use crate::log::commit::{Ticket, Until, record_cost_bytes};
 use crate::log::reservations::{NoRoom, ReservationClass};
 use crate::planted::{Bug, planted};
 use crate::status::{Status, Version};
@@ -322,22 +322,70 @@ impl Engine {
             self.write.finish(changes, &ticket)?;
             return if until == Until::Synced { self.log().sync() } else { Ok(()) };
         }
-        let ticket = self.write.append(changes, reservation, until)?;
-        // Append some moved records too: they share the frame that this thread waits for anyway.
+        self.commit_with_others(changes, || {
+            let ticket = self.write.append(changes, reservation, until)?;
+            Ok(move || self.write.finish(changes, &ticket))
+        })
+    }
+
+    /// Commits `changes` with one wait, in frames that each begin where the one before ends: the number is the end of a frame in
+    /// `changes`, the reservation the space for it. The last frame is as durable as `until` says, and with it all others; no
+    /// change is applied before that.
+    pub(super) fn commit_frames(
+        &self,
+        changes: &[Change<'_>],
+        frames: Vec<(usize, Reservation)>,
+        until: Until,
+    ) -> Result<()> {
+        self.commit_with_others(changes, || {
+            let count = frames.len();
+            let mut tickets: Vec<(usize, Ticket)> = Vec::with_capacity(count);
+            let mut begin = 0;
+            for (number, (end, reservation)) in frames.into_iter().enumerate() {
+                // A sync covers everything that was written before, so only the last frame asks for one.
+                let until = if number + 1 < count { Until::Written } else { until };
+                let ticket = self.write.append(&changes[begin..end], reservation, until)?;
+                if planted(Bug::AtomicBatchInTwoFrames) {
+                    self.log().wait(&ticket)?;
+                }
+                tickets.push((end, ticket));
+                begin = end;
+            }
+            Ok(move || self.write.finish_frames(changes, &tickets))
+        })
+    }
+
+    /// Calls `append`, which appends the changes, and then the function that it returned, which waits for them and applies them.
+    /// Some other records share the wait: releases of attempts that never ran, and moves. The releases come first, so that they
+    /// are as durable as the changes.
+    fn commit_with_others<F: FnOnce() -> Result<()>>(
+        &self,
+        changes: &[Change<'_>],
+        append: impl FnOnce() -> Result<F>,
+    ) -> Result<()> {
+        let released = self.append_releases();
+        let finish = match append() {
+            Ok(finish) => finish,
+            Err(error) => {
+                self.publish_releases(released);
+                return Err(error);
+            }
+        };
         let appended_bytes = changes.iter().map(|change| change.record.size.length_bytes).sum();
         let moved = self.reclaim.append_along(appended_bytes);
-        let finished = self.write.finish(changes, &ticket);
+        let finished = finish();
         self.path_check.look_if_new(self.log().span().1);
         // Publish the moves even if the changes failed: no other thread will, and their segment must not be released before. An
         // error in a move does not fail this call; the next change returns it.
         if let Some(moved) = moved {
             let _ = self.reclaim.publish(moved);
         }
+        self.publish_releases(released);
         finished
     }
 
     /// Gives the caller the right to resolve the doubt about the attempt that was found.
-    fn give_doubt(&self, key: HashedKey<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
+    pub(super) fn give_doubt(&self, key: HashedKey<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
         let (version, attempt, typing) = (found.version, found.attempt, found.typing);
         match flight.claim() {
             // The lease's deadline has passed, and this call ends the lease.
@@ -437,7 +485,7 @@ pub(super) fn check_result(key: Key<'_>, value: &Value<'_>, terms: &Terms) -> Re
 }
 
 /// The error of a call that finds an operation in doubt and does not resolve it. Also emits the event.
-fn left_in_doubt(key: Key<'_>, found: &Found) -> Error {
+pub(super) fn left_in_doubt(key: Key<'_>, found: &Found) -> Error {
     crate::events::found_in_doubt(key, found.attempt);
     Error::InDoubt { key: key.to_owned(), attempt: found.attempt, version: found.version, reason: None }
 }

@@ -203,7 +203,9 @@ pub(super) fn record<'a>(view: &View, request: Request, value: Value<'a>, terms:
         Ok(_) => {
             let draft = Draft::new(Kind::Completed, view, ReservationClass::Begin, terms);
             let attempt = view.attempt().saturating_add(1);
-            Decision::Write(Draft { fingerprint: request.fingerprint, attempt, value, ..draft })
+            // An attempt that never ran may have left its claim.
+            let claim = if view.claim.is_some() { ClaimChange::End } else { ClaimChange::Keep };
+            Decision::Write(Draft { fingerprint: request.fingerprint, attempt, value, claim, ..draft })
         }
         Err(Refused::Completed) => Decision::Completed,
         Err(Refused::InDoubt) => Decision::InDoubt,

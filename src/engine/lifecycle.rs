@@ -26,6 +26,7 @@ impl Engine {
         let _events = crate::events::hold_back();
         let _inside = self.admission.enter()?;
         let in_place = self.path_check.look();
+        self.write_releases();
         self.log().sync()?;
         in_place
     }
@@ -62,6 +63,7 @@ impl Engine {
         }
         closing.make_final();
         let in_place = self.path_check.look();
+        self.write_releases();
         let marked = self.log().sync().and_then(|()| self.mark_closed());
         closing.refuse_reads();
         if !planted(Bug::ReadersNotWaitedFor) {
@@ -89,6 +91,7 @@ impl Drop for Engine {
             return;
         }
         if self.log().check_poison().is_ok() {
+            self.write_releases();
             let _ = self.log().sync().and_then(|()| self.mark_closed());
         }
         // Dropping the file handle would not unlock the file if a child process, forked since, has a copy of the

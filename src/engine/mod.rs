@@ -18,6 +18,7 @@
 //! | `path_check` | whether the path still leads to the open file | the storage's path |
 //! | `unreadable` | the set of records that are known to be unreadable | its own set |
 //! | `unfinished` | the table of operations that began and have not ended | its own table |
+//! | `unstarted` | the attempts that never run and are to be released | its own list |
 //! | `inside` | the claims whose closures a thread is running | a thread-local list |
 //! | `records` | the last record of every key | log (read only), index |
 //! | `view` | reading the state of a key | records, flights, clock (all read only) |
@@ -25,7 +26,8 @@
 //! | `write` | the way of a change into the log and the index | log, records, the flights of its keys |
 //! | `reclaim` | freeing the space of dead records | records, the write path, flights |
 //! | `assembly` | the [`Engine`], which holds the parts | the parts above |
-//! | `reading`, `change`, `begin`, `finish`, `edit`, `claims`, `notes`, `lifecycle` | the calls | the parts above |
+//! | `releases` | writing the releases of attempts that never ran | the parts above |
+//! | `reading`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `lifecycle` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
@@ -33,6 +35,7 @@ mod admission;
 mod path_check;
 mod unreadable;
 mod unfinished;
+mod unstarted;
 mod inside;
 mod records;
 mod view;
@@ -40,16 +43,19 @@ mod decide;
 mod write;
 mod reclaim;
 mod assembly;
+mod releases;
 mod reading;
 mod change;
 mod begin;
 mod finish;
 mod edit;
+mod batch;
 mod claims;
 mod notes;
 mod lifecycle;
 
 pub(crate) use assembly::Engine;
+pub(crate) use batch::{Entry, EntryDone, EntryKind, FrameSize};
 pub(crate) use begin::Began;
 pub(crate) use change::Grant;
 pub(crate) use edit::Swap;

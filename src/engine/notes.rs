@@ -57,7 +57,7 @@ impl Engine {
             Ok(Some((change.effect, ticket)))
         })??;
         match ticket {
-            Some((effect, ticket)) => self.write.finish_move(&effect, &flight, &ticket),
+            Some((effect, ticket)) => self.write.finish_along(&effect, &flight, &ticket),
             None => Ok(()),
         }
     }

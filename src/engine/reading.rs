@@ -1,12 +1,13 @@
 //! Calls that read a key and change nothing.
 
 use super::assembly::Engine;
-use super::records::{Found, Sight};
-use super::terms::Request;
+use super::records::{Found, Sight, Want, found_at};
+use super::terms::{Durability, Request};
 use crate::error::Result;
 use crate::flights::Claim;
 use crate::format::record::Kind;
 use crate::key::{Key, OwnedKey};
+use crate::planted::{Bug, planted};
 use crate::record::Liveness;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
@@ -31,33 +32,47 @@ impl Engine {
 
     /// Reads the unfinished operation of the key with this hash. Returns None if it has ended. Waits for no other caller, and
     /// makes nothing durable.
+    ///
+    /// The record and the claim are read one after the other. As in [`Viewer::look`](super::view::Viewer::look), the operation
+    /// is in doubt only if its record is still the last one after the claim was read: otherwise it may have ended meanwhile.
     pub(crate) fn unfinished_record(&self, hash: u128) -> Result<Option<UnfinishedRecord>> {
-        self.admission.check_open()?;
-        let now_ms = self.clock.now_ms();
-        let read = self.records.read_by_hash(hash, now_ms, |_, _, record| {
-            (record.kind == Kind::Begun).then(|| UnfinishedRecord {
-                key: record.key.to_owned(),
-                status: Status::InDoubt,
-                version: record.version,
-                attempt: record.attempt,
-                since_ms: record.time_ms,
-                note: record.value.result.map(<[u8]>::to_vec),
-            })
-        })?;
-        match read {
-            Some(Sight::Read(Some(mut record))) => {
-                // A lease is published before the index points to its record, and is read after the index.
-                let is_leased = matches!(
-                    self.flights.claim(hash),
-                    Some(Claim::Lease { version, deadline_ms, .. }) if version == record.version && now_ms < deadline_ms
-                );
-                if is_leased {
-                    record.status = Status::InProgress;
+        loop {
+            self.admission.check_open()?;
+            let now_ms = self.clock.now_ms();
+            let read = self.records.read_by_hash(hash, now_ms, |address, place, record| {
+                (record.kind == Kind::Begun).then(|| {
+                    let note = record.value.result.map(<[u8]>::to_vec);
+                    (found_at(address, place, record, now_ms), record.key.to_owned(), note)
+                })
+            })?;
+            let (found, key, note) = match read {
+                Some(Sight::Read(Some(begun))) => begun,
+                Some(Sight::Unreadable(lost)) if lost.liveness == Liveness::Begun => return Err(lost.error),
+                _ => return Ok(None),
+            };
+            let status = match self.flights.claim(hash) {
+                Some(Claim::Lease { version, deadline_ms, .. })
+                    if version == found.version && now_ms < deadline_ms =>
+                {
+                    Status::InProgress
                 }
-                Ok(Some(record))
+                // The attempt never runs, and its release is about to be written.
+                Some(Claim::Unstarted { version }) if version == found.version => return Ok(None),
+                _ => Status::InDoubt,
+            };
+            if status == Status::InProgress
+                || planted(Bug::IndexReadOnce)
+                || self.records.is_last(hash, &found)
+            {
+                return Ok(Some(UnfinishedRecord {
+                    key,
+                    status,
+                    version: found.version,
+                    attempt: found.attempt,
+                    since_ms: found.time_ms,
+                    note,
+                }));
             }
-            Some(Sight::Unreadable(lost)) if lost.liveness == Liveness::Begun => Err(lost.error),
-            _ => Ok(None),
         }
     }
 
@@ -65,6 +80,27 @@ impl Engine {
     pub(crate) fn get(&self, key: Key<'_>, patience: Patience) -> Result<(Status, Option<Found>)> {
         let _events = crate::events::hold_back();
         self.viewer.get(self.admit(key)?, self.settings.terms.durability, patience)
+    }
+
+    /// Returns the states of the keys, in order, with at most one sync for all of them.
+    pub(crate) fn get_many(&self, keys: &[Key<'_>]) -> Vec<Result<(Status, Option<Found>)>> {
+        let _events = crate::events::hold_back();
+        let look = |key: &Key<'_>| -> Result<(Status, Option<Found>)> {
+            let seen = self.viewer.look(self.admit(*key)?, self.clock.now_ms(), Want::Result)?;
+            Ok((seen.status, seen.found))
+        };
+        let seen: Vec<_> = keys.iter().map(look).collect();
+        let end = |seen: &Result<(Status, Option<Found>)>| match seen {
+            Ok((_, Some(found))) => found.end(),
+            _ => 0,
+        };
+        let last = seen.iter().map(end).max().unwrap_or(0);
+        if self.settings.terms.durability == Durability::Buffered || self.log().is_durable(last) {
+            return seen;
+        }
+        let Err(error) = self.log().sync_to(last) else { return seen };
+        let is_lost = |seen: &Result<(Status, Option<Found>)>| !self.log().is_durable(end(seen));
+        seen.into_iter().map(|seen| if is_lost(&seen) { Err(error.clone()) } else { seen }).collect()
     }
 
     /// Appends the result of a completed operation to `buffer`. Returns None if the operation is not completed.
@@ -82,7 +118,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::records::{HashedKey, Sight, Want};
+    use crate::engine::records::{HashedKey, Sight};
     use crate::format::record::Value;
     use crate::{Error, Fingerprint, Options};
 

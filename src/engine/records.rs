@@ -58,7 +58,8 @@ impl Found {
     pub(super) fn still_means_the_same(&self, now_ms: u64) -> bool {
         match self.liveness {
             Liveness::Begun => true,
-            Liveness::Released => now_ms < self.key_expires_ms,
+            // An attempt that never ran is shown as released before that is written.
+            Liveness::Released => self.size.kind == Kind::Released && now_ms < self.key_expires_ms,
             _ => false,
         }
     }

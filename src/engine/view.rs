@@ -11,7 +11,10 @@ use super::terms::{Durability, Request};
 use crate::clock::StoreClock;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard, Flights};
+use crate::format::record::Record;
+use crate::index::Address;
 use crate::key::Key;
+use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
 use crate::record::Liveness;
 use crate::status::{Status, Version};
@@ -36,6 +39,25 @@ pub(super) struct View {
 }
 
 impl View {
+    /// The view of the key after a change that was decided from this one and is not written yet. `claim` is the claim that
+    /// the change leaves. The next change replaces the same index entry, because only the last one enters the index.
+    pub(super) fn after(&self, record: &Record<'_>, claim: Option<Claim>) -> View {
+        let mut found =
+            found_at(Address::NOWHERE, RecordLocation { position: 0, length_bytes: 0 }, record, self.now_ms);
+        found.result = record.value.result.map(<[u8]>::to_vec);
+        let status = status(Some(&found), claim, self.now_ms);
+        View { found: Some(found), entry: self.entry, unreadable: None, claim, status, now_ms: self.now_ms }
+    }
+
+    /// Shows an attempt that never runs as begun again, so that its release can be decided.
+    pub(super) fn show_unstarted(&mut self) {
+        let Some(found) = &mut self.found else { return };
+        if self.claim == Some(Claim::Unstarted { version: found.version }) {
+            found.liveness = Liveness::Begun;
+            self.status = Status::InDoubt;
+        }
+    }
+
     /// The number of the key's last attempt; 0 if there is none on record.
     pub(super) fn attempt(&self) -> u32 {
         self.found.as_ref().map_or(0, |found| found.attempt)
@@ -96,7 +118,8 @@ impl Viewer {
             None => view,
             Some(Sight::Read(last)) => {
                 let entry = Some(IndexEntry { address: last.address, size: last.size });
-                let found = Some(last).filter(|found| found.liveness != Liveness::Gone);
+                let mut found = Some(last).filter(|found| found.liveness != Liveness::Gone);
+                hide_unstarted(found.as_mut(), claim);
                 let status = status(found.as_ref(), claim, now_ms);
                 View { found, entry, status, ..view }
             }
@@ -124,17 +147,20 @@ impl Viewer {
     ///   record found now.
     pub(super) fn look(&self, key: HashedKey<'_>, mut now_ms: u64, want: Want) -> Result<Seen> {
         loop {
-            let found = self.records.lookup(key, now_ms, want)?;
+            let mut found = self.records.lookup(key, now_ms, want)?;
             let Some(begun) = found.as_ref().filter(|found| found.liveness == Liveness::Begun) else {
                 return Ok(Seen { status: status(found.as_ref(), None, now_ms), found, claim: None });
             };
             let claim = self.flights.claim(key.hash);
             now_ms = self.clock.now_ms();
-            let status = status(Some(begun), claim, now_ms);
+            let mut status = status(Some(begun), claim, now_ms);
             if status == Status::InProgress
                 || planted(Bug::IndexReadOnce)
                 || self.records.is_last(key.hash, begun)
             {
+                if hide_unstarted(found.as_mut(), claim) {
+                    status = Status::Absent;
+                }
                 return Ok(Seen { status, found, claim });
             }
         }
@@ -179,6 +205,9 @@ impl Viewer {
             Some(Sight::Unreadable(lost)) if lost.liveness != Liveness::Gone => Err(lost.error),
             Some(Sight::Read(found)) if !matches!(found.liveness, Liveness::Gone | Liveness::Released) => {
                 if found.liveness == Liveness::Begun {
+                    if is_unstarted(&found, self.flights.claim(key.hash)) {
+                        return Ok(None);
+                    }
                     self.check_request(key.key, request, &found, durability)?;
                     return Ok(None);
                 }
@@ -239,6 +268,18 @@ impl Viewer {
 pub(super) fn mismatch(key: Key<'_>) -> Error {
     crate::events::mismatched(key);
     Error::Mismatch { key: key.to_owned() }
+}
+
+/// Whether the attempt that was found never runs: see [`Claim::Unstarted`].
+fn is_unstarted(found: &Found, claim: Option<Claim>) -> bool {
+    found.liveness == Liveness::Begun && claim == Some(Claim::Unstarted { version: found.version })
+}
+
+/// Presents the record of an attempt that never runs as that of its release, which is yet to be written.
+fn hide_unstarted(found: Option<&mut Found>, claim: Option<Claim>) -> bool {
+    let Some(found) = found.filter(|found| is_unstarted(found, claim)) else { return false };
+    found.liveness = Liveness::Released;
+    true
 }
 
 /// Returns the status of a key whose last record is `found`.

@@ -11,6 +11,7 @@
 //! This module touches the log, the [`Records`], and the claims on the flights (the per-key locks). The caller enters the
 //! flights of all keys that it changes before it decides, and holds them until the changes are applied.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -21,7 +22,9 @@ use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record};
+use crate::hash::ByHash;
 use crate::index::Address;
+use crate::key::Key;
 use crate::log::Reservation;
 use crate::log::commit::{NewRecord, Ticket, Until};
 use crate::planted::{Bug, planted};
@@ -53,6 +56,34 @@ impl Versions {
     /// The counter of the last version that was generated.
     pub(super) fn last_counter(&self) -> u64 {
         self.counter.load(Ordering::SeqCst)
+    }
+}
+
+impl<'a> Draft<'a> {
+    /// The record of this draft, with `version` and the time of the view.
+    pub(super) fn record(
+        &self,
+        key: Key<'a>,
+        now_ms: u64,
+        retention: Retention,
+        version: Version,
+    ) -> Record<'a> {
+        let (key_expires_ms, result_expires_ms) = match self.kind {
+            Kind::Completed | Kind::Released => retention.expiries(now_ms),
+            Kind::Begun | Kind::Forgotten | Kind::Unreadable | Kind::Ignorable => (NEVER_MS, NEVER_MS),
+        };
+        Record {
+            kind: self.kind,
+            key,
+            version,
+            origin: self.origin.unwrap_or(version),
+            fingerprint: self.fingerprint,
+            attempt: self.attempt,
+            time_ms: now_ms,
+            key_expires_ms,
+            result_expires_ms,
+            value: self.value,
+        }
     }
 }
 
@@ -97,22 +128,7 @@ impl<'a> Change<'a> {
         version: Version,
         flight: &'a FlightGuard<'a>,
     ) -> Change<'a> {
-        let (key_expires_ms, result_expires_ms) = match draft.kind {
-            Kind::Completed | Kind::Released => retention.expiries(view.now_ms),
-            Kind::Begun | Kind::Forgotten | Kind::Unreadable | Kind::Ignorable => (NEVER_MS, NEVER_MS),
-        };
-        let record = Record {
-            kind: draft.kind,
-            key: key.key,
-            version,
-            origin: draft.origin.unwrap_or(version),
-            fingerprint: draft.fingerprint,
-            attempt: draft.attempt,
-            time_ms: view.now_ms,
-            key_expires_ms,
-            result_expires_ms,
-            value: draft.value,
-        };
+        let record = draft.record(key.key, view.now_ms, retention, version);
         let record = records.log().encode(&record, key.hash);
         let begins = match draft.claim {
             ClaimChange::Lease { deadline_ms } => {
@@ -192,8 +208,47 @@ impl WritePath {
         Ok(())
     }
 
-    /// Waits until the copy of a record is written, and applies the move.
-    pub(super) fn finish_move(
+    /// Waits until the changes are as durable as the tickets demand, and applies all of them. Each number in `frames` is the
+    /// end, in `changes`, of those that its ticket is for.
+    pub(super) fn finish_frames(&self, changes: &[Change<'_>], frames: &[(usize, Ticket)]) -> Result<()> {
+        let written = self.wait_for_frames(changes, frames);
+        for change in changes {
+            // As in `finish`, also after a failure.
+            change.flight.note_change();
+        }
+        let addresses = written?;
+        // If several changes are of the same key, only the last one enters the index.
+        let mut seen: HashSet<u128, ByHash> =
+            HashSet::with_capacity_and_hasher(changes.len(), ByHash::default());
+        let mut is_last: Vec<bool> =
+            changes.iter().rev().map(|change| seen.insert(change.effect.hash)).collect();
+        is_last.reverse();
+        for ((change, address), is_last) in changes.iter().zip(addresses).zip(is_last) {
+            if is_last {
+                self.records.apply(&change.effect, address, change.flight);
+            } else {
+                self.records.add_dead(&change.effect);
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the frames. Returns the address of each change.
+    fn wait_for_frames(&self, changes: &[Change<'_>], frames: &[(usize, Ticket)]) -> Result<Vec<Address>> {
+        let log = self.records.log();
+        let mut addresses = Vec::with_capacity(changes.len());
+        for (end, ticket) in frames {
+            let mut offset = log.wait(ticket)?.offset;
+            for change in &changes[addresses.len()..*end] {
+                addresses.push(log.address_at(offset)?);
+                offset += change.effect.size.length_bytes;
+            }
+        }
+        Ok(addresses)
+    }
+
+    /// Waits until a single record that was appended along with others is written, and applies it.
+    pub(super) fn finish_along(
         &self,
         effect: &Effect,
         flight: &FlightGuard<'_>,
@@ -278,7 +333,6 @@ mod tests {
     use crate::engine::records::Want;
     use crate::engine::terms::Request;
     use crate::format::record::Value;
-    use crate::key::Key;
     use crate::log::reservations::ReservationClass;
     use crate::sync::Patience;
     use crate::{Options, Status};

@@ -38,6 +38,7 @@ fn one_of_each() -> Vec<(Error, bool)> {
     let doubt = |reason| Error::InDoubt { key: key(), attempt: 1, version, reason };
     vec![
         (Error::Key { problem: KeyProblem::Empty }, false),
+        (Error::BatchRefused { entry: 3 }, false),
         (Error::Mismatch { key: key() }, false),
         (Error::InProgress { key: key(), attempt: 1 }, true),
         (Error::Busy { key: key() }, true),
@@ -100,7 +101,8 @@ fn number_of(error: &Error) -> usize {
         Error::Replaced { .. } => 24,
         Error::VersionsExhausted { .. } => 25,
         Error::Random { .. } => 26,
-        Error::Io { .. } => 27,
+        Error::BatchRefused { .. } => 27,
+        Error::Io { .. } => 28,
     }
 }
 
@@ -119,7 +121,7 @@ fn chain(error: &Error) -> Vec<String> {
 fn one_of_each_has_an_example_of_every_variant() {
     let numbers: std::collections::BTreeSet<_> =
         one_of_each().iter().map(|(error, _)| number_of(error)).collect();
-    assert!(numbers.into_iter().eq(0..28));
+    assert!(numbers.into_iter().eq(0..29));
 }
 
 #[test]

@@ -37,6 +37,12 @@ impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Key { problem } => write!(out, "invalid key: {problem}"),
+            Error::BatchRefused { entry } => {
+                write!(
+                    out,
+                    "entry {entry} of the same atomic batch was refused, so nothing was written; see its answer"
+                )
+            }
             Error::Mismatch { key } => {
                 write!(
                     out,
@@ -182,6 +188,7 @@ impl std::error::Error for Error {
             }
             Error::Decode { source, .. } | Error::Encode { source, .. } => source.source(),
             Error::Key { .. }
+            | Error::BatchRefused { .. }
             | Error::Mismatch { .. }
             | Error::InProgress { .. }
             | Error::Busy { .. }

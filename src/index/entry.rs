@@ -20,6 +20,9 @@ pub(super) const EMPTY: u64 = 0;
 pub(crate) struct Address(u64);
 
 impl Address {
+    /// An address at which there is no record: the file begins with a header.
+    pub(crate) const NOWHERE: Address = Address(ADDRESS_UNIT_BYTES);
+
     /// Returns the address of the record at `offset_bytes` of the file. `None` if the offset is zero, not a multiple of 8,
     /// or 2^43 (8 TiB) or more.
     pub(crate) fn new(offset_bytes: u64) -> Option<Address> {

@@ -223,7 +223,12 @@ impl Log {
 
     /// Returns once everything before `position` survives power loss.
     pub(crate) fn sync_to(&self, position: u64) -> Result<()> {
-        if position <= self.log_position.durable() { Ok(()) } else { self.sync() }
+        if self.is_durable(position) { Ok(()) } else { self.sync() }
+    }
+
+    /// Whether everything before `position` survives power loss.
+    pub(crate) fn is_durable(&self, position: u64) -> bool {
+        position <= self.log_position.durable()
     }
 
     /// Returns true once everything before `position` survives power loss, or false if another thread's sync takes

@@ -269,6 +269,12 @@ impl Reservation {
         self.split(self.bytes)
     }
 
+    /// Adds the space of another reservation of the same log.
+    pub(crate) fn merge(&mut self, other: Reservation) {
+        debug_assert!(Arc::ptr_eq(&self.reservations, &other.reservations), "both are of the same log");
+        self.bytes += other.spend();
+    }
+
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }

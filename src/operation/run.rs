@@ -301,7 +301,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         }
     }
 
-    fn encode<T>(&self, result: &T) -> std::result::Result<typed::Encoded<T>, typed::Unfit>
+    pub(crate) fn encode<T>(&self, result: &T) -> std::result::Result<typed::Encoded<T>, typed::Unfit>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,

@@ -17,6 +17,7 @@
 
 #[cfg(feature = "bincode")]
 mod applied;
+mod batches;
 mod closing;
 mod commit;
 mod crash;
@@ -24,6 +25,7 @@ mod engine;
 mod flights;
 mod index;
 mod renewal;
+mod unfinished;
 mod waits;
 
 use std::any::Any;

@@ -10,6 +10,7 @@
 //! - `faults` makes each call of the disk fail, in one thread. `threads` makes one call fail while several threads use the
 //!   store.
 //! - `damage` flips bits, overwrites and swaps sectors, and truncates the file.
+//! - `batches` checks batches on a failing disk.
 //! - `doubts`, `growth` and `space` limit the size of the disk or of the file, or check how the file grows.
 //! - `bugs` plants bugs one at a time, and requires that the tests above find each.
 #![allow(
@@ -21,6 +22,7 @@
     reason = "tests"
 )]
 
+mod batches;
 mod bugs;
 #[path = "../common/mod.rs"]
 mod common;

@@ -214,6 +214,39 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
     ]);
     rot.extend([Advance(90_000), Record(17, 10), Begin(18), Forget(18), Begin(18), Compact]);
     scripts.push(("records that are damaged", rot));
+    let mut batches = vec![Begin(0), Begin(2), Batch(0, 30), Batch(0, 600), Record(20, 10), Batch(0, 30)];
+    batches.extend([
+        AtomicBatch(8, 600),
+        AtomicBatch(8, 600),
+        AtomicBatch(14, 1_200),
+        Batch(9, 0),
+        DropStore,
+    ]);
+    // The results fill several frames, and the file grows.
+    batches.extend([
+        Batch(8, 12_000),
+        Batch(14, 12_000),
+        Sync,
+        AtomicBatch(0, 3_000),
+        Forget(0),
+        Batch(0, 12_000),
+    ]);
+    batches.extend([
+        DropAndReopenBuffered,
+        Batch(18, 12_000),
+        Batch(18, 600),
+        Record(17, 5),
+        Batch(3, 12_000),
+    ]);
+    batches.extend([
+        Compact,
+        Reopen,
+        Advance(110_000),
+        Batch(0, 12_000),
+        Batch(6, 12_000),
+        AtomicBatch(12, 30),
+    ]);
+    scripts.push(("batches", batches));
     scripts
 }
 
@@ -244,6 +277,10 @@ pub fn any_act() -> impl Strategy<Value = Act> {
         2 => prop_oneof![Just(1_u32), Just(30_000), Just(100_000)].prop_map(Act::Advance),
         2 => (0..6_u8, prop_oneof![Just(700_u16), Just(12_000)], 0..12_u32)
             .prop_map(|(key, size, magnitude)| Act::RecordFor(key, size, 10_u64.pow(magnitude))),
+        3 => (0..6_u8, prop_oneof![Just(0_u16), Just(700), Just(12_000)])
+            .prop_map(|(key, size)| Act::Batch(key, size)),
+        1 => (0..6_u8, prop_oneof![Just(0_u16), Just(700)])
+            .prop_map(|(key, size)| Act::AtomicBatch(key, size)),
         2 => (0..6_u8, 0..8_u8).prop_map(|(key, field)| Act::Rot(key, field)),
     ]
 }

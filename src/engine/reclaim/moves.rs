@@ -185,6 +185,6 @@ impl Mover {
 
     /// Waits until the copy is written, and points the index to it.
     pub(super) fn publish(&self, moved: &Move<'_>) -> Result<()> {
-        self.write.finish_move(&moved.effect, &moved.flight, &moved.ticket)
+        self.write.finish_along(&moved.effect, &moved.flight, &moved.ticket)
     }
 }

@@ -27,6 +27,10 @@ pub(crate) struct NewRecord<'a> {
 }
 
 impl<'a> NewRecord<'a> {
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
     /// Encodes and checksums `record`, whose key has this hash. Takes no lock.
     pub(crate) fn new(record: &Record<'a>, hash: u128, seed: Seed) -> NewRecord<'a> {
         let encoded = record.encode(seed);

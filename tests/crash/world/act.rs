@@ -40,6 +40,11 @@ pub enum Act {
     Record(u8, u16),
     /// `Record` with `Durability::Buffered`.
     RecordBuffered(u8, u16),
+    /// Commits a batch of begins, records, completions and releases, chosen by the states of this key and the ones after it, with
+    /// results of at least this many bytes. The lease of its last begin is not taken from the answers.
+    Batch(u8, u16),
+    /// `Batch`, but atomic. Leaves out what does not fit one frame.
+    AtomicBatch(u8, u16),
     /// Forgets the key.
     Forget(u8),
     /// Ends a doubt. The second number, modulo 3, is the outcome: [`APPLIED`], [`NOT_APPLIED`] or [`BEGIN_AGAIN`].

@@ -4,11 +4,13 @@
 //! the store acknowledged.
 //!
 //! - `act` defines the acts.
+//! - `batch` commits batches.
 //! - `oracle` is the model.
 //! - `reopen` performs the acts that end one session and begin the next.
 //! - `rot` damages a record, and performs acts on a key whose record is damaged.
 
 mod act;
+mod batch;
 pub mod oracle;
 mod reopen;
 mod rot;
@@ -55,6 +57,8 @@ pub struct World {
     replaced: bool,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
+    /// The attempts that batches left, and whose releases may not be on disk.
+    unstarted: Model,
 }
 
 pub fn options(clock: &ManualClock) -> Options {
@@ -93,6 +97,7 @@ impl World {
             replaced: false,
             store: Some(store),
             leases: BTreeMap::new(),
+            unstarted: Model::new(),
         })
     }
 
@@ -142,7 +147,9 @@ impl World {
         };
         let held = |leases: &BTreeMap<u8, Lease>, key: u8| leases.contains_key(&key);
         let mut durable = !self.buffered;
+        self.oracle.partial.clear();
         match act {
+            Act::Batch(..) | Act::AtomicBatch(..) => return self.perform_batch(act, &next),
             Act::Begin(key) => {
                 let before = (status(&next, key), held(&self.leases, key));
                 let expected = Known::begun(next_attempts(&next, key));
@@ -386,6 +393,7 @@ impl World {
 
     fn acknowledge(&mut self, next: Model, durable: bool) {
         self.oracle.in_flight = None;
+        self.oracle.partial.clear();
         self.oracle.history.push(next);
         self.oracle.times_ms.push(self.time_ms);
         if durable {
@@ -441,12 +449,14 @@ impl World {
 
     /// Resets the oracle to entry `at` of the history, which recovery found. That entry is durable from then on.
     pub fn resume_at(&mut self, at: usize) {
-        if let Some(in_flight) = self.oracle.in_flight.take()
-            && at == self.oracle.history.len()
-        {
-            self.oracle.history.push(in_flight);
+        let last = self.oracle.history.len() - 1;
+        let mut in_flight = self.oracle.in_flight.take().into_iter().chain(self.oracle.partial.drain(..));
+        let found = if at > last { in_flight.nth(at - last - 1) } else { None };
+        if let Some(found) = found {
+            self.oracle.history.push(found);
             self.oracle.times_ms.push(self.time_ms);
         }
+        let at = at.min(self.oracle.history.len() - 1);
         self.oracle.history.truncate(at + 1);
         self.oracle.times_ms.truncate(at + 1);
         self.oracle.durable = at;

@@ -75,6 +75,8 @@ pub struct Oracle {
     pub durable: usize,
     /// The model in case the call that is running, or that failed, has taken effect.
     pub in_flight: Option<Model>,
+    /// The models in case only a part of the batch that was running, or that failed, has taken effect.
+    pub partial: Vec<Model>,
     /// The highest version that the store has given out.
     pub highest: Version,
 }
@@ -86,6 +88,7 @@ impl Oracle {
             times_ms: vec![START_MS],
             durable: 0,
             in_flight: None,
+            partial: Vec::new(),
             highest: Version::from_u64(0),
         }
     }
@@ -100,7 +103,8 @@ impl Oracle {
         let seen = read(store).map_err(|error| format!("a key cannot be read: {error}"))?;
         let last = self.history.len() - 1;
         let mut why = String::new();
-        let in_flight = self.in_flight.iter().map(|model| (last + 1, model));
+        let in_flight = self.in_flight.iter().chain(&self.partial).enumerate();
+        let in_flight = in_flight.map(|(number, model)| (last + 1 + number, model));
         let acknowledged = self.history.iter().enumerate().skip(self.durable).rev();
         for (at, model) in in_flight.chain(acknowledged) {
             match agrees(model, &seen, now_ms) {

@@ -68,6 +68,12 @@ impl World {
         match opened {
             Ok(store) => {
                 assert_eq!(store.stats().store_time_ms, self.time_ms, "{act:?}: store time did not continue");
+                // Dropping a store whose disk has failed may not have written the release.
+                if !std::mem::take(&mut self.unstarted).is_empty()
+                    && let Ok(at) = self.oracle.locate(&store)
+                {
+                    self.resume_at(at);
+                }
                 self.store = Some(store);
                 // Opening a store syncs everything in its file.
                 self.oracle.durable = self.oracle.history.len() - 1;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use oncekey::{Attempt, Begin, Fingerprint, Options, Recorded, Store};
+use oncekey::{Answer, Attempt, Begin, Fingerprint, Options, Recorded, Store};
 
 use crate::contestant::{Contestant, Durability, Reader};
 use crate::operations::{Change, Key, RESULT};
@@ -39,8 +39,18 @@ fn open_with(options: Options, directory: &Path, durability: Durability) -> Box<
 }
 
 impl Contestant for Oncekey {
-    /// oncekey has no batches: the changes are written buffered and then synced once.
+    /// Records go into one batch. A batch has no removals, so changes with one are written buffered and then synced once.
     fn apply(&self, changes: &[Change]) -> Vec<bool> {
+        if changes.iter().all(|change| matches!(change, Change::PutIfAbsent(..))) {
+            let mut batch = self.store.batch();
+            for change in changes {
+                if let Change::PutIfAbsent(key, value) = change {
+                    batch.record(self.store.operation(key), value).expect("oncekey cannot add to a batch");
+                }
+            }
+            let answers = batch.commit().expect("oncekey cannot commit a batch");
+            return answers.map(|answer| matches!(answer, Ok(Answer::Done(_)))).collect();
+        }
         let apply = |change: &Change| match change {
             Change::PutIfAbsent(key, value) => {
                 let operation = self.store.operation(key).durability(oncekey::Durability::Buffered);

@@ -1,0 +1,205 @@
+//! Writes the planned changes of a batch, and answers its entries.
+
+use std::sync::Arc;
+
+use super::plan::{Plan, Planned};
+use super::{Entry, EntryDone, EntryKind};
+use crate::engine::HashedKey;
+use crate::engine::assembly::Engine;
+use crate::engine::begin::Began;
+use crate::engine::change::{Answer, Grant, left_in_doubt};
+use crate::engine::records::Found;
+use crate::engine::terms::Durability;
+use crate::engine::view::mismatch;
+use crate::engine::write::Change;
+use crate::error::{Error, Result};
+use crate::flights::{Claim, FlightGuard};
+use crate::format::footer::ENTRY_BYTES;
+use crate::format::frame::FRAME_HEADER_BYTES;
+use crate::log::commit::{Until, record_cost_bytes};
+use crate::log::{Reservation, batch_limit_bytes};
+use crate::planted::{Bug, planted};
+
+impl Engine {
+    /// Writes the planned changes and answers all entries but the busy ones.
+    pub(super) fn write_planned(
+        self: &Arc<Self>,
+        entries: &mut [Entry<'_>],
+        planned: Planned<'_>,
+        (group_of, flights): (&[Option<usize>], &[Option<FlightGuard<'_>>]),
+    ) -> Result<Vec<Option<Result<EntryDone>>>> {
+        let Planned { plans, changes, writes } = planned;
+        // What an answer rests on must be durable before the answer is given. A sync of the batch's own records covers that too.
+        let rests_on = plans.iter().zip(entries.iter()).filter_map(|(plan, entry)| {
+            plan.found().filter(|_| entry.terms.durability == Durability::Sync).map(Found::end)
+        });
+        let rests_on = rests_on.max().filter(|end| !self.log().is_durable(*end));
+        let is_synced = writes.iter().any(|(_, until, _)| *until == Until::Synced) || rests_on.is_some();
+        let until = if is_synced { Until::Synced } else { Until::Written };
+        let (frames, mut rests) = self.frames(entries, &changes, writes);
+        // Doubts are given before the changes are applied, because a later entry may end one.
+        let mut doubts = Vec::new();
+        for (number, plan) in plans.iter().enumerate() {
+            if let (Plan::Doubt(found), Some(at)) = (plan, group_of[number])
+                && let Some(flight) = &flights[at]
+            {
+                let key = HashedKey { key: entries[number].key, hash: flight.hash() };
+                doubts.push((number, self.give_doubt(key, found, flight)));
+            }
+        }
+        let written = match (frames.is_empty(), rests_on) {
+            (false, _) => self.commit_frames(&changes, frames, until),
+            (true, Some(end)) => self.log().sync_to(end),
+            (true, None) => Ok(()),
+        };
+        if let Err(error) = written {
+            for (_, doubt) in doubts {
+                self.flights.end_claim(doubt.hash, doubt.claim);
+            }
+            return Err(error);
+        }
+        let has_ended = entries.iter().any(|entry| matches!(entry.kind, EntryKind::Finish { .. }));
+        if has_ended {
+            // The handles return this error, once their records are written.
+            let _ = self.path_check.look_if_due(self.clock.now_ms());
+        }
+        let in_place = self.path_check.check();
+        let mut doubts = doubts.into_iter();
+        let answers = plans.into_iter().zip(entries.iter()).map(|(plan, entry)| {
+            Some(match plan {
+                Plan::Busy => return None,
+                Plan::Refused(error) => Err(error),
+                Plan::Began(began) => Ok(EntryDone::Began(began)),
+                Plan::Known(version) => Ok(EntryDone::Finished(version)),
+                Plan::Doubt(_) => match doubts.next() {
+                    Some((_, grant)) => Ok(EntryDone::Began(Began::InDoubt(grant))),
+                    None => return None,
+                },
+                Plan::InDoubt(found) => Err(left_in_doubt(entry.key, &found)),
+                Plan::Mismatch(_) => Err(mismatch(entry.key)),
+                Plan::Completed(found) => self.answer_completed(entry, found),
+                Plan::Write { change, doubt } => {
+                    if let Some(found) = &doubt {
+                        crate::events::found_in_doubt(entry.key, found.attempt);
+                    }
+                    let rest = rests[change].take();
+                    let resolves = doubt.is_some() || matches!(entry.kind, EntryKind::BeginAgain { .. });
+                    let elsewhere = in_place.as_ref().err();
+                    match self.answer_written(entry, &changes[change], rest, elsewhere) {
+                        Ok(EntryDone::Began(Began::Acquired(grant))) if resolves => {
+                            Ok(EntryDone::BeganAgain(grant))
+                        }
+                        answer => answer,
+                    }
+                }
+            })
+        });
+        Ok(answers.collect())
+    }
+
+    /// Distributes the changes over frames. Returns the end of each frame with the space for it, and for each change what is
+    /// left of its reservation.
+    fn frames(
+        &self,
+        entries: &mut [Entry<'_>],
+        changes: &[Change<'_>],
+        writes: Vec<(usize, Until, Option<Reservation>)>,
+    ) -> (Vec<(usize, Reservation)>, Vec<Option<Reservation>>) {
+        let limit_bytes = batch_limit_bytes(self.log().segment_bytes());
+        let mut frames: Vec<(usize, Reservation)> = Vec::new();
+        let mut rests = Vec::with_capacity(changes.len());
+        let mut used_bytes = u64::MAX;
+        for (number, (change, (entry, _, reserved))) in changes.iter().zip(writes).enumerate() {
+            let length_bytes = change.record.size.length_bytes;
+            let cost_bytes = length_bytes + ENTRY_BYTES;
+            let mut reserved = match (reserved, &mut entries[entry].kind) {
+                (Some(reserved), _) => reserved,
+                (None, EntryKind::Finish { reservation, .. }) => reservation.split_all(),
+                (None, _) => self.log().no_reservation(),
+            };
+            let for_record = match change.lease() {
+                Some(_) => reserved.split(record_cost_bytes(length_bytes)),
+                None => reserved.split_all(),
+            };
+            rests.push(Some(reserved));
+            let is_split = planted(Bug::AtomicBatchInTwoFrames) && number == changes.len() / 2;
+            match frames.last_mut() {
+                Some((end, space)) if used_bytes.saturating_add(cost_bytes) <= limit_bytes && !is_split => {
+                    used_bytes += cost_bytes;
+                    space.merge(for_record);
+                    *end = number + 1;
+                }
+                _ => {
+                    used_bytes = FRAME_HEADER_BYTES as u64 + cost_bytes;
+                    frames.push((number + 1, for_record));
+                }
+            }
+        }
+        (frames, rests)
+    }
+
+    /// Answers an entry whose record is written. `elsewhere` is the error of a path that leads elsewhere.
+    fn answer_written(
+        &self,
+        entry: &Entry<'_>,
+        change: &Change<'_>,
+        rest: Option<Reservation>,
+        elsewhere: Option<&Error>,
+    ) -> Result<EntryDone> {
+        let version = change.record.version();
+        if let Some(error) = elsewhere.filter(|_| entry.kind.begins()) {
+            // The write may have triggered the check of the path. No attempt must be handed out then.
+            if change.lease().is_some() {
+                change.flight.set_claim(None);
+            }
+            return Err(error.clone());
+        }
+        Ok(match (change.lease(), &entry.kind) {
+            (Some(claim @ Claim::Lease { attempt, .. }), _) => {
+                let reservation = rest.unwrap_or_else(|| self.log().no_reservation());
+                let (hash, typing) = (change.effect.hash, entry.terms.typing);
+                EntryDone::Began(Began::Acquired(Grant {
+                    hash,
+                    version,
+                    attempt,
+                    claim,
+                    typing,
+                    reservation,
+                }))
+            }
+            (_, EntryKind::Finish { .. }) => EntryDone::Finished(version),
+            _ => EntryDone::Recorded(Ok(version)),
+        })
+    }
+
+    /// Answers an entry whose operation was completed before.
+    fn answer_completed(&self, entry: &Entry<'_>, found: Found) -> Result<EntryDone> {
+        if let Some(request) = entry.kind.request() {
+            self.viewer.check_replay(entry.key, request, &found, entry.terms.durability)?;
+        }
+        Ok(match entry.kind {
+            EntryKind::Begin { .. } => EntryDone::Began(Began::Completed(found)),
+            _ => EntryDone::Recorded(Err(found)),
+        })
+    }
+
+    /// Answers an entry while another thread is changing its key.
+    pub(super) fn answer_busy(&self, entry: &Entry<'_>) -> Result<EntryDone> {
+        let Entry { key, terms, kind } = entry;
+        let hashed = self.admit(*key)?;
+        let Some(request) = kind.request() else {
+            return Err(Error::InProgress { key: key.to_owned(), attempt: 1 });
+        };
+        let answer = self.look_and_answer(hashed, request, terms)?;
+        match (answer, kind) {
+            (Answer::Completed(found), EntryKind::Begin { .. }) => {
+                Ok(EntryDone::Began(Began::Completed(found)))
+            }
+            (Answer::Completed(found), _) => Ok(EntryDone::Recorded(Err(found))),
+            (Answer::InProgress { attempt }, EntryKind::Begin { .. }) => {
+                Ok(EntryDone::Began(Began::InProgress { attempt }))
+            }
+            (Answer::InProgress { attempt }, _) => Err(Error::InProgress { key: key.to_owned(), attempt }),
+        }
+    }
+}
