@@ -47,8 +47,8 @@
 
 mod open_context;
 mod verdict;
-mod survey;
 mod team;
+mod survey;
 mod fill;
 #[cfg(test)]
 mod tests;

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 
 use super::open_context::OpenContext;
+use super::team::map_in_order;
 use super::verdict::{Evidence, Later, Verdict, classify, judge_marks, latest};
 use crate::clock::HighWater;
 use crate::error::Result;
@@ -17,6 +18,14 @@ use crate::hash::KeyHasher;
 use crate::log::VersionsBefore;
 use crate::log::scan::{self, Chain, SegmentScan};
 use crate::planted::{Bug, planted};
+
+/// The minimum number of slots whose headers several threads read. With fewer, reading them one after another takes
+/// about as long as starting the threads.
+const MIN_PARALLEL_SLOTS: usize = 4_096;
+
+/// The number of threads that read the headers of many slots. They mostly wait for the disk, which is faster when it has
+/// many reads at a time.
+const HEADER_THREADS: usize = 32;
 
 /// A full segment, as described by its own header and by the header of the next segment.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +44,16 @@ pub(super) struct Link {
 
 /// The slot and the header of each segment, by sequence.
 type Headers = HashMap<u64, (u64, SegmentHeader)>;
+
+/// What is at the place of a slot's header.
+enum Found {
+    Header(SegmentHeader),
+    /// No valid header.
+    Invalid {
+        /// Whether the sector is all zero.
+        is_blank: bool,
+    },
+}
 
 /// The segments of the log, and how it ended.
 pub(super) struct Survey {
@@ -68,7 +87,9 @@ impl Survey {
         let segment_bytes = parameters.segment_bytes;
         let slot_count = length.saturating_sub(STORE_HEADER_BYTES) / segment_bytes;
         let slot_offset = |slot: u64| STORE_HEADER_BYTES + slot * segment_bytes;
-        let (headers, mut data_slots) = Survey::headers(context, &parameters, length, slot_count)?;
+        let mut data_slots = Survey::data_slots(context, segment_bytes, length, slot_count)?;
+        let threads = threads_for(data_slots.len());
+        let headers = Survey::headers(context, &parameters, length, &data_slots, threads)?;
         data_slots.retain(|slot| *slot < slot_count);
         let Some(head) = headers.values().map(|(_, header)| header.head).max() else {
             return context.corrupt(STORE_HEADER_BYTES, "no segment has a valid header");
@@ -149,24 +170,20 @@ impl Survey {
         })
     }
 
-    /// Reads the headers of the log's segments. Returns them, and the slots that contain data.
+    /// Returns the slots that contain data, in order.
     ///
-    /// A slot without a valid header is free. It is an error if it contains a frame or a close mark of the log.
-    fn headers(
+    /// Only these are read, because a long file may consist mostly of holes. The partial slot at the end of the file is
+    /// included, to detect a segment that was cut short.
+    fn data_slots(
         context: &OpenContext<'_>,
-        parameters: &Parameters,
+        segment_bytes: u64,
         length: u64,
         slot_count: u64,
-    ) -> Result<(Headers, Vec<u64>)> {
-        let mut found: Vec<(u64, SegmentHeader)> = Vec::new();
-        // The slots without a valid header, and for each whether the sector of the header is blank.
-        let mut invalid: Vec<(u64, bool)> = Vec::new();
+    ) -> Result<Vec<u64>> {
         let mut data_slots = Vec::new();
-        // Only slots with data are read, because a long file may consist mostly of holes. The partial slot at the end
-        // of the file is read too, to detect a segment that was cut short.
         let (mut slot, mut run) = (0, 0..0);
         while slot <= slot_count {
-            let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
+            let offset = STORE_HEADER_BYTES + slot * segment_bytes;
             if offset + SECTOR_BYTES as u64 > length {
                 break;
             }
@@ -176,49 +193,80 @@ impl Survey {
                     _ => break,
                 }
             }
-            if run.start >= offset + parameters.segment_bytes {
-                slot = (run.start - STORE_HEADER_BYTES) / parameters.segment_bytes;
+            if run.start >= offset + segment_bytes {
+                slot = (run.start - STORE_HEADER_BYTES) / segment_bytes;
                 continue;
             }
             data_slots.push(slot);
-            let sector = context.sector(offset)?;
-            match SegmentHeader::decode(&sector) {
-                Ok(header) if header.parameters != *parameters => {
-                    return context
-                        .corrupt(offset, "the segment's parameters are not those of the store header");
-                }
-                Ok(header) => found.push((slot, header)),
-                Err(_) => invalid.push((slot, sector.iter().all(|byte| *byte == 0))),
-            }
             slot += 1;
         }
-        let head = found.iter().map(|(_, header)| header.head).max().unwrap_or(0);
-        let mut headers = Headers::new();
-        // A header with a sequence below the head is left over in a free slot, so its contents do not matter.
-        for (slot, header) in found.into_iter().filter(|(_, header)| header.sequence >= head) {
-            if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
-                let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
-                return context
-                    .corrupt(offset, format!("segment {} is in slots {other} and {slot}", header.sequence));
+        Ok(data_slots)
+    }
+
+    /// Reads the headers of the log's segments, in these slots, with at most `threads` threads.
+    ///
+    /// A slot without a valid header is free. It is an error if it contains a frame or a close mark of the log. If
+    /// several slots are wrong, the error does not depend on the number of threads.
+    fn headers(
+        context: &OpenContext<'_>,
+        parameters: &Parameters,
+        length: u64,
+        data_slots: &[u64],
+        threads: usize,
+    ) -> Result<Headers> {
+        let slot_offset = |slot: u64| STORE_HEADER_BYTES + slot * parameters.segment_bytes;
+        let found = map_in_order(threads, data_slots, |slot| {
+            let sector = context.sector(slot_offset(*slot))?;
+            match SegmentHeader::decode(&sector) {
+                Ok(header) if header.parameters != *parameters => context.corrupt(
+                    slot_offset(*slot),
+                    "the segment's parameters are not those of the store header",
+                ),
+                Ok(header) => Ok(Found::Header(header)),
+                Err(_) => Ok(Found::Invalid { is_blank: sector.iter().all(|byte| *byte == 0) }),
             }
-        }
-        for (slot, is_blank) in invalid {
-            let offset = STORE_HEADER_BYTES + slot * parameters.segment_bytes;
-            let left = parameters.segment_bytes.min(length - offset);
-            // A slot that was never used has a blank header. There may be many of those, so only the bytes up to and
-            // including the first frame header are read.
-            let length = if is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
-            let trace = scan::latest_trace_in(context.storage, offset, length, parameters);
-            if let Some(sequence) = context.io("read a slot", trace)?
-                && sequence >= head
-            {
+        })?;
+        let valid = |found: &Found| match found {
+            Found::Header(header) => Some(header.head),
+            Found::Invalid { .. } => None,
+        };
+        let head = found.iter().filter_map(valid).max().unwrap_or(0);
+        let mut headers = Headers::new();
+        // The slots without a valid header, and for each whether the sector of the header is blank.
+        let mut invalid = Vec::new();
+        for (found, slot) in found.into_iter().zip(data_slots.iter().copied()) {
+            let header = match found {
+                // A header with a sequence below the head is left over in a free slot, so its contents do not matter.
+                Found::Header(header) if header.sequence < head => continue,
+                Found::Header(header) => header,
+                Found::Invalid { is_blank } => {
+                    invalid.push((slot, is_blank));
+                    continue;
+                }
+            };
+            if let Some((other, _)) = headers.insert(header.sequence, (slot, header)) {
                 return context.corrupt(
-                    offset,
-                    format!("the slot has no valid header, but holds a part of segment {sequence}"),
+                    slot_offset(slot),
+                    format!("segment {} is in slots {other} and {slot}", header.sequence),
                 );
             }
         }
-        Ok((headers, data_slots))
+        map_in_order(threads, &invalid, |(slot, is_blank)| {
+            let offset = slot_offset(*slot);
+            let left = parameters.segment_bytes.min(length - offset);
+            // A slot that was never used has a blank header. There may be many of those, so only the bytes up to and
+            // including the first frame header are read.
+            let length = if *is_blank { left.min(FIRST_FRAME_OFFSET + 64) } else { left };
+            let trace = scan::latest_trace_in(context.storage, offset, length, parameters);
+            match context.io("read a slot", trace)? {
+                Some(sequence) if sequence >= head => context.corrupt(
+                    offset,
+                    format!("the slot has no valid header, but holds a part of segment {sequence}"),
+                ),
+                _ => Ok(()),
+            }
+        })?;
+        Ok(headers)
     }
 
     /// Returns the valid close marks of the last segment.
@@ -294,7 +342,119 @@ impl Survey {
     }
 }
 
+/// Returns the maximum number of threads that read the headers of `slots` slots.
+fn threads_for(slots: usize) -> usize {
+    // Shuttle explores only threads that it started itself.
+    if slots < MIN_PARALLEL_SLOTS || cfg!(oncekey_shuttle) { 1 } else { HEADER_THREADS }
+}
+
 /// Returns the bytes of the segment from `position` to its end.
 fn rest_from(segment: &[u8], position: u64, segment_bytes: u64) -> &[u8] {
     usize::try_from(position % segment_bytes).ok().and_then(|at| segment.get(at..)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::clock::{ManualClock, TimeMark, TimeSource};
+    use crate::error::Error;
+    use crate::storage::{MemoryStorage, Storage, write_all_at};
+
+    const SLOTS: u64 = 100;
+    const PARAMETERS: Parameters =
+        Parameters { segment_bytes: 64 << 10, file_id: *b"the file's own i", secret: *b"not much secret." };
+
+    fn offset(slot: u64) -> u64 {
+        STORE_HEADER_BYTES + slot * PARAMETERS.segment_bytes
+    }
+
+    fn header(sequence: u64) -> SegmentHeader {
+        SegmentHeader {
+            parameters: PARAMETERS,
+            sequence,
+            head: 11,
+            previous_end: 0,
+            previous_checksum: 0,
+            open_count: 1,
+            mark: TimeMark::first(ManualClock::new(1_000).read()),
+            synced_to: 0,
+        }
+    }
+
+    /// The close mark of a segment that has no frames.
+    fn mark(sequence: u64) -> [u8; SECTOR_BYTES] {
+        let end = sequence * PARAMETERS.segment_bytes + FIRST_FRAME_OFFSET;
+        let time = header(1).mark;
+        let mark = CloseMark { end, last_checksum: 0, open_count: 1, time, counter: 0 };
+        mark.encode(PARAMETERS.seed())
+    }
+
+    /// Reads the headers of a log of segments 1 to 100 with head 11, after these sectors were overwritten. Checks that the
+    /// number of threads does not matter. Returns the sequences, or the offset and the reason of the error.
+    fn sequences(edits: &[(u64, [u8; SECTOR_BYTES])]) -> Result<Vec<u64>, (u64, String)> {
+        let storage = MemoryStorage::new();
+        storage.set_len(offset(SLOTS)).unwrap();
+        for slot in 0..SLOTS {
+            write_all_at(&storage, &header(slot + 1).encode(), offset(slot)).unwrap();
+        }
+        for (offset, sector) in edits {
+            write_all_at(&storage, sector, *offset).unwrap();
+        }
+        let context = OpenContext { storage: &storage, path: Path::new("store") };
+        let slots = Survey::data_slots(&context, PARAMETERS.segment_bytes, offset(SLOTS), SLOTS).unwrap();
+        let read = |threads| {
+            let headers = Survey::headers(&context, &PARAMETERS, offset(SLOTS), &slots, threads);
+            headers.map_err(|error| match error {
+                Error::Corrupt { offset, reason, .. } => (offset, reason.to_string()),
+                other => panic!("{other}"),
+            })
+        };
+        let one_by_one = read(1);
+        for threads in [2, HEADER_THREADS] {
+            assert_eq!(read(threads), one_by_one, "{threads} threads");
+        }
+        let mut sequences: Vec<_> = one_by_one?.into_keys().collect();
+        sequences.sort_unstable();
+        Ok(sequences)
+    }
+
+    #[test]
+    fn headers_are_the_same_whether_one_thread_reads_them_or_many() {
+        assert_eq!(sequences(&[]), Ok((11..=SLOTS).collect()));
+        // Slots that were never used, and one with the header of a segment before the head.
+        let blank = [0; SECTOR_BYTES];
+        let free = [(offset(20), blank), (offset(50), header(7).encode()), (offset(99), blank)];
+        assert_eq!(sequences(&free), Ok((11..100).filter(|it| ![21, 51].contains(it)).collect()));
+    }
+
+    #[test]
+    fn many_threads_report_the_error_that_one_thread_does() {
+        let refused = |edits: &[_], slot, part: &str| {
+            let (at, reason) = sequences(edits).unwrap_err();
+            assert!(at == offset(slot) && reason.contains(part), "at {at}: {reason}");
+        };
+        let foreign =
+            SegmentHeader { parameters: Parameters { file_id: [7; 16], ..PARAMETERS }, ..header(12) };
+        let foreign = |slot| (offset(slot), foreign.encode());
+        let again = |slot, other: u64| (offset(slot), header(other + 1).encode());
+        let lost = |slot| {
+            [(offset(slot), [0; SECTOR_BYTES]), (offset(slot) + CLOSE_MARK_OFFSETS[0], mark(slot + 1))]
+        };
+        refused(&[foreign(80), foreign(70), foreign(71)], 70, "those of the store header");
+        refused(&[again(90, 30), again(60, 40), again(61, 41)], 60, "segment 41 is in slots 40 and 60");
+        refused(&[lost(75), lost(33), lost(76)].concat(), 33, "a part of segment 34");
+        // Recovery reads all headers before it searches the slots without one.
+        refused(&[&lost(20)[..], &[again(60, 40), foreign(80)]].concat(), 80, "those of the store header");
+        refused(&[&lost(20)[..], &[again(60, 40)]].concat(), 60, "segment 41 is in slots 40 and 60");
+    }
+
+    #[test]
+    fn many_slots_are_read_by_many_threads() {
+        if cfg!(not(oncekey_shuttle)) {
+            assert_eq!(threads_for(MIN_PARALLEL_SLOTS), HEADER_THREADS);
+        }
+        assert_eq!(threads_for(MIN_PARALLEL_SLOTS - 1), 1);
+    }
 }

@@ -1,5 +1,5 @@
-//! A team of threads that work through tasks together, with as many threads as can be started. Only filling the index
-//! uses it.
+//! A team of threads that work through tasks together, with as many threads as can be started. The survey reads the
+//! headers of many slots with it, and filling the index the footers.
 //!
 //! The threads are started once and share one task after another, so that each allocates its buffers once. It is not an
 //! error if a thread cannot be started, because the others do its share. But a thread that was started can still fail
@@ -37,6 +37,42 @@ struct State<Task> {
     has_panicked: bool,
     /// Whether the helpers must end.
     is_dissolved: bool,
+}
+
+/// The number of items that a thread of [`map_in_order`] takes at a time. Taking one costs a lock.
+const MAPPED_TOGETHER: usize = 16;
+
+/// Calls `map` for each item with at most `threads` threads, and returns the answers in the order of the items.
+///
+/// # Errors
+///
+/// The error of the first item, in that order, for which `map` fails. The threads skip items after it.
+pub(super) fn map_in_order<Item: Sync, Answer: Send, Error: Send>(
+    threads: usize,
+    items: &[Item],
+    map: impl Fn(&Item) -> Result<Answer, Error> + Sync,
+) -> Result<Vec<Answer>, Error> {
+    let pieces: Vec<&[Item]> = items.chunks(MAPPED_TOGETHER).collect();
+    let answers = Mutex::new(Vec::new());
+    let first_failed = AtomicUsize::new(usize::MAX);
+    let work = |(), number: usize, (): &mut ()| {
+        if number > first_failed.load(Ordering::Relaxed) {
+            return;
+        }
+        let answer: Result<Vec<Answer>, Error> = pieces[number].iter().map(&map).collect();
+        if answer.is_err() {
+            first_failed.fetch_min(number, Ordering::Relaxed);
+        }
+        answers.lock().push((number, answer));
+    };
+    with_team(threads, &work, |team| team.run((), pieces.len()));
+    let mut answers = answers.into_inner();
+    answers.sort_unstable_by_key(|(number, _)| *number);
+    let mut all = Vec::with_capacity(items.len());
+    for (_, answer) in answers {
+        all.append(&mut answer?);
+    }
+    Ok(all)
 }
 
 /// The leader's handle to its team. The leader is the thread that called [`with_team`].
@@ -196,6 +232,44 @@ mod tests {
         };
         with_team(2, &work, |team| (0..100).for_each(|_| team.run((), 3)));
         assert!(max_items.into_inner() >= 150, "one of two threads must count at least half of 300 items");
+    }
+
+    #[test]
+    fn answers_and_the_first_error_are_in_the_order_of_the_items() {
+        let items: Vec<usize> = (0..1_000).collect();
+        for threads in [1, 4] {
+            for failing in [&[][..], &[0], &[999], &[17, 500, 16, 900], &[31, 32]] {
+                let map = |item: &usize| if failing.contains(item) { Err(*item) } else { Ok(item * 2) };
+                let expected: Result<Vec<_>, _> = items.iter().map(map).collect();
+                assert_eq!(map_in_order(threads, &items, map), expected, "{threads} threads, {failing:?}");
+            }
+        }
+    }
+
+    /// The later of two errors is first in time, because the item with the earlier one waits for it. If the second thread
+    /// is slow, or cannot be started, the item stops waiting.
+    #[test]
+    fn an_error_of_a_later_item_does_not_hide_an_earlier_one() {
+        let failed = AtomicUsize::new(0);
+        let items: Vec<usize> = (0..=2 * MAPPED_TOGETHER).collect();
+        let map = |item: &usize| match *item {
+            0 => {
+                let has_failed = |_: &u32| {
+                    failed.load(Ordering::Acquire) > 0 || {
+                        thread::yield_now();
+                        false
+                    }
+                };
+                (0..1_000_000).find(has_failed);
+                Err(0)
+            }
+            MAPPED_TOGETHER.. => {
+                failed.store(1, Ordering::Release);
+                Err(*item)
+            }
+            item => Ok(item),
+        };
+        assert_eq!(map_in_order(2, &items, map), Err(0));
     }
 
     #[test]
