@@ -172,14 +172,19 @@ fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
         return mem::swap(words, spare);
     }
     spare.resize(words.len(), 0);
+    // All bytes are counted in one pass, because sorting does not change how often a value occurs.
+    let mut counts = [[0_usize; 1 << u8::BITS]; 3];
+    for word in &*words {
+        let [first, second, third, ..] = word.to_be_bytes().map(usize::from);
+        counts[0][first] += 1;
+        counts[1][second] += 1;
+        counts[2][third] += 1;
+    }
     for byte in [2, 1, 0] {
         let digit = |word: u64| usize::from(word.to_be_bytes()[byte]);
-        let mut next = [0_usize; 1 << u8::BITS];
-        for word in &*words {
-            next[digit(*word)] += 1;
-        }
+        let next = &mut counts[byte];
         let mut start = 0;
-        for count in &mut next {
+        for count in &mut *next {
             start += mem::replace(count, start);
         }
         for word in &*words {
@@ -195,32 +200,36 @@ fn sort_by_tag(words: &mut Vec<u64>, spare: &mut Vec<u64>) {
 fn deduplicate<W, E>(
     packing: Packing,
     words: &mut Vec<u64>,
-    removals: &[u64],
+    mut removals: &[u64],
     mut look: impl FnMut(u64) -> Result<(u128, W), E>,
     mut mark_dead: impl FnMut(&W),
 ) -> Result<(), E> {
-    let mut removals = removals.iter().peekable();
     // Words are unique, because each has the address of its own record. So a removal matches exactly one word.
-    let mut update = |word: u64| IndexUpdate { word, removes: removals.next_if_eq(&&word).is_some() };
+    let mut update = |word: u64| {
+        let removes = removals.first() == Some(&word);
+        removals = &removals[usize::from(removes)..];
+        IndexUpdate { word, removes }
+    };
     let (mut at, mut kept) = (0, 0);
-    while at < words.len() {
-        let tag = tag_of_entry(words[at]);
-        let same = words[at..].iter().take_while(|word| tag_of_entry(**word) == tag).count();
-        if same == 1 {
-            let update = update(words[at]);
-            words[kept] = packing.entry(update.word);
-            kept += usize::from(!update.removes);
+    while let Some(&word) = words.get(at) {
+        let shares_tag = |other: &u64| tag_of_entry(*other) == tag_of_entry(word);
+        // Nearly every word has a tag of its own.
+        if !words.get(at + 1).is_some_and(shares_tag) {
+            words[kept] = packing.entry(word);
+            kept += usize::from(!update(word).removes);
+            at += 1;
+            continue;
+        }
+        let same = words[at..].iter().take_while(|other| shares_tag(other)).count();
+        let updates = words[at..at + same].iter().map(|word| update(*word));
+        let latest = if same <= MAX_COMPARED_PAIRWISE {
+            latest_of_few(packing, updates, &mut look, &mut mark_dead)
         } else {
-            let updates = words[at..at + same].iter().map(|word| update(*word));
-            let latest = if same <= MAX_COMPARED_PAIRWISE {
-                latest_of_few(packing, updates, &mut look, &mut mark_dead)
-            } else {
-                latest_of_each_key(packing, updates, &mut look, &mut mark_dead)
-            };
-            for word in latest? {
-                words[kept] = packing.entry(word);
-                kept += 1;
-            }
+            latest_of_each_key(packing, updates, &mut look, &mut mark_dead)
+        };
+        for word in latest? {
+            words[kept] = packing.entry(word);
+            kept += 1;
         }
         at += same;
     }
