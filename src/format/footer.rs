@@ -147,7 +147,7 @@ fn checksum_of(trailer_bytes: &[u8], entries: &[u8], seed: Seed) -> u32 {
 impl Trailer {
     /// Decodes the last bytes of a slot as the trailer of segment `sequence`.
     ///
-    /// The caller must not rely on the trailer before [`entries`] has succeeded, because the checksum covers the entries too
+    /// The caller must not rely on the trailer before [`check`] has succeeded, because the checksum covers the entries too
     /// and is not checked here. But `entry_count` has been checked against the segment size, so the caller may read that many
     /// entries.
     pub(crate) fn decode(
@@ -195,7 +195,7 @@ pub(crate) fn may_be_damaged_trailer_of(trailer_bytes: &[u8; TRAILER], sequence:
     matches.into_iter().filter(|matches| *matches).count() >= 2
 }
 
-/// Decodes the entries of a footer one by one. Yields an error for an entry whose kind is unknown to this version of the library.
+/// Decodes entries one by one. Yields an error for an entry whose kind is unknown to this version of the library.
 #[derive(Debug, Clone)]
 pub(crate) struct Entries<'a>(std::slice::Iter<'a, [u8; ENTRY]>);
 
@@ -208,38 +208,51 @@ impl Iterator for Entries<'_> {
     }
 }
 
-/// Returns the entries of a footer.
+/// The number of entries that [`check`] handles at a time: 12 KiB, which stay in the first-level cache.
+const CHECKED_TOGETHER: usize = 256;
+
+/// Checks a footer, and on the way calls `take` with the entries, some at a time.
+///
+/// The caller must discard what it took if this fails. The checksum is known only at the end: each piece of the footer is
+/// taken right after it was added to the checksum, while it is in the cache.
 ///
 /// # Errors
 ///
-/// The checksum or the length does not match, or a record in the entries is out of order or does not lie within the segment.
-pub(crate) fn entries<'a>(
-    bytes: &'a [u8],
+/// The checksum or the length does not match, a record in the entries is out of order or does not lie within the segment, or
+/// `take` failed.
+pub(crate) fn check(
+    bytes: &[u8],
     trailer_bytes: &[u8; TRAILER],
     segment_bytes: u64,
     seed: Seed,
-) -> Result<Entries<'a>, FormatError> {
-    let checksum = trailer::CHECKSUM.u32(trailer_bytes);
-    if checksum != checksum_of(trailer_bytes, bytes, seed) && !planted(Bug::FooterUnchecked) {
-        return Err(FormatError::Damaged("the footer's checksum does not match"));
-    }
+    mut take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
+) -> Result<(), FormatError> {
     let (entries, rest) = bytes.as_chunks::<ENTRY>();
     if !rest.is_empty() || entries.len() != trailer::ENTRY_COUNT.u32(trailer_bytes) as usize {
         return Err(FormatError::Damaged("the footer's length does not match its entry count"));
     }
+    let mut hasher = seed.hasher();
+    hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..]);
     // The index is filled with these offsets, and reclaiming uses them to find the records of a segment. So each record must
     // be listed once, in the order of the segment, and lie within it.
     let mut previous_end = FIRST_FRAME_OFFSET;
-    for entry in entries {
-        let (offset, length) = record_span(entry);
-        if offset < previous_end || length == 0 || offset + length > segment_bytes {
-            return Err(FormatError::Damaged(
-                "the footer lists a record out of order or outside its segment",
-            ));
+    for piece in entries.chunks(CHECKED_TOGETHER) {
+        hasher.update(piece.as_flattened());
+        for entry in piece {
+            let (offset, length) = record_span(entry);
+            if offset < previous_end || length == 0 || offset + length > segment_bytes {
+                return Err(FormatError::Damaged(
+                    "the footer lists a record out of order or outside its segment",
+                ));
+            }
+            previous_end = offset + length;
         }
-        previous_end = offset + length;
+        take(Entries(piece.iter()))?;
     }
-    Ok(Entries(entries.iter()))
+    if hasher.finalize() != trailer::CHECKSUM.u32(trailer_bytes) && !planted(Bug::FooterUnchecked) {
+        return Err(FormatError::Damaged("the footer's checksum does not match"));
+    }
+    Ok(())
 }
 
 /// Returns the offset of an entry's record in its slot and the length of the record, in bytes.
@@ -294,7 +307,13 @@ mod tests {
 
     fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), FormatError> {
         let (body, trailer) = parts(bytes);
-        let entries = super::entries(body, trailer, SEGMENT, SEED)?.collect::<Result<_, _>>()?;
+        let mut entries = Vec::new();
+        check(body, trailer, SEGMENT, SEED, |piece| {
+            for entry in piece {
+                entries.push(entry?);
+            }
+            Ok(())
+        })?;
         Ok((Trailer::decode(trailer, 6, SEGMENT)?, entries))
     }
 

@@ -1,11 +1,11 @@
 //! Calls single decoders on bytes, for fuzz targets. Available with the feature `__simulation`, which is not part of the
 //! public interface.
 
-use super::footer::{FooterEntry, TRAILER, Trailer, entries, footer_bytes};
+use super::footer::{TRAILER, Trailer, check, footer_bytes};
 use super::frame::Frame;
 use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encode_store_header};
 use super::record::{Record, tie_to_position};
-use super::{FormatError, Seed, max_frame_bytes};
+use super::{Seed, max_frame_bytes};
 
 /// A decoded record, and its bytes after encoding it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,10 +74,15 @@ pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64
         Trailer::decode(trailer_bytes, sequence, slot.len() as u64).map_err(|error| error.to_string())?;
     let length = usize::try_from(footer_bytes(u64::from(trailer.entry_count))).map_err(|_| "too long")?;
     let bytes = &slot[slot.len() - length..slot.len() - TRAILER];
-    let entries = entries(bytes, trailer_bytes, slot.len() as u64, Seed::of_file(file_id))
-        .map_err(|error| error.to_string())?;
-    let span = |entry: Result<FooterEntry, FormatError>| entry.map(|entry| (entry.offset, entry.length));
-    entries.map(span).collect::<Result<_, _>>().map_err(|error| error.to_string())
+    let mut spans = Vec::new();
+    let checked = check(bytes, trailer_bytes, slot.len() as u64, Seed::of_file(file_id), |entries| {
+        for entry in entries {
+            let entry = entry?;
+            spans.push((entry.offset, entry.length));
+        }
+        Ok(())
+    });
+    checked.map(|()| spans).map_err(|error| error.to_string())
 }
 
 /// Decodes a store header and encodes it again.

@@ -25,9 +25,8 @@ pub(super) fn read_entries(
 ) -> Result<Vec<FooterEntry>> {
     let slot_offset = reader.slot_offset(segment.slot);
     let io = |error: io::Error| reader.io("read a segment to retire it", error);
-    let mut buffer = Vec::new();
-    let footer = scan::read_footer(storage, slot_offset, sequence, parameters, &mut buffer).map_err(io)?;
-    if let Ok(entries) = footer.and_then(|(_, entries)| entries.collect()) {
+    let footer = scan::read_footer_entries(storage, slot_offset, sequence, parameters).map_err(io)?;
+    if let Ok((_, entries)) = footer {
         return Ok(entries);
     }
     let bytes = scan::read_slot(storage, slot_offset, parameters.segment_bytes).map_err(io)?;

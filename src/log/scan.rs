@@ -256,14 +256,16 @@ pub(crate) fn read_trailer(
     Ok(trailer)
 }
 
-/// Reads the footer of a full segment into `buffer`. The inner error is the reason why the footer is not valid.
-pub(crate) fn read_footer<'b>(
+/// Reads the footer of a full segment into `buffer`, and calls `take` with its entries, some at a time. The inner error is the reason why the
+/// footer is not valid, or the error of `take`: then the caller must discard what it took.
+pub(crate) fn read_footer(
     storage: &dyn Storage,
     slot_offset: u64,
     sequence: u64,
     parameters: &Parameters,
-    buffer: &'b mut Vec<u8>,
-) -> io::Result<Result<(Trailer, Entries<'b>), FormatError>> {
+    buffer: &mut Vec<u8>,
+    take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
+) -> io::Result<Result<Trailer, FormatError>> {
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
     let trailer_bytes = read_trailer(storage, slot_offset, parameters)?;
     let trailer = match Trailer::decode(&trailer_bytes, sequence, parameters.segment_bytes) {
@@ -274,6 +276,24 @@ pub(crate) fn read_footer<'b>(
     let length = usize::try_from(entries_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
     buffer.resize(length, 0);
     read_exact_at(storage, buffer, trailer_at - entries_bytes)?;
-    let entries = footer::entries(buffer, &trailer_bytes, parameters.segment_bytes, parameters.seed());
-    Ok(entries.map(|entries| (trailer, entries)))
+    let checked = footer::check(buffer, &trailer_bytes, parameters.segment_bytes, parameters.seed(), take);
+    Ok(checked.map(|()| trailer))
+}
+
+/// Reads the entries of a full segment's footer. The inner error is the reason why the footer is not valid.
+pub(crate) fn read_footer_entries(
+    storage: &dyn Storage,
+    slot_offset: u64,
+    sequence: u64,
+    parameters: &Parameters,
+) -> io::Result<Result<(Trailer, Vec<FooterEntry>), FormatError>> {
+    let mut entries = Vec::new();
+    let take = |piece: Entries<'_>| {
+        for entry in piece {
+            entries.push(entry?);
+        }
+        Ok(())
+    };
+    let trailer = read_footer(storage, slot_offset, sequence, parameters, &mut Vec::new(), take)?;
+    Ok(trailer.map(|trailer| (trailer, entries)))
 }

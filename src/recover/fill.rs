@@ -14,7 +14,7 @@ use super::open_context::OpenContext;
 use super::survey::{Link, Survey};
 use super::team::with_team;
 use crate::error::{Error, Result};
-use crate::format::footer::{FooterEntry, Trailer};
+use crate::format::footer::{Entries, FooterEntry, Trailer};
 use crate::format::record::Kind;
 use crate::format::{FormatError, NEVER_MS, STORE_HEADER_BYTES};
 use crate::hash::KeyHasher;
@@ -92,6 +92,138 @@ struct SegmentContents {
     unreadable: Vec<(u128, Address)>,
     /// The key hash and the address of each record that may be the last one of an unfinished operation.
     begun: Vec<(u128, Address)>,
+}
+
+/// The index updates of the segment that a thread is reading, in the order of the log.
+#[derive(Default)]
+struct Unsorted {
+    words: Vec<u64>,
+    /// The shard of each word.
+    shards: Vec<u8>,
+}
+
+/// What the entries of a segment have yielded so far.
+struct Listed<'a> {
+    filler: &'a Filler<'a>,
+    slot_offset: u64,
+    unsorted: &'a mut Unsorted,
+    /// The number of updates of each shard.
+    counts: [u32; SHARD_COUNT],
+    removals: Vec<(u8, u64)>,
+    tally: Tally,
+    /// The length of the listed records.
+    listed_bytes: u64,
+    unreadable: Vec<(u128, Address)>,
+    begun: Vec<(u128, Address)>,
+}
+
+impl<'a> Listed<'a> {
+    fn new(filler: &'a Filler<'a>, slot_offset: u64, unsorted: &'a mut Unsorted) -> Listed<'a> {
+        unsorted.words.clear();
+        unsorted.shards.clear();
+        Listed {
+            filler,
+            slot_offset,
+            unsorted,
+            counts: [0; SHARD_COUNT],
+            removals: Vec::new(),
+            tally: Tally::at(filler.now_ms),
+            listed_bytes: 0,
+            unreadable: Vec::new(),
+            begun: Vec::new(),
+        }
+    }
+
+    /// Adds the next entries.
+    ///
+    /// It goes through them twice, because the numbers of both loops together do not fit into the registers.
+    fn add(
+        &mut self,
+        entries: impl Iterator<Item = Result<FooterEntry, FormatError>> + Clone,
+    ) -> Result<(), FormatError> {
+        for entry in entries.clone() {
+            let entry = entry?;
+            self.listed_bytes += entry.length;
+            self.tally.add(&RecordSize::listed(&entry));
+        }
+        for entry in entries {
+            let entry = entry?;
+            let Some(address) = Address::new(self.slot_offset + entry.offset) else {
+                return Err(FormatError::Damaged("the footer's address is out of range"));
+            };
+            let keeps_key = if entry.kind == Kind::Completed {
+                self.filler.now_ms < entry.key_expires_ms
+            } else {
+                match self.add_unless_completed(&entry, address) {
+                    Some(keeps_key) => keeps_key,
+                    None => continue,
+                }
+            };
+            let shard = shard_of(entry.hash);
+            let word = self.filler.packing.word(entry.hash, address);
+            self.unsorted.words.push(word);
+            self.unsorted.shards.push(shard);
+            self.counts[usize::from(shard)] += 1;
+            if !keeps_key {
+                self.removals.push((shard, word));
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether a record that is not of kind `Completed` leaves its key in the index. None if it changes nothing
+    /// there. A function of its own, so that the loop over the entries has no jump table.
+    #[cold]
+    #[inline(never)]
+    fn add_unless_completed(&mut self, entry: &FooterEntry, address: Address) -> Option<bool> {
+        // An unreadable record that never expires may carry a begin. One that expires was a completion.
+        if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS {
+            self.begun.push((entry.hash, address));
+        }
+        if entry.kind == Kind::Unreadable {
+            self.unreadable.push((entry.hash, address));
+        }
+        match entry.kind {
+            Kind::Forgotten => Some(false),
+            Kind::Completed | Kind::Released | Kind::Unreadable => {
+                Some(self.filler.now_ms < entry.key_expires_ms)
+            }
+            Kind::Begun => Some(true),
+            // This version does not know what an ignorable record changes, so it must not hide an earlier one of its key.
+            Kind::Ignorable => None,
+        }
+    }
+
+    /// Sorts the updates by shard.
+    ///
+    /// The entries were gone through once, to make a word of each and to count those of each shard. Now the words, a fifth
+    /// of the entries' size, go to their places. Going through the entries twice instead took longer.
+    fn sort(mut self, segment: FullSegment) -> SegmentContents {
+        let Unsorted { words, shards } = self.unsorted;
+        let mut next = self.counts;
+        let mut count = 0;
+        for start in &mut next {
+            count += std::mem::replace(start, count);
+        }
+        let mut sorted = self.filler.spare.lock().pop().unwrap_or_default();
+        sorted.starts.clear();
+        sorted.starts.extend(next);
+        sorted.starts.push(count);
+        // Writing zeroes to the whole buffer first brings it into the cache in order, which is faster than if the writes
+        // below did so all over it.
+        sorted.words.clear();
+        sorted.words.resize(words.len(), 0);
+        for (word, shard) in words.iter().zip(shards.iter()) {
+            let position = &mut next[usize::from(*shard)];
+            sorted.words[*position as usize] = *word;
+            *position += 1;
+        }
+        self.removals.sort_unstable();
+        sorted.removals = self.removals;
+        self.tally.add_dead(segment.record_bytes.saturating_sub(self.listed_bytes));
+        let Listed { tally, unreadable, begun, .. } = self;
+        SegmentContents { segment, updates: sorted, tally, unreadable, begun }
+    }
 }
 
 /// A task that the threads share, item by item.
@@ -205,8 +337,7 @@ pub(super) fn fill(
             end: survey.scan.end,
             record_bytes: survey.scan.record_bytes,
         };
-        let entries = survey.scan.entries.iter().copied().map(Ok);
-        add_to_window(filler.sort(tail, entries)?);
+        add_to_window(filler.sort(tail, &survey.scan.entries, &mut Unsorted::default())?);
         team.run(Task::Gather, SHARD_COUNT);
         team.run(Task::Build, SHARD_COUNT);
         Ok(())
@@ -282,18 +413,20 @@ impl Filler<'_> {
         let Survey { parameters, .. } = self.survey;
         let (context, sequence) = (self.context, link.sequence);
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
-        let footer = scan::read_footer(context.storage, offset, sequence, parameters, &mut buffers.footer);
-        if let Ok((trailer, entries)) = context.io("read a footer", footer)? {
+        let slot_offset = self.reader.slot_offset(link.slot);
+        let Buffers { footer, unsorted, .. } = buffers;
+        let mut listed = Listed::new(self, slot_offset, unsorted);
+        let take = |entries: Entries<'_>| listed.add(entries);
+        // This fails if an entry is of unknown kind, too. Then the frames are read, and the error that they yield has the
+        // offset of the record.
+        let trailer = scan::read_footer(context.storage, offset, sequence, parameters, footer, take);
+        if let Ok(trailer) = context.io("read a footer", trailer)? {
             if trailer.end != link.end || trailer.last_checksum != link.checksum {
                 return context.corrupt(offset, "the footer and the next segment's header do not agree");
             }
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
-            // Sorting fails if an entry is of unknown kind. Then the frames are read, and the error that they yield has
-            // the offset of the record.
-            if let Ok(contents) = self.sort(segment, entries) {
-                return Ok(contents);
-            }
+            return Ok(listed.sort(segment));
         }
         // The footer is written last and not synced by itself, so a crash may have torn it. The frames contain the same
         // information.
@@ -309,89 +442,21 @@ impl Filler<'_> {
             );
         }
         let segment = FullSegment { slot: link.slot, end: scan.end, record_bytes: scan.record_bytes };
-        self.sort(segment, scan.entries.iter().copied().map(Ok))
+        self.sort(segment, &scan.entries, unsorted)
     }
 
-    /// Sorts a segment's entries by shard and adds up the sizes of its records.
-    ///
-    /// It goes through the entries twice. The first time it counts the entries of each shard, so that the second time it
-    /// can write each word to its place at once. Sorting decoded entries instead would write and read 24 more bytes for
-    /// each, which took longer than counting.
+    /// Sorts the entries of a segment that was read by its frames.
     fn sort(
         &self,
         segment: FullSegment,
-        entries: impl Iterator<Item = Result<FooterEntry, FormatError>> + Clone,
+        entries: &[FooterEntry],
+        unsorted: &mut Unsorted,
     ) -> Result<SegmentContents> {
         let slot_offset = self.reader.slot_offset(segment.slot);
-        let mut starts = [0_u32; SHARD_COUNT];
-        for entry in entries.clone() {
-            let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
-            starts[usize::from(shard_of(entry.hash))] += u32::from(changes_index(entry.kind));
-        }
-        let mut count = 0;
-        for start in &mut starts {
-            count += std::mem::replace(start, count);
-        }
-        let mut sorted = self.spare.lock().pop().unwrap_or_default();
-        sorted.starts.clear();
-        sorted.starts.extend(starts);
-        sorted.starts.push(count);
-        // The words of an earlier segment may remain in the buffer. The loop below overwrites every one of them.
-        sorted.words.resize(count as usize, 0);
-        sorted.removals.clear();
-
-        let mut next = starts;
-        let mut tally = Tally::at(self.now_ms);
-        let mut listed_bytes = 0;
-        let (mut unreadable, mut begun) = (Vec::new(), Vec::new());
-        for entry in entries {
-            let entry = entry.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
-            listed_bytes += entry.length;
-            tally.add(&RecordSize::listed(&entry));
-            let offset = slot_offset + entry.offset;
-            let Some(address) = Address::new(offset) else {
-                return Err(self.corrupt(offset, "the footer's address is out of range"));
-            };
-            if !changes_index(entry.kind) {
-                continue;
-            }
-            if entry.kind == Kind::Unreadable {
-                unreadable.push((entry.hash, address));
-            }
-            // An unreadable record that never expires may carry a begin. One that expires was a completion.
-            if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS
-            {
-                begun.push((entry.hash, address));
-            }
-            let shard = shard_of(entry.hash);
-            let word = self.packing.word(entry.hash, address);
-            let position = &mut next[usize::from(shard)];
-            sorted.words[*position as usize] = word;
-            *position += 1;
-            let keeps_key = if entry.kind == Kind::Completed {
-                self.now_ms < entry.key_expires_ms
-            } else {
-                self.keeps_key_unless_completed(&entry)
-            };
-            if !keeps_key {
-                sorted.removals.push((shard, word));
-            }
-        }
-        sorted.removals.sort_unstable();
-        tally.add_dead(segment.record_bytes.saturating_sub(listed_bytes));
-        Ok(SegmentContents { segment, updates: sorted, tally, unreadable, begun })
-    }
-
-    /// Whether a record that is not of kind `Completed` leaves its key in the index. A function of its own, so that the
-    /// loop over the entries has no jump table.
-    #[cold]
-    #[inline(never)]
-    fn keeps_key_unless_completed(&self, entry: &FooterEntry) -> bool {
-        match entry.kind {
-            Kind::Forgotten | Kind::Ignorable => false,
-            Kind::Completed | Kind::Released | Kind::Unreadable => self.now_ms < entry.key_expires_ms,
-            Kind::Begun => true,
-        }
+        let mut listed = Listed::new(self, slot_offset, unsorted);
+        let added = listed.add(entries.iter().copied().map(Ok));
+        added.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
+        Ok(listed.sort(segment))
     }
 
     /// Builds a shard of the index from its gathered updates.
@@ -441,22 +506,14 @@ impl Filler<'_> {
     /// Reads the entries of the footer in `slot`, in the order of their offsets. Empty if the footer is not valid.
     fn footer_of(&self, slot: u64) -> Result<Vec<FooterEntry>> {
         let Survey { parameters, .. } = self.survey;
-        let mut buffer = Vec::new();
         let (offset, sequence) = (self.reader.slot_offset(slot), self.reader.sequence(slot));
-        let footer = scan::read_footer(self.context.storage, offset, sequence, parameters, &mut buffer);
-        let footer = self.context.io("read a footer", footer)?;
-        Ok(footer.map_or_else(|_| Vec::new(), |(_, entries)| entries.flatten().collect()))
+        let footer = scan::read_footer_entries(self.context.storage, offset, sequence, parameters);
+        Ok(self.context.io("read a footer", footer)?.map_or_else(|_| Vec::new(), |(_, entries)| entries))
     }
 
     fn corrupt(&self, offset: u64, reason: &'static str) -> Error {
         Error::corrupt(self.reader.path(), offset, reason)
     }
-}
-
-/// Whether a record of this kind changes its key's entry in the index. This version does not know what an ignorable record
-/// changes, so such a record must not hide an earlier one of its key.
-fn changes_index(kind: Kind) -> bool {
-    kind != Kind::Ignorable
 }
 
 /// Estimates the sum of `count` numbers from the average of `sample`.
@@ -468,6 +525,7 @@ fn extrapolate(sample: &[usize], count: usize) -> usize {
 #[derive(Default)]
 struct Buffers {
     footer: Vec<u8>,
+    unsorted: Unsorted,
     words: Vec<u64>,
 }
 

@@ -168,12 +168,12 @@ impl Image {
     /// Changes a trailer and keeps its checksum valid.
     fn change_footer(&mut self, slot_number: u64, change: impl FnOnce(&mut Trailer)) {
         let SegmentHeader { parameters, sequence, .. } = self.header(slot_number);
-        let (storage, offset, mut buffer) = (self.storage(), slot(slot_number), Vec::new());
-        let read = scan::read_footer(&*storage, offset, sequence, &parameters, &mut buffer);
+        let (storage, offset) = (self.storage(), slot(slot_number));
+        let read = scan::read_footer_entries(&*storage, offset, sequence, &parameters);
         let (mut trailer, entries) = read.unwrap().unwrap();
         change(&mut trailer);
         let Trailer { end, record_bytes, last_checksum, .. } = trailer;
-        let (entries, seed) = (entries.map(Result::unwrap), parameters.seed());
+        let seed = parameters.seed();
         let bytes = footer::encode(entries, sequence, end, record_bytes, last_checksum, seed);
         put(&mut self.0, index(slot(slot_number + 1)) - bytes.len(), &bytes);
     }
