@@ -206,7 +206,14 @@ impl Iterator for Entries<'_> {
     fn next(&mut self) -> Option<Self::Item> {
         self.0.next().map(decode_entry)
     }
+
+    #[inline]
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
 }
+
+impl ExactSizeIterator for Entries<'_> {}
 
 /// The number of entries that [`check`] handles at a time: 12 KiB, which stay in the first-level cache.
 const CHECKED_TOGETHER: usize = 256;

@@ -10,18 +10,19 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::thread;
 
+use super::listed::{Listed, SegmentContents, SortedUpdates, Unsorted};
 use super::open_context::OpenContext;
 use super::survey::{Link, Survey};
 use super::team::with_team;
 use crate::error::{Error, Result};
+use crate::format::STORE_HEADER_BYTES;
 use crate::format::footer::{Entries, FooterEntry, Trailer};
 use crate::format::record::Kind;
-use crate::format::{FormatError, NEVER_MS, STORE_HEADER_BYTES};
 use crate::hash::KeyHasher;
-use crate::index::{Address, Candidate, Index, Packing, SHARD_COUNT, ShardUpdates, shard_of};
+use crate::index::{Address, Candidate, Index, Packing, SHARD_COUNT, ShardUpdates};
 use crate::log::reader::Reader;
 use crate::log::scan;
-use crate::log::space_usage::{SpaceUsage, Tally};
+use crate::log::space_usage::SpaceUsage;
 use crate::log::writer::FullSegment;
 use crate::record::RecordSize;
 use crate::sync::{Mutex, RwLock};
@@ -59,171 +60,6 @@ pub(super) struct FilledIndex {
     pub(super) unreadable: Vec<Address>,
     /// The key hash of each operation that began and has not ended, and when its last attempt began, in store time.
     pub(super) begun: Vec<(u128, u64)>,
-}
-
-/// The index updates of a segment, sorted by shard. The words of one shard are `words[starts[shard]..starts[shard + 1]]`.
-#[derive(Default)]
-struct SortedUpdates {
-    words: Vec<u64>,
-    starts: Vec<u32>,
-    /// The shard and the word of each update that removes its key, sorted by shard.
-    removals: Vec<(u8, u64)>,
-}
-
-impl SortedUpdates {
-    /// Appends the updates of one shard to the gathered ones.
-    fn append_to(&self, gathered: &mut ShardUpdates, shard: usize) {
-        let words = &self.words[self.starts[shard] as usize..self.starts[shard + 1] as usize];
-        let from = self.removals.partition_point(|(other, _)| usize::from(*other) < shard);
-        let count = self.removals[from..].partition_point(|(other, _)| usize::from(*other) == shard);
-        gathered.append(words, self.removals[from..from + count].iter().map(|(_, word)| *word));
-    }
-}
-
-/// Everything that filling the index takes from one segment.
-struct SegmentContents {
-    /// The slot and the end of the segment.
-    segment: FullSegment,
-    /// What the segment's records change in the index.
-    updates: SortedUpdates,
-    /// The space that the segment's records take.
-    tally: Tally,
-    /// The key hash and the address of each record of kind `Unreadable`.
-    unreadable: Vec<(u128, Address)>,
-    /// The key hash and the address of each record that may be the last one of an unfinished operation.
-    begun: Vec<(u128, Address)>,
-}
-
-/// The index updates of the segment that a thread is reading, in the order of the log.
-#[derive(Default)]
-struct Unsorted {
-    words: Vec<u64>,
-    /// The shard of each word.
-    shards: Vec<u8>,
-}
-
-/// What the entries of a segment have yielded so far.
-struct Listed<'a> {
-    filler: &'a Filler<'a>,
-    slot_offset: u64,
-    unsorted: &'a mut Unsorted,
-    /// The number of updates of each shard.
-    counts: [u32; SHARD_COUNT],
-    removals: Vec<(u8, u64)>,
-    tally: Tally,
-    /// The length of the listed records.
-    listed_bytes: u64,
-    unreadable: Vec<(u128, Address)>,
-    begun: Vec<(u128, Address)>,
-}
-
-impl<'a> Listed<'a> {
-    fn new(filler: &'a Filler<'a>, slot_offset: u64, unsorted: &'a mut Unsorted) -> Listed<'a> {
-        unsorted.words.clear();
-        unsorted.shards.clear();
-        Listed {
-            filler,
-            slot_offset,
-            unsorted,
-            counts: [0; SHARD_COUNT],
-            removals: Vec::new(),
-            tally: Tally::at(filler.now_ms),
-            listed_bytes: 0,
-            unreadable: Vec::new(),
-            begun: Vec::new(),
-        }
-    }
-
-    /// Adds the next entries.
-    ///
-    /// It goes through them twice, because the numbers of both loops together do not fit into the registers.
-    fn add(
-        &mut self,
-        entries: impl Iterator<Item = Result<FooterEntry, FormatError>> + Clone,
-    ) -> Result<(), FormatError> {
-        for entry in entries.clone() {
-            let entry = entry?;
-            self.listed_bytes += entry.length;
-            self.tally.add(&RecordSize::listed(&entry));
-        }
-        for entry in entries {
-            let entry = entry?;
-            let Some(address) = Address::new(self.slot_offset + entry.offset) else {
-                return Err(FormatError::Damaged("the footer's address is out of range"));
-            };
-            let keeps_key = if entry.kind == Kind::Completed {
-                self.filler.now_ms < entry.key_expires_ms
-            } else {
-                match self.add_unless_completed(&entry, address) {
-                    Some(keeps_key) => keeps_key,
-                    None => continue,
-                }
-            };
-            let shard = shard_of(entry.hash);
-            let word = self.filler.packing.word(entry.hash, address);
-            self.unsorted.words.push(word);
-            self.unsorted.shards.push(shard);
-            self.counts[usize::from(shard)] += 1;
-            if !keeps_key {
-                self.removals.push((shard, word));
-            }
-        }
-        Ok(())
-    }
-
-    /// Returns whether a record that is not of kind `Completed` leaves its key in the index. None if it changes nothing
-    /// there. A function of its own, so that the loop over the entries has no jump table.
-    #[cold]
-    #[inline(never)]
-    fn add_unless_completed(&mut self, entry: &FooterEntry, address: Address) -> Option<bool> {
-        // An unreadable record that never expires may carry a begin. One that expires was a completion.
-        if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS {
-            self.begun.push((entry.hash, address));
-        }
-        if entry.kind == Kind::Unreadable {
-            self.unreadable.push((entry.hash, address));
-        }
-        match entry.kind {
-            Kind::Forgotten => Some(false),
-            Kind::Completed | Kind::Released | Kind::Unreadable => {
-                Some(self.filler.now_ms < entry.key_expires_ms)
-            }
-            Kind::Begun => Some(true),
-            // This version does not know what an ignorable record changes, so it must not hide an earlier one of its key.
-            Kind::Ignorable => None,
-        }
-    }
-
-    /// Sorts the updates by shard.
-    ///
-    /// The entries were gone through once, to make a word of each and to count those of each shard. Now the words, a fifth
-    /// of the entries' size, go to their places. Going through the entries twice instead took longer.
-    fn sort(mut self, segment: FullSegment) -> SegmentContents {
-        let Unsorted { words, shards } = self.unsorted;
-        let mut next = self.counts;
-        let mut count = 0;
-        for start in &mut next {
-            count += std::mem::replace(start, count);
-        }
-        let mut sorted = self.filler.spare.lock().pop().unwrap_or_default();
-        sorted.starts.clear();
-        sorted.starts.extend(next);
-        sorted.starts.push(count);
-        // Writing zeroes to the whole buffer first brings it into the cache in order, which is faster than if the writes
-        // below did so all over it.
-        sorted.words.clear();
-        sorted.words.resize(words.len(), 0);
-        for (word, shard) in words.iter().zip(shards.iter()) {
-            let position = &mut next[usize::from(*shard)];
-            sorted.words[*position as usize] = *word;
-            *position += 1;
-        }
-        self.removals.sort_unstable();
-        sorted.removals = self.removals;
-        self.tally.add_dead(segment.record_bytes.saturating_sub(self.listed_bytes));
-        let Listed { tally, unreadable, begun, .. } = self;
-        SegmentContents { segment, updates: sorted, tally, unreadable, begun }
-    }
 }
 
 /// A task that the threads share, item by item.
@@ -415,7 +251,7 @@ impl Filler<'_> {
         let offset = STORE_HEADER_BYTES + link.slot * parameters.segment_bytes;
         let slot_offset = self.reader.slot_offset(link.slot);
         let Buffers { footer, unsorted, .. } = buffers;
-        let mut listed = Listed::new(self, slot_offset, unsorted);
+        let mut listed = self.listed(slot_offset, unsorted);
         let take = |entries: Entries<'_>| listed.add(entries);
         // This fails if an entry is of unknown kind, too. Then the frames are read, and the error that they yield has the
         // offset of the record.
@@ -426,7 +262,7 @@ impl Filler<'_> {
             }
             let segment =
                 FullSegment { slot: link.slot, end: trailer.end, record_bytes: trailer.record_bytes };
-            return Ok(listed.sort(segment));
+            return Ok(listed.sort(segment, self.spare_updates()));
         }
         // The footer is written last and not synced by itself, so a crash may have torn it. The frames contain the same
         // information.
@@ -445,6 +281,16 @@ impl Filler<'_> {
         self.sort(segment, &scan.entries, unsorted)
     }
 
+    /// Begins to take the updates of the segment whose slot is at `slot_offset`.
+    fn listed<'b>(&self, slot_offset: u64, unsorted: &'b mut Unsorted) -> Listed<'b> {
+        Listed::new(self.packing, self.now_ms, slot_offset, unsorted)
+    }
+
+    /// Returns the memory of updates of an earlier window, if there are any.
+    fn spare_updates(&self) -> SortedUpdates {
+        self.spare.lock().pop().unwrap_or_default()
+    }
+
     /// Sorts the entries of a segment that was read by its frames.
     fn sort(
         &self,
@@ -453,10 +299,10 @@ impl Filler<'_> {
         unsorted: &mut Unsorted,
     ) -> Result<SegmentContents> {
         let slot_offset = self.reader.slot_offset(segment.slot);
-        let mut listed = Listed::new(self, slot_offset, unsorted);
+        let mut listed = self.listed(slot_offset, unsorted);
         let added = listed.add(entries.iter().copied().map(Ok));
         added.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
-        Ok(listed.sort(segment))
+        Ok(listed.sort(segment, self.spare_updates()))
     }
 
     /// Builds a shard of the index from its gathered updates.

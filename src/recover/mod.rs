@@ -49,6 +49,7 @@ mod open_context;
 mod verdict;
 mod team;
 mod survey;
+mod listed;
 mod fill;
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,208 @@
+//! Takes the index updates of one segment from its footer's entries, and sorts them by index shard. Only filling the index
+//! uses it.
+
+use crate::format::footer::FooterEntry;
+use crate::format::record::Kind;
+use crate::format::{FormatError, NEVER_MS};
+use crate::index::{Address, Packing, SHARD_COUNT, ShardUpdates, shard_of};
+use crate::log::space_usage::Tally;
+use crate::log::writer::FullSegment;
+use crate::record::RecordSize;
+
+/// The index updates of a segment, sorted by shard. The words of one shard are `words[starts[shard]..starts[shard + 1]]`.
+#[derive(Default)]
+pub(super) struct SortedUpdates {
+    words: Vec<u64>,
+    starts: Vec<u32>,
+    /// The shard and the word of each update that removes its key, sorted by shard.
+    removals: Vec<(u8, u64)>,
+}
+
+impl SortedUpdates {
+    /// Appends the updates of one shard to the gathered ones.
+    pub(super) fn append_to(&self, gathered: &mut ShardUpdates, shard: usize) {
+        let words = &self.words[self.starts[shard] as usize..self.starts[shard + 1] as usize];
+        let from = self.removals.partition_point(|(other, _)| usize::from(*other) < shard);
+        let count = self.removals[from..].partition_point(|(other, _)| usize::from(*other) == shard);
+        gathered.append(words, self.removals[from..from + count].iter().map(|(_, word)| *word));
+    }
+}
+
+/// Everything that filling the index takes from one segment.
+pub(super) struct SegmentContents {
+    /// The slot and the end of the segment.
+    pub(super) segment: FullSegment,
+    /// What the segment's records change in the index.
+    pub(super) updates: SortedUpdates,
+    /// The space that the segment's records take.
+    pub(super) tally: Tally,
+    /// The key hash and the address of each record of kind `Unreadable`.
+    pub(super) unreadable: Vec<(u128, Address)>,
+    /// The key hash and the address of each record that may be the last one of an unfinished operation.
+    pub(super) begun: Vec<(u128, Address)>,
+}
+
+/// The index updates of the segment that a thread is reading, in the order of the log.
+#[derive(Default)]
+pub(super) struct Unsorted {
+    words: Vec<u64>,
+    /// The shard of each word.
+    shards: Vec<u8>,
+}
+
+/// What the entries of a segment have yielded so far.
+pub(super) struct Listed<'a> {
+    packing: Packing,
+    now_ms: u64,
+    slot_offset: u64,
+    unsorted: &'a mut Unsorted,
+    /// The number of updates of each shard.
+    counts: [u32; SHARD_COUNT],
+    removals: Vec<(u8, u64)>,
+    tally: Tally,
+    /// The length of the listed records.
+    listed_bytes: u64,
+    exceptions: Exceptions,
+}
+
+/// The records of a segment that are looked at again once the index is filled.
+#[derive(Default)]
+struct Exceptions {
+    /// The key hash and the address of each record of kind `Unreadable`.
+    unreadable: Vec<(u128, Address)>,
+    /// The key hash and the address of each record that may be the last one of an unfinished operation.
+    begun: Vec<(u128, Address)>,
+}
+
+impl Exceptions {
+    /// Returns whether a record that is not of kind `Completed` leaves its key in the index. None if it changes nothing
+    /// there. A function of its own, so that the loop over the entries has no jump table.
+    #[cold]
+    #[inline(never)]
+    fn add(&mut self, entry: &FooterEntry, address: Address, now_ms: u64) -> Option<bool> {
+        // An unreadable record that never expires may carry a begin. One that expires was a completion.
+        if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS {
+            self.begun.push((entry.hash, address));
+        }
+        if entry.kind == Kind::Unreadable {
+            self.unreadable.push((entry.hash, address));
+        }
+        match entry.kind {
+            Kind::Forgotten => Some(false),
+            Kind::Completed | Kind::Released | Kind::Unreadable => Some(now_ms < entry.key_expires_ms),
+            Kind::Begun => Some(true),
+            // This version does not know what an ignorable record changes, so it must not hide an earlier one of its key.
+            Kind::Ignorable => None,
+        }
+    }
+}
+
+impl<'a> Listed<'a> {
+    /// Begins with the segment whose slot is at `slot_offset`. `unsorted` is overwritten.
+    pub(super) fn new(
+        packing: Packing,
+        now_ms: u64,
+        slot_offset: u64,
+        unsorted: &'a mut Unsorted,
+    ) -> Listed<'a> {
+        unsorted.words.clear();
+        unsorted.shards.clear();
+        Listed {
+            packing,
+            now_ms,
+            slot_offset,
+            unsorted,
+            counts: [0; SHARD_COUNT],
+            removals: Vec::new(),
+            tally: Tally::at(now_ms),
+            listed_bytes: 0,
+            exceptions: Exceptions::default(),
+        }
+    }
+
+    /// Adds the next entries.
+    ///
+    /// It goes through them twice, because the numbers of both loops together do not fit into the registers.
+    pub(super) fn add(
+        &mut self,
+        entries: impl ExactSizeIterator<Item = Result<FooterEntry, FormatError>> + Clone,
+    ) -> Result<(), FormatError> {
+        let (packing, now_ms, slot_offset) = (self.packing, self.now_ms, self.slot_offset);
+        let Listed {
+            unsorted: Unsorted { words, shards },
+            counts,
+            removals,
+            exceptions,
+            tally,
+            listed_bytes,
+            ..
+        } = self;
+        // The buffers are extended before the loop and not in it, so that its pointers stay in registers.
+        let listed = words.len();
+        words.resize(listed + entries.len(), 0);
+        shards.resize(listed + entries.len(), 0);
+        let mut places = words[listed..].iter_mut().zip(&mut shards[listed..]);
+        for entry in entries.clone() {
+            let entry = entry?;
+            *listed_bytes += entry.length;
+            tally.add(&RecordSize::listed(&entry));
+        }
+        for entry in entries {
+            let entry = entry?;
+            let Some(address) = Address::new(slot_offset + entry.offset) else {
+                return Err(FormatError::Damaged("the footer's address is out of range"));
+            };
+            let keeps_key = if entry.kind == Kind::Completed {
+                now_ms < entry.key_expires_ms
+            } else {
+                match exceptions.add(&entry, address, now_ms) {
+                    Some(keeps_key) => keeps_key,
+                    None => continue,
+                }
+            };
+            let shard = shard_of(entry.hash);
+            let word = packing.word(entry.hash, address);
+            if let Some(place) = places.next() {
+                (*place.0, *place.1) = (word, shard);
+            }
+            counts[usize::from(shard)] += 1;
+            if !keeps_key {
+                removals.push((shard, word));
+            }
+        }
+        let unused = places.len();
+        words.truncate(words.len() - unused);
+        shards.truncate(shards.len() - unused);
+        Ok(())
+    }
+
+    /// Sorts the updates by shard, in the memory of `sorted`.
+    ///
+    /// The entries were gone through once, to make a word of each and to count those of each shard. Now the words, a fifth
+    /// of the entries' size, go to their places. Going through the entries twice instead took longer.
+    pub(super) fn sort(mut self, segment: FullSegment, mut sorted: SortedUpdates) -> SegmentContents {
+        let Unsorted { words, shards } = self.unsorted;
+        let mut next = self.counts;
+        let mut count = 0;
+        for start in &mut next {
+            count += std::mem::replace(start, count);
+        }
+        sorted.starts.clear();
+        sorted.starts.extend(next);
+        sorted.starts.push(count);
+        // Writing zeroes to the whole buffer first brings it into the cache in order, which is faster than if the writes
+        // below did so all over it.
+        sorted.words.clear();
+        sorted.words.resize(words.len(), 0);
+        for (word, shard) in words.iter().zip(shards.iter()) {
+            let position = &mut next[usize::from(*shard)];
+            sorted.words[*position as usize] = *word;
+            *position += 1;
+        }
+        self.removals.sort_unstable();
+        sorted.removals = self.removals;
+        self.tally.add_dead(segment.record_bytes.saturating_sub(self.listed_bytes));
+        let Listed { tally, exceptions: Exceptions { unreadable, begun }, .. } = self;
+        SegmentContents { segment, updates: sorted, tally, unreadable, begun }
+    }
+}
