@@ -120,6 +120,39 @@ impl Hasher for HashMixer {
     }
 }
 
+/// Scatters keyed hashes as [`ByHash`] does, by one-to-one functions, so that a table can store the outcome alone.
+#[derive(Debug, Clone)]
+pub(crate) struct Scatter {
+    xor_key: u64,
+    factor: u64,
+    /// The number by which a multiplication with `factor` is undone.
+    inverse: u64,
+}
+
+impl Default for Scatter {
+    fn default() -> Scatter {
+        let ByHash { xor_key, factor } = ByHash::default();
+        // Newton's iteration doubles the number of correct bits, of which an odd number has three.
+        let inverse = (0..5).fold(factor, |inverse, _| {
+            inverse.wrapping_mul(2_u64.wrapping_sub(factor.wrapping_mul(inverse)))
+        });
+        Scatter { xor_key, factor, inverse }
+    }
+}
+
+impl Scatter {
+    /// Scatters the lower half of a keyed hash. All bits of the outcome are as good as random.
+    pub(crate) fn scatter(&self, half: u64) -> u64 {
+        let product = (half ^ self.xor_key).wrapping_mul(self.factor);
+        product ^ (product >> 32)
+    }
+
+    /// Returns what was scattered.
+    pub(crate) fn gather(&self, scattered: u64) -> u64 {
+        (scattered ^ (scattered >> 32)).wrapping_mul(self.inverse) ^ self.xor_key
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use std::cell::Cell;
@@ -129,6 +162,16 @@ pub(crate) mod tests {
     thread_local! {
         /// The number of keys and requests that this thread has hashed.
         pub(crate) static HASHES: Cell<u64> = const { Cell::new(0) };
+    }
+
+    #[test]
+    fn what_is_scattered_can_be_gathered() {
+        for _ in 0..100 {
+            let scatter = Scatter::default();
+            for half in [0, 1, u64::MAX, 1 << 63, 0x0123_4567_89AB_CDEF, scatter.xor_key] {
+                assert_eq!(scatter.gather(scatter.scatter(half)), half, "{scatter:?}");
+            }
+        }
     }
 
     #[test]

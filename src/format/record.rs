@@ -38,7 +38,7 @@ const MAX_EXTENSION_BYTES: usize = EXTENSION_HEADER_BYTES + SHAPED_TYPING_BYTES 
 const IGNORABLE: u8 = 0x80;
 
 /// The kind of a record: how it changed the key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Kind {
     /// An attempt began.
     Begun,

@@ -6,7 +6,7 @@
 //! | module | what it owns |
 //! |---|---|
 //! | `log_position` | how far the log is written, and how far it is durable |
-//! | `footer_builder` | the entries of the footer of the segment that is being written |
+//! | `entry_classes`, `footer_builder` | the entries of the footer of the segment that is being written |
 //! | `reservations` | the space that is reserved for records |
 //! | `expiries`, `space_usage` | the estimate of dead bytes, and of when live bytes die |
 //! | `reader` | reading single records, through memory maps |
@@ -20,6 +20,7 @@
 
 // Each module uses only those above it.
 pub(crate) mod log_position;
+mod entry_classes;
 pub(crate) mod footer_builder;
 pub(crate) mod reservations;
 mod expiries;
