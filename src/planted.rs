@@ -157,6 +157,8 @@ pub enum Bug {
     BatchFlightsUnordered,
     /// The attempts whose leases a batch never gave out are not released on disk.
     UnstartedNotReleased,
+    /// A synced entry of a batch is answered from an unsynced record of an earlier entry.
+    AnswerRestsOnUnsynced,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

@@ -221,8 +221,18 @@ pub(super) fn forget<'a>(view: &View, terms: &Terms) -> Decision<'a> {
             Decision::Write(Draft { claim: ClaimChange::End, ..draft })
         }
         Err(Refused::InProgress) => Decision::InProgress,
+        Err(_) if hides_unstarted(view) => Decision::Write(Draft {
+            claim: ClaimChange::End,
+            ..Draft::new(Kind::Forgotten, view, ReservationClass::Forget, terms)
+        }),
         Err(_) => Decision::Nothing,
     }
+}
+
+/// Whether the key is absent only because its attempt never runs, which is not written yet. A call that answers "absent" to
+/// a caller who relies on it must write that first, or a crash would leave the operation in doubt.
+fn hides_unstarted(view: &View) -> bool {
+    matches!(view.claim, Some(Claim::Unstarted { .. }))
 }
 
 /// Decides a compare-and-set: the key's state becomes `next` if it matches `expected`.
@@ -257,7 +267,9 @@ pub(super) fn compare_and_set<'a>(
     }
     let Ok(change) = record_kind(status, &next) else { return Decision::Conflict };
     // The key is absent, as expected, and is to be absent: that needs no record.
-    let Some(kind) = change else { return Decision::Nothing };
+    let Some(kind) = change.or(hides_unstarted(view).then_some(Kind::Forgotten)) else {
+        return Decision::Nothing;
+    };
     let class = match next {
         Next::Absent | Next::Completed { .. } if is_unfinished => ReservationClass::Finish,
         Next::Absent => ReservationClass::Forget,

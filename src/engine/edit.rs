@@ -57,7 +57,8 @@ impl Engine {
         let hashed = self.admit(key)?;
         let call = Call { accepts_unreadable: true, ..Call::new(hashed, terms, PathRule::RemovesState) };
         match self.change(&call, None, |view| Ok(decide::forget(view, terms)))? {
-            ChangeOutcome::Written(_) => Ok(true),
+            // An attempt that never ran leaves nothing to forget, although that had to be written.
+            ChangeOutcome::Written(written) => Ok(written.previous_status != Status::Absent),
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
             _ => Ok(false),
         }

@@ -26,9 +26,9 @@ impl Engine {
         let _events = crate::events::hold_back();
         let _inside = self.admission.enter()?;
         let in_place = self.path_check.look();
-        self.write_releases();
+        let released = self.write_releases();
         self.log().sync()?;
-        in_place
+        released.and(in_place)
     }
 
     /// Retires every segment that exists now, and cuts off the slots that this frees at the end of the file.
@@ -63,7 +63,7 @@ impl Engine {
         }
         closing.make_final();
         let in_place = self.path_check.look();
-        self.write_releases();
+        let released = self.write_releases();
         let marked = self.log().sync().and_then(|()| self.mark_closed());
         closing.refuse_reads();
         if !planted(Bug::ReadersNotWaitedFor) {
@@ -71,7 +71,7 @@ impl Engine {
         }
         self.log().storage().unlock();
         drop(closing);
-        marked.and(in_place)
+        marked.and(released).and(in_place)
     }
 
     fn check_no_claims(&self) -> Result<()> {
@@ -91,7 +91,7 @@ impl Drop for Engine {
             return;
         }
         if self.log().check_poison().is_ok() {
-            self.write_releases();
+            let _ = self.write_releases();
             let _ = self.log().sync().and_then(|()| self.mark_closed());
         }
         // Dropping the file handle would not unlock the file if a child process, forked since, has a copy of the

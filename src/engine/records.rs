@@ -64,6 +64,11 @@ impl Found {
         }
     }
 
+    /// Whether the record is one that an earlier entry of the same batch is about to write.
+    pub(super) fn is_planned(&self) -> bool {
+        self.address == Address::NOWHERE
+    }
+
     /// The position in the log at which the record ends.
     pub(super) fn end(&self) -> u64 {
         self.place.position + self.place.length_bytes

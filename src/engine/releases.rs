@@ -80,6 +80,20 @@ impl Engine {
     ) -> Result<Option<(Effect, Ticket)>> {
         let key = HashedKey { key: attempt.key.as_key(), hash: attempt.hash };
         let mut view = self.viewer.view(key, flight, self.clock.now_ms(), (Want::State, None))?;
+        let is_ours = match view.claim {
+            // Between its entry into the list and the change of its claim, the attempt still has its lease.
+            Some(Claim::Unstarted { version } | Claim::Lease { version, .. }) => version == attempt.version,
+            // Another caller is resolving the doubt about the attempt, which only that caller may end.
+            Some(Claim::Doubt { .. }) | None => false,
+        };
+        if !is_ours {
+            return Ok(None);
+        }
+        if view.unreadable.is_some() {
+            // The operation counts as in doubt, as its record says nothing else.
+            flight.set_claim(None);
+            return Ok(None);
+        }
         view.show_unstarted();
         let terms = &self.settings.terms;
         let Decision::Write(draft) = decide::finish(&view, attempt.version, Finish::Released, terms) else {
@@ -100,9 +114,32 @@ impl Engine {
         }
     }
 
-    /// Writes the releases of all attempts that never ran, except for those of keys that another thread is changing.
-    pub(super) fn write_releases(&self) {
+    /// Writes the releases of all attempts that never ran. Waits for other threads that are changing their keys.
+    pub(super) fn write_releases(&self) -> Result<()> {
         let releases = self.append_releases();
         self.publish_releases(releases);
+        // What is left are keys that another thread was changing. Each is waited for on its own, because a thread that holds
+        // a flight does not wait for another one.
+        let mut left = self.unstarted.take().into_iter();
+        while let Some(mut attempt) = left.next() {
+            let flight = self.flights.enter(attempt.hash);
+            let written = match self.append_release_in(&flight, &mut attempt) {
+                Ok(Some((effect, ticket))) => {
+                    let written = self.write.finish_along(&effect, &flight, &ticket);
+                    flight.note_change();
+                    written
+                }
+                Ok(None) => Ok(()),
+                Err(error) => {
+                    self.unstarted.add([attempt]);
+                    Err(error)
+                }
+            };
+            if written.is_err() {
+                self.unstarted.add(left);
+                return written;
+            }
+        }
+        Ok(())
     }
 }

@@ -205,7 +205,9 @@ impl Viewer {
             Some(Sight::Unreadable(lost)) if lost.liveness != Liveness::Gone => Err(lost.error),
             Some(Sight::Read(found)) if !matches!(found.liveness, Liveness::Gone | Liveness::Released) => {
                 if found.liveness == Liveness::Begun {
-                    if is_unstarted(&found, self.flights.claim(key.hash)) {
+                    // Read together with its claim: the attempt may be one that never runs.
+                    let Some(found) = self.look(key, now_ms, Want::State)?.found else { return Ok(None) };
+                    if found.liveness != Liveness::Begun {
                         return Ok(None);
                     }
                     self.check_request(key.key, request, &found, durability)?;

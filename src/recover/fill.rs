@@ -239,7 +239,8 @@ impl Filler<'_> {
         });
         match since {
             Ok(since_ms) => Ok(since_ms.map(|since_ms| (hash, since_ms))),
-            Err(Error::Corrupt { .. }) => Ok(Some((hash, 0))),
+            // Only this key is unreadable, so its error is that of calls on the key and not of the opening.
+            Err(Error::Corrupt { .. } | Error::Io { .. }) => Ok(Some((hash, 0))),
             Err(error) => Err(error),
         }
     }

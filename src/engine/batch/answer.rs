@@ -34,7 +34,13 @@ impl Engine {
             plan.found().filter(|_| entry.terms.durability == Durability::Sync).map(Found::end)
         });
         let rests_on = rests_on.max().filter(|end| !self.log().is_durable(*end));
-        let is_synced = writes.iter().any(|(_, until, _)| *until == Until::Synced) || rests_on.is_some();
+        // An answer may also rest on a record that an earlier entry of this batch writes, perhaps without a sync.
+        let rests_on_own = plans.iter().zip(entries.iter()).any(|(plan, entry)| {
+            entry.terms.durability == Durability::Sync && plan.found().is_some_and(Found::is_planned)
+        });
+        let is_synced = writes.iter().any(|(_, until, _)| *until == Until::Synced)
+            || rests_on.is_some()
+            || rests_on_own && !planted(Bug::AnswerRestsOnUnsynced);
         let until = if is_synced { Until::Synced } else { Until::Written };
         let (frames, mut rests) = self.frames(entries, &changes, writes);
         // Doubts are given before the changes are applied, because a later entry may end one.

@@ -10,10 +10,10 @@ use crate::engine::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
 use crate::format::record::{encoded_bytes, max_encoded_bytes};
-use crate::index::Address;
 use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::reservations::{NoRoom, ReservationClass};
+use crate::record::Liveness;
 use crate::status::Version;
 
 /// The entries of one key, and what is known of it while they are decided.
@@ -66,7 +66,12 @@ impl Plan {
 
     /// Whether an entry with this plan has not done what it asks for.
     fn is_refusal(&self) -> bool {
-        !matches!(self, Plan::Write { .. } | Plan::Completed(_) | Plan::Known(_))
+        match self {
+            Plan::Write { .. } | Plan::Known(_) => false,
+            // Its answer is an error, because there is no result to replay.
+            Plan::Completed(found) => found.not_kept || found.liveness == Liveness::CompletedWithoutResult,
+            _ => true,
+        }
     }
 }
 
@@ -83,11 +88,12 @@ impl Planned<'_> {
     /// If an entry is refused, drops all changes and refuses the entries that would have made them.
     pub(super) fn refuse_all_if_any(&mut self) {
         let Some(refused) = self.plans.iter().position(Plan::is_refusal) else { return };
-        for plan in &mut self.plans {
+        for (number, plan) in self.plans.iter_mut().enumerate() {
             let is_written = match plan {
+                _ if number == refused => false,
                 Plan::Write { .. } => true,
                 // The completion that the entry found is one that an entry before it would have written.
-                Plan::Completed(found) => found.address == Address::NOWHERE,
+                Plan::Completed(found) => found.is_planned(),
                 _ => false,
             };
             if is_written {

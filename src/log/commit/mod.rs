@@ -215,7 +215,8 @@ impl Commit {
             return queue;
         }
         queue.syncing = false;
-        if queue.poison.is_some() && !planted(Bug::LingererWakesNobody) {
+        // Unless this thread syncs now, the role is free for others.
+        if queue.gathering_waiters(ticket).is_none() && !planted(Bug::LingererWakesNobody) {
             self.wake_impatient(&queue);
         }
         queue
