@@ -216,6 +216,9 @@ impl Store {
     /// by an operation with a different durability, this call syncs it first. [`get_timeout`](Store::get_timeout)
     /// limits that wait.
     ///
+    /// There is one exception: after the [`Answers`](crate::Answers) of a batch were dropped, a key whose lease was not taken
+    /// is absent. Until the next frame or [`sync`](Store::sync), a crash leaves it in doubt.
+    ///
     /// # Errors
     ///
     /// [`Error::Key`], [`Error::Corrupt`], [`Error::Io`]. [`Error::Poisoned`]: the answer is not durable yet, and can no longer

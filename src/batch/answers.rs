@@ -41,6 +41,9 @@ pub enum Answer {
 /// leases are left never run, so they are released: their keys are absent at once, in memory. The next frame that the store
 /// writes records that; if the process ends before, they are in doubt. An attempt that resolved a doubt stays in doubt, because
 /// the attempt before it may have run.
+///
+/// Do not collect the answers into a `Result<Vec<_>>`: the first error drops the leases that were already taken, which leaves
+/// their operations in doubt. Collect them into a `Vec<Result<_>>`.
 #[must_use = "attempts whose leases were not taken from the answers are released"]
 pub struct Answers {
     /// Each answer, and whether it is a lease of an attempt that has no predecessor in doubt.
