@@ -1,7 +1,7 @@
 //! Measures the absolute figures that `benches/README.md` quotes, with keys of 36 bytes and results of 256.
 //!
 //! ```text
-//! cargo run --release --example figures -- [syncs | threads | memory | steady]
+//! cargo run --release --example figures -- [syncs | threads | segments | memory | steady]
 //! ```
 //!
 //! Without an argument it measures all of them. The number of syncs is the store's own count;
@@ -110,9 +110,36 @@ fn anonymous_bytes() -> Measured<u64> {
     Ok(kibibytes << 10)
 }
 
+/// The number of operations whose memory is measured.
+const OPERATIONS: u64 = 1_000_000;
+
+/// Measures the memory that a million finished operations take, by the size of a segment: the index, and the entries of the
+/// segment that is being written.
+fn segments(directory: &Path) -> Measured {
+    println!("memory of {OPERATIONS} finished operations, by the size of a segment");
+    for mebibytes in [4_u64, 64, 1_024] {
+        let path = directory.join(format!("segments-{mebibytes}.once"));
+        let options = Options::new().segment_size(mebibytes << 20).durability(Durability::Buffered);
+        let store = options.open(&path)?;
+        let empty = anonymous_bytes()?;
+        for number in 0..OPERATIONS {
+            begin_and_complete(&store, number)?;
+        }
+        let added = anonymous_bytes()?.saturating_sub(empty);
+        println!(
+            "  {mebibytes:>5} MiB   {}.{} bytes a key, of it {} for the index",
+            added / OPERATIONS,
+            added * 10 / OPERATIONS % 10,
+            store.stats().index_bytes as u64 / OPERATIONS,
+        );
+        store.close()?;
+        std::fs::remove_file(&path)?;
+    }
+    Ok(())
+}
+
 /// Measures the memory and disk space of a million finished operations, and the time to open their store.
 fn memory(directory: &Path) -> Measured {
-    const OPERATIONS: u64 = 1_000_000;
     println!("memory and disk of {OPERATIONS} finished operations");
     let path = directory.join("memory.once");
     let store = Options::new().durability(Durability::Buffered).open(&path)?;
@@ -182,10 +209,19 @@ fn main() -> Measured {
     let selected = std::env::args().nth(1);
     let directory = tempfile::tempdir_in(".")?;
     type Figure = (&'static str, fn(&Path) -> Measured);
-    let all: [Figure; 4] = [("syncs", syncs), ("threads", threads), ("memory", memory), ("steady", steady)];
+    // Memory that an earlier figure has freed hides what a later one takes, so `segments` is best measured alone.
+    let all: [Figure; 5] = [
+        ("syncs", syncs),
+        ("threads", threads),
+        ("segments", segments),
+        ("memory", memory),
+        ("steady", steady),
+    ];
     let is_known = |selected: &&str| all.iter().any(|(name, _)| name == selected);
     if let Some(unknown) = selected.as_deref().filter(|selected| !is_known(selected)) {
-        return Err(format!("{unknown}: no such figure; use syncs, threads, memory or steady").into());
+        return Err(
+            format!("{unknown}: no such figure; use syncs, threads, segments, memory or steady").into()
+        );
     }
     for (name, measure) in all {
         if selected.as_deref().is_none_or(|selected| selected == name) {
