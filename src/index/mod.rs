@@ -59,6 +59,12 @@ impl Index {
     ///
     /// `confirm` runs under the shard's read lock, so that the space of the record is not reused in the meantime. It must not
     /// call the index: taking the lock of the same shard twice can deadlock.
+    ///
+    /// If the record's page is not in memory, `confirm` waits for the disk with the shard locked. Until then, changes of the
+    /// keys in this shard wait, one key in 256, and so do lookups that come after such a change. A check before the lock is
+    /// taken would cost every lookup more than that: whether a page is in memory takes a system call to find out
+    /// (`mincore`, `preadv2` with `RWF_NOWAIT`), which took longer than a whole lookup, and so does having it read
+    /// (`MADV_POPULATE_READ`), which took about as long as one.
     pub(crate) fn find<R>(&self, hash: u128, confirm: impl FnMut(Address) -> Option<R>) -> Option<R> {
         self.table(hash).read().search(tag_of_hash(hash), confirm)
     }
