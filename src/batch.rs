@@ -21,7 +21,7 @@ use crate::key::Key;
 use crate::lease::Lease;
 use crate::operation::Operation;
 use crate::policy::{BatchPolicy, KeepInDoubt};
-use crate::typed::{self, Unfit};
+use crate::typed::Unfit;
 pub use answers::{Answer, Answers};
 use queued::{Queued, StoredResult};
 
@@ -74,7 +74,7 @@ use queued::{Queued, StoredResult};
 /// - **Answers in order.** An entry that is refused (a mismatch, no space) gets its error as its answer and stops no other
 ///   entry. In particular a completion is not refused because there is no space for a begin beside it.
 /// - **One entry after the other.** A key that is there twice is answered as if two calls had been made in that order.
-/// - **Nobody waits.** An entry whose key another caller has begun, or is changing right now, is in progress at once;
+/// - **No waiting.** An entry whose key another caller has begun, or is changing right now, is in progress at once;
 ///   [`wait`](Operation::wait) does not apply. Only the end of an attempt may wait for another thread's write to the same
 ///   key.
 /// - **A failed disk changes nothing in the batch.** If [`commit`](Batch::commit) returns an error, the entries, their
@@ -273,8 +273,7 @@ impl<'a> Batch<'a> {
         result: &T,
     ) -> Result<()> {
         let attempt = attempt.into();
-        let HeldGrant { terms, grant, .. } = &*attempt.0;
-        let encoded = typed::encode_as(grant.typing, result, terms.max_result_bytes);
+        let encoded = attempt.0.encode(result);
         self.add_completion(attempt, encoded.map(StoredResult::encoded))
     }
 
@@ -291,9 +290,7 @@ impl<'a> Batch<'a> {
         result: &T,
     ) -> Result<()> {
         let attempt = attempt.into();
-        let HeldGrant { terms, grant, .. } = &*attempt.0;
-        let encoded = typed::check_codec::<C>(grant.typing)
-            .and_then(|()| typed::encode(codec, grant.typing, result, terms.max_result_bytes));
+        let encoded = attempt.0.encode_with(codec, result);
         self.add_completion(attempt, encoded.map(StoredResult::encoded))
     }
 

@@ -95,18 +95,35 @@ impl HeldGrant {
     }
 
     pub(crate) fn complete_value<T: Serialize + DeserializeOwned>(&mut self, result: &T) -> Result<Version> {
-        let max_bytes = self.terms.max_result_bytes;
-        self.complete_typed(typed::encode_as(self.grant.typing, result, max_bytes))
+        self.complete_typed(self.encode(result))
     }
 
     pub(crate) fn complete_value_with<C: Codec, T>(&mut self, codec: &C, result: &T) -> Result<Version>
     where
         T: Serialize + DeserializeOwned,
     {
-        let max_bytes = self.terms.max_result_bytes;
-        let encoded = typed::check_codec::<C>(self.grant.typing)
-            .and_then(|()| typed::encode(codec, self.grant.typing, result, max_bytes));
-        self.complete_typed(encoded)
+        self.complete_typed(self.encode_with(codec, result))
+    }
+
+    /// Encodes a result with the codec of the attempt.
+    pub(crate) fn encode<T>(&self, result: &T) -> std::result::Result<Encoded<T>, Unfit>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        typed::encode_as(self.grant.typing, result, self.terms.max_result_bytes)
+    }
+
+    /// Encodes a result with `codec`, which must be the codec of the attempt if that has one.
+    pub(crate) fn encode_with<C: Codec, T>(
+        &self,
+        codec: &C,
+        result: &T,
+    ) -> std::result::Result<Encoded<T>, Unfit>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        typed::check_codec::<C>(self.grant.typing)
+            .and_then(|()| typed::encode(codec, self.grant.typing, result, self.terms.max_result_bytes))
     }
 
     pub(crate) fn complete_without_result(&mut self) -> Result<Version> {

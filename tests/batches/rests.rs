@@ -1,4 +1,4 @@
-//! Checks what an answer rests on: that it is as durable as the entry asks for, and that nobody else's state is changed for it.
+//! Checks what an answer rests on: that it is as durable as the entry asks for, and that no other caller's state is changed for it.
 
 use std::time::Duration;
 

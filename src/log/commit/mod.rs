@@ -193,7 +193,7 @@ impl Commit {
     /// syncer, so that no other thread syncs a part of the batch. It does not have the role of the writer: a caller that
     /// wants only a write writes the batch itself.
     ///
-    /// Returns the locked queue with the role given up. Nobody needs a nudge for that role: the caller takes it again
+    /// Returns the locked queue with the role given up. No thread needs a nudge for that role: the caller takes it again
     /// under the same lock, or another thread is writing the batch and nudges a syncer when that is done.
     fn linger<'a>(&'a self, mut queue: MutexGuard<'a, Queue>, ticket: &Ticket) -> MutexGuard<'a, Queue> {
         let Some(waiters) = queue.gathering_waiters(ticket) else { return queue };
