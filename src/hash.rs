@@ -65,8 +65,8 @@ impl KeyHasher {
     }
 }
 
-/// Builds hashers for maps whose keys are hashes of a [`KeyHasher`]. Such a hasher mixes the key with random numbers of
-/// this map, by an XOR and a multiplication.
+/// Builds hashers for maps whose keys are hashes of a [`KeyHasher`]. Such a hasher mixes the key with two random
+/// numbers that each map has for itself, by an XOR and a multiplication.
 ///
 /// The keyed hashes alone are not enough. Their secret is in the file, so the author of a hostile file can choose keys
 /// whose hashes would all fall into one bucket.
@@ -120,7 +120,8 @@ impl Hasher for HashMixer {
     }
 }
 
-/// Scatters keyed hashes as [`ByHash`] does, by one-to-one functions, so that a table can store the outcome alone.
+/// Mixes the lower half of a keyed hash with random numbers, by an XOR and a multiplication. Unlike the mixing of [`ByHash`] this
+/// can be undone, so a table that stores the outcome need not store the half as well.
 #[derive(Debug, Clone)]
 pub(crate) struct Scatter {
     xor_key: u64,
@@ -132,7 +133,8 @@ pub(crate) struct Scatter {
 impl Default for Scatter {
     fn default() -> Scatter {
         let ByHash { xor_key, factor } = ByHash::default();
-        // Newton's iteration doubles the number of correct bits, of which an odd number has three.
+        // `factor` is odd, and an odd number is its own inverse modulo 8. So it is a first guess with three correct bits. Each step
+        // of Newton's iteration doubles their number.
         let inverse = (0..5).fold(factor, |inverse, _| {
             inverse.wrapping_mul(2_u64.wrapping_sub(factor.wrapping_mul(inverse)))
         });

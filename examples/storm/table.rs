@@ -57,7 +57,7 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     let opening = format!("{} of them while the store was being opened", tally.kills_while_opening);
     let doubts_unknown = tally.found_in_doubt.len() - tally.doubts_charged - tally.doubts_not_charged;
     let doubts = format!(
-        "counted above too; charged: {}, not charged: {}, no answer: {}",
+        "counted above too; in the ledger: {}, not in it: {}, no answer: {}",
         grouped(tally.doubts_charged),
         grouped(tally.doubts_not_charged),
         grouped(doubts_unknown)
