@@ -65,7 +65,7 @@ impl KeyHasher {
     }
 }
 
-/// Builds hashers for maps whose keys are hashes of a [`KeyHasher`]. Such a hasher mixes the key with two random
+/// Builds the hashers ([`HashMixer`]) of maps whose keys are hashes from a [`KeyHasher`]. A `HashMixer` mixes such a hash with two random
 /// numbers that each map has for itself, by an XOR and a multiplication.
 ///
 /// The keyed hashes alone are not enough. Their secret is in the file, so the author of a hostile file can choose keys
@@ -149,8 +149,8 @@ impl Scatter {
         product ^ (product >> 32)
     }
 
-    /// Returns what was scattered.
-    pub(crate) fn gather(&self, scattered: u64) -> u64 {
+    /// Undoes [`scatter`](Self::scatter): returns the half from its outcome.
+    pub(crate) fn unscatter(&self, scattered: u64) -> u64 {
         (scattered ^ (scattered >> 32)).wrapping_mul(self.inverse) ^ self.xor_key
     }
 }
@@ -167,11 +167,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_is_scattered_can_be_gathered() {
+    fn unscatter_undoes_scatter() {
         for _ in 0..100 {
             let scatter = Scatter::default();
             for half in [0, 1, u64::MAX, 1 << 63, 0x0123_4567_89AB_CDEF, scatter.xor_key] {
-                assert_eq!(scatter.gather(scatter.scatter(half)), half, "{scatter:?}");
+                assert_eq!(scatter.unscatter(scatter.scatter(half)), half, "{scatter:?}");
             }
         }
     }

@@ -150,8 +150,8 @@ impl<'a> Storm<'a> {
         self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
-            // Only a forged call is refused. The service forges a call after the genuine request has a result, so the genuine
-            // one is counted already.
+            // Only a forged call is refused, and it gives its request no result. The genuine request had one before the service
+            // forged the call, so it is in `done` already.
             Ending::Refused => return Ok(()),
             // The service calls again until the request has a result.
             Ending::TryAgain => return Ok(()),

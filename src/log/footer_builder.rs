@@ -289,7 +289,7 @@ impl FooterBuilder {
         let (key_expires_ms, result_expires_ms) = class.expiries(low_bits);
         let key = packed.key(taken >> INDEX_BITS);
         FooterEntry {
-            hash: u128::from(key.upper) << 64 | u128::from(self.scatter.gather(key.scattered)),
+            hash: u128::from(key.upper) << 64 | u128::from(self.scatter.unscatter(key.scattered)),
             version: class.version(low_bits),
             key_expires_ms,
             result_expires_ms,

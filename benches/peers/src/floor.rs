@@ -18,8 +18,8 @@ pub const RECORD_BYTES: usize = (80 + size_of::<Key>() + RESULT.len()).next_mult
 /// The size of the record of a begin, which has no result.
 pub const BEGIN_BYTES: usize = (80 + size_of::<Key>()).next_multiple_of(8);
 
-/// A frame with one record. Only lengths matter: every byte is 1, so the first `RECORD_BYTES` bytes serve as a record without
-/// the frame header.
+/// A frame with one record. Only lengths matter, so every byte is 1. Any `RECORD_BYTES` bytes of it serve as a record without a
+/// frame header.
 const FRAME: [u8; FRAME_HEADER_BYTES + RECORD_BYTES] = [1; FRAME_HEADER_BYTES + RECORD_BYTES];
 const BEGIN_FRAME: [u8; FRAME_HEADER_BYTES + BEGIN_BYTES] = [1; FRAME_HEADER_BYTES + BEGIN_BYTES];
 
@@ -152,7 +152,7 @@ impl GroupCommitFloor {
         tail.file.write_all_at(bytes, position).expect("the floor cannot write to its file");
     }
 
-    /// Adds a record to the gathering batch and returns once that batch is synced.
+    /// Adds a record to the batch that is being filled, and returns once that batch is synced.
     fn commit(&self, record: &[u8]) {
         let add = |batch: &mut Vec<u8>| {
             if batch.is_empty() {
