@@ -190,13 +190,19 @@ impl Engine {
     }
 
     /// Answers an entry while another thread is changing its key.
-    pub(super) fn answer_busy(&self, entry: &Entry<'_>) -> Result<EntryDone> {
+    ///
+    /// In an atomic batch such an entry refuses the others, so its answer is that the operation is in progress, even if it is
+    /// completed: next to the refusals a replay would look like a success that refused them.
+    pub(super) fn answer_busy(&self, entry: &Entry<'_>, is_atomic: bool) -> Result<EntryDone> {
         let Entry { key, terms, kind } = entry;
         let hashed = self.admit(*key)?;
         let Some(request) = kind.request() else {
             return Err(Error::InProgress { key: key.to_owned(), attempt: 1 });
         };
-        let answer = self.look_and_answer(hashed, request, terms)?;
+        let answer = match self.look_and_answer(hashed, request, terms)? {
+            Answer::Completed(found) if is_atomic => Answer::InProgress { attempt: found.attempt },
+            answer => answer,
+        };
         match (answer, kind) {
             (Answer::Completed(found), EntryKind::Begin { .. }) => {
                 Ok(EntryDone::Began(Began::Completed(found)))
@@ -207,5 +213,36 @@ impl Engine {
             }
             (Answer::InProgress { attempt }, _) => Err(Error::InProgress { key: key.to_owned(), attempt }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Options;
+    use crate::format::record::Value;
+    use crate::key::{Fingerprint, Key};
+
+    /// This thread holds the flight of `done`, as a thread would that is moving its record or forgetting it.
+    #[test]
+    fn a_busy_key_refuses_an_atomic_batch_as_in_progress_even_if_it_is_completed() {
+        let engine = Arc::new(Options::new().open_nowhere().unwrap());
+        let terms = engine.settings().terms;
+        let record = |name| {
+            let kind = EntryKind::Record { request: Fingerprint::NONE.into(), value: Value::bytes(b"r") };
+            Entry { key: Key::new(name), terms, kind }
+        };
+        let done = Key::new("done");
+        engine.record(done, Fingerprint::NONE.into(), Value::bytes(b"r"), &terms).unwrap().unwrap();
+        let flight = engine.flights.enter(engine.log().hasher().key(done));
+        flight.note_disk();
+
+        let answers = engine.commit_batch(&mut [record("done"), record("new")], true).unwrap();
+        assert!(matches!(answers[0], Err(Error::InProgress { attempt: 1, .. })), "{answers:?}");
+        assert!(matches!(answers[1], Err(Error::BatchRefused { entry: 0 })), "{answers:?}");
+
+        let answers = engine.commit_batch(&mut [record("done"), record("new")], false).unwrap();
+        assert!(matches!(answers[0], Ok(EntryDone::Recorded(Err(_)))), "{answers:?}");
+        assert!(matches!(answers[1], Ok(EntryDone::Recorded(Ok(_)))), "{answers:?}");
     }
 }

@@ -204,7 +204,7 @@ impl Engine {
         let answers = answers.into_iter().zip(entries.iter()).map(|(answer, entry)| match answer {
             Some(answer) => answer,
             // The key's flight was taken. Now that this thread holds no flight, it may wait for a sync.
-            None => self.answer_busy(entry),
+            None => self.answer_busy(entry, is_atomic),
         });
         Ok(Ok(answers.collect()))
     }
