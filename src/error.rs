@@ -136,6 +136,38 @@ pub enum Error {
         /// The version of the attempt that was fenced.
         version: Version,
     },
+    /// Steps of the operation stand in the way of the call, which changed nothing. An operation cannot be released while one
+    /// of its steps is done or in doubt, because its side effects have happened or may have. It cannot be completed while a
+    /// step is in progress or in doubt, unless that step was given up.
+    ///
+    /// Begin the operation again, so that its next attempt finishes the steps. [`Store::forget`](crate::Store::forget) gives
+    /// the operation up together with all its steps.
+    #[non_exhaustive]
+    HasSteps {
+        /// The key of the call.
+        key: OwnedKey,
+        /// The number of steps that are done.
+        finished: usize,
+        /// The number of steps that are in progress or in doubt.
+        in_doubt: usize,
+    },
+    /// The same attempt has asked for this step before. Two steps of an operation need two names, even if they do the same:
+    /// name a step by the item that it is about.
+    #[non_exhaustive]
+    StepReused {
+        /// The key of the operation.
+        key: OwnedKey,
+        /// The name of the step.
+        step: Box<[u8]>,
+    },
+    /// The operation has as many steps as an operation can have. The step did not begin.
+    #[non_exhaustive]
+    TooManySteps {
+        /// The key of the operation.
+        key: OwnedKey,
+        /// The maximum number of steps.
+        limit: usize,
+    },
     /// The result is larger than [`Options::max_result`](crate::Options::max_result) or
     /// [`Operation::max_result`](crate::Operation::max_result) allows, and was not recorded. Record something smaller, for instance a reference to where the result is kept. A [`Lease`](crate::Lease) or [`Doubt`](crate::Doubt)
     /// is still usable for that. After [`Operation::run`](crate::Operation::run) the operation is completed without its result,
@@ -351,8 +383,11 @@ impl Error {
             | Error::ResultExpired { .. }
             | Error::ResultNotKept { .. }
             | Error::Conflict { .. }
+            | Error::HasSteps { .. }
             | Error::Fenced { .. } => ErrorKind::Answer,
             Error::Key { .. }
+            | Error::StepReused { .. }
+            | Error::TooManySteps { .. }
             | Error::TooLarge { .. }
             | Error::Decode { .. }
             | Error::Encode { .. }
@@ -390,6 +425,8 @@ impl Error {
     /// | `Random`, `Io` | mostly | memory, file handles or a network disk come back; not if the path or a permission is wrong |
     /// | `BatchRefused` | no | another entry was refused: see its answer |
     /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded does not change |
+    /// | `HasSteps` | no | the steps stay until the operation is begun again, completed or forgotten |
+    /// | `StepReused`, `TooManySteps` | no | the names of the steps stay as they are |
     /// | `Fenced` | no | the operation no longer belongs to this lease |
     /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
     /// | `Decode` | no | the bytes and the type stay as they are |
@@ -426,6 +463,9 @@ impl Error {
             | Error::ResultExpired { .. }
             | Error::ResultNotKept { .. }
             | Error::Conflict { .. }
+            | Error::HasSteps { .. }
+            | Error::StepReused { .. }
+            | Error::TooManySteps { .. }
             | Error::Fenced { .. }
             | Error::TooLarge { .. }
             | Error::Poisoned { .. }

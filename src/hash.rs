@@ -24,10 +24,24 @@ impl fmt::Debug for KeyHasher {
     }
 }
 
-/// The first byte of the hashed input. It keeps the inputs of a key, a scoped key and a request apart.
+/// What a hash in a file identifies. Each kind of record belongs to one domain: see
+/// [`Kind::domain`](crate::format::record::Kind::domain).
+///
+/// The hashes of two domains come from inputs that begin with different bytes, so that a step never has the hash of a key
+/// that a client chose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Domain {
+    /// The key of an operation. The index holds its last record.
+    Key,
+    /// A step of an unfinished operation. The table of unfinished operations holds its last record.
+    Step,
+}
+
+/// The first byte of the hashed input. It keeps the inputs of a key, a scoped key, a request and a step apart.
 const DOMAIN_KEY: u8 = 0;
 const DOMAIN_SCOPED_KEY: u8 = 1;
 const DOMAIN_REQUEST: u8 = 2;
+const DOMAIN_STEP: u8 = 3;
 
 impl KeyHasher {
     pub(crate) fn new(secret: [u8; 16]) -> KeyHasher {
@@ -49,6 +63,17 @@ impl KeyHasher {
             }
         }
         hasher.write(key.name());
+        hasher.finish128().as_u128()
+    }
+
+    /// Returns the hash of a step: of the operation whose key has the hash `parent`, which first began with the version
+    /// `origin`. Without the origin, an operation under a reused key would meet the steps of the one before.
+    pub(crate) fn step(&self, parent: u128, origin: u64, name: &[u8]) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(&[DOMAIN_STEP]);
+        hasher.write(&parent.to_le_bytes());
+        hasher.write(&origin.to_le_bytes());
+        hasher.write(name);
         hasher.finish128().as_u128()
     }
 
@@ -185,6 +210,10 @@ pub(crate) mod tests {
             hasher.key(Key::new("bc").scope("a")),
             hasher.key(Key::new("c").scope("ab")),
             u128::from_le_bytes(hasher.fingerprint(b"abc").to_bytes()),
+            hasher.step(0, 0, b"abc"),
+            hasher.step(1, 0, b"abc"),
+            hasher.step(0, 1, b"abc"),
+            hasher.step(0, 0, b""),
         ];
         for (at, one) in hashes.iter().enumerate() {
             assert!(!hashes[at + 1..].contains(one), "hash {at} occurs twice");

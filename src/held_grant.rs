@@ -16,6 +16,7 @@ use crate::engine::{
     Engine, Entry, EntryKind, Finish, Grant, Handle, HashedKey, InClosure, MAX_NOTE_BYTES, Terms,
 };
 use crate::error::{Error, Result};
+use crate::flights::Claim;
 use crate::format::record::Value;
 use crate::key::{Key, OwnedKey};
 use crate::options::{check_renewal, operation_retention};
@@ -46,7 +47,7 @@ impl HeldGrant {
         let version = match self.known_completion(value) {
             Some(known) => known?,
             None => {
-                let version = self.finish(Finish::Completed(value))?;
+                let version = self.finish(self.completion(value))?;
                 self.note_completed(version);
                 version
             }
@@ -66,10 +67,18 @@ impl HeldGrant {
         self.completed = Some(version);
     }
 
+    /// The end of the attempt with this value. The holder of a doubt has found out that the side effect happened.
+    pub(crate) fn completion<'v>(&self, value: Value<'v>) -> Finish<'v> {
+        match self.grant.claim {
+            Claim::Doubt { .. } => Finish::FoundApplied(value),
+            Claim::Lease { .. } | Claim::Unstarted { .. } => Finish::Completed(value),
+        }
+    }
+
     /// The entry of a batch that ends the attempt.
     pub(crate) fn end_entry<'e>(&'e mut self, finish: Finish<'e>) -> Entry<'e> {
         let known = match finish {
-            Finish::Completed(value) => self.known_completion(value),
+            Finish::Completed(value) | Finish::FoundApplied(value) => self.known_completion(value),
             Finish::Released => self.check_not_completed().err().map(Err),
         };
         let Grant { version, reservation, .. } = &mut self.grant;

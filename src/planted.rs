@@ -159,6 +159,24 @@ pub enum Bug {
     UnstartedNotReleased,
     /// A synced entry of a batch is answered from an unsynced record of an earlier entry.
     AnswerRestsOnUnsynced,
+    /// The end of an operation leaves its steps in the table, so that they outlive it.
+    StepsOutliveOperation,
+    /// After a takeover, the claims of the earlier attempt on steps still count.
+    StepClaimsOutliveTakeover,
+    /// An attempt that was taken over can begin a step.
+    StepBegunAfterTakeover,
+    /// An operation is released although one of its steps is done or in doubt.
+    ReleasedOverStep,
+    /// An operation is completed although one of its steps is in progress or in doubt.
+    CompletedOverDoubtfulStep,
+    /// The next attempt at an operation does not find the input of the first one.
+    InputLostByNextAttempt,
+    /// A lookup of a key does not compare the kind of the record, and takes that of a step for an answer.
+    StepAnswersForKey,
+    /// Reclaiming drops the record of a step whose operation is unfinished.
+    LiveStepDropped,
+    /// Reclaiming moves the records of steps whose operation has ended.
+    DeadStepKept,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

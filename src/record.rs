@@ -10,6 +10,7 @@ use std::fmt;
 use crate::format::NEVER_MS;
 use crate::format::footer::FooterEntry;
 use crate::format::record::{Kind, Record};
+use crate::hash::Domain;
 use crate::planted::{Bug, planted};
 use crate::status::{Event, Status, transition};
 
@@ -44,7 +45,10 @@ pub(crate) enum Liveness {
 /// Returns the liveness of a key whose last record cannot be read. `was` is the kind of that record, if known.
 pub(crate) fn lost_liveness(was: Option<Kind>, key_expires_ms: u64, now_ms: u64) -> Liveness {
     match was {
-        Some(Kind::Begun) => Liveness::Begun,
+        Some(Kind::Begun | Kind::StepBegun | Kind::StepUnreadable) => Liveness::Begun,
+        // A step does not expire.
+        Some(Kind::StepCompleted) => Liveness::Completed,
+        Some(Kind::StepReleased) => Liveness::Released,
         // The key is absent in each of these cases. The number of attempts of a released key is lost.
         Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Liveness::Gone,
         Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Liveness::Gone,
@@ -62,20 +66,23 @@ pub(crate) fn liveness(record: &Record<'_>, now_ms: u64) -> Liveness {
         Kind::Released => Status::Absent,
         Kind::Completed => Status::Completed,
         Kind::Unreadable if now_ms >= record.key_expires_ms => return Liveness::Gone,
-        Kind::Unreadable => return Liveness::Unreadable,
+        Kind::Unreadable | Kind::StepUnreadable => return Liveness::Unreadable,
+        // Time never ends a step: it ends with its operation.
+        Kind::StepBegun => return Liveness::Begun,
+        Kind::StepReleased => return Liveness::Released,
+        Kind::StepCompleted if record.value.result.is_none() => return Liveness::CompletedWithoutResult,
+        Kind::StepCompleted => return Liveness::Completed,
     };
     if now_ms >= record.key_expires_ms && transition(status, Event::ExpireKey).is_ok() {
         return Liveness::Gone;
     }
-    match record.kind {
-        Kind::Forgotten | Kind::Ignorable => Liveness::Gone,
-        Kind::Begun => Liveness::Begun,
-        Kind::Unreadable => Liveness::Unreadable,
-        Kind::Released => Liveness::Released,
-        Kind::Completed if record.value.result.is_none() || now_ms >= record.result_expires_ms => {
+    match status {
+        Status::Absent => Liveness::Released,
+        Status::Completed if record.value.result.is_none() || now_ms >= record.result_expires_ms => {
             Liveness::CompletedWithoutResult
         }
-        Kind::Completed => Liveness::Completed,
+        Status::Completed => Liveness::Completed,
+        _ => Liveness::Begun,
     }
 }
 
@@ -91,7 +98,12 @@ pub(crate) enum Retirement {
 }
 
 /// Decides what reclaiming a segment does with `record`, the last one of its key.
+///
+/// A step is kept with its operation. The caller drops the steps of an operation that has ended.
 pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
+    if record.kind.domain() == Some(Domain::Step) {
+        return Retirement::Keep;
+    }
     match liveness(record, now_ms) {
         Liveness::Gone => Retirement::Drop,
         Liveness::CompletedWithoutResult if planted(Bug::TombstoneDropped) => Retirement::Drop,
@@ -145,6 +157,12 @@ impl RecordSize {
         }
     }
 
+    /// The size of several records of steps with this length in all.
+    pub(crate) fn of_steps(length_bytes: u64) -> RecordSize {
+        let (key_expires_ms, result_expires_ms) = (NEVER_MS, NEVER_MS);
+        RecordSize { kind: Kind::StepBegun, length_bytes, key_expires_ms, result_expires_ms }
+    }
+
     /// The size of the record that a footer entry lists.
     pub(crate) fn listed(entry: &FooterEntry) -> RecordSize {
         RecordSize {
@@ -173,7 +191,12 @@ impl RecordSize {
     #[inline(never)]
     fn shares_unless_completed(&self) -> [(u64, u64); 2] {
         match self.kind {
-            Kind::Begun => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
+            // A step lives as long as its operation is unfinished. Whoever ends the operation counts its steps as dead.
+            Kind::Begun
+            | Kind::StepBegun
+            | Kind::StepCompleted
+            | Kind::StepReleased
+            | Kind::StepUnreadable => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
             Kind::Unreadable => [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)],
             Kind::Released if planted(Bug::ReleasedKept) => {
                 [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)]

@@ -52,9 +52,13 @@ pub struct Stats {
     pub leases: usize,
     /// The number of operations that began and have not ended. [`Store::unfinished`](crate::Store::unfinished) lists them.
     pub unfinished: usize,
-    /// The number of those that are in doubt. An operation whose lease has passed its deadline is not counted until another
+    /// The number of those that are in doubt or stopped. An operation whose lease has passed its deadline is not counted until another
     /// caller takes it over.
     pub in_doubt: usize,
+    /// The number of steps of unfinished operations, with their inputs.
+    pub unfinished_steps: usize,
+    /// The memory that the unfinished operations and their steps take, in bytes. 0 in a forked child.
+    pub unfinished_bytes: usize,
     /// When the last attempt of the oldest unfinished operation began: in store time, in ms since the Unix epoch. `None` if
     /// there is none, and in a forked child.
     pub oldest_unfinished_ms: Option<u64>,
@@ -109,6 +113,8 @@ impl Stats {
             leases: engine.claim_count(),
             unfinished,
             in_doubt,
+            unfinished_steps: engine.unfinished_steps(),
+            unfinished_bytes: 0,
             oldest_unfinished_ms: None,
             syncs: log.syncs(),
             moved_bytes,
@@ -128,6 +134,7 @@ impl Stats {
             let totals = log.space_usage().totals(stats.store_time_ms);
             (stats.record_bytes, stats.dead_bytes) = (totals.total_bytes, totals.dead_bytes);
             (stats.keys, stats.index_bytes) = (engine.index().len(), engine.index().allocated_bytes());
+            stats.unfinished_bytes = engine.unfinished_bytes();
             stats.oldest_unfinished_ms = engine.oldest_unfinished_ms();
             stats.file_bytes = log.file_bytes();
             stats.reserved_bytes = log.reserved_bytes();

@@ -6,7 +6,7 @@
 //!
 //! Invariants:
 //!
-//! - Time never ends an operation that is in progress or in doubt. Only a completion, a release or a forget does.
+//! - Time never ends an operation that is in progress, in doubt or stopped. Only a completion, a release or a forget does.
 //! - A completed key never runs again and never changes its result. It loses the result, and later the key, when their
 //!   retentions pass. A forget removes both at once.
 
@@ -20,6 +20,7 @@ use std::str::FromStr;
 /// | `Absent` | is not known to have run | a begin, or [`Store::record`](crate::Store::record) |
 /// | `InProgress` | may be running now | completion or release; anything else leaves it in doubt |
 /// | `InDoubt` | may have happened | completion, release, another attempt, or [`Store::forget`](crate::Store::forget); never by time |
+/// | `Stopped` | is in steps, each of which is done, released or given up | another attempt, completion, or [`Store::forget`](crate::Store::forget); never by time |
 /// | `Completed` | has happened | when the key's retention passes, or [`Store::forget`](crate::Store::forget) |
 ///
 /// ```
@@ -40,6 +41,9 @@ pub enum Status {
     InProgress,
     /// An attempt began, its lease is gone or past its deadline, and it is unknown whether its side effect happened.
     InDoubt,
+    /// The last attempt at an operation of several steps has ended, and the outcome of every step that began is known: it is
+    /// done, released or given up. There is nothing to find out, so the next begin goes on with the next attempt.
+    Stopped,
     /// The side effect happened, and the store has recorded that.
     Completed,
 }
@@ -50,6 +54,7 @@ impl fmt::Display for Status {
             Status::Absent => "absent",
             Status::InProgress => "in progress",
             Status::InDoubt => "in doubt",
+            Status::Stopped => "stopped",
             Status::Completed => "completed",
         })
     }
@@ -207,14 +212,14 @@ const fn case(
     Case { label, from, event, decision, reason }
 }
 
-const STATUSES: usize = 4;
+const STATUSES: usize = 5;
 const EVENTS: usize = 7;
 
 /// The state table: every event by every status, in the order of the two enums.
 #[rustfmt::skip]
 const CASES: [[Case; STATUSES]; EVENTS] = {
     use Event::{Begin, Complete, Doubt, ExpireKey, Forget, Record, Release};
-    use Status::{Absent, Completed, InDoubt, InProgress};
+    use Status::{Absent, Completed, InDoubt, InProgress, Stopped};
     [
         [
             case("begin, absent", Absent, Begin, Ok(InProgress),
@@ -223,6 +228,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "A lease is alive: a second attempt would run the side effect at the same time."),
             case("begin, in doubt", InDoubt, Begin, Ok(InProgress),
                 "The next attempt may run. The engine first gives the caller the doubt, so that the caller makes that decision."),
+            case("begin, stopped", Stopped, Begin, Ok(InProgress),
+                "Nothing is in doubt: the next attempt gets the results of the finished steps and goes on after them."),
             case("begin, completed", Completed, Begin, Err(Refused::Completed),
                 "The side effect happened: the caller gets the recorded result and never runs it again."),
         ],
@@ -233,6 +240,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "The side effect happened: one record holds the status and the result, so no crash separates them."),
             case("complete, in doubt", InDoubt, Complete, Ok(Completed),
                 "A caller found out that the side effect happened, or its own lease completes it after the deadline."),
+            case("complete, stopped", Stopped, Complete, Ok(Completed),
+                "The attempt's own lease completes it after the deadline, or a caller found out that all of it is done."),
             case("complete, completed", Completed, Complete, Err(Refused::Completed),
                 "The first recorded result stands: every retry must get the same one."),
         ],
@@ -243,6 +252,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "The side effect certainly did not happen: the next begin starts as if for the first time."),
             case("release, in doubt", InDoubt, Release, Ok(Absent),
                 "A caller found out that the side effect certainly did not happen."),
+            case("release, stopped", Stopped, Release, Ok(Absent),
+                "Only if no step holds the operation: the engine refuses the release while a step is finished or given up."),
             case("release, completed", Completed, Release, Err(Refused::Completed),
                 "A side effect that is recorded as done cannot turn out not to have happened; only a forget removes it."),
         ],
@@ -253,6 +264,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "No thread owns the attempt any more, and it may have run its side effect before."),
             case("doubt, in doubt", InDoubt, Doubt, Ok(InDoubt),
                 "Nothing changes but the version, which fences a caller that is resolving the earlier doubt."),
+            case("doubt, stopped", Stopped, Doubt, Ok(Stopped),
+                "Nothing changes but the version: the outcome of every step stays known."),
             case("doubt, completed", Completed, Doubt, Err(Refused::Completed),
                 "A known outcome does not become unknown again."),
         ],
@@ -263,6 +276,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "The result of the attempt that is running must not be pre-empted."),
             case("record, in doubt", InDoubt, Record, Err(Refused::InDoubt),
                 "The earlier attempt may have happened with a different result: the doubt must be resolved first."),
+            case("record, stopped", Stopped, Record, Err(Refused::InDoubt),
+                "Steps of the operation are done: a result from outside must not hide those that are missing."),
             case("record, completed", Completed, Record, Err(Refused::Completed),
                 "The first recorded result stands, and the caller gets it."),
         ],
@@ -273,6 +288,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "If a running attempt were forgotten, a retry would run its side effect again."),
             case("expire key, in doubt", InDoubt, ExpireKey, Err(Refused::NotFinished),
                 "If a doubt were forgotten, a retry would run its side effect again, although it may have happened."),
+            case("expire key, stopped", Stopped, ExpireKey, Err(Refused::NotFinished),
+                "If a stopped job were forgotten, a retry would run its finished steps again."),
             case("expire key, completed", Completed, ExpireKey, Ok(Absent),
                 "Retries were expected only within the retention, which has passed."),
         ],
@@ -283,6 +300,8 @@ const CASES: [[Case; STATUSES]; EVENTS] = {
                 "The side effect may be running now; the lease must end first."),
             case("forget, in doubt", InDoubt, Forget, Ok(Absent),
                 "An operator decides that the doubt no longer matters; a caller that is resolving it is fenced."),
+            case("forget, stopped", Stopped, Forget, Ok(Absent),
+                "An operator gives the job up, with all its steps."),
             case("forget, completed", Completed, Forget, Ok(Absent),
                 "An operator removes the key before its retention passes."),
         ],
@@ -317,9 +336,9 @@ pub(crate) fn transition(from: Status, event: Event) -> Result<Status, Refused> 
 mod tests {
     use super::*;
     use Event::{Begin, Complete, Doubt, ExpireKey, Forget, Record, Release};
-    use Status::{Absent, Completed, InDoubt, InProgress};
+    use Status::{Absent, Completed, InDoubt, InProgress, Stopped};
 
-    const EVERY_STATUS: [Status; STATUSES] = [Absent, InProgress, InDoubt, Completed];
+    const EVERY_STATUS: [Status; STATUSES] = [Absent, InProgress, InDoubt, Stopped, Completed];
     const EVERY_EVENT: [Event; EVENTS] = [Begin, Complete, Release, Doubt, Record, ExpireKey, Forget];
 
     /// The same decisions, written a second time and arranged by status, so that a mistake in [`CASES`] shows as a
@@ -356,6 +375,18 @@ mod tests {
                 Ok(Completed),
                 Ok(Absent),
                 Ok(InDoubt),
+                Err(Refused::InDoubt),
+                Err(Refused::NotFinished),
+                Ok(Absent),
+            ],
+        ),
+        (
+            Stopped,
+            [
+                Ok(InProgress),
+                Ok(Completed),
+                Ok(Absent),
+                Ok(Stopped),
                 Err(Refused::InDoubt),
                 Err(Refused::NotFinished),
                 Ok(Absent),
@@ -410,7 +441,7 @@ mod tests {
     #[test]
     fn a_status_prints_its_name() {
         let names = EVERY_STATUS.map(|status| status.to_string());
-        assert_eq!(names, ["absent", "in progress", "in doubt", "completed"]);
+        assert_eq!(names, ["absent", "in progress", "in doubt", "stopped", "completed"]);
     }
 
     #[test]

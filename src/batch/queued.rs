@@ -62,7 +62,12 @@ impl StoredResult {
     }
 
     pub(super) fn value(&self) -> Value<'_> {
-        Value { result: self.bytes.as_deref(), not_kept: self.bytes.is_none(), typing: self.typing }
+        Value {
+            result: self.bytes.as_deref(),
+            not_kept: self.bytes.is_none(),
+            typing: self.typing,
+            ..Value::NONE
+        }
     }
 }
 
@@ -80,7 +85,10 @@ impl Queued<'_> {
                 terms: *terms,
                 kind: EntryKind::Record { request: *request, value: result.value() },
             },
-            Queued::Complete { held, result } => held.end_entry(Finish::Completed(result.value())),
+            Queued::Complete { held, result } => {
+                let finish = held.completion(result.value());
+                held.end_entry(finish)
+            }
             Queued::Release { held } => held.end_entry(Finish::Released),
             Queued::BeginAgain { held, terms } => held.begin_again_entry(*terms),
             Queued::Refused { error } => {

@@ -144,6 +144,16 @@ impl Engine {
         (count, count.saturating_sub(self.flights.leases()))
     }
 
+    /// The number of steps of all unfinished operations, their inputs included. Takes no lock.
+    pub(crate) fn unfinished_steps(&self) -> usize {
+        self.records.unfinished().step_count()
+    }
+
+    /// The memory of the table of unfinished operations and their steps, in bytes.
+    pub(crate) fn unfinished_bytes(&self) -> usize {
+        self.records.unfinished().allocated_bytes()
+    }
+
     /// When the last attempt of the oldest unfinished operation began, in store time.
     pub(crate) fn oldest_unfinished_ms(&self) -> Option<u64> {
         self.records.unfinished().oldest_ms()

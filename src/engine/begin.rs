@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use super::assembly::Engine;
-use super::change::{Answer, Call, ChangeOutcome, Grant, PathRule, Written};
+use super::call::{Call, PathRule};
+use super::change::{Answer, ChangeOutcome, Grant, Written, check_result};
 use super::decide;
 use super::records::{Found, HashedKey, Want};
 use super::terms::{Request, Terms};
 use crate::error::{Error, Result};
+use crate::format::record::{Value, encoded_bytes, max_encoded_bytes};
 use crate::key::Key;
+use crate::log::batch_limit_bytes;
+use crate::log::commit::record_cost_bytes;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
@@ -53,8 +57,23 @@ impl Engine {
         terms: &Terms,
         takes_doubt: bool,
     ) -> Result<Began> {
+        self.begin_with(key, request, terms, takes_doubt, None)
+    }
+
+    /// Begins an attempt like [`Engine::begin`]. If it is the operation's first one, `input` is stored in the same frame.
+    pub(crate) fn begin_with(
+        self: &Arc<Self>,
+        key: Key<'_>,
+        request: Request,
+        terms: &Terms,
+        takes_doubt: bool,
+        input: Option<Value<'_>>,
+    ) -> Result<Began> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
+        if let Some(input) = &input {
+            self.check_input(key, input, terms)?;
+        }
         loop {
             let now_ms = self.clock.now_ms();
             self.path_check.look_if_due(now_ms)?;
@@ -67,7 +86,8 @@ impl Engine {
             if is_answered {
                 return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
             }
-            let call = Call { seen: seen.found.as_ref(), ..Call::beginning(hashed, request, terms) };
+            let seen = seen.found.as_ref();
+            let call = Call { seen, input, ..Call::beginning(hashed, request, terms) };
             let decide = |view: &_| Ok(decide::begin(view, request, terms, takes_doubt));
             return match self.change(&call, None, decide)? {
                 ChangeOutcome::Waited => continue,
@@ -80,6 +100,18 @@ impl Engine {
                 _ => self.look_and_answer(hashed, request, terms).map(Began::without_flight),
             };
         }
+    }
+
+    /// Refuses an input that is too large, alone or together with the begin record in whose frame it is stored.
+    fn check_input(&self, key: Key<'_>, input: &Value<'_>, terms: &Terms) -> Result<()> {
+        check_result(key, input, terms)?;
+        let used_bytes = record_cost_bytes(max_encoded_bytes(key, 0));
+        let limit_bytes = batch_limit_bytes(self.log().segment_bytes()).saturating_sub(used_bytes);
+        if record_cost_bytes(encoded_bytes(Key::new(b""), input)) <= limit_bytes {
+            return Ok(());
+        }
+        let limit_bytes = usize::try_from(limit_bytes).unwrap_or(usize::MAX);
+        Err(Error::TooLarge { key: key.to_owned(), length_bytes: input.result_bytes(), limit_bytes })
     }
 
     /// Begins another attempt to resolve the doubt about the attempt of `version`, because its side effect did not

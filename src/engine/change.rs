@@ -6,19 +6,20 @@
 //! A thread that holds a flight never waits for space or for another flight. If there is no space, the thread leaves the flight,
 //! makes space, and decides again.
 
-use std::slice;
 use std::time::{Duration, Instant};
 
 use super::admission::Admitted;
 use super::assembly::Engine;
+use super::call::{Call, PathRule};
 use super::decide::{Decision, Draft};
 use super::records::{Found, HashedKey, Want};
+use super::step_record::StepRecord;
 use super::terms::{Request, Terms};
 use super::view::{Seen, View, mismatch};
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::{Typing, Value, max_encoded_bytes};
+use crate::format::record::{Kind, Typing, Value, max_encoded_bytes};
 use crate::key::Key;
 use crate::log::Reservation;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
@@ -46,70 +47,6 @@ impl Grant {
     /// Returns the grant's key, which its holder keeps, with its hash.
     pub(crate) fn of<'a>(&self, key: Key<'a>) -> HashedKey<'a> {
         HashedKey { key, hash: self.hash }
-    }
-}
-
-/// How a call behaves if the store's path leads to a different file from the open one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PathRule {
-    /// The call begins an operation. It is refused before its record is written, and also afterwards if the write triggered a
-    /// path check that failed.
-    BeginsOperation,
-    /// The call removes or replaces what is known. It is refused before its record is written, and not afterwards.
-    RemovesState,
-    /// The call ends an operation that has begun. It is never refused here: the handle that made the call checks the path once
-    /// the record is written, and returns the error then.
-    EndsAttempt,
-}
-
-/// The rules of one call that changes a key.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Call<'a> {
-    pub(super) key: HashedKey<'a>,
-    /// The request, of a call that may answer with a completed operation.
-    pub(super) request: Option<Request>,
-    pub(super) terms: &'a Terms,
-    pub(super) want: Want,
-    /// The key's last record as the caller has just read it. It is not read again if it is still the last one.
-    pub(super) seen: Option<&'a Found>,
-    pub(super) path_rule: PathRule,
-    /// How long the call waits while another thread is changing the key.
-    pub(super) flight_patience: Patience,
-    /// How long the call waits for another caller's claim to end.
-    pub(super) claim_patience: Patience,
-    /// Whether the call accepts a key whose last record cannot be read.
-    pub(super) accepts_unreadable: bool,
-    /// Whether the call compares the key's state with an expected one. The state is then made durable before the decision: the
-    /// caller acts on the comparison, so a loss of power must not undo the state.
-    pub(super) compares: bool,
-}
-
-impl<'a> Call<'a> {
-    /// A call that waits without limit while another thread is changing the key, but does not wait for claims.
-    pub(super) fn new(key: HashedKey<'a>, terms: &'a Terms, path_rule: PathRule) -> Call<'a> {
-        Call {
-            key,
-            request: None,
-            terms,
-            want: Want::State,
-            seen: None,
-            path_rule,
-            flight_patience: Patience::Endless,
-            claim_patience: Patience::None,
-            accepts_unreadable: false,
-            compares: false,
-        }
-    }
-
-    /// A call that begins or records an operation. It waits as long as its terms say.
-    pub(super) fn beginning(key: HashedKey<'a>, request: Request, terms: &'a Terms) -> Call<'a> {
-        Call {
-            request: Some(request),
-            want: Want::Result,
-            flight_patience: terms.patience,
-            claim_patience: terms.patience,
-            ..Call::new(key, terms, PathRule::BeginsOperation)
-        }
     }
 }
 
@@ -226,6 +163,7 @@ impl Engine {
                         _ => Err(mismatch(key.key)),
                     };
                 }
+                Decision::HasSteps => return Err(self.has_steps(key, &view)),
                 Decision::Fenced => return Ok(ChangeOutcome::Fenced),
                 Decision::Differs => return Ok(ChangeOutcome::Differs),
                 Decision::Conflict => return Err(Error::Conflict { key: key.key.to_owned() }),
@@ -240,9 +178,15 @@ impl Engine {
             // stays unused.
             let subject = (key, &view);
             let change = Change::new(&self.records, subject, &draft, terms.retention, version, &flight);
-            match self.reserve(call, &change, draft.class, set_aside.as_deref_mut())? {
+            let mut changes = vec![change];
+            if let Some(input) = call.input.filter(|_| draft.kind == Kind::Begun && draft.origin.is_none()) {
+                // A step of the operation has a greater version than its origin, and so has the input.
+                let of = StepRecord::input(key.hash, version, input, view.now_ms);
+                changes.push(of.change(&self.records, self.versions.next()?, &flight));
+            }
+            match self.reserve(call, &changes, draft.class, set_aside.as_deref_mut())? {
                 Ok(reservation) => {
-                    return self.write_change(call, &view, &draft, (version, &change), reservation);
+                    return self.write_changes(call, &view, &draft, (version, &changes), reservation);
                 }
                 Err(no_room) => {
                     drop(flight);
@@ -252,42 +196,42 @@ impl Engine {
         }
     }
 
-    /// Reserves space for the record of `change`, out of `set_aside` if that is enough. For a record that begins an attempt, also
+    /// Reserves space for the records of `changes`, out of `set_aside` if that is enough. For a record that begins an attempt, also
     /// reserves space for the record that ends it.
     fn reserve(
         &self,
         call: &Call<'_>,
-        change: &Change<'_>,
+        changes: &[Change<'_>],
         class: ReservationClass,
         set_aside: Option<&mut Reservation>,
     ) -> Result<Result<Reservation, NoRoom>> {
-        let cost_bytes = record_cost_bytes(change.record.size.length_bytes);
+        let cost_bytes = cost_of(changes);
         if let Some(set_aside) = set_aside.filter(|set_aside| set_aside.bytes() >= cost_bytes) {
             return Ok(Ok(set_aside.split_all()));
         }
-        let finish_bytes = match change.lease() {
+        let finish_bytes = match lease_of(changes) {
             Some(_) => record_cost_bytes(max_encoded_bytes(call.key.key, call.terms.max_result_bytes)),
             None => 0,
         };
         self.log().reserve(cost_bytes + finish_bytes, class)
     }
 
-    /// Writes the record of `change`, which was made of the draft, and applies it.
-    fn write_change(
+    /// Writes the records of `changes`, of which the first was made of the draft, and applies them.
+    fn write_changes(
         &self,
         call: &Call<'_>,
         view: &View,
         draft: &Draft<'_>,
-        (version, change): (Version, &Change<'_>),
+        (version, changes): (Version, &[Change<'_>]),
         mut reservation: Reservation,
     ) -> Result<ChangeOutcome> {
-        let lease = change.lease();
+        let lease = lease_of(changes);
         // If the record begins a lease, it spends only what it needs. The rest is kept for the record that ends the attempt.
         let for_record = match lease {
-            Some(_) => reservation.split(record_cost_bytes(change.record.size.length_bytes)),
+            Some(_) => reservation.split(cost_of(changes)),
             None => reservation.split_all(),
         };
-        self.commit(slice::from_ref(change), for_record, draft.until)?;
+        self.commit(changes, for_record, draft.until)?;
         match call.path_rule {
             PathRule::RemovesState => {}
             // An operation that has begun is ended in the open file, even if the path leads elsewhere. Its handle returns that
@@ -295,7 +239,7 @@ impl Engine {
             PathRule::EndsAttempt => drop(self.path_check.look_if_due(view.now_ms)),
             // The write may have triggered a path check. If that failed, no attempt must be handed out.
             PathRule::BeginsOperation => self.path_check.check().inspect_err(|_| {
-                if lease.is_some() {
+                if let (Some(_), Some(change)) = (lease, changes.first()) {
                     change.flight.set_claim(None);
                 }
             })?,
@@ -384,6 +328,14 @@ impl Engine {
         finished
     }
 
+    /// The error of a call that would end an operation over its steps.
+    pub(super) fn has_steps(&self, key: HashedKey<'_>, view: &View) -> Error {
+        let count = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+        let finished = count(view.steps.completed);
+        let in_doubt = count(view.steps.open + view.steps.given_up);
+        Error::HasSteps { key: key.key.to_owned(), finished, in_doubt }
+    }
+
     /// Gives the caller the right to resolve the doubt about the attempt that was found.
     pub(super) fn give_doubt(&self, key: HashedKey<'_>, found: &Found, flight: &FlightGuard<'_>) -> Grant {
         let (version, attempt, typing) = (found.version, found.attempt, found.typing);
@@ -467,12 +419,22 @@ impl Engine {
             }
             // The thread that is changing the key begins its next attempt.
             Status::Absent => Ok(Answer::InProgress { attempt: found.attempt.saturating_add(1) }),
-            Status::InProgress | Status::InDoubt => {
+            Status::InProgress | Status::InDoubt | Status::Stopped => {
                 self.viewer.check_request(key, request, &found, terms.durability)?;
                 Ok(Answer::InProgress { attempt: attempt.unwrap_or(found.attempt) })
             }
         }
     }
+}
+
+/// The space that the records of `changes` take.
+fn cost_of(changes: &[Change<'_>]) -> u64 {
+    changes.iter().map(|change| record_cost_bytes(change.record.size.length_bytes)).sum()
+}
+
+/// The lease that begins with the changes of one call.
+fn lease_of(changes: &[Change<'_>]) -> Option<Claim> {
+    changes.first().and_then(Change::lease)
 }
 
 /// Refuses a result that is larger than `terms` allow.

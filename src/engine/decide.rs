@@ -40,6 +40,8 @@ pub(super) enum Decision<'a> {
     Differs,
     /// The key has the expected state, but that cannot change to the next one.
     Conflict,
+    /// Steps of the operation keep it from being ended in this way.
+    HasSteps,
     /// The key's last record cannot be read, and the call depends on its content.
     Unreadable,
 }
@@ -93,7 +95,9 @@ impl<'a> Draft<'a> {
 /// Drafts the record that begins the key's next attempt, with a lease.
 fn next_attempt<'a>(view: &View, fingerprint: Fingerprint, terms: &Terms) -> Draft<'a> {
     let deadline_ms = terms.lease_ms.map_or(u64::MAX, |lease_ms| view.now_ms.saturating_add(lease_ms));
-    let draft = Draft::new(Kind::Begun, view, ReservationClass::Begin, terms);
+    // To go on with a job whose steps have begun is not to begin something new.
+    let class = if view.steps.hold() { ReservationClass::Finish } else { ReservationClass::Begin };
+    let draft = Draft::new(Kind::Begun, view, class, terms);
     Draft {
         fingerprint,
         attempt: view.attempt().saturating_add(1),
@@ -125,11 +129,18 @@ pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doub
         Err(_) => return Decision::InProgress,
         Ok(_) => {}
     }
+    // While one caller is finding out what happened, all others see an attempt in progress.
+    if matches!(view.status, Status::InDoubt | Status::Stopped)
+        && matches!(view.claim, Some(Claim::Doubt { .. }))
+    {
+        return Decision::InProgress;
+    }
+    if view.status == Status::Stopped
+        && let Some(found) = &view.found
+    {
+        return Decision::Write(next_attempt(view, found.fingerprint, terms));
+    }
     if view.status == Status::InDoubt {
-        // While one caller is finding out what happened, all others see an attempt in progress.
-        if matches!(view.claim, Some(Claim::Doubt { .. })) {
-            return Decision::InProgress;
-        }
         if !takes_doubt {
             return Decision::InDoubt;
         }
@@ -149,15 +160,33 @@ pub(super) fn begin_again<'a>(view: &View, version: Version, terms: &Terms) -> D
     }
 }
 
+/// Whether a step keeps the operation from being released, because it happened or may have happened.
+fn is_held_by_step(view: &View) -> bool {
+    view.steps.hold() && !planted(Bug::ReleasedOverStep)
+}
+
+/// Whether a step keeps the operation from being completed, because it is in progress or in doubt.
+fn is_held_by_open_step(view: &View) -> bool {
+    view.steps.open > 0 && !planted(Bug::CompletedOverDoubtfulStep)
+}
+
 /// Decides the end of the attempt of `version`.
 pub(super) fn finish<'a>(view: &View, version: Version, finish: Finish<'a>, terms: &Terms) -> Decision<'a> {
     let (event, kind, value) = match finish {
-        Finish::Completed(value) => (Event::Complete, Kind::Completed, value),
+        Finish::Completed(value) | Finish::FoundApplied(value) => (Event::Complete, Kind::Completed, value),
         Finish::Released => (Event::Release, Kind::Released, Value::NONE),
     };
     let may_end =
         is_unfinished_attempt(view.found.as_ref(), version) && transition(view.status, event).is_ok();
     let Some(found) = view.found.as_ref().filter(|_| may_end) else { return Decision::Fenced };
+    let is_held = match finish {
+        Finish::Completed(_) => is_held_by_open_step(view),
+        Finish::FoundApplied(_) => false,
+        Finish::Released => is_held_by_step(view),
+    };
+    if is_held {
+        return Decision::HasSteps;
+    }
     let draft = Draft::new(kind, view, ReservationClass::Finish, terms);
     Decision::Write(Draft { fingerprint: found.fingerprint, value, claim: ClaimChange::End, ..draft })
 }
@@ -258,7 +287,7 @@ pub(super) fn compare_and_set<'a>(
     if !matches {
         return Decision::Differs;
     }
-    let is_unfinished = matches!(status, Status::InProgress | Status::InDoubt);
+    let is_unfinished = matches!(status, Status::InProgress | Status::InDoubt | Status::Stopped);
     let unfinished = found.filter(|_| is_unfinished);
     if let (Some(fingerprint), Some(found)) = (next.fingerprint(), unfinished)
         && fingerprint != found.fingerprint
@@ -270,6 +299,14 @@ pub(super) fn compare_and_set<'a>(
     let Some(kind) = change.or(hides_unstarted(view).then_some(Kind::Forgotten)) else {
         return Decision::Nothing;
     };
+    let is_held = match kind {
+        Kind::Released => is_held_by_step(view),
+        Kind::Completed => is_held_by_open_step(view),
+        _ => false,
+    };
+    if is_held {
+        return Decision::HasSteps;
+    }
     let class = match next {
         Next::Absent | Next::Completed { .. } if is_unfinished => ReservationClass::Finish,
         Next::Absent => ReservationClass::Forget,
@@ -314,6 +351,7 @@ mod tests {
     use crate::index::Address;
     use crate::log::reader::RecordLocation;
     use crate::record::{RecordSize, Retention};
+    use crate::step_set::StepCounts;
     use crate::sync::Patience;
 
     const OURS: Fingerprint = Fingerprint::from_bytes([1; 16]);
@@ -353,7 +391,8 @@ mod tests {
             result: None,
         };
         let found = (liveness != Liveness::Gone).then_some(found);
-        View { found, entry: None, unreadable: None, claim: None, status, now_ms: 1_000 }
+        let steps = StepCounts::default();
+        View { found, entry: None, unreadable: None, claim: None, status, steps, now_ms: 1_000 }
     }
 
     /// Prints a decision in short form: for a record, its kind, its attempt and the class of its reservation.

@@ -1,15 +1,27 @@
 //! Calls that change a key without an attempt: record a completed operation, forget, compare-and-set.
 
 use super::assembly::Engine;
-use super::change::{Answer, Call, ChangeOutcome, PathRule, check_result};
-use super::decide;
+use super::call::{Call, PathRule};
+use super::change::{Answer, ChangeOutcome, check_result};
+use super::decide::{self, Decision};
 use super::records::Found;
+use super::step_reading::StepInfo;
 use super::terms::{Expected, Next, Request, Terms};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::record::{Typing, Value};
 use crate::key::Key;
 use crate::status::{Status, Version};
+
+/// The outcome of a forget.
+#[derive(Debug)]
+pub(crate) struct Forgotten {
+    /// Whether there was anything to forget.
+    pub(crate) was_present: bool,
+    /// The steps of the operation, or why one of them cannot be read.
+    #[allow(dead_code, reason = "the typed interface of steps shows them")]
+    pub(crate) steps: Vec<Result<StepInfo>>,
+}
 
 /// The outcome of a compare-and-set.
 #[derive(Debug, Clone, Copy)]
@@ -51,16 +63,33 @@ impl Engine {
         }
     }
 
-    /// Discards everything that the store has recorded for the key. Returns false if there was nothing to discard.
+    /// Discards everything that the store has recorded for the key, with the steps of its operation. Returns false if there
+    /// was nothing to discard.
     pub(crate) fn forget(&self, key: Key<'_>, terms: &Terms) -> Result<bool> {
+        self.forget_with_steps(key, terms, false).map(|forgotten| forgotten.was_present)
+    }
+
+    /// Forgets a key like [`Engine::forget`]. If `lists`, also returns the steps that were given up with it.
+    pub(crate) fn forget_with_steps(&self, key: Key<'_>, terms: &Terms, lists: bool) -> Result<Forgotten> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
         let call = Call { accepts_unreadable: true, ..Call::new(hashed, terms, PathRule::RemovesState) };
-        match self.change(&call, None, |view| Ok(decide::forget(view, terms)))? {
+        let mut steps = Vec::new();
+        let outcome = self.change(&call, None, |view| {
+            let decision = decide::forget(view, terms);
+            if lists && matches!(decision, Decision::Write(_)) {
+                // Read under the flight, just before the record of the forget: no step can begin in between.
+                steps = self.read_steps(hashed.hash, None);
+            }
+            Ok(decision)
+        })?;
+        match outcome {
             // An attempt that never ran leaves nothing to forget, although that had to be written.
-            ChangeOutcome::Written(written) => Ok(written.previous_status != Status::Absent),
+            ChangeOutcome::Written(written) => {
+                Ok(Forgotten { was_present: written.previous_status != Status::Absent, steps })
+            }
             ChangeOutcome::InProgress { attempt } => Err(Error::InProgress { key: key.to_owned(), attempt }),
-            _ => Ok(false),
+            _ => Ok(Forgotten { was_present: false, steps: Vec::new() }),
         }
     }
 
@@ -86,7 +115,9 @@ impl Engine {
         let outcome = self.change(&call, None, decide)?;
         match outcome {
             ChangeOutcome::Written(written) => {
-                if matches!(next, Next::InDoubt { .. }) && written.previous_status != Status::InDoubt {
+                if matches!(next, Next::InDoubt { .. })
+                    && !matches!(written.previous_status, Status::InDoubt | Status::Stopped)
+                {
                     crate::events::in_doubt(key, written.attempt);
                 }
                 Ok(Swap::Done(written.version))

@@ -1,7 +1,8 @@
 //! Ends attempts: with a result, without one, or, for an attempt in doubt, with the result that a caller has found out since.
 
 use super::assembly::Engine;
-use super::change::{Call, ChangeOutcome, Grant, PathRule, check_result};
+use super::call::{Call, PathRule};
+use super::change::{ChangeOutcome, Grant, check_result};
 use super::decide::{self, Decision};
 use super::records::{Found, HashedKey, Sight, Want};
 use super::terms::{Finish, Request, Terms};
@@ -36,7 +37,7 @@ impl Engine {
     ) -> Result<Version> {
         let _events = crate::events::hold_back();
         let hashed = self.admit_again(key)?;
-        if let Finish::Completed(value) = finish {
+        if let Finish::Completed(value) | Finish::FoundApplied(value) = finish {
             check_result(key.key, &value, terms)?;
         }
         let call = Call::new(hashed, terms, PathRule::EndsAttempt);

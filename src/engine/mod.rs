@@ -24,16 +24,20 @@
 //! | `view` | reading the state of a key | records, flights, clock (all read only) |
 //! | `decide` | the choice of what a call does to a key | nothing: pure |
 //! | `write` | the way of a change into the log and the index | log, records, the flights of its keys |
+//! | `step_record` | the records of steps | nothing: pure, except that it encodes |
 //! | `reclaim` | freeing the space of dead records | records, the write path, flights |
 //! | `assembly` | the [`Engine`], which holds the parts | the parts above |
 //! | `releases` | writing the releases of attempts that never ran | the parts above |
-//! | `reading`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `lifecycle` | the calls | the parts above |
+//! | `step_reading` | reading the steps of an operation | the parts above, all read only |
+//! | `call` | the rules of one call | nothing: data |
+//! | `reading`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `lifecycle` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
 mod admission;
 mod path_check;
 mod unreadable;
+#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod unfinished;
 mod unstarted;
 mod inside;
@@ -41,10 +45,14 @@ mod records;
 mod view;
 mod decide;
 mod write;
+mod step_record;
 mod reclaim;
 mod assembly;
 mod releases;
 mod reading;
+#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
+mod step_reading;
+mod call;
 mod change;
 mod begin;
 mod finish;
@@ -52,12 +60,16 @@ mod edit;
 mod batch;
 mod claims;
 mod notes;
+#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
+mod steps;
 mod lifecycle;
 
 pub(crate) use assembly::Engine;
 pub(crate) use batch::{Entry, EntryDone, EntryKind, FrameSize};
 pub(crate) use begin::Began;
 pub(crate) use change::Grant;
+#[allow(unused_imports, reason = "the typed interface of steps uses it")]
+pub(crate) use edit::Forgotten;
 pub(crate) use edit::Swap;
 pub(crate) use finish::Applied;
 pub(crate) use inside::InClosure;
@@ -66,5 +78,9 @@ pub(crate) use notes::MAX_NOTE_BYTES;
 pub(crate) use reading::UnfinishedRecord;
 pub use reclaim::Compaction;
 pub(crate) use records::{Found, HashedKey};
+#[allow(unused_imports, reason = "the typed interface of steps uses them")]
+pub(crate) use step_reading::{StepInfo, StepOf};
+#[allow(unused_imports, reason = "the typed interface of steps uses them")]
+pub(crate) use steps::{StepBegan, StepEnd, StepGrant};
 pub use terms::{Durability, Expected, Next};
 pub(crate) use terms::{Finish, Request, Settings, Terms};

@@ -36,6 +36,11 @@ impl Engine {
     ) {
         let Claim::Lease { version, .. } = claim else { return };
         let hash = self.log().hasher().key(key.as_key());
+        if self.records.unfinished().get(hash).is_some_and(|operation| operation.step_count > 0) {
+            // The steps of an earlier attempt would end with the release. The job goes on with its next attempt instead.
+            self.flights.end_claim(hash, claim);
+            return;
+        }
         let cost_bytes = record_cost_bytes(encoded_bytes(key.as_key(), &Value::NONE));
         let reservation = reservation.split(cost_bytes);
         let retention = terms.retention;

@@ -97,6 +97,9 @@ pub(crate) struct Settings {
 pub(crate) enum Finish<'a> {
     /// The side effect happened. The value is its result, or the note that the result could not be recorded.
     Completed(Value<'a>),
+    /// A caller that holds the doubt about the attempt found out that the side effect happened, with this value. It completes
+    /// the operation even if a step of it is in doubt: what happened as a whole is known.
+    FoundApplied(Value<'a>),
     /// The side effect certainly did not happen. Only the count of attempts is kept.
     Released,
 }

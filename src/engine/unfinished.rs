@@ -1,20 +1,64 @@
 //! The table of unfinished operations: those that began and have not ended, whether they are in progress or in doubt.
 //!
-//! An operation is in the table while the index points to a record of an attempt that began. The table holds no
-//! addresses, which are the index's, and nothing that the record states except the time by which the operations are
-//! ordered. So reclaiming can move a record without changing the table, and a listing reads each record that it returns.
+//! An operation is in the table while the index points to a record of an attempt that began. The table does not hold the
+//! address of that record, which is the index's, so reclaiming can move it without changing the table, and a listing reads
+//! each record that it returns.
 //!
-//! It is filled by recovery, and changed only by the write path, under the key's flight (the per-key lock). It takes 32
-//! bytes an operation, and up to twice as much while the table grows.
+//! The steps of an operation are in the table and not in the index, with the addresses of their records. So a step takes
+//! no memory once its operation has ended, all steps end with one change, and a lookup of a key never meets a step.
+//!
+//! The table is filled by recovery, and changed only under the key's flight (the per-key lock), except that a claim on a
+//! step ends without it. It takes 80 bytes an operation, and up to twice as much while it grows.
 
 use std::collections::HashMap;
 
 use crate::hash::ByHash;
+use crate::index::Address;
+use crate::planted::{Bug, planted};
+use crate::status::Version;
+use crate::step_set::{FoundUnfinished, Step, StepCounts, StepSet};
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicUsize, Ordering};
 
-/// When the last attempt of each operation began, in store time, by the hash of the key.
-type Shard = HashMap<u128, u64, ByHash>;
+/// An operation in the table.
+#[derive(Debug)]
+struct Operation {
+    /// When the last attempt began, in store time.
+    since_ms: u64,
+    /// The version of the last attempt's begin.
+    version: Version,
+    /// The version of the first begin.
+    origin: Version,
+    /// Counts the begins in this session, from 1. Claims on steps count only in the generation in which they were made.
+    generation: u32,
+    /// Boxed, because most operations have no steps.
+    steps: Option<Box<StepSet>>,
+}
+
+/// The operations of one shard, by the hash of the key.
+type Shard = HashMap<u128, Operation, ByHash>;
+
+/// What the table knows of an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct OperationState {
+    /// The version of the last attempt's begin.
+    pub(super) version: Version,
+    /// The version of the first begin.
+    pub(super) origin: Version,
+    pub(super) generation: u32,
+    pub(super) counts: StepCounts,
+    /// The number of steps, the input included.
+    pub(super) step_count: usize,
+}
+
+/// When an attempt began, and which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BegunAttempt {
+    pub(super) since_ms: u64,
+    pub(super) version: Version,
+    /// The version of the operation's first begin.
+    pub(super) origin: Version,
+}
 
 const SHARDS: usize = 64;
 
@@ -27,15 +71,20 @@ pub(super) struct UnfinishedTable {
     shards: Box<[Mutex<Shard>]>,
     /// The number of operations. Kept as an atomic, so that it can be read in a forked child.
     count: AtomicUsize,
+    /// The number of steps of all operations, their inputs included.
+    step_count: AtomicUsize,
 }
 
 impl UnfinishedTable {
-    /// Creates the table from the key hash of each unfinished operation, and the time at which its last attempt began.
-    pub(super) fn new(begun: Vec<(u128, u64)>) -> UnfinishedTable {
+    /// Creates the table from what recovery found.
+    pub(super) fn new(begun: Vec<FoundUnfinished>) -> UnfinishedTable {
         let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        let table = UnfinishedTable { shards, count: AtomicUsize::new(0) };
-        for (hash, since_ms) in begun {
-            table.insert(hash, since_ms);
+        let table = UnfinishedTable { shards, count: AtomicUsize::new(0), step_count: AtomicUsize::new(0) };
+        for FoundUnfinished { hash, since_ms, version, origin, steps } in begun {
+            table.insert(hash, BegunAttempt { since_ms, version, origin });
+            for (step_hash, step) in steps {
+                table.put_step(hash, step_hash, step);
+            }
         }
         table
     }
@@ -46,17 +95,33 @@ impl UnfinishedTable {
         &self.shards[at]
     }
 
-    /// Notes that an attempt began. It replaces the operation's earlier attempt.
-    pub(super) fn insert(&self, hash: u128, since_ms: u64) {
-        if self.shard(hash).lock().insert(hash, since_ms).is_none() {
+    /// Notes that an attempt began. It replaces the operation's earlier attempt and keeps its steps. Returns the steps
+    /// that end, because they were those of another operation of the key.
+    pub(super) fn insert(&self, hash: u128, attempt: BegunAttempt) -> Option<Box<StepSet>> {
+        let BegunAttempt { since_ms, version, origin } = attempt;
+        let mut shard = self.shard(hash).lock();
+        let Some(operation) = shard.get_mut(&hash) else {
+            shard.insert(hash, Operation { since_ms, version, origin, generation: 1, steps: None });
             self.count.fetch_add(1, Ordering::SeqCst);
+            return None;
+        };
+        let ended = if operation.origin == origin { None } else { operation.steps.take() };
+        (operation.since_ms, operation.version, operation.origin) = (since_ms, version, origin);
+        // Claims of the earlier attempt on steps no longer count.
+        if !planted(Bug::StepClaimsOutliveTakeover) {
+            operation.generation = operation.generation.wrapping_add(1).max(1);
         }
+        if let Some(steps) = &mut operation.steps {
+            steps.begin_attempt();
+        }
+        self.note_ended(ended)
     }
 
-    /// Notes that an operation ended.
-    pub(super) fn remove(&self, hash: u128) {
+    /// Notes that an operation ended, and its steps with it. Returns them.
+    pub(super) fn remove(&self, hash: u128) -> Option<Box<StepSet>> {
         let mut shard = self.shard(hash).lock();
-        if shard.remove(&hash).is_some() {
+        let removed = shard.remove(&hash);
+        if removed.is_some() {
             self.count.fetch_sub(1, Ordering::SeqCst);
         }
         // A shard keeps at most four times the memory that it needs.
@@ -64,6 +129,94 @@ impl UnfinishedTable {
             let len = shard.len();
             shard.shrink_to(2 * len);
         }
+        drop(shard);
+        self.note_ended(removed.and_then(|operation| operation.steps))
+    }
+
+    fn note_ended(&self, steps: Option<Box<StepSet>>) -> Option<Box<StepSet>> {
+        let steps = steps?;
+        self.step_count.fetch_sub(steps.len(), Ordering::SeqCst);
+        Some(steps)
+    }
+
+    /// What the table knows of the operation of a key. None if it is not unfinished.
+    pub(super) fn get(&self, hash: u128) -> Option<OperationState> {
+        let shard = self.shard(hash).lock();
+        let operation = shard.get(&hash)?;
+        let Operation { version, origin, generation, ref steps, .. } = *operation;
+        let counts = steps.as_ref().map_or(StepCounts::default(), |steps| steps.counts());
+        let step_count = steps.as_ref().map_or(0, |steps| steps.len());
+        Some(OperationState { version, origin, generation, counts, step_count })
+    }
+
+    /// How many steps of the operation are in which state.
+    pub(super) fn step_counts(&self, hash: u128) -> StepCounts {
+        self.get(hash).map_or(StepCounts::default(), |operation| operation.counts)
+    }
+
+    /// Calls `with` with the steps of an operation. None if it has none.
+    fn with_steps<R>(&self, hash: u128, with: impl FnOnce(&mut StepSet) -> Option<R>) -> Option<R> {
+        let mut shard = self.shard(hash).lock();
+        with(shard.get_mut(&hash)?.steps.as_mut()?)
+    }
+
+    /// The last record of a step of the operation whose key has the hash `parent`.
+    pub(super) fn step(&self, parent: u128, hash: u128) -> Option<Step> {
+        self.with_steps(parent, |steps| steps.get(hash).copied())
+    }
+
+    /// Whether the last record of a step is at `address`.
+    pub(super) fn holds_step(&self, parent: u128, hash: u128, address: Address) -> bool {
+        self.step(parent, hash).is_some_and(|step| step.address == address)
+    }
+
+    /// All steps of an operation, and its input, in the order of the versions of their last records.
+    pub(super) fn steps(&self, parent: u128) -> Vec<(u128, Step)> {
+        self.with_steps(parent, |steps| Some(steps.in_order())).unwrap_or_default()
+    }
+
+    /// How many steps of an operation a caller is running, or resolving the doubt about.
+    pub(super) fn steps_in_progress(&self, parent: u128) -> usize {
+        let shard = self.shard(parent).lock();
+        let Some(Operation { generation, steps: Some(steps), .. }) = shard.get(&parent) else { return 0 };
+        steps.in_progress(*generation)
+    }
+
+    /// Sets the last record of a step. Returns the length of the record that is dead now: the one that it replaces, or the
+    /// new one if the operation has ended.
+    pub(super) fn put_step(&self, parent: u128, hash: u128, step: Step) -> u64 {
+        let mut shard = self.shard(parent).lock();
+        let Some(operation) = shard.get_mut(&parent) else { return u64::from(step.length_bytes) };
+        let steps = operation.steps.get_or_insert_default();
+        let before = steps.len();
+        let dead_bytes = steps.put(hash, step);
+        self.step_count.fetch_add(steps.len() - before, Ordering::SeqCst);
+        dead_bytes
+    }
+
+    /// Changes the step if its last record has this version.
+    pub(super) fn change_step(&self, parent: u128, hash: u128, change: impl FnOnce(&mut Step)) {
+        self.with_steps(parent, |steps| steps.get_mut(hash).map(change));
+    }
+
+    /// Claims a step in the present generation of its operation, and notes that the attempt has asked for it.
+    pub(super) fn claim_step(&self, parent: u128, hash: u128) {
+        let mut shard = self.shard(parent).lock();
+        let Some(operation) = shard.get_mut(&parent) else { return };
+        let generation = operation.generation;
+        if let Some(step) = operation.steps.as_mut().and_then(|steps| steps.get_mut(hash)) {
+            (step.claim, step.is_visited) = (generation, true);
+        }
+    }
+
+    /// Ends the claim on the attempt of `version` at a step, which is in doubt from then on. Changes memory only and cannot
+    /// fail, because a drop calls it.
+    pub(super) fn end_step_claim(&self, parent: u128, hash: u128, (version, claim): (Version, u32)) {
+        self.change_step(parent, hash, |step| {
+            if step.version == version && step.claim == claim {
+                step.claim = 0;
+            }
+        });
     }
 
     /// The number of operations. Takes no lock.
@@ -71,16 +224,33 @@ impl UnfinishedTable {
         self.count.load(Ordering::SeqCst)
     }
 
+    /// The number of steps of all operations, their inputs included. Takes no lock.
+    pub(super) fn step_count(&self) -> usize {
+        self.step_count.load(Ordering::SeqCst)
+    }
+
+    /// The memory that the table takes, in bytes.
+    pub(super) fn allocated_bytes(&self) -> usize {
+        let of_shard = |shard: &Mutex<Shard>| {
+            let shard = shard.lock();
+            let steps = shard.values().filter_map(|operation| operation.steps.as_ref());
+            shard.capacity() * (size_of::<(u128, Operation)>() + 1)
+                + steps.map(|steps| steps.allocated_bytes()).sum::<usize>()
+        };
+        self.shards.iter().map(of_shard).sum()
+    }
+
     /// When the oldest of the last attempts began. None if there is none.
     pub(super) fn oldest_ms(&self) -> Option<u64> {
-        self.shards.iter().filter_map(|shard| shard.lock().values().min().copied()).min()
+        let oldest = |shard: &Mutex<Shard>| shard.lock().values().map(|operation| operation.since_ms).min();
+        self.shards.iter().filter_map(oldest).min()
     }
 
     /// The key hashes of all operations, oldest first.
     pub(super) fn oldest_first(&self) -> Vec<u128> {
         let mut begun: Vec<(u64, u128)> = Vec::with_capacity(self.count());
         for shard in &self.shards {
-            begun.extend(shard.lock().iter().map(|(hash, since_ms)| (*since_ms, *hash)));
+            begun.extend(shard.lock().iter().map(|(hash, operation)| (operation.since_ms, *hash)));
         }
         begun.sort_unstable();
         begun.into_iter().map(|(_, hash)| hash).collect()
@@ -97,6 +267,15 @@ impl UnfinishedTable {
 mod tests {
     use super::*;
 
+    fn begun(since_ms: u64) -> BegunAttempt {
+        BegunAttempt { since_ms, version: Version::from_u64(1), origin: Version::from_u64(1) }
+    }
+
+    fn found(hash: u128, since_ms: u64) -> FoundUnfinished {
+        let version = Version::from_u64(1);
+        FoundUnfinished { hash, since_ms, version, origin: version, steps: Vec::new() }
+    }
+
     /// A hash whose bits differ in every part.
     fn hash(number: u64) -> u128 {
         u128::from(number) << 80 | u128::from(number)
@@ -104,11 +283,11 @@ mod tests {
 
     #[test]
     fn operations_are_listed_by_age_and_counted_once() {
-        let table = UnfinishedTable::new(vec![(hash(1), 30), (hash(2), 10)]);
-        table.insert(hash(3), 20);
+        let table = UnfinishedTable::new(vec![found(hash(1), 30), found(hash(2), 10)]);
+        table.insert(hash(3), begun(20));
         assert_eq!(table.oldest_first(), [hash(2), hash(3), hash(1)]);
         assert_eq!((table.count(), table.oldest_ms()), (3, Some(10)));
-        table.insert(hash(2), 40);
+        table.insert(hash(2), begun(40));
         assert_eq!(table.oldest_first(), [hash(3), hash(1), hash(2)], "a later attempt began");
         table.remove(hash(3));
         table.remove(hash(3));
@@ -120,9 +299,9 @@ mod tests {
 
     #[test]
     fn the_memory_of_ended_operations_is_given_back() {
-        let table = UnfinishedTable::new((0..100_000).map(|number| (hash(number), 1)).collect());
+        let table = UnfinishedTable::new((0..100_000).map(|number| found(hash(number), 1)).collect());
         assert!(table.capacity() >= 100_000);
-        (0..100_000).for_each(|number| table.remove(hash(number)));
+        (0..100_000).for_each(|number| drop(table.remove(hash(number))));
         assert!(table.capacity() <= 2 * SHARDS * MIN_SHRUNK, "{}", table.capacity());
     }
 }

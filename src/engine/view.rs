@@ -18,6 +18,7 @@ use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
 use crate::record::Liveness;
 use crate::status::{Status, Version};
+use crate::step_set::StepCounts;
 use crate::sync::Patience;
 
 /// A key's state, read while its flight is held. Decisions are made from it.
@@ -34,6 +35,8 @@ pub(super) struct View {
     /// The claim on the key when its flight was entered.
     pub(super) claim: Option<Claim>,
     pub(super) status: Status,
+    /// The steps of an operation that began and has not ended.
+    pub(super) steps: StepCounts,
     /// The store time at which the view was taken, and so the time of a change that is decided from it.
     pub(super) now_ms: u64,
 }
@@ -45,8 +48,16 @@ impl View {
         let mut found =
             found_at(Address::NOWHERE, RecordLocation { position: 0, length_bytes: 0 }, record, self.now_ms);
         found.result = record.value.result.map(<[u8]>::to_vec);
-        let status = status(Some(&found), claim, self.now_ms);
-        View { found: Some(found), entry: self.entry, unreadable: None, claim, status, now_ms: self.now_ms }
+        // A later attempt keeps the steps, and an operation that begins has none yet.
+        let keeps_steps = self.found.as_ref().is_some_and(|earlier| {
+            earlier.liveness == Liveness::Begun
+                && found.liveness == Liveness::Begun
+                && earlier.origin == found.origin
+        });
+        let steps = if keeps_steps { self.steps } else { StepCounts::default() };
+        let status = status(Some(&found), claim, steps, self.now_ms);
+        let (entry, now_ms) = (self.entry, self.now_ms);
+        View { found: Some(found), entry, unreadable: None, claim, status, steps, now_ms }
     }
 
     /// Shows an attempt that never runs as begun again, so that its release can be decided.
@@ -107,7 +118,15 @@ impl Viewer {
         (want, seen): (Want, Option<&Found>),
     ) -> Result<View> {
         let claim = flight.claim();
-        let view = View { found: None, entry: None, unreadable: None, claim, status: Status::Absent, now_ms };
+        let view = View {
+            found: None,
+            entry: None,
+            unreadable: None,
+            claim,
+            status: Status::Absent,
+            steps: StepCounts::default(),
+            now_ms,
+        };
         let last = match seen
             .filter(|seen| seen.still_means_the_same(now_ms) && self.records.is_last(key.hash, seen))
         {
@@ -120,16 +139,28 @@ impl Viewer {
                 let entry = Some(IndexEntry { address: last.address, size: last.size });
                 let mut found = Some(last).filter(|found| found.liveness != Liveness::Gone);
                 hide_unstarted(found.as_mut(), claim);
-                let status = status(found.as_ref(), claim, now_ms);
-                View { found, entry, status, ..view }
+                let steps = self.steps_of(key.hash, found.as_ref().map(|found| found.liveness));
+                let status = status(found.as_ref(), claim, steps, now_ms);
+                View { found, entry, status, steps, ..view }
             }
             Some(Sight::Unreadable(lost)) => {
                 let entry = Some(IndexEntry { address: lost.address, size: lost.size });
-                let status = status_of(Some((lost.liveness, lost.version)), claim, now_ms);
+                let steps = self.steps_of(key.hash, Some(lost.liveness));
+                // The doubt is about the record itself, whatever its steps.
+                let status =
+                    status_of(Some((lost.liveness, lost.version)), claim, StepCounts::default(), now_ms);
                 let unreadable = Some(lost).filter(|lost| lost.liveness != Liveness::Gone);
-                View { entry, unreadable, status, ..view }
+                View { entry, unreadable, status, steps, ..view }
             }
         })
+    }
+
+    /// The steps of the operation of a key whose last record has this liveness.
+    fn steps_of(&self, hash: u128, liveness: Option<Liveness>) -> StepCounts {
+        match liveness {
+            Some(Liveness::Begun | Liveness::Unreadable) => self.records.unfinished().step_counts(hash),
+            _ => StepCounts::default(),
+        }
     }
 
     /// Reads the key's state for a call that only reads. Waits for no other caller: while another thread is changing
@@ -149,11 +180,13 @@ impl Viewer {
         loop {
             let mut found = self.records.lookup(key, now_ms, want)?;
             let Some(begun) = found.as_ref().filter(|found| found.liveness == Liveness::Begun) else {
-                return Ok(Seen { status: status(found.as_ref(), None, now_ms), found, claim: None });
+                let status = status(found.as_ref(), None, StepCounts::default(), now_ms);
+                return Ok(Seen { status, found, claim: None });
             };
             let claim = self.flights.claim(key.hash);
+            let steps = self.records.unfinished().step_counts(key.hash);
             now_ms = self.clock.now_ms();
-            let mut status = status(Some(begun), claim, now_ms);
+            let mut status = status(Some(begun), claim, steps, now_ms);
             if status == Status::InProgress
                 || planted(Bug::IndexReadOnce)
                 || self.records.is_last(key.hash, begun)
@@ -285,13 +318,18 @@ fn hide_unstarted(found: Option<&mut Found>, claim: Option<Claim>) -> bool {
 }
 
 /// Returns the status of a key whose last record is `found`.
-fn status(found: Option<&Found>, claim: Option<Claim>, now_ms: u64) -> Status {
-    status_of(found.map(|found| (found.liveness, found.version)), claim, now_ms)
+fn status(found: Option<&Found>, claim: Option<Claim>, steps: StepCounts, now_ms: u64) -> Status {
+    status_of(found.map(|found| (found.liveness, found.version)), claim, steps, now_ms)
 }
 
 /// Returns the status of a key from the liveness and the version of its last record. While the key's flight is held,
 /// only the drop or the deadline of a lease can change the status.
-fn status_of(last: Option<(Liveness, Version)>, claim: Option<Claim>, now_ms: u64) -> Status {
+fn status_of(
+    last: Option<(Liveness, Version)>,
+    claim: Option<Claim>,
+    steps: StepCounts,
+    now_ms: u64,
+) -> Status {
     match last {
         None | Some((Liveness::Gone | Liveness::Released, _)) => Status::Absent,
         Some((Liveness::Completed | Liveness::CompletedWithoutResult, _)) => Status::Completed,
@@ -303,6 +341,7 @@ fn status_of(last: Option<(Liveness, Version)>, claim: Option<Claim>, now_ms: u6
             {
                 Status::InProgress
             }
+            _ if steps.are_settled() => Status::Stopped,
             _ => Status::InDoubt,
         },
     }

@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 use super::decide::{ClaimChange, Draft};
 use super::records::{HashedKey, IndexEntry, Records};
+use super::unfinished::BegunAttempt;
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -30,6 +31,7 @@ use crate::log::commit::{NewRecord, Ticket, Until};
 use crate::planted::{Bug, planted};
 use crate::record::{RecordSize, Retention};
 use crate::status::Version;
+use crate::step_set::{Step, StepState};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
 /// Generates the versions of one session: the time from opening a store until it is closed.
@@ -70,7 +72,7 @@ impl<'a> Draft<'a> {
     ) -> Record<'a> {
         let (key_expires_ms, result_expires_ms) = match self.kind {
             Kind::Completed | Kind::Released => retention.expiries(now_ms),
-            Kind::Begun | Kind::Forgotten | Kind::Unreadable | Kind::Ignorable => (NEVER_MS, NEVER_MS),
+            _ => (NEVER_MS, NEVER_MS),
         };
         Record {
             kind: self.kind,
@@ -104,10 +106,25 @@ pub(super) struct Effect {
 /// Whether a change sets a new state or moves a record.
 #[derive(Debug)]
 pub(super) enum EffectKind {
-    /// The key has a new state. A claim may begin with it, or the present one may end.
-    Changed { begins: Option<Claim>, ends_claim: bool },
+    /// The key has a new state. A claim may begin with it, or the present one may end. `begun` is set if the record is that
+    /// of an attempt that began.
+    Changed { begins: Option<Claim>, ends_claim: bool, begun: Option<BegunAttempt> },
     /// The record is a copy of the key's last one. Callers that wait for the key to change are not woken.
     Moved,
+    /// A step of the operation has a new state. The flight is that of the operation's key, and its waiters are not woken.
+    StepChanged { parent: u128, step: StepChange },
+    /// The record is a copy of the last one of a step, which was at `from`.
+    StepMoved { parent: u128, from: Address },
+}
+
+/// The new state of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct StepChange {
+    pub(super) version: Version,
+    pub(super) state: StepState,
+    /// The generation of the operation in which the step is claimed; 0 if it is not.
+    pub(super) claim: u32,
+    pub(super) is_visited: bool,
 }
 
 /// A decided change of one key, with its encoded and checksummed record.
@@ -129,6 +146,11 @@ impl<'a> Change<'a> {
         flight: &'a FlightGuard<'a>,
     ) -> Change<'a> {
         let record = draft.record(key.key, view.now_ms, retention, version);
+        let begun = (record.kind == Kind::Begun).then_some(BegunAttempt {
+            since_ms: record.time_ms,
+            version,
+            origin: record.origin,
+        });
         let record = records.log().encode(&record, key.hash);
         let begins = match draft.claim {
             ClaimChange::Lease { deadline_ms } => {
@@ -141,7 +163,7 @@ impl<'a> Change<'a> {
             size: record.size,
             time_ms: view.now_ms,
             replaced: view.entry,
-            kind: EffectKind::Changed { begins, ends_claim: draft.claim == ClaimChange::End },
+            kind: EffectKind::Changed { begins, ends_claim: draft.claim == ClaimChange::End, begun },
         };
         Change { record, effect, flight }
     }
@@ -150,7 +172,14 @@ impl<'a> Change<'a> {
     pub(super) fn lease(&self) -> Option<Claim> {
         match self.effect.kind {
             EffectKind::Changed { begins, .. } => begins,
-            EffectKind::Moved => None,
+            EffectKind::Moved | EffectKind::StepChanged { .. } | EffectKind::StepMoved { .. } => None,
+        }
+    }
+
+    /// Wakes the callers that wait for a new state of the key when the flight is left, if the change brings one.
+    fn note(&self) {
+        if !matches!(self.effect.kind, EffectKind::StepChanged { .. } | EffectKind::StepMoved { .. }) {
+            self.flight.note_change();
         }
     }
 }
@@ -183,7 +212,7 @@ impl WritePath {
         for change in changes {
             // This is done even if the write failed: the waiters then wake, read the state again and find the store
             // poisoned.
-            change.flight.note_change();
+            change.note();
         }
         written
     }
@@ -214,7 +243,7 @@ impl WritePath {
         let written = self.wait_for_frames(changes, frames);
         for change in changes {
             // As in `finish`, also after a failure.
-            change.flight.note_change();
+            change.note();
         }
         let addresses = written?;
         // If several changes are of the same key, only the last one enters the index.
@@ -265,6 +294,15 @@ impl Records {
     /// Points the index to a written record, counts the replaced record as dead, and sets or ends the claim.
     fn apply(&self, effect: &Effect, address: Address, flight: &FlightGuard<'_>) {
         let Effect { hash, size, time_ms, replaced, .. } = *effect;
+        match effect.kind {
+            EffectKind::StepChanged { parent, step } => {
+                return self.apply_step(effect, parent, step, address);
+            }
+            EffectKind::StepMoved { parent, from } => {
+                return self.apply_step_move(effect, parent, from, address);
+            }
+            EffectKind::Changed { .. } | EffectKind::Moved => {}
+        }
         // A lease is published before the index points to its record. Otherwise a caller that reads without the flight
         // could find the attempt without its lease, and take the operation to be in doubt.
         let publish_lease = || {
@@ -292,12 +330,12 @@ impl Records {
         if let Some(old) = replaced {
             self.log().space_usage().mark_dead(&old.size);
             match effect.kind {
-                EffectKind::Changed { .. } => self.unreadable().remove(old.address),
                 EffectKind::Moved => self.unreadable().replace(old.address, address),
+                _ => self.unreadable().remove(old.address),
             }
         }
-        if let EffectKind::Changed { .. } = effect.kind {
-            self.note_unfinished(effect);
+        if let EffectKind::Changed { begun, .. } = effect.kind {
+            self.note_unfinished(effect, begun);
         }
         self.log().space_usage().add(&size, time_ms);
         if let EffectKind::Changed { ends_claim: true, .. } = effect.kind {
@@ -305,17 +343,54 @@ impl Records {
         }
     }
 
-    /// Adds the operation to the table of unfinished ones, or removes it.
-    fn note_unfinished(&self, effect: &Effect) {
+    /// Adds the operation to the table of unfinished ones, or removes it together with its steps.
+    fn note_unfinished(&self, effect: &Effect, begun: Option<BegunAttempt>) {
         let old_kind = effect.replaced.map(|old| old.size.kind);
-        match (effect.size.kind, old_kind) {
-            (Kind::Begun, _) => self.unfinished().insert(effect.hash, effect.time_ms),
+        let ended = match (begun, old_kind) {
+            (Some(begun), _) => self.unfinished().insert(effect.hash, begun),
             // An unreadable record may be that of an attempt which began.
-            (_, Some(Kind::Begun | Kind::Unreadable)) if !planted(Bug::FinishedStaysUnfinished) => {
-                self.unfinished().remove(effect.hash);
+            (None, Some(Kind::Begun | Kind::Unreadable)) if !planted(Bug::FinishedStaysUnfinished) => {
+                self.unfinished().remove(effect.hash)
             }
-            _ => {}
+            _ => None,
+        };
+        let Some(ended) = ended else { return };
+        self.log().space_usage().mark_dead(&RecordSize::of_steps(ended.live_bytes()));
+        if self.unreadable().count() > 0 {
+            ended.addresses().for_each(|address| self.unreadable().remove(address));
         }
+    }
+
+    /// Points the step to a written record, and counts the replaced record as dead.
+    fn apply_step(&self, effect: &Effect, parent: u128, change: StepChange, address: Address) {
+        let StepChange { version, state, claim, is_visited } = change;
+        let old = self.unfinished().step(parent, effect.hash);
+        let found = Step::found(version, address, &effect.size, state);
+        let dead_bytes = self.unfinished().put_step(parent, effect.hash, Step { claim, is_visited, ..found });
+        self.log().space_usage().add(&effect.size, effect.time_ms);
+        if let Some(old) = old {
+            self.unreadable().remove(old.address);
+        }
+        if dead_bytes > 0 {
+            self.log().space_usage().mark_dead(&RecordSize::of_steps(dead_bytes));
+        }
+    }
+
+    /// Points the step to a copy of its record. If the step has another record by now, or its operation has ended, the copy
+    /// is dead.
+    fn apply_step_move(&self, effect: &Effect, parent: u128, from: Address, address: Address) {
+        self.log().space_usage().add(&effect.size, effect.time_ms);
+        let last = self.unfinished().step(parent, effect.hash).filter(|step| step.address == from);
+        let dead_bytes = match last {
+            Some(step) => {
+                self.unreadable().replace(from, address);
+                let moved = Step::found(step.version, address, &effect.size, step.state);
+                let Step { claim, is_visited, .. } = step;
+                self.unfinished().put_step(parent, effect.hash, Step { claim, is_visited, ..moved })
+            }
+            None => effect.size.length_bytes,
+        };
+        self.log().space_usage().mark_dead(&RecordSize::of_steps(dead_bytes));
     }
 
     /// Counts a record that is dead as soon as it is written.

@@ -48,6 +48,9 @@ fn one_of_each() -> Vec<(Error, bool)> {
         (Error::ResultExpired { key: key() }, false),
         (Error::ResultNotKept { key: key() }, false),
         (Error::Conflict { key: key() }, false),
+        (Error::HasSteps { key: key(), finished: 2, in_doubt: 1 }, false),
+        (Error::StepReused { key: key(), step: Box::from(&b"reserve"[..]) }, false),
+        (Error::TooManySteps { key: key(), limit: 65_536 }, false),
         (Error::Fenced { key: key(), version }, false),
         (Error::TooLarge { key: key(), length_bytes: 2, limit_bytes: 1 }, false),
         (Error::Full { path: path(), reason: reason() }, true),
@@ -103,6 +106,9 @@ fn number_of(error: &Error) -> usize {
         Error::Random { .. } => 26,
         Error::BatchRefused { .. } => 27,
         Error::Io { .. } => 28,
+        Error::HasSteps { .. } => 29,
+        Error::StepReused { .. } => 30,
+        Error::TooManySteps { .. } => 31,
     }
 }
 
@@ -121,7 +127,7 @@ fn chain(error: &Error) -> Vec<String> {
 fn one_of_each_has_an_example_of_every_variant() {
     let numbers: std::collections::BTreeSet<_> =
         one_of_each().iter().map(|(error, _)| number_of(error)).collect();
-    assert!(numbers.into_iter().eq(0..29));
+    assert!(numbers.into_iter().eq(0..32));
 }
 
 #[test]

@@ -93,6 +93,19 @@ impl fmt::Display for Error {
             Error::Conflict { key } => {
                 write!(out, "{key}: the operation is completed already, and what was recorded first stands")
             }
+            Error::HasSteps { key, finished, in_doubt } => write!(
+                out,
+                "{key}: steps of the operation stand in the way ({finished} done, {in_doubt} in progress or in doubt); begin the \
+                 operation again to finish them, or forget it with all its steps"
+            ),
+            Error::StepReused { key, step } => write!(
+                out,
+                "{key}: this attempt has asked for step \"{}\" before; two steps need two names",
+                step.escape_ascii()
+            ),
+            Error::TooManySteps { key, limit } => {
+                write!(out, "{key}: an operation has at most {limit} steps, and this one has as many")
+            }
             Error::Fenced { key, version } => write!(
                 out,
                 "{key}: the attempt of version {version} no longer owns the operation; compare what it did with what the \
@@ -197,6 +210,9 @@ impl std::error::Error for Error {
             | Error::ResultExpired { .. }
             | Error::ResultNotKept { .. }
             | Error::Conflict { .. }
+            | Error::HasSteps { .. }
+            | Error::StepReused { .. }
+            | Error::TooManySteps { .. }
             | Error::Fenced { .. }
             | Error::TooLarge { .. }
             | Error::Full { .. }

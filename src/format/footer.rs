@@ -1,8 +1,9 @@
 //! Footers: one entry for each key of a full segment, so that recovery need not read the segment's records.
 
 use super::layout::{footer_entry, trailer};
-use super::record::{Kind, Record, Value};
+use super::record::{Kind, Record, Value, joined};
 use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, NEVER_MS, Seed};
+use crate::hash::Domain;
 use crate::key::{Fingerprint, Key};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
@@ -27,20 +28,41 @@ pub(crate) struct FooterEntry {
 }
 
 impl FooterEntry {
-    /// Returns a record of kind [`Kind::Unreadable`] that carries `bytes`: the bytes of this entry's record, which failed
+    /// Returns the hash of the key of a step's operation.
+    #[inline]
+    pub(crate) fn parent_hash(&self) -> u128 {
+        joined(self.key_expires_ms, self.result_expires_ms)
+    }
+
+    /// Returns the hash of the key whose flight (the per-key lock) covers changes of this record: its own, or that of the
+    /// step's operation.
+    pub(crate) fn flight_hash(&self) -> u128 {
+        match self.kind.domain() {
+            Some(Domain::Step) => self.parent_hash(),
+            _ => self.hash,
+        }
+    }
+
+    /// Returns a record of kind [`Kind::Unreadable`] or [`Kind::StepUnreadable`] that carries `bytes`: the bytes of this entry's record, which failed
     /// its checksum. The key cannot be read from them, so its hash, the expiries and the kind are taken from the entry. In a record
     /// of this kind, `fingerprint` holds the hash of the key, and `attempt` the kind of the carried record, or 0 if that is unknown.
     pub(crate) fn carrying<'a>(&self, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
         let carried_kind = match self.kind {
-            Kind::Begun | Kind::Completed | Kind::Released => u32::from(self.kind.to_byte()),
-            // If the entry's record is itself of kind `Unreadable`, the kind of the record that it carries was in the bytes that
+            Kind::Begun
+            | Kind::Completed
+            | Kind::Released
+            | Kind::StepBegun
+            | Kind::StepCompleted
+            | Kind::StepReleased => u32::from(self.kind.to_byte()),
+            // If the entry's record is itself a carrier, the kind of the record that it carries was in the bytes that
             // are now damaged. Records of the other two kinds leave nothing of their key, so they are never carried.
-            Kind::Unreadable | Kind::Forgotten | Kind::Ignorable => 0,
+            Kind::Unreadable | Kind::StepUnreadable | Kind::Forgotten | Kind::Ignorable => 0,
         };
+        let is_step = self.kind.domain() == Some(Domain::Step);
         // An attempt that has begun must never expire, whatever expiry the entry states.
         let never = self.kind == Kind::Begun;
         Record {
-            kind: Kind::Unreadable,
+            kind: if is_step { Kind::StepUnreadable } else { Kind::Unreadable },
             key: Key::new(b""),
             version: self.version,
             origin: Version::from_u64(0),

@@ -2,7 +2,7 @@
 
 use super::layout::{record_header, typing};
 use super::{ALIGNMENT_BYTES, FormatError, Seed, align, narrow};
-use crate::hash::KeyHasher;
+use crate::hash::{Domain, KeyHasher};
 use crate::key::{Fingerprint, Key, MAX_KEY_BYTES};
 use crate::planted::{Bug, planted};
 use crate::status::Version;
@@ -19,7 +19,8 @@ const _: () = assert!(MAX_BARE_RECORD_BYTES == 80 + 16 + 1_024 + 1_024);
 const FLAG_SCOPE: u8 = 1;
 const FLAG_RESULT: u8 = 2;
 const FLAG_NOT_KEPT: u8 = 4;
-const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT | FLAG_NOT_KEPT;
+const FLAG_GIVEN_UP: u8 = 8;
+const KNOWN_FLAGS: u8 = FLAG_SCOPE | FLAG_RESULT | FLAG_NOT_KEPT | FLAG_GIVEN_UP;
 
 /// The number of the extension that holds a [`Typing`].
 const TYPING: u8 = 1;
@@ -50,6 +51,14 @@ pub(crate) enum Kind {
     Forgotten,
     /// The value contains the bytes of a record that failed its checksum when its segment was reclaimed.
     Unreadable,
+    /// An attempt at a step began.
+    StepBegun,
+    /// A step is done. With an empty name, the record holds the input of the operation.
+    StepCompleted,
+    /// The last attempt at a step certainly had no effect.
+    StepReleased,
+    /// The value contains the bytes of a step's record that failed its checksum when its segment was reclaimed.
+    StepUnreadable,
     /// A kind of a later format version that a reader may skip.
     Ignorable,
 }
@@ -63,6 +72,10 @@ impl Kind {
             3 => Some(Kind::Released),
             4 => Some(Kind::Forgotten),
             5 => Some(Kind::Unreadable),
+            16 => Some(Kind::StepBegun),
+            17 => Some(Kind::StepCompleted),
+            18 => Some(Kind::StepReleased),
+            19 => Some(Kind::StepUnreadable),
             unknown if unknown & IGNORABLE != 0 => Some(Kind::Ignorable),
             _ => None,
         }
@@ -76,8 +89,34 @@ impl Kind {
             Kind::Released => 3,
             Kind::Forgotten => 4,
             Kind::Unreadable => 5,
+            Kind::StepBegun => 16,
+            Kind::StepCompleted => 17,
+            Kind::StepReleased => 18,
+            Kind::StepUnreadable => 19,
             Kind::Ignorable => IGNORABLE,
         }
+    }
+
+    /// Returns what the hash of such a record identifies. None for a kind that this version does not know.
+    ///
+    /// The kind alone determines it, also in a footer, so that a lookup in one domain never takes a record of another for
+    /// an answer.
+    #[inline]
+    pub(crate) fn domain(self) -> Option<Domain> {
+        match self {
+            Kind::Begun | Kind::Completed | Kind::Released | Kind::Forgotten | Kind::Unreadable => {
+                Some(Domain::Key)
+            }
+            Kind::StepBegun | Kind::StepCompleted | Kind::StepReleased | Kind::StepUnreadable => {
+                Some(Domain::Step)
+            }
+            Kind::Ignorable => None,
+        }
+    }
+
+    /// Whether the record carries the bytes of an unreadable one.
+    pub(crate) fn is_carrier(self) -> bool {
+        matches!(self, Kind::Unreadable | Kind::StepUnreadable)
     }
 }
 
@@ -105,13 +144,16 @@ pub(crate) struct Value<'a> {
     pub(crate) result: Option<&'a [u8]>,
     /// Whether the operation is done but its result was never recorded.
     pub(crate) not_kept: bool,
+    /// Whether a step was given up: its doubt does not keep its operation from being completed.
+    pub(crate) given_up: bool,
     /// How the typed interface made the record, if it did.
     pub(crate) typing: Option<Typing>,
 }
 
 impl<'a> Value<'a> {
     /// A value without a result.
-    pub(crate) const NONE: Value<'static> = Value { result: None, not_kept: false, typing: None };
+    pub(crate) const NONE: Value<'static> =
+        Value { result: None, not_kept: false, given_up: false, typing: None };
 
     /// Returns the value for a result that the caller passed as bytes.
     pub(crate) fn bytes(result: &'a [u8]) -> Value<'a> {
@@ -136,7 +178,7 @@ impl<'a> Value<'a> {
     /// Returns the value without its result, for the tombstone of a key that outlives its result.
     pub(crate) fn without_result(self) -> Value<'static> {
         let typing = self.typing.map(|typing| Typing { shape: None, ..typing });
-        Value { result: None, not_kept: self.not_kept, typing }
+        Value { result: None, not_kept: self.not_kept, given_up: self.given_up, typing }
     }
 
     /// Returns the length of the result.
@@ -152,7 +194,9 @@ impl<'a> Value<'a> {
 
 /// A record, whose key and result are borrowed from the log or from the caller.
 ///
-/// In a record of kind [`Kind::Unreadable`], some fields have a different meaning: see [`FooterEntry::carrying`].
+/// In a record that carries an unreadable one, some fields have a different meaning: see [`FooterEntry::carrying`]. In a
+/// record of a step, `key` is the name of the step, `origin` that of its operation, and the two expiries hold the hash of
+/// the operation's key: see [`Record::parent_hash`].
 ///
 /// [`FooterEntry::carrying`]: super::footer::FooterEntry::carrying
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,6 +221,18 @@ pub(crate) struct Record<'a> {
     pub(crate) result_expires_ms: u64,
     /// The result, or why there is none.
     pub(crate) value: Value<'a>,
+}
+
+/// Returns the hash of an operation's key from the two fields that hold the expiries in a record of a key: the lower half,
+/// then the upper one.
+pub(super) fn joined(lower: u64, upper: u64) -> u128 {
+    u128::from(upper) << 64 | u128::from(lower)
+}
+
+/// Returns the two fields that hold the hash of an operation's key in a record of a step.
+#[expect(clippy::cast_possible_truncation, reason = "the two halves of the hash")]
+pub(crate) fn halves(parent_hash: u128) -> (u64, u64) {
+    (parent_hash as u64, (parent_hash >> 64) as u64)
 }
 
 /// Returns the length of a record with this key and value.
@@ -245,19 +301,27 @@ impl EncodedRecord<'_> {
 }
 
 impl<'a> Record<'a> {
-    /// Returns the hash of the record's key.
+    /// Returns the hash of what the record is about: its key or its step.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
-            Kind::Unreadable if !planted(Bug::UnreadableKeyHashLost) => {
+            Kind::Unreadable | Kind::StepUnreadable if !planted(Bug::UnreadableKeyHashLost) => {
                 u128::from_le_bytes(self.fingerprint.to_bytes())
+            }
+            Kind::StepBegun | Kind::StepCompleted | Kind::StepReleased => {
+                hasher.step(self.parent_hash(), self.origin.as_u64(), self.key.name())
             }
             _ => hasher.key(self.key),
         }
     }
 
+    /// Returns the hash of the key of a step's operation.
+    pub(crate) fn parent_hash(&self) -> u128 {
+        joined(self.key_expires_ms, self.result_expires_ms)
+    }
+
     /// Returns the kind of the unreadable record that this record carries. None if it carries none, or the kind is unknown.
     pub(crate) fn carried_kind(&self) -> Option<Kind> {
-        u8::try_from(self.attempt).ok().filter(|_| self.kind == Kind::Unreadable).and_then(Kind::from_byte)
+        u8::try_from(self.attempt).ok().filter(|_| self.kind.is_carrier()).and_then(Kind::from_byte)
     }
 
     /// Decodes the record in `bytes` without checking its checksum. Only a planted bug uses this.
@@ -278,7 +342,8 @@ impl<'a> Record<'a> {
             .unwrap_or_else(|_| unreachable!("lengths are bounded by max_frame_bytes"));
         let flags = if scope.is_some() { FLAG_SCOPE } else { 0 }
             | if self.value.result.is_some() { FLAG_RESULT } else { 0 }
-            | if self.value.not_kept { FLAG_NOT_KEPT } else { 0 };
+            | if self.value.not_kept { FLAG_NOT_KEPT } else { 0 }
+            | if self.value.given_up { FLAG_GIVEN_UP } else { 0 };
         let mut head = [0; HEAD_BYTES];
         let scope_length = narrow_u16(scope.map_or(0, <[u8]>::len));
         let extension_length = narrow_u16(self.value.extension_bytes());
@@ -371,27 +436,39 @@ impl<'a> Record<'a> {
         };
         let key = Key::new(&bytes[key_at..value_at]);
         let key = if flags & FLAG_SCOPE != 0 { key.scope(&bytes[scope_at..key_at]) } else { key };
-        if kind == Kind::Unreadable {
+        let is_step = kind.domain() == Some(Domain::Step);
+        if kind.is_carrier() {
             let is_plain =
                 flags == FLAG_RESULT && scope_length == 0 && key_length == 0 && extension_length == 0;
             let carried_kind = record_header::ATTEMPT.u32(bytes);
-            if !is_plain || carried_kind > u32::from(Kind::Released.to_byte()) {
+            let kinds = if is_step { CARRIED_STEP_KINDS } else { CARRIED_KINDS };
+            if !is_plain || carried_kind != 0 && !kinds.iter().any(|kind| u32::from(*kind) == carried_kind) {
                 return Err(FormatError::Damaged(
                     "the record that carries an unreadable one has parts or a kind that it cannot have",
                 ));
             }
-        } else if kind != Kind::Ignorable
-            && (key.check().is_err() || (flags & FLAG_SCOPE == 0 && scope_length != 0))
-        {
-            return Err(FormatError::Damaged("the record's key is out of range"));
+        } else if kind != Kind::Ignorable {
+            // A step has a name and no scope. A completed one without a name holds the input.
+            let is_input = kind == Kind::StepCompleted && key_length == 0;
+            let is_in_range = (is_input || key.check().is_ok()) && !(is_step && flags & FLAG_SCOPE != 0);
+            if !is_in_range || (flags & FLAG_SCOPE == 0 && scope_length != 0) {
+                return Err(FormatError::Damaged("the record's key is out of range"));
+            }
         }
         if flags & FLAG_RESULT == 0 && value_length != 0 {
             return Err(FormatError::Damaged("the record has a value and lacks the flag for it"));
         }
         let not_kept = flags & FLAG_NOT_KEPT != 0;
-        if kind != Kind::Ignorable && not_kept && (flags & FLAG_RESULT != 0 || kind != Kind::Completed) {
+        let is_completed = matches!(kind, Kind::Completed | Kind::StepCompleted);
+        if kind != Kind::Ignorable && not_kept && (flags & FLAG_RESULT != 0 || !is_completed) {
             return Err(FormatError::Damaged(
                 "the record has the flag of a result not kept, and has a result or cannot have one",
+            ));
+        }
+        let given_up = flags & FLAG_GIVEN_UP != 0;
+        if kind != Kind::Ignorable && given_up && kind != Kind::StepBegun {
+            return Err(FormatError::Damaged(
+                "the record has the flag of a step that was given up, and is not one",
             ));
         }
         Ok(Record {
@@ -407,11 +484,17 @@ impl<'a> Record<'a> {
             value: Value {
                 result: (flags & FLAG_RESULT != 0).then(|| &bytes[value_at..end]),
                 not_kept,
+                given_up,
                 typing,
             },
         })
     }
 }
+
+/// The kinds of the records that a record of kind `Unreadable` can carry.
+const CARRIED_KINDS: [u8; 3] = [1, 2, 3];
+/// The kinds of the records that a record of kind `StepUnreadable` can carry.
+const CARRIED_STEP_KINDS: [u8; 3] = [16, 17, 18];
 
 /// Decodes the extension of a record, which is absent if `bytes` is empty.
 fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, FormatError> {
@@ -518,7 +601,7 @@ mod tests {
             let key = Key::new(&name);
             let key = match &scope { Some(scope) => key.scope(scope), None => key };
             let typing = typing.map(|(scheme, codec, shape)| Typing { scheme, codec, shape });
-            let value = Value { result: result.as_deref(), not_kept: result.is_none() && not_kept, typing };
+            let value = Value { result: result.as_deref(), not_kept: result.is_none() && not_kept, typing, ..Value::NONE };
             let record = Record { value, ..sample(key, None) };
             let bytes = encoded(&record);
             prop_assert_eq!(bytes.len() as u64, encoded_bytes(key, &value));
@@ -530,6 +613,77 @@ mod tests {
         fn decoding_arbitrary_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Record::decode(&bytes, POSITION, SEED);
         }
+    }
+
+    /// A record of a step. Its name is the key, and the expiries hold the hash of its operation's key.
+    fn step_record<'a>(kind: Kind, name: &'a str, value: Value<'a>) -> Record<'a> {
+        let (key_expires_ms, result_expires_ms) = halves(PARENT);
+        Record { kind, value, key_expires_ms, result_expires_ms, ..sample(Key::new(name), None) }
+    }
+
+    const PARENT: u128 = 0x0123_4567_89AB_CDEF_0F1E_2D3C_4B5A_6978;
+
+    #[test]
+    fn every_kind_of_a_step_round_trips() {
+        let given_up = Value { given_up: true, ..Value::NONE };
+        for (kind, name, value) in [
+            (Kind::StepBegun, "reserve", Value::NONE),
+            (Kind::StepBegun, "reserve", given_up),
+            (Kind::StepCompleted, "reserve", Value::bytes(b"stock 7")),
+            (Kind::StepCompleted, "reserve", Value::not_kept(None)),
+            (Kind::StepCompleted, "", Value::bytes(b"the input")),
+            (Kind::StepReleased, "reserve", Value::NONE),
+        ] {
+            let record = step_record(kind, name, value);
+            assert_eq!(Record::decode(&encoded(&record), POSITION, SEED), Ok(record));
+            assert_eq!((record.parent_hash(), kind.domain()), (PARENT, Some(Domain::Step)));
+            let hasher = KeyHasher::new([9; 16]);
+            let hash = hasher.step(PARENT, record.origin.as_u64(), name.as_bytes());
+            assert_eq!(record.key_hash(&hasher), hash);
+            let entry = FooterEntry {
+                hash,
+                version: record.version,
+                key_expires_ms: record.key_expires_ms,
+                result_expires_ms: record.result_expires_ms,
+                offset: 8,
+                length: 96,
+                kind,
+            };
+            assert_eq!((entry.parent_hash(), entry.flight_hash()), (PARENT, PARENT));
+            let carrier = entry.carrying(b"rotten", 3);
+            assert_eq!(Record::decode(&encoded(&carrier), POSITION, SEED), Ok(carrier));
+            assert_eq!((carrier.kind, carrier.carried_kind()), (Kind::StepUnreadable, Some(kind)));
+            assert_eq!((carrier.key_hash(&hasher), carrier.parent_hash()), (hash, PARENT));
+        }
+    }
+
+    #[test]
+    fn a_step_record_with_parts_that_it_cannot_have_is_refused() {
+        let refused = |record: &Record<'_>, reason: &str| {
+            let error = Record::decode(&encoded(record), POSITION, SEED).unwrap_err();
+            assert!(matches!(error, FormatError::Damaged(_)) && error.reason().contains(reason), "{error}");
+        };
+        let given_up = Value { given_up: true, ..Value::NONE };
+        refused(&step_record(Kind::StepCompleted, "a", given_up), "given up");
+        refused(&Record { value: given_up, ..sample(Key::new("a"), None) }, "given up");
+        refused(&step_record(Kind::StepBegun, "", Value::NONE), "out of range");
+        refused(&step_record(Kind::StepReleased, "", Value::NONE), "out of range");
+        let scoped =
+            Record { key: Key::new("a").scope("s"), ..step_record(Kind::StepBegun, "a", Value::NONE) };
+        refused(&scoped, "out of range");
+        refused(&step_record(Kind::StepBegun, "a", Value::not_kept(None)), "not kept");
+        let of_key = FooterEntry {
+            hash: 5,
+            version: Version::from_u64(1),
+            key_expires_ms: 1,
+            result_expires_ms: 2,
+            offset: 8,
+            length: 96,
+            kind: Kind::Completed,
+        };
+        refused(&Record { attempt: 16, ..of_key.carrying(b"", 3) }, "kind that it cannot have");
+        let of_step = FooterEntry { kind: Kind::StepBegun, ..of_key };
+        refused(&Record { attempt: 2, ..of_step.carrying(b"", 3) }, "kind that it cannot have");
     }
 
     #[test]
@@ -561,17 +715,28 @@ mod tests {
 
     #[test]
     fn an_unknown_kind_is_refused_unless_it_is_ignorable() {
-        for (kind, expected) in [(9, None), (16, None), (0x90, Some(Kind::Ignorable))] {
+        for (kind, expected) in [(9, None), (20, None), (0x90, Some(Kind::Ignorable))] {
             let bytes = forged(&sample(Key::new("k"), None), |bytes| bytes[KIND] = kind);
             assert_eq!(Record::decode(&bytes, POSITION, SEED).ok().map(|record| record.kind), expected);
         }
     }
 
+    /// Every kind that the specification names.
+    const KINDS: [Kind; 9] = [
+        Kind::Begun,
+        Kind::Completed,
+        Kind::Released,
+        Kind::Forgotten,
+        Kind::Unreadable,
+        Kind::StepBegun,
+        Kind::StepCompleted,
+        Kind::StepReleased,
+        Kind::StepUnreadable,
+    ];
+
     #[test]
     fn every_kind_round_trips_through_its_byte() {
-        for kind in
-            [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Unreadable, Kind::Ignorable]
-        {
+        for kind in KINDS.into_iter().chain([Kind::Ignorable]) {
             assert_eq!(Kind::from_byte(kind.to_byte()), Some(kind));
         }
         assert_eq!(Kind::from_byte(0), None);
@@ -580,8 +745,8 @@ mod tests {
     #[test]
     fn the_specification_lists_every_kind() {
         let page = include_str!("format.md");
-        for kind in [Kind::Begun, Kind::Completed, Kind::Released, Kind::Forgotten, Kind::Unreadable] {
-            let name = format!("{kind:?}").to_lowercase();
+        for kind in KINDS {
+            let name = format!("{kind:?}").replace("Step", "step ").to_lowercase();
             assert!(page.contains(&format!("\n| {} | {name} |", kind.to_byte())), "{name}");
         }
     }
@@ -610,7 +775,7 @@ mod tests {
         assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 9), parts);
         assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 1), Ok(()), "seven bytes of padding");
         assert_eq!(refused(|bytes| bytes[VALUE_LENGTH] = 0), parts, "eight bytes of padding");
-        assert_eq!(refused(|bytes| bytes[FLAGS] |= 8), Err("the record has unknown flags"));
+        assert_eq!(refused(|bytes| bytes[FLAGS] |= 16), Err("the record has unknown flags"));
         let extension = Err("the record has an unknown extension");
         assert_eq!(
             refused(|bytes| (bytes[SCOPE_LENGTH], bytes[EXTENSION_LENGTH]) = (0, 5)),

@@ -9,7 +9,7 @@
 use super::entry_classes::{self, EntryClasses, LENGTH_LOW_BITS, LowBits};
 use crate::format::ALIGNMENT_BYTES;
 use crate::format::footer::FooterEntry;
-use crate::hash::Scatter;
+use crate::hash::{Domain, Scatter};
 
 /// A footer entry without one byte of its hash, its tag, which is in the place that leads to the entry. In this order: 64
 /// bits of the hash, 56 of its scattered half, 24 of the version, 24 of the expiry, 27 of the offset, 9 of the length, and
@@ -267,7 +267,10 @@ impl FooterBuilder {
     fn pack(&mut self, key: Located, entry: FooterEntry) -> PackedEntry {
         let offset_units = low(entry.offset / ALIGNMENT_BYTES);
         let (class, low_bits) = entry_classes::split(&entry, entry.length / ALIGNMENT_BYTES);
-        if let Some(number) = self.classes.enter(class) {
+        // The fields in which other records hold expiries differ from step to step, so classes of steps would displace all
+        // others.
+        let is_step = entry.kind.domain() == Some(Domain::Step);
+        if let Some(number) = if is_step { None } else { self.classes.enter(class) } {
             return PackedEntry::new(key, low_bits, offset_units, number);
         }
         let at = self.free_unpacked.pop().unwrap_or(low(self.unpacked.len() as u64));

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::thread;
 
-use super::listed::{Listed, SegmentContents, SortedUpdates, Unsorted};
+use super::listed::{Listed, SegmentContents, SortedUpdates, StepCandidates, Unsorted};
 use super::open_context::OpenContext;
+use super::steps::StepFinder;
 use super::survey::{Link, Survey};
 use super::team::with_team;
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ use crate::log::scan;
 use crate::log::space_usage::SpaceUsage;
 use crate::log::writer::FullSegment;
 use crate::record::RecordSize;
+use crate::status::Version;
+use crate::step_set::FoundUnfinished;
 use crate::sync::{Mutex, RwLock};
 
 /// The number of windows in which a log is read, unless one of the limits below changes it. An entry takes 8 bytes
@@ -58,8 +61,8 @@ pub(super) struct FilledIndex {
     pub(super) full: Vec<FullSegment>,
     /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(super) unreadable: Vec<Address>,
-    /// The key hash of each operation that began and has not ended, and when its last attempt began, in store time.
-    pub(super) begun: Vec<(u128, u64)>,
+    /// The operations that began and have not ended, with their steps.
+    pub(super) begun: Vec<FoundUnfinished>,
 }
 
 /// A task that the threads share, item by item.
@@ -146,6 +149,7 @@ pub(super) fn fill(
     let mut full = Vec::with_capacity(links.len());
     let mut unreadable = Vec::new();
     let mut begun = Vec::new();
+    let mut steps = StepCandidates::default();
     let max_window = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
     let min_window = MIN_SEGMENTS_PER_THREAD * threads;
     let window = (links.len() / WINDOWS).max(min_window).min(max_window).max(threads);
@@ -154,6 +158,7 @@ pub(super) fn fill(
         let mut add_to_window = |contents: SegmentContents| {
             unreadable.extend(contents.unreadable);
             begun.extend(contents.begun);
+            steps.append(contents.steps);
             filler.space_usage.absorb(contents.tally);
             filler.window.write().push(contents.updates);
             contents.segment
@@ -183,10 +188,15 @@ pub(super) fn fill(
         return Err(error);
     }
     unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
-    let unreadable = unreadable.into_iter().map(|(_, address)| address).collect();
+    let mut unreadable: Vec<Address> = unreadable.into_iter().map(|(_, address)| address).collect();
     begun.retain(|(hash, address)| filler.index.holds(*hash, *address));
     let begun = begun.into_iter().filter_map(|(hash, address)| filler.begun(hash, address).transpose());
-    let begun = begun.collect::<Result<_>>()?;
+    let mut begun = begun.collect::<Result<Vec<FoundUnfinished>>>()?;
+    let listed = |address| Ok(filler.listed_in_footer(address)?.or_else(|| filler.scanned(address)));
+    let finder = StepFinder { reader, hasher: &filler.hasher, listed: &listed };
+    let found = finder.add_steps(&steps, &mut begun)?;
+    filler.space_usage.mark_dead(&RecordSize::of_steps(found.dead_bytes));
+    unreadable.extend(found.carriers);
     Ok(FilledIndex { index: filler.index, space_usage: filler.space_usage, full, unreadable, begun })
 }
 
@@ -228,20 +238,27 @@ impl Filler<'_> {
         Ok(extrapolate(&sampled, links.len()) + self.survey.scan.entries.len())
     }
 
-    /// Returns the key hash and the begin of the operation whose last record is at `address`, unless that record is known
-    /// to be of an operation that ended. If the record cannot be read, the operation counts as the oldest.
-    fn begun(&self, hash: u128, address: Address) -> Result<Option<(u128, u64)>> {
-        let since = self.reader.record(address, |_, record| match record.kind {
-            Kind::Unreadable => {
-                matches!(record.carried_kind(), None | Some(Kind::Begun)).then_some(record.time_ms)
-            }
-            _ => Some(record.time_ms),
+    /// Returns the operation whose last record is at `address`, without its steps, unless that record is known to be of an
+    /// operation that ended. If the record cannot be read, the operation counts as the oldest, and its origin as 0, so that
+    /// no step of it is taken for one of an earlier operation.
+    fn begun(&self, hash: u128, address: Address) -> Result<Option<FoundUnfinished>> {
+        let unknown = Version::from_u64(0);
+        let found = |since_ms, version, origin| FoundUnfinished {
+            hash,
+            since_ms,
+            version,
+            origin,
+            steps: Vec::new(),
+        };
+        let begun = self.reader.record(address, |_, record| match record.kind {
+            Kind::Unreadable => matches!(record.carried_kind(), None | Some(Kind::Begun))
+                .then(|| found(record.time_ms, record.version, unknown)),
+            _ => Some(found(record.time_ms, record.version, record.origin)),
         });
-        match since {
-            Ok(since_ms) => Ok(since_ms.map(|since_ms| (hash, since_ms))),
+        match begun {
             // Only this key is unreadable, so its error is that of calls on the key and not of the opening.
-            Err(Error::Corrupt { .. } | Error::Io { .. }) => Ok(Some((hash, 0))),
-            Err(error) => Err(error),
+            Err(Error::Corrupt { .. } | Error::Io { .. }) => Ok(Some(found(0, unknown, unknown))),
+            begun => begun,
         }
     }
 
@@ -323,7 +340,13 @@ impl Filler<'_> {
         });
         // An unreadable record is no reason to refuse the whole file, because the footer of its segment identifies its
         // key, and a lookup of that key reports the damage.
-        let (hash, size) = read.or_else(|error| self.listed_in_footer(address)?.ok_or(error))?;
+        let (hash, size) = match read {
+            Ok(read) => read,
+            Err(error) => {
+                let entry = self.listed_in_footer(address)?.ok_or(error)?;
+                (entry.hash, RecordSize::listed(&entry))
+            }
+        };
         if candidate.may_belong_to(hash) {
             Ok((hash, size))
         } else {
@@ -333,9 +356,9 @@ impl Filler<'_> {
         }
     }
 
-    /// Returns the key hash and the size of the record at `address`, according to the footer of its segment. None if
-    /// the segment has no valid footer, or the footer has no entry for the record.
-    fn listed_in_footer(&self, address: Address) -> Result<Option<(u128, RecordSize)>> {
+    /// Returns the entry of the record at `address` in the footer of its segment. None if the segment has no valid footer,
+    /// or the footer has no entry for the record.
+    fn listed_in_footer(&self, address: Address) -> Result<Option<FooterEntry>> {
         let (slot, within) = self.reader.split(address);
         if slot == self.survey.tail_slot {
             return Ok(None);
@@ -347,7 +370,14 @@ impl Filler<'_> {
             Entry::Vacant(vacant) => vacant.insert(self.footer_of(slot)?),
         };
         let at = footer.binary_search_by_key(&within, |entry| entry.offset);
-        Ok(at.ok().map(|at| (footer[at].hash, RecordSize::listed(&footer[at]))))
+        Ok(at.ok().map(|at| footer[at]))
+    }
+
+    /// Returns the entry of a record in the last segment, which has no footer yet.
+    fn scanned(&self, address: Address) -> Option<FooterEntry> {
+        let (slot, within) = self.reader.split(address);
+        let mut entries = self.survey.scan.entries.iter();
+        entries.find(|entry| slot == self.survey.tail_slot && entry.offset == within).copied()
     }
 
     /// Reads the entries of the footer in `slot`, in the order of their offsets. Empty if the footer is not valid.

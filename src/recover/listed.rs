@@ -3,7 +3,7 @@
 
 use crate::format::footer::FooterEntry;
 use crate::format::record::Kind;
-use crate::format::{FormatError, NEVER_MS};
+use crate::format::{ALIGNMENT_BYTES, FormatError, NEVER_MS};
 use crate::index::{Address, Packing, SHARD_COUNT, ShardUpdates, shard_of};
 use crate::log::space_usage::Tally;
 use crate::log::writer::FullSegment;
@@ -40,6 +40,48 @@ pub(super) struct SegmentContents {
     pub(super) unreadable: Vec<(u128, Address)>,
     /// The key hash and the address of each record that may be the last one of an unfinished operation.
     pub(super) begun: Vec<(u128, Address)>,
+    /// The records of steps.
+    pub(super) steps: StepCandidates,
+}
+
+/// The records of steps that recovery has met, in the order of the log. Most are of operations that have ended, so each
+/// takes only 8 bytes until the unfinished operations are known.
+#[derive(Default)]
+pub(super) struct StepCandidates {
+    /// A part of the hash of the operation's key, and the address of the record.
+    words: Vec<u64>,
+    /// The length of these records.
+    pub(super) record_bytes: u64,
+}
+
+impl StepCandidates {
+    /// The number of bits of a word for the address, in units of 8 bytes.
+    const ADDRESS_BITS: u32 = 40;
+
+    fn push(&mut self, entry: &FooterEntry, address: Address) {
+        let tag = StepCandidates::tag(entry.parent_hash());
+        self.words.push(u64::from(tag) << StepCandidates::ADDRESS_BITS | address.offset() / ALIGNMENT_BYTES);
+        self.record_bytes += entry.length;
+    }
+
+    pub(super) fn append(&mut self, mut later: StepCandidates) {
+        self.words.append(&mut later.words);
+        self.record_bytes += later.record_bytes;
+    }
+
+    /// The part of the hash of an operation's key by which its steps are selected.
+    pub(super) fn tag(parent_hash: u128) -> u32 {
+        u32::try_from(parent_hash >> 96 & 0xFF_FFFF).unwrap_or(0)
+    }
+
+    /// The tag and the address of each record.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, Address)> {
+        self.words.iter().filter_map(|word| {
+            let units = word & ((1 << StepCandidates::ADDRESS_BITS) - 1);
+            let tag = u32::try_from(word >> StepCandidates::ADDRESS_BITS).unwrap_or(0);
+            Address::new(units * ALIGNMENT_BYTES).map(|address| (tag, address))
+        })
+    }
 }
 
 /// The index updates of the segment that a thread is reading, in the order of the log.
@@ -72,6 +114,7 @@ struct Exceptions {
     unreadable: Vec<(u128, Address)>,
     /// The key hash and the address of each record that may be the last one of an unfinished operation.
     begun: Vec<(u128, Address)>,
+    steps: StepCandidates,
 }
 
 impl Exceptions {
@@ -91,6 +134,11 @@ impl Exceptions {
             Kind::Forgotten => Some(false),
             Kind::Completed | Kind::Released | Kind::Unreadable => Some(now_ms < entry.key_expires_ms),
             Kind::Begun => Some(true),
+            // Steps are not in the index. Which of them are live is known once the index is filled.
+            Kind::StepBegun | Kind::StepCompleted | Kind::StepReleased | Kind::StepUnreadable => {
+                self.steps.push(entry, address);
+                None
+            }
             // This version does not know what an ignorable record changes, so it must not hide an earlier one of its key.
             Kind::Ignorable => None,
         }
@@ -202,7 +250,7 @@ impl<'a> Listed<'a> {
         self.removals.sort_unstable();
         sorted.removals = self.removals;
         self.tally.add_dead(segment.record_bytes.saturating_sub(self.listed_bytes));
-        let Listed { tally, exceptions: Exceptions { unreadable, begun }, .. } = self;
-        SegmentContents { segment, updates: sorted, tally, unreadable, begun }
+        let Listed { tally, exceptions: Exceptions { unreadable, begun, steps }, .. } = self;
+        SegmentContents { segment, updates: sorted, tally, unreadable, begun, steps }
     }
 }

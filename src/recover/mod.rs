@@ -50,6 +50,7 @@ mod verdict;
 mod team;
 mod survey;
 mod listed;
+mod steps;
 mod fill;
 #[cfg(test)]
 mod tests;
@@ -68,6 +69,7 @@ use crate::log::slots::Growing;
 use crate::log::writer::{FullSegment, Start, Tail};
 use crate::log::{Log, VersionsBefore};
 use crate::planted::{Bug, planted};
+use crate::step_set::FoundUnfinished;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
 use fill::FilledIndex;
@@ -94,8 +96,8 @@ pub(crate) struct Recovered {
     pub(crate) counter: u64,
     /// Addresses of the records of kind `Unreadable` that the index points to.
     pub(crate) unreadable: Vec<Address>,
-    /// The key hash of each operation that began and has not ended, and when its last attempt began, in store time.
-    pub(crate) begun: Vec<(u128, u64)>,
+    /// The operations that began and have not ended, with their steps.
+    pub(crate) begun: Vec<FoundUnfinished>,
 }
 
 /// The file that is being opened, and the options for that.

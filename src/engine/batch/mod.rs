@@ -265,7 +265,8 @@ fn refusal(entry: &Entry<'_>, elsewhere: Option<&Error>) -> Option<Error> {
         return known.as_ref().err().cloned();
     }
     let checked = key.check().map_err(Error::from).and_then(|()| match kind {
-        EntryKind::Record { value, .. } | EntryKind::Finish { finish: Finish::Completed(value), .. } => {
+        EntryKind::Record { value, .. }
+        | EntryKind::Finish { finish: Finish::Completed(value) | Finish::FoundApplied(value), .. } => {
             check_result(*key, value, terms)
         }
         _ => Ok(()),

@@ -210,6 +210,7 @@ impl Engine {
                     _ => Plan::Refused(Error::InProgress { key: key.to_owned(), attempt }),
                 }
             }
+            Decision::HasSteps => Plan::Refused(self.has_steps(group.key, view)),
             Decision::Fenced
             | Decision::Nothing
             | Decision::Differs

@@ -97,7 +97,7 @@ impl Reclaim {
         {
             return Ok(false);
         }
-        let count = Count::take(self.log(), self.records.index(), now_ms)?;
+        let count = Count::take(&self.records, now_ms)?;
         let is_enough = count.dead_log_bytes() >= min_bytes;
         state.last_count = (!is_enough).then_some(count);
         Ok(is_enough)
@@ -147,7 +147,7 @@ impl Reclaim {
         let mut damage = None;
         let mut moves = is_worth_it(self.log().space_usage().totals(now_ms));
         if !moves {
-            let count = Count::take(self.log(), self.records.index(), now_ms)?;
+            let count = Count::take(&self.records, now_ms)?;
             moves = is_worth_it(count.totals());
             damage = count.into_damage();
         }

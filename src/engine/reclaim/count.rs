@@ -1,8 +1,8 @@
 //! Counts dead bytes exactly, from the footers, for callers for which the estimate in memory is not enough.
 
+use crate::engine::records::Records;
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
-use crate::index::Index;
 use crate::log::Log;
 use crate::log::space_usage::{SpaceTotals, Tally};
 use crate::log::writer::FullSegment;
@@ -33,7 +33,8 @@ pub(super) struct Count {
 impl Count {
     /// Counts the dead bytes now. The caller makes sure that no segment is retired meanwhile. Records that other
     /// threads append or supersede meanwhile may or may not be counted.
-    pub(super) fn take(log: &Log, index: &Index, now_ms: u64) -> Result<Count> {
+    pub(super) fn take(records: &Records, now_ms: u64) -> Result<Count> {
+        let log = records.log();
         let now_ms = if planted(Bug::CountForgetsExpiry) { 0 } else { now_ms };
         let (head, tail) = log.span();
         let segment_bytes = log.segment_bytes();
@@ -56,7 +57,7 @@ impl Count {
                 }
                 Err(error) => return Err(error),
             };
-            let live_bytes = count_live(log, index, now_ms, &segment, &entries, &mut count.tally)?;
+            let live_bytes = count_live(records, now_ms, &segment, &entries, &mut count.tally)?;
             let record_bytes = segment.record_bytes.max(1);
             let dead_bytes = segment.record_bytes.saturating_sub(live_bytes);
             count.dead_log_bytes += match segment.record_bytes {
@@ -67,7 +68,7 @@ impl Count {
         }
         let (segment, entries) = log.tail_listing();
         let mut tally = Tally::at(now_ms);
-        count_live(log, index, now_ms, &segment, &entries, &mut tally)?;
+        count_live(records, now_ms, &segment, &entries, &mut tally)?;
         count.tail = tally.totals();
         Ok(count)
     }
@@ -109,8 +110,7 @@ fn scale(bytes: u64, (multiplier, divisor): (u64, u64)) -> u64 {
 
 /// Adds the records of a segment to `tally`. Returns the number of live bytes, which retiring the segment would move.
 fn count_live(
-    log: &Log,
-    index: &Index,
+    records: &Records,
     now_ms: u64,
     segment: &FullSegment,
     entries: &[FooterEntry],
@@ -118,7 +118,7 @@ fn count_live(
 ) -> Result<u64> {
     let (mut listed_bytes, mut live_bytes) = (0, 0);
     for entry in entries {
-        if index.holds(entry.hash, log.address(segment, entry)?) {
+        if records.points_to(entry, records.log().address(segment, entry)?) {
             let size = RecordSize::listed(entry);
             tally.add(&size);
             listed_bytes += entry.length;

@@ -1,5 +1,6 @@
 //! Visits the records of a segment that is being retired, one by one: moves each live record and drops each dead one.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::clock::StoreClock;
@@ -9,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::flights::{FlightGuard, Flights};
 use crate::format::footer::FooterEntry;
 use crate::format::record::{Kind, Record};
+use crate::hash::{ByHash, Domain};
 use crate::index::Address;
 use crate::log::commit::{Ticket, Until, record_cost_bytes};
 use crate::log::largest_carried_bytes;
@@ -17,35 +19,44 @@ use crate::log::writer::FullSegment;
 use crate::planted::{Bug, planted};
 use crate::record::{Liveness, RecordSize, Retirement, lost_liveness, retirement};
 
-/// A copy of a record that was appended and may not be written yet. Holds the key's flight.
+/// A copy of a record that was appended and may not be written yet.
 #[derive(Debug)]
-#[must_use = "the segment must not be retired before the move is published"]
-pub(super) struct Move<'a> {
-    flight: FlightGuard<'a>,
+struct Move {
+    /// The hash of the key whose flight covers the move.
+    flight_hash: u128,
     effect: Effect,
     ticket: Ticket,
 }
 
-impl Move<'_> {
-    /// The length of the copy.
-    pub(super) fn bytes(&self) -> u64 {
-        self.effect.size.length_bytes
+/// Moves that may not be written yet, and the flights of their keys.
+///
+/// A flight is entered once and covers every record that is moved under it: those of a key's operation and of all its steps.
+/// If each record needed the flight for itself, a piece could move only one record of a job.
+#[derive(Debug, Default)]
+#[must_use = "the segment must not be retired before the moves are published"]
+pub(super) struct Moves<'a> {
+    flights: HashMap<u128, FlightGuard<'a>, ByHash>,
+    moves: Vec<Move>,
+}
+
+impl Moves<'_> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.moves.is_empty()
     }
 }
 
 /// The outcome of visiting one footer entry of a segment.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is destructured at once")]
-pub(super) enum Visit<'a> {
-    /// The index does not point to the record, because a later record replaced it.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Visit {
+    /// The record is not the last one of its key or step, or the step's operation has ended.
     Superseded,
     /// The record was removed from the index. `has_expired` is set if it completed an operation whose retention has
     /// passed.
     Dropped { has_expired: bool },
     /// Another thread is changing the key. The entry has to be visited again.
     InFlight,
-    /// A copy of the record was appended.
-    Moved(Move<'a>),
+    /// A copy of the record with this length was appended.
+    Moved { bytes: u64 },
 }
 
 /// What to do with a record that the index points to.
@@ -84,27 +95,40 @@ impl Mover {
         Mover { records, write, flights, clock }
     }
 
-    /// Appends a copy of the record of `entry` if it is live, or removes it from the index if it is dead.
-    pub(super) fn visit(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Visit<'_>> {
+    /// Appends a copy of the record of `entry` if it is live, and adds that to `moves`, or removes the record from the index
+    /// if it is dead.
+    pub(super) fn visit<'a>(
+        &'a self,
+        moves: &mut Moves<'a>,
+        segment: &FullSegment,
+        entry: &FooterEntry,
+    ) -> Result<Visit> {
         let log = self.records.log();
         let address = log.address(segment, entry)?;
         // The thread that appended this record holds the key's flight until the index points to the record. So while
         // the flight is held, a record that is not in the index may be about to enter it. Retiring the segment then
         // would leave the index pointing into a free slot.
         let takes_flight = !planted(Bug::MoveWithoutFlight);
-        if takes_flight && self.flights.is_changing(entry.hash) {
+        let flight_hash = entry.flight_hash();
+        let is_held = moves.flights.contains_key(&flight_hash);
+        if takes_flight && !is_held && self.flights.is_changing(flight_hash) {
             return Ok(Visit::InFlight);
         }
-        if !self.records.index().holds(entry.hash, address) {
+        if !self.points_to(entry, address) {
             return Ok(Visit::Superseded);
         }
-        let flight =
-            if takes_flight { self.flights.try_enter(entry.hash) } else { self.flights.barge_in(entry.hash) };
-        let Some(flight) = flight else { return Ok(Visit::InFlight) };
-        if !self.records.index().holds(entry.hash, address) {
+        let entered = match is_held {
+            true => None,
+            false if takes_flight => self.flights.try_enter(flight_hash),
+            false => self.flights.barge_in(flight_hash),
+        };
+        let Some(flight) = entered.as_ref().or_else(|| moves.flights.get(&flight_hash)) else {
+            return Ok(Visit::InFlight);
+        };
+        if !self.points_to(entry, address) {
             return Ok(Visit::Superseded);
         }
-        let visited = Visited { entry, address, flight: &flight, now_ms: self.clock.now_ms() };
+        let visited = Visited { entry, address, flight, now_ms: self.clock.now_ms() };
         let read = log.reader().record(address, |place, record| {
             let old_size = RecordSize::of(record, place.length_bytes);
             match retirement(record, visited.now_ms) {
@@ -128,7 +152,14 @@ impl Mover {
             Err(error) => return Err(error),
         };
         match fate {
-            Fate::Move(effect, ticket) => Ok(Visit::Moved(Move { flight, effect, ticket })),
+            Fate::Move(effect, ticket) => {
+                let bytes = effect.size.length_bytes;
+                if let Some(entered) = entered {
+                    moves.flights.insert(flight_hash, entered);
+                }
+                moves.moves.push(Move { flight_hash, effect, ticket });
+                Ok(Visit::Moved { bytes })
+            }
             Fate::Drop { size, has_expired } => {
                 self.records.index().remove(entry.hash, address);
                 self.records.unreadable().remove(address);
@@ -137,6 +168,15 @@ impl Mover {
                 Ok(Visit::Dropped { has_expired })
             }
         }
+    }
+
+    /// Whether the record of `entry` is live, as far as the index or the table of unfinished operations tells.
+    fn points_to(&self, entry: &FooterEntry, address: Address) -> bool {
+        let is_step = entry.kind.domain() == Some(Domain::Step);
+        if is_step && planted(Bug::LiveStepDropped) {
+            return false;
+        }
+        is_step && planted(Bug::DeadStepKept) || self.records.points_to(entry, address)
     }
 
     /// Appends `kept`, the new form of a live record.
@@ -151,13 +191,13 @@ impl Mover {
                 reason: "there is no space to move live records".into(),
             });
         };
-        let effect = Effect {
-            hash: entry.hash,
-            size: record.size,
-            time_ms: now_ms,
-            replaced: Some(IndexEntry { address, size: old_size }),
-            kind: EffectKind::Moved,
+        let (replaced, kind) = match entry.kind.domain() {
+            Some(Domain::Step) => {
+                (None, EffectKind::StepMoved { parent: entry.parent_hash(), from: address })
+            }
+            _ => (Some(IndexEntry { address, size: old_size }), EffectKind::Moved),
         };
+        let effect = Effect { hash: entry.hash, size: record.size, time_ms: now_ms, replaced, kind };
         let change = Change { record, effect, flight };
         let ticket = self.write.append(std::slice::from_ref(&change), reservation, Until::Written)?;
         Ok(Fate::Move(change.effect, ticket))
@@ -183,8 +223,18 @@ impl Mover {
         self.append_again(visited, &entry.carrying(&bytes, now_ms), old_size)
     }
 
-    /// Waits until the copy is written, and points the index to it.
-    pub(super) fn publish(&self, moved: &Move<'_>) -> Result<()> {
-        self.write.finish_along(&moved.effect, &moved.flight, &moved.ticket)
+    /// Waits until the copies are written, and points the index or the steps to them. Returns the length of those for which
+    /// that succeeded, and the first error.
+    pub(super) fn publish(&self, moves: Moves<'_>) -> (u64, Result<()>) {
+        let mut bytes = 0;
+        for Move { flight_hash, effect, ticket } in &moves.moves {
+            // Always there: a move is added together with its flight.
+            let Some(flight) = moves.flights.get(flight_hash) else { continue };
+            if let Err(error) = self.write.finish_along(effect, flight, ticket) {
+                return (bytes, Err(error));
+            }
+            bytes += effect.size.length_bytes;
+        }
+        (bytes, Ok(()))
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::count::Count;
-use super::moves::{Move, Mover, Visit};
+use super::moves::{Mover, Moves, Visit};
 use crate::clock::StoreClock;
 use crate::engine::admission::Admission;
 use crate::engine::path_check::PathCheck;
@@ -102,7 +102,7 @@ pub(in crate::engine) struct Reclaim {
 #[must_use = "the moves must be published after the caller's own record is written"]
 pub(in crate::engine) struct Piece<'a> {
     state: MutexGuard<'a, State>,
-    moves: Vec<Move<'a>>,
+    moves: Moves<'a>,
 }
 
 impl Reclaim {
@@ -197,11 +197,10 @@ impl Reclaim {
         self.publish_moves(&mut state, moves)
     }
 
-    fn publish_moves(&self, state: &mut State, moves: Vec<Move<'_>>) -> Result<()> {
-        for moved in moves {
-            self.mover.publish(&moved)?;
-            self.moved_bytes.fetch_add(moved.bytes(), Ordering::Relaxed);
-        }
+    fn publish_moves(&self, state: &mut State, moves: Moves<'_>) -> Result<()> {
+        let (moved_bytes, published) = self.mover.publish(moves);
+        self.moved_bytes.fetch_add(moved_bytes, Ordering::Relaxed);
+        published?;
         self.retire_if_done(state);
         Ok(())
     }
@@ -257,8 +256,8 @@ impl Reclaim {
     /// Visits records of the oldest segments until it has seen `budget` bytes of them, or the pass is over. Returns an
     /// error only if there are no moves yet. Otherwise it returns the moves, which must be waited for, and the next
     /// visit runs into the error again.
-    fn visit(&self, state: &mut State, budget: u64) -> Result<Vec<Move<'_>>> {
-        let mut moves = Vec::new();
+    fn visit(&self, state: &mut State, budget: u64) -> Result<Moves<'_>> {
+        let mut moves = Moves::default();
         let mut seen_bytes = 0;
         while seen_bytes < budget && self.has_current(state)? {
             let Some(current) = &mut state.current else { break };
@@ -266,10 +265,10 @@ impl Reclaim {
                 Some(entry) => {
                     seen_bytes += entry.length;
                     let entry = *entry;
-                    self.mover.visit(&current.segment, &entry).map(|visit| {
+                    self.mover.visit(&mut moves, &current.segment, &entry).map(|visit| {
                         // Advance only now, so that an entry whose visit failed is not skipped.
                         current.next += 1;
-                        if !self.note_visit(current, &mut moves, visit) {
+                        if !self.note_visit(current, visit) {
                             current.again.push(entry);
                         }
                     })
@@ -297,11 +296,11 @@ impl Reclaim {
     }
 
     /// Visits each entry in `current.again` once more.
-    fn visit_again<'a>(&'a self, current: &mut Current, moves: &mut Vec<Move<'a>>) -> Result<()> {
+    fn visit_again<'a>(&'a self, current: &mut Current, moves: &mut Moves<'a>) -> Result<()> {
         let mut at = 0;
         while let Some(entry) = current.again.get(at).copied() {
-            let visit = self.mover.visit(&current.segment, &entry)?;
-            if self.note_visit(current, moves, visit) {
+            let visit = self.mover.visit(moves, &current.segment, &entry)?;
+            if self.note_visit(current, visit) {
                 current.again.swap_remove(at);
             } else {
                 at += 1;
@@ -311,17 +310,14 @@ impl Reclaim {
     }
 
     /// Records the outcome of a visit. Returns false if the entry has to be visited again.
-    fn note_visit<'a>(&self, current: &mut Current, moves: &mut Vec<Move<'a>>, visit: Visit<'a>) -> bool {
+    fn note_visit(&self, current: &mut Current, visit: Visit) -> bool {
         match visit {
             Visit::InFlight => return false,
             Visit::Superseded => {}
             Visit::Dropped { has_expired } => {
                 self.expired_keys.fetch_add(u64::from(has_expired), Ordering::Relaxed);
             }
-            Visit::Moved(moved) => {
-                current.moved_bytes += moved.bytes();
-                moves.push(moved);
-            }
+            Visit::Moved { bytes } => current.moved_bytes += bytes,
         }
         true
     }
