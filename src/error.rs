@@ -73,13 +73,17 @@ pub enum Error {
         /// The number of the attempt that is running, counted from 1.
         attempt: u32,
     },
-    /// The key's latest record is not durable yet, and the sync by another thread took longer than the timeout of
-    /// [`Store::get_timeout`](crate::Store::get_timeout). Try again, or use [`Store::get`](crate::Store::get), which waits as
-    /// long as the sync takes.
+    /// Another thread or process is at work, and the call has not waited for it. Try again.
+    ///
+    /// From [`Store::get_timeout`](crate::Store::get_timeout): the key's latest record is not durable yet, and the sync by
+    /// another thread took longer than the timeout. [`Store::get`](crate::Store::get) waits as long as the sync takes. From a
+    /// [`Reader`](crate::Reader): another process changed the file again and again while this one read it.
     #[non_exhaustive]
     Busy {
-        /// The key of the call.
-        key: OwnedKey,
+        /// The file of the store.
+        path: PathBuf,
+        /// The key of the call. `None` if a reader was reading the whole file.
+        key: Option<OwnedKey>,
     },
     /// The call would wait for an attempt that its own thread is running or reconciling, so the wait would never end. The
     /// call was made from the closure of [`Operation::run`](crate::Operation::run) or
@@ -296,6 +300,10 @@ pub enum Error {
         /// How many leases and doubts are alive.
         count: usize,
     },
+    /// The call was made from a [progress](crate::Progress) callback of the same store, and would close the store under the
+    /// call that reports its progress. The store is still open. Stop that call from the callback, and close the store after it
+    /// has returned.
+    InCallback,
     /// The store is closed: [`Store::close`](crate::Store::close) was called on this handle or a clone of it.
     Closed,
     /// This process was forked from the one that opened the store, which still uses it. The call did nothing. In the child,
@@ -394,6 +402,7 @@ impl Error {
             | Error::Option { .. }
             | Error::LeasesAlive { .. }
             | Error::WouldWaitForItself { .. }
+            | Error::InCallback
             | Error::Closed
             | Error::Forked => ErrorKind::Caller,
             Error::Full { .. }
@@ -416,7 +425,7 @@ impl Error {
     /// | error | retryable | because |
     /// |---|---|---|
     /// | `InProgress` | yes | the attempt ends |
-    /// | `Busy` | yes | the sync ends |
+    /// | `Busy` | yes | the sync ends, or the other process pauses |
     /// | `InDoubt` with a `reason` | yes | `reconcile` ran, and may find out the next time |
     /// | `InDoubt` without one | no | the operation does not resolve doubts: use [`reconcile`](crate::Operation::reconcile) or [`rerun`](crate::Operation::rerun) |
     /// | `LeasesAlive` | yes | leases end |
@@ -430,7 +439,7 @@ impl Error {
     /// | `Fenced` | no | the operation no longer belongs to this lease |
     /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
     /// | `Decode` | no | the bytes and the type stay as they are |
-    /// | `WouldWaitForItself` | no | the same call from the same closure would wait for itself again |
+    /// | `WouldWaitForItself`, `InCallback` | no | the same call from the same closure or callback would fail again |
     /// | `Closed`, `Forked`, `Poisoned`, `Replaced` | no | the store must be opened again, after someone has found out what happened |
     /// | `VersionsExhausted` | no | the store must be opened again, or a new file started |
     /// | `NotAStore`, `Unsupported`, `Corrupt` | no | the file stays as it is |
@@ -476,6 +485,7 @@ impl Error {
             | Error::Decode { .. }
             | Error::Encode { .. }
             | Error::Option { .. }
+            | Error::InCallback
             | Error::Closed
             | Error::Forked
             | Error::Replaced { .. }

@@ -177,6 +177,14 @@ pub enum Bug {
     LiveStepDropped,
     /// Reclaiming moves the records of steps whose operation has ended.
     DeadStepKept,
+    /// A scan ends at the tail that the log had when the scan began, so it misses keys that were moved behind it.
+    ScanEndsAtOldTail,
+    /// Forgetting a scope stops after one walk over the store.
+    ForgetScopeWalksOnce,
+    /// A close in a callback of a long call waits for that call.
+    CloseWaitsForItself,
+    /// A reader reports a fault that it has found in one survey only.
+    FaultOfOneSurvey,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

@@ -46,6 +46,9 @@ pub enum Status {
     Stopped,
     /// The side effect happened, and the store has recorded that.
     Completed,
+    /// An attempt began and has not ended. Only a [`Reader`](crate::Reader) reports this, while another process may have
+    /// the store open: it cannot know whether that process is running the attempt.
+    Begun,
 }
 
 impl fmt::Display for Status {
@@ -56,6 +59,7 @@ impl fmt::Display for Status {
             Status::InDoubt => "in doubt",
             Status::Stopped => "stopped",
             Status::Completed => "completed",
+            Status::Begun => "begun",
         })
     }
 }
@@ -329,6 +333,8 @@ const DECISIONS: [[Result<Status, Refused>; STATUSES]; EVENTS] = {
 /// Returns the status that a key in status `from` has after `event`, or why the event cannot happen to it: the decision of
 /// [`CASES`].
 pub(crate) fn transition(from: Status, event: Event) -> Result<Status, Refused> {
+    // Only readers report this status, and no reader changes a key.
+    let from = if from == Status::Begun { Status::InProgress } else { from };
     DECISIONS[event as usize][from as usize]
 }
 

@@ -1,5 +1,6 @@
 //! The public handle of a store, with the calls on bytes. [`Operation`] is the typed interface.
 
+mod care;
 mod many;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use crate::begin::Begin;
 use crate::codec::DefaultCodec;
 use crate::completion::Recorded;
 use crate::doubt::Doubt;
-use crate::engine::{Compaction, Engine, Expected, Handle, Next};
+use crate::engine::{Engine, Expected, Handle, Next};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::key::{AnyKey, Fingerprint};
@@ -379,23 +380,6 @@ impl Store {
         self.engine.sync()
     }
 
-    /// Frees all dead space at once: moves the live records together and shortens the file, but not below
-    /// [`Options::min_size`]. Returns what it did.
-    ///
-    /// Not needed for normal operation, because changes reclaim dead space bit by bit and reuse it for new records. But
-    /// changes do not shorten the file. Other threads can read and write meanwhile. Keys whose retention has passed are
-    /// removed from the index as well, which frees their memory ([`Stats::index_bytes`]).
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Poisoned`], [`Error::Corrupt`], [`Error::Io`]: the disk failed. What was moved so far is valid.
-    /// - [`Error::Full`]: there is no space to move records into.
-    /// - [`Error::Replaced`]: the path no longer leads to the open file.
-    /// - [`Error::Closed`]: the store was closed, before or meanwhile. [`Error::Forked`].
-    pub fn compact(&self) -> Result<Compaction> {
-        self.engine.compact()
-    }
-
     /// Returns figures about the store, for metrics. Does no I/O, but can wait for a write by another thread.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -435,6 +419,7 @@ impl Store {
     /// - [`Error::LeasesAlive`]: leases or doubts are alive. The store is still open, and nothing has changed.
     /// - [`Error::Poisoned`]: the disk failed, now or before. The store is closed and the file unlocked; opening the
     ///   store again finds out what is on disk.
+    /// - [`Error::InCallback`]: this is a [progress](crate::Progress) callback of a call on the same store. The store is still open.
     /// - [`Error::Replaced`]: the store is closed, and its path no longer leads to the file that was open.
     /// - [`Error::Closed`]: the store was closed before, without an error. If that close failed, its error is returned
     ///   again.

@@ -2,7 +2,7 @@
 
 use std::vec;
 
-use crate::engine::{Engine, Handle, UnfinishedRecord};
+use crate::engine::{Engine, Handle, ListedRecord, Listing};
 use crate::error::Result;
 use crate::key::{Key, OwnedKey};
 use crate::status::{Status, Version};
@@ -58,10 +58,16 @@ pub struct UnfinishedOperation {
 }
 
 impl UnfinishedOperation {
-    fn of(record: UnfinishedRecord) -> UnfinishedOperation {
-        let UnfinishedRecord { key, status, version, attempt, since_ms, note } = record;
-        let note = note.map(|note| String::from_utf8_lossy(&note).into_owned());
-        UnfinishedOperation { key, status, version, attempt, since_ms, note }
+    pub(crate) fn of(record: ListedRecord) -> UnfinishedOperation {
+        let ListedRecord { key, status, found, note, .. } = record;
+        UnfinishedOperation {
+            key,
+            status,
+            version: found.version,
+            attempt: found.attempt,
+            since_ms: found.time_ms,
+            note: note.map(|note| String::from_utf8_lossy(&note).into_owned()),
+        }
     }
 
     /// The key.
@@ -119,7 +125,8 @@ impl Unfinished {
     }
 
     fn read(engine: &Engine, hash: u128) -> Option<Result<UnfinishedOperation>> {
-        engine.unfinished_record(hash).map(|record| record.map(UnfinishedOperation::of)).transpose()
+        let listed = engine.listed_record(hash, None, Listing::Unfinished);
+        listed.map(|record| record.map(UnfinishedOperation::of)).transpose()
     }
 }
 

@@ -419,7 +419,7 @@ impl Engine {
             }
             // The thread that is changing the key begins its next attempt.
             Status::Absent => Ok(Answer::InProgress { attempt: found.attempt.saturating_add(1) }),
-            Status::InProgress | Status::InDoubt | Status::Stopped => {
+            Status::InProgress | Status::InDoubt | Status::Stopped | Status::Begun => {
                 self.viewer.check_request(key, request, &found, terms.durability)?;
                 Ok(Answer::InProgress { attempt: attempt.unwrap_or(found.attempt) })
             }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::assembly::Engine;
-use super::inside::{self, InClosure};
+use super::inside::{self, InCallback, InClosure};
 use super::records::HashedKey;
 use crate::error::{Error, Result};
 use crate::flights::Claim;
@@ -50,6 +50,11 @@ impl Engine {
         if has_ended && let Claim::Lease { attempt, .. } = claim {
             crate::events::in_doubt(key.key, attempt);
         }
+    }
+
+    /// Registers that this thread is about to call a progress callback.
+    pub(crate) fn enter_callback(&self) -> InCallback {
+        inside::enter_callback(&self.flights)
     }
 
     /// Registers that this thread is about to call the closure that runs under `claim`.

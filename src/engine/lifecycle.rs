@@ -15,7 +15,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use super::assembly::Engine;
-use super::reclaim::Compaction;
+use super::inside;
+use super::reclaim::{Compaction, OnProgress};
 use crate::error::{Error, Result};
 use crate::planted::{Bug, planted};
 
@@ -32,9 +33,12 @@ impl Engine {
     }
 
     /// Retires every segment that exists now, and cuts off the slots that this frees at the end of the file.
-    pub(crate) fn compact(&self) -> Result<Compaction> {
-        let _events = crate::events::hold_back();
-        self.reclaim.compact()
+    /// Calls `on_progress` after each segment, while the call holds no lock and is not admitted.
+    pub(crate) fn compact(&self, on_progress: OnProgress<'_>) -> Result<Compaction> {
+        self.reclaim.compact(&mut |progress| {
+            let _in_callback = self.enter_callback();
+            on_progress(progress)
+        })
     }
 
     /// Marks the log as closed. No call may be admitted, because the mark contains the counter of the last version.
@@ -49,6 +53,9 @@ impl Engine {
     pub(crate) fn close(&self) -> Result<()> {
         let _events = crate::events::hold_back();
         self.admission.check_process()?;
+        if inside::is_in_callback(&self.flights) {
+            return Err(Error::InCallback);
+        }
         if !self.admission.is_closed() {
             self.check_no_claims()?;
         }

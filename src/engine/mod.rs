@@ -19,7 +19,7 @@
 //! | `unreadable` | the set of records that are known to be unreadable | its own set |
 //! | `unfinished` | the table of operations that began and have not ended | its own table |
 //! | `unstarted` | the attempts that never run and are to be released | its own list |
-//! | `inside` | the claims whose closures a thread is running | a thread-local list |
+//! | `inside` | the claims whose closures a thread is running, and the callbacks that it is in | thread-local lists |
 //! | `records` | the last record of every key | log (read only), index |
 //! | `view` | reading the state of a key | records, flights, clock (all read only) |
 //! | `decide` | the choice of what a call does to a key | nothing: pure |
@@ -30,7 +30,7 @@
 //! | `releases` | writing the releases of attempts that never ran | the parts above |
 //! | `step_reading` | reading the steps of an operation | the parts above, all read only |
 //! | `call` | the rules of one call | nothing: data |
-//! | `reading`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `lifecycle` | the calls | the parts above |
+//! | `reading`, `walk`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `lifecycle` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
@@ -53,6 +53,7 @@ mod reading;
 #[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod step_reading;
 mod call;
+mod walk;
 mod change;
 mod begin;
 mod finish;
@@ -72,10 +73,10 @@ pub(crate) use change::Grant;
 pub(crate) use edit::Forgotten;
 pub(crate) use edit::Swap;
 pub(crate) use finish::Applied;
-pub(crate) use inside::InClosure;
+pub(crate) use inside::{InCallback, InClosure};
 pub(crate) use lifecycle::Handle;
 pub(crate) use notes::MAX_NOTE_BYTES;
-pub(crate) use reading::UnfinishedRecord;
+pub(crate) use reading::{ListedRecord, Listing};
 pub use reclaim::Compaction;
 pub(crate) use records::{Found, HashedKey};
 #[allow(unused_imports, reason = "the typed interface of steps uses them")]
@@ -84,3 +85,4 @@ pub(crate) use step_reading::{StepInfo, StepOf};
 pub(crate) use steps::{StepBegan, StepEnd, StepGrant};
 pub use terms::{Durability, Expected, Next};
 pub(crate) use terms::{Finish, Request, Settings, Terms};
+pub(crate) use walk::{WalkedKey, WalkedSegment};

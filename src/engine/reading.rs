@@ -5,22 +5,83 @@ use super::records::{Found, Sight, Want, found_at};
 use super::terms::{Durability, Request};
 use crate::error::Result;
 use crate::flights::Claim;
-use crate::format::record::Kind;
+use crate::format::record::Record;
+use crate::index::Address;
 use crate::key::{Key, OwnedKey};
+use crate::key_filter::KeyFilter;
+use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
 use crate::record::Liveness;
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
-/// The record of an operation that began and has not ended.
+/// The last record of a key, as listings show it.
 #[derive(Debug)]
-pub(crate) struct UnfinishedRecord {
+pub(crate) struct ListedRecord {
     pub(crate) key: OwnedKey,
     pub(crate) status: Status,
-    pub(crate) version: Version,
-    pub(crate) attempt: u32,
-    pub(crate) since_ms: u64,
+    pub(crate) found: Found,
+    /// The length of the result, if there is one.
+    pub(crate) result_bytes: Option<usize>,
+    /// Why the last attempt ended in doubt, if that is known.
     pub(crate) note: Option<Vec<u8>>,
+}
+
+/// What is listed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Listing<'a> {
+    /// The operations that began and have not ended.
+    Unfinished,
+    /// The keys that meet the conditions.
+    Keys(&'a KeyFilter),
+}
+
+impl Listing<'_> {
+    fn admits_record(self, key: Key<'_>, liveness: Liveness, time_ms: u64) -> bool {
+        match self {
+            Listing::Unfinished => liveness == Liveness::Begun,
+            Listing::Keys(filter) => filter.admits_record(key, liveness, time_ms),
+        }
+    }
+
+    fn admits_status(self, status: Status) -> bool {
+        match self {
+            Listing::Unfinished => true,
+            Listing::Keys(filter) => filter.admits_status(status),
+        }
+    }
+
+    /// Whether a key whose record cannot be read is listed, as an error.
+    fn admits_unreadable(self, liveness: Liveness) -> bool {
+        match self {
+            Listing::Unfinished => liveness == Liveness::Begun,
+            Listing::Keys(_) => liveness != Liveness::Gone,
+        }
+    }
+}
+
+impl ListedRecord {
+    /// Copies what listings show out of a record, if it is listed. The status is preliminary if the operation has not ended.
+    pub(crate) fn of(
+        (address, place): (Address, RecordLocation),
+        record: &Record<'_>,
+        now_ms: u64,
+        listing: Listing<'_>,
+    ) -> Option<ListedRecord> {
+        let found = found_at(address, place, record, now_ms);
+        if !listing.admits_record(record.key, found.liveness, found.time_ms) {
+            return None;
+        }
+        let is_begun = found.liveness == Liveness::Begun;
+        let value = record.value.result;
+        Some(ListedRecord {
+            key: record.key.to_owned(),
+            status: if is_begun { Status::InDoubt } else { Status::Completed },
+            result_bytes: value.filter(|_| found.liveness == Liveness::Completed).map(<[u8]>::len),
+            note: value.filter(|_| is_begun).map(<[u8]>::to_vec),
+            found,
+        })
+    }
 }
 
 impl Engine {
@@ -30,48 +91,50 @@ impl Engine {
         Ok(self.records.unfinished().oldest_first())
     }
 
-    /// Reads the unfinished operation of the key with this hash. Returns None if it has ended. Waits for no other caller, and
-    /// makes nothing durable.
+    /// Reads the last record of the key with this hash. Returns None if the key is not listed, or if `at` is given and
+    /// the last record is not there. Waits for no other caller, and makes nothing durable.
     ///
     /// The record and the claim are read one after the other. As in [`Viewer::look`](super::view::Viewer::look), the operation
     /// is in doubt only if its record is still the last one after the claim was read: otherwise it may have ended meanwhile.
-    pub(crate) fn unfinished_record(&self, hash: u128) -> Result<Option<UnfinishedRecord>> {
+    pub(crate) fn listed_record(
+        &self,
+        hash: u128,
+        at: Option<Address>,
+        listing: Listing<'_>,
+    ) -> Result<Option<ListedRecord>> {
+        if at.is_some_and(|at| !self.index().holds(hash, at)) {
+            return self.admission.check_open().map(|()| None);
+        }
         loop {
             self.admission.check_open()?;
             let now_ms = self.clock.now_ms();
             let read = self.records.read_by_hash(hash, now_ms, |address, place, record| {
-                (record.kind == Kind::Begun).then(|| {
-                    let note = record.value.result.map(<[u8]>::to_vec);
-                    (found_at(address, place, record, now_ms), record.key.to_owned(), note)
-                })
+                ListedRecord::of((address, place), record, now_ms, listing)
             })?;
-            let (found, key, note) = match read {
-                Some(Sight::Read(Some(begun))) => begun,
-                Some(Sight::Unreadable(lost)) if lost.liveness == Liveness::Begun => return Err(lost.error),
+            let mut listed = match read {
+                Some(Sight::Read(Some(listed))) => listed,
+                Some(Sight::Unreadable(lost)) if listing.admits_unreadable(lost.liveness) => {
+                    return Err(lost.error);
+                }
                 _ => return Ok(None),
             };
-            let status = match self.flights.claim(hash) {
-                Some(Claim::Lease { version, deadline_ms, .. })
-                    if version == found.version && now_ms < deadline_ms =>
-                {
-                    Status::InProgress
-                }
-                // The attempt never runs, and its release is about to be written.
-                Some(Claim::Unstarted { version }) if version == found.version => return Ok(None),
-                _ => Status::InDoubt,
-            };
-            if status == Status::InProgress
+            if listed.found.liveness == Liveness::Begun {
+                listed.status = match self.flights.claim(hash) {
+                    Some(Claim::Lease { version, deadline_ms, .. })
+                        if version == listed.found.version && now_ms < deadline_ms =>
+                    {
+                        Status::InProgress
+                    }
+                    // The attempt never runs, and its release is about to be written.
+                    Some(Claim::Unstarted { version }) if version == listed.found.version => return Ok(None),
+                    _ => Status::InDoubt,
+                };
+            }
+            if listed.status != Status::InDoubt
                 || planted(Bug::IndexReadOnce)
-                || self.records.is_last(hash, &found)
+                || self.records.is_last(hash, &listed.found)
             {
-                return Ok(Some(UnfinishedRecord {
-                    key,
-                    status,
-                    version: found.version,
-                    attempt: found.attempt,
-                    since_ms: found.time_ms,
-                    note,
-                }));
+                return Ok(listing.admits_status(listed.status).then_some(listed));
             }
         }
     }

@@ -212,7 +212,7 @@ impl Viewer {
             (Some(found), Durability::Sync)
                 if !self.records.log().sync_to_within(found.end(), patience)? =>
             {
-                Err(Error::Busy { key: key.key.to_owned() })
+                Err(Error::Busy { path: self.records.path().to_owned(), key: Some(key.key.to_owned()) })
             }
             _ => Ok((status, found)),
         }

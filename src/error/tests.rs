@@ -41,7 +41,9 @@ fn one_of_each() -> Vec<(Error, bool)> {
         (Error::BatchRefused { entry: 3 }, false),
         (Error::Mismatch { key: key() }, false),
         (Error::InProgress { key: key(), attempt: 1 }, true),
-        (Error::Busy { key: key() }, true),
+        (Error::Busy { path: path(), key: Some(key()) }, true),
+        (Error::Busy { path: path(), key: None }, true),
+        (Error::InCallback, false),
         (Error::WouldWaitForItself { key: key() }, false),
         (doubt(None), false),
         (doubt(Some(reason())), true),
@@ -109,6 +111,7 @@ fn number_of(error: &Error) -> usize {
         Error::HasSteps { .. } => 29,
         Error::StepReused { .. } => 30,
         Error::TooManySteps { .. } => 31,
+        Error::InCallback => 32,
     }
 }
 
@@ -127,7 +130,7 @@ fn chain(error: &Error) -> Vec<String> {
 fn one_of_each_has_an_example_of_every_variant() {
     let numbers: std::collections::BTreeSet<_> =
         one_of_each().iter().map(|(error, _)| number_of(error)).collect();
-    assert!(numbers.into_iter().eq(0..32));
+    assert!(numbers.into_iter().eq(0..33));
 }
 
 #[test]

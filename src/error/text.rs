@@ -56,7 +56,12 @@ impl fmt::Display for Error {
                     "{key}: attempt {attempt} is in progress in this process; try again later, or wait with Operation::wait"
                 )
             }
-            Error::Busy { key } => write!(
+            Error::Busy { path, key: None } => write!(
+                out,
+                "{}: another process changed the file each time that this one was reading it; try again",
+                Shown(path)
+            ),
+            Error::Busy { key: Some(key), .. } => write!(
                 out,
                 "{key}: another thread is still syncing the latest record, and the timeout has passed; try again"
             ),
@@ -166,6 +171,11 @@ impl fmt::Display for Error {
                     "{count} {leases} alive; complete, release or drop {them} before closing the store"
                 )
             }
+            Error::InCallback => write!(
+                out,
+                "this is a progress callback of a call on the same store; stop that call, and close the store after it has \
+                 returned"
+            ),
             Error::Closed => {
                 write!(out, "the store is closed, by this handle or a clone of it; open it again")
             }
@@ -223,6 +233,7 @@ impl std::error::Error for Error {
             | Error::Clock { .. }
             | Error::Option { .. }
             | Error::LeasesAlive { .. }
+            | Error::InCallback
             | Error::Closed
             | Error::Forked
             | Error::Replaced { .. }

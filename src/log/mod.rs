@@ -366,6 +366,12 @@ impl Log {
         }
     }
 
+    /// Tells the storage that the records of a full segment are about to be read.
+    pub(crate) fn will_read(&self, segment: &FullSegment) {
+        let length = segment.end % self.parameters.segment_bytes;
+        self.storage.will_read(self.reader.slot_offset(segment.slot), length);
+    }
+
     /// Describes the tail as if it were full now, with the entries of its footer.
     pub(crate) fn tail_listing(&self) -> (FullSegment, Vec<FooterEntry>) {
         self.writer.lock().tail_listing()

@@ -154,6 +154,12 @@ impl Storage for FileStorage {
     }
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn will_read(&self, offset: u64, length: u64) {
+        use rustix::fs::{Advice, fadvise};
+        let _ = fadvise(&self.file, offset, std::num::NonZeroU64::new(length), Advice::WillNeed);
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
         use rustix::fs::{SeekFrom, seek};
         use rustix::io::Errno;

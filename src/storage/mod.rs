@@ -48,6 +48,9 @@ pub(crate) trait Storage: Send + Sync + Debug {
     /// beyond the end. See [`read_exact_at`].
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
+    /// Tells the medium that these bytes are about to be read, so that it can read them ahead. Only a hint.
+    fn will_read(&self, _offset: u64, _length: u64) {}
+
     /// Returns the first range at or after `offset` in which bytes may be other than zero. None if only zeroes follow, or
     /// nothing. A storage that does not track holes returns everything from `offset` on.
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {

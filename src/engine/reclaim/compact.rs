@@ -1,12 +1,16 @@
 //! Reclaims at once, for `Store::compact` and for a caller that finds the store full. If the estimate of dead bytes
 //! does not justify that, both count exactly before they return without reclaiming.
 
+use std::ops::ControlFlow;
+
 use super::count::Count;
 use super::retire::{Reclaim, State};
 use crate::error::{Error, Result};
-use crate::log::Rotate;
 use crate::log::reservations::NoRoom;
 use crate::log::space_usage::SpaceTotals;
+use crate::log::{Log, Rotate};
+use crate::planted::{Bug, planted};
+use crate::progress::Progress;
 
 /// For a caller that finds the store full, segments are retired only if that frees at least one byte in this many.
 const MIN_DEAD_SHARE: u64 = 64;
@@ -41,6 +45,9 @@ pub struct Compaction {
     /// [`Options::min_size`](crate::Options::min_size); free space within it is reused. If other calls make the file
     /// longer meanwhile, this number is smaller by as much.
     pub freed_bytes: u64,
+    /// Whether the callback of [`Store::compact_with`](crate::Store::compact_with) stopped the call. What was moved until
+    /// then stays moved.
+    pub is_stopped: bool,
 }
 
 impl Reclaim {
@@ -103,84 +110,11 @@ impl Reclaim {
         Ok(is_enough)
     }
 
-    /// Retires every segment that exists now, and cuts off the slots that this frees at the end of the file.
-    pub(in crate::engine) fn compact(&self) -> Result<Compaction> {
-        let mut done = Compaction::default();
-        let mut length_before_bytes = None;
-        loop {
-            let _inside = self.admission.enter()?;
-            self.path_check.look()?;
-            let before_bytes = *length_before_bytes.get_or_insert_with(|| self.log().file_bytes());
-            match self.compact_until_closing(&mut done) {
-                // The call stopped because a close was waiting for it. It is admitted again if the close is refused.
-                Err(Error::Closed) => {}
-                outcome => {
-                    outcome?;
-                    done.freed_bytes = before_bytes.saturating_sub(self.log().file_bytes());
-                    return Ok(done);
-                }
-            }
-        }
-    }
-
-    /// Compacts until done, and adds what was achieved to `done`. Returns [`Error::Closed`] as soon as a close is
-    /// waiting for this call; the moves made until then stay.
-    fn compact_until_closing(&self, done: &mut Compaction) -> Result<()> {
-        self.log().check_poison()?;
-        let mut state = self.state.lock();
-        // Both counters change only with the state locked, so the differences are due to this call alone.
-        let (expired_before, moved_before_bytes) = (self.expired_keys(), self.moved_bytes());
-        let moved = self.move_together(&mut state);
-        done.expired_keys += self.expired_keys() - expired_before;
-        done.moved_bytes += self.moved_bytes() - moved_before_bytes;
-        state.not_before_dead_bytes = 0;
-        // Even if there was no space to move every record, cut off the slots that were freed.
-        self.log().check_poison()?;
-        self.log().shrink()?;
-        moved
-    }
-
-    /// Moves all live records together, so that the rest of the file is free.
-    fn move_together(&self, state: &mut State) -> Result<()> {
-        let now_ms = self.clock.now_ms();
-        let is_worth_it = |totals: SpaceTotals| totals.dead_bytes * WORTH_MOVING_SHARE > totals.total_bytes;
-        let mut damage = None;
-        let mut moves = is_worth_it(self.log().space_usage().totals(now_ms));
-        if !moves {
-            let count = Count::take(&self.records, now_ms)?;
-            moves = is_worth_it(count.totals());
-            damage = count.into_damage();
-        }
-        if moves {
-            // Check that the oldest segment can be read before the rest of the tail is given up: reclaiming may need
-            // that space for moves.
-            if self.begin_pass(state) {
-                self.has_current(state).inspect_err(|error| self.note_stop(state, error))?;
-            }
-            let (_, tail) = self.log().span();
-            let is_first = self.rotate(Rotate::IfSpare)?;
-            if self.begin_pass(state) {
-                self.retire_all(state)?;
-            }
-            // If there was no space to spare for the rotation, the old tail is retired last. By now it is the oldest
-            // segment, unless there was no space to move the segments before it.
-            if !is_first && self.log().span().0 == tail && self.rotate(Rotate::IfWritten)? {
-                self.begin_pass_to(state, tail);
-                self.retire_all(state)?;
-            }
-        }
-        // The first copies were appended after the originals. Now that the originals are gone, moving those copies once
-        // more into the freed slots lets the file end earlier. The copies are in the oldest segments now, so the pass
-        // visits nothing else. The second pass is for the segment that was written during the first one.
-        for _ in 0..2 {
-            let Some(last) = self.log().shorter_by_moving() else { break };
-            if last == self.log().span().1 {
-                self.log().rotate(Rotate::Always)?;
-            }
-            self.begin_pass_to(state, last);
-            self.retire_all(state)?;
-        }
-        damage.map_or(Ok(()), Err)
+    /// Retires every segment that exists now, and cuts off the slots that this frees at the end of the file. Calls
+    /// `on_progress` after each segment.
+    pub(in crate::engine) fn compact(&self, on_progress: OnProgress<'_>) -> Result<Compaction> {
+        let done = Compaction::default();
+        Compacting { reclaim: self, on_progress, done, worked_bytes: 0 }.run()
     }
 
     /// Makes the log go on in the next segment. Returns false if there is no space for that.
@@ -191,24 +125,178 @@ impl Reclaim {
         }
     }
 
-    /// Retires every segment of the pass, until there is no space left for moves. Returns [`Error::Closed`] if a close
-    /// is waiting for this call.
-    fn retire_all(&self, state: &mut State) -> Result<()> {
+    /// Retires the oldest segment if its sequence is at most `last`. Returns false if there is none to retire, or no space to
+    /// move its records into.
+    fn retire_up_to(&self, state: &mut State, last: u64) -> Result<bool> {
+        let is_left = self.log().span().0 <= last;
+        if is_left {
+            self.extend_pass_to(state, last);
+        }
+        let retired = if is_left { self.retire_one(state) } else { Ok(false) };
+        let retired = match retired {
+            // There is no space to move more live records. Free the slots of the segments retired so far.
+            Err(Error::Full { .. }) => {
+                state.pass = None;
+                false
+            }
+            retired => retired?,
+        };
+        self.log().publish_head()?;
+        Ok(retired)
+    }
+}
+
+/// What a callback is called with, and how it stops the call.
+pub(in crate::engine) type OnProgress<'a> = &'a mut dyn FnMut(&Progress) -> ControlFlow<()>;
+
+/// A call of `compact`. It works in steps of at most one segment. In a step it is admitted and has the state locked; between
+/// two steps it has neither, so that a close, and other threads that need space, wait for one step at most, and so that the
+/// callback may use the store. Other threads may change the state meanwhile, so each step states what it wants.
+struct Compacting<'a> {
+    reclaim: &'a Reclaim,
+    on_progress: OnProgress<'a>,
+    done: Compaction,
+    /// The length of the segments that were retired so far.
+    worked_bytes: u64,
+}
+
+impl Compacting<'_> {
+    fn log(&self) -> &Log {
+        self.reclaim.log()
+    }
+
+    fn run(mut self) -> Result<Compaction> {
+        let before_bytes = self.step(|reclaim, _| {
+            reclaim.path_check.look()?;
+            reclaim.log().check_poison()?;
+            Ok(reclaim.log().file_bytes())
+        })?;
+        let moved = self.move_together();
+        let is_stopped = matches!(moved, Ok(ControlFlow::Break(())));
+        // Even if there was no space to move every record, cut off the slots that were freed.
+        let after_bytes = self.step(|reclaim, state| {
+            state.not_before_dead_bytes = 0;
+            if is_stopped {
+                // The appends of other threads must not go on with it.
+                state.pass = None;
+            }
+            reclaim.log().check_poison()?;
+            reclaim.log().shrink()?;
+            Ok(reclaim.log().file_bytes())
+        })?;
+        let _ = moved?;
+        self.done.is_stopped = is_stopped;
+        self.done.freed_bytes = before_bytes.saturating_sub(after_bytes);
+        if !is_stopped {
+            // Nothing is left that the callback could stop.
+            let _ = self.report(0);
+        }
+        Ok(self.done)
+    }
+
+    /// Takes one step, and adds what it achieved to `done`.
+    fn step<R>(&mut self, work: impl FnOnce(&Reclaim, &mut State) -> Result<R>) -> Result<R> {
+        let _events = crate::events::hold_back();
+        let reclaim = self.reclaim;
+        let _inside = reclaim.admission.enter()?;
+        let mut state = reclaim.state.lock();
+        // Both counters change only with the state locked, so the differences are due to this step alone.
+        let (expired_before, moved_before_bytes) = (reclaim.expired_keys(), reclaim.moved_bytes());
+        let outcome = work(reclaim, &mut state);
+        self.done.expired_keys += reclaim.expired_keys() - expired_before;
+        self.done.moved_bytes += reclaim.moved_bytes() - moved_before_bytes;
+        outcome
+    }
+
+    /// Calls the callback, when about `left_bytes` of the log are left to retire.
+    fn report(&mut self, left_bytes: u64) -> ControlFlow<()> {
+        let _inside = planted(Bug::CloseWaitsForItself).then(|| self.reclaim.admission.enter());
+        (self.on_progress)(&Progress::new(self.worked_bytes, left_bytes))
+    }
+
+    /// Whether enough bytes are dead to move records. Counts exactly if the estimate is too low. Also returns the damage that
+    /// the count found.
+    fn is_worth_it(&mut self) -> Result<ControlFlow<(), (bool, Option<Error>)>> {
+        let is_worth_it = |totals: SpaceTotals| totals.dead_bytes * WORTH_MOVING_SHARE > totals.total_bytes;
+        let now_ms = self.reclaim.clock.now_ms();
+        if is_worth_it(self.log().space_usage().totals(now_ms)) {
+            return Ok(ControlFlow::Continue((true, None)));
+        }
+        let mut count = Count::begin(self.log(), now_ms);
+        let (segments, segment_bytes) = (count.segments(), self.log().segment_bytes());
+        for sequence in segments.clone() {
+            self.step(|reclaim, _| count.add_segment(&reclaim.records, sequence))?;
+            if self.report((segments.end - segments.start) * segment_bytes).is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        self.step(|reclaim, _| count.add_tail(&reclaim.records))?;
+        Ok(ControlFlow::Continue((is_worth_it(count.totals()), count.into_damage())))
+    }
+
+    /// Moves all live records together, so that the rest of the file is free.
+    fn move_together(&mut self) -> Result<ControlFlow<()>> {
+        let ControlFlow::Continue((moves, damage)) = self.is_worth_it()? else {
+            return Ok(ControlFlow::Break(()));
+        };
+        if moves {
+            let (old_tail, is_first) = self.step(|reclaim, state| {
+                // Check that the oldest segment can be read before the rest of the tail is given up: reclaiming may need
+                // that space for moves.
+                if reclaim.begin_pass(state) {
+                    reclaim.has_current(state).inspect_err(|error| reclaim.note_stop(state, error))?;
+                }
+                let (_, tail) = reclaim.log().span();
+                Ok((tail, reclaim.rotate(Rotate::IfSpare)?))
+            })?;
+            let last_full = self.log().span().1 - 1;
+            if self.retire_all(last_full)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+            // If there was no space to spare for the rotation, the old tail is retired last. By now it is the oldest
+            // segment, unless there was no space to move the segments before it.
+            let is_old_tail_next = self.step(|reclaim, _| {
+                let is_oldest = reclaim.log().span().0 == old_tail;
+                Ok(!is_first && is_oldest && reclaim.rotate(Rotate::IfWritten)?)
+            })?;
+            if is_old_tail_next && self.retire_all(old_tail)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        // The first copies were appended after the originals. Now that the originals are gone, moving those copies once
+        // more into the freed slots lets the file end earlier. The copies are in the oldest segments now, so the pass
+        // visits nothing else. The second pass is for the segment that was written during the first one.
+        for _ in 0..2 {
+            let last = self.step(|reclaim, _| {
+                let last = reclaim.log().shorter_by_moving();
+                if last == Some(reclaim.log().span().1) {
+                    reclaim.log().rotate(Rotate::Always)?;
+                }
+                Ok(last)
+            })?;
+            let Some(last) = last else { break };
+            if self.retire_all(last)?.is_break() {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        damage.map_or(Ok(ControlFlow::Continue(())), Err)
+    }
+
+    /// Retires every segment up to the sequence `last`, until there is no space left for moves.
+    fn retire_all(&mut self, last: u64) -> Result<ControlFlow<()>> {
+        let segment_bytes = self.log().segment_bytes();
         loop {
-            match self.retire_one(state) {
-                Ok(true) => {
-                    self.log().publish_head()?;
-                    if self.admission.is_closing() {
-                        return Err(Error::Closed);
-                    }
-                }
-                Ok(false) => return self.log().publish_head().map(|_| ()),
-                // There is no space to move more live records. Free the slots of the segments retired so far.
-                Err(Error::Full { .. }) => {
-                    state.pass = None;
-                    return self.log().publish_head().map(|_| ());
-                }
-                Err(error) => return Err(error),
+            // A step retires more than one segment if their records are all dead.
+            let retired = self.step(|reclaim, state| {
+                let before = reclaim.segments();
+                let goes_on = reclaim.retire_up_to(state, last)?;
+                Ok(goes_on.then(|| reclaim.segments() - before))
+            })?;
+            let Some(retired) = retired else { return Ok(ControlFlow::Continue(())) };
+            self.worked_bytes += retired * segment_bytes;
+            let left = (last + 1).saturating_sub(self.log().span().0);
+            if self.report(left * segment_bytes).is_break() {
+                return Ok(ControlFlow::Break(()));
             }
         }
     }

@@ -12,6 +12,8 @@ use crate::record::RecordSize;
 /// The dead bytes of the log at one time. A record is dead if the index does not point to it, or if it has expired.
 #[derive(Debug)]
 pub(super) struct Count {
+    /// The store time for which expired records are counted.
+    now_ms: u64,
     /// The sequences of the oldest segment and of the tail.
     span: (u64, u64),
     /// [`SpaceUsage::superseded_bytes`](crate::log::space_usage::SpaceUsage::superseded_bytes) at the time of the
@@ -36,41 +38,69 @@ impl Count {
     pub(super) fn take(records: &Records, now_ms: u64) -> Result<Count> {
         let log = records.log();
         let now_ms = if planted(Bug::CountForgetsExpiry) { 0 } else { now_ms };
-        let (head, tail) = log.span();
+        let mut count = Count::begin(log, now_ms);
+        for sequence in count.span.0..count.span.1 {
+            count.add_segment(records, sequence)?;
+        }
+        count.add_tail(records)?;
+        Ok(count)
+    }
+
+    /// Begins a count that has counted nothing yet.
+    pub(super) fn begin(log: &Log, now_ms: u64) -> Count {
         let segment_bytes = log.segment_bytes();
-        let mut count = Count {
-            span: (head, tail),
+        Count {
+            now_ms,
+            span: log.span(),
             superseded_bytes: log.space_usage().superseded_bytes(),
             tally: Tally::at(now_ms),
             dead_log_bytes: 0,
             log_bytes_per_byte: (segment_bytes, segment_bytes),
             tail: SpaceTotals::default(),
             damage: None,
-        };
-        for sequence in head..tail {
-            let (segment, entries) = match log.full_segment(sequence) {
-                Ok(Some(found)) => found,
-                Ok(None) => continue,
-                Err(error @ Error::Corrupt { .. }) => {
-                    count.damage.get_or_insert(error);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let live_bytes = count_live(records, now_ms, &segment, &entries, &mut count.tally)?;
-            let record_bytes = segment.record_bytes.max(1);
-            let dead_bytes = segment.record_bytes.saturating_sub(live_bytes);
-            count.dead_log_bytes += match segment.record_bytes {
-                0 => segment_bytes,
-                _ => scale(dead_bytes, (segment_bytes, record_bytes)),
-            };
-            count.log_bytes_per_byte.1 = count.log_bytes_per_byte.1.min(record_bytes);
         }
-        let (segment, entries) = log.tail_listing();
-        let mut tally = Tally::at(now_ms);
-        count_live(records, now_ms, &segment, &entries, &mut tally)?;
-        count.tail = tally.totals();
-        Ok(count)
+    }
+
+    /// The sequences of the full segments that the log had when the count began.
+    pub(super) fn segments(&self) -> std::ops::Range<u64> {
+        self.span.0..self.span.1
+    }
+
+    /// Counts a full segment, unless it was retired before this call. The caller makes sure that it is not retired
+    /// meanwhile.
+    pub(super) fn add_segment(&mut self, records: &Records, sequence: u64) -> Result<()> {
+        let log = records.log();
+        if sequence < log.span().0 {
+            return Ok(());
+        }
+        let (segment, entries) = match log.full_segment(sequence) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(()),
+            Err(error @ Error::Corrupt { .. }) => {
+                self.damage.get_or_insert(error);
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let live_bytes = count_live(records, self.now_ms, &segment, &entries, &mut self.tally)?;
+        let record_bytes = segment.record_bytes.max(1);
+        let dead_bytes = segment.record_bytes.saturating_sub(live_bytes);
+        let segment_bytes = log.segment_bytes();
+        self.dead_log_bytes += match segment.record_bytes {
+            0 => segment_bytes,
+            _ => scale(dead_bytes, (segment_bytes, record_bytes)),
+        };
+        self.log_bytes_per_byte.1 = self.log_bytes_per_byte.1.min(record_bytes);
+        Ok(())
+    }
+
+    /// Counts the tail.
+    pub(super) fn add_tail(&mut self, records: &Records) -> Result<()> {
+        let (segment, entries) = records.log().tail_listing();
+        let mut tally = Tally::at(self.now_ms);
+        count_live(records, self.now_ms, &segment, &entries, &mut tally)?;
+        self.tail = tally.totals();
+        Ok(())
     }
 
     /// The number of bytes of the log that would be freed by retiring all full segments.

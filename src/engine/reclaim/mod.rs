@@ -26,4 +26,5 @@ mod retire;
 mod compact;
 
 pub use compact::Compaction;
+pub(super) use compact::OnProgress;
 pub(super) use retire::Reclaim;

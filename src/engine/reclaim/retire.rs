@@ -240,8 +240,16 @@ impl Reclaim {
     }
 
     /// Begins a pass over the segments up to sequence `last`.
-    pub(super) fn begin_pass_to(&self, state: &mut State, last: u64) {
+    fn begin_pass_to(&self, state: &mut State, last: u64) {
         state.pass = Some(Pass { last, freed_before_bytes: self.freed_bytes() });
+    }
+
+    /// Makes sure that the pass, if there is one, reaches at least up to sequence `last`, and begins one if there is none.
+    pub(super) fn extend_pass_to(&self, state: &mut State, last: u64) {
+        match &mut state.pass {
+            Some(pass) => pass.last = pass.last.max(last),
+            None => self.begin_pass_to(state, last),
+        }
     }
 
     fn end_pass(&self, state: &mut State, pass: Pass) {
