@@ -55,6 +55,12 @@ impl Lease {
         &mut self.held
     }
 
+    /// The engine of the store that gave the lease.
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.held.engine
+    }
+
     /// Releases the attempt, because no caller has got this lease.
     pub(crate) fn release_unstarted(mut self) {
         self.held.release_unstarted();

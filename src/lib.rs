@@ -135,6 +135,8 @@ mod batch;
 mod store;
 mod unfinished;
 mod scan;
+#[cfg(feature = "__simulation")]
+mod step_probe;
 pub mod guide;
 
 /// The examples of the README, so that they are tested.
@@ -153,6 +155,12 @@ mod shuttle_tests;
 pub mod simulation {
     pub use crate::format::probe;
     pub use crate::planted::{Bug, plant};
+    /// Steps on bytes.
+    pub mod steps {
+        pub use crate::step_probe::{
+            BegunStep, ListedStep, StepLease, begin_step, begin_with_input, give_up, input, result_of, steps,
+        };
+    }
     pub use crate::storage::simulated::{DiskFault, PathTarget, SimulatedDisk};
 }
 

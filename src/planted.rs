@@ -159,7 +159,7 @@ pub enum Bug {
     UnstartedNotReleased,
     /// A synced entry of a batch is answered from an unsynced record of an earlier entry.
     AnswerRestsOnUnsynced,
-    /// The end of an operation leaves its steps in the table, so that they outlive it.
+    /// Recovery takes the steps of an earlier operation of a key for those of the present one, so that they outlive it.
     StepsOutliveOperation,
     /// After a takeover, the claims of the earlier attempt on steps still count.
     StepClaimsOutliveTakeover,

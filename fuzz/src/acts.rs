@@ -15,7 +15,7 @@ const STEP_UNIT_MS: i64 = 10_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 29 {
+    match what % 35 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -43,6 +43,12 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         26 => Act::Rot(key, (size % 8) as u8),
         27 => Act::Batch(key, bytes),
         28 => Act::AtomicBatch(key, bytes),
+        29 => Act::BeginJob(key, bytes),
+        30 => Act::Step(key, bytes),
+        31 => Act::LeaveStep(key, bytes),
+        32 => Act::ReleaseStep(key, bytes),
+        33 => Act::LateStep(key, bytes),
+        34 => Act::GiveUp(key, bytes),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -76,6 +82,12 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::Rot(key, field) => (26, key, u16::from(field)),
         Act::Batch(key, size) => (27, key, size),
         Act::AtomicBatch(key, size) => (28, key, size),
+        Act::BeginJob(key, size) => (29, key, size),
+        Act::Step(key, number) => (30, key, number),
+        Act::LeaveStep(key, number) => (31, key, number),
+        Act::ReleaseStep(key, number) => (32, key, number),
+        Act::LateStep(key, number) => (33, key, number),
+        Act::GiveUp(key, number) => (34, key, number),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

@@ -175,6 +175,12 @@ impl Engine {
         self.admission.check_open().map(|()| key)
     }
 
+    /// The key with its hash, for calls that take it in this form.
+    #[allow(dead_code, reason = "the typed interface of steps uses it")]
+    pub(crate) fn hashed<'a>(&self, key: Key<'a>) -> Result<HashedKey<'a>> {
+        self.admit(key)
+    }
+
     /// Checks the process, that the store is open, and the key; then hashes the key.
     pub(super) fn admit<'a>(&self, key: Key<'a>) -> Result<HashedKey<'a>> {
         self.admission.check_open()?;

@@ -127,10 +127,11 @@ impl Engine {
                     }
                     // The attempt never runs, and its release is about to be written.
                     Some(Claim::Unstarted { version }) if version == listed.found.version => return Ok(None),
+                    _ if self.records.unfinished().step_counts(hash).are_settled() => Status::Stopped,
                     _ => Status::InDoubt,
                 };
             }
-            if listed.status != Status::InDoubt
+            if !matches!(listed.status, Status::InDoubt | Status::Stopped)
                 || planted(Bug::IndexReadOnce)
                 || self.records.is_last(hash, &listed.found)
             {

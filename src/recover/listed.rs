@@ -60,7 +60,8 @@ impl StepCandidates {
 
     fn push(&mut self, entry: &FooterEntry, address: Address) {
         let tag = StepCandidates::tag(entry.parent_hash());
-        self.words.push(u64::from(tag) << StepCandidates::ADDRESS_BITS | address.offset() / ALIGNMENT_BYTES);
+        let units = address.offset() / ALIGNMENT_BYTES;
+        self.words.push(u64::from(tag) << StepCandidates::ADDRESS_BITS | units);
         self.record_bytes += entry.length;
     }
 

@@ -86,4 +86,9 @@ finds! { hunt:
     finds_an_unreadable_record_that_loses_its_key: UnreadableKeyHashLost,
     finds_a_finished_operation_that_stays_unfinished: FinishedStaysUnfinished,
     finds_a_note_that_fences_its_lease: NoteFencesItsLease,
+    finds_a_step_that_outlives_its_operation: StepsOutliveOperation,
+    finds_an_operation_released_over_a_step: ReleasedOverStep,
+    finds_an_operation_completed_over_a_doubtful_step: CompletedOverDoubtfulStep,
+    finds_an_input_that_the_next_attempt_loses: InputLostByNextAttempt,
+    finds_a_live_step_that_reclaiming_drops: LiveStepDropped,
 }

@@ -247,6 +247,75 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         AtomicBatch(12, 30),
     ]);
     scripts.push(("batches", batches));
+    // Jobs of several steps: stopped and resumed, with steps of every outcome, taken over, given up, completed, refused,
+    // and forgotten; a key that is used again.
+    let mut jobs = vec![BeginJob(0, 300), Step(0, 40), ReleaseStep(0, 41), LeaveStep(0, 42), Complete(0, 10)];
+    jobs.extend([Resolve(0, BEGIN_AGAIN), Step(0, 40), Step(0, 601), Release(0), Resolve(0, NOT_APPLIED)]);
+    jobs.extend([
+        Resolve(0, BEGIN_AGAIN),
+        LateStep(0, 42),
+        Step(0, 43),
+        Abandon(0),
+        Begin(0),
+        Complete(0, 30),
+    ]);
+    jobs.extend([
+        BeginJob(1, 12_000),
+        Step(1, 40),
+        Abandon(1),
+        Set(1, 10),
+        BeginJob(2, 30),
+        LeaveStep(2, 44),
+    ]);
+    jobs.extend([Set(2, 10), Abandon(2), Set(2, 10), Resolve(2, BEGIN_AGAIN), Step(2, 40), LateStep(2, 44)]);
+    jobs.extend([
+        LeaveStep(2, 45),
+        GiveUp(2, 45),
+        Complete(2, 40),
+        BeginJob(3, 30),
+        Step(3, 40),
+        LeaveStep(3, 41),
+    ]);
+    jobs.extend([Abandon(3), Forget(3), LateStep(3, 41), BeginJob(3, 30), Step(3, 42), DropStore, Begin(3)]);
+    jobs.extend([Step(3, 42), Step(3, 43), LeaveStep(3, 40), DropStore, Resolve(3, APPLIED), BeginJob(4, 0)]);
+    jobs.extend([
+        Step(4, 700),
+        Step(4, 701),
+        Reopen,
+        Begin(4),
+        Release(4),
+        Begin(4),
+        Step(4, 702),
+        Complete(4, 10),
+    ]);
+    jobs.extend([Forget(4), Begin(4), LeaveStep(4, 40), DropAndReopenBuffered, Resolve(4, BEGIN_AGAIN)]);
+    jobs.extend([Step(4, 40), Step(4, 41), GiveUp(4, 40), Abandon(4), DropStore]);
+    scripts.push(("jobs of several steps", jobs));
+    // Jobs that stay unfinished while their segments are retired, and jobs that end meanwhile.
+    let mut long =
+        vec![BeginJob(20, 600), Step(20, 40), LeaveStep(20, 41), BeginJob(21, 300), Step(21, 3_000)];
+    long.extend([BeginJob(22, 300), Step(22, 40), Step(22, 41), Begin(23), LeaveStep(23, 40), Abandon(23)]);
+    for turn in 0..3 {
+        long.extend((0..7).map(|key| Record(key, 12_000)));
+        long.extend((0..7).map(Forget));
+        match turn {
+            0 => long.extend([Complete(22, 30), Step(21, 3_001), Abandon(20), LateStep(20, 41)]),
+            1 => long.extend([Begin(20), Step(20, 42), Forget(23), Begin(23), Step(23, 41)]),
+            _ => long.extend([Complete(21, 6_000), BeginJob(22, 30), LeaveStep(22, 40)]),
+        }
+        long.push(Compact);
+    }
+    long.extend([
+        DropStore,
+        Begin(20),
+        Step(20, 40),
+        Complete(20, 10),
+        Begin(23),
+        Step(23, 42),
+        Reopen,
+        Compact,
+    ]);
+    scripts.push(("jobs whose segments are retired", long));
     scripts
 }
 
@@ -282,5 +351,19 @@ pub fn any_act() -> impl Strategy<Value = Act> {
         1 => (0..6_u8, prop_oneof![Just(0_u16), Just(700)])
             .prop_map(|(key, size)| Act::AtomicBatch(key, size)),
         2 => (0..6_u8, 0..8_u8).prop_map(|(key, field)| Act::Rot(key, field)),
+        12 => any_step(),
+    ]
+}
+
+/// Generates any act on a job or one of its steps.
+fn any_step() -> impl Strategy<Value = Act> {
+    let at = (0..6_u8, prop_oneof![0..4_u16, 40..44_u16, 700..704_u16, 6_000..6_004_u16]);
+    prop_oneof![
+        3 => at.clone().prop_map(|(key, size)| Act::BeginJob(key, size)),
+        4 => at.clone().prop_map(|(key, number)| Act::Step(key, number)),
+        2 => at.clone().prop_map(|(key, number)| Act::LeaveStep(key, number)),
+        1 => at.clone().prop_map(|(key, number)| Act::ReleaseStep(key, number)),
+        2 => at.clone().prop_map(|(key, number)| Act::LateStep(key, number)),
+        1 => at.prop_map(|(key, number)| Act::GiveUp(key, number)),
     ]
 }

@@ -225,7 +225,7 @@ impl Mover {
 
     /// Waits until the copies are written, and points the index or the steps to them. Returns the length of those for which
     /// that succeeded, and the first error.
-    pub(super) fn publish(&self, moves: Moves<'_>) -> (u64, Result<()>) {
+    pub(super) fn publish(&self, moves: &Moves<'_>) -> (u64, Result<()>) {
         let mut bytes = 0;
         for Move { flight_hash, effect, ticket } in &moves.moves {
             // Always there: a move is added together with its flight.

@@ -198,7 +198,8 @@ impl Reclaim {
     }
 
     fn publish_moves(&self, state: &mut State, moves: Moves<'_>) -> Result<()> {
-        let (moved_bytes, published) = self.mover.publish(moves);
+        let (moved_bytes, published) = self.mover.publish(&moves);
+        drop(moves);
         self.moved_bytes.fetch_add(moved_bytes, Ordering::Relaxed);
         published?;
         self.retire_if_done(state);

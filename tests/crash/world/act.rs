@@ -79,6 +79,19 @@ pub enum Act {
     Reboot(u32),
     /// `Record` with a retention of this many milliseconds.
     RecordFor(u8, u16, u64),
+    /// Begins an operation with an input of at least this many bytes, if the key is absent.
+    BeginJob(u8, u16),
+    /// Runs a step of the operation whose lease is held. The number, modulo 4, is the step, and the result has at least as
+    /// many bytes.
+    Step(u8, u16),
+    /// Begins a step, and leaves it in progress.
+    LeaveStep(u8, u16),
+    /// Begins a step and releases it.
+    ReleaseStep(u8, u16),
+    /// Completes a step that `LeaveStep` left, perhaps after another attempt at the operation took over.
+    LateStep(u8, u16),
+    /// Gives a step up.
+    GiveUp(u8, u16),
     /// Damages one byte of the key's last record, if that record lies in a full segment. The second number, modulo 8,
     /// is the [`field`] that holds the byte.
     Rot(u8, u8),
@@ -97,6 +110,12 @@ impl Act {
             | Act::RecordBuffered(key, _)
             | Act::RecordFor(key, ..)
             | Act::Forget(key)
+            | Act::BeginJob(key, _)
+            | Act::Step(key, _)
+            | Act::LeaveStep(key, _)
+            | Act::ReleaseStep(key, _)
+            | Act::LateStep(key, _)
+            | Act::GiveUp(key, _)
             | Act::Resolve(key, _)
             | Act::Set(key, _) => Some(key),
             _ => None,

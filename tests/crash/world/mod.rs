@@ -7,6 +7,7 @@
 //! - `batch` commits batches.
 //! - `oracle` is the model.
 //! - `reopen` performs the acts that end one session and begin the next.
+//! - `steps` performs the acts on steps.
 //! - `rot` damages a record, and performs acts on a key whose record is damaged.
 
 mod act;
@@ -14,13 +15,15 @@ mod batch;
 pub mod oracle;
 mod reopen;
 mod rot;
+mod steps;
 mod unfinished;
 
 pub use act::{APPLIED, Act, BEGIN_AGAIN, NOT_APPLIED, TO_ABSENT, TO_COMPLETED, field};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use oncekey::simulation::steps::StepLease;
 use oncekey::simulation::{DiskFault, PathTarget, SimulatedDisk};
 use oncekey::{
     Begin, CasOutcome, Doubt, Durability, Error, Expected, Fingerprint, Lease, ManualClock, Next, Options,
@@ -57,6 +60,10 @@ pub struct World {
     replaced: bool,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
+    /// The steps that the attempt of each lease has asked for.
+    visited: BTreeMap<u8, BTreeSet<u16>>,
+    /// Steps that were left in progress, with the place in the history at which each began.
+    late: BTreeMap<(u8, u16), (StepLease, usize)>,
     /// The attempts that batches left, and whose releases may not be on disk.
     unstarted: Model,
 }
@@ -97,6 +104,8 @@ impl World {
             replaced: false,
             store: Some(store),
             leases: BTreeMap::new(),
+            visited: BTreeMap::new(),
+            late: BTreeMap::new(),
             unstarted: Model::new(),
         })
     }
@@ -107,11 +116,13 @@ impl World {
 
     /// Drops all leases, which leaves their keys in doubt.
     pub fn drop_leases(&mut self) {
+        self.late.clear();
         self.leases.clear();
     }
 
     /// Simulates the end of the process: drops the leases, and the store without a close.
     pub fn die(&mut self) {
+        self.late.clear();
         self.leases.clear();
         self.store = None;
         assert_eq!(
@@ -148,23 +159,41 @@ impl World {
         let held = |leases: &BTreeMap<u8, Lease>, key: u8| leases.contains_key(&key);
         let mut durable = !self.buffered;
         self.oracle.partial.clear();
+        // The last attempt at a job has ended, and nothing is in doubt.
+        let stopped = |model: &Model, key: u8| {
+            model.get(&key).is_some_and(|known| known.shown() == Status::Stopped)
+                && !self.leases.contains_key(&key)
+        };
         match act {
+            Act::BeginJob(key, _)
+            | Act::Step(key, _)
+            | Act::LeaveStep(key, _)
+            | Act::ReleaseStep(key, _)
+            | Act::LateStep(key, _)
+            | Act::GiveUp(key, _) => return self.perform_step(act, key, next),
             Act::Batch(..) | Act::AtomicBatch(..) => return self.perform_batch(act, &next),
             Act::Begin(key) => {
                 let before = (status(&next, key), held(&self.leases, key));
-                let expected = Known::begun(next_attempts(&next, key));
-                if before.0 == Status::Absent {
+                let expected = if stopped(&next, key) {
+                    let attempts = next[&key].attempts.iter().map(|count| count + 1).collect();
+                    Known { attempts, version: None, ..next[&key].clone() }
+                } else {
+                    Known::begun(next_attempts(&next, key))
+                };
+                let before = (if stopped(&next, key) { Status::Stopped } else { before.0 }, before.1);
+                if matches!(before.0, Status::Absent | Status::Stopped) {
                     next.insert(key, expected);
                     self.oracle.in_flight = Some(next.clone());
                 }
                 let begun = store.operation(&name(key)).begin();
                 match (begun, before) {
-                    (Ok(Begin::Acquired(lease)), (Status::Absent, _)) => {
+                    (Ok(Begin::Acquired(lease)), (Status::Absent | Status::Stopped, _)) => {
                         assert!(next[&key].attempts.contains(&lease.attempt()), "{act:?}: {lease:?}");
                         let known = next.get_mut(&key).unwrap();
                         (known.version, known.attempts) = (Some(lease.version()), vec![lease.attempt()]);
                         self.oracle.highest = self.checked_new(lease.version());
                         self.leases.insert(key, lease);
+                        self.visited.remove(&key);
                     }
                     (Ok(Begin::InProgress { .. }), (Status::InDoubt, true)) => return Ok(()),
                     (Ok(Begin::InDoubt(doubt)), (Status::InDoubt, false)) => {
@@ -186,10 +215,18 @@ impl World {
             Act::Complete(key, size) => {
                 let Some(mut lease) = self.leases.remove(&key) else { return Ok(()) };
                 let bytes = result(key, size, nonce);
-                next.insert(key, Known::completed(attempts(&next, key), bytes.clone(), now_ms));
-                self.oracle.in_flight = Some(next.clone());
+                let is_refused = next[&key].has_open_step();
+                if !is_refused {
+                    next.insert(key, Known::completed(attempts(&next, key), bytes.clone(), now_ms));
+                    self.oracle.in_flight = Some(next.clone());
+                }
                 match lease.complete(&bytes) {
+                    Err(Error::HasSteps { .. }) if is_refused => return Ok(()),
                     Ok(version) => {
+                        assert!(
+                            !is_refused,
+                            "{act:?}: completed over a step that is in progress or in doubt"
+                        );
                         assert!(!self.replaced, "{act:?}: did not report that the path was replaced");
                         next.get_mut(&key).unwrap().version = Some(version);
                         self.oracle.highest = self.checked_new(version);
@@ -200,9 +237,14 @@ impl World {
             }
             Act::Release(key) => {
                 let Some(lease) = self.leases.remove(&key) else { return Ok(()) };
-                next.insert(key, Known::released(attempts(&next, key), now_ms));
-                self.oracle.in_flight = Some(next.clone());
+                let is_refused = next[&key].is_held();
+                if !is_refused {
+                    next.insert(key, Known::released(attempts(&next, key), now_ms));
+                    self.oracle.in_flight = Some(next.clone());
+                }
                 match lease.release() {
+                    Err(Error::HasSteps { .. }) if is_refused => return Ok(()),
+                    Ok(()) if is_refused => panic!("{act:?}: released over a step that began"),
                     Ok(()) => assert!(!self.replaced, "{act:?}: did not report that the path was replaced"),
                     Err(Error::Replaced { .. }) if self.replaced => {}
                     Err(error) => return self.failed(act, error),
@@ -269,7 +311,7 @@ impl World {
                 }
             }
             Act::Resolve(key, outcome) => {
-                if status(&next, key) != Status::InDoubt || held(&self.leases, key) {
+                if status(&next, key) != Status::InDoubt || held(&self.leases, key) || stopped(&next, key) {
                     return Ok(());
                 }
                 let mut doubt: Doubt = match store.begin(&name(key), NONE) {
@@ -288,18 +330,24 @@ impl World {
                     NOT_APPLIED => Known::released(known, now_ms),
                     _ => Known { attempts: vec![known[0] + 1], version: None, ..next[&key].clone() },
                 };
-                next.insert(key, expected);
-                self.oracle.in_flight = Some(next.clone());
+                let is_refused = outcome % 3 == NOT_APPLIED && next[&key].is_held();
+                if !is_refused {
+                    next.insert(key, expected);
+                    self.oracle.in_flight = Some(next.clone());
+                }
                 let version = match outcome % 3 {
                     APPLIED => doubt.complete(&bytes).map(Some),
                     NOT_APPLIED => doubt.release().map(|()| None),
                     _ => doubt.begin_again().map(|lease| {
                         let version = lease.version();
                         self.leases.insert(key, lease);
+                        self.visited.remove(&key);
                         Some(version)
                     }),
                 };
                 match version {
+                    Err(Error::HasSteps { .. }) if is_refused => return Ok(()),
+                    Ok(_) if is_refused => panic!("{act:?}: released over a step that began"),
                     Ok(version) => {
                         next.get_mut(&key).unwrap().version = version;
                         self.oracle.highest =
@@ -315,7 +363,7 @@ impl World {
                 }
                 let expected = match next.get(&key).filter(|_| before != Status::Absent) {
                     Some(known) => Expected::Present {
-                        status: if held(&self.leases, key) { Status::InProgress } else { Status::InDoubt },
+                        status: if held(&self.leases, key) { Status::InProgress } else { known.shown() },
                         version: known.version.unwrap(),
                     },
                     None => Expected::Absent,
@@ -323,11 +371,19 @@ impl World {
                 let bytes = result(key, size, nonce);
                 let attempts =
                     if before == Status::Absent { next_attempts(&next, key) } else { attempts(&next, key) };
-                next.insert(key, Known::completed(attempts, bytes.clone(), now_ms));
-                self.oracle.in_flight = Some(next.clone());
+                let is_refused = next.get(&key).is_some_and(Known::has_open_step);
+                if !is_refused {
+                    next.insert(key, Known::completed(attempts, bytes.clone(), now_ms));
+                    self.oracle.in_flight = Some(next.clone());
+                }
                 let to = Next::Completed { fingerprint: NONE, result: &bytes };
                 match store.compare_and_set(&name(key), expected, to) {
+                    Err(Error::HasSteps { .. }) if is_refused => return Ok(()),
                     Ok(CasOutcome::Done(version)) => {
+                        assert!(
+                            !is_refused,
+                            "{act:?}: completed over a step that is in progress or in doubt"
+                        );
                         next.get_mut(&key).unwrap().version = Some(version);
                         self.oracle.highest = self.checked_new(version);
                         if let Some(mut lease) = self.leases.remove(&key) {

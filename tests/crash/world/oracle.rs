@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use oncekey::simulation::steps;
 use oncekey::{Error, KeyState, Status, Store, Version};
 
+use super::steps::{STEPS, step_name};
 use super::{KEYS, RESULT_RETENTION_MS, RETENTION_MS, START_MS, name};
 
 /// The acknowledged state of a key. The model has no entry for an absent key without attempts to remember.
@@ -21,6 +23,26 @@ pub struct Known {
     pub version: Option<Version>,
     pub result_expires_ms: u64,
     pub expires_ms: u64,
+    /// The input of an unfinished operation.
+    pub input: Option<Vec<u8>>,
+    /// The steps of an unfinished operation, by number.
+    pub steps: BTreeMap<u16, KnownStep>,
+}
+
+/// The acknowledged state of a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownStep {
+    pub status: StepStatus,
+    pub given_up: bool,
+    /// The place in the history at which its last attempt began.
+    pub begin: usize,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StepStatus {
+    InDoubt,
+    Completed(Vec<u8>),
+    Released,
 }
 
 impl Known {
@@ -34,6 +56,8 @@ impl Known {
             version: None,
             result_expires_ms: u64::MAX,
             expires_ms: u64::MAX,
+            input: None,
+            steps: BTreeMap::new(),
         }
     }
 
@@ -46,6 +70,8 @@ impl Known {
             version: None,
             result_expires_ms: now_ms + RESULT_RETENTION_MS,
             expires_ms: now_ms + RETENTION_MS,
+            input: None,
+            steps: BTreeMap::new(),
         }
     }
 
@@ -58,7 +84,27 @@ impl Known {
             version: None,
             result_expires_ms: u64::MAX,
             expires_ms: now_ms + RETENTION_MS,
+            input: None,
+            steps: BTreeMap::new(),
         }
+    }
+}
+
+impl Known {
+    /// Whether a step is in progress or in doubt, and was not given up. Then the operation must not be completed.
+    pub fn has_open_step(&self) -> bool {
+        self.steps.values().any(|step| step.status == StepStatus::InDoubt && !step.given_up)
+    }
+
+    /// Whether a step began and was not released. Then the operation must not be released.
+    pub fn is_held(&self) -> bool {
+        self.steps.values().any(|step| step.status != StepStatus::Released)
+    }
+
+    /// The status that the store shows if no lease is held.
+    pub fn shown(&self) -> Status {
+        let is_settled = !self.steps.is_empty() && !self.has_open_step();
+        if self.status == Status::InDoubt && is_settled { Status::Stopped } else { self.status }
     }
 }
 
@@ -101,13 +147,14 @@ impl Oracle {
     pub fn locate(&self, store: &Store) -> Result<usize, String> {
         let now_ms = store.stats().store_time_ms;
         let seen = read(store).map_err(|error| format!("a key cannot be read: {error}"))?;
+        let jobs = read_jobs(store, &seen).map_err(|error| format!("a step cannot be read: {error}"))?;
         let last = self.history.len() - 1;
         let mut why = String::new();
         let in_flight = self.in_flight.iter().chain(&self.partial).enumerate();
         let in_flight = in_flight.map(|(number, model)| (last + 1 + number, model));
         let acknowledged = self.history.iter().enumerate().skip(self.durable).rev();
         for (at, model) in in_flight.chain(acknowledged) {
-            match agrees(model, &seen, now_ms) {
+            match agrees(model, &seen, &jobs, now_ms) {
                 Ok(()) if self.times_ms.get(at).is_some_and(|time_ms| now_ms < *time_ms) => {
                     return Err(format!(
                         "store time is {now_ms} ms, earlier than one of the records in the store"
@@ -135,13 +182,24 @@ impl Oracle {
                 Err(Error::Corrupt { .. }) if model.get(&key).is_some_and(|known| known.damaged) => continue,
                 Err(error) => return Err(format!("{key}: {error}")),
             };
-            let expected = model.get(&key).map_or(Status::Absent, |known| known.status);
-            let status = if seen.status() == Status::InProgress { Status::InDoubt } else { seen.status() };
+            let in_progress = seen.status() == Status::InProgress;
+            let known = model.get(&key);
+            let shown = |known: &Known| if in_progress { known.status } else { known.shown() };
+            let expected = known.map_or(Status::Absent, shown);
+            let status = if in_progress { Status::InDoubt } else { seen.status() };
             let result =
                 model.get(&key).filter(|_| expected == Status::Completed).map(|known| &known.result[..]);
             let same_result = seen.result().is_none_or(|seen| Some(seen) == result);
             if status != expected || !same_result {
                 return Err(format!("{key}: is {status:?}, but was acknowledged as {expected:?}"));
+            }
+            let job = match read_job(store, key) {
+                Ok(job) => job,
+                Err(Error::Poisoned { .. } | Error::Io { .. } | Error::Closed) => continue,
+                Err(error) => return Err(format!("{key}: a step: {error}")),
+            };
+            if let Some(known) = known {
+                agrees_with_job(known, &job).map_err(|why| format!("{key}: {why}"))?;
             }
         }
         Ok(())
@@ -167,7 +225,55 @@ pub fn read(store: &Store) -> Result<BTreeMap<u8, Option<KeyState>>, Error> {
     (0..KEYS).map(read).collect()
 }
 
-fn agrees(model: &Model, seen: &BTreeMap<u8, Option<KeyState>>, now_ms: u64) -> Result<(), String> {
+/// The input and the steps of an unfinished operation, as the store shows them.
+#[derive(Debug, Default)]
+pub struct Job {
+    input: Option<Vec<u8>>,
+    steps: BTreeMap<u16, (StepStatus, bool)>,
+}
+
+fn read_job(store: &Store, key: u8) -> Result<Job, Error> {
+    let mut job = Job { input: steps::input(store, &name(key))?, steps: BTreeMap::new() };
+    for listed in steps::steps(store, &name(key))? {
+        let (step, status, given_up) = listed?;
+        let status = match status {
+            Status::Completed => {
+                let result = steps::result_of(store, &name(key), &step)?;
+                StepStatus::Completed(result.unwrap_or_default())
+            }
+            Status::Absent => StepStatus::Released,
+            _ => StepStatus::InDoubt,
+        };
+        let number = (0..STEPS).find(|number| step_name(*number) == step).unwrap();
+        job.steps.insert(number, (status, given_up));
+    }
+    Ok(job)
+}
+
+fn read_jobs(store: &Store, seen: &BTreeMap<u8, Option<KeyState>>) -> Result<BTreeMap<u8, Job>, Error> {
+    let readable = seen.iter().filter(|(_, seen)| seen.is_some());
+    readable.map(|(key, _)| read_job(store, *key).map(|job| (*key, job))).collect()
+}
+
+fn agrees_with_job(known: &Known, job: &Job) -> Result<(), String> {
+    if known.input != job.input {
+        return Err(format!("the input is {:?}, expected {:?}", job.input, known.input));
+    }
+    let steps = known.steps.iter();
+    let expected = steps.map(|(number, step)| (*number, (step.status.clone(), step.given_up))).collect();
+    if job.steps == expected {
+        Ok(())
+    } else {
+        Err(format!("the steps are {:?}, expected {expected:?}", job.steps))
+    }
+}
+
+fn agrees(
+    model: &Model,
+    seen: &BTreeMap<u8, Option<KeyState>>,
+    jobs: &BTreeMap<u8, Job>,
+    now_ms: u64,
+) -> Result<(), String> {
     let mut model = model.clone();
     expire(&mut model, now_ms);
     for (key, seen) in seen {
@@ -178,13 +284,17 @@ fn agrees(model: &Model, seen: &BTreeMap<u8, Option<KeyState>>, now_ms: u64) -> 
             return Err(format!("{key}: is corrupt although nothing damaged it"));
         };
         let Some(known) = model.get(key) else {
-            if seen.status() != Status::Absent || seen.attempt() != 0 {
+            let has_steps = jobs.get(key).is_some_and(|job| !job.steps.is_empty() || job.input.is_some());
+            if seen.status() != Status::Absent || seen.attempt() != 0 || has_steps {
                 return Err(format!("{key}: {seen:?}, but the oracle has no such key"));
             }
             continue;
         };
         let has_result = known.status == Status::Completed && now_ms < known.result_expires_ms;
-        let same = seen.status() == known.status
+        if let Some(job) = jobs.get(key) {
+            agrees_with_job(known, job).map_err(|why| format!("{key}: {why}"))?;
+        }
+        let same = seen.status() == known.shown()
             && (known.attempts.contains(&seen.attempt())
                 || known.status == Status::Absent && seen.attempt() == 0)
             && seen.result() == has_result.then_some(&known.result[..])

@@ -11,6 +11,7 @@ use super::{SEGMENT_BYTES, World, options};
 impl World {
     /// Performs an act that closes or drops the store and opens it again.
     pub fn open_again(&mut self, act: Act) -> Result<(), Error> {
+        self.late.clear();
         self.leases.clear();
         let store = self.store.take().unwrap();
         if let Act::ReopenWithClockSetBack(by_ms) = act {

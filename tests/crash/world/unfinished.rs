@@ -40,7 +40,8 @@ pub fn check(store: &Store) -> Result<(), String> {
         let name = name(key);
         match (store.get(&name), listed.remove(name.as_bytes())) {
             (Ok(seen), listed) => {
-                let is_unfinished = matches!(seen.status(), Status::InProgress | Status::InDoubt);
+                let is_unfinished =
+                    matches!(seen.status(), Status::InProgress | Status::InDoubt | Status::Stopped);
                 let of = |operation: &UnfinishedOperation| {
                     (
                         operation.status(),
