@@ -185,6 +185,20 @@ pub enum Bug {
     CloseWaitsForItself,
     /// A reader reports a fault that it has found in one survey only.
     FaultOfOneSurvey,
+    /// The outbox hands out a message while one with a lower id is being committed.
+    MessageOvertakes,
+    /// The outbox hands out a message that is not durable yet.
+    MessageNotDurable,
+    /// Reclaiming moves a message that is acknowledged, which makes it pending again.
+    MessageOutlivesAcknowledgement,
+    /// A call that finds its operation completed writes its messages once more.
+    ReplayEmits,
+    /// A completion by `reconcile` writes the result without the messages.
+    ReconcileLosesMessages,
+    /// Reclaiming drops a message whose operation has expired.
+    MessageExpires,
+    /// An acknowledgement needs free space, instead of the space that is reserved for it.
+    AcknowledgementNeedsSpace,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

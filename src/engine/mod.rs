@@ -20,6 +20,7 @@
 //! | `unfinished` | the table of operations that began and have not ended | its own table |
 //! | `unstarted` | the attempts that never run and are to be released | its own list |
 //! | `inside` | the claims whose closures a thread is running, and the callbacks that it is in | thread-local lists |
+//! | `outbox` | the pending messages, and which of them are out | its own state |
 //! | `records` | the last record of every key | log (read only), index |
 //! | `view` | reading the state of a key | records, flights, clock (all read only) |
 //! | `decide` | the choice of what a call does to a key | nothing: pure |
@@ -40,6 +41,7 @@ mod unreadable;
 #[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod unfinished;
 mod unstarted;
+mod outbox;
 mod inside;
 mod records;
 mod view;
