@@ -13,12 +13,13 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
 use crate::doubt::Doubt;
-use crate::engine::{Engine, Entry, FrameSize, Handle, Terms};
+use crate::engine::{Engine, Entry, FrameSize, Handle, NewMessage, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::held_grant::HeldGrant;
 use crate::key::Key;
 use crate::lease::Lease;
+use crate::messages::Messages;
 use crate::operation::Operation;
 use crate::policy::{BatchPolicy, KeepInDoubt};
 use crate::typed::Unfit;
@@ -243,7 +244,7 @@ impl<'a> Batch<'a> {
             Err(error) => self.add_refused(error),
             Ok(((request, terms), result)) => {
                 self.add_size(key.as_key(), &result.value())?;
-                self.entries.push(Queued::Record { key, request, terms, result });
+                self.entries.push(Queued::Record { key, request, terms, result, messages: Messages::new() });
             }
         }
         Ok(())
@@ -314,10 +315,72 @@ impl<'a> Batch<'a> {
         match result {
             Err(unfit) => self.add_refused(unfit.into_error(held.key.as_key())),
             Ok(result) => {
+                let size = self.size;
                 self.add_size(held.key.as_key(), &result.value())?;
-                self.entries.push(Queued::Complete { held, result });
+                if let Err(error) = self.add_messages(held.key.as_key(), held.messages.list()) {
+                    self.size = size;
+                    return Err(error);
+                }
+                let messages = held.messages.unbound();
+                self.entries.push(Queued::Complete { held, result, messages });
             }
         }
+        Ok(())
+    }
+
+    /// Adds messages to the entry that was added last, which must be a record or a completion. They are committed with it: in
+    /// its frame, or not at all. A completion also commits the messages of its lease ([`Lease::emit`]), which come first.
+    ///
+    /// ```
+    /// use oncekey::{Messages, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let mut batch = store.batch();
+    /// for id in ["m1", "m2"] {
+    ///     batch.record(store.operation(id), b"")?;
+    ///     let mut messages = Messages::new();
+    ///     messages.emit_bytes("received", id.as_bytes())?;
+    ///     batch.attach(messages)?;
+    /// }
+    /// batch.commit()?.for_each(drop);
+    /// assert_eq!(store.stats().messages, 2);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::Option`]: the last entry is of another kind, or there is none; or the batch is [atomic](Batch::atomic) and
+    ///   the messages do not fit. Nothing was added.
+    pub fn attach(&mut self, messages: Messages) -> Result<()> {
+        let key = match self.entries.last() {
+            Some(Queued::Record { key, .. }) => key.as_key().to_owned(),
+            Some(Queued::Complete { held, .. }) => held.key.clone(),
+            // The entry was refused, and its messages with it.
+            Some(Queued::Refused { .. }) => return Ok(()),
+            Some(Queued::Begin { .. } | Queued::Release { .. } | Queued::BeginAgain { .. }) | None => {
+                let reason =
+                    "messages are committed with a record or a completion, and the last entry is neither";
+                return Err(Error::Option { option: "messages", reason: reason.into() });
+            }
+        };
+        self.add_messages(key.as_key(), messages.list())?;
+        match self.entries.last_mut() {
+            Some(Queued::Record { messages: attached, .. } | Queued::Complete { messages: attached, .. }) => {
+                attached.append(messages)
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds the size of messages. Refuses them if the batch is atomic and would no longer fit one frame.
+    fn add_messages(&mut self, key: Key<'_>, messages: &[NewMessage]) -> Result<()> {
+        let mut size = self.size;
+        size.add_messages(key, messages);
+        if self.is_atomic {
+            check_fits(size)?;
+        }
+        self.size = size;
         Ok(())
     }
 

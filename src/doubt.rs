@@ -16,6 +16,7 @@ use crate::format::record::Value;
 use crate::held_grant::HeldGrant;
 use crate::key::Key;
 use crate::lease::Lease;
+use crate::messages::Messages;
 use crate::status::Version;
 
 /// The right to resolve a doubt: an earlier attempt began, and it is unknown whether its side effect happened.
@@ -55,6 +56,11 @@ impl Doubt {
     /// Marks this thread as inside the closure that reconciles the attempt.
     pub(crate) fn enter_closure(&self) -> InClosure {
         self.held.enter_closure()
+    }
+
+    /// A collection for the messages that are committed with the completion.
+    pub(crate) fn new_messages(&self) -> Messages {
+        self.held.new_messages()
     }
 
     pub(crate) fn hashed_key(&self) -> HashedKey<'_> {
@@ -100,6 +106,34 @@ impl Doubt {
     /// - [`Error::Full`]: the space that is reserved for ending doubts is used up too. Nothing was recorded. The doubt is
     ///   still usable and can be completed once there is space.
     pub fn complete(&mut self, result: &[u8]) -> Result<Version> {
+        self.held.complete(Value::bytes(result))
+    }
+
+    /// Records that the side effect happened, with this result, and commits `messages` with it. Otherwise as
+    /// [`complete`](Doubt::complete).
+    ///
+    /// The attempt in doubt may have been about to emit messages, which nobody emits unless whoever completes it does. For an
+    /// operation with [`on_complete`](crate::Operation::on_complete), a retry of its call does; this is for an operator's tool.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Fingerprint, Messages, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// drop(store.begin("ship:7", Fingerprint::NONE)?); // as a crash would
+    /// let Begin::InDoubt(mut doubt) = store.begin("ship:7", Fingerprint::NONE)? else { unreachable!() };
+    /// let mut messages = Messages::new();
+    /// messages.emit_bytes("shipped", b"order 7")?;
+    /// doubt.complete_with(b"parcel 99", messages)?;
+    /// assert_eq!(store.stats().messages, 1);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`complete`](Doubt::complete). [`Error::TooLarge`] also if the messages and the result do not fit one frame, a
+    /// quarter of a segment. The doubt is still usable.
+    pub fn complete_with(&mut self, result: &[u8], messages: Messages) -> Result<Version> {
+        self.held.messages = messages;
         self.held.complete(Value::bytes(result))
     }
 
@@ -183,9 +217,15 @@ impl Doubt {
 
     /// Records the result as the end of this doubt. If the key has become absent, records a begin and a completion in
     /// one write.
-    pub(crate) fn record_applied(&self, request: Request, value: Value<'_>) -> Result<Applied> {
+    pub(crate) fn record_applied(
+        &self,
+        request: Request,
+        value: Value<'_>,
+        messages: &Messages,
+    ) -> Result<Applied> {
         let HeldGrant { engine, key, terms, grant, .. } = &self.held;
-        engine.record_applied(grant.of(key.as_key()), grant, request, value, terms)
+        let ending = (value, messages.list());
+        engine.record_applied(grant.of(key.as_key()), grant, request, ending, terms)
     }
 }
 

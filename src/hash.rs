@@ -8,6 +8,7 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::key::{Fingerprint, Key};
+use crate::status::Version;
 
 /// The keyed hash of one file: SipHash-2-4 with 128-bit output, under the secret key in the store header.
 ///
@@ -27,21 +28,26 @@ impl fmt::Debug for KeyHasher {
 /// What a hash in a file identifies. Each kind of record belongs to one domain: see
 /// [`Kind::domain`](crate::format::record::Kind::domain).
 ///
-/// The hashes of two domains come from inputs that begin with different bytes, so that a step never has the hash of a key
-/// that a client chose.
+/// The hashes of two domains come from inputs that begin with different bytes, so that a step or a message never has the
+/// hash of a key that a client chose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Domain {
     /// The key of an operation. The index holds its last record.
     Key,
     /// A step of an unfinished operation. The table of unfinished operations holds its last record.
     Step,
+    /// A message of the outbox. The index holds its record until it is acknowledged.
+    Message,
 }
 
-/// The first byte of the hashed input. It keeps the inputs of a key, a scoped key, a request and a step apart.
+/// The first byte of the hashed input. It keeps the inputs of a key, a scoped key, a request, a step, a message and a topic
+/// apart.
 const DOMAIN_KEY: u8 = 0;
 const DOMAIN_SCOPED_KEY: u8 = 1;
 const DOMAIN_REQUEST: u8 = 2;
 const DOMAIN_STEP: u8 = 3;
+const DOMAIN_MESSAGE: u8 = 4;
+const DOMAIN_TOPIC: u8 = 5;
 
 impl KeyHasher {
     pub(crate) fn new(secret: [u8; 16]) -> KeyHasher {
@@ -75,6 +81,23 @@ impl KeyHasher {
         hasher.write(&origin.to_le_bytes());
         hasher.write(name);
         hasher.finish128().as_u128()
+    }
+
+    /// Returns the hash of the message with this id.
+    pub(crate) fn message(&self, id: Version) -> u128 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(&[DOMAIN_MESSAGE]);
+        hasher.write(&id.as_u64().to_le_bytes());
+        hasher.finish128().as_u128()
+    }
+
+    /// Returns the hash of a topic's name: the lower half of a hash like the others, which fits a field of a footer.
+    #[expect(clippy::cast_possible_truncation, reason = "the lower half is as good as any other")]
+    pub(crate) fn topic(&self, name: &str) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret);
+        hasher.write(&[DOMAIN_TOPIC]);
+        hasher.write(name.as_bytes());
+        hasher.finish128().as_u128() as u64
     }
 
     /// Returns the fingerprint of an encoded request.
@@ -214,6 +237,10 @@ pub(crate) mod tests {
             hasher.step(1, 0, b"abc"),
             hasher.step(0, 1, b"abc"),
             hasher.step(0, 0, b""),
+            hasher.message(Version::from_u64(0)),
+            hasher.message(Version::from_u64(1)),
+            u128::from(hasher.topic("abc")),
+            u128::from(hasher.topic("")),
         ];
         for (at, one) in hashes.iter().enumerate() {
             assert!(!hashes[at + 1..].contains(one), "hash {at} occurs twice");
@@ -230,6 +257,8 @@ pub(crate) mod tests {
             u128::from_le_bytes(hasher.fingerprint(b"amount=10").to_bytes()),
             0xbcd8658db30c639d492ad490b497a756
         );
+        assert_eq!(hasher.message(Version::from_u64(1729)), 0);
+        assert_eq!(hasher.topic("orders"), 0);
     }
 
     #[test]

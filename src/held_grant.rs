@@ -13,12 +13,13 @@ use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
 use crate::engine::{
-    Engine, Entry, EntryKind, Finish, Grant, Handle, HashedKey, InClosure, MAX_NOTE_BYTES, Terms,
+    Engine, Entry, EntryKind, Finish, Grant, Handle, HashedKey, InClosure, MAX_NOTE_BYTES, NewMessage, Terms,
 };
 use crate::error::{Error, Result};
 use crate::flights::Claim;
 use crate::format::record::Value;
 use crate::key::{Key, OwnedKey};
+use crate::messages::Messages;
 use crate::options::{check_renewal, operation_retention};
 use crate::status::Version;
 use crate::typed::{self, Encoded, Unfit};
@@ -29,6 +30,8 @@ pub(crate) struct HeldGrant {
     pub(crate) key: OwnedKey,
     pub(crate) terms: Terms,
     pub(crate) grant: Grant,
+    /// The messages that are committed with the completion.
+    pub(crate) messages: Messages,
     /// The version of the completion that this grant recorded.
     completed: Option<Version>,
 }
@@ -36,7 +39,8 @@ pub(crate) struct HeldGrant {
 impl HeldGrant {
     pub(crate) fn new(engine: &Arc<Engine>, key: Key<'_>, terms: &Terms, grant: Grant) -> HeldGrant {
         let engine = Handle::new(Arc::clone(engine));
-        HeldGrant { engine, key: key.to_owned(), terms: *terms, grant, completed: None }
+        let messages = Messages::of(key, grant.typing, terms.emits_bytes);
+        HeldGrant { engine, key: key.to_owned(), terms: *terms, grant, messages, completed: None }
     }
 
     /// Completes the operation. Completing it again with the same result returns the same version and writes no record.
@@ -76,7 +80,7 @@ impl HeldGrant {
     }
 
     /// The entry of a batch that ends the attempt.
-    pub(crate) fn end_entry<'e>(&'e mut self, finish: Finish<'e>) -> Entry<'e> {
+    pub(crate) fn end_entry<'e>(&'e mut self, finish: Finish<'e>, messages: &'e [NewMessage]) -> Entry<'e> {
         let known = match finish {
             Finish::Completed(value) | Finish::FoundApplied(value) => self.known_completion(value),
             Finish::Released => self.check_not_completed().err().map(Err),
@@ -86,7 +90,7 @@ impl HeldGrant {
             Some(known) => EntryKind::Known(known),
             None => EntryKind::Finish { version: *version, finish, reservation },
         };
-        Entry { key: self.key.as_key(), terms: self.terms, kind }
+        Entry { key: self.key.as_key(), terms: self.terms, kind, messages }
     }
 
     /// The entry of a batch that begins the next attempt, with these terms.
@@ -95,7 +99,7 @@ impl HeldGrant {
             Ok(()) => EntryKind::BeginAgain { version: self.grant.version },
             Err(error) => EntryKind::Known(Err(error)),
         };
-        Entry { key: self.key.as_key(), terms, kind }
+        Entry { key: self.key.as_key(), terms, kind, messages: &[] }
     }
 
     fn complete_typed<T>(&mut self, encoded: std::result::Result<Encoded<T>, Unfit>) -> Result<Version> {
@@ -175,6 +179,11 @@ impl HeldGrant {
         self.engine.renew(self.hashed_key(), self.grant.version, lease_ms)
     }
 
+    /// A collection for the messages of this attempt.
+    pub(crate) fn new_messages(&self) -> Messages {
+        Messages::of(self.key.as_key(), self.grant.typing, self.terms.emits_bytes)
+    }
+
     pub(crate) fn hashed_key(&self) -> HashedKey<'_> {
         self.grant.of(self.key.as_key())
     }
@@ -191,7 +200,8 @@ impl HeldGrant {
     fn finish(&mut self, finish: Finish<'_>) -> Result<Version> {
         let key = HashedKey { key: self.key.as_key(), hash: self.grant.hash };
         let Grant { version, reservation, .. } = &mut self.grant;
-        self.engine.finish(key, *version, finish, &self.terms, reservation)
+        let ending = (finish, self.messages.list());
+        self.engine.finish(key, *version, ending, &self.terms, reservation)
     }
 }
 

@@ -113,16 +113,30 @@ impl<'a> Key<'a> {
     /// Returns the token of a step of this key's operation: the key's token, `#` and the step's name. Without a step,
     /// returns the token of the operation itself.
     pub(crate) fn token_of_step(&self, step: Option<&[u8]>) -> String {
+        self.token_with(|token| {
+            if let Some(step) = step {
+                token.push('#');
+                push_escaped(token, step);
+            }
+        })
+    }
+
+    /// Returns the token of a message that this key's operation emitted: the key's token, `~` and the number of the message.
+    pub(crate) fn token_of_message(&self, number: u32) -> String {
+        self.token_with(|token| {
+            let _ = write!(token, "~{number}");
+        })
+    }
+
+    /// Returns the token of the key, with what `push_suffix` appends to it.
+    fn token_with(&self, push_suffix: impl FnOnce(&mut String)) -> String {
         let mut token = String::new();
         if let Some(scope) = self.scope {
             push_escaped(&mut token, scope);
             token.push('/');
         }
         push_escaped(&mut token, self.name);
-        if let Some(step) = step {
-            token.push('#');
-            push_escaped(&mut token, step);
-        }
+        push_suffix(&mut token);
         if token.len() <= MAX_TOKEN_CHARACTERS {
             return token;
         }
@@ -155,8 +169,8 @@ impl<'a> Key<'a> {
 
 /// Appends one part of a token, escaped.
 ///
-/// The separators `/` and `#`, and the `~` that begins a digest, are escaped too: only [`Key::token_of_step`] writes
-/// them unescaped. Otherwise two keys could share a token.
+/// The separators `/`, `#` and `~`, which also begins a digest, are escaped too: only [`Key::token_with`] and its callers
+/// write them unescaped. Otherwise two keys could share a token.
 fn push_escaped(token: &mut String, part: &[u8]) {
     for &byte in part {
         match byte {

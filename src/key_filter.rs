@@ -20,7 +20,7 @@ impl KeyFilter {
         let is_completed = match liveness {
             Liveness::Completed | Liveness::CompletedWithoutResult => true,
             Liveness::Begun => false,
-            Liveness::Gone | Liveness::Released | Liveness::Unreadable => return false,
+            Liveness::Gone | Liveness::Released | Liveness::Unreadable | Liveness::Message => return false,
         };
         self.status.is_none_or(|wanted| (wanted == Status::Completed) == is_completed)
             && self.changed_before_ms.is_none_or(|before_ms| time_ms < before_ms)

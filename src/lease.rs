@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::format::record::Value;
 use crate::held_grant::HeldGrant;
 use crate::key::Key;
+use crate::messages::Messages;
 use crate::record::Retention;
 use crate::status::Version;
 
@@ -178,6 +179,39 @@ impl Lease {
         self.held.retain(retention)
     }
 
+    /// Adds a message that is committed with the completion of this lease: see [`Messages::emit`]. It is committed by
+    /// [`complete`](Lease::complete) and the other calls that complete, also in a batch, and by no release.
+    ///
+    /// All messages of an attempt together may take what [`Operation::emits`](crate::Operation::emits) allowed, which is
+    /// nothing by default.
+    ///
+    /// ```
+    /// use oncekey::{Begin, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let Begin::Acquired(mut lease) = store.operation("ship:7").emits(1_024).begin()? else { unreachable!() };
+    /// lease.emit_bytes("shipped", b"order 7")?;
+    /// lease.complete(b"parcel 99")?;
+    /// assert_eq!(store.stats().messages, 1);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Messages::emit`]. The lease is still usable.
+    pub fn emit<T: Serialize + DeserializeOwned>(&mut self, topic: &str, message: &T) -> Result<()> {
+        self.held.messages.emit(topic, message)
+    }
+
+    /// Adds a message as bytes: see [`emit`](Lease::emit).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Messages::emit_bytes`].
+    pub fn emit_bytes(&mut self, topic: &str, payload: &[u8]) -> Result<()> {
+        self.held.messages.emit_bytes(topic, payload)
+    }
+
     /// Records in one record that the side effect happened, and its result. Returns the record's version once the
     /// record is as durable as was asked for ([`Durability`](crate::Durability)).
     ///
@@ -268,6 +302,15 @@ impl Lease {
     /// ```
     pub fn leave_in_doubt(mut self, note: &str) {
         self.held.note(note);
+    }
+
+    pub(crate) fn set_messages(&mut self, messages: Messages) {
+        self.held.messages = messages;
+    }
+
+    /// A collection for the messages of this attempt.
+    pub(crate) fn new_messages(&self) -> Messages {
+        self.held.new_messages()
     }
 
     pub(crate) fn complete_as(&mut self, value: Value<'_>) -> Result<Version> {

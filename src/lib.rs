@@ -64,6 +64,7 @@
 //! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
 //! | list what began and has not ended | [`Store::unfinished`] |
 //! | pay one sync for many operations | [`Store::batch`], [`Batch`], [`Store::get_many`] |
+//! | publish a message exactly when its operation is completed | [`Attempt::emit`], [`Operation::on_complete`], [`Store::outbox`] |
 //! | inspect a key, or resolve a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
 //! | change how results are encoded | [`Codec`] |
 //! | test with a clock of your own | [`ManualClock`] |
@@ -124,6 +125,7 @@ mod typed;
 mod stats;
 mod options;
 mod completion;
+mod messages;
 mod held_grant;
 mod lease;
 mod doubt;
@@ -132,6 +134,7 @@ mod outcome;
 mod policy;
 mod operation;
 mod batch;
+mod outbox;
 mod store;
 mod unfinished;
 mod scan;
@@ -179,10 +182,15 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
 pub use lease::Lease;
+pub use messages::Messages;
 pub use operation::Operation;
 pub use options::Options;
+pub use outbox::{Deliveries, Delivery, Message, Outbox};
 pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};
-pub use policy::{BatchPolicy, DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun};
+pub use policy::{
+    BatchPolicy, DoubtPolicy, EmitPolicy, KeepInDoubt, NoMessages, OnComplete, Reconcile, Refuse, ReleaseIf,
+    ReleasePolicy, Rerun,
+};
 pub use progress::Progress;
 pub use scan::{ForgottenScope, Scan, ScannedKey};
 pub use stats::{CasOutcome, KeyState, Stats};

@@ -17,11 +17,12 @@ use crate::error::{Error, Result};
 use crate::fingerprint::canonical;
 use crate::format::record::{Typing, Value};
 use crate::key::{AnyKey, Fingerprint};
+use crate::messages::Messages;
 use crate::options::{check_lease, check_retention, operation_retention};
 use crate::outcome::Attempt;
 #[cfg(doc)]
 use crate::outcome::{Finding, Reconciled, RunError};
-use crate::policy::{KeepInDoubt, Reconcile, Refuse, ReleaseIf, Rerun};
+use crate::policy::{KeepInDoubt, NoMessages, OnComplete, Reconcile, Refuse, ReleaseIf, Rerun};
 use crate::sync::Patience;
 use crate::typed::{BY_CALLER, BY_MEANING};
 
@@ -33,6 +34,7 @@ use crate::typed::{BY_CALLER, BY_MEANING};
 /// | what the request is | [`request`](Operation::request) | the key alone identifies the request |
 /// | what to do about a doubt | [`reconcile`](Operation::reconcile) or [`rerun`](Operation::rerun) | [`Error::InDoubt`] |
 /// | which errors mean that nothing happened | [`release_if`](Operation::release_if) | every error leaves a doubt |
+/// | which messages to publish once it is done | [`emits`](Operation::emits) and [`on_complete`](Operation::on_complete) or [`Attempt::emit`] | none |
 /// | how long to wait for another thread | [`wait`](Operation::wait) | [`Error::InProgress`] at once |
 /// | how long to remember it | [`retain`](Operation::retain) | [`Options::retention`](crate::Options::retention) |
 ///
@@ -67,7 +69,7 @@ use crate::typed::{BY_CALLER, BY_MEANING};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[must_use = "an operation does nothing until it is run"]
-pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt> {
+pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt, M = NoMessages> {
     engine: &'a Arc<Engine>,
     key: AnyKey<'a>,
     request: Result<Request>,
@@ -79,6 +81,7 @@ pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt> {
     codec: C,
     doubt: D,
     release: R,
+    emit: M,
 }
 
 /// The terms that the caller set, before [`Operation::terms`] has checked them.
@@ -90,6 +93,7 @@ struct Unchecked {
     wait: Option<Duration>,
     durability: Option<Durability>,
     max_result_bytes: Option<usize>,
+    emits_bytes: usize,
 }
 
 /// What an entry of a batch needs of an operation.
@@ -111,11 +115,12 @@ impl<'a> Operation<'a> {
             codec: DefaultCodec::default(),
             doubt: Refuse,
             release: KeepInDoubt,
+            emit: NoMessages,
         }
     }
 }
 
-impl<'a, C, R> Operation<'a, C, Refuse, R> {
+impl<'a, C, R, M> Operation<'a, C, Refuse, R, M> {
     /// Resolves a doubt with `reconcile`, a closure that finds out whether the side effect of the attempt in doubt happened.
     ///
     /// The closure runs only if an earlier attempt is in doubt. Only one caller at a time runs it for a key, and each
@@ -139,7 +144,7 @@ impl<'a, C, R> Operation<'a, C, Refuse, R> {
     /// It records the result even if the key has become absent meanwhile. If a result has been recorded meanwhile, the
     /// call returns that one. If another attempt owns the key by then, or the result cannot be recorded, the call
     /// returns the closure's result in [`RunError::Unrecorded`].
-    pub fn reconcile<F, Found>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>, R>
+    pub fn reconcile<F, Found>(self, reconcile: F) -> Operation<'a, C, Reconcile<F>, R, M>
     where
         F: FnOnce(&Attempt) -> Found,
     {
@@ -151,12 +156,12 @@ impl<'a, C, R> Operation<'a, C, Refuse, R> {
     /// The begin is then written but not synced, so the whole operation takes one sync instead of two. If power is lost before
     /// the completion, the begin can be lost, and the next call runs the side effect as if for the first time. Therefore
     /// **every caller of the key must use `rerun`**: any other caller would not see the doubt.
-    pub fn rerun(self) -> Operation<'a, C, Rerun, R> {
+    pub fn rerun(self) -> Operation<'a, C, Rerun, R, M> {
         self.with_doubt(Rerun)
     }
 }
 
-impl<'a, C, D> Operation<'a, C, D, KeepInDoubt> {
+impl<'a, C, D, M> Operation<'a, C, D, KeepInDoubt, M> {
     /// Releases the key if `nothing_happened` returns true for the error of the closure: the side effect certainly did not
     /// happen, for instance because the connection was refused or the request was found invalid. The call returns
     /// [`RunError::Released`]. Every other error leaves the operation in doubt, which is the safe choice.
@@ -177,27 +182,67 @@ impl<'a, C, D> Operation<'a, C, D, KeepInDoubt> {
     /// assert_eq!(store.get("charge:1")?.status(), Status::Absent);
     /// # Ok::<(), oncekey::Error>(())
     /// ```
-    pub fn release_if<E, F>(self, nothing_happened: F) -> Operation<'a, C, D, ReleaseIf<E, F>>
+    pub fn release_if<E, F>(self, nothing_happened: F) -> Operation<'a, C, D, ReleaseIf<E, F>, M>
     where
         F: FnOnce(&E) -> bool,
     {
-        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, .. } = self;
+        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, emit, .. } = self;
         let release = ReleaseIf::new(nothing_happened);
-        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release }
+        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
     }
 }
 
-impl<'a, C, D, R> Operation<'a, C, D, R> {
-    fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E, R> {
-        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, release, .. } = self;
-        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release }
+impl<'a, C, D, R> Operation<'a, C, D, R, NoMessages> {
+    /// Makes messages from the result, which are committed with it like those of [`Attempt::emit`].
+    ///
+    /// The closure is called by whatever completes the operation with this call: after the side effect, and also if
+    /// [`reconcile`](Operation::reconcile) finds that an earlier attempt happened. So a message of an attempt that crashed
+    /// after its side effect is not lost. It is called in [`run`](Operation::run), [`record_value`](Operation::record_value)
+    /// and [`complete_if`](Operation::complete_if), never for a result that is replayed, and its messages come after those of
+    /// the attempt. Set [`emits`](Operation::emits), or every message is [`Error::TooLarge`].
+    ///
+    /// If the closure returns an error, the result is not recorded either, because the messages would be lost:
+    /// [`run`](Operation::run) returns it in [`RunError::Unrecorded`], and the operation is in doubt. With `reconcile`, the
+    /// next call tries again.
+    ///
+    /// ```
+    /// use oncekey::{Outcome, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let lost = store.operation("charge:1").run(|_| Err::<u64, _>("timed out"));
+    /// assert!(lost.is_err());
+    /// let found = store
+    ///     .operation("charge:1")
+    ///     .emits(1_024)
+    ///     .reconcile(|_| Some(17)) // the gateway has charged
+    ///     .on_complete(|receipt: &u64, outbox| outbox.emit("charged", receipt))
+    ///     .run(|_| Ok::<u64, String>(18));
+    /// assert!(matches!(found, Ok(Outcome::AlreadyDone(17))));
+    /// assert_eq!(store.outbox().next("charged")?.expect("a message").decode::<u64>()?, 17);
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    pub fn on_complete<T, F>(self, make_messages: F) -> Operation<'a, C, D, R, OnComplete<T, F>>
+    where
+        F: FnOnce(&T, &mut Messages) -> Result<()>,
+    {
+        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, .. } = self;
+        let emit = OnComplete::new(make_messages);
+        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
+    }
+}
+
+impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
+    fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E, R, M> {
+        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, release, emit, .. } = self;
+        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
     }
 
     /// Encodes and decodes results with `codec` instead of the default codec. The fingerprint of a request does not depend on
     /// the codec.
-    pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D, R> {
-        let Operation { engine, key, request, scheme, unchecked, doubt, release, .. } = self;
-        Operation { engine, key, request, scheme, codec_id: Some(B::ID), unchecked, codec, doubt, release }
+    pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D, R, M> {
+        let Operation { engine, key, request, scheme, unchecked, doubt, release, emit, .. } = self;
+        let codec_id = Some(B::ID);
+        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
     }
 
     /// Sets the request, so that a call with the same key and a different request is [`Error::Mismatch`].
@@ -359,6 +404,84 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         self
     }
 
+    /// Sets the maximum size of this operation's messages together, in bytes. Default: none, so that a message is
+    /// [`Error::TooLarge`].
+    ///
+    /// A message counts the lengths of its payload, its topic, its key and scope, and 332 bytes for its record, its entry in
+    /// a footer and its acknowledgement. A begin sets aside that much space in the file, so that neither the messages nor
+    /// their acknowledgements find the disk full. Messages and result must fit one frame, a quarter of a segment
+    /// ([`Options::segment_size`](crate::Options::segment_size)): more is [`Error::Option`]. Without a
+    /// [`max_result`](Operation::max_result), the messages lessen the maximum length of the result if need be.
+    ///
+    /// If the messages that are not acknowledged take more than [`Options::max_outbox`](crate::Options::max_outbox), the begin
+    /// of an operation that says `emits` is [`Error::Full`].
+    pub fn emits(mut self, bytes: usize) -> Self {
+        self.unchecked.emits_bytes = bytes;
+        self
+    }
+
+    fn terms(&self, begin_unsynced: bool) -> Result<Terms> {
+        let defaults = self.engine.settings().terms;
+        let retention = match (self.unchecked.retention, self.unchecked.result_retention) {
+            (None, None) => defaults.retention,
+            (Some(key), None) => operation_retention(key, self.engine.settings())?,
+            (key, result) => {
+                check_retention(key.unwrap_or(Duration::from_millis(defaults.retention.key_ms)), result)?
+            }
+        };
+        let lease_ms = match self.unchecked.lease {
+            Some(lease) => Some(check_lease(lease, retention)?),
+            // The store's default is shortened, because it is not a mistake of the caller if that default exceeds the
+            // retention of this operation.
+            None => defaults.lease_ms.map(|lease_ms| lease_ms.min(retention.key_ms)),
+        };
+        let durability = self.unchecked.durability.unwrap_or(defaults.durability);
+        let patience = self.unchecked.wait.map_or(Patience::None, Patience::of);
+        let max_result_bytes = self.max_result_bytes();
+        if max_result_bytes > defaults.max_result_bytes {
+            let reason = format!("{max_result_bytes} bytes; the store allows {}", defaults.max_result_bytes);
+            return Err(Error::Option { option: "max_result", reason });
+        }
+        let emits_bytes = self.unchecked.emits_bytes;
+        let wanted_bytes = self.unchecked.max_result_bytes.unwrap_or(0).saturating_add(emits_bytes);
+        if emits_bytes > 0 && wanted_bytes as u64 > self.engine.largest_result_bytes() {
+            let reason = format!(
+                "{emits_bytes} bytes of messages and a result of {} bytes; a frame of this store holds {}",
+                self.unchecked.max_result_bytes.unwrap_or(0),
+                self.engine.largest_result_bytes()
+            );
+            return Err(Error::Option { option: "emits", reason });
+        }
+        let typing = self.typing();
+        Ok(Terms {
+            durability,
+            begin_unsynced,
+            retention,
+            lease_ms,
+            typing,
+            patience,
+            max_result_bytes,
+            emits_bytes,
+        })
+    }
+
+    fn max_result_bytes(&self) -> usize {
+        self.unchecked.max_result_bytes.unwrap_or_else(|| {
+            // What the messages leave of a frame.
+            let left_bytes =
+                self.engine.largest_result_bytes().saturating_sub(self.unchecked.emits_bytes as u64);
+            let left_bytes = usize::try_from(left_bytes).unwrap_or(usize::MAX);
+            self.engine.settings().terms.max_result_bytes.min(left_bytes)
+        })
+    }
+
+    /// The typing that a begin record stores, so that a later completion uses the same codec.
+    fn typing(&self) -> Option<Typing> {
+        self.codec_id.map(|codec| Typing { scheme: self.scheme, codec, shape: None })
+    }
+}
+
+impl<'a, C, D, R> Operation<'a, C, D, R, NoMessages> {
     /// Begins an attempt without running a closure: [`Store::begin`](crate::Store::begin) with the request, terms and codec of
     /// this operation. For a side effect that ends elsewhere, in another function or thread.
     ///
@@ -388,7 +511,7 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         let terms = self.terms(false)?;
         let value = Value::bytes(result);
         let key = self.key.as_key();
-        Ok(Recorded::new(key, self.engine.record(key, self.request?, value, &terms)?))
+        Ok(Recorded::new(key, self.engine.record(key, self.request?, value, &[], &terms)?))
     }
 
     /// Takes the operation apart, for an entry of a batch.
@@ -397,44 +520,9 @@ impl<'a, C, D, R> Operation<'a, C, D, R> {
         let terms = self.request.and_then(|request| Ok((request, terms?)));
         Parts { engine: self.engine, key: self.key, terms }
     }
-
-    fn terms(&self, begin_unsynced: bool) -> Result<Terms> {
-        let defaults = self.engine.settings().terms;
-        let retention = match (self.unchecked.retention, self.unchecked.result_retention) {
-            (None, None) => defaults.retention,
-            (Some(key), None) => operation_retention(key, self.engine.settings())?,
-            (key, result) => {
-                check_retention(key.unwrap_or(Duration::from_millis(defaults.retention.key_ms)), result)?
-            }
-        };
-        let lease_ms = match self.unchecked.lease {
-            Some(lease) => Some(check_lease(lease, retention)?),
-            // The store's default is shortened, because it is not a mistake of the caller if that default exceeds the
-            // retention of this operation.
-            None => defaults.lease_ms.map(|lease_ms| lease_ms.min(retention.key_ms)),
-        };
-        let durability = self.unchecked.durability.unwrap_or(defaults.durability);
-        let patience = self.unchecked.wait.map_or(Patience::None, Patience::of);
-        let max_result_bytes = self.max_result_bytes();
-        if max_result_bytes > defaults.max_result_bytes {
-            let reason = format!("{max_result_bytes} bytes; the store allows {}", defaults.max_result_bytes);
-            return Err(Error::Option { option: "max_result", reason });
-        }
-        let typing = self.typing();
-        Ok(Terms { durability, begin_unsynced, retention, lease_ms, typing, patience, max_result_bytes })
-    }
-
-    fn max_result_bytes(&self) -> usize {
-        self.unchecked.max_result_bytes.unwrap_or(self.engine.settings().terms.max_result_bytes)
-    }
-
-    /// The typing that a begin record stores, so that a later completion uses the same codec.
-    fn typing(&self) -> Option<Typing> {
-        self.codec_id.map(|codec| Typing { scheme: self.scheme, codec, shape: None })
-    }
 }
 
-impl<C, D, R> fmt::Debug for Operation<'_, C, D, R> {
+impl<C, D, R, M> fmt::Debug for Operation<'_, C, D, R, M> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.debug_struct("Operation")
             .field("key", &self.key)

@@ -57,6 +57,7 @@ pub struct Options {
     clock_rules: OpeningRules,
     manual_clock: Option<ManualClock>,
     notes: bool,
+    max_outbox_bytes: Option<u64>,
 }
 
 impl Default for Options {
@@ -93,6 +94,7 @@ impl Options {
             clock_rules: OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None },
             manual_clock: None,
             notes: true,
+            max_outbox_bytes: None,
         }
     }
 
@@ -287,6 +289,34 @@ impl Options {
         self
     }
 
+    /// Sets how many bytes the messages that are not acknowledged may take in the file. Default: no limit.
+    ///
+    /// If the publisher stops, the messages of the operations that complete meanwhile accumulate. Once they take this much, a
+    /// call that would begin an operation with [`emits`](crate::Operation::emits) is [`Error::Full`]. Everything else goes
+    /// on: operations that have begun complete with their messages, which may exceed the limit by what they
+    /// [reserved](crate::Operation::emits), and other operations begin.
+    ///
+    /// ```
+    /// use oncekey::{Error, Options, RunError};
+    ///
+    /// let store = Options::new().max_outbox(100).open_in_memory()?;
+    /// let ship = |order: &str| {
+    ///     store.operation(order).emits(4_096).run(|attempt| {
+    ///         attempt.emit("shipped", &order.to_owned())?;
+    ///         Ok::<_, oncekey::Error>(())
+    ///     })
+    /// };
+    /// ship("order-1")?;
+    /// assert!(matches!(ship("order-2"), Err(RunError::Store(Error::Full { .. }))));
+    /// store.outbox().next("shipped")?.expect("a message").ack()?;
+    /// ship("order-2")?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn max_outbox(mut self, bytes: u64) -> Options {
+        self.max_outbox_bytes = Some(bytes);
+        self
+    }
+
     /// Opens the engine for the store at `path`.
     pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
@@ -388,9 +418,12 @@ impl Options {
             lease_ms,
             patience: Patience::None,
             max_result_bytes: 0, // until `settings_for` knows the segment size
+            emits_bytes: 0,
         };
         let result_retention_ms = self.result_retention.map(whole_ms);
-        self.settings_for(self.segment_bytes, Settings { terms, result_retention_ms, notes: self.notes })
+        let Options { notes, max_outbox_bytes, .. } = *self;
+        let settings = Settings { terms, result_retention_ms, notes, max_outbox_bytes };
+        self.settings_for(self.segment_bytes, settings)
     }
 
     fn check_max_size(&self, segment_bytes: u64) -> Result<()> {

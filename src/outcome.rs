@@ -6,15 +6,22 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::codec::Codec;
 use crate::doubt::Doubt;
 use crate::engine::{Engine, HashedKey};
 use crate::error::{Error, ErrorKind, Result};
+use crate::format::record::Typing;
 use crate::key::{Key, OwnedKey};
 use crate::lease::Lease;
+use crate::messages::Messages;
 use crate::options::{check_renewal, operation_retention};
 use crate::record::Retention;
 use crate::status::Version;
 use crate::sync::Mutex;
+use crate::typed;
 
 /// A boxed error, for programs that do not need the concrete type any more. See [`RunError::into_boxed`].
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -53,27 +60,35 @@ struct Shared {
     version: Version,
     /// The retention of the completed operation. Read after the closure has returned.
     retention: Mutex<Retention>,
+    /// The messages that are committed with the completion. Read after the closure has returned.
+    messages: Mutex<Messages>,
+    /// The codec of the operation.
+    typing: Option<Typing>,
 }
 
 impl Attempt {
     pub(crate) fn of_lease(engine: &Arc<Engine>, lease: &Lease) -> Attempt {
-        Attempt::new(engine, lease.hashed_key(), lease.attempt(), lease.version(), lease.retention())
+        let attempt = (lease.attempt(), lease.version());
+        Attempt::new(engine, lease.hashed_key(), attempt, lease.retention(), lease.new_messages())
     }
 
     pub(crate) fn of_doubt(engine: &Arc<Engine>, doubt: &Doubt) -> Attempt {
         let retention = engine.settings().terms.retention;
-        Attempt::new(engine, doubt.hashed_key(), doubt.attempt(), doubt.version(), retention)
+        let attempt = (doubt.attempt(), doubt.version());
+        Attempt::new(engine, doubt.hashed_key(), attempt, retention, doubt.new_messages())
     }
 
     fn new(
         engine: &Arc<Engine>,
         HashedKey { key, hash }: HashedKey<'_>,
-        number: u32,
-        version: Version,
+        (number, version): (u32, Version),
         retention: Retention,
+        messages: Messages,
     ) -> Attempt {
         let (engine, key, retention) = (Arc::downgrade(engine), key.to_owned(), Mutex::new(retention));
-        Attempt { shared: Arc::new(Shared { engine, key, hash, number, version, retention }) }
+        let (typing, messages) = (messages.typing(), Mutex::new(messages));
+        let shared = Shared { engine, key, hash, number, version, retention, messages, typing };
+        Attempt { shared: Arc::new(shared) }
     }
 
     /// The key of the operation. For the outside world, use the [`token`](Attempt::token) instead.
@@ -167,6 +182,76 @@ impl Attempt {
         let Some(engine) = self.owner() else { return Err(self.fenced()) };
         *self.shared.retention.lock() = operation_retention(retention, engine.settings())?;
         Ok(())
+    }
+
+    /// Adds a message to a topic of the [outbox](crate::Store::outbox). It is committed with the result of the operation, in
+    /// one write: if the operation is not completed, the message never existed, and a retry that replays the result emits
+    /// nothing.
+    ///
+    /// The messages of an attempt are numbered in the order of these calls, and the number is part of their
+    /// [`token`](crate::Message::token). So emit them in the same order in every attempt. Only calls before the closure
+    /// returns have an effect. Their sizes together may be what [`Operation::emits`](crate::Operation::emits) allows, which is
+    /// nothing by default.
+    ///
+    /// If the operation can be completed without this closure, by [`reconcile`](crate::Operation::reconcile), make the
+    /// messages in [`on_complete`](crate::Operation::on_complete) instead: those of an attempt that is in doubt are gone.
+    ///
+    /// ```
+    /// use oncekey::Store;
+    ///
+    /// let store = Store::in_memory()?;
+    /// let ship = || store.operation("ship:7").rerun().emits(1_024).run(|attempt| {
+    ///     // .. print a label, which may be printed twice ..
+    ///     attempt.emit("shipped", &7)?;
+    ///     Ok::<_, oncekey::Error>("parcel 99".to_owned())
+    /// });
+    /// ship()?;
+    /// ship()?; // replays the result
+    /// assert_eq!(store.stats().messages, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Messages::emit`]. [`Error::Fenced`]: the attempt does not own its operation any more, or is in doubt.
+    pub fn emit<T: Serialize + DeserializeOwned>(&self, topic: &str, message: &T) -> Result<()> {
+        // Encoded before the lock is taken, because that runs the caller's code.
+        let encoded = typed::encode_as(self.shared.typing, message, usize::MAX);
+        self.with_messages(|messages| messages.add_encoded(topic, encoded))
+    }
+
+    /// Adds a message that is encoded with `codec`: see [`Messages::emit_with`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`emit`](Attempt::emit).
+    pub fn emit_with<C: Codec, T>(&self, topic: &str, codec: &C, message: &T) -> Result<()>
+    where
+        T: Serialize + DeserializeOwned,
+    {
+        let encoded = typed::encode(codec, None, message, usize::MAX);
+        self.with_messages(|messages| messages.add_encoded(topic, encoded))
+    }
+
+    /// Adds a message as bytes: see [`emit`](Attempt::emit).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Messages::emit_bytes`], and [`Error::Fenced`].
+    pub fn emit_bytes(&self, topic: &str, payload: &[u8]) -> Result<()> {
+        self.with_messages(|messages| messages.emit_bytes(topic, payload))
+    }
+
+    fn with_messages(&self, add: impl FnOnce(&mut Messages) -> Result<()>) -> Result<()> {
+        if self.owner().is_none() {
+            return Err(self.fenced());
+        }
+        add(&mut self.shared.messages.lock())
+    }
+
+    /// Takes the messages that the closure has emitted.
+    pub(crate) fn take_messages(&self) -> Messages {
+        std::mem::take(&mut *self.shared.messages.lock())
     }
 
     pub(crate) fn retention(&self) -> Retention {

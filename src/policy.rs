@@ -1,10 +1,13 @@
-//! The policies of an [`Operation`](crate::Operation): what it does about a doubt and about an error of its closure.
+//! The policies of an [`Operation`](crate::Operation): what it does about a doubt and about an error of its closure,
+//! and which messages it makes from its result.
 //!
 //! [`operation`](crate::operation) and [`batch`](crate::batch) are the only callers.
 
 use std::fmt;
 use std::marker::PhantomData;
 
+use crate::error::Result;
+use crate::messages::Messages;
 use crate::outcome::{Attempt, Finding, Reconciled};
 
 /// What an [`Operation`](crate::Operation) does if an earlier attempt is in doubt: [`Refuse`], [`Rerun`] or
@@ -142,6 +145,53 @@ impl<E, F: FnOnce(&E) -> bool> ReleasePolicy<E> for ReleaseIf<E, F> {
     }
 }
 
+/// Which messages an [`Operation`](crate::Operation) emits besides those of its closure: [`NoMessages`] or [`OnComplete`].
+///
+/// The builder methods of `Operation` choose the policy. This trait is sealed.
+#[diagnostic::on_unimplemented(
+    message = "`on_complete` takes a different result type than the call records, which is `{T}`",
+    note = "name the type: `.on_complete(|result: &MyResult, outbox| ..)`"
+)]
+pub trait EmitPolicy<T>: sealed::Sealed {
+    #[doc(hidden)]
+    fn emit(&mut self, result: &T, messages: &mut Messages) -> Result<()>;
+}
+
+/// Emits no other messages than the closure of the operation. The default.
+#[derive(Debug, Clone, Copy)]
+pub struct NoMessages;
+
+/// Makes messages from the result: [`Operation::on_complete`](crate::Operation::on_complete).
+pub struct OnComplete<T, F> {
+    /// `None` after the closure was called.
+    closure: Option<F>,
+    result: PhantomData<fn(&T)>,
+}
+
+impl<T, F> OnComplete<T, F> {
+    pub(crate) fn new(closure: F) -> OnComplete<T, F> {
+        OnComplete { closure: Some(closure), result: PhantomData }
+    }
+}
+
+impl<T, F> fmt::Debug for OnComplete<T, F> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("OnComplete")
+    }
+}
+
+impl<T> EmitPolicy<T> for NoMessages {
+    fn emit(&mut self, _result: &T, _messages: &mut Messages) -> Result<()> {
+        Ok(())
+    }
+}
+
+impl<T, F: FnOnce(&T, &mut Messages) -> Result<()>> EmitPolicy<T> for OnComplete<T, F> {
+    fn emit(&mut self, result: &T, messages: &mut Messages) -> Result<()> {
+        self.closure.take().map_or(Ok(()), |closure| closure(result, messages))
+    }
+}
+
 mod sealed {
     pub trait Sealed {}
     impl Sealed for super::Refuse {}
@@ -149,4 +199,6 @@ mod sealed {
     impl<F> Sealed for super::Reconcile<F> {}
     impl Sealed for super::KeepInDoubt {}
     impl<E, F> Sealed for super::ReleaseIf<E, F> {}
+    impl Sealed for super::NoMessages {}
+    impl<T, F> Sealed for super::OnComplete<T, F> {}
 }

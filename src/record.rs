@@ -12,7 +12,7 @@ use crate::format::footer::FooterEntry;
 use crate::format::record::{Kind, Record};
 use crate::hash::Domain;
 use crate::planted::{Bug, planted};
-use crate::status::{Event, Status, transition};
+use crate::status::{Event, Status, Version, transition};
 
 /// Prints a result in `{:?}` as its length only, because the content may be confidential and must not reach a log.
 pub(crate) struct Length(pub(crate) usize);
@@ -40,6 +40,8 @@ pub(crate) enum Liveness {
     CompletedWithoutResult,
     /// The record carries the bytes of a record that failed its checksum; see [`lost_liveness`].
     Unreadable,
+    /// A message that is not acknowledged. Not a meaning for a key.
+    Message,
 }
 
 /// Returns the liveness of a key whose last record cannot be read. `was` is the kind of that record, if known.
@@ -49,8 +51,9 @@ pub(crate) fn lost_liveness(was: Option<Kind>, key_expires_ms: u64, now_ms: u64)
         // A step does not expire.
         Some(Kind::StepCompleted) => Liveness::Completed,
         Some(Kind::StepReleased) => Liveness::Released,
+        Some(Kind::Message | Kind::MessageUnreadable) => Liveness::Message,
         // The key is absent in each of these cases. The number of attempts of a released key is lost.
-        Some(Kind::Released | Kind::Forgotten | Kind::Ignorable) => Liveness::Gone,
+        Some(Kind::Released | Kind::Forgotten | Kind::Acknowledged | Kind::Ignorable) => Liveness::Gone,
         Some(Kind::Completed | Kind::Unreadable) | None if now_ms >= key_expires_ms => Liveness::Gone,
         Some(Kind::Completed) => Liveness::Completed,
         // It is unknown whether the operation was completed, so the key is in doubt.
@@ -61,7 +64,9 @@ pub(crate) fn lost_liveness(was: Option<Kind>, key_expires_ms: u64, now_ms: u64)
 /// Returns the liveness of the key whose last record is `record`.
 pub(crate) fn liveness(record: &Record<'_>, now_ms: u64) -> Liveness {
     let status = match record.kind {
-        Kind::Forgotten | Kind::Ignorable => return Liveness::Gone,
+        Kind::Forgotten | Kind::Acknowledged | Kind::Ignorable => return Liveness::Gone,
+        // Time never ends a message: only its acknowledgement does.
+        Kind::Message | Kind::MessageUnreadable => return Liveness::Message,
         Kind::Begun => Status::InDoubt,
         Kind::Released => Status::Absent,
         Kind::Completed => Status::Completed,
@@ -111,11 +116,15 @@ pub(crate) fn retirement(record: &Record<'_>, now_ms: u64) -> Retirement {
         // The number of attempts alone is not worth space in the log.
         Liveness::Released if !planted(Bug::ReleasedKept) => Retirement::Drop,
         Liveness::Unreadable if planted(Bug::UnreadableDropped) => Retirement::Drop,
+        Liveness::Message if planted(Bug::MessageExpires) && now_ms >= record.time_ms + 100_000 => {
+            Retirement::Drop
+        }
         Liveness::Released
         | Liveness::Begun
         | Liveness::Completed
         | Liveness::CompletedWithoutResult
-        | Liveness::Unreadable => Retirement::Keep,
+        | Liveness::Unreadable
+        | Liveness::Message => Retirement::Keep,
     }
 }
 
@@ -196,17 +205,31 @@ impl RecordSize {
             | Kind::StepBegun
             | Kind::StepCompleted
             | Kind::StepReleased
-            | Kind::StepUnreadable => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
+            | Kind::StepUnreadable
+            | Kind::Message
+            | Kind::MessageUnreadable => [(NEVER_MS, self.length_bytes), (NEVER_MS, 0)],
             Kind::Unreadable => [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)],
             Kind::Released if planted(Bug::ReleasedKept) => {
                 [(self.key_expires_ms, self.length_bytes), (NEVER_MS, 0)]
             }
-            // Reclaiming never moves the first three, so they are dead from the start. The caller handles `Completed`.
-            Kind::Released | Kind::Forgotten | Kind::Ignorable | Kind::Completed => {
+            // Reclaiming never moves the first four, so they are dead from the start. The caller handles `Completed`.
+            Kind::Released | Kind::Forgotten | Kind::Acknowledged | Kind::Ignorable | Kind::Completed => {
                 [(0, self.length_bytes), (NEVER_MS, 0)]
             }
         }
     }
+}
+
+/// A message that is not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PendingMessage {
+    pub(crate) id: Version,
+    /// The hash of the topic's name.
+    pub(crate) topic: u64,
+    /// When the message was emitted, in store time.
+    pub(crate) time_ms: u64,
+    /// The length of its record.
+    pub(crate) length_bytes: u64,
 }
 
 #[cfg(test)]

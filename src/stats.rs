@@ -34,7 +34,8 @@ use crate::typed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
-    /// The number of keys in the index. Includes keys whose retention has passed, until their segment is retired.
+    /// The number of keys in the index, and of messages that are not acknowledged. Includes keys whose retention has passed,
+    /// until their segment is retired.
     pub keys: usize,
     /// The memory of the index, in bytes.
     pub index_bytes: usize,
@@ -62,6 +63,13 @@ pub struct Stats {
     /// When the last attempt of the oldest unfinished operation began: in store time, in ms since the Unix epoch. `None` if
     /// there is none, and in a forked child.
     pub oldest_unfinished_ms: Option<u64>,
+    /// The number of messages in the [outbox](crate::Store::outbox) that are not acknowledged.
+    pub messages: usize,
+    /// The bytes of the records of these messages. [`Options::max_outbox`](crate::Options::max_outbox) limits them.
+    pub message_bytes: u64,
+    /// When the oldest of these messages was emitted, to within 16 ms: in store time, in ms since the Unix epoch. `None` if
+    /// there is none, and in a forked child.
+    pub oldest_message_ms: Option<u64>,
     /// The number of syncs for changes since the store was opened.
     pub syncs: u64,
     /// The bytes of live records that reclaiming moved since the store was opened.
@@ -102,6 +110,7 @@ impl Stats {
         let (head, tail) = log.span();
         let (moved_bytes, segments_retired) = engine.reclaimed();
         let (unfinished, in_doubt) = engine.unfinished_counts();
+        let (messages, message_bytes) = engine.message_counts();
         let mut stats = Stats {
             keys: 0,
             index_bytes: 0,
@@ -116,6 +125,9 @@ impl Stats {
             unfinished_steps: engine.unfinished_steps(),
             unfinished_bytes: 0,
             oldest_unfinished_ms: None,
+            messages,
+            message_bytes,
+            oldest_message_ms: None,
             syncs: log.syncs(),
             moved_bytes,
             segments_retired,
@@ -136,6 +148,7 @@ impl Stats {
             (stats.keys, stats.index_bytes) = (engine.index().len(), engine.index().allocated_bytes());
             stats.unfinished_bytes = engine.unfinished_bytes();
             stats.oldest_unfinished_ms = engine.oldest_unfinished_ms();
+            stats.oldest_message_ms = engine.oldest_message_ms();
             stats.file_bytes = log.file_bytes();
             stats.reserved_bytes = log.reserved_bytes();
             stats.poisoned = log.check_poison().is_err();

@@ -19,8 +19,10 @@ use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::key::{AnyKey, Fingerprint};
 use crate::lease::Lease;
+use crate::messages::Messages;
 use crate::operation::Operation;
 use crate::options::Options;
+use crate::outbox::{Deliveries, Outbox};
 use crate::outcome::Attempt;
 use crate::stats::{CasOutcome, KeyState, Stats};
 use crate::status::Version;
@@ -94,6 +96,9 @@ const _: () = {
     is_unwind_safe::<Attempt>();
     is_send::<Answers>();
     is_send::<Batch<'static>>();
+    is_send_and_sync::<Outbox>();
+    is_send_and_sync::<Deliveries>();
+    is_unwind_safe::<Deliveries>();
 };
 
 impl Store {
@@ -206,7 +211,7 @@ impl Store {
         let terms = &self.engine.settings().terms;
         let key = key.into();
         let key = key.as_key();
-        Ok(Recorded::new(key, self.engine.record(key, fingerprint.into(), Value::bytes(result), terms)?))
+        Ok(Recorded::new(key, self.engine.record(key, fingerprint.into(), Value::bytes(result), &[], terms)?))
     }
 
     /// Returns the state of `key`: its status and what is recorded. Does not begin an attempt.
@@ -327,10 +332,41 @@ impl Store {
         expected: Expected,
         next: Next<'_>,
     ) -> Result<CasOutcome> {
+        self.compare_and_set_with(key, expected, next, &Messages::new())
+    }
+
+    /// Atomically sets the state of `key` to `next` if it still matches `expected`, as
+    /// [`compare_and_set`](Store::compare_and_set) does, and commits `messages` with it. Messages are committed only with
+    /// [`Next::Completed`]. For an operator who resolves a doubt about an operation that would have emitted them.
+    ///
+    /// See [`Messages`] for an example.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`compare_and_set`](Store::compare_and_set). [`Error::TooLarge`] also if the messages and the result do not
+    /// fit one frame, a quarter of a segment. [`Error::Option`]: there are messages, and `next` is not completed.
+    pub fn compare_and_set_with<'a>(
+        &self,
+        key: impl Into<AnyKey<'a>>,
+        expected: Expected,
+        next: Next<'_>,
+        messages: &Messages,
+    ) -> Result<CasOutcome> {
+        if !messages.is_empty() && !matches!(next, Next::Completed { .. }) {
+            let reason = "messages are committed with a completion, and the next state is not one".to_owned();
+            return Err(Error::Option { option: "messages", reason });
+        }
         let key = key.into();
         let key = key.as_key();
-        let swap = self.engine.compare_and_set(key, expected, next, None, &self.engine.settings().terms)?;
+        let terms = &self.engine.settings().terms;
+        let swap = self.engine.compare_and_set(key, expected, (next, None), messages.list(), terms)?;
         CasOutcome::of(&self.engine, key, swap)
+    }
+
+    /// Returns the outbox, which hands out the messages that operations have emitted: see [`Outbox`].
+    #[must_use]
+    pub fn outbox(&self) -> Outbox {
+        Outbox::new(&self.engine)
     }
 
     /// Makes `key` absent, so that its side effect can run as if for the first time. Returns false if the key was

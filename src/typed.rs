@@ -9,6 +9,7 @@
 //!
 //! The typed calls use this module: `operation`, `lease`, `completion` and `stats`.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use serde::Serialize;
@@ -60,6 +61,17 @@ impl Unfit {
                 Error::TooLarge { key: key.to_owned(), length_bytes, limit_bytes }
             }
             Unfit::Codec(source) => Error::encode(key, source),
+        }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::TooLarge { length_bytes, limit_bytes } => {
+                write!(out, "{length_bytes} bytes; the limit is {limit_bytes}")
+            }
+            Unfit::Codec(source) => write!(out, "it cannot be encoded: {source}"),
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::format::record::{Typing, Value};
 use crate::held_grant::HeldGrant;
 use crate::key::{AnyKey, Key};
 use crate::lease::Lease;
+use crate::messages::Messages;
 use crate::status::Version;
 use crate::typed::Encoded;
 
@@ -27,10 +28,14 @@ pub(super) enum Queued<'a> {
         request: Request,
         terms: Terms,
         result: StoredResult,
+        messages: Messages,
     },
     Complete {
         held: &'a mut HeldGrant,
         result: StoredResult,
+        /// Those of the attempt, and those that were attached. Not kept in the attempt, so that a batch that is dropped
+        /// leaves it as it was.
+        messages: Messages,
     },
     Release {
         held: &'a mut HeldGrant,
@@ -79,20 +84,23 @@ impl Queued<'_> {
                 key: key.as_key(),
                 terms: *terms,
                 kind: EntryKind::Begin { request: *request, reruns: *reruns },
+                messages: &[],
             },
-            Queued::Record { key, request, terms, result } => Entry {
+            Queued::Record { key, request, terms, result, messages } => Entry {
                 key: key.as_key(),
                 terms: *terms,
                 kind: EntryKind::Record { request: *request, value: result.value() },
+                messages: messages.list(),
             },
-            Queued::Complete { held, result } => {
+            Queued::Complete { held, result, messages } => {
                 let finish = held.completion(result.value());
-                held.end_entry(finish)
+                held.end_entry(finish, messages.list())
             }
-            Queued::Release { held } => held.end_entry(Finish::Released),
+            Queued::Release { held } => held.end_entry(Finish::Released, &[]),
             Queued::BeginAgain { held, terms } => held.begin_again_entry(*terms),
             Queued::Refused { error } => {
-                Entry { key: Key::new(""), terms: defaults, kind: EntryKind::Known(Err(error.clone())) }
+                let kind = EntryKind::Known(Err(error.clone()));
+                Entry { key: Key::new(""), terms: defaults, kind, messages: &[] }
             }
         }
     }

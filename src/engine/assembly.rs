@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::outbox::PendingMessages;
 use super::path_check::PathCheck;
 use super::reclaim::Reclaim;
 use super::records::{HashedKey, Records};
@@ -18,7 +19,7 @@ use crate::error::Result;
 use crate::flights::Flights;
 use crate::index::Index;
 use crate::key::{Fingerprint, Key};
-use crate::log::Log;
+use crate::log::{Log, largest_result_bytes};
 use crate::recover::Recovered;
 use crate::sync::atomic::AtomicU64;
 
@@ -44,7 +45,17 @@ pub(crate) struct Engine {
 impl Engine {
     /// Builds the engine of a recovered store.
     pub(crate) fn new(recovered: Recovered, settings: Settings) -> Engine {
-        let Recovered { log, index, clock, open_count, counter, unreadable, begun } = recovered;
+        let Recovered {
+            log,
+            index,
+            clock,
+            open_count,
+            counter,
+            unreadable,
+            begun,
+            messages,
+            acknowledgement_room,
+        } = recovered;
         let flights = Arc::new(Flights::new());
         clock.wake_when_moved(Arc::downgrade(&(Arc::clone(&flights) as Arc<dyn Sleepers>)));
         let admission = Arc::new(Admission::new());
@@ -53,7 +64,9 @@ impl Engine {
         let path_check = Arc::new(PathCheck::new(storage, path, clock.now_ms(), log.span().1));
         let unreadable = UnreadableRecords::new(unreadable);
         let unfinished = UnfinishedTable::new(begun);
-        let records = Arc::new(Records::new(log, index, unreadable, unfinished, Arc::clone(&admission)));
+        let outbox = PendingMessages::new(messages, acknowledgement_room);
+        let records =
+            Arc::new(Records::new(log, index, unreadable, unfinished, outbox, Arc::clone(&admission)));
         let write = Arc::new(WritePath::new(Arc::clone(&records)));
         let viewer = Viewer::new(Arc::clone(&records), Arc::clone(&flights), Arc::clone(&clock));
         let reclaim = Reclaim::new(
@@ -98,6 +111,11 @@ impl Engine {
 
     pub(crate) fn clock(&self) -> &StoreClock {
         &self.clock
+    }
+
+    /// The maximum size of a result of this store, or of a result and messages together.
+    pub(crate) fn largest_result_bytes(&self) -> u64 {
+        largest_result_bytes(self.log().segment_bytes())
     }
 
     /// The number of leases and doubts that are alive. Takes no lock.

@@ -228,7 +228,7 @@ mod tests {
         };
         let (Began::Acquired(mut first), 0) = reads_of_begin(Status::InProgress) else { panic!() };
         engine
-            .finish(first.of(key), first.version, Finish::Released, &terms, &mut first.reservation)
+            .finish(first.of(key), first.version, (Finish::Released, &[]), &terms, &mut first.reservation)
             .unwrap();
         let (Began::Acquired(second), 1) = reads_of_begin(Status::InProgress) else { panic!() };
         assert_eq!(second.attempt, 2, "the attempts of the released record must be counted");
@@ -236,7 +236,7 @@ mod tests {
         engine.abandon(second.of(key), second.claim);
         let (Began::InDoubt(mut doubt), 1) = reads_of_begin(Status::InDoubt) else { panic!() };
         let finish = Finish::Completed(Value::bytes(b"r"));
-        engine.finish(doubt.of(key), doubt.version, finish, &terms, &mut doubt.reservation).unwrap();
+        engine.finish(doubt.of(key), doubt.version, (finish, &[]), &terms, &mut doubt.reservation).unwrap();
         let (Began::Completed(found), 1) = reads_of_begin(Status::Completed) else { panic!() };
         assert_eq!(found.result.as_deref(), Some(&b"r"[..]));
     }
@@ -265,7 +265,9 @@ mod tests {
                 std::thread::yield_now();
             }
             let finish = Finish::Completed(Value::bytes(b"r"));
-            engine.finish(doubt.of(key), doubt.version, finish, &terms, &mut doubt.reservation).unwrap();
+            engine
+                .finish(doubt.of(key), doubt.version, (finish, &[]), &terms, &mut doubt.reservation)
+                .unwrap();
             beginning.join().unwrap()
         });
         let Began::Completed(found) = began else { panic!("{began:?}") };
@@ -289,7 +291,7 @@ mod tests {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let terms = engine.settings().terms;
         let done = Key::new("done");
-        engine.record(done, Fingerprint::NONE.into(), Value::bytes(b"r"), &terms).unwrap().unwrap();
+        engine.record(done, Fingerprint::NONE.into(), Value::bytes(b"r"), &[], &terms).unwrap().unwrap();
         let flight = engine.flights.enter(engine.log().hasher().key(done));
         let patient = Terms { patience: Patience::Endless, ..terms };
         let began = engine.begin(done, Fingerprint::NONE.into(), &patient, true).unwrap();

@@ -1,7 +1,7 @@
 //! The rules of one call that changes a key. Data only.
 
 use super::records::{Found, HashedKey, Want};
-use super::terms::{Request, Terms};
+use super::terms::{NewMessage, Request, Terms};
 use crate::format::record::Value;
 use crate::sync::Patience;
 
@@ -40,6 +40,8 @@ pub(super) struct Call<'a> {
     /// Whether the call compares the key's state with an expected one. The state is then made durable before the decision: the
     /// caller acts on the comparison, so a loss of power must not undo the state.
     pub(super) compares: bool,
+    /// The messages that are written with a completion.
+    pub(super) messages: &'a [NewMessage],
 }
 
 impl<'a> Call<'a> {
@@ -57,6 +59,7 @@ impl<'a> Call<'a> {
             accepts_unreadable: false,
             input: None,
             compares: false,
+            messages: &[],
         }
     }
 

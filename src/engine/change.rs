@@ -12,9 +12,10 @@ use super::admission::Admitted;
 use super::assembly::Engine;
 use super::call::{Call, PathRule};
 use super::decide::{Decision, Draft};
+use super::emit::{messages_cost_bytes, room_bytes};
 use super::records::{Found, HashedKey, Want};
 use super::step_record::StepRecord;
-use super::terms::{Request, Terms};
+use super::terms::{NewMessage, Request, Terms};
 use super::view::{Seen, View, mismatch};
 use super::write::Change;
 use crate::error::{Error, Result};
@@ -138,6 +139,9 @@ impl Engine {
                 Decision::Nothing => return Ok(ChangeOutcome::Nothing),
                 Decision::Completed => {
                     drop(flight);
+                    if planted(Bug::ReplayEmits) && !call.messages.is_empty() {
+                        self.emit_again(key.key, call.messages)?;
+                    }
                     // Always present: a completed operation has a record.
                     let Some(found) = view.found else { continue };
                     if let Some(request) = call.request {
@@ -186,7 +190,7 @@ impl Engine {
             }
             match self.reserve(call, &changes, draft.class, set_aside.as_deref_mut())? {
                 Ok(reservation) => {
-                    return self.write_changes(call, &view, &draft, (version, &changes), reservation);
+                    return self.write_changes(call, &view, &draft, (version, changes), reservation);
                 }
                 Err(no_room) => {
                     drop(flight);
@@ -205,13 +209,19 @@ impl Engine {
         class: ReservationClass,
         set_aside: Option<&mut Reservation>,
     ) -> Result<Result<Reservation, NoRoom>> {
-        let cost_bytes = cost_of(changes);
+        let messages = messages_of(call, changes);
+        let cost_bytes =
+            cost_of(changes) + messages_cost_bytes(call.key.key, messages) + room_bytes(messages);
         if let Some(set_aside) = set_aside.filter(|set_aside| set_aside.bytes() >= cost_bytes) {
             return Ok(Ok(set_aside.split_all()));
         }
-        let finish_bytes = match lease_of(changes) {
-            Some(_) => record_cost_bytes(max_encoded_bytes(call.key.key, call.terms.max_result_bytes)),
-            None => 0,
+        let begins = lease_of(changes).is_some();
+        if begins || class == ReservationClass::Begin && !messages.is_empty() {
+            self.check_outbox(call.terms)?;
+        }
+        let finish_bytes = match begins {
+            true => finish_cost_bytes(call.key.key, call.terms),
+            false => 0,
         };
         self.log().reserve(cost_bytes + finish_bytes, class)
     }
@@ -222,16 +232,31 @@ impl Engine {
         call: &Call<'_>,
         view: &View,
         draft: &Draft<'_>,
-        (version, changes): (Version, &[Change<'_>]),
+        (version, changes): (Version, Vec<Change<'_>>),
         mut reservation: Reservation,
     ) -> Result<ChangeOutcome> {
-        let lease = lease_of(changes);
+        let lease = lease_of(&changes);
+        let messages = messages_of(call, &changes);
+        let flight = changes.first().map(|change| change.flight);
         // If the record begins a lease, it spends only what it needs. The rest is kept for the record that ends the attempt.
         let for_record = match lease {
-            Some(_) => reservation.split(cost_of(changes)),
-            None => reservation.split_all(),
+            Some(_) => reservation.split(cost_of(&changes)),
+            None => {
+                let room = reservation.split(room_bytes(messages));
+                std::mem::replace(&mut reservation, room)
+            }
         };
-        self.commit(changes, for_record, draft.until)?;
+        if messages.is_empty() {
+            self.commit(&changes, for_record, draft.until)?;
+        } else {
+            let emission = self.emission(messages.len())?;
+            let subject = (call.key.key, view.now_ms);
+            let mut all = Vec::with_capacity(changes.len() + messages.len());
+            all.extend(changes);
+            all.extend(emission.changes(&self.records, subject, messages, 0));
+            self.commit(&all, for_record, draft.until)?;
+            self.records.outbox().add_room(reservation.split_all());
+        }
         match call.path_rule {
             PathRule::RemovesState => {}
             // An operation that has begun is ended in the open file, even if the path leads elsewhere. Its handle returns that
@@ -239,8 +264,8 @@ impl Engine {
             PathRule::EndsAttempt => drop(self.path_check.look_if_due(view.now_ms)),
             // The write may have triggered a path check. If that failed, no attempt must be handed out.
             PathRule::BeginsOperation => self.path_check.check().inspect_err(|_| {
-                if let (Some(_), Some(change)) = (lease, changes.first()) {
-                    change.flight.set_claim(None);
+                if let (Some(_), Some(flight)) = (lease, flight) {
+                    flight.set_claim(None);
                 }
             })?,
         }
@@ -435,6 +460,17 @@ fn cost_of(changes: &[Change<'_>]) -> u64 {
 /// The lease that begins with the changes of one call.
 fn lease_of(changes: &[Change<'_>]) -> Option<Claim> {
     changes.first().and_then(Change::lease)
+}
+
+/// The messages that are written with the changes of a call: none, unless they complete the operation.
+fn messages_of<'a>(call: &Call<'a>, changes: &[Change<'_>]) -> &'a [NewMessage] {
+    let completes = changes.iter().any(|change| change.record.size.kind == Kind::Completed);
+    if completes { call.messages } else { &[] }
+}
+
+/// The space that a begin reserves for the end of its attempt.
+pub(super) fn finish_cost_bytes(key: Key<'_>, terms: &Terms) -> u64 {
+    record_cost_bytes(max_encoded_bytes(key, terms.max_result_bytes)) + terms.emits_bytes as u64
 }
 
 /// Refuses a result that is larger than `terms` allow.

@@ -367,6 +367,7 @@ mod tests {
             typing: None,
             patience: Patience::None,
             max_result_bytes: 1 << 10,
+            emits_bytes: 0,
         }
     }
 

@@ -6,7 +6,7 @@ use super::change::{Answer, ChangeOutcome, check_result};
 use super::decide::{self, Decision};
 use super::records::Found;
 use super::step_reading::StepInfo;
-use super::terms::{Expected, Next, Request, Terms};
+use super::terms::{Expected, NewMessage, Next, Request, Terms};
 use super::view::View;
 use crate::error::{Error, Result};
 use crate::format::record::{Typing, Value};
@@ -40,12 +40,14 @@ impl Engine {
         key: Key<'_>,
         request: Request,
         value: Value<'_>,
+        messages: &[NewMessage],
         terms: &Terms,
     ) -> Result<std::result::Result<Version, Found>> {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
         check_result(key, &value, terms)?;
-        let call = Call::beginning(hashed, request, terms);
+        self.check_messages(key, &value, messages)?;
+        let call = Call { messages, ..Call::beginning(hashed, request, terms) };
         let outcome = loop {
             match self.change(&call, None, |view| Ok(decide::record(view, request, value, terms)))? {
                 ChangeOutcome::Waited => {}
@@ -98,8 +100,8 @@ impl Engine {
         &self,
         key: Key<'_>,
         expected: Expected,
-        next: Next<'_>,
-        typing: Option<Typing>,
+        (next, typing): (Next<'_>, Option<Typing>),
+        messages: &[NewMessage],
         terms: &Terms,
     ) -> Result<Swap> {
         let _events = crate::events::hold_back();
@@ -109,8 +111,9 @@ impl Engine {
             Next::Absent | Next::InDoubt { .. } => Value::NONE,
         };
         check_result(key, &value, terms)?;
+        self.check_messages(key, &value, messages)?;
         let rules = Call::new(hashed, terms, PathRule::RemovesState);
-        let call = Call { accepts_unreadable: true, compares: true, ..rules };
+        let call = Call { accepts_unreadable: true, compares: true, messages, ..rules };
         let decide = |view: &View| Ok(decide::compare_and_set(view, expected, next, value, terms));
         let outcome = self.change(&call, None, decide)?;
         match outcome {

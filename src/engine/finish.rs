@@ -5,10 +5,11 @@ use super::call::{Call, PathRule};
 use super::change::{ChangeOutcome, Grant, check_result};
 use super::decide::{self, Decision};
 use super::records::{Found, HashedKey, Sight, Want};
-use super::terms::{Finish, Request, Terms};
+use super::terms::{Finish, NewMessage, Request, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::log::Reservation;
+use crate::planted::{Bug, planted};
 use crate::record::{Liveness, liveness};
 use crate::status::Version;
 
@@ -31,7 +32,7 @@ impl Engine {
         &self,
         key: HashedKey<'_>,
         version: Version,
-        finish: Finish<'_>,
+        (finish, messages): (Finish<'_>, &[NewMessage]),
         terms: &Terms,
         reservation: &mut Reservation,
     ) -> Result<Version> {
@@ -39,8 +40,9 @@ impl Engine {
         let hashed = self.admit_again(key)?;
         if let Finish::Completed(value) | Finish::FoundApplied(value) = finish {
             check_result(key.key, &value, terms)?;
+            self.check_messages(key.key, &value, messages)?;
         }
-        let call = Call::new(hashed, terms, PathRule::EndsAttempt);
+        let call = Call { messages, ..Call::new(hashed, terms, PathRule::EndsAttempt) };
         let outcome =
             self.change(&call, Some(reservation), |view| Ok(decide::finish(view, version, finish, terms)))?;
         match outcome {
@@ -93,7 +95,7 @@ impl Engine {
         key: HashedKey<'_>,
         doubt: &Grant,
         request: Request,
-        value: Value<'_>,
+        (value, messages): (Value<'_>, &[NewMessage]),
         terms: &Terms,
     ) -> Result<Applied> {
         let _events = crate::events::hold_back();
@@ -101,6 +103,7 @@ impl Engine {
         let call = Call {
             request: Some(request),
             want: Want::Result,
+            messages: if planted(Bug::ReconcileLosesMessages) { &[] } else { messages },
             ..Call::new(hashed, terms, PathRule::EndsAttempt)
         };
         let attempt = (doubt.version, doubt.attempt);
@@ -110,6 +113,7 @@ impl Engine {
             // whatever the size of its own result.
             if let Decision::Write(_) = decision {
                 check_result(key.key, &value, terms)?;
+                self.check_messages(key.key, &value, messages)?;
             }
             Ok(decision)
         })?;

@@ -28,10 +28,11 @@
 //! | `step_record` | the records of steps | nothing: pure, except that it encodes |
 //! | `reclaim` | freeing the space of dead records | records, the write path, flights |
 //! | `assembly` | the [`Engine`], which holds the parts | the parts above |
+//! | `emit` | the ids and the changes of messages | the parts above |
 //! | `releases` | writing the releases of attempts that never ran | the parts above |
 //! | `step_reading` | reading the steps of an operation | the parts above, all read only |
 //! | `call` | the rules of one call | nothing: data |
-//! | `reading`, `walk`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `lifecycle` | the calls | the parts above |
+//! | `reading`, `walk`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `deliver`, `lifecycle` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
@@ -50,6 +51,7 @@ mod write;
 mod step_record;
 mod reclaim;
 mod assembly;
+mod emit;
 mod releases;
 mod reading;
 #[allow(dead_code, reason = "the typed interface of steps uses the rest")]
@@ -65,12 +67,14 @@ mod claims;
 mod notes;
 #[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod steps;
+mod deliver;
 mod lifecycle;
 
 pub(crate) use assembly::Engine;
 pub(crate) use batch::{Entry, EntryDone, EntryKind, FrameSize};
 pub(crate) use begin::Began;
 pub(crate) use change::Grant;
+pub(crate) use deliver::HandedOut;
 #[allow(unused_imports, reason = "the typed interface of steps uses it")]
 pub(crate) use edit::Forgotten;
 pub(crate) use edit::Swap;
@@ -78,6 +82,7 @@ pub(crate) use finish::Applied;
 pub(crate) use inside::{InCallback, InClosure};
 pub(crate) use lifecycle::Handle;
 pub(crate) use notes::MAX_NOTE_BYTES;
+pub(crate) use outbox::Ticket;
 pub(crate) use reading::{ListedRecord, Listing};
 pub use reclaim::Compaction;
 pub(crate) use records::{Found, HashedKey};
@@ -86,5 +91,5 @@ pub(crate) use step_reading::{StepInfo, StepOf};
 #[allow(unused_imports, reason = "the typed interface of steps uses them")]
 pub(crate) use steps::{StepBegan, StepEnd, StepGrant};
 pub use terms::{Durability, Expected, Next};
-pub(crate) use terms::{Finish, Request, Settings, Terms};
+pub(crate) use terms::{Finish, NewMessage, Request, Settings, Terms};
 pub(crate) use walk::{WalkedKey, WalkedSegment};

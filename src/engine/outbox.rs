@@ -25,6 +25,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use crate::error::Result;
 use crate::log::Reservation;
 use crate::planted::{Bug, planted};
+use crate::record::PendingMessage;
 use crate::status::Version;
 use crate::sync::Mutex;
 use crate::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -36,18 +37,6 @@ const MAX_PAUSE_MS: u64 = 60_000;
 
 /// A topic with fewer messages than this never gives memory back.
 const MIN_SHRUNK: usize = 64;
-
-/// A message that is not acknowledged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PendingMessage {
-    pub(crate) id: Version,
-    /// The hash of the topic's name.
-    pub(crate) topic: u64,
-    /// When the message was emitted, in store time.
-    pub(crate) time_ms: u64,
-    /// The length of its record.
-    pub(crate) length_bytes: u64,
-}
 
 /// A message in the queue of its topic: the id, and the time and the length in one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -340,7 +329,12 @@ mod tests {
     }
 
     /// The numbers of the messages that are taken, and how often each was handed out.
-    fn take(pending: &PendingMessages, topic: u64, max: usize, now_ms: u64) -> Option<(Ticket, Vec<(u64, u32)>)> {
+    fn take(
+        pending: &PendingMessages,
+        topic: u64,
+        max: usize,
+        now_ms: u64,
+    ) -> Option<(Ticket, Vec<(u64, u32)>)> {
         let Taken { ticket, messages } = pending.take(topic, max, now_ms)?;
         Some((ticket, messages.into_iter().map(|(id, count)| (id.as_u64(), count)).collect()))
     }

@@ -196,7 +196,7 @@ mod tests {
         let terms = engine.settings().terms;
         let record = |name: &str, result: &[u8]| {
             engine
-                .record(Key::new(name), Fingerprint::NONE.into(), Value::bytes(result), &terms)
+                .record(Key::new(name), Fingerprint::NONE.into(), Value::bytes(result), &[], &terms)
                 .unwrap()
                 .unwrap();
         };

@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::outbox::PendingMessages;
 use super::unfinished::UnfinishedTable;
 use super::unreadable::UnreadableRecords;
 use crate::error::{Error, Result};
@@ -121,6 +122,7 @@ pub(super) struct Records {
     index: Index,
     unreadable: UnreadableRecords,
     unfinished: UnfinishedTable,
+    outbox: PendingMessages,
     admission: Arc<Admission>,
 }
 
@@ -130,9 +132,10 @@ impl Records {
         index: Index,
         unreadable: UnreadableRecords,
         unfinished: UnfinishedTable,
+        outbox: PendingMessages,
         admission: Arc<Admission>,
     ) -> Records {
-        Records { log, index, unreadable, unfinished, admission }
+        Records { log, index, unreadable, unfinished, outbox, admission }
     }
 
     pub(super) fn log(&self) -> &Arc<Log> {
@@ -149,6 +152,10 @@ impl Records {
 
     pub(super) fn unfinished(&self) -> &UnfinishedTable {
         &self.unfinished
+    }
+
+    pub(super) fn outbox(&self) -> &PendingMessages {
+        &self.outbox
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -193,10 +200,11 @@ impl Records {
                 || self.log.reader().position(found.address) == found.place.position)
     }
 
-    /// Whether the record that a footer entry lists is the last one of its key, or of a step of an unfinished operation.
+    /// Whether the record that a footer entry lists is the last one of its key, of a step of an unfinished operation, or of a
+    /// pending message.
     pub(super) fn points_to(&self, entry: &FooterEntry, address: Address) -> bool {
         match entry.kind.domain() {
-            Some(Domain::Key) => self.index.holds(entry.hash, address),
+            Some(Domain::Key | Domain::Message) => self.index.holds(entry.hash, address),
             Some(Domain::Step) => self.unfinished.holds_step(entry.parent_hash(), entry.hash, address),
             None => false,
         }
@@ -209,7 +217,7 @@ impl Records {
         now_ms: u64,
         read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
     ) -> Result<Option<Sight<R>>> {
-        self.read_if(key.hash, now_ms, |other| other == key.key, read)
+        self.read_if(key.hash, now_ms, |record| is_key(record) && record.key == key.key, read)
     }
 
     /// Calls `read` with the last record of the key with this hash, for a caller that does not know the key. Returns
@@ -220,16 +228,28 @@ impl Records {
         now_ms: u64,
         read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
     ) -> Result<Option<Sight<R>>> {
-        self.read_if(hash, now_ms, |key| self.log.hasher().key(key) == hash, read)
+        let is_wanted = |record: &Record<'_>| is_key(record) && self.log.hasher().key(record.key) == hash;
+        self.read_if(hash, now_ms, is_wanted, read)
     }
 
-    /// Calls `read` with the last record of the key with this hash for which `is_wanted` returns true. Only such a key
-    /// may have this hash.
+    /// Calls `read` with the record of a message. Returns None if the index has no entry for it: it was acknowledged.
+    pub(super) fn read_message<R>(
+        &self,
+        id: Version,
+        now_ms: u64,
+        read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
+    ) -> Result<Option<Sight<R>>> {
+        let is_wanted = |record: &Record<'_>| record.kind == Kind::Message && record.version == id;
+        self.read_if(self.log.hasher().message(id), now_ms, is_wanted, read)
+    }
+
+    /// Calls `read` with the last record that has this hash, for which `is_wanted` returns true. Only such a record may have
+    /// this hash. The index may offer records of other keys and of messages, so `is_wanted` compares the kind first.
     fn read_if<R>(
         &self,
         hash: u128,
         now_ms: u64,
-        is_wanted: impl Fn(Key<'_>) -> bool,
+        is_wanted: impl Fn(&Record<'_>) -> bool,
         mut read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
     ) -> Result<Option<Sight<R>>> {
         loop {
@@ -242,13 +262,12 @@ impl Records {
                 if self.admission.is_closed() {
                     return Some(Err(Error::Closed));
                 }
-                let confirm = self.log.reader().record(address, |place, record| match record.kind {
-                    // Compared first: the name of a step may be the same as the key.
-                    kind if kind.domain() != Some(Domain::Key) && !planted(Bug::StepAnswersForKey) => None,
-                    Kind::Unreadable => (record.key_hash(self.log.hasher()) == hash)
-                        .then(|| Sight::Unreadable(self.carried(address, place, record, now_ms))),
-                    _ => is_wanted(record.key).then(|| Sight::Read(read(address, place, record))),
-                });
+                let confirm =
+                    self.log.reader().record(address, |place, record| match record.kind.is_carrier() {
+                        true => (record.key_hash(self.log.hasher()) == hash)
+                            .then(|| Sight::Unreadable(self.carried(address, place, record, now_ms))),
+                        false => is_wanted(record).then(|| Sight::Read(read(address, place, record))),
+                    });
                 match confirm {
                     Err(error @ Error::Corrupt { .. }) => {
                         damaged.push((address, error));
@@ -352,14 +371,22 @@ impl Records {
         now_ms: u64,
     ) -> Unreadable {
         let reason = "the key's record could not be read when its segment was reclaimed, so its bytes were carried along";
+        let is_message = record.kind == Kind::MessageUnreadable;
+        let lost_kind = record.carried_kind().or(is_message.then_some(record.kind));
         Unreadable {
             address,
             size: RecordSize::of(record, place.length_bytes),
             version: record.version,
-            liveness: lost_liveness(record.carried_kind(), record.key_expires_ms, now_ms),
+            liveness: lost_liveness(lost_kind, record.key_expires_ms, now_ms),
             error: Error::corrupt(self.path(), address.offset(), reason),
         }
     }
+}
+
+/// Whether the record is that of a key. Compared first: a step may have the name of the key, and a message states the key of
+/// its operation.
+fn is_key(record: &Record<'_>) -> bool {
+    record.kind.domain() == Some(Domain::Key) || planted(Bug::StepAnswersForKey)
 }
 
 /// Describes the unreadable record at `address` from its footer entry.
@@ -404,7 +431,7 @@ mod tests {
         let engine = Arc::new(Options::new().open_nowhere().unwrap());
         let terms = engine.settings().terms;
         let name = Key::new("k");
-        engine.record(name, Fingerprint::NONE.into(), Value::NONE, &terms).unwrap().unwrap();
+        engine.record(name, Fingerprint::NONE.into(), Value::NONE, &[], &terms).unwrap().unwrap();
         let key = HashedKey { key: name, hash: engine.log().hasher().key(name) };
         let found = engine.records.lookup(key, 0, Want::State).unwrap().unwrap();
         let is_last = || engine.records.is_last(key.hash, &found);

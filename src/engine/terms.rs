@@ -4,9 +4,10 @@
 
 use std::fmt;
 
-use crate::format::record::{Typing, Value};
-use crate::key::Fingerprint;
-use crate::log::commit::Until;
+use crate::format::footer::ENTRY_BYTES;
+use crate::format::record::{ACKNOWLEDGEMENT_BYTES, MESSAGE_OVERHEAD_BYTES, Typing, Value, message_value};
+use crate::key::{Fingerprint, Key};
+use crate::log::commit::{Until, record_cost_bytes};
 use crate::record::{Length, Retention};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
@@ -80,7 +81,56 @@ pub(crate) struct Terms {
     pub(crate) patience: Patience,
     /// The maximum length of the result. A begin reserves space for a result of this length.
     pub(crate) max_result_bytes: usize,
+    /// The maximum size of all messages of an attempt together: see [`NewMessage::bytes`]. A begin reserves this space.
+    pub(crate) emits_bytes: usize,
 }
+
+/// A message that is to be committed with the completion of its operation.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct NewMessage {
+    /// The topic and the payload, as a record stores them.
+    value: Vec<u8>,
+    topic_bytes: usize,
+    typing: Option<Typing>,
+}
+
+impl NewMessage {
+    /// Makes a message. The topic has 1 to [`MAX_TOPIC_BYTES`].
+    pub(crate) fn new(topic: &str, payload: &[u8], typing: Option<Typing>) -> NewMessage {
+        NewMessage { value: message_value(topic, payload), topic_bytes: topic.len(), typing }
+    }
+
+    pub(crate) fn topic(&self) -> &str {
+        std::str::from_utf8(&self.value[1..=self.topic_bytes]).unwrap_or_default()
+    }
+
+    pub(super) fn value(&self) -> Value<'_> {
+        Value { typing: self.typing, ..Value::bytes(&self.value) }
+    }
+
+    /// The size of the message, as [`Operation::emits`](crate::Operation::emits) counts it: no less than what the record
+    /// and the later acknowledgement take of a segment.
+    pub(crate) fn bytes(&self, key: Key<'_>) -> usize {
+        let key_bytes = key.name().len() + key.scope_name().map_or(0, <[u8]>::len);
+        MESSAGE_OVERHEAD + key_bytes + self.value.len() - 1
+    }
+}
+
+impl fmt::Debug for NewMessage {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("NewMessage")
+            .field("topic", &self.topic())
+            .field("payload", &Length(self.value.len() - 1 - self.topic_bytes))
+            .finish()
+    }
+}
+
+/// What the size of a message has in addition to the lengths of its key, scope, topic and payload.
+pub(crate) const MESSAGE_OVERHEAD: usize = 332;
+const _: () = assert!(
+    MESSAGE_OVERHEAD as u64
+        == MESSAGE_OVERHEAD_BYTES + ENTRY_BYTES + record_cost_bytes(ACKNOWLEDGEMENT_BYTES)
+);
 
 /// The settings of a store.
 #[derive(Debug, Clone, Copy)]
@@ -90,6 +140,8 @@ pub(crate) struct Settings {
     pub(crate) result_retention_ms: Option<u64>,
     /// Whether an attempt that ends in doubt notes why.
     pub(crate) notes: bool,
+    /// The maximum number of bytes of messages that are not acknowledged. None means that there is no limit.
+    pub(crate) max_outbox_bytes: Option<u64>,
 }
 
 /// How an attempt ends.

@@ -331,7 +331,8 @@ fn status_of(
     now_ms: u64,
 ) -> Status {
     match last {
-        None | Some((Liveness::Gone | Liveness::Released, _)) => Status::Absent,
+        // A message is never looked up as a key.
+        None | Some((Liveness::Gone | Liveness::Released | Liveness::Message, _)) => Status::Absent,
         Some((Liveness::Completed | Liveness::CompletedWithoutResult, _)) => Status::Completed,
         // An operation whose record cannot be read is in doubt, unless the record is known to have been of a different
         // kind.

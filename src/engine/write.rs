@@ -29,7 +29,7 @@ use crate::key::Key;
 use crate::log::Reservation;
 use crate::log::commit::{NewRecord, Ticket, Until};
 use crate::planted::{Bug, planted};
-use crate::record::{RecordSize, Retention};
+use crate::record::{PendingMessage, RecordSize, Retention};
 use crate::status::Version;
 use crate::step_set::{Step, StepState};
 use crate::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +115,10 @@ pub(super) enum EffectKind {
     StepChanged { parent: u128, step: StepChange },
     /// The record is a copy of the last one of a step, which was at `from`.
     StepMoved { parent: u128, from: Address },
+    /// The record is a message that is pending from now on.
+    Emitted(PendingMessage),
+    /// The record acknowledges a message.
+    Acknowledged,
 }
 
 /// The new state of a step.
@@ -172,7 +176,11 @@ impl<'a> Change<'a> {
     pub(super) fn lease(&self) -> Option<Claim> {
         match self.effect.kind {
             EffectKind::Changed { begins, .. } => begins,
-            EffectKind::Moved | EffectKind::StepChanged { .. } | EffectKind::StepMoved { .. } => None,
+            EffectKind::Moved
+            | EffectKind::StepChanged { .. }
+            | EffectKind::StepMoved { .. }
+            | EffectKind::Emitted(_)
+            | EffectKind::Acknowledged => None,
         }
     }
 
@@ -301,7 +309,10 @@ impl Records {
             EffectKind::StepMoved { parent, from } => {
                 return self.apply_step_move(effect, parent, from, address);
             }
-            EffectKind::Changed { .. } | EffectKind::Moved => {}
+            EffectKind::Changed { .. }
+            | EffectKind::Moved
+            | EffectKind::Emitted(_)
+            | EffectKind::Acknowledged => {}
         }
         // A lease is published before the index points to its record. Otherwise a caller that reads without the flight
         // could find the attempt without its lease, and take the operation to be in doubt.
@@ -314,14 +325,14 @@ impl Records {
             publish_lease();
         }
         match (replaced, size.kind) {
-            (Some(old), Kind::Forgotten) => {
+            (Some(old), Kind::Forgotten | Kind::Acknowledged) => {
                 self.index().remove(hash, old.address);
             }
             (Some(old), _) => {
                 let is_replaced = self.index().replace(hash, old.address, address);
                 debug_assert!(is_replaced, "the entry changed although the flight was held");
             }
-            (None, Kind::Forgotten) => {}
+            (None, Kind::Forgotten | Kind::Acknowledged) => {}
             (None, _) => self.index().insert(hash, address),
         }
         if planted(Bug::LeaseAfterIndex) {
@@ -336,6 +347,9 @@ impl Records {
         }
         if let EffectKind::Changed { begun, .. } = effect.kind {
             self.note_unfinished(effect, begun);
+        }
+        if let EffectKind::Emitted(message) = &effect.kind {
+            self.outbox().add(message);
         }
         self.log().space_usage().add(&size, time_ms);
         if let EffectKind::Changed { ends_claim: true, .. } = effect.kind {

@@ -119,7 +119,7 @@ impl fmt::Display for Error {
             Error::TooLarge { key, length_bytes, limit_bytes } => write!(
                 out,
                 "{key}: a result of {length_bytes} bytes is too large to record, the limit is {limit_bytes} bytes \
-                 (max_result); record a reference to where it is kept instead"
+                 (max_result, or emits for messages); record a reference to where it is kept instead"
             ),
             Error::Full { path, reason } => write!(out, "{}: there is no room: {reason}", Shown(path)),
             Error::Poisoned { path, source } => write!(

@@ -43,7 +43,7 @@ impl FooterEntry {
         }
     }
 
-    /// Returns a record of kind [`Kind::Unreadable`] or [`Kind::StepUnreadable`] that carries `bytes`: the bytes of this entry's record, which failed
+    /// Returns a record of a kind that [carries](Kind::is_carrier) `bytes`: the bytes of this entry's record, which failed
     /// its checksum. The key cannot be read from them, so its hash, the expiries and the kind are taken from the entry. In a record
     /// of this kind, `fingerprint` holds the hash of the key, and `attempt` the kind of the carried record, or 0 if that is unknown.
     pub(crate) fn carrying<'a>(&self, bytes: &'a [u8], now_ms: u64) -> Record<'a> {
@@ -53,16 +53,25 @@ impl FooterEntry {
             | Kind::Released
             | Kind::StepBegun
             | Kind::StepCompleted
-            | Kind::StepReleased => u32::from(self.kind.to_byte()),
+            | Kind::StepReleased
+            | Kind::Message => u32::from(self.kind.to_byte()),
             // If the entry's record is itself a carrier, the kind of the record that it carries was in the bytes that
-            // are now damaged. Records of the other two kinds leave nothing of their key, so they are never carried.
-            Kind::Unreadable | Kind::StepUnreadable | Kind::Forgotten | Kind::Ignorable => 0,
+            // are now damaged. Records of the other kinds leave nothing of their key or message, so they are never carried.
+            Kind::Unreadable
+            | Kind::StepUnreadable
+            | Kind::MessageUnreadable
+            | Kind::Acknowledged
+            | Kind::Forgotten
+            | Kind::Ignorable => 0,
         };
-        let is_step = self.kind.domain() == Some(Domain::Step);
         // An attempt that has begun must never expire, whatever expiry the entry states.
         let never = self.kind == Kind::Begun;
         Record {
-            kind: if is_step { Kind::StepUnreadable } else { Kind::Unreadable },
+            kind: match self.kind.domain() {
+                Some(Domain::Step) => Kind::StepUnreadable,
+                Some(Domain::Message) => Kind::MessageUnreadable,
+                Some(Domain::Key) | None => Kind::Unreadable,
+            },
             key: Key::new(b""),
             version: self.version,
             origin: Version::from_u64(0),

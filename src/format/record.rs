@@ -59,6 +59,12 @@ pub(crate) enum Kind {
     StepReleased,
     /// The value contains the bytes of a step's record that failed its checksum when its segment was reclaimed.
     StepUnreadable,
+    /// A message of the outbox.
+    Message,
+    /// A message was acknowledged.
+    Acknowledged,
+    /// The value contains the bytes of a message that failed its checksum when its segment was reclaimed.
+    MessageUnreadable,
     /// A kind of a later format version that a reader may skip.
     Ignorable,
 }
@@ -76,6 +82,9 @@ impl Kind {
             17 => Some(Kind::StepCompleted),
             18 => Some(Kind::StepReleased),
             19 => Some(Kind::StepUnreadable),
+            32 => Some(Kind::Message),
+            33 => Some(Kind::Acknowledged),
+            34 => Some(Kind::MessageUnreadable),
             unknown if unknown & IGNORABLE != 0 => Some(Kind::Ignorable),
             _ => None,
         }
@@ -93,6 +102,9 @@ impl Kind {
             Kind::StepCompleted => 17,
             Kind::StepReleased => 18,
             Kind::StepUnreadable => 19,
+            Kind::Message => 32,
+            Kind::Acknowledged => 33,
+            Kind::MessageUnreadable => 34,
             Kind::Ignorable => IGNORABLE,
         }
     }
@@ -110,13 +122,14 @@ impl Kind {
             Kind::StepBegun | Kind::StepCompleted | Kind::StepReleased | Kind::StepUnreadable => {
                 Some(Domain::Step)
             }
+            Kind::Message | Kind::Acknowledged | Kind::MessageUnreadable => Some(Domain::Message),
             Kind::Ignorable => None,
         }
     }
 
     /// Whether the record carries the bytes of an unreadable one.
     pub(crate) fn is_carrier(self) -> bool {
-        matches!(self, Kind::Unreadable | Kind::StepUnreadable)
+        matches!(self, Kind::Unreadable | Kind::StepUnreadable | Kind::MessageUnreadable)
     }
 }
 
@@ -197,6 +210,9 @@ impl<'a> Value<'a> {
 /// In a record that carries an unreadable one, some fields have a different meaning: see [`FooterEntry::carrying`]. In a
 /// record of a step, `key` is the name of the step, `origin` that of its operation, and the two expiries hold the hash of
 /// the operation's key: see [`Record::parent_hash`].
+/// message, `version` is its id, `key` that of the operation that emitted it, `attempt` its number within that operation,
+/// `key_expires_ms` the hash of its topic, and `result_expires_ms` the time of its emission; `value` begins with the topic:
+/// see [`Record::message`]. An acknowledgement has the `version` of its message, the same two fields, and no key.
 ///
 /// [`FooterEntry::carrying`]: super::footer::FooterEntry::carrying
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -301,9 +317,10 @@ impl EncodedRecord<'_> {
 }
 
 impl<'a> Record<'a> {
-    /// Returns the hash of what the record is about: its key or its step.
+    /// Returns the hash of what the record is about: its key, its step or its message.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
+            Kind::Message | Kind::Acknowledged | Kind::MessageUnreadable => hasher.message(self.version),
             Kind::Unreadable | Kind::StepUnreadable if !planted(Bug::UnreadableKeyHashLost) => {
                 u128::from_le_bytes(self.fingerprint.to_bytes())
             }
@@ -322,6 +339,16 @@ impl<'a> Record<'a> {
     /// Returns the kind of the unreadable record that this record carries. None if it carries none, or the kind is unknown.
     pub(crate) fn carried_kind(&self) -> Option<Kind> {
         u8::try_from(self.attempt).ok().filter(|_| self.kind.is_carrier()).and_then(Kind::from_byte)
+    }
+
+    /// Returns the topic and the payload of a message. None if the record is of another kind.
+    pub(crate) fn message(&self) -> Option<(&'a str, &'a [u8])> {
+        if self.kind != Kind::Message {
+            return None;
+        }
+        let (length, rest) = self.value.result?.split_first()?;
+        let (topic, payload) = rest.split_at_checked(usize::from(*length)).filter(|_| *length > 0)?;
+        Some((std::str::from_utf8(topic).ok()?, payload))
     }
 
     /// Decodes the record in `bytes` without checking its checksum. Only a planted bug uses this.
@@ -437,11 +464,19 @@ impl<'a> Record<'a> {
         let key = Key::new(&bytes[key_at..value_at]);
         let key = if flags & FLAG_SCOPE != 0 { key.scope(&bytes[scope_at..key_at]) } else { key };
         let is_step = kind.domain() == Some(Domain::Step);
-        if kind.is_carrier() {
+        if kind == Kind::Acknowledged {
+            if flags != 0 || scope_length != 0 || key_length != 0 || extension_length != 0 {
+                return Err(FormatError::Damaged("the acknowledgement has parts that it cannot have"));
+            }
+        } else if kind.is_carrier() {
             let is_plain =
                 flags == FLAG_RESULT && scope_length == 0 && key_length == 0 && extension_length == 0;
             let carried_kind = record_header::ATTEMPT.u32(bytes);
-            let kinds = if is_step { CARRIED_STEP_KINDS } else { CARRIED_KINDS };
+            let kinds = match kind {
+                Kind::Unreadable => &CARRIED_KINDS[..],
+                Kind::StepUnreadable => &CARRIED_STEP_KINDS,
+                _ => &CARRIED_MESSAGE_KINDS,
+            };
             if !is_plain || carried_kind != 0 && !kinds.iter().any(|kind| u32::from(*kind) == carried_kind) {
                 return Err(FormatError::Damaged(
                     "the record that carries an unreadable one has parts or a kind that it cannot have",
@@ -471,7 +506,7 @@ impl<'a> Record<'a> {
                 "the record has the flag of a step that was given up, and is not one",
             ));
         }
-        Ok(Record {
+        let record = Record {
             kind,
             key,
             version: Version::from_u64(record_header::VERSION.u64(bytes)),
@@ -487,7 +522,11 @@ impl<'a> Record<'a> {
                 given_up,
                 typing,
             },
-        })
+        };
+        if kind == Kind::Message && record.message().is_none() {
+            return Err(FormatError::Damaged("the message has no topic"));
+        }
+        Ok(record)
     }
 }
 
@@ -495,6 +534,29 @@ impl<'a> Record<'a> {
 const CARRIED_KINDS: [u8; 3] = [1, 2, 3];
 /// The kinds of the records that a record of kind `StepUnreadable` can carry.
 const CARRIED_STEP_KINDS: [u8; 3] = [16, 17, 18];
+/// The kinds of the records that a record of kind `MessageUnreadable` can carry.
+const CARRIED_MESSAGE_KINDS: [u8; 1] = [32];
+
+/// The maximum length of a topic, in bytes.
+pub(crate) const MAX_TOPIC_BYTES: usize = 255;
+
+/// Returns the value of a message: the length of the topic in one byte, the topic, which has 1 to [`MAX_TOPIC_BYTES`], and
+/// the payload.
+pub(crate) fn message_value(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(topic.len())
+        .unwrap_or_else(|_| unreachable!("topics are checked when a message is emitted"));
+    let mut value = Vec::with_capacity(1 + topic.len() + payload.len());
+    value.push(length);
+    value.extend_from_slice(topic.as_bytes());
+    value.extend_from_slice(payload);
+    value
+}
+
+/// The length of a record that acknowledges a message.
+pub(crate) const ACKNOWLEDGEMENT_BYTES: u64 = RECORD_HEADER_BYTES as u64;
+/// The maximum number of bytes that the record of a message has in addition to its key, scope, topic and payload.
+pub(crate) const MESSAGE_OVERHEAD_BYTES: u64 =
+    (RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES + 1) as u64 + ALIGNMENT_BYTES - 1;
 
 /// Decodes the extension of a record, which is absent if `bytes` is empty.
 fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, FormatError> {

@@ -2,7 +2,7 @@
 
 use super::commit::record_cost_bytes;
 use crate::format::max_frame_bytes;
-use crate::format::record::{MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES};
+use crate::format::record::{ACKNOWLEDGEMENT_BYTES, MAX_BARE_RECORD_BYTES, RECORD_HEADER_BYTES};
 
 /// The maximum number of bytes that a batch may take of a segment, including its footer entries.
 pub(crate) fn batch_limit_bytes(segment_bytes: u64) -> u64 {
@@ -18,4 +18,9 @@ pub(crate) fn largest_result_bytes(segment_bytes: u64) -> u64 {
 /// The maximum length of a record whose bytes can be carried along in another record.
 pub(crate) fn largest_carried_bytes(segment_bytes: u64) -> u64 {
     batch_limit_bytes(segment_bytes) - record_cost_bytes(RECORD_HEADER_BYTES as u64)
+}
+
+/// The maximum number of bytes that the acknowledgement of one message takes of a segment.
+pub(crate) fn acknowledgement_cost_bytes() -> u64 {
+    record_cost_bytes(ACKNOWLEDGEMENT_BYTES)
 }

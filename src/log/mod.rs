@@ -51,7 +51,9 @@ use crate::storage::Storage;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::sync::{Mutex, Patience};
 use commit::{Commit, CommitSink, NewRecord, PendingFrame, Placement, Ticket, Until};
-pub(crate) use limits::{batch_limit_bytes, largest_carried_bytes, largest_result_bytes};
+pub(crate) use limits::{
+    acknowledgement_cost_bytes, batch_limit_bytes, largest_carried_bytes, largest_result_bytes,
+};
 use log_position::LogPosition;
 use reader::Reader;
 pub(crate) use reservations::Reservation;
@@ -171,6 +173,11 @@ impl Log {
                 Err(error) => return Err(self.poison_with(error)),
             }
         }
+    }
+
+    /// Reserves space for the acknowledgements of messages that recovery found. The session that wrote them had reserved it.
+    pub(crate) fn reserve_for_acknowledgements(&self, messages: u64) -> Reservation {
+        self.reservations.reserve_again(messages * acknowledgement_cost_bytes())
     }
 
     /// Reserves space in the existing slots, without growing the file. Does not take the lock of the writer.

@@ -175,6 +175,12 @@ impl SpaceReservations {
         self.reserve(bytes, class).then(|| Reservation { reservations: Arc::clone(self), bytes })
     }
 
+    /// Reserves space that an earlier session had reserved, and that is therefore there.
+    pub(crate) fn reserve_again(self: &Arc<Self>, bytes: u64) -> Reservation {
+        self.state.lock().reserved_bytes += bytes;
+        Reservation { reservations: Arc::clone(self), bytes }
+    }
+
     /// Returns an empty reservation.
     pub(crate) fn empty_reservation(self: &Arc<Self>) -> Reservation {
         Reservation { reservations: Arc::clone(self), bytes: 0 }

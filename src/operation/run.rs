@@ -11,19 +11,20 @@ use serde::de::DeserializeOwned;
 use super::Operation;
 use crate::codec::Codec;
 use crate::doubt::Doubt;
-use crate::engine::{Applied, Began, Expected, Found, Next, Request};
+use crate::engine::{Applied, Began, Expected, Found, Next, Request, Terms};
 use crate::error::{Error, Result};
 use crate::format::record::Value;
 use crate::lease::Lease;
+use crate::messages::Messages;
 use crate::outcome::{Attempt, Outcome, Reconciled, RunError};
 use crate::planted::{Bug, planted};
-use crate::policy::{DoubtPolicy, ReleasePolicy};
+use crate::policy::{DoubtPolicy, EmitPolicy, ReleasePolicy};
 use crate::stats::CasOutcome;
 use crate::sync::Patience;
 use crate::typed;
 
 // Each method requires `C: Codec`, instead of the impl: if the codec is missing, the compiler then shows the hint of `Codec`.
-impl<C, D, R> Operation<'_, C, D, R> {
+impl<C, D, R, M> Operation<'_, C, D, R, M> {
     /// Runs the side effect unless it ran before, and returns its result in both cases.
     ///
     /// Under [`Durability::Sync`](crate::Durability::Sync), the default, the begin is on disk before `effect` is
@@ -83,6 +84,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         T: Serialize + DeserializeOwned,
         D: DoubtPolicy<T>,
         R: ReleasePolicy<E>,
+        M: EmitPolicy<T>,
         E: fmt::Display,
         F: FnOnce(&Attempt) -> std::result::Result<T, E>,
     {
@@ -151,17 +153,19 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// Those of [`record`](Operation::record). [`Error::Encode`], [`Error::TooLarge`]: the result cannot be recorded,
     /// and nothing was recorded. [`Error::Decode`]: a result of a different type is already recorded.
-    pub fn record_value<T>(self, result: &T) -> Result<Outcome<T>>
+    pub fn record_value<T>(mut self, result: &T) -> Result<Outcome<T>>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
+        M: EmitPolicy<T>,
     {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
+        let messages = self.messages_of(result, &terms)?;
         let key = self.key.as_key();
         let request = self.request.clone()?;
         let encoded = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
-        match self.engine.record(key, request, encoded.value(), &terms)? {
+        match self.engine.record(key, request, encoded.value(), messages.list(), &terms)? {
             Ok(_) => Ok(Outcome::Done(encoded.returned)),
             Err(found) => self.decode(&found).map(Outcome::AlreadyDone),
         }
@@ -193,13 +197,15 @@ impl<C, D, R> Operation<'_, C, D, R> {
     ///
     /// Those of [`Store::compare_and_set`](crate::Store::compare_and_set). [`Error::Encode`]: the result cannot be encoded,
     /// or the attempt of the expected version was begun with a different [`codec`](Operation::codec).
-    pub fn complete_if<T>(self, expected: Expected, result: &T) -> Result<CasOutcome>
+    pub fn complete_if<T>(mut self, expected: Expected, result: &T) -> Result<CasOutcome>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
+        M: EmitPolicy<T>,
     {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
+        let messages = self.messages_of(result, &terms)?;
         let key = self.key.as_key();
         let Request { fingerprint, .. } = self.request.clone()?;
         let (_, seen) = self.engine.get(key, Patience::Endless)?;
@@ -213,13 +219,14 @@ impl<C, D, R> Operation<'_, C, D, R> {
             .and_then(|()| self.encode(result))
             .map_err(|unfit| unfit.into_error(key))?;
         let next = Next::Completed { fingerprint, result: &encoded.bytes };
-        let swap = self.engine.compare_and_set(key, expected, next, Some(encoded.typing), &terms)?;
+        let next = (next, Some(encoded.typing));
+        let swap = self.engine.compare_and_set(key, expected, next, messages.list(), &terms)?;
         CasOutcome::of(self.engine, key, swap)
     }
 
     /// Runs the side effect under its lease, and records its outcome.
     fn run_attempt<T, E, F>(
-        self,
+        mut self,
         mut lease: Lease,
         effect: F,
     ) -> std::result::Result<Outcome<T>, RunError<T, E>>
@@ -227,6 +234,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
         C: Codec,
         T: Serialize + DeserializeOwned,
         R: ReleasePolicy<E>,
+        M: EmitPolicy<T>,
         E: fmt::Display,
         F: FnOnce(&Attempt) -> std::result::Result<T, E>,
     {
@@ -236,12 +244,20 @@ impl<C, D, R> Operation<'_, C, D, R> {
         drop(in_closure);
         lease.set_retention(attempt.retention());
         match returned {
-            Ok(result) => match self.keep(&result, |value| lease.complete_as(value)) {
-                Ok((_, Ok(returned))) => Ok(Outcome::Done(returned)),
-                Ok((_, Err(source))) | Err(source) => {
-                    Err(RunError::Unrecorded { result: Box::new(result), source })
+            Ok(result) => {
+                let mut messages = attempt.take_messages();
+                if let Err(source) = self.emit.emit(&result, &mut messages) {
+                    // The result is not recorded without its messages, because they would be lost.
+                    return Err(RunError::Unrecorded { result: Box::new(result), source });
                 }
-            },
+                lease.set_messages(messages);
+                match self.keep(&result, |value| lease.complete_as(value)) {
+                    Ok((_, Ok(returned))) => Ok(Outcome::Done(returned)),
+                    Ok((_, Err(source))) | Err(source) => {
+                        Err(RunError::Unrecorded { result: Box::new(result), source })
+                    }
+                }
+            }
             Err(error) if self.release.nothing_happened(&error) => match lease.release() {
                 Ok(()) => Err(RunError::Released(error)),
                 // Without the record, the next caller finds the operation in doubt.
@@ -260,7 +276,7 @@ impl<C, D, R> Operation<'_, C, D, R> {
     /// Records the result that `reconcile` found. The side effect happened, so from here on this call neither runs it nor loses
     /// its result, whatever other callers did to the key meanwhile.
     fn record_applied<T, E>(
-        &self,
+        &mut self,
         doubt: &Doubt,
         request: Request,
         result: T,
@@ -268,8 +284,13 @@ impl<C, D, R> Operation<'_, C, D, R> {
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
+        M: EmitPolicy<T>,
     {
-        let kept = self.keep(&result, |value| doubt.record_applied(request, value));
+        let mut messages = doubt.new_messages();
+        if let Err(source) = self.emit.emit(&result, &mut messages) {
+            return Err(RunError::Unrecorded { result: Box::new(result), source });
+        }
+        let kept = self.keep(&result, |value| doubt.record_applied(request, value, &messages));
         let outcome = kept.and_then(|(applied, kept)| match applied {
             Applied::Recorded => kept,
             // The first recorded result stands: every retry must get the same one.
@@ -279,6 +300,16 @@ impl<C, D, R> Operation<'_, C, D, R> {
             Ok(result) => Ok(Outcome::AlreadyDone(result)),
             Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
         }
+    }
+
+    /// The messages that are made from a result which is recorded without an attempt.
+    fn messages_of<T>(&mut self, result: &T, terms: &Terms) -> Result<Messages>
+    where
+        M: EmitPolicy<T>,
+    {
+        let mut messages = Messages::of(self.key.as_key(), terms.typing, terms.emits_bytes);
+        self.emit.emit(result, &mut messages)?;
+        Ok(messages)
     }
 
     /// Calls `record` with the encoded result, or without a result if it cannot be recorded. Returns the value that

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::thread;
 
-use super::listed::{Listed, SegmentContents, SortedUpdates, StepCandidates, Unsorted};
+use super::listed::{Listed, ListedMessages, SegmentContents, SortedUpdates, StepCandidates, Unsorted};
 use super::open_context::OpenContext;
 use super::steps::StepFinder;
 use super::survey::{Link, Survey};
@@ -25,7 +25,7 @@ use crate::log::reader::Reader;
 use crate::log::scan;
 use crate::log::space_usage::SpaceUsage;
 use crate::log::writer::FullSegment;
-use crate::record::RecordSize;
+use crate::record::{PendingMessage, RecordSize};
 use crate::status::Version;
 use crate::step_set::FoundUnfinished;
 use crate::sync::{Mutex, RwLock};
@@ -63,6 +63,8 @@ pub(super) struct FilledIndex {
     pub(super) unreadable: Vec<Address>,
     /// The operations that began and have not ended, with their steps.
     pub(super) begun: Vec<FoundUnfinished>,
+    /// The messages that are not acknowledged, in the order of their ids.
+    pub(super) messages: Vec<PendingMessage>,
 }
 
 /// A task that the threads share, item by item.
@@ -150,6 +152,7 @@ pub(super) fn fill(
     let mut unreadable = Vec::new();
     let mut begun = Vec::new();
     let mut steps = StepCandidates::default();
+    let mut messages = ListedMessages::default();
     let max_window = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
     let min_window = MIN_SEGMENTS_PER_THREAD * threads;
     let window = (links.len() / WINDOWS).max(min_window).min(max_window).max(threads);
@@ -159,6 +162,7 @@ pub(super) fn fill(
             unreadable.extend(contents.unreadable);
             begun.extend(contents.begun);
             steps.append(contents.steps);
+            messages.append(contents.messages);
             filler.space_usage.absorb(contents.tally);
             filler.window.write().push(contents.updates);
             contents.segment
@@ -197,7 +201,15 @@ pub(super) fn fill(
     let found = finder.add_steps(&steps, &mut begun)?;
     filler.space_usage.mark_dead(&RecordSize::of_steps(found.dead_bytes));
     unreadable.extend(found.carriers);
-    Ok(FilledIndex { index: filler.index, space_usage: filler.space_usage, full, unreadable, begun })
+    let messages = messages.into_pending();
+    Ok(FilledIndex {
+        index: filler.index,
+        space_usage: filler.space_usage,
+        full,
+        unreadable,
+        begun,
+        messages,
+    })
 }
 
 impl Filler<'_> {

@@ -7,7 +7,8 @@ use crate::format::{ALIGNMENT_BYTES, FormatError, NEVER_MS};
 use crate::index::{Address, Packing, SHARD_COUNT, ShardUpdates, shard_of};
 use crate::log::space_usage::Tally;
 use crate::log::writer::FullSegment;
-use crate::record::RecordSize;
+use crate::record::{PendingMessage, RecordSize};
+use crate::status::Version;
 
 /// The index updates of a segment, sorted by shard. The words of one shard are `words[starts[shard]..starts[shard + 1]]`.
 #[derive(Default)]
@@ -42,6 +43,7 @@ pub(super) struct SegmentContents {
     pub(super) begun: Vec<(u128, Address)>,
     /// The records of steps.
     pub(super) steps: StepCandidates,
+    pub(super) messages: ListedMessages,
 }
 
 /// The records of steps that recovery has met, in the order of the log. Most are of operations that have ended, so each
@@ -85,6 +87,40 @@ impl StepCandidates {
     }
 }
 
+/// The messages and the acknowledgements that footers list.
+#[derive(Default)]
+pub(super) struct ListedMessages {
+    pub(super) messages: Vec<PendingMessage>,
+    /// The ids of the messages that were acknowledged.
+    pub(super) acknowledged: Vec<Version>,
+}
+
+impl ListedMessages {
+    /// Adds those of another segment.
+    pub(super) fn append(&mut self, mut other: ListedMessages) {
+        self.messages.append(&mut other.messages);
+        self.acknowledged.append(&mut other.acknowledged);
+    }
+
+    /// Returns the messages that are not acknowledged, in the order of their ids.
+    ///
+    /// The ids decide that, without the index: an acknowledgement comes after every copy of its message in the log, and is
+    /// dropped after all of them.
+    pub(super) fn into_pending(self) -> Vec<PendingMessage> {
+        let ListedMessages { mut messages, mut acknowledged } = self;
+        // A message that reclaiming moved may be listed twice.
+        messages.sort_unstable_by_key(|message| message.id);
+        messages.dedup_by_key(|message| message.id);
+        acknowledged.sort_unstable();
+        let mut acknowledged = acknowledged.into_iter().peekable();
+        messages.retain(|message| {
+            while acknowledged.next_if(|id| *id < message.id).is_some() {}
+            acknowledged.peek() != Some(&message.id)
+        });
+        messages
+    }
+}
+
 /// The index updates of the segment that a thread is reading, in the order of the log.
 #[derive(Default)]
 pub(super) struct Unsorted {
@@ -116,6 +152,7 @@ struct Exceptions {
     /// The key hash and the address of each record that may be the last one of an unfinished operation.
     begun: Vec<(u128, Address)>,
     steps: StepCandidates,
+    messages: ListedMessages,
 }
 
 impl Exceptions {
@@ -128,11 +165,24 @@ impl Exceptions {
         if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS {
             self.begun.push((entry.hash, address));
         }
-        if entry.kind == Kind::Unreadable {
+        if entry.kind.is_carrier() {
             self.unreadable.push((entry.hash, address));
         }
         match entry.kind {
             Kind::Forgotten => Some(false),
+            Kind::Message | Kind::MessageUnreadable => {
+                self.messages.messages.push(PendingMessage {
+                    id: entry.version,
+                    topic: entry.key_expires_ms,
+                    time_ms: entry.result_expires_ms,
+                    length_bytes: entry.length,
+                });
+                Some(true)
+            }
+            Kind::Acknowledged => {
+                self.messages.acknowledged.push(entry.version);
+                Some(false)
+            }
             Kind::Completed | Kind::Released | Kind::Unreadable => Some(now_ms < entry.key_expires_ms),
             Kind::Begun => Some(true),
             // Steps are not in the index. Which of them are live is known once the index is filled.
@@ -251,7 +301,7 @@ impl<'a> Listed<'a> {
         self.removals.sort_unstable();
         sorted.removals = self.removals;
         self.tally.add_dead(segment.record_bytes.saturating_sub(self.listed_bytes));
-        let Listed { tally, exceptions: Exceptions { unreadable, begun, steps }, .. } = self;
-        SegmentContents { segment, updates: sorted, tally, unreadable, begun, steps }
+        let Listed { tally, exceptions: Exceptions { unreadable, begun, steps, messages }, .. } = self;
+        SegmentContents { segment, updates: sorted, tally, unreadable, begun, steps, messages }
     }
 }

@@ -67,8 +67,9 @@ use crate::index::{Address, Index};
 use crate::log::reader::Reader;
 use crate::log::slots::Growing;
 use crate::log::writer::{FullSegment, Start, Tail};
-use crate::log::{Log, VersionsBefore};
+use crate::log::{Log, Reservation, VersionsBefore};
 use crate::planted::{Bug, planted};
+use crate::record::PendingMessage;
 use crate::step_set::FoundUnfinished;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
@@ -98,6 +99,10 @@ pub(crate) struct Recovered {
     pub(crate) unreadable: Vec<Address>,
     /// The operations that began and have not ended, with their steps.
     pub(crate) begun: Vec<FoundUnfinished>,
+    /// The messages that are not acknowledged, in the order of their ids.
+    pub(crate) messages: Vec<PendingMessage>,
+    /// Space for the acknowledgements of these messages.
+    pub(crate) acknowledgement_room: Reservation,
 }
 
 /// The file that is being opened, and the options for that.
@@ -208,7 +213,7 @@ impl Filled<'_> {
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
         let Surveyed { request, survey, versions, clock, time, wall_ms } = surveyed;
-        let FilledIndex { index, space_usage, full, unreadable, begun } = filled;
+        let FilledIndex { index, space_usage, full, unreadable, begun, messages } = filled;
         let OpenRequest { storage, path, config } = &request;
         let segment_bytes = survey.parameters.segment_bytes;
         let slots = |bytes: u64| bytes.saturating_sub(STORE_HEADER_BYTES);
@@ -221,6 +226,8 @@ impl Filled<'_> {
         log.make_min_slots()?;
         request.context().io("give the file blocks of its own", storage.unshare())?;
         survey.rewrite_end(&request.context())?;
+        // Reserved before the opening frame, which must not take this space.
+        let acknowledgement_room = log.reserve_for_acknowledgements(messages.len() as u64);
         let (open_count, counter) = log.begin_opening(versions)?;
         if let Some(jump) = time.accepted_jump {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
@@ -229,7 +236,17 @@ impl Filled<'_> {
         if storage.copies_on_write() {
             crate::events::found_copy_on_write(path);
         }
-        Ok(Recovered { log: Arc::new(log), index, clock, open_count, counter, unreadable, begun })
+        Ok(Recovered {
+            log: Arc::new(log),
+            index,
+            clock,
+            open_count,
+            counter,
+            unreadable,
+            begun,
+            messages,
+            acknowledgement_room,
+        })
     }
 }
 

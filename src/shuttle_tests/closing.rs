@@ -188,7 +188,7 @@ fn close_and_compact(interrupted: &AtomicUsize) {
 fn compact_and_read_span() {
     let engine = Arc::new(options().open_nowhere().unwrap());
     let (key, terms) = (Key::new("a"), engine.settings().terms);
-    assert!(engine.record(key, NONE.into(), Value::bytes(b"r"), &terms).unwrap().is_ok());
+    assert!(engine.record(key, NONE.into(), Value::bytes(b"r"), &[], &terms).unwrap().is_ok());
     assert!(engine.forget(key, &terms).unwrap());
     let reading = {
         let engine = Arc::clone(&engine);

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use super::plan::{Plan, Planned};
+use super::plan::{Plan, Planned, Write};
 use super::{Entry, EntryDone, EntryKind};
 use crate::engine::HashedKey;
 use crate::engine::assembly::Engine;
 use crate::engine::begin::Began;
 use crate::engine::change::{Answer, Grant, left_in_doubt};
+use crate::engine::emit::{Emission, messages_cost_bytes, room_bytes};
 use crate::engine::records::Found;
-use crate::engine::terms::Durability;
+use crate::engine::terms::{Durability, NewMessage};
 use crate::engine::view::mismatch;
 use crate::engine::write::Change;
 use crate::error::{Error, Result};
@@ -19,6 +20,16 @@ use crate::format::frame::FRAME_HEADER_BYTES;
 use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::{Reservation, batch_limit_bytes};
 use crate::planted::{Bug, planted};
+
+/// The changes of a batch, distributed over frames.
+struct Frames {
+    /// For each frame its end in the changes, and the space for it.
+    frames: Vec<(usize, Reservation)>,
+    /// What is left of the reservation of each write.
+    rests: Vec<Option<Reservation>>,
+    /// Space for the acknowledgements of the messages.
+    room: Reservation,
+}
 
 impl Engine {
     /// Writes the planned changes and answers all entries but the busy ones.
@@ -42,7 +53,15 @@ impl Engine {
             || rests_on.is_some()
             || rests_on_own && !planted(Bug::AnswerRestsOnUnsynced);
         let until = if is_synced { Until::Synced } else { Until::Written };
-        let (frames, mut rests) = self.frames(entries, &changes, writes);
+        let messages: Vec<&[NewMessage]> = writes
+            .iter()
+            .zip(&changes)
+            .map(|((entry, ..), change)| entries[*entry].messages_of(change.record.size.kind))
+            .collect();
+        // The ids of all messages are given at once, in the order of the entries.
+        let emission = self.emission(messages.iter().map(|messages| messages.len()).sum())?;
+        let (changes, starts) = self.with_messages(&emission, (entries, &writes), changes, &messages);
+        let Frames { frames, mut rests, room } = self.frames(entries, (&changes, &starts), writes, &messages);
         // Doubts are given before the changes are applied, because a later entry may end one.
         let mut doubts = Vec::new();
         for (number, plan) in plans.iter().enumerate() {
@@ -64,6 +83,7 @@ impl Engine {
             }
             return Err(error);
         }
+        self.records.outbox().add_room(room);
         let has_ended = entries.iter().any(|entry| matches!(entry.kind, EntryKind::Finish { .. }));
         if has_ended {
             // The handles return this error, once their records are written.
@@ -91,7 +111,7 @@ impl Engine {
                     let rest = rests[change].take();
                     let resolves = doubt.is_some() || matches!(entry.kind, EntryKind::BeginAgain { .. });
                     let elsewhere = in_place.as_ref().err();
-                    match self.answer_written(entry, &changes[change], rest, elsewhere) {
+                    match self.answer_written(entry, &changes[starts[change]], rest, elsewhere) {
                         Ok(EntryDone::Began(Began::Acquired(grant))) if resolves => {
                             Ok(EntryDone::BeganAgain(grant))
                         }
@@ -103,45 +123,72 @@ impl Engine {
         Ok(answers.collect())
     }
 
-    /// Distributes the changes over frames. Returns the end of each frame with the space for it, and for each change what is
-    /// left of its reservation.
+    /// Adds the changes of messages, each after the completion that they belong to. Returns all changes, and where the one
+    /// of each write is among them.
+    fn with_messages<'a>(
+        &'a self,
+        emission: &'a Emission<'a>,
+        (entries, writes): (&[Entry<'a>], &[Write]),
+        changes: Vec<Change<'a>>,
+        messages: &[&'a [NewMessage]],
+    ) -> (Vec<Change<'a>>, Vec<usize>) {
+        let mut all = Vec::with_capacity(changes.len());
+        let mut starts = Vec::with_capacity(changes.len());
+        let mut given = 0;
+        for ((change, messages), (entry, ..)) in changes.into_iter().zip(messages).zip(writes) {
+            let subject = (entries[*entry].key, change.effect.time_ms);
+            starts.push(all.len());
+            all.push(change);
+            all.extend(emission.changes(&self.records, subject, messages, given));
+            given += messages.len();
+        }
+        (all, starts)
+    }
+
+    /// Distributes the changes over frames. The messages of a completion go into its frame.
     fn frames(
         &self,
         entries: &mut [Entry<'_>],
-        changes: &[Change<'_>],
-        writes: Vec<(usize, Until, Option<Reservation>)>,
-    ) -> (Vec<(usize, Reservation)>, Vec<Option<Reservation>>) {
+        (changes, starts): (&[Change<'_>], &[usize]),
+        writes: Vec<Write>,
+        messages: &[&[NewMessage]],
+    ) -> Frames {
         let limit_bytes = batch_limit_bytes(self.log().segment_bytes());
         let mut frames: Vec<(usize, Reservation)> = Vec::new();
-        let mut rests = Vec::with_capacity(changes.len());
+        let mut rests = Vec::with_capacity(writes.len());
+        let mut room = self.log().no_reservation();
         let mut used_bytes = u64::MAX;
-        for (number, (change, (entry, _, reserved))) in changes.iter().zip(writes).enumerate() {
+        for (number, ((entry, _, reserved), messages)) in writes.into_iter().zip(messages).enumerate() {
+            let change = &changes[starts[number]];
             let length_bytes = change.record.size.length_bytes;
-            let cost_bytes = length_bytes + ENTRY_BYTES;
+            let key = entries[entry].key;
+            let cost_bytes = length_bytes + ENTRY_BYTES + messages_cost_bytes(key, messages);
             let mut reserved = match (reserved, &mut entries[entry].kind) {
                 (Some(reserved), _) => reserved,
                 (None, EntryKind::Finish { reservation, .. }) => reservation.split_all(),
                 (None, _) => self.log().no_reservation(),
             };
+            room.merge(reserved.split(room_bytes(messages)));
             let for_record = match change.lease() {
                 Some(_) => reserved.split(record_cost_bytes(length_bytes)),
                 None => reserved.split_all(),
             };
             rests.push(Some(reserved));
-            let is_split = planted(Bug::AtomicBatchInTwoFrames) && number == changes.len() / 2;
+            let end_of_write = starts[number] + 1 + messages.len();
+            let is_split = planted(Bug::AtomicBatchInTwoFrames) && number == starts.len() / 2;
             match frames.last_mut() {
                 Some((end, space)) if used_bytes.saturating_add(cost_bytes) <= limit_bytes && !is_split => {
                     used_bytes += cost_bytes;
                     space.merge(for_record);
-                    *end = number + 1;
+                    *end = end_of_write;
                 }
                 _ => {
                     used_bytes = FRAME_HEADER_BYTES as u64 + cost_bytes;
-                    frames.push((number + 1, for_record));
+                    frames.push((end_of_write, for_record));
                 }
             }
         }
-        (frames, rests)
+        Frames { frames, rests, room }
     }
 
     /// Answers an entry whose record is written. `elsewhere` is the error of a path that leads elsewhere.
@@ -194,7 +241,7 @@ impl Engine {
     /// In an atomic batch such an entry refuses the others, so its answer is that the operation is in progress, even if it is
     /// completed: next to the refusals a replay would look like a success that refused them.
     pub(super) fn answer_busy(&self, entry: &Entry<'_>, is_atomic: bool) -> Result<EntryDone> {
-        let Entry { key, terms, kind } = entry;
+        let Entry { key, terms, kind, .. } = entry;
         let hashed = self.admit(*key)?;
         let Some(request) = kind.request() else {
             return Err(Error::InProgress { key: key.to_owned(), attempt: 1 });
@@ -230,10 +277,10 @@ mod tests {
         let terms = engine.settings().terms;
         let record = |name| {
             let kind = EntryKind::Record { request: Fingerprint::NONE.into(), value: Value::bytes(b"r") };
-            Entry { key: Key::new(name), terms, kind }
+            Entry { key: Key::new(name), terms, kind, messages: &[] }
         };
         let done = Key::new("done");
-        engine.record(done, Fingerprint::NONE.into(), Value::bytes(b"r"), &terms).unwrap().unwrap();
+        engine.record(done, Fingerprint::NONE.into(), Value::bytes(b"r"), &[], &terms).unwrap().unwrap();
         let flight = engine.flights.enter(engine.log().hasher().key(done));
         flight.note_disk();
 

@@ -29,13 +29,14 @@ use std::sync::Arc;
 use super::assembly::Engine;
 use super::begin::Began;
 use super::change::{Grant, check_result};
+use super::emit::messages_cost_bytes;
 use super::records::{Found, HashedKey, Want};
-use super::terms::{Finish, Request, Terms};
+use super::terms::{Finish, NewMessage, Request, Terms};
 use crate::error::{Error, Result};
 use crate::flights::FlightGuard;
 use crate::format::footer::ENTRY_BYTES;
 use crate::format::frame::FRAME_HEADER_BYTES;
-use crate::format::record::{Value, encoded_bytes};
+use crate::format::record::{Kind, Value, encoded_bytes};
 use crate::hash::ByHash;
 use crate::key::Key;
 use crate::log::reservations::{NoRoom, ReservationClass};
@@ -51,6 +52,8 @@ pub(crate) struct Entry<'a> {
     pub(crate) key: Key<'a>,
     pub(crate) terms: Terms,
     pub(crate) kind: EntryKind<'a>,
+    /// The messages that are written with the completion that the entry records.
+    pub(crate) messages: &'a [NewMessage],
 }
 
 /// What an entry does to its key.
@@ -68,6 +71,13 @@ pub(crate) enum EntryKind<'a> {
     /// Does nothing, because the answer was known before the batch was committed: the version of an earlier completion, or a
     /// mistake of the caller.
     Known(Result<Version>),
+}
+
+impl<'a> Entry<'a> {
+    /// The messages that are written with the entry's record, which is of this kind: none, unless it completes the operation.
+    fn messages_of(&self, kind: Kind) -> &'a [NewMessage] {
+        if kind == Kind::Completed { self.messages } else { &[] }
+    }
 }
 
 impl EntryKind<'_> {
@@ -112,6 +122,11 @@ impl FrameSize {
     /// Adds the record of an entry.
     pub(crate) fn add(&mut self, key: Key<'_>, value: &Value<'_>) {
         self.used_bytes += encoded_bytes(key, value) + ENTRY_BYTES;
+    }
+
+    /// Adds the records of an entry's messages.
+    pub(crate) fn add_messages(&mut self, key: Key<'_>, messages: &[NewMessage]) {
+        self.used_bytes += messages_cost_bytes(key, messages);
     }
 
     pub(crate) fn is_exceeded(self) -> bool {
@@ -169,7 +184,7 @@ impl Engine {
         };
         let mut planned = Planned { plans: Vec::new(), changes: Vec::new(), writes: Vec::new() };
         for (number, entry) in entries.iter().enumerate() {
-            let refusal = refusal(entry, in_place.as_ref().err());
+            let refusal = self.refusal(entry, in_place.as_ref().err());
             let group = group_of[number].map(|at| (&mut groups[at], &flights[at]));
             let plan = match (refusal, group) {
                 (Some(error), group) => {
@@ -258,18 +273,20 @@ impl Engine {
     }
 }
 
-/// Why an entry is refused whatever the state of its key. `elsewhere` is the error of a path that leads elsewhere.
-fn refusal(entry: &Entry<'_>, elsewhere: Option<&Error>) -> Option<Error> {
-    let Entry { key, terms, kind } = entry;
-    if let EntryKind::Known(known) = kind {
-        return known.as_ref().err().cloned();
-    }
-    let checked = key.check().map_err(Error::from).and_then(|()| match kind {
-        EntryKind::Record { value, .. }
-        | EntryKind::Finish { finish: Finish::Completed(value) | Finish::FoundApplied(value), .. } => {
-            check_result(*key, value, terms)
+impl Engine {
+    /// Why an entry is refused whatever the state of its key. `elsewhere` is the error of a path that leads elsewhere.
+    fn refusal(&self, entry: &Entry<'_>, elsewhere: Option<&Error>) -> Option<Error> {
+        let Entry { key, terms, kind, messages } = entry;
+        if let EntryKind::Known(known) = kind {
+            return known.as_ref().err().cloned();
         }
-        _ => Ok(()),
-    });
-    checked.err().or_else(|| elsewhere.filter(|_| kind.begins()).cloned())
+        let checked = key.check().map_err(Error::from).and_then(|()| match kind {
+            EntryKind::Record { value, .. } | EntryKind::Finish { finish: Finish::Completed(value), .. } => {
+                check_result(*key, value, terms)?;
+                self.check_messages(*key, value, messages)
+            }
+            _ => Ok(()),
+        });
+        checked.err().or_else(|| elsewhere.filter(|_| kind.begins()).cloned())
+    }
 }

@@ -3,13 +3,15 @@
 use super::{Entry, EntryKind};
 use crate::engine::assembly::Engine;
 use crate::engine::begin::Began;
+use crate::engine::change::finish_cost_bytes;
 use crate::engine::decide::{self, ClaimChange, Decision, Draft};
+use crate::engine::emit::{messages_cost_bytes, room_bytes};
 use crate::engine::records::{Found, HashedKey, Want};
 use crate::engine::view::View;
 use crate::engine::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::{encoded_bytes, max_encoded_bytes};
+use crate::format::record::encoded_bytes;
 use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
 use crate::log::reservations::{NoRoom, ReservationClass};
@@ -79,10 +81,13 @@ impl Plan {
 pub(super) struct Planned<'a> {
     pub(super) plans: Vec<Plan>,
     pub(super) changes: Vec<Change<'a>>,
-    /// For each change: the entry, the durability that it asks for, and the space that was reserved for it. None if the entry
-    /// has its own space.
-    pub(super) writes: Vec<(usize, Until, Option<Reservation>)>,
+    /// For each change: how it is to be written.
+    pub(super) writes: Vec<Write>,
 }
+
+/// The entry that a change belongs to, the durability that it asks for, and the space that was reserved for it and for its
+/// messages. None if the entry has its own space.
+pub(super) type Write = (usize, Until, Option<Reservation>);
 
 impl Planned<'_> {
     /// If an entry is refused, drops all changes and refuses the entries that would have made them.
@@ -136,7 +141,7 @@ impl Engine {
         full: &[(ReservationClass, Error)],
         planned: &mut Planned<'a>,
     ) -> Result<std::result::Result<Plan, NoRoom>> {
-        let Entry { key, terms, ref kind } = *entry;
+        let Entry { key, terms, ref kind, .. } = *entry;
         if let Some(lost) = &view.unreadable {
             return Ok(Ok(Plan::Refused(lost.error.clone())));
         }
@@ -163,6 +168,11 @@ impl Engine {
             Decision::Write(mut draft) => {
                 if group.ends_claim && draft.claim == ClaimChange::Keep {
                     draft.claim = ClaimChange::End;
+                }
+                let begins = matches!(draft.claim, ClaimChange::Lease { .. })
+                    || draft.class == ReservationClass::Begin && !entry.messages.is_empty();
+                if begins && let Err(error) = self.check_outbox(&terms) {
+                    return Ok(Ok(Plan::Refused(error)));
                 }
                 let reservation = match self.reserve_for(entry, &draft)? {
                     Ok(reservation) => reservation,
@@ -231,15 +241,18 @@ impl Engine {
         entry: &Entry<'_>,
         draft: &Draft<'_>,
     ) -> Result<std::result::Result<Option<Reservation>, NoRoom>> {
-        let Entry { key, terms, kind } = entry;
-        let cost_bytes = record_cost_bytes(encoded_bytes(*key, &draft.value));
+        let Entry { key, terms, kind, .. } = entry;
+        let messages = entry.messages_of(draft.kind);
+        let cost_bytes = record_cost_bytes(encoded_bytes(*key, &draft.value))
+            + messages_cost_bytes(*key, messages)
+            + room_bytes(messages);
         if let EntryKind::Finish { reservation, .. } = kind
             && reservation.bytes() >= cost_bytes
         {
             return Ok(Ok(None));
         }
         let finish_bytes = match draft.claim {
-            ClaimChange::Lease { .. } => record_cost_bytes(max_encoded_bytes(*key, terms.max_result_bytes)),
+            ClaimChange::Lease { .. } => finish_cost_bytes(*key, terms),
             ClaimChange::Keep | ClaimChange::End => 0,
         };
         let reserved = self.log().reserve(cost_bytes + finish_bytes, draft.class)?;

@@ -114,7 +114,8 @@ impl Mover {
         if takes_flight && !is_held && self.flights.is_changing(flight_hash) {
             return Ok(Visit::InFlight);
         }
-        if !self.points_to(entry, address) {
+        let revives = planted(Bug::MessageOutlivesAcknowledgement) && entry.kind == Kind::Message;
+        if !self.points_to(entry, address) && !revives {
             return Ok(Visit::Superseded);
         }
         let entered = match is_held {
@@ -125,7 +126,7 @@ impl Mover {
         let Some(flight) = entered.as_ref().or_else(|| moves.flights.get(&flight_hash)) else {
             return Ok(Visit::InFlight);
         };
-        if !self.points_to(entry, address) {
+        if !self.points_to(entry, address) && !revives {
             return Ok(Visit::Superseded);
         }
         let visited = Visited { entry, address, flight, now_ms: self.clock.now_ms() };
@@ -195,6 +196,8 @@ impl Mover {
             Some(Domain::Step) => {
                 (None, EffectKind::StepMoved { parent: entry.parent_hash(), from: address })
             }
+            // A message that is acknowledged is not in the index. Only a planted bug moves one.
+            Some(Domain::Message) if !self.points_to(entry, address) => (None, EffectKind::Moved),
             _ => (Some(IndexEntry { address, size: old_size }), EffectKind::Moved),
         };
         let effect = Effect { hash: entry.hash, size: record.size, time_ms: now_ms, replaced, kind };

@@ -78,7 +78,7 @@ fn run_step(engine: &Engine, grant: &Grant, name: &str) {
 }
 
 fn finish(engine: &Engine, grant: &mut Grant, finish: Finish<'_>) -> Result<Version> {
-    engine.finish(grant.of(job()), grant.version, finish, &terms(engine), &mut grant.reservation)
+    engine.finish(grant.of(job()), grant.version, (finish, &[]), &terms(engine), &mut grant.reservation)
 }
 
 fn complete(engine: &Engine, grant: &mut Grant) -> Result<Version> {
@@ -166,7 +166,7 @@ fn an_operation_cannot_be_released_over_a_step_that_began() {
     end_step(&engine, &grant, "reserve", &mut held).unwrap();
     assert_eq!(held_by(finish(&engine, &mut grant, Finish::Released)), (1, 0));
     let expected = Expected::Present { status: Status::InProgress, version: grant.version };
-    let swap = engine.compare_and_set(job(), expected, Next::Absent, None, &terms(&engine));
+    let swap = engine.compare_and_set(job(), expected, (Next::Absent, None), &[], &terms(&engine));
     assert!(matches!(swap, Err(Error::HasSteps { finished: 1, in_doubt: 0, .. })), "{swap:?}");
 
     let released = Key::new("released");
@@ -181,7 +181,7 @@ fn an_operation_cannot_be_released_over_a_step_that_began() {
     let StepBegan::Acquired(mut held) = began else { panic!("{began:?}") };
     engine.end_step(of_other, &mut held, StepEnd::Released, &terms(&engine)).unwrap();
     let (of, version) = (other.of(released), other.version);
-    engine.finish(of, version, Finish::Released, &terms(&engine), &mut other.reservation).unwrap();
+    engine.finish(of, version, (Finish::Released, &[]), &terms(&engine), &mut other.reservation).unwrap();
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn an_operation_is_completed_over_a_doubtful_step_only_if_that_was_given_up() {
     assert_eq!(held_by(complete(&engine, &mut grant)), (0, 1), "in doubt");
     let expected = Expected::Present { status: Status::InProgress, version: grant.version };
     let next = Next::Completed { fingerprint: Fingerprint::NONE, result: b"r" };
-    let swap = engine.compare_and_set(job(), expected, next, None, &terms(&engine));
+    let swap = engine.compare_and_set(job(), expected, (next, None), &[], &terms(&engine));
     assert!(matches!(swap, Err(Error::HasSteps { .. })), "{swap:?}");
     assert!(engine.give_up_step(step(&grant, "charge"), grant.version).unwrap());
     assert_eq!(held_by(finish(&engine, &mut grant, Finish::Released)), (0, 1), "it may have happened");
@@ -303,7 +303,7 @@ fn steps_are_found_by_recovery_and_moved_by_reclaiming() {
             let key = format!("filler {round} {number}");
             let value = Value::bytes(&[7; 10_000]);
             let terms = terms(&engine);
-            engine.record(Key::new(&key), Fingerprint::NONE.into(), value, &terms).unwrap().unwrap();
+            engine.record(Key::new(&key), Fingerprint::NONE.into(), value, &[], &terms).unwrap().unwrap();
             engine.forget(Key::new(&key), &terms).unwrap();
         }
         engine.compact(&mut |_| std::ops::ControlFlow::Continue(())).unwrap();
