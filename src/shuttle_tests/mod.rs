@@ -25,6 +25,7 @@ mod engine;
 mod flights;
 mod index;
 mod renewal;
+mod steps;
 mod unfinished;
 mod waits;
 

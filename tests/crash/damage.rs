@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use oncekey::simulation::SimulatedDisk;
-use oncekey::{Error, Fingerprint, KeyState, ManualClock, Options, Store};
+use oncekey::simulation::steps::{self, BegunStep};
+use oncekey::{Begin, Error, Fingerprint, KeyState, ManualClock, Options, Status, Store};
 
 use crate::common::random::{Random, seed};
 use crate::points::effort_factor;
@@ -33,6 +34,8 @@ struct Sample {
     before: Vec<u8>,
     /// The undamaged store's state of each key.
     answers: BTreeMap<String, KeyState>,
+    /// The undamaged store's steps of each unfinished job, with their results.
+    steps: BTreeMap<String, BTreeMap<String, StepSeen>>,
     /// The keys of the last two frames before the crash, last first. Empty for a closed store.
     ///
     /// If the last frame is lost, the file looks as after a crash. The frame before it can be lost as well if the
@@ -42,12 +45,53 @@ struct Sample {
     attesting_sector: usize,
 }
 
+/// The status of a step, whether it was given up, and its result.
+type StepSeen = (Status, bool, Option<Vec<u8>>);
+/// The name and the state of a step, or why it cannot be read.
+type ReadStep = Result<(String, StepSeen), Error>;
+
+/// Returns the steps of a job, and its input under an empty name. The inner error is that of a step that cannot be read.
+fn steps_of(store: &Store, job: &str) -> Result<Vec<ReadStep>, Error> {
+    let result = |name: &str| steps::result_of(store, job, name);
+    let listed = steps::steps(store, job)?.into_iter().map(|step| {
+        let (name, status, given_up) = step?;
+        let result = if status == Status::Completed { result(&name)? } else { None };
+        Ok((name, (status, given_up, result)))
+    });
+    let input = steps::input(store, job).transpose();
+    let input =
+        input.map(|input| input.map(|input| (String::new(), (Status::Completed, false, Some(input)))));
+    Ok(listed.chain(input).collect())
+}
+
 fn keys() -> Vec<String> {
     (0..RECORDS).map(|n| format!("key-{n}")).collect()
 }
 
 fn answers(store: &Store) -> Result<BTreeMap<String, KeyState>, Error> {
     keys().into_iter().map(|key| store.get(&key).map(|seen| (key, seen))).collect()
+}
+
+/// Begins a job with steps of every outcome, and leaves it.
+fn begin_job(store: &Store, key: &str, has_input: bool) {
+    let begun = match has_input {
+        true => steps::begin_with_input(store, key, &[5; 300]).unwrap(),
+        false => store.begin(key, Fingerprint::NONE).unwrap(),
+    };
+    let Begin::Acquired(lease) = begun else { panic!("{begun:?}") };
+    for (step, size) in [("reserve", 0), ("charge", 400), ("ship", 40), ("mail", 40)] {
+        let BegunStep::Acquired(mut held) = steps::begin_step(&lease, step).unwrap() else {
+            panic!("{step}")
+        };
+        match step {
+            "ship" => held.release().unwrap(),
+            "mail" => {}
+            _ => held.complete(&vec![7; size]).unwrap(),
+        }
+    }
+    if has_input {
+        assert!(steps::give_up(&lease, "mail").unwrap());
+    }
 }
 
 fn sample(closed: bool) -> Sample {
@@ -63,7 +107,7 @@ fn sample(closed: bool) -> Sample {
     for (n, key) in keys().iter().enumerate() {
         let result = vec![u8::try_from(n % 251).unwrap(); 50 + n];
         match n % 10 {
-            0 => drop(store.begin(key, Fingerprint::NONE).unwrap()),
+            0 => begin_job(&store, key, n % 20 == 0),
             1 => {
                 store.record(key, Fingerprint::NONE, &result).unwrap();
                 store.forget(key).unwrap();
@@ -73,6 +117,12 @@ fn sample(closed: bool) -> Sample {
     }
     assert!(store.stats().segments_retired > 5 && store.stats().segments > 2, "{:?}", store.stats());
     let answers = answers(&store).unwrap();
+    let jobs = keys().into_iter().step_by(10);
+    let steps = jobs.map(|job| {
+        let steps = steps_of(&store, &job).unwrap().into_iter().map(Result::unwrap).collect();
+        (job, steps)
+    });
+    let steps = steps.collect();
     let mut unattested = Vec::new();
     let bytes = if closed {
         store.close().unwrap();
@@ -84,7 +134,7 @@ fn sample(closed: bool) -> Sample {
     // The headers of the record (80 bytes) and of the frame (56 bytes) precede the key.
     let last = bytes.windows(7).rposition(|window| window == b"key-419").unwrap() - 136;
     let attesting_sector = last / SECTOR * SECTOR;
-    Sample { clock, bytes, before, answers, unattested, attesting_sector }
+    Sample { clock, bytes, before, answers, steps, unattested, attesting_sector }
 }
 
 /// Opens a damaged file and reads every key. Returns whether the store reported the damage. Returns an error for a wrong
@@ -113,6 +163,30 @@ fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
             Ok(seen) => return Err(format!("{key}: {seen:?} instead of {expected:?}")),
             Err(Error::Corrupt { offset, .. }) if offset < damaged.len() as u64 => noticed = true,
             Err(error) => return Err(format!("{key}: {error}")),
+        }
+    }
+    for (job, expected) in &sample.steps {
+        let seen = steps_of(&store, job).map_err(|error| format!("the steps of {job}: {error}"))?;
+        let mut missing = expected.clone();
+        let mut unreadable = 0;
+        for step in seen {
+            match step {
+                Ok((name, seen)) if missing.remove(&name).as_ref() == Some(&seen) => {}
+                Ok((name, seen)) => {
+                    return Err(format!(
+                        "step {name} of {job}: {seen:?} instead of {:?}",
+                        expected.get(&name)
+                    ));
+                }
+                Err(Error::Corrupt { .. }) => unreadable += 1,
+                Err(error) => return Err(format!("a step of {job}: {error}")),
+            }
+        }
+        noticed |= unreadable > 0;
+        // If the record of the job cannot be read, its input cannot be found.
+        let is_unreadable = matches!(store.get(job), Err(Error::Corrupt { .. }));
+        if missing.len() > unreadable + usize::from(is_unreadable && missing.contains_key("")) {
+            return Err(format!("{job} has lost the steps {missing:?}"));
         }
     }
     Ok(noticed)

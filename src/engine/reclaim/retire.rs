@@ -307,11 +307,18 @@ impl Reclaim {
     /// Visits each entry in `current.again` once more.
     fn visit_again<'a>(&'a self, current: &mut Current, moves: &mut Moves<'a>) -> Result<()> {
         let mut at = 0;
+        // A job may have thousands of records that wait for one flight.
+        let mut busy = None;
         while let Some(entry) = current.again.get(at).copied() {
+            if busy == Some(entry.flight_hash()) {
+                at += 1;
+                continue;
+            }
             let visit = self.mover.visit(moves, &current.segment, &entry)?;
             if self.note_visit(current, visit) {
                 current.again.swap_remove(at);
             } else {
+                busy = Some(entry.flight_hash());
                 at += 1;
             }
         }

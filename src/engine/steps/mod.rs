@@ -161,7 +161,6 @@ impl Engine {
             let mut reservation = match reserved {
                 Ok(reservation) => reservation,
                 Err(no_room) => {
-                    drop(change);
                     drop(flight);
                     self.reclaim.make_room(no_room)?;
                     continue;

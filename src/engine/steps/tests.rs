@@ -322,3 +322,246 @@ fn steps_are_found_by_recovery_and_moved_by_reclaiming() {
     }
     assert!(engine.log().span().0 > 1, "the segment in which the steps began is gone");
 }
+
+/// The index stores only a part of each hash, so the record of a step must never answer for a key, even if the step has the
+/// key's name and an entry of the index leads to it.
+fn a_step_answers_for_a_key() -> bool {
+    let engine = engine();
+    let grant = begin(&engine);
+    run_step(&engine, &grant, "charge");
+    let (hash, step) = engine.known_step(step(&grant, "charge")).unwrap();
+    let user_key = Key::new("charge");
+    let user_hash = engine.log().hasher().key(user_key);
+    assert_ne!(hash, user_hash);
+    engine.index().insert(user_hash, step.address);
+    let seen = engine.get(user_key, Patience::Endless).unwrap().0;
+    assert!(engine.index().remove(user_hash, step.address));
+    seen != Status::Absent
+}
+
+#[test]
+fn a_step_never_answers_for_a_key_with_its_name() {
+    assert!(!a_step_answers_for_a_key());
+}
+
+/// Returns how many bytes of steps were moved after their jobs had ended, and how many steps were lost before.
+fn moved_after_their_end() -> (u64, usize) {
+    let engine = Arc::new(Options::new().segment_size(64 << 10).open_nowhere().unwrap());
+    let mut grant = begin(&engine);
+    for number in 0..40 {
+        run_step(&engine, &grant, &format!("step {number}"));
+    }
+    engine.compact().unwrap();
+    let lost = 40 - engine.list_steps(grant.of(job())).unwrap().iter().filter(|step| step.is_ok()).count();
+    complete(&engine, &mut grant).unwrap();
+    let before = engine.reclaimed().0;
+    engine.compact().unwrap();
+    (engine.reclaimed().0 - before, lost)
+}
+
+#[test]
+fn reclaiming_keeps_a_step_exactly_while_its_operation_is_unfinished() {
+    let (moved_bytes, lost) = moved_after_their_end();
+    assert!(moved_bytes < 200, "{moved_bytes} bytes were moved for one completed key");
+    assert_eq!(lost, 0);
+}
+
+#[test]
+fn the_space_of_steps_is_dead_once_their_operation_has_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("test.once");
+    let engine = open(&path);
+    let dead = |engine: &Engine| engine.log().space_usage().totals(engine.clock.now_ms()).dead_bytes;
+    let live = |engine: &Engine| {
+        let totals = engine.log().space_usage().totals(engine.clock.now_ms());
+        totals.total_bytes.saturating_sub_signed(i64::try_from(totals.dead_bytes).unwrap())
+    };
+    let mut grant = begin(&engine);
+    for number in 0..400 {
+        run_step(&engine, &grant, &format!("step {number}"));
+    }
+    abandon(&engine, &grant);
+    let before = live(&engine);
+    let dead_before = dead(&engine);
+    drop(engine);
+    let engine = open(&path);
+    assert_eq!((live(&engine), dead(&engine)), (before, dead_before), "recovery counts as the session did");
+    grant = begin(&engine);
+    complete(&engine, &mut grant).unwrap();
+    assert!(live(&engine) < 300, "{} bytes are live", live(&engine));
+    let after = live(&engine);
+    drop(engine);
+    let engine = open(&path);
+    assert_eq!(live(&engine), after, "recovery counts as the session did");
+}
+
+#[test]
+fn opening_reads_only_the_steps_of_unfinished_operations() {
+    use crate::log::reader::tests::RECORDS_READ;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("test.once");
+    let engine = Arc::new(
+        Options::new()
+            .segment_size(64 << 10)
+            .durability(crate::Durability::Buffered)
+            .open_file(&path)
+            .unwrap(),
+    );
+    let terms = terms(&engine);
+    for number in 0..300 {
+        let name = format!("job {number}");
+        let key = Key::new(&name);
+        let began = engine.begin(key, Fingerprint::NONE.into(), &terms, true).unwrap();
+        let Began::Acquired(mut grant) = began else { panic!("{began:?}") };
+        for step in ["a", "b", "c", "d", "e"] {
+            let of = StepOf { parent: grant.of(key), name: step.as_bytes() };
+            let began = engine.begin_step(of, grant.version, Fingerprint::NONE.into(), &terms, true).unwrap();
+            let StepBegan::Acquired(mut held) = began else { panic!("{began:?}") };
+            engine.end_step(of, &mut held, StepEnd::Completed(Value::bytes(b"r")), &terms).unwrap();
+        }
+        if number % 100 != 0 {
+            let finish = Finish::Completed(Value::bytes(b"r"));
+            engine.finish(grant.of(key), grant.version, finish, &terms, &mut grant.reservation).unwrap();
+        }
+    }
+    assert!(engine.log().span().1 > 3, "the steps fill several segments");
+    drop(engine);
+    RECORDS_READ.set(0);
+    let engine = open(&path);
+    // Each unfinished operation and its last record of each step; a begin in an earlier segment counts twice.
+    let read = RECORDS_READ.get();
+    assert!((18..=3 * 11).contains(&read), "{read} records were read");
+    assert_eq!((engine.unfinished_steps(), engine.unfinished_counts().0), (15, 3));
+}
+
+#[test]
+fn an_operation_has_at_most_65536_steps_and_memory_for_each() {
+    let options = Options::new().durability(crate::Durability::Buffered).max_result(100);
+    let engine = Arc::new(options.open_nowhere().unwrap());
+    let mut grant = begin(&engine);
+    for number in 0..crate::step_set::MAX_STEPS {
+        run_step(&engine, &grant, &number.to_string());
+    }
+    let refused = try_begin_step(&engine, &grant, "one more");
+    assert!(matches!(refused, Err(Error::TooManySteps { limit: 65_536, .. })), "{refused:?}");
+    let bytes = engine.unfinished_bytes();
+    assert!(bytes < 130 * crate::step_set::MAX_STEPS, "{} bytes a step", bytes / crate::step_set::MAX_STEPS);
+    complete(&engine, &mut grant).unwrap();
+    assert!(engine.unfinished_bytes() < 100_000, "the memory of steps is given back");
+}
+
+#[test]
+fn a_step_without_space_leaves_its_operation_resumable() {
+    let options = Options::new().segment_size(64 << 10).max_size(4_096 + 6 * (64 << 10)).max_result(12_000);
+    let engine = Arc::new(options.open_nowhere().unwrap());
+    let grant = begin(&engine);
+    let big = [7; 12_000];
+    let mut done = 0;
+    let full = loop {
+        let name = format!("step {done}");
+        match try_begin_step(&engine, &grant, &name) {
+            Ok(StepBegan::Acquired(mut held)) => {
+                let end = StepEnd::Completed(Value::bytes(&big));
+                engine.end_step(step(&grant, &name), &mut held, end, &terms(&engine)).unwrap();
+                done += 1;
+            }
+            other => break other,
+        }
+    };
+    assert!(matches!(full, Err(Error::Full { .. })) && done > 2, "{full:?} after {done} steps");
+    abandon(&engine, &grant);
+    assert_eq!(status(&engine), Status::Stopped);
+    let mut again = begin(&engine);
+    for number in 0..done {
+        let began = try_begin_step(&engine, &again, &format!("step {number}")).unwrap();
+        assert!(matches!(began, StepBegan::Completed(_)), "{began:?}");
+    }
+    complete(&engine, &mut again).unwrap();
+    let fresh = begin_key(&engine, "another job");
+    assert!(matches!(fresh, Ok(Began::Acquired(_))), "the space of the steps is free: {fresh:?}");
+}
+
+fn begin_key(engine: &Arc<Engine>, key: &str) -> Result<Began> {
+    engine.begin(Key::new(key), Fingerprint::NONE.into(), &terms(engine), true)
+}
+
+#[test]
+fn an_operator_sets_the_state_of_a_step() {
+    let engine = engine();
+    let grant = begin(&engine);
+    drop(begin_step(&engine, &grant, "charge"));
+    run_step(&engine, &grant, "ship");
+    abandon(&engine, &grant);
+    let charge = step(&grant, "charge");
+    let (state, found) = engine.get_step(charge).unwrap();
+    assert_eq!(state, Status::InDoubt);
+    let expected = Expected::Present { status: Status::InDoubt, version: found.unwrap().version };
+    let next = Next::Completed { fingerprint: Fingerprint::NONE, result: b"found" };
+    let set = |step, expected, next| engine.set_step(step, expected, next, None, &terms(&engine));
+    assert!(set(charge, Expected::Absent, next).unwrap().is_none());
+    assert!(set(charge, expected, next).unwrap().is_some());
+    assert!(set(charge, expected, Next::Absent).unwrap().is_none(), "it has another version");
+    assert_eq!(engine.get_step(charge).unwrap().1.unwrap().result.as_deref(), Some(&b"found"[..]));
+    assert_eq!(status(&engine), Status::Stopped, "nothing is in doubt any more");
+    let (_, ship) = engine.get_step(step(&grant, "ship")).unwrap();
+    let expected = Expected::Present { status: Status::Completed, version: ship.unwrap().version };
+    let undone = set(step(&grant, "ship"), expected, Next::Absent);
+    assert!(matches!(undone, Err(Error::Conflict { .. })), "{undone:?}");
+}
+
+#[test]
+fn a_job_that_a_batch_left_is_not_released_over_its_steps() {
+    let engine = engine();
+    let first = begin(&engine);
+    run_step(&engine, &first, "reserve");
+    abandon(&engine, &first);
+    let again = begin(&engine);
+    let (key, claim) = (job().to_owned(), again.claim);
+    engine.release_unstarted(key, &terms(&engine), claim, engine.log().no_reservation());
+    assert_eq!((status(&engine), engine.unfinished_steps()), (Status::Stopped, 1));
+}
+
+#[cfg(feature = "__simulation")]
+mod planted_bugs {
+    use super::*;
+    use crate::planted::plant;
+
+    /// Runs `check` with a bug planted, which must change what it returns.
+    fn with<R>(bug: Bug, check: impl FnOnce() -> R) -> R {
+        plant(Some(bug));
+        let seen = check();
+        plant(None);
+        seen
+    }
+
+    #[test]
+    fn finds_a_step_that_answers_for_a_key() {
+        assert!(with(Bug::StepAnswersForKey, a_step_answers_for_a_key));
+    }
+
+    #[test]
+    fn finds_steps_that_reclaiming_keeps_or_drops_wrongly() {
+        assert!(with(Bug::DeadStepKept, moved_after_their_end).0 > 1_000);
+    }
+
+    #[test]
+    fn finds_claims_that_outlive_a_takeover() {
+        let engine = engine();
+        let first = begin(&engine);
+        let held = begin_step(&engine, &first, "charge");
+        abandon(&engine, &first);
+        let second = with(Bug::StepClaimsOutliveTakeover, || begin_again(&engine));
+        assert_eq!(listed(&engine, &second)[0].1, Status::InProgress, "{held:?}");
+    }
+
+    #[test]
+    fn finds_a_step_that_an_attempt_begins_after_it_was_taken_over() {
+        let engine = engine();
+        let first = begin(&engine);
+        abandon(&engine, &first);
+        let _second = begin_again(&engine);
+        let late = with(Bug::StepBegunAfterTakeover, || try_begin_step(&engine, &first, "mail"));
+        assert!(matches!(late, Ok(StepBegan::Acquired(_))), "{late:?}");
+    }
+}

@@ -65,6 +65,11 @@ impl World {
                 let expected = Expected::Present { status, version: known.version.unwrap() };
                 match store.compare_and_set(&name(key), expected, Next::Absent) {
                     Ok(CasOutcome::Done(version)) => self.oracle.highest = self.checked_new(version),
+                    // Only a forget gives up a job with its steps.
+                    Err(Error::HasSteps { .. }) if known.is_held() => {
+                        self.oracle.in_flight = None;
+                        return Ok(());
+                    }
                     // The record to which reclaiming copied the damaged one is damaged too, so the version is lost.
                     Err(Error::Corrupt { .. }) => {
                         self.oracle.in_flight = None;
@@ -127,7 +132,10 @@ fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
                 let carries = if file[record + 8] == 5 { 80 } else { 0 };
                 let inner = record + carries;
                 let key_at = inner + 80;
-                if file[key_at..].starts_with(name) && usize::from(file[inner + 10]) == name.len() {
+                // A step may have the name of a key.
+                let is_step = (16..=19).contains(&file[record + 8]);
+                if !is_step && file[key_at..].starts_with(name) && usize::from(file[inner + 10]) == name.len()
+                {
                     last = Some((*sequence, record));
                 }
                 record += u32_at(record + 4);

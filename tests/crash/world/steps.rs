@@ -13,7 +13,7 @@ pub const STEPS: u16 = 4;
 /// Returns the name of the step that an act with this number is about.
 pub fn step_name(number: u16) -> String {
     // The first one has the name of a key, for which it must never answer.
-    if number % STEPS == 0 { name(0) } else { format!("step-{}", number % STEPS) }
+    if number.is_multiple_of(STEPS) { name(0) } else { format!("step-{}", number % STEPS) }
 }
 
 /// Returns the result of a step.
