@@ -10,6 +10,7 @@
 //! - [A provider that takes idempotency keys](provider_with_keys): `rerun()` and the token, with one sync.
 //! - [A provider that does not](provider_without_keys): `reconcile` looks up what happened.
 //! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer, with two syncs for each poll of 500 messages.
+//! - [Publishing](publishing): messages that are committed with the result, and what their consumers do.
 //! - [Deadlines and fencing](deadlines_and_fencing): how another caller takes over an attempt that hangs.
 //!
 //! **Settings**
@@ -53,6 +54,9 @@ pub mod provider_without_keys {}
 
 #[doc = include_str!("guide/webhooks_and_queues.md")]
 pub mod webhooks_and_queues {}
+
+#[doc = include_str!("guide/publishing.md")]
+pub mod publishing {}
 
 #[doc = include_str!("guide/deadlines_and_fencing.md")]
 pub mod deadlines_and_fencing {}

@@ -257,8 +257,8 @@ pub(crate) mod tests {
             u128::from_le_bytes(hasher.fingerprint(b"amount=10").to_bytes()),
             0xbcd8658db30c639d492ad490b497a756
         );
-        assert_eq!(hasher.message(Version::from_u64(1729)), 0);
-        assert_eq!(hasher.topic("orders"), 0);
+        assert_eq!(hasher.message(Version::from_u64(1_729)), 0x7ec4fc93c68582e0b164f2c231f3f81c);
+        assert_eq!(hasher.topic("orders"), 0xc4620d7508a621ee);
     }
 
     #[test]

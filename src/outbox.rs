@@ -111,6 +111,18 @@ impl Outbox {
         Ok(Some(Deliveries { engine: self.engine.clone(), ticket: Some(ticket), messages }))
     }
 
+    /// Reads the messages of a topic that are not acknowledged, and hands none of them out. For this crate's own tests.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`next`](Outbox::next).
+    #[cfg(feature = "__simulation")]
+    #[doc(hidden)]
+    pub fn pending(&self, topic: &str) -> Result<Vec<Message>> {
+        let messages = self.engine.pending_messages(topic)?;
+        Ok(messages.into_iter().map(|message| Message { message }).collect())
+    }
+
     /// Acknowledges the oldest message of a topic if it cannot be read, so that the topic goes on without it. Returns its id,
     /// or `None` if it can be read, or nothing can be handed out now.
     ///

@@ -14,7 +14,10 @@ mod common;
 use std::path::PathBuf;
 
 use common::{NONE, Place, SEGMENT, START_MS, abandon, acquire, clocked, copy_while_open, perform, seconds};
-use oncekey::{Error, Fingerprint, Key, ManualClock, Operation, Outcome, Recorded, Status, Store};
+use oncekey::{
+    Error, Expected, Fingerprint, Key, ManualClock, Messages, Next, Operation, Outcome, Recorded, Status,
+    Store,
+};
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -98,6 +101,60 @@ fn write_the_golden_files() {
     write_once(&place, "v1-crashed.once");
     store.close().unwrap();
     write_once(&place, "v1-closed.once");
+}
+
+/// Writes a store whose footers list pending messages, acknowledged ones and acknowledgements.
+fn write_messages(store: &Store) {
+    for n in 0..400 {
+        let mut messages = Messages::new();
+        messages.emit_bytes("orders", format!("message {n}").as_bytes()).unwrap();
+        if n % 2 == 0 {
+            messages.emit("mail", &("typed".to_owned(), n)).unwrap();
+        }
+        let next = Next::Completed { fingerprint: request(), result: &[0; 50] };
+        let key = format!("order-{n}");
+        store
+            .compare_and_set_with(Key::new(&key).scope("tenant"), Expected::Absent, next, &messages)
+            .unwrap();
+    }
+    for _ in 0..3 {
+        store.outbox().next_many("orders", 50).unwrap().unwrap().ack().unwrap();
+    }
+}
+
+fn check_messages(store: &Store) {
+    assert_eq!(store.stats().messages, 450);
+    let orders = store.outbox().next_many("orders", 400).unwrap().unwrap();
+    for (n, message) in (150..).zip(orders.messages()) {
+        assert_eq!(message.token(), format!("tenant/order-{n}~1"));
+        assert_eq!(message.payload(), format!("message {n}").as_bytes());
+    }
+    let mail = store.outbox().next_many("mail", 400).unwrap().unwrap();
+    let typed: Vec<(String, i32)> = mail.messages().iter().map(|mail| mail.decode().unwrap()).collect();
+    assert!(typed.into_iter().eq((0..400).step_by(2).map(|n| ("typed".to_owned(), n))));
+    assert!(mail.messages().iter().all(|mail| mail.number() == 2));
+}
+
+/// `cargo test --test golden messages -- --ignored` writes the file with messages.
+#[test]
+#[ignore = "writes a golden file"]
+fn write_the_golden_file_with_messages() {
+    let (place, clock) = (Place::new(), ManualClock::new(START_MS));
+    let store = clocked(&clock).open(&place.path).unwrap();
+    write_messages(&store);
+    write_once(&place, "v1-messages.once");
+}
+
+#[test]
+fn messages_of_version_1_stay_readable() {
+    let copy = copy_while_open(&golden("v1-messages.once"));
+    for turn in 0..3 {
+        let store = clocked(&clock_at_the_end()).open(&copy.path).unwrap();
+        check_messages(&store);
+        if turn == 1 {
+            store.compact().unwrap();
+        }
+    }
 }
 
 #[test]
@@ -437,4 +494,53 @@ fn typed_records_match_the_specification() {
     assert_eq!(begun, (1, 0, vec![1, 2, 1, 1]));
     let on_bytes = extension(&|store| drop(store.begin("k", request()).unwrap()));
     assert_eq!(on_bytes, (1, 0, vec![]));
+}
+
+#[test]
+fn messages_match_the_specification() {
+    let (place, clock) = (Place::new(), ManualClock::new(START_MS));
+    let store = clocked(&clock).open(&place.path).unwrap();
+    let mut messages = Messages::new();
+    messages.emit_bytes("topic", b"first").unwrap();
+    messages.emit("topic", &17_u32).unwrap();
+    let next = Next::Completed { fingerprint: request(), result: b"r" };
+    let key = Key::new("k").scope("tenant");
+    store.compare_and_set_with(key, Expected::Absent, next, &messages).unwrap();
+    store.outbox().next("topic").unwrap().unwrap().ack().unwrap();
+    store.close().unwrap();
+    let bytes = place.bytes();
+    let file = Reader { bytes: &bytes, seed: 0 };
+    let after = |record: usize| record + file.u32(record + record_header::LENGTH) as usize;
+    let fields = |record: usize| {
+        let at = |offset: usize| record + offset;
+        (
+            bytes[at(record_header::KIND)],
+            bytes[at(record_header::FLAGS)],
+            file.u64(at(record_header::VERSION)) & 0xFF_FFFF_FFFF,
+            file.u32(at(record_header::ATTEMPT)),
+            file.u64(at(record_header::TIME_MS)),
+            file.u64(at(record_header::RESULT_EXPIRES_MS)),
+        )
+    };
+    let topic = |record: usize| file.u64(record + record_header::KEY_EXPIRES_MS);
+    let parts = |record: usize| {
+        let from = record + RECORD_HEADER + file.u16(record + record_header::EXTENSION_LENGTH);
+        let lengths = file.u16(record + record_header::SCOPE_LENGTH)
+            + file.u16(record + record_header::KEY_LENGTH)
+            + file.u32(record + record_header::VALUE_LENGTH) as usize;
+        &bytes[from..from + lengths]
+    };
+    // The completion has version 1, and its messages have the next ones. All three are in one frame.
+    let first = after(FIRST_RECORD);
+    assert_eq!(fields(FIRST_RECORD).0, 2);
+    assert_eq!(fields(first), (32, 1 | 2, 2, 1, START_MS, START_MS));
+    assert_eq!(parts(first), b"tenantk\x05topicfirst");
+    assert_eq!(bytes[first + record_header::FINGERPRINT..][..16], [0; 16]);
+    let second = after(first);
+    assert_eq!(fields(second), (32, 1 | 2, 3, 2, START_MS, START_MS));
+    assert_eq!(file.u16(second + record_header::EXTENSION_LENGTH), 12, "a typed message");
+    assert_eq!((topic(first), &parts(second)[..13]), (topic(second), &b"tenantk\x05topic"[..]));
+    let acknowledged = after(second) + FRAME_HEADER;
+    assert_eq!(fields(acknowledged), (33, 0, 2, 0, START_MS, START_MS));
+    assert_eq!((topic(acknowledged), after(acknowledged) - acknowledged), (topic(first), RECORD_HEADER));
 }

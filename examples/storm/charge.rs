@@ -1,4 +1,5 @@
-//! The operation under test, as a program that uses oncekey would write it.
+//! The operation under test, as a program that uses oncekey would write it. Each charge is announced by a message, which is
+//! committed with its receipt.
 
 use std::io;
 use std::time::Duration;
@@ -6,6 +7,9 @@ use std::time::Duration;
 use oncekey::{Attempt, Outcome, RunError, Store};
 
 use crate::wire::{Order, Receipt};
+
+/// The topic of the messages that announce charges.
+pub(crate) const TOPIC: &str = "charged";
 
 /// Charges an order once, and gives every retry the receipt of that one charge.
 ///
@@ -21,7 +25,13 @@ pub(crate) fn charge_once(
     // Only a refused connection means that nothing was charged.
     let not_sent = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
     let key = order.key();
-    let operation = store.operation(&key).request(order).wait(wait).release_if(not_sent);
+    let operation = store
+        .operation(&key)
+        .request(order)
+        .wait(wait)
+        .release_if(not_sent)
+        .emits(1 << 10)
+        .on_complete(|receipt: &Receipt, outbox| outbox.emit(TOPIC, receipt));
     match find {
         Some(find) => operation.reconcile(find).run(charge),
         None => operation.run(charge),

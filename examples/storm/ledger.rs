@@ -66,6 +66,32 @@ pub(crate) struct Charges {
     pub(crate) duplicates: Vec<Charge>,
 }
 
+/// The subscribers of the store's messages: a file to which every message appends a line.
+pub(crate) struct Published(File);
+
+impl Published {
+    pub(crate) fn open(directory: &Path) -> io::Result<Published> {
+        Ok(Published(OpenOptions::new().create(true).append(true).open(directory.join("published"))?))
+    }
+
+    pub(crate) fn append(&self, token: &str, receipt: &Receipt) -> io::Result<()> {
+        // The two columns, a space and the newline add up to `ENTRY_BYTES`.
+        (&self.0).write_all(format!("{token:41} {:21}\n", receipt.nonce).as_bytes())
+    }
+
+    /// Returns the nonces that were published under each token. A message may be there twice.
+    pub(crate) fn read(directory: &Path) -> io::Result<HashMap<String, Vec<u64>>> {
+        let mut published: HashMap<String, Vec<u64>> = HashMap::new();
+        for line in std::fs::read_to_string(directory.join("published"))?.lines() {
+            let mut columns = line.split_ascii_whitespace();
+            let (token, nonce) = (columns.next().unwrap_or_default(), columns.next().unwrap_or_default());
+            let nonce = nonce.parse().map_err(io::Error::other)?;
+            published.entry(token.to_owned()).or_default().push(nonce);
+        }
+        Ok(published)
+    }
+}
+
 impl Ledger {
     pub(crate) fn open(directory: &Path) -> io::Result<Ledger> {
         let path = directory.join("ledger");

@@ -16,8 +16,11 @@
 //!   service is recovering from the last kill. The supervisor then starts the service on the same store, from the first
 //!   request without a result, and remembers every result. It sends no requests: the service derives them from the seed.
 //!
-//! At the end the supervisor compares its results with the ledger and the store (`verdict.rs`). The exit status is 1 if any
-//! charge happened twice, or if any acknowledged result is gone or has changed.
+//! Each charge emits a message, and a thread of the service publishes it to a file.
+//!
+//! At the end the supervisor compares its results with the ledger, the store and the published messages (`verdict.rs`). The
+//! exit status is 1 if any charge happened twice, if any acknowledged result is gone or has changed, or if the message of a
+//! charge was not published or was published with different contents.
 //!
 //! A kill does not affect the cache of the operating system, so the storm does not test power loss.
 

@@ -4,15 +4,15 @@ use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use oncekey::{Attempt, Error, Options, Outcome, RunError, Store};
 
-use crate::charge::charge_once;
+use crate::charge::{TOPIC, charge_once};
 use crate::dice::{self, Dice};
-use crate::ledger::{Charge, Ledger};
+use crate::ledger::{Charge, Ledger, Published};
 use crate::settings::{Fallible, Settings};
 use crate::wire::{Answer, Ending, LedgerAnswer, Order, Receipt, Report, Request, Source};
 
@@ -36,10 +36,14 @@ pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
     let next = AtomicU32::new(settings.first_request);
     let service = Service { store: &store, ledger: &ledger, settings, next };
     report(&Report::Opened)?;
+    let is_over = AtomicBool::new(false);
     thread::scope(|scope| -> Fallible<()> {
+        let publisher = scope.spawn(|| publish(&store, directory, &is_over));
         let threads: Vec<_> = (0..settings.threads).map(|_| scope.spawn(|| service.work())).collect();
-        for thread in threads {
-            thread.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))?;
+        let worked: Vec<_> = threads.into_iter().map(thread::ScopedJoinHandle::join).collect();
+        is_over.store(true, Ordering::SeqCst);
+        for outcome in worked.into_iter().chain([publisher.join()]) {
+            outcome.unwrap_or_else(|panicked| panic::resume_unwind(panicked))?;
         }
         Ok(())
     })?;
@@ -47,6 +51,26 @@ pub(crate) fn run(directory: &Path, settings: &Settings) -> Fallible<()> {
     io::stdin().read_to_end(&mut Vec::new())?;
     report(&Report::Syncs(store.stats().syncs))?;
     Ok(store.close()?)
+}
+
+/// Publishes the messages of completed charges, until there will be no more.
+fn publish(store: &Store, directory: &Path, is_over: &AtomicBool) -> Fallible<()> {
+    let published = Published::open(directory)?;
+    let outbox = store.outbox();
+    loop {
+        // Read before the topic: a message that comes later is not missed.
+        let was_over = is_over.load(Ordering::SeqCst);
+        match outbox.next_many(TOPIC, 20)? {
+            Some(deliveries) => {
+                for message in deliveries.messages() {
+                    published.append(&message.token(), &message.decode::<Receipt>()?)?;
+                }
+                deliveries.ack()?;
+            }
+            None if was_over => return Ok(()),
+            None => thread::sleep(Duration::from_millis(1)),
+        }
+    }
 }
 
 /// Writes a report with one call, so that the lines of two threads cannot interleave. A kill can cut off the last line.

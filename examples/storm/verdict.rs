@@ -3,9 +3,9 @@
 use std::io;
 use std::path::Path;
 
-use oncekey::{Codec, DefaultCodec, Options, Outcome, RunError, Store};
+use oncekey::{Codec, DefaultCodec, Key, Options, Outcome, RunError, Store};
 
-use crate::ledger::{Charges, Ledger};
+use crate::ledger::{Charges, Ledger, Published};
 use crate::service::store_in;
 use crate::settings::{Fallible, Settings};
 use crate::wire::Source::Performed;
@@ -65,6 +65,7 @@ impl Acknowledged {
         let Acknowledged { receipts, mut verdict } = self;
         let charges = Ledger::open(directory)?.into_charges();
         let store = Options::new().create(false).open(store_in(directory))?;
+        let mut published = Published::read(directory)?;
         verdict.duplicates = charges.duplicates.len();
         verdict.complaints.extend(charges.duplicates.iter().map(|charge| format!("a duplicate: {charge:?}")));
         for (intent, receipt) in (0..settings.intents).zip(receipts) {
@@ -73,6 +74,23 @@ impl Acknowledged {
                 verdict.lost += 1;
                 verdict.complaints.push(format!("intent {intent} has {receipt:?}, but {problem}"));
             }
+            // A kill before the acknowledgement repeats a message, with the same token and content.
+            let token = format!("{}~1", Key::new(&Order::new(intent, settings.seed, false).key()).token());
+            let nonces = published.remove(&token).unwrap_or_default();
+            if nonces.is_empty() || nonces.iter().any(|nonce| *nonce != receipt.nonce) {
+                verdict.lost += 1;
+                verdict
+                    .complaints
+                    .push(format!("intent {intent} has {receipt:?}, but {nonces:?} were published"));
+            }
+        }
+        for (token, nonces) in published {
+            verdict.duplicates += 1;
+            verdict.complaints.push(format!("{nonces:?} were published as {token}, which no intent emitted"));
+        }
+        if store.stats().messages > 0 {
+            verdict.lost += 1;
+            verdict.complaints.push(format!("{} messages were not published", store.stats().messages));
         }
         store.close()?;
         Ok(verdict)

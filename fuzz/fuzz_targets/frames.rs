@@ -28,9 +28,10 @@ fn sector(bytes: &[u8], seed: Option<u32>) -> [u8; 512] {
 fn check_record(parts: &probe::RecordParts, from: u64, length: usize) {
     assert!(parts.position >= from && parts.position + parts.length_bytes <= from + length as u64);
     let known = parts.kind & 0x80 == 0;
-    // A record of kind 5 or 19 contains an unreadable record and has no key. One of kind 17 without a name holds an input.
     let keys = match parts.kind {
-        5 | 19 => 0..=0,
+        // A record that contains an unreadable one has no key, and neither has an acknowledgement.
+        5 | 19 | 33 | 34 => 0..=0,
+        // A completed step without a name is the input of its operation.
         17 => 0..=1_024,
         _ => 1..=1_024,
     };

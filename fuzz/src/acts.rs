@@ -15,7 +15,7 @@ const STEP_UNIT_MS: i64 = 10_000;
 pub fn decode(input: &mut Input<'_>) -> Act {
     let (what, key, size) = (input.u8(), input.u8() % KEYS, input.u16());
     let bytes = size % (MAX_RESULT + 1);
-    match what % 35 {
+    match what % 38 {
         0 | 1 => Act::Begin(key),
         2 | 3 => Act::Complete(key, bytes),
         4 => Act::Release(key),
@@ -49,6 +49,9 @@ pub fn decode(input: &mut Input<'_>) -> Act {
         32 => Act::ReleaseStep(key, bytes),
         33 => Act::LateStep(key, bytes),
         34 => Act::GiveUp(key, bytes),
+        35 => Act::Emit(key, bytes),
+        36 => Act::EmitBuffered(key, bytes),
+        37 => Act::Publish((size % 64) as u8),
         _ => Act::Advance(u32::from(size) * 2),
     }
 }
@@ -88,6 +91,9 @@ pub fn encode(act: Act) -> [u8; 4] {
         Act::ReleaseStep(key, number) => (32, key, number),
         Act::LateStep(key, number) => (33, key, number),
         Act::GiveUp(key, number) => (34, key, number),
+        Act::Emit(key, size) => (35, key, size),
+        Act::EmitBuffered(key, size) => (36, key, size),
+        Act::Publish(count) => (37, 0, u16::from(count)),
         Act::Advance(by_ms) => (19, 0, u16::try_from(by_ms / 2).unwrap()),
     };
     let size = size.to_le_bytes();

@@ -230,6 +230,14 @@ impl Engine {
         }
     }
 
+    /// Reads the messages of a topic that are not acknowledged. For tests: hands nothing out, and makes nothing durable.
+    #[cfg(feature = "__simulation")]
+    pub(crate) fn pending_messages(&self, topic: &str) -> Result<Vec<HandedOut>> {
+        self.admission.check_open()?;
+        let ids = self.records.outbox().ids(self.log().hasher().topic(topic));
+        ids.into_iter().map(|id| self.read_message(id, topic).map(|content| content.message)).collect()
+    }
+
     /// The number of messages that are not acknowledged, and the bytes of their records. Takes no lock.
     pub(crate) fn message_counts(&self) -> (usize, u64) {
         self.records.outbox().counts()

@@ -254,6 +254,13 @@ impl PendingMessages {
         self.bytes.fetch_sub(bytes, Ordering::SeqCst);
     }
 
+    /// The ids of a topic's messages, in order. For tests: hands nothing out.
+    #[cfg(feature = "__simulation")]
+    pub(super) fn ids(&self, topic: u64) -> Vec<Version> {
+        let state = self.state.lock();
+        state.topics.get(&topic).into_iter().flat_map(|topic| &topic.queue).map(|queued| queued.id).collect()
+    }
+
     /// The number of messages, and the bytes of their records. Takes no lock.
     pub(super) fn counts(&self) -> (usize, u64) {
         (self.count.load(Ordering::SeqCst), self.bytes.load(Ordering::SeqCst))

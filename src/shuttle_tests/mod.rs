@@ -24,6 +24,7 @@ mod crash;
 mod engine;
 mod flights;
 mod index;
+mod outbox;
 mod renewal;
 mod steps;
 mod unfinished;

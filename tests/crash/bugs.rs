@@ -91,4 +91,8 @@ finds! { hunt:
     finds_an_operation_completed_over_a_doubtful_step: CompletedOverDoubtfulStep,
     finds_an_input_that_the_next_attempt_loses: InputLostByNextAttempt,
     finds_a_live_step_that_reclaiming_drops: LiveStepDropped,
+    finds_a_message_that_is_not_durable: MessageNotDurable,
+    finds_a_message_that_outlives_its_acknowledgement: MessageOutlivesAcknowledgement,
+    finds_a_replay_that_emits: ReplayEmits,
+    finds_a_message_that_expires: MessageExpires,
 }

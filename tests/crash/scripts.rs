@@ -316,6 +316,36 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         Compact,
     ]);
     scripts.push(("jobs whose segments are retired", long));
+    let mut outbox =
+        vec![Emit(0, 30), Begin(1), Emit(1, 600), Begin(2), Abandon(2), Emit(2, 80), Emit(0, 30)];
+    outbox.extend([Publish(1), EmitBuffered(3, 600), EmitBuffered(4, 30), Publish(2), RecordBuffered(5, 10)]);
+    outbox.extend([
+        EmitBuffered(6, 80),
+        Publish(3),
+        DropStore,
+        Publish(20),
+        Emit(7, 700),
+        Forget(7),
+        Publish(9),
+    ]);
+    // The messages outlive their operations, and are moved. Those that were acknowledged are not.
+    outbox.extend((8..12).map(|key| Emit(key, 400)));
+    outbox.extend([Publish(2), Publish(1), Reopen]);
+    for turn in 0..3 {
+        outbox.extend((12..20).map(|key| Record(key, 12_000)));
+        outbox.extend([Advance(110_000), Compact, Publish(1), Emit(20 + turn, 200)]);
+    }
+    outbox.extend([
+        Compact,
+        DropAndReopenBuffered,
+        Emit(0, 10),
+        Publish(40),
+        Publish(41),
+        Compact,
+        Emit(1, 10),
+        Reopen,
+    ]);
+    scripts.push(("messages", outbox));
     scripts
 }
 
@@ -351,6 +381,10 @@ pub fn any_act() -> impl Strategy<Value = Act> {
         1 => (0..6_u8, prop_oneof![Just(0_u16), Just(700)])
             .prop_map(|(key, size)| Act::AtomicBatch(key, size)),
         2 => (0..6_u8, 0..8_u8).prop_map(|(key, field)| Act::Rot(key, field)),
+        2 => (0..6_u8, prop_oneof![Just(0_u16), Just(700), Just(5_000)])
+            .prop_map(|(key, size)| Act::Emit(key, size)),
+        1 => (0..6_u8, Just(60_u16)).prop_map(|(key, size)| Act::EmitBuffered(key, size)),
+        2 => (1..6_u8).prop_map(Act::Publish),
         12 => any_step(),
     ]
 }

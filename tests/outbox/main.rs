@@ -7,8 +7,8 @@
     unreachable_pub,
     reason = "tests"
 )]
-#![cfg(feature = "bincode")]
 
+mod backlog;
 mod delivery;
 mod emission;
 #[cfg(feature = "__simulation")]

@@ -92,6 +92,13 @@ pub enum Act {
     LateStep(u8, u16),
     /// Gives a step up.
     GiveUp(u8, u16),
+    /// Completes the key's operation with messages, whatever its state: its lease, its doubt, or a record of an absent key.
+    /// For a completed key, a replay, which must emit nothing. The result and the messages have at least this many bytes.
+    Emit(u8, u16),
+    /// `Emit` with `Durability::Buffered`, for an absent key.
+    EmitBuffered(u8, u16),
+    /// Takes up to this many messages out of a topic, which the parity of the number chooses, and acknowledges them.
+    Publish(u8),
     /// Damages one byte of the key's last record, if that record lies in a full segment. The second number, modulo 8,
     /// is the [`field`] that holds the byte.
     Rot(u8, u8),
@@ -109,6 +116,8 @@ impl Act {
             | Act::Record(key, _)
             | Act::RecordBuffered(key, _)
             | Act::RecordFor(key, ..)
+            | Act::Emit(key, _)
+            | Act::EmitBuffered(key, _)
             | Act::Forget(key)
             | Act::BeginJob(key, _)
             | Act::Step(key, _)

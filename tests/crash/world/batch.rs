@@ -116,7 +116,7 @@ impl World {
             unwritten.retain(|key, _| *key != entry.key);
             if !is_atomic && !unwritten.is_empty() {
                 let mut model = model.clone();
-                model.extend(unwritten.clone());
+                model.extend(unwritten.iter().map(|(key, known)| (*key, known.clone())));
                 self.oracle.partial.push(model);
             }
         }

@@ -5,6 +5,7 @@
 //!
 //! - `act` defines the acts.
 //! - `batch` commits batches.
+//! - `outbox` emits messages, and publishes them.
 //! - `oracle` is the model.
 //! - `reopen` performs the acts that end one session and begin the next.
 //! - `steps` performs the acts on steps.
@@ -12,6 +13,7 @@
 
 mod act;
 mod batch;
+mod outbox;
 pub mod oracle;
 mod reopen;
 mod rot;
@@ -172,6 +174,8 @@ impl World {
             | Act::LateStep(key, _)
             | Act::GiveUp(key, _) => return self.perform_step(act, key, next),
             Act::Batch(..) | Act::AtomicBatch(..) => return self.perform_batch(act, &next),
+            Act::Emit(..) | Act::EmitBuffered(..) => return self.perform_emit(act, next),
+            Act::Publish(count) => return self.perform_publish(act, count, next),
             Act::Begin(key) => {
                 let before = (status(&next, key), held(&self.leases, key));
                 let expected = if stopped(&next, key) {
@@ -217,7 +221,8 @@ impl World {
                 let bytes = result(key, size, nonce);
                 let is_refused = next[&key].has_open_step();
                 if !is_refused {
-                    next.insert(key, Known::completed(attempts(&next, key), bytes.clone(), now_ms));
+                    let known = Known::completed(attempts(&next, key), bytes.clone(), now_ms);
+                    next.insert(key, known);
                     self.oracle.in_flight = Some(next.clone());
                 }
                 match lease.complete(&bytes) {
@@ -239,7 +244,8 @@ impl World {
                 let Some(lease) = self.leases.remove(&key) else { return Ok(()) };
                 let is_refused = next[&key].is_held();
                 if !is_refused {
-                    next.insert(key, Known::released(attempts(&next, key), now_ms));
+                    let known = Known::released(attempts(&next, key), now_ms);
+                    next.insert(key, known);
                     self.oracle.in_flight = Some(next.clone());
                 }
                 match lease.release() {

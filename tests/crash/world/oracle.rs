@@ -108,7 +108,49 @@ impl Known {
     }
 }
 
-pub type Model = BTreeMap<u8, Known>;
+/// The acknowledged state of a store: of each key, and the messages that are not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Model {
+    keys: BTreeMap<u8, Known>,
+    /// The pending messages of all topics, in the order of emission.
+    pub messages: Vec<Emitted>,
+}
+
+/// A message that is not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Emitted {
+    pub topic: &'static str,
+    pub token: String,
+    pub payload: Vec<u8>,
+}
+
+/// The topics of all messages.
+pub const TOPICS: [&str; 2] = ["even", "odd"];
+
+impl Model {
+    pub fn new() -> Model {
+        Model::default()
+    }
+
+    /// The pending messages of a topic, oldest first.
+    pub fn pending(&self, topic: &str) -> impl Iterator<Item = &Emitted> {
+        self.messages.iter().filter(move |message| message.topic == topic)
+    }
+}
+
+impl std::ops::Deref for Model {
+    type Target = BTreeMap<u8, Known>;
+
+    fn deref(&self) -> &BTreeMap<u8, Known> {
+        &self.keys
+    }
+}
+
+impl std::ops::DerefMut for Model {
+    fn deref_mut(&mut self) -> &mut BTreeMap<u8, Known> {
+        &mut self.keys
+    }
+}
 
 /// Every acknowledged state, in order. A crash leaves one of these states, and loses the later ones.
 #[derive(Debug, Clone)]
@@ -148,13 +190,14 @@ impl Oracle {
         let now_ms = store.stats().store_time_ms;
         let seen = read(store).map_err(|error| format!("a key cannot be read: {error}"))?;
         let jobs = read_jobs(store, &seen).map_err(|error| format!("a step cannot be read: {error}"))?;
+        let pending = read_messages(store)?;
         let last = self.history.len() - 1;
         let mut why = String::new();
         let in_flight = self.in_flight.iter().chain(&self.partial).enumerate();
         let in_flight = in_flight.map(|(number, model)| (last + 1 + number, model));
         let acknowledged = self.history.iter().enumerate().skip(self.durable).rev();
         for (at, model) in in_flight.chain(acknowledged) {
-            match agrees(model, &seen, &jobs, now_ms) {
+            match agrees(model, &seen, &jobs, now_ms).and_then(|()| same_messages(model, &pending)) {
                 Ok(()) if self.times_ms.get(at).is_some_and(|time_ms| now_ms < *time_ms) => {
                     return Err(format!(
                         "store time is {now_ms} ms, earlier than one of the records in the store"
@@ -201,6 +244,11 @@ impl Oracle {
             if let Some(known) = known {
                 agrees_with_job(known, &job).map_err(|why| format!("{key}: {why}"))?;
             }
+        }
+        // A failed acknowledgement leaves its messages counted.
+        let (seen, expected) = (store.stats().messages, model.messages.len());
+        if seen != expected {
+            return Err(format!("{seen} messages are pending, but {expected} were acknowledged as emitted"));
         }
         Ok(())
     }
@@ -266,6 +314,41 @@ fn agrees_with_job(known: &Known, job: &Job) -> Result<(), String> {
     } else {
         Err(format!("the steps are {:?}, expected {expected:?}", job.steps))
     }
+}
+
+/// Returns the pending messages of each topic.
+fn read_messages(store: &Store) -> Result<Vec<Vec<Emitted>>, String> {
+    let outbox = store.outbox();
+    let read = |topic| {
+        let pending = outbox.pending(topic).map_err(|error| format!("a message cannot be read: {error}"))?;
+        let emitted = pending.iter().map(|message| Emitted {
+            topic,
+            token: message.token(),
+            payload: message.payload().to_vec(),
+        });
+        Ok(emitted.collect())
+    };
+    let messages: Vec<Vec<Emitted>> = TOPICS.into_iter().map(read).collect::<Result<_, String>>()?;
+    let count: usize = messages.iter().map(Vec::len).sum();
+    if count != store.stats().messages {
+        return Err(format!("{count} messages are pending, and {} are counted", store.stats().messages));
+    }
+    Ok(messages)
+}
+
+/// Checks that the same messages are pending, in the same order within each topic.
+fn same_messages(model: &Model, pending: &[Vec<Emitted>]) -> Result<(), String> {
+    for (topic, seen) in TOPICS.iter().zip(pending) {
+        let tokens = |messages: Vec<&Emitted>| -> Vec<String> {
+            messages.into_iter().map(|message| message.token.clone()).collect()
+        };
+        let expected: Vec<&Emitted> = model.pending(topic).collect();
+        if !seen.iter().eq(expected.iter().copied()) {
+            let (seen, expected) = (tokens(seen.iter().collect()), tokens(expected));
+            return Err(format!("topic {topic}: {seen:?} are pending, expected {expected:?}"));
+        }
+    }
+    Ok(())
 }
 
 fn agrees(

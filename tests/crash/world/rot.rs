@@ -129,12 +129,12 @@ fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
             let has_records = u32_at(frame + 36) > 0;
             let mut record = frame + FRAME_HEADER;
             while has_records && record < frame + u32_at(frame + 4) {
+                // A step may have the name of a key, and a message states the key of its operation.
+                let is_of_key = (1..=5).contains(&file[record + 8]);
                 let carries = if file[record + 8] == 5 { 80 } else { 0 };
                 let inner = record + carries;
                 let key_at = inner + 80;
-                // A step may have the name of a key.
-                let is_step = (16..=19).contains(&file[record + 8]);
-                if !is_step && file[key_at..].starts_with(name) && usize::from(file[inner + 10]) == name.len()
+                if is_of_key && file[key_at..].starts_with(name) && usize::from(file[inner + 10]) == name.len()
                 {
                     last = Some((*sequence, record));
                 }
