@@ -23,7 +23,7 @@
 //!
 //! # When a subscriber runs
 //!
-//! A thread emits the events of a call, or of the drop of a lease, when the call or drop ends. At that point the thread holds
+//! A thread emits the events of a call, or of the drop of a lease, when the call or drop ends; those of a compaction, after each segment. At that point the thread holds
 //! no lock of the store and the call counts as finished, so a subscriber may use the store:
 //! [`Store::close`](crate::Store::close) does not wait for the call that caused the event. Events of calls that a subscriber
 //! makes are emitted after it has returned, one after another. A subscriber that answers every event with a call that causes

@@ -63,12 +63,14 @@
 //! | see what the closures receive, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
 //! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
 //! | list what began and has not ended | [`Store::unfinished`] |
+//! | list all keys, or forget a scope | [`Store::scan`], [`Store::forget_scope`] |
+//! | read a store beside the process that has it open | [`Reader`] |
 //! | pay one sync for many operations | [`Store::batch`], [`Batch`], [`Store::get_many`] |
 //! | publish a message exactly when its operation is completed | [`Attempt::emit`], [`Operation::on_complete`], [`Store::outbox`] |
 //! | inspect a key, or resolve a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
 //! | change how results are encoded | [`Codec`] |
 //! | test with a clock of your own | [`ManualClock`] |
-//! | monitor a store | [`Store::stats`], [`events`] |
+//! | monitor a store | [`Store::stats`], [`Stats::to_openmetrics`], [`events`] |
 //! | read the file without this crate | [`guide::file_format`] |
 //!
 //! # Guarantees
@@ -123,6 +125,7 @@ mod flights;
 mod engine;
 mod typed;
 mod stats;
+mod openmetrics;
 mod options;
 mod completion;
 mod messages;
@@ -138,6 +141,7 @@ mod outbox;
 mod store;
 mod unfinished;
 mod scan;
+mod reader;
 #[cfg(feature = "__simulation")]
 mod step_probe;
 pub mod guide;
@@ -192,6 +196,7 @@ pub use policy::{
     ReleasePolicy, Rerun,
 };
 pub use progress::Progress;
+pub use reader::Reader;
 pub use scan::{ForgottenScope, Scan, ScannedKey};
 pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};

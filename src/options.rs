@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::format::{MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, STORE_HEADER_BYTES};
 use crate::log::largest_result_bytes;
 use crate::log::slots::NewSlot;
-use crate::recover::{self, Config, MAX_FILE_BYTES};
+use crate::recover::{self, Config, MAX_FILE_BYTES, View};
 use crate::storage::{FileStorage, MemoryStorage, OpenError, Storage, file_size_limit};
 use crate::sync::Patience;
 
@@ -58,6 +58,7 @@ pub struct Options {
     manual_clock: Option<ManualClock>,
     notes: bool,
     max_outbox_bytes: Option<u64>,
+    lock_wait: Duration,
 }
 
 impl Default for Options {
@@ -95,6 +96,7 @@ impl Options {
             manual_clock: None,
             notes: true,
             max_outbox_bytes: None,
+            lock_wait: Duration::ZERO,
         }
     }
 
@@ -317,6 +319,42 @@ impl Options {
         self
     }
 
+    /// Sets how long opening the store waits for another process that has the file open. Default: zero, so that opening it
+    /// is [`Error::Locked`].
+    ///
+    /// For a new process that takes over from one that is shutting down. If the path leads to a different file by the time
+    /// that the other process lets go, that file is opened. A file that is open in this process is `Locked` at once. Several
+    /// processes that wait get the file in no particular order.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use oncekey::{Error, Options};
+    ///
+    /// # let directory = tempfile::tempdir()?;
+    /// # let path = directory.path().join("payments.once");
+    /// let options = Options::new().lock_wait(Duration::from_secs(10));
+    /// let store = options.open(&path)?; // waits for the process of the last deploy to end
+    /// assert!(matches!(options.open(&path), Err(Error::Locked { .. })), "open in this process");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn lock_wait(mut self, wait: Duration) -> Options {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// Reads the file of a store beside the process that has it open.
+    pub(crate) fn view_file(&self, path: &Path) -> Result<View> {
+        let storage = FileStorage::open_to_read(path).map_err(|error| open_error(path, error))?;
+        View::new(Arc::new(storage), path, (self.time_source(), self.clock_rules))
+    }
+
+    fn time_source(&self) -> Arc<dyn TimeSource> {
+        match &self.manual_clock {
+            Some(clock) => Arc::new(clock.clone()),
+            None => Arc::new(SystemTimeSource::new()),
+        }
+    }
+
     /// Opens the engine for the store at `path`.
     pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
@@ -327,8 +365,9 @@ impl Options {
         if self.create_new {
             FileStorage::create_new(path).map_err(|error| open_error(path, error))?;
         }
-        let storage =
-            FileStorage::open(path, self.create, self.mmap).map_err(|error| open_error(path, error))?;
+        let patience = if self.lock_wait.is_zero() { Patience::None } else { Patience::of(self.lock_wait) };
+        let storage = FileStorage::open(path, self.create, self.mmap, patience)
+            .map_err(|error| open_error(path, error))?;
         if self.create_new && storage.len().map_err(|error| Error::io(path, "inspect the file", error))? > 0 {
             // Another process created a store in it before this one had the lock.
             return Err(Error::io(path, "create a new file", std::io::ErrorKind::AlreadyExists.into()));
@@ -354,10 +393,7 @@ impl Options {
 
     fn open_storage(&self, storage: Arc<dyn Storage>, path: &Path, settings: Settings) -> Result<Engine> {
         let _events = crate::events::hold_back();
-        let time_source: Arc<dyn TimeSource> = match &self.manual_clock {
-            Some(clock) => Arc::new(clock.clone()),
-            None => Arc::new(SystemTimeSource::new()),
-        };
+        let time_source = self.time_source();
         let config = Config {
             create: self.create || self.create_new,
             segment_bytes: self.segment_bytes,

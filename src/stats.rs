@@ -6,11 +6,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{Engine, Found, Swap};
+use crate::engine::{CARRIED_REASON, Counted, Engine, Found, Swap, found_at};
 use crate::error::{Error, Result};
-use crate::format::record::Typing;
+use crate::format::record::{Kind, Record, Typing};
+use crate::index::Address;
 use crate::key::{Fingerprint, Key, OwnedKey};
-use crate::record::{Length, Liveness};
+use crate::log::reader::RecordLocation;
+use crate::record::{Length, Liveness, lost_liveness};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 use crate::typed;
@@ -20,8 +22,12 @@ use crate::typed;
 /// The figures are read one after another, so under load they may not add up. Counts that are "since the store was opened"
 /// start at zero each time.
 ///
-/// In a forked child, where the store must not take locks, `keys`, `index_bytes`, `file_bytes`, `record_bytes`, `dead_bytes` and
-/// `reserved_bytes` are 0 and `poisoned` is false. The others are as they were at the fork.
+/// A poll takes microseconds, and time in proportion to the number of unfinished operations. It can wait for a write by another
+/// thread. [`to_openmetrics`](Stats::to_openmetrics) prints the figures for a monitoring system;
+/// [the guide](crate::guide::operating#watch) says what to alert on.
+///
+/// In a forked child, where the store must not take locks, `keys`, `index_bytes`, `file_bytes`, `free_bytes`, `record_bytes`,
+/// `dead_bytes`, `reserved_bytes`, `frames` and `records` are 0 and `poisoned` is false. The others are as they were at the fork.
 ///
 /// ```
 /// use oncekey::{Fingerprint, Store};
@@ -41,6 +47,9 @@ pub struct Stats {
     pub index_bytes: usize,
     /// The number of segments of the log.
     pub segments: u64,
+    /// The bytes within the file that are free for new records: free slots, and the rest of the last segment. The file grows
+    /// when they are used up.
+    pub free_bytes: u64,
     /// The length of the file, in bytes. A slot that is being added counts once it is complete.
     pub file_bytes: u64,
     /// The bytes of the records in the log, dead ones included; without frame headers and footers.
@@ -53,6 +62,8 @@ pub struct Stats {
     pub leases: usize,
     /// The number of operations that began and have not ended. [`Store::unfinished`](crate::Store::unfinished) lists them.
     pub unfinished: usize,
+    /// The number of those that are in progress: a lease on them is alive.
+    pub in_progress: usize,
     /// The number of those that are in doubt or stopped. An operation whose lease has passed its deadline is not counted until another
     /// caller takes it over.
     pub in_doubt: usize,
@@ -70,8 +81,33 @@ pub struct Stats {
     /// When the oldest of these messages was emitted, to within 16 ms: in store time, in ms since the Unix epoch. `None` if
     /// there is none, and in a forked child.
     pub oldest_message_ms: Option<u64>,
+    /// The number of attempts that began since the store was opened.
+    pub begun: u64,
+    /// The number of operations that were completed since the store was opened, with an attempt or by
+    /// [`Store::record`](crate::Store::record).
+    pub completed: u64,
+    /// The number of attempts that were released since the store was opened.
+    pub released: u64,
+    /// The number of keys that were forgotten since the store was opened.
+    pub forgotten: u64,
+    /// The number of calls that returned a recorded result, or that one is recorded, since the store was opened.
+    pub replayed: u64,
+    /// The number of calls that were [`Error::Mismatch`] since the store was opened: the same key for different requests.
+    pub mismatched: u64,
+    /// The number of calls that were [`Error::Fenced`] since the store was opened.
+    pub fenced: u64,
+    /// The number of attempts that ended in doubt since the store was opened. Those of a process that ended are not in it; they
+    /// are in [`in_doubt`](Stats::in_doubt).
+    pub doubted: u64,
+    /// The number of doubts that were resolved since the store was opened: by a completion, a release, another attempt, or a
+    /// [`forget`](crate::Store::forget).
+    pub reconciled: u64,
     /// The number of syncs for changes since the store was opened.
     pub syncs: u64,
+    /// The number of frames that were written since the store was opened. `records` by this is the size of a group commit.
+    pub frames: u64,
+    /// The number of records that were written since the store was opened, those that reclaiming moved included.
+    pub records: u64,
     /// The bytes of live records that reclaiming moved since the store was opened.
     pub moved_bytes: u64,
     /// The number of segments that reclaiming retired since the store was opened.
@@ -105,6 +141,18 @@ pub struct Stats {
 }
 
 impl Stats {
+    /// The part of `record_bytes` that is live. An estimate.
+    #[must_use]
+    pub fn live_bytes(&self) -> u64 {
+        self.record_bytes.saturating_sub(self.dead_bytes)
+    }
+
+    /// The time since the last attempt of the oldest unfinished operation began, in ms of store time. 0 if there is none.
+    #[must_use]
+    pub fn oldest_unfinished_age_ms(&self) -> u64 {
+        self.oldest_unfinished_ms.map_or(0, |since_ms| self.store_time_ms.saturating_sub(since_ms))
+    }
+
     pub(crate) fn of(engine: &Engine) -> Stats {
         let log = engine.log();
         let (head, tail) = log.span();
@@ -115,15 +163,28 @@ impl Stats {
             keys: 0,
             index_bytes: 0,
             segments: tail - head + 1,
+            free_bytes: 0,
             file_bytes: 0,
             record_bytes: 0,
             dead_bytes: 0,
             reserved_bytes: 0,
             leases: engine.claim_count(),
             unfinished,
+            in_progress: unfinished - in_doubt,
             in_doubt,
             unfinished_steps: engine.unfinished_steps(),
             unfinished_bytes: 0,
+            begun: engine.counted(Counted::Begun),
+            completed: engine.counted(Counted::Completed),
+            released: engine.counted(Counted::Released),
+            forgotten: engine.counted(Counted::Forgotten),
+            replayed: engine.counted(Counted::Replayed),
+            mismatched: engine.counted(Counted::Mismatched),
+            fenced: engine.counted(Counted::Fenced),
+            doubted: engine.counted(Counted::Doubted),
+            reconciled: engine.counted(Counted::Resolved),
+            frames: 0,
+            records: 0,
             oldest_unfinished_ms: None,
             messages,
             message_bytes,
@@ -149,7 +210,9 @@ impl Stats {
             stats.unfinished_bytes = engine.unfinished_bytes();
             stats.oldest_unfinished_ms = engine.oldest_unfinished_ms();
             stats.oldest_message_ms = engine.oldest_message_ms();
-            stats.file_bytes = log.file_bytes();
+            let figures = log.figures();
+            (stats.file_bytes, stats.free_bytes) = (figures.file_bytes, figures.free_bytes);
+            (stats.frames, stats.records) = (figures.written.frames, figures.written.records);
             stats.reserved_bytes = log.reserved_bytes();
             stats.poisoned = log.check_poison().is_err();
         }
@@ -214,6 +277,38 @@ impl KeyState {
     pub(crate) fn read_many(engine: &Engine, keys: &[Key<'_>]) -> Vec<Result<KeyState>> {
         let states = keys.iter().zip(engine.get_many(keys));
         states.map(|(key, state)| state.map(|(status, found)| KeyState::new(*key, status, found))).collect()
+    }
+
+    /// The state of a key that is absent.
+    pub(crate) fn absent(key: Key<'_>) -> KeyState {
+        KeyState::new(key, Status::Absent, None)
+    }
+
+    /// The state of a key by its last record, in the file of a store that may be open in another process. `begun` is the status
+    /// of an operation that began and has not ended. The error of a record that cannot be read is an offset and a reason.
+    pub(crate) fn of_record(
+        key: Key<'_>,
+        (address, place): (Address, RecordLocation),
+        record: &Record<'_>,
+        (now_ms, begun): (u64, Status),
+    ) -> std::result::Result<KeyState, (u64, &'static str)> {
+        if record.kind == Kind::Unreadable {
+            return match lost_liveness(record.carried_kind(), record.key_expires_ms, now_ms) {
+                Liveness::Gone => Ok(KeyState::absent(key)),
+                _ => Err((address.offset(), CARRIED_REASON)),
+            };
+        }
+        let mut found = found_at(address, place, record, now_ms);
+        let status = match found.liveness {
+            Liveness::Gone | Liveness::Message => return Ok(KeyState::absent(key)),
+            Liveness::Released => Status::Absent,
+            Liveness::Begun | Liveness::Unreadable => begun,
+            Liveness::Completed | Liveness::CompletedWithoutResult => Status::Completed,
+        };
+        if found.liveness == Liveness::Completed {
+            found.result = record.value.result.map(<[u8]>::to_vec);
+        }
+        Ok(KeyState::new(key, status, Some(found)))
     }
 
     fn new(key: Key<'_>, status: Status, found: Option<Found>) -> KeyState {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::counters::{Counted, Counters};
 use super::outbox::PendingMessages;
 use super::path_check::PathCheck;
 use super::reclaim::Reclaim;
@@ -15,12 +16,13 @@ use super::unstarted::UnstartedList;
 use super::view::Viewer;
 use super::write::{Versions, WritePath};
 use crate::clock::{Sleepers, StoreClock};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::flights::Flights;
 use crate::index::Index;
 use crate::key::{Fingerprint, Key};
 use crate::log::{Log, largest_result_bytes};
 use crate::recover::Recovered;
+use crate::status::Version;
 use crate::sync::atomic::AtomicU64;
 
 /// The parts of one open store. This module only creates the parts and gives access to them; the calls are in the
@@ -31,6 +33,7 @@ pub(crate) struct Engine {
     pub(super) admission: Arc<Admission>,
     pub(super) path_check: Arc<PathCheck>,
     pub(super) flights: Arc<Flights>,
+    pub(super) counters: Arc<Counters>,
     pub(super) clock: Arc<StoreClock>,
     pub(super) versions: Versions,
     /// The number of doubts given to callers so far, and so the number of the next one.
@@ -65,10 +68,17 @@ impl Engine {
         let unreadable = UnreadableRecords::new(unreadable);
         let unfinished = UnfinishedTable::new(begun);
         let outbox = PendingMessages::new(messages, acknowledgement_room);
-        let records =
-            Arc::new(Records::new(log, index, unreadable, unfinished, outbox, Arc::clone(&admission)));
+        let counters = Arc::new(Counters::default());
+        let tables = (index, unreadable, unfinished, outbox);
+        let records = Records::new(log, tables, Arc::clone(&counters), Arc::clone(&admission));
+        let records = Arc::new(records);
         let write = Arc::new(WritePath::new(Arc::clone(&records)));
-        let viewer = Viewer::new(Arc::clone(&records), Arc::clone(&flights), Arc::clone(&clock));
+        let viewer = Viewer::new(
+            Arc::clone(&records),
+            Arc::clone(&flights),
+            Arc::clone(&clock),
+            Arc::clone(&counters),
+        );
         let reclaim = Reclaim::new(
             Arc::clone(&records),
             Arc::clone(&write),
@@ -82,6 +92,7 @@ impl Engine {
             admission,
             path_check,
             flights,
+            counters,
             clock,
             versions,
             doubts: AtomicU64::new(0),
@@ -170,6 +181,17 @@ impl Engine {
     /// The memory of the table of unfinished operations and their steps, in bytes.
     pub(crate) fn unfinished_bytes(&self) -> usize {
         self.records.unfinished().allocated_bytes()
+    }
+
+    /// How often this was counted since the store was opened. Takes no lock.
+    pub(crate) fn counted(&self, counted: Counted) -> u64 {
+        self.counters.total(counted)
+    }
+
+    /// The error of a call whose attempt no longer owns the operation. Also counts it.
+    pub(super) fn fenced(&self, key: Key<'_>, version: Version) -> Error {
+        self.counters.add(Counted::Fenced);
+        Error::Fenced { key: key.to_owned(), version }
     }
 
     /// When the last attempt of the oldest unfinished operation began, in store time.

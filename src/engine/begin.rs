@@ -121,7 +121,7 @@ impl Engine {
         let call = Call::new(self.admit_again(key)?, terms, PathRule::BeginsOperation);
         match self.change(&call, None, |view| Ok(decide::begin_again(view, version, terms)))? {
             ChangeOutcome::Written(written) => Ok(written.into_grant(key.hash, terms)),
-            _ => Err(Error::Fenced { key: key.key.to_owned(), version }),
+            _ => Err(self.fenced(key.key, version)),
         }
     }
 }

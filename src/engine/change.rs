@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use super::admission::Admitted;
 use super::assembly::Engine;
 use super::call::{Call, PathRule};
+use super::counters::Counted;
 use super::decide::{Decision, Draft};
 use super::emit::{messages_cost_bytes, room_bytes};
 use super::records::{Found, HashedKey, Want};
 use super::step_record::StepRecord;
 use super::terms::{NewMessage, Request, Terms};
-use super::view::{Seen, View, mismatch};
+use super::view::{Seen, View};
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -164,7 +165,7 @@ impl Engine {
                     return match decision {
                         Decision::GiveDoubt => Ok(ChangeOutcome::Doubt(self.give_doubt(key, found, &flight))),
                         Decision::InDoubt => Err(left_in_doubt(key.key, found)),
-                        _ => Err(mismatch(key.key)),
+                        _ => Err(self.viewer.mismatch(key.key)),
                     };
                 }
                 Decision::HasSteps => return Err(self.has_steps(key, &view)),
@@ -367,6 +368,7 @@ impl Engine {
         match flight.claim() {
             // The lease's deadline has passed, and this call ends the lease.
             Some(Claim::Lease { version: leased, .. }) if leased == version => {
+                self.counters.add(Counted::Doubted);
                 crate::events::in_doubt(key.key, attempt);
             }
             _ => crate::events::found_in_doubt(key.key, attempt),

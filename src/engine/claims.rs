@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::assembly::Engine;
+use super::counters::Counted;
 use super::inside::{self, InCallback, InClosure};
 use super::records::HashedKey;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::flights::Claim;
 use crate::planted::{Bug, planted};
 use crate::status::Version;
@@ -28,7 +29,7 @@ impl Engine {
             let flight = self.flights.enter(hash);
             flight.renew_lease(version, deadline_ms())
         };
-        if is_renewed { Ok(()) } else { Err(Error::Fenced { key: key.to_owned(), version }) }
+        if is_renewed { Ok(()) } else { Err(self.fenced(key, version)) }
     }
 
     /// Whether the lease on the attempt of `version` is alive and no other caller has taken it over. Does not wait.
@@ -48,6 +49,7 @@ impl Engine {
         let _events = crate::events::hold_back();
         let has_ended = self.flights.end_claim(key.hash, claim);
         if has_ended && let Claim::Lease { attempt, .. } = claim {
+            self.counters.add(Counted::Doubted);
             crate::events::in_doubt(key.key, attempt);
         }
     }
@@ -68,6 +70,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::Error;
     use crate::Options;
     use crate::engine::{Began, Terms};
     use crate::key::{Fingerprint, Key};

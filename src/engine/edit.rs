@@ -3,6 +3,7 @@
 use super::assembly::Engine;
 use super::call::{Call, PathRule};
 use super::change::{Answer, ChangeOutcome, check_result};
+use super::counters::Counted;
 use super::decide::{self, Decision};
 use super::records::Found;
 use super::step_reading::StepInfo;
@@ -121,6 +122,7 @@ impl Engine {
                 if matches!(next, Next::InDoubt { .. })
                     && !matches!(written.previous_status, Status::InDoubt | Status::Stopped)
                 {
+                    self.counters.add(Counted::Doubted);
                     crate::events::in_doubt(key, written.attempt);
                 }
                 Ok(Swap::Done(written.version))

@@ -47,7 +47,7 @@ impl Engine {
             self.change(&call, Some(reservation), |view| Ok(decide::finish(view, version, finish, terms)))?;
         match outcome {
             ChangeOutcome::Written(written) => Ok(written.version),
-            _ => Err(Error::Fenced { key: key.key.to_owned(), version }),
+            _ => Err(self.fenced(key.key, version)),
         }
     }
 
@@ -80,7 +80,7 @@ impl Engine {
             Some(Sight::Read(Some(Some(false)))) => Err(Error::Conflict { key: owned() }),
             Some(Sight::Read(Some(None))) => Err(Error::ResultExpired { key: owned() }),
             Some(Sight::Unreadable(lost)) if lost.liveness != Liveness::Gone => Err(lost.error),
-            Some(_) | None => Err(Error::Fenced { key: owned(), version }),
+            Some(_) | None => Err(self.fenced(key.key, version)),
         }
     }
 
@@ -120,7 +120,7 @@ impl Engine {
         match outcome {
             ChangeOutcome::Written(_) => Ok(Applied::Recorded),
             ChangeOutcome::Completed(found) => Ok(Applied::AlreadyCompleted(found)),
-            _ => Err(Error::Fenced { key: key.key.to_owned(), version: doubt.version }),
+            _ => Err(self.fenced(key.key, doubt.version)),
         }
     }
 }

@@ -21,6 +21,7 @@
 //! | `unstarted` | the attempts that never run and are to be released | its own list |
 //! | `inside` | the claims whose closures a thread is running, and the callbacks that it is in | thread-local lists |
 //! | `outbox` | the pending messages, and which of them are out | its own state |
+//! | `counters` | how often calls did what | its own counters |
 //! | `records` | the last record of every key | log (read only), index |
 //! | `view` | reading the state of a key | records, flights, clock (all read only) |
 //! | `decide` | the choice of what a call does to a key | nothing: pure |
@@ -44,6 +45,7 @@ mod unfinished;
 mod unstarted;
 mod outbox;
 mod inside;
+mod counters;
 mod records;
 mod view;
 mod decide;
@@ -74,6 +76,7 @@ pub(crate) use assembly::Engine;
 pub(crate) use batch::{Entry, EntryDone, EntryKind, FrameSize};
 pub(crate) use begin::Began;
 pub(crate) use change::Grant;
+pub(crate) use counters::Counted;
 pub(crate) use deliver::HandedOut;
 #[allow(unused_imports, reason = "the typed interface of steps uses it")]
 pub(crate) use edit::Forgotten;
@@ -85,7 +88,7 @@ pub(crate) use notes::MAX_NOTE_BYTES;
 pub(crate) use outbox::Ticket;
 pub(crate) use reading::{ListedRecord, Listing};
 pub use reclaim::Compaction;
-pub(crate) use records::{Found, HashedKey};
+pub(crate) use records::{CARRIED_REASON, Found, HashedKey, found_at};
 #[allow(unused_imports, reason = "the typed interface of steps uses them")]
 pub(crate) use step_reading::{StepInfo, StepOf};
 #[allow(unused_imports, reason = "the typed interface of steps uses them")]

@@ -1,17 +1,17 @@
 //! Calls that read a key and change nothing.
 
 use super::assembly::Engine;
-use super::records::{Found, Sight, Want, found_at};
+use super::records::{CARRIED_REASON, Found, Sight, Want, found_at};
 use super::terms::{Durability, Request};
 use crate::error::Result;
 use crate::flights::Claim;
-use crate::format::record::Record;
+use crate::format::record::{Kind, Record};
 use crate::index::Address;
 use crate::key::{Key, OwnedKey};
 use crate::key_filter::KeyFilter;
 use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
-use crate::record::Liveness;
+use crate::record::{Liveness, lost_liveness};
 use crate::status::{Status, Version};
 use crate::sync::Patience;
 
@@ -61,6 +61,29 @@ impl Listing<'_> {
 }
 
 impl ListedRecord {
+    /// Copies what listings show out of a record in the file of a store that may be open in another process. `begun` is the
+    /// status of an operation that began and has not ended. The error of a record that cannot be read is an offset and a
+    /// reason.
+    pub(crate) fn beside(
+        (address, place): (Address, RecordLocation),
+        record: &Record<'_>,
+        (now_ms, begun): (u64, Status),
+        listing: Listing<'_>,
+    ) -> std::result::Result<Option<ListedRecord>, (u64, &'static str)> {
+        if record.kind == Kind::Unreadable {
+            let liveness = lost_liveness(record.carried_kind(), record.key_expires_ms, now_ms);
+            let is_listed = listing.admits_unreadable(liveness);
+            return if is_listed { Err((address.offset(), CARRIED_REASON)) } else { Ok(None) };
+        }
+        let Some(mut listed) = ListedRecord::of((address, place), record, now_ms, listing) else {
+            return Ok(None);
+        };
+        if listed.found.liveness == Liveness::Begun {
+            listed.status = begun;
+        }
+        Ok(listing.admits_status(listed.status).then_some(listed))
+    }
+
     /// Copies what listings show out of a record, if it is listed. The status is preliminary if the operation has not ended.
     pub(crate) fn of(
         (address, place): (Address, RecordLocation),

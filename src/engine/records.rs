@@ -9,6 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::admission::Admission;
+use super::counters::Counters;
 use super::outbox::PendingMessages;
 use super::unfinished::UnfinishedTable;
 use super::unreadable::UnreadableRecords;
@@ -115,6 +116,10 @@ pub(super) struct IndexEntry {
     pub(super) size: RecordSize,
 }
 
+/// Why a record that carries an unreadable one is an error.
+pub(crate) const CARRIED_REASON: &str =
+    "the key's record could not be read when its segment was reclaimed, so its bytes were carried along";
+
 /// The last record of every key.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -123,19 +128,22 @@ pub(super) struct Records {
     unreadable: UnreadableRecords,
     unfinished: UnfinishedTable,
     outbox: PendingMessages,
+    counters: Arc<Counters>,
     admission: Arc<Admission>,
 }
 
 impl Records {
     pub(super) fn new(
         log: Arc<Log>,
-        index: Index,
-        unreadable: UnreadableRecords,
-        unfinished: UnfinishedTable,
-        outbox: PendingMessages,
+        (index, unreadable, unfinished, outbox): (Index, UnreadableRecords, UnfinishedTable, PendingMessages),
+        counters: Arc<Counters>,
         admission: Arc<Admission>,
     ) -> Records {
-        Records { log, index, unreadable, unfinished, outbox, admission }
+        Records { log, index, unreadable, unfinished, outbox, counters, admission }
+    }
+
+    pub(super) fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     pub(super) fn log(&self) -> &Arc<Log> {
@@ -370,7 +378,6 @@ impl Records {
         record: &Record<'_>,
         now_ms: u64,
     ) -> Unreadable {
-        let reason = "the key's record could not be read when its segment was reclaimed, so its bytes were carried along";
         let is_message = record.kind == Kind::MessageUnreadable;
         let lost_kind = record.carried_kind().or(is_message.then_some(record.kind));
         Unreadable {
@@ -378,7 +385,7 @@ impl Records {
             size: RecordSize::of(record, place.length_bytes),
             version: record.version,
             liveness: lost_liveness(lost_kind, record.key_expires_ms, now_ms),
-            error: Error::corrupt(self.path(), address.offset(), reason),
+            error: Error::corrupt(self.path(), address.offset(), CARRIED_REASON),
         }
     }
 }
@@ -401,7 +408,7 @@ fn lost_at(address: Address, entry: &FooterEntry, error: Error, now_ms: u64) -> 
 }
 
 /// Copies everything but the result out of a record, and determines its meaning at `now_ms`.
-pub(super) fn found_at(address: Address, place: RecordLocation, record: &Record<'_>, now_ms: u64) -> Found {
+pub(crate) fn found_at(address: Address, place: RecordLocation, record: &Record<'_>, now_ms: u64) -> Found {
     Found {
         address,
         place,

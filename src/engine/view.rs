@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::counters::{Counted, Counters};
 use super::records::{Found, HashedKey, IndexEntry, Records, Sight, Unreadable, Want, found_at};
 use super::terms::{Durability, Request};
 use crate::clock::StoreClock;
@@ -101,11 +102,17 @@ pub(super) struct Viewer {
     records: Arc<Records>,
     flights: Arc<Flights>,
     clock: Arc<StoreClock>,
+    counters: Arc<Counters>,
 }
 
 impl Viewer {
-    pub(super) fn new(records: Arc<Records>, flights: Arc<Flights>, clock: Arc<StoreClock>) -> Viewer {
-        Viewer { records, flights, clock }
+    pub(super) fn new(
+        records: Arc<Records>,
+        flights: Arc<Flights>,
+        clock: Arc<StoreClock>,
+        counters: Arc<Counters>,
+    ) -> Viewer {
+        Viewer { records, flights, clock, counters }
     }
 
     /// Reads the key's state, which `flight` keeps from changing. Succeeds even if the key's last record cannot be
@@ -278,6 +285,7 @@ impl Viewer {
         if found.liveness == Liveness::CompletedWithoutResult {
             return Err(Error::ResultExpired { key: key.to_owned() });
         }
+        self.counters.add(Counted::Replayed);
         crate::events::replayed(key);
         Ok(())
     }
@@ -295,14 +303,15 @@ impl Viewer {
             return Ok(());
         }
         self.ensure_durable(found, durability)?;
-        Err(mismatch(key))
+        Err(self.mismatch(key))
     }
-}
 
-/// The error of a call with a different request from the recorded one. Also emits the event.
-pub(super) fn mismatch(key: Key<'_>) -> Error {
-    crate::events::mismatched(key);
-    Error::Mismatch { key: key.to_owned() }
+    /// The error of a call with a different request from the recorded one. Also emits the event and counts it.
+    pub(super) fn mismatch(&self, key: Key<'_>) -> Error {
+        self.counters.add(Counted::Mismatched);
+        crate::events::mismatched(key);
+        Error::Mismatch { key: key.to_owned() }
+    }
 }
 
 /// Whether the attempt that was found never runs: see [`Claim::Unstarted`].

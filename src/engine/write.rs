@@ -15,6 +15,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::counters::Counted;
 use super::decide::{ClaimChange, Draft};
 use super::records::{HashedKey, IndexEntry, Records};
 use super::unfinished::BegunAttempt;
@@ -30,7 +31,7 @@ use crate::log::Reservation;
 use crate::log::commit::{NewRecord, Ticket, Until};
 use crate::planted::{Bug, planted};
 use crate::record::{PendingMessage, RecordSize, Retention};
-use crate::status::Version;
+use crate::status::{Status, Version};
 use crate::step_set::{Step, StepState};
 use crate::sync::atomic::{AtomicU64, Ordering};
 
@@ -108,7 +109,7 @@ pub(super) struct Effect {
 pub(super) enum EffectKind {
     /// The key has a new state. A claim may begin with it, or the present one may end. `begun` is set if the record is that
     /// of an attempt that began.
-    Changed { begins: Option<Claim>, ends_claim: bool, begun: Option<BegunAttempt> },
+    Changed { begins: Option<Claim>, ends_claim: bool, begun: Option<BegunAttempt>, resolves_doubt: bool },
     /// The record is a copy of the key's last one. Callers that wait for the key to change are not woken.
     Moved,
     /// A step of the operation has a new state. The flight is that of the operation's key, and its waiters are not woken.
@@ -167,7 +168,15 @@ impl<'a> Change<'a> {
             size: record.size,
             time_ms: view.now_ms,
             replaced: view.entry,
-            kind: EffectKind::Changed { begins, ends_claim: draft.claim == ClaimChange::End, begun },
+            kind: EffectKind::Changed {
+                begins,
+                begun,
+                ends_claim: draft.claim == ClaimChange::End,
+                // A lease that ends its own attempt late has not left a doubt, and an attempt that never ran neither.
+                resolves_doubt: view.status == Status::InDoubt
+                    && matches!(view.claim, None | Some(Claim::Doubt { .. }))
+                    && (draft.kind != Kind::Begun || begins.is_some()),
+            },
         };
         Change { record, effect, flight }
     }
@@ -351,6 +360,7 @@ impl Records {
         if let EffectKind::Emitted(message) = &effect.kind {
             self.outbox().add(message);
         }
+        self.count(effect);
         self.log().space_usage().add(&size, time_ms);
         if let EffectKind::Changed { ends_claim: true, .. } = effect.kind {
             flight.set_claim(None);
@@ -407,8 +417,25 @@ impl Records {
         self.log().space_usage().mark_dead(&RecordSize::of_steps(dead_bytes));
     }
 
+    /// Counts a change for the statistics.
+    fn count(&self, effect: &Effect) {
+        let EffectKind::Changed { resolves_doubt, .. } = effect.kind else { return };
+        let counted = match effect.size.kind {
+            Kind::Begun => Counted::Begun,
+            Kind::Completed => Counted::Completed,
+            Kind::Released => Counted::Released,
+            Kind::Forgotten => Counted::Forgotten,
+            _ => return,
+        };
+        self.counters().add(counted);
+        if resolves_doubt {
+            self.counters().add(Counted::Resolved);
+        }
+    }
+
     /// Counts a record that is dead as soon as it is written.
     fn add_dead(&self, effect: &Effect) {
+        self.count(effect);
         self.log().space_usage().add(&effect.size, effect.time_ms);
         self.log().space_usage().mark_dead(&effect.size);
     }

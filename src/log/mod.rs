@@ -62,7 +62,18 @@ use slots::Growing;
 use space_usage::SpaceUsage;
 pub(crate) use versions::VersionsBefore;
 pub(crate) use writer::Rotate;
+pub(crate) use writer::Written;
 use writer::{FullSegment, Start, Writer};
+
+/// Figures about the log, for the statistics.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LogFigures {
+    /// The length of the file: store header and slots, not including a slot that is still being filled.
+    pub(crate) file_bytes: u64,
+    /// The bytes of the free slots, and of the rest of the tail.
+    pub(crate) free_bytes: u64,
+    pub(crate) written: Written,
+}
 
 /// The log of one store.
 #[derive(Debug)]
@@ -321,7 +332,18 @@ impl Log {
 
     /// The length of the file: store header and slots, not including a slot that is still being filled.
     pub(crate) fn file_bytes(&self) -> u64 {
-        self.reader.slot_offset(self.writer.lock().slots().count())
+        self.figures().file_bytes
+    }
+
+    /// The figures that the writer keeps. Waits for a write by another thread.
+    pub(crate) fn figures(&self) -> LogFigures {
+        let writer = self.writer.lock();
+        let free_space = writer.free_space();
+        LogFigures {
+            file_bytes: self.reader.slot_offset(writer.slots().count()),
+            free_bytes: free_space.tail_bytes + free_space.free_slots * self.parameters.segment_bytes,
+            written: writer.written(),
+        }
     }
 
     /// Whether the file system is known to copy on write: overwriting a block then needs free space for the copy.

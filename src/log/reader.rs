@@ -353,7 +353,7 @@ pub(crate) mod tests {
     /// Makes a reader of a new file in `directory`, with or without maps.
     fn reader_of_file(directory: &Path, mmap: bool) -> (Arc<FileStorage>, Reader) {
         let path = directory.join(format!("{mmap}.once"));
-        let storage = Arc::new(FileStorage::open(&path, true, mmap).unwrap());
+        let storage = Arc::new(FileStorage::open(&path, true, mmap, crate::sync::Patience::None).unwrap());
         let reader = Reader::new(Arc::clone(&storage) as Arc<dyn Storage>, path, &PARAMETERS);
         (storage, reader)
     }

@@ -65,6 +65,13 @@ pub(crate) struct Tail {
     pub(crate) entries: FooterBuilder,
 }
 
+/// The number of frames and records that were written since the store was opened, moved records included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Written {
+    pub(crate) frames: u64,
+    pub(crate) records: u64,
+}
+
 /// The writer of one log.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -83,6 +90,8 @@ pub(crate) struct Writer {
     full: VecDeque<FullSegment>,
     tail: Tail,
     slots: Slots,
+    /// What was written since the store was opened.
+    written: Written,
     /// A change of the file is under way, or one has failed or unwound, so the file may differ from the state in
     /// memory.
     is_half_done: bool,
@@ -135,6 +144,7 @@ impl Writer {
             full,
             tail,
             slots,
+            written: Written::default(),
             is_half_done: false,
         };
         writer.log_position.set_written(writer.end());
@@ -149,6 +159,10 @@ impl Writer {
 
     pub(crate) fn slots(&self) -> &Slots {
         &self.slots
+    }
+
+    pub(crate) fn written(&self) -> Written {
+        self.written
     }
 
     /// Gives access to the slots, for changes of their state in memory. A change of the file must go through a method
@@ -264,6 +278,8 @@ impl Writer {
             self.tail.entries.push(footer_entry);
             self.tail.record_bytes += entry.size.length_bytes;
         }
+        self.written.frames += 1;
+        self.written.records += batch.entries.len() as u64;
         self.tail.last_checksum = checksum;
         self.tail.offset += batch.frame.len() as u64;
         self.reader.set_end(self.tail.slot, self.tail.offset);

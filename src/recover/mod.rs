@@ -52,6 +52,7 @@ mod survey;
 mod listed;
 mod steps;
 mod fill;
+mod beside;
 #[cfg(test)]
 mod tests;
 
@@ -73,6 +74,7 @@ use crate::record::PendingMessage;
 use crate::step_set::FoundUnfinished;
 use crate::storage::{Storage, sync_all, sync_data, write_all_at, write_zeroes_at};
 
+pub(crate) use beside::View;
 use fill::FilledIndex;
 pub(crate) use open_context::Config;
 use open_context::OpenContext;

@@ -111,6 +111,24 @@ impl OpenContext<'_> {
         }
     }
 
+    /// Reads the parameters of a store that exists from its header.
+    pub(super) fn existing_parameters(&self) -> Result<Parameters> {
+        if self.length()? < STORE_HEADER_BYTES {
+            return self.foreign("the file is too short for a store header");
+        }
+        match decode_store_header(&self.sector(0)?) {
+            Ok(parameters) => Ok(parameters),
+            Err(HeaderProblem::Foreign) => self.foreign("the file does not begin with a store header"),
+            Err(HeaderProblem::Damaged(fault)) => self.corrupt(0, fault.reason()),
+            Err(HeaderProblem::Unsupported(reason)) => {
+                Err(Error::Unsupported { path: self.path.to_owned(), reason })
+            }
+            Err(HeaderProblem::Blank) => {
+                self.foreign("the store header is blank, because the store is being created, or its creation was interrupted")
+            }
+        }
+    }
+
     /// Refuses bytes that a later version of the format wrote, because they are neither damage nor a torn tail.
     pub(super) fn check_known(&self, offset: u64, fault: FormatError) -> Result<()> {
         match fault {

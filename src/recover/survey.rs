@@ -170,6 +170,13 @@ impl Survey {
         })
     }
 
+    /// Returns the slots that contain data, in order. The last one may be cut short.
+    pub(super) fn slots(context: &OpenContext<'_>, segment_bytes: u64) -> Result<Vec<u64>> {
+        let length = context.length()?;
+        let slot_count = length.saturating_sub(STORE_HEADER_BYTES) / segment_bytes;
+        Survey::data_slots(context, segment_bytes, length, slot_count)
+    }
+
     /// Returns the slots that contain data, in order.
     ///
     /// Only these are read, because a long file may consist mostly of holes. The partial slot at the end of the file is

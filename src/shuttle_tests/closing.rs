@@ -199,7 +199,7 @@ fn compact_and_read_span() {
             }
         })
     };
-    engine.compact().unwrap();
+    engine.compact(&mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     reading.join().unwrap();
 }
 

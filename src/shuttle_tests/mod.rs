@@ -26,6 +26,7 @@ mod flights;
 mod index;
 mod outbox;
 mod renewal;
+mod scan;
 mod steps;
 mod unfinished;
 mod waits;

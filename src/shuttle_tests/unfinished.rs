@@ -37,7 +37,7 @@ fn list_and_change() {
     };
     let moving = {
         let store = store.clone();
-        thread::spawn(move || drop(store.compact().unwrap()))
+        thread::spawn(move || assert!(!store.compact().unwrap().is_stopped))
     };
     let listing = {
         let store = store.clone();

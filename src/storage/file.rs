@@ -6,12 +6,14 @@ compile_error!(
      file lock that belongs to the open file"
 );
 
+mod opened;
 mod opening;
 
 use super::Storage;
 use crate::map::Map;
+use crate::sync::Patience;
 use crate::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use opening::{Directory, ResolvedPath, create_new, lock, open_or_create, require_regular};
+use opening::{Directory, ResolvedPath, create_new, lock, open_existing, open_or_create, require_regular};
 use std::fs::{self, File};
 use std::io;
 use std::ops::Range;
@@ -35,8 +37,10 @@ pub(crate) struct FileStorage {
     /// The path that was opened. It is absolute, but symbolic links are not resolved, so another process that opens it
     /// follows them again.
     path: PathBuf,
-    /// The process that opened the file.
-    process_id: u32,
+    /// The process that locked the file. None if it was opened for reading only, without a lock.
+    locked_by: Option<u32>,
+    /// The lock was released.
+    is_unlocked: AtomicBool,
     /// The directory of the file.
     directory: Directory,
     /// Whether [`Storage::map`] may map the file.
@@ -54,15 +58,23 @@ impl FileStorage {
     /// With `mmap`, [`Storage::map`] maps the file. Symbolic links are followed: [`Storage::sync_all`] syncs the directory
     /// that contains the file, not the one that contains the link.
     ///
+    /// If another process has the lock, waits for it as long as `patience` says. If this process has it, waits only for the
+    /// time that closing a store takes.
+    ///
     /// # Errors
     ///
     /// See [`OpenError`]. Only a regular file is opened: opening a pipe would wait for its other end, and opening a device
     /// may have side effects.
-    pub(crate) fn open(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
+    pub(crate) fn open(
+        path: &Path,
+        create: bool,
+        mmap: bool,
+        patience: Patience,
+    ) -> Result<FileStorage, OpenError> {
         /// The maximum number of attempts, if the path refers to a different file each time.
         const MAX_ATTEMPTS: usize = 10;
         for _ in 0..MAX_ATTEMPTS {
-            let storage = FileStorage::open_once(path, create, mmap)?;
+            let storage = FileStorage::open_once(path, create, mmap, patience)?;
             // If the file was removed or replaced before it was locked, another process could open the path too.
             if storage.is_in_place().map_err(OpenError::during("inspect the file"))? {
                 return Ok(storage);
@@ -72,7 +84,12 @@ impl FileStorage {
         Err(OpenError::during("open the file")(source))
     }
 
-    fn open_once(path: &Path, create: bool, mmap: bool) -> Result<FileStorage, OpenError> {
+    fn open_once(
+        path: &Path,
+        create: bool,
+        mmap: bool,
+        patience: Patience,
+    ) -> Result<FileStorage, OpenError> {
         let resolved = ResolvedPath::resolve(path, create)?;
         let path = std::path::absolute(path).map_err(OpenError::during("resolve the path"))?;
         let directory = Directory::open(&resolved.directory)?;
@@ -86,18 +103,40 @@ impl FileStorage {
         // The path may have been replaced since the check above, so the opened file is checked too.
         let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
         require_regular(metadata.file_type())?;
-        lock(&file)?;
-        let copies_on_write = AtomicBool::new(prefer_in_place(&file, metadata.len() == 0));
         let identity = FileIdentity::of(&metadata);
+        lock(&file, patience, || opened::is_open(identity))?;
+        opened::add(identity);
+        let copies_on_write = AtomicBool::new(prefer_in_place(&file, metadata.len() == 0));
         Ok(FileStorage {
             file,
             identity,
             path,
-            process_id: std::process::id(),
+            locked_by: Some(std::process::id()),
             directory,
             mmap,
             copies_on_write,
             within_limit: AtomicU64::new(0),
+            is_unlocked: AtomicBool::new(false),
+        })
+    }
+
+    /// Opens the file at `path` for reading only, without a lock and without maps. Another process may be writing to it.
+    pub(crate) fn open_to_read(path: &Path) -> Result<FileStorage, OpenError> {
+        let resolved = ResolvedPath::resolve(path, false)?;
+        let path = std::path::absolute(path).map_err(OpenError::during("resolve the path"))?;
+        let directory = Directory::open(&resolved.directory)?;
+        let file = open_existing(&resolved.file)?;
+        let metadata = file.metadata().map_err(OpenError::during("inspect the file"))?;
+        Ok(FileStorage {
+            identity: FileIdentity::of(&metadata),
+            file,
+            path,
+            locked_by: None,
+            directory,
+            mmap: false,
+            copies_on_write: AtomicBool::new(false),
+            within_limit: AtomicU64::new(0),
+            is_unlocked: AtomicBool::new(false),
         })
     }
 
@@ -130,7 +169,7 @@ impl FileStorage {
 
 impl Drop for FileStorage {
     fn drop(&mut self) {
-        if std::process::id() == self.process_id {
+        if self.locked_by == Some(std::process::id()) {
             self.unlock();
         }
     }
@@ -253,6 +292,12 @@ impl Storage for FileStorage {
     }
 
     fn unlock(&self) {
+        if self.locked_by.is_none() {
+            return;
+        }
+        if !self.is_unlocked.swap(true, Ordering::Relaxed) {
+            opened::remove(self.identity);
+        }
         // Unlocking can fail only for a handle that does not refer to a file.
         let _ = self.file.unlock();
     }
@@ -333,14 +378,14 @@ mod tests {
     #[test]
     fn written_bytes_survive_reopening() {
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         assert_eq!(storage.len().unwrap(), 0);
         write_all_at(&storage, b"receipt", 4096).unwrap();
         sync_data(&storage).unwrap();
         sync_all(&storage).unwrap();
         drop(storage);
 
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         assert_eq!(storage.len().unwrap(), 4103);
         let mut buffer = [0xff; 8];
         read_exact_at(&storage, &mut buffer, 4095).unwrap();
@@ -350,10 +395,10 @@ mod tests {
     #[test]
     fn a_second_open_in_the_same_process_is_refused() {
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         write_all_at(&storage, b"mine", 0).unwrap();
         for create in [false, true] {
-            assert!(matches!(FileStorage::open(&path, create, true), Err(OpenError::Locked)));
+            assert!(matches!(FileStorage::open(&path, create, true, Patience::None), Err(OpenError::Locked)));
         }
         assert_eq!(storage.len().unwrap(), 4);
     }
@@ -361,20 +406,20 @@ mod tests {
     #[test]
     fn dropping_the_storage_releases_the_lock() {
         let (_directory, path) = in_new_directory("store.once");
-        drop(FileStorage::open(&path, true, true).unwrap());
-        FileStorage::open(&path, false, true).unwrap();
+        drop(FileStorage::open(&path, true, true, Patience::None).unwrap());
+        FileStorage::open(&path, false, true, Patience::None).unwrap();
     }
 
     #[test]
     fn the_lock_applies_to_symbolic_and_hard_links() {
         let (directory, path) = in_new_directory("store.once");
-        let _storage = FileStorage::open(&path, true, true).unwrap();
+        let _storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         let symbolic = directory.path().join("symbolic");
         symlink(&path, &symbolic).unwrap();
-        assert!(matches!(FileStorage::open(&symbolic, true, true), Err(OpenError::Locked)));
+        assert!(matches!(FileStorage::open(&symbolic, true, true, Patience::None), Err(OpenError::Locked)));
         let hard = directory.path().join("hard");
         fs::hard_link(&path, &hard).unwrap();
-        assert!(matches!(FileStorage::open(&hard, true, true), Err(OpenError::Locked)));
+        assert!(matches!(FileStorage::open(&hard, true, true, Patience::None), Err(OpenError::Locked)));
     }
 
     #[cfg(target_os = "linux")]
@@ -383,7 +428,7 @@ mod tests {
         use std::os::unix::fs::MetadataExt;
         const LENGTH: u64 = 1 << 20;
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         write_all_at(&storage, &[7; 4_096], 0).unwrap();
         if !storage.reserve(4_096, LENGTH).unwrap() {
             assert_eq!(
@@ -407,21 +452,21 @@ mod tests {
     #[test]
     fn a_map_does_not_keep_the_lock() {
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         storage.set_len(4096).unwrap();
         let map = storage.map(0, 4096).unwrap().unwrap();
         storage.unlock();
-        let storage = FileStorage::open(&path, false, true).unwrap();
+        let storage = FileStorage::open(&path, false, true, Patience::None).unwrap();
         let second = storage.map(0, 4096).unwrap().unwrap();
         drop(storage);
-        FileStorage::open(&path, false, true).unwrap();
+        FileStorage::open(&path, false, true, Patience::None).unwrap();
         drop((map, second));
     }
 
     #[test]
     fn the_file_is_in_place_while_its_path_refers_to_it() {
         let (directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         assert!(storage.is_in_place().unwrap());
         let away = directory.path().join("away");
         fs::rename(&path, &away).unwrap();
@@ -438,7 +483,7 @@ mod tests {
     #[test]
     fn open_waits_for_a_briefly_held_lock() {
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         let (ready, wait_for_ready) = std::sync::mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(move || {
@@ -447,14 +492,14 @@ mod tests {
                 drop(storage);
             });
             wait_for_ready.recv().unwrap();
-            FileStorage::open(&path, false, true).unwrap();
+            FileStorage::open(&path, false, true, Patience::None).unwrap();
         });
     }
 
     #[test]
     fn only_the_owner_may_access_a_created_file() {
         let (_directory, path) = in_new_directory("store.once");
-        let _storage = FileStorage::open(&path, true, true).unwrap();
+        let _storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, MODE);
     }
 
@@ -463,24 +508,29 @@ mod tests {
         let (_directory, path) = in_new_directory("store.once");
         fs::write(&path, b"").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
-        let _storage = FileStorage::open(&path, true, true).unwrap();
+        let _storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 
     #[test]
     fn a_missing_file_is_created_only_on_request() {
         let (directory, path) = in_new_directory("store.once");
-        assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::NotFound)));
+        assert!(matches!(FileStorage::open(&path, false, true, Patience::None), Err(OpenError::NotFound)));
         assert!(!path.exists());
         let deeper = directory.path().join("missing/store.once");
-        assert!(matches!(FileStorage::open(&deeper, false, true), Err(OpenError::NotFound)));
-        assert!(matches!(FileStorage::open(Path::new(""), true, true), Err(OpenError::NotFound)));
+        assert!(matches!(FileStorage::open(&deeper, false, true, Patience::None), Err(OpenError::NotFound)));
+        assert!(matches!(
+            FileStorage::open(Path::new(""), true, true, Patience::None),
+            Err(OpenError::NotFound)
+        ));
     }
 
     #[test]
     fn the_error_for_a_missing_directory_mentions_the_directory() {
         let (directory, _) = in_new_directory("store.once");
-        let error = FileStorage::open(&directory.path().join("missing/store.once"), true, true).unwrap_err();
+        let error =
+            FileStorage::open(&directory.path().join("missing/store.once"), true, true, Patience::None)
+                .unwrap_err();
         let OpenError::Io { operation, source } = error else { panic!("{error:?}") };
         assert!(operation.contains("directory"), "{operation}");
         assert_eq!(source.kind(), io::ErrorKind::NotFound);
@@ -492,13 +542,19 @@ mod tests {
         for path in [directory.path(), Path::new("/"), Path::new("."), Path::new("..")] {
             for create in [false, true] {
                 assert!(
-                    matches!(FileStorage::open(path, create, true), Err(OpenError::Directory)),
+                    matches!(
+                        FileStorage::open(path, create, true, Patience::None),
+                        Err(OpenError::Directory)
+                    ),
                     "{path:?}"
                 );
             }
         }
         let with_trailing_slash = path.join("");
-        assert!(matches!(FileStorage::open(&with_trailing_slash, true, true), Err(OpenError::Directory)));
+        assert!(matches!(
+            FileStorage::open(&with_trailing_slash, true, true, Patience::None),
+            Err(OpenError::Directory)
+        ));
         assert!(!path.exists());
     }
 
@@ -507,7 +563,10 @@ mod tests {
         let (_directory, path) = in_new_directory("pipe");
         assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
         for create in [false, true] {
-            assert!(matches!(FileStorage::open(&path, create, true), Err(OpenError::NotRegular)));
+            assert!(matches!(
+                FileStorage::open(&path, create, true, Patience::None),
+                Err(OpenError::NotRegular)
+            ));
         }
     }
 
@@ -518,7 +577,10 @@ mod tests {
         for path in [path.as_path(), Path::new("/dev/null")] {
             for create in [false, true] {
                 assert!(
-                    matches!(FileStorage::open(path, create, true), Err(OpenError::NotRegular)),
+                    matches!(
+                        FileStorage::open(path, create, true, Patience::None),
+                        Err(OpenError::NotRegular)
+                    ),
                     "{path:?}"
                 );
             }
@@ -530,15 +592,15 @@ mod tests {
         let (directory, path) = in_new_directory("link");
         let target = directory.path().join("target");
         symlink(&target, &path).unwrap();
-        assert!(matches!(FileStorage::open(&path, false, true), Err(OpenError::NotFound)));
-        assert!(matches!(FileStorage::open(&path, true, true), Err(OpenError::Io { .. })));
+        assert!(matches!(FileStorage::open(&path, false, true, Patience::None), Err(OpenError::NotFound)));
+        assert!(matches!(FileStorage::open(&path, true, true, Patience::None), Err(OpenError::Io { .. })));
         assert!(!target.exists());
     }
 
     #[test]
     fn the_file_is_mapped_only_on_request() {
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, false).unwrap();
+        let storage = FileStorage::open(&path, true, false, Patience::None).unwrap();
         storage.set_len(4096).unwrap();
         assert!(storage.map(0, 4096).unwrap().is_none());
     }
@@ -547,7 +609,7 @@ mod tests {
     #[test]
     fn a_map_shows_later_writes_and_zeroes_after_a_cut() {
         let (_directory, path) = in_new_directory("store.once");
-        let storage = FileStorage::open(&path, true, true).unwrap();
+        let storage = FileStorage::open(&path, true, true, Patience::None).unwrap();
         storage.set_len(16_384).unwrap();
         let map = storage.map(4096, 8192).unwrap().unwrap();
         write_all_at(&storage, b"later", 4100).unwrap();

@@ -8,10 +8,10 @@ use crate::engine::HashedKey;
 use crate::engine::assembly::Engine;
 use crate::engine::begin::Began;
 use crate::engine::change::{Answer, Grant, left_in_doubt};
+use crate::engine::counters::Counted;
 use crate::engine::emit::{Emission, messages_cost_bytes, room_bytes};
 use crate::engine::records::Found;
 use crate::engine::terms::{Durability, NewMessage};
-use crate::engine::view::mismatch;
 use crate::engine::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -94,7 +94,12 @@ impl Engine {
         let answers = plans.into_iter().zip(entries.iter()).map(|(plan, entry)| {
             Some(match plan {
                 Plan::Busy => return None,
-                Plan::Refused(error) => Err(error),
+                Plan::Refused(error) => {
+                    if matches!(error, Error::Fenced { .. }) {
+                        self.counters.add(Counted::Fenced);
+                    }
+                    Err(error)
+                }
                 Plan::Began(began) => Ok(EntryDone::Began(began)),
                 Plan::Known(version) => Ok(EntryDone::Finished(version)),
                 Plan::Doubt(_) => match doubts.next() {
@@ -102,7 +107,7 @@ impl Engine {
                     None => return None,
                 },
                 Plan::InDoubt(found) => Err(left_in_doubt(entry.key, &found)),
-                Plan::Mismatch(_) => Err(mismatch(entry.key)),
+                Plan::Mismatch(_) => Err(self.viewer.mismatch(entry.key)),
                 Plan::Completed(found) => self.answer_completed(entry, found),
                 Plan::Write { change, doubt } => {
                     if let Some(found) = &doubt {

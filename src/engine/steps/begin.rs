@@ -8,7 +8,6 @@ use crate::engine::step_reading::StepOf;
 use crate::engine::step_record::StepRecord;
 use crate::engine::terms::{Request, Terms};
 use crate::engine::unfinished::OperationState;
-use crate::engine::view::mismatch;
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, Value, max_encoded_bytes};
 use crate::key::{Fingerprint, Key};
@@ -81,7 +80,7 @@ impl Engine {
         view.flight.note_disk();
         self.viewer.ensure_durable(&found, terms.durability)?;
         if !request.is(found.fingerprint) {
-            return Err(mismatch(parent.key));
+            return Err(self.viewer.mismatch(parent.key));
         }
         let unfinished = self.records.unfinished();
         if known.state == StepState::Completed {

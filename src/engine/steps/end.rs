@@ -7,7 +7,6 @@ use crate::engine::change::check_result;
 use crate::engine::step_reading::StepOf;
 use crate::engine::step_record::StepRecord;
 use crate::engine::terms::{Expected, Next, Terms};
-use crate::engine::view::mismatch;
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, Typing, Value, encoded_bytes};
 use crate::key::Key;
@@ -199,7 +198,7 @@ impl Engine {
             view.flight.note_disk();
             self.viewer.ensure_durable(&found, terms.durability)?;
             if next.fingerprint().is_some_and(|fingerprint| fingerprint != found.fingerprint) {
-                return Err(mismatch(parent.key));
+                return Err(self.viewer.mismatch(parent.key));
             }
             let record = StepRecord {
                 kind,

@@ -351,11 +351,11 @@ fn moved_after_their_end() -> (u64, usize) {
     for number in 0..40 {
         run_step(&engine, &grant, &format!("step {number}"));
     }
-    engine.compact().unwrap();
+    engine.compact(&mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     let lost = 40 - engine.list_steps(grant.of(job())).unwrap().iter().filter(|step| step.is_ok()).count();
     complete(&engine, &mut grant).unwrap();
     let before = engine.reclaimed().0;
-    engine.compact().unwrap();
+    engine.compact(&mut |_| std::ops::ControlFlow::Continue(())).unwrap();
     (engine.reclaimed().0 - before, lost)
 }
 
@@ -422,7 +422,9 @@ fn opening_reads_only_the_steps_of_unfinished_operations() {
         }
         if number % 100 != 0 {
             let finish = Finish::Completed(Value::bytes(b"r"));
-            engine.finish(grant.of(key), grant.version, finish, &terms, &mut grant.reservation).unwrap();
+            engine
+                .finish(grant.of(key), grant.version, (finish, &[]), &terms, &mut grant.reservation)
+                .unwrap();
         }
     }
     assert!(engine.log().span().1 > 3, "the steps fill several segments");

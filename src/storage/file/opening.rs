@@ -8,11 +8,16 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
+use crate::sync::Patience;
+
 /// The mode of a new file. Only its owner may read it, because keys and results can be confidential.
 pub(super) const MODE: u32 = 0o600;
 
 /// The pauses between attempts to take the lock, 47 ms in total; see [`lock`].
 const LOCK_PAUSES_MILLIS: [u64; 6] = [1, 2, 4, 8, 16, 16];
+
+/// The pause between attempts to take the lock of another process that the caller waits for.
+const WAITING_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a file could not be opened as a storage.
 #[derive(Debug)]
@@ -169,18 +174,39 @@ pub(super) fn require_regular(file_type: FileType) -> Result<(), OpenError> {
     }
 }
 
-/// Takes the exclusive lock. If the lock is not free, tries again for about 50 ms.
+/// Opens an existing regular file for reading. Does not wait for the other end of a pipe.
+pub(super) fn open_existing(file: &Path) -> Result<File, OpenError> {
+    let not_found = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    match fs::metadata(file) {
+        Ok(metadata) => require_regular(metadata.file_type())?,
+        Err(error) if not_found(&error) => return Err(OpenError::NotFound),
+        Err(error) => return Err(OpenError::during("inspect the file")(error)),
+    }
+    let opened = File::open(file).map_err(|error| match error {
+        error if not_found(&error) => OpenError::NotFound,
+        error => OpenError::during("open the file")(error),
+    })?;
+    let metadata = opened.metadata().map_err(OpenError::during("inspect the file"))?;
+    require_regular(metadata.file_type())?;
+    Ok(opened)
+}
+
+/// Takes the exclusive lock. If the lock is not free, tries again for about 50 ms, and then as long as `patience` says,
+/// unless `is_own`: a store of this process has the lock.
 ///
 /// When a thread of this process starts a program, the child process has a copy of every handle until it runs that
 /// program. If a store is closed and opened again during that time, its lock may not be free yet.
-pub(super) fn lock(file: &File) -> Result<(), OpenError> {
+///
+/// The operating system can wait for a lock, but not for a limited time, so this polls.
+pub(super) fn lock(file: &File, patience: Patience, is_own: impl Fn() -> bool) -> Result<(), OpenError> {
     let mut pauses = LOCK_PAUSES_MILLIS.into_iter();
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) => match pauses.next() {
                 Some(pause_millis) => thread::sleep(Duration::from_millis(pause_millis)),
-                None => return Err(OpenError::Locked),
+                None if patience.is_over() || is_own() => return Err(OpenError::Locked),
+                None => thread::sleep(WAITING_PAUSE),
             },
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(TryLockError::Error(error)) => return Err(OpenError::during("lock the file")(error)),

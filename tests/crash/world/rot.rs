@@ -134,7 +134,9 @@ fn last_record_of(file: &[u8], name: &[u8]) -> Option<usize> {
                 let carries = if file[record + 8] == 5 { 80 } else { 0 };
                 let inner = record + carries;
                 let key_at = inner + 80;
-                if is_of_key && file[key_at..].starts_with(name) && usize::from(file[inner + 10]) == name.len()
+                if is_of_key
+                    && file[key_at..].starts_with(name)
+                    && usize::from(file[inner + 10]) == name.len()
                 {
                     last = Some((*sequence, record));
                 }
