@@ -9,6 +9,7 @@
 // Each module uses only those above it.
 pub(crate) mod layout;
 pub(crate) mod header;
+mod kind;
 pub(crate) mod record;
 pub(crate) mod frame;
 pub(crate) mod footer;

@@ -59,6 +59,8 @@ pub(super) struct StepCandidates {
 impl StepCandidates {
     /// The number of bits of a word for the address, in units of 8 bytes.
     const ADDRESS_BITS: u32 = 40;
+    /// The number of tags.
+    pub(super) const TAGS: usize = 1 << 24;
 
     fn push(&mut self, entry: &FooterEntry, address: Address) {
         let tag = StepCandidates::tag(entry.parent_hash());

@@ -5,7 +5,7 @@
 //! than the operation's origin. It is of an earlier operation of the same key otherwise, because each change of a step is
 //! made while its operation is unfinished.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use super::listed::StepCandidates;
 use crate::error::{Error, Result};
@@ -41,6 +41,25 @@ impl FoundStep {
     }
 }
 
+/// A set of tags, as a bit for each. A log may have millions of steps, nearly all of operations that have ended.
+struct TagSet(Vec<u64>);
+
+impl TagSet {
+    fn of(begun: &[FoundUnfinished]) -> TagSet {
+        // Without an unfinished operation, no memory is needed.
+        let mut words = vec![0; if begun.is_empty() { 0 } else { StepCandidates::TAGS / 64 }];
+        for operation in begun {
+            let tag = StepCandidates::tag(operation.hash);
+            words[tag as usize / 64] |= 1 << (tag % 64);
+        }
+        TagSet(words)
+    }
+
+    fn contains(&self, tag: u32) -> bool {
+        self.0.get(tag as usize / 64).is_some_and(|word| word >> (tag % 64) & 1 == 1)
+    }
+}
+
 /// Reads the records of steps.
 pub(super) struct StepFinder<'a> {
     pub(super) reader: &'a Reader,
@@ -64,14 +83,12 @@ impl StepFinder<'_> {
         candidates: &StepCandidates,
         begun: &mut [FoundUnfinished],
     ) -> Result<FoundSteps> {
-        let tags: HashSet<u32> = begun.iter().map(|operation| StepCandidates::tag(operation.hash)).collect();
+        let wanted = TagSet::of(begun);
         let origins: HashMap<u128, Version, ByHash> =
             begun.iter().map(|operation| (operation.hash, operation.origin)).collect();
         let mut of_parent: HashMap<u128, HashMap<u128, FoundStep, ByHash>, ByHash> = HashMap::default();
-        for (tag, address) in candidates.iter() {
-            if !tags.contains(&tag) {
-                continue;
-            }
+        let candidates_of_begun = candidates.iter().filter(|(tag, _)| wanted.contains(*tag));
+        for (_, address) in candidates_of_begun {
             let Some(found) = self.step_at(address, &origins)? else { continue };
             // A later record of a step replaces an earlier one.
             let is_of_operation =

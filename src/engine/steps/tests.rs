@@ -438,6 +438,41 @@ fn opening_reads_only_the_steps_of_unfinished_operations() {
 }
 
 #[test]
+fn a_job_writes_little_more_than_its_results_and_is_resumed_in_linear_time() {
+    use crate::log::reader::tests::RECORDS_READ;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("test.once");
+    let options = Options::new().durability(crate::Durability::Buffered).min_size(32 << 20);
+    let engine = Arc::new(options.segment_size(16 << 20).open_file(&path).unwrap());
+    let grant = begin(&engine);
+    let result = [7; 10_000];
+    for number in 0..1_000 {
+        let name = format!("item {number}");
+        let mut held = begin_step(&engine, &grant, &name);
+        let end = StepEnd::Completed(Value::bytes(&result));
+        engine.end_step(step(&grant, &name), &mut held, end, &terms(&engine)).unwrap();
+    }
+    // Each record is alone in its frame, and has an entry in a footer.
+    let record_bytes = engine.log().space_usage().totals(engine.clock.now_ms()).total_bytes;
+    let written_bytes = record_bytes + 2_001 * (56 + 48);
+    let sum_bytes = 1_000 * 10_000;
+    assert!(written_bytes * 100 <= sum_bytes * 105, "{written_bytes} bytes for {sum_bytes} bytes of results");
+    assert_eq!(engine.reclaimed().0, 0, "nothing is rewritten");
+    drop(engine);
+    RECORDS_READ.set(0);
+    let engine = open(&path);
+    let mut again = begin(&engine);
+    for number in 0..1_000 {
+        let began = try_begin_step(&engine, &again, &format!("item {number}")).unwrap();
+        assert!(matches!(began, StepBegan::Completed(_)), "{began:?}");
+    }
+    complete(&engine, &mut again).unwrap();
+    let read = RECORDS_READ.get();
+    assert!(read <= 4 * 1_000, "{read} records were read");
+}
+
+#[test]
 fn an_operation_has_at_most_65536_steps_and_memory_for_each() {
     let options = Options::new().durability(crate::Durability::Buffered).max_result(100);
     let engine = Arc::new(options.open_nowhere().unwrap());
