@@ -100,7 +100,8 @@ impl Doubt {
     ///
     /// # Errors
     ///
-    /// Those of [`Lease::complete`]; where the lease would still be usable, so is the doubt. In addition:
+    /// Those of [`Lease::complete`]; where the lease would still be usable, so is the doubt. A step that is in doubt does not
+    /// prevent this call: its caller has found out that the operation as a whole is done. In addition:
     ///
     /// - [`Error::Fenced`]: also if the thread that ran the attempt completed it meanwhile.
     /// - [`Error::Full`]: the space that is reserved for ending doubts is used up too. Nothing was recorded. The doubt is
@@ -188,6 +189,7 @@ impl Doubt {
     /// # Errors
     ///
     /// - [`Error::Conflict`]: this doubt was completed before, and the completion stands.
+    /// - [`Error::HasSteps`]: a step of the operation has happened or may have happened. Nothing was recorded.
     /// - [`Error::Fenced`]: another caller ended the operation meanwhile. Nothing was recorded.
     /// - [`Error::Replaced`]: the release was recorded, in the open file, to which the path no longer leads.
     /// - The other errors of [`complete`](Doubt::complete), including [`Error::Full`]. The operation is in doubt as

@@ -225,6 +225,8 @@ impl Lease {
     /// - [`Error::Fenced`]: another attempt began, or another caller ended the operation. The result was not recorded. Or
     ///   this lease was completed before, and the key has been forgotten, replaced, or dropped after its retention since.
     /// - [`Error::Conflict`]: this lease was completed before with other bytes. The first result stands.
+    /// - [`Error::HasSteps`]: a step of the operation is in progress or in doubt. Nothing was recorded, and the lease is still
+    ///   usable.
     /// - [`Error::ResultExpired`]: this lease was completed before, and the store no longer has the result to compare with.
     /// - [`Error::Poisoned`]: the disk failed, now or before. Opening the store again shows whether the result was
     ///   recorded.
@@ -335,6 +337,7 @@ impl Lease {
     /// # Errors
     ///
     /// - [`Error::Conflict`]: the lease was completed before, and the completion stands.
+    /// - [`Error::HasSteps`]: a step of the operation has happened or may have happened. Nothing was recorded.
     /// - [`Error::Fenced`]: another attempt began, or another caller ended the operation. Nothing was recorded.
     /// - [`Error::Replaced`]: the release was recorded, in the open file, to which the path no longer leads.
     /// - The other errors of [`complete`](Lease::complete). The operation is then in doubt, because the lease is gone.

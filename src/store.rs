@@ -321,6 +321,8 @@ impl Store {
     /// # Errors
     ///
     /// - [`Error::Conflict`]: the key matches `expected` and is completed, and `next` is not absent.
+    /// - [`Error::HasSteps`]: `next` is absent and a step of the operation has happened or may have happened, or `next` is
+    ///   completed and a step is in progress or in doubt.
     /// - [`Error::Mismatch`]: the key is in progress or in doubt with a different fingerprint from that of `next`.
     /// - [`Error::Full`]: there is no space for the record. Setting a key that is in progress or in doubt to completed
     ///   or absent can use the space that is reserved for ending operations.
@@ -377,6 +379,8 @@ impl Store {
     ///
     /// A key in doubt can be forgotten even while another caller is resolving the doubt: that caller's
     /// [`Doubt`](crate::Doubt) is fenced.
+    ///
+    /// The steps of an operation are forgotten with it, whatever their state.
     ///
     /// A key whose record cannot be read ([`Error::Corrupt`]) can be forgotten too, as long as the footer of its segment can be
     /// read. Find out first, from the outside world, whether its side effect happened.
