@@ -348,6 +348,13 @@ impl Options {
         View::new(Arc::new(storage), path, (self.time_source(), self.clock_rules))
     }
 
+    /// Reads a simulated disk as if another process had the store open.
+    #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
+    pub(crate) fn view_simulation(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<View> {
+        let (storage, path) = (Arc::new(disk.clone()), Path::new(":simulation:"));
+        View::new(storage, path, (self.time_source(), self.clock_rules))
+    }
+
     fn time_source(&self) -> Arc<dyn TimeSource> {
         match &self.manual_clock {
             Some(clock) => Arc::new(clock.clone()),

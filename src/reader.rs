@@ -170,6 +170,16 @@ impl Options {
     }
 }
 
+#[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
+impl Options {
+    /// Opens a simulated disk for reading, for this crate's own tests.
+    #[doc(hidden)]
+    pub fn open_reader_simulated(&self, disk: &crate::storage::simulated::SimulatedDisk) -> Result<Reader> {
+        let view = self.view_simulation(disk)?;
+        Ok(Reader { path: view.path().to_owned(), view: Arc::new(Mutex::new(view)) })
+    }
+}
+
 /// The status of an operation that began and has not ended.
 fn begun_status(view: &View) -> Status {
     if view.is_closed() { Status::InDoubt } else { Status::Begun }

@@ -22,6 +22,7 @@ use std::str::FromStr;
 /// | `InDoubt` | may have happened | completion, release, another attempt, or [`Store::forget`](crate::Store::forget); never by time |
 /// | `Stopped` | is in steps, each of which is done, released or given up | another attempt, completion, or [`Store::forget`](crate::Store::forget); never by time |
 /// | `Completed` | has happened | when the key's retention passes, or [`Store::forget`](crate::Store::forget) |
+/// | `Begun` | may be running now, or may have happened | as `InProgress` or `InDoubt`; only a [`Reader`](crate::Reader) reports it |
 ///
 /// ```
 /// use oncekey::{Fingerprint, Status, Store};

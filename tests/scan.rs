@@ -328,3 +328,72 @@ fn a_stopped_forget_says_so_and_keeps_what_it_did() {
     assert_eq!(store.scan().count() as u64, 1_000 - forgotten.forgotten);
     assert_eq!(store.forget_scope("gone").unwrap().forgotten, 1_000 - forgotten.forgotten);
 }
+
+/// Prints how long each long call takes, beside `cp` and `cksum` of the same file:
+///
+/// ```text
+/// cargo test --release --all-features --test scan a_gigabyte -- --ignored --nocapture
+/// ```
+#[test]
+#[ignore = "writes several gigabytes; for the figures"]
+fn a_gigabyte_is_scanned_and_compacted_with_progress() {
+    let place = Place::new();
+    let store = oncekey::Options::new().durability(Durability::Buffered).open(&place.path).unwrap();
+    const KEYS: u64 = 250_000;
+    let mut batch = store.batch();
+    for number in 0..KEYS {
+        let scope = if number % 2 == 0 { "even" } else { "odd" };
+        batch.record(store.operation(number.to_string()).scope(scope), &[1; 4_000]).unwrap();
+        if number % 1_000 == 999 {
+            drop(std::mem::replace(&mut batch, store.batch()).commit().unwrap());
+        }
+    }
+    drop(batch);
+    store.sync().unwrap();
+    let mib = place.length() >> 20;
+    let timed = |what: &str, call: &mut dyn FnMut()| {
+        let began = std::time::Instant::now();
+        call();
+        let seconds = began.elapsed().as_secs_f64();
+        println!("{what}: {seconds:.2} s for {mib} MiB, {:.0} MiB/s", mib as f64 / seconds);
+    };
+    let run = |program: &str, arguments: &[&std::path::Path]| {
+        assert!(std::process::Command::new(program).args(arguments).output().unwrap().status.success());
+    };
+    let copy = place.path.with_extension("copy");
+    for round in ["first", "again"] {
+        timed(&format!("cksum, {round}"), &mut || run("cksum", &[&place.path]));
+        timed(&format!("cp, {round}"), &mut || run("cp", &[&place.path, &copy]));
+        timed(&format!("scan, {round}"), &mut || assert_eq!(store.scan().count() as u64, KEYS));
+        timed(&format!("scan of another scope, {round}"), &mut || {
+            assert_eq!(store.scan().scope("none").count(), 0);
+        });
+    }
+    let mut reader = None;
+    timed("opening a reader", &mut || reader = Some(oncekey::Reader::open(&place.path).unwrap()));
+    let reader = reader.unwrap();
+    timed("a refresh of the reader", &mut || reader.refresh().unwrap());
+    timed("a scan of the reader", &mut || assert_eq!(reader.scan().count() as u64, KEYS));
+    let (mut calls, mut last, mut longest) = (0_u64, std::time::Instant::now(), std::time::Duration::ZERO);
+    timed("forget_scope of half", &mut || {
+        assert_eq!(store.forget_scope("even").unwrap().forgotten, KEYS / 2)
+    });
+    timed("compact", &mut || {
+        last = std::time::Instant::now();
+        store
+            .compact_with(|_| {
+                (calls, longest) = (calls + 1, longest.max(last.elapsed()));
+                last = std::time::Instant::now();
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+    });
+    println!("compact: {calls} calls of the callback, at most {longest:?} apart");
+    let began = std::time::Instant::now();
+    let mut scan = store.scan().scope("none").on_progress(|_| ControlFlow::Break(()));
+    assert!(scan.next().is_none() && scan.is_stopped());
+    println!("a scan that is stopped at once: {:?}", began.elapsed());
+    drop(scan);
+    assert_eq!(store.scan().count() as u64, KEYS / 2);
+    store.close().unwrap();
+}

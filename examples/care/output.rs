@@ -72,15 +72,10 @@ pub(crate) fn bar(progress: &Progress) -> ControlFlow<()> {
     const WIDTH: usize = 40;
     let mut terminal = std::io::stderr();
     if terminal.is_terminal() {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "a fraction of a small number"
-        )]
-        let done = (progress.fraction() * WIDTH as f64) as usize;
+        let marks = (0..WIDTH).filter(|mark| (*mark as f64) < WIDTH as f64 * progress.fraction()).count();
         let end = if progress.is_done() { "\r\x1b[K" } else { "" };
         let percent = 100.0 * progress.fraction();
-        let _ = write!(terminal, "\r[{:WIDTH$}] {percent:3.0} %{end}", "#".repeat(done));
+        let _ = write!(terminal, "\r[{:WIDTH$}] {percent:3.0} %{end}", "#".repeat(marks));
     }
     ControlFlow::Continue(())
 }

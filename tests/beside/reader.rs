@@ -180,7 +180,8 @@ fn under_full_load_a_reader_finds_every_key_and_no_damage() {
         assert!(matches!(error, Error::Busy { .. }) && error.is_retryable(), "a false fault: {error}");
         busy += 1;
     };
-    while Instant::now() < until || scans == 0 {
+    // On a slow machine, a scan may take longer than that.
+    while Instant::now() < until || scans == 0 && Instant::now() < until + Duration::from_secs(60) {
         openings += 1;
         let reader = match Reader::open(&place.path) {
             Ok(reader) => reader,
@@ -189,7 +190,7 @@ fn under_full_load_a_reader_finds_every_key_and_no_damage() {
                 continue;
             }
         };
-        for round in 0..20 {
+        for round in 0..5 {
             match reader.refresh() {
                 Ok(()) => refreshes += 1,
                 Err(error) => is_busy(error),

@@ -25,9 +25,9 @@ fn opening_waits_until_the_other_process_lets_go() {
             std::thread::sleep(Duration::from_millis(100));
             assert!(!opening.is_finished(), "the other process has the file open");
             if is_killed {
-                other.kill()
+                other.kill();
             } else {
-                other.end()
+                other.end();
             }
             opening.join().unwrap().unwrap().close().unwrap();
         });

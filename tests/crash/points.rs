@@ -125,10 +125,17 @@ fn check_image(
     if random.below(3) == 0 {
         world.check_after_reboot(image)?;
     }
+    // A store that is created while it is read is no store yet.
+    let reader = options(&world.clock).open_reader_simulated(&SimulatedDisk::holding(image.bytes()));
     let store = options(&world.clock)
         .open_simulated(image)
         .map_err(|error| format!("the image does not open: {error}"))?;
     world.check(&store)?;
+    match reader {
+        Ok(reader) => crate::world::check_beside(&reader, &store)?,
+        Err(oncekey::Error::NotAStore { .. }) => {}
+        Err(error) => return Err(format!("a reader does not open the image: {error}")),
+    }
     world.exercise(&store)?;
     store.close().map_err(|error| format!("the store does not close: {error}"))?;
     let store = options(&world.clock)

@@ -18,9 +18,11 @@ pub mod oracle;
 mod reopen;
 mod rot;
 mod steps;
+mod scanned;
 mod unfinished;
 
 pub use act::{APPLIED, Act, BEGIN_AGAIN, NOT_APPLIED, TO_ABSENT, TO_COMPLETED, field};
+pub use scanned::check_beside;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -528,6 +530,7 @@ impl World {
     pub fn check(&self, store: &Store) -> Result<usize, String> {
         let at = self.oracle.locate(store)?;
         unfinished::check(store)?;
+        scanned::check(store)?;
         // A crash may lose records, but in the same boot it loses no store time.
         match store.stats().store_time_ms {
             time_ms if time_ms == self.time_ms => Ok(at),
@@ -538,7 +541,8 @@ impl World {
     /// Checks that the open store shows what was acknowledged and nothing else.
     pub fn check_live(&self, store: &Store) -> Result<(), String> {
         self.oracle.check_live(store, self.time_ms)?;
-        unfinished::check(store)
+        unfinished::check(store)?;
+        scanned::check(store)
     }
 
     /// Checks that a store opened after a crash accepts a new record, with a new version.
