@@ -101,9 +101,11 @@ pub enum Error {
     InDoubt {
         /// The key of the call.
         key: OwnedKey,
-        /// The number of the attempt that is in doubt, counted from 1.
+        /// The number of the attempt that is in doubt, counted from 1. 0 if no attempt is known, and the store [may have
+        /// forgotten](crate::Options::may_have_forgotten) one.
         attempt: u32,
-        /// The version of that attempt, for [`Store::compare_and_set`](crate::Store::compare_and_set).
+        /// The version of that attempt, for [`Store::compare_and_set`](crate::Store::compare_and_set). 0 from a call that does not
+        /// begin the operation, if no attempt is known: begin it to get one.
         version: Version,
         /// Why [`reconcile`](crate::Operation::reconcile) could not find out; `None` if the operation has no `reconcile`, or
         /// this call did not run it.
@@ -250,6 +252,24 @@ pub enum Error {
         offset: u64,
         /// Which check failed.
         reason: String,
+    },
+    /// The file is a copy that was made by [`Store::backup`](crate::Store::backup), or by [`repair`](crate::repair()) of a
+    /// damaged file, and no program has opened it yet. It does not know what happened after it was made. Open it once with
+    /// [`Options::may_have_forgotten`](crate::Options::may_have_forgotten), or with
+    /// [`Options::nothing_was_lost`](crate::Options::nothing_was_lost) if nothing did. The file was not changed.
+    #[non_exhaustive]
+    Copy {
+        /// The file of the store.
+        path: PathBuf,
+        /// When the copy was made, or for a repaired file when the damaged one was last written: by the wall clock, in ms
+        /// since the Unix epoch.
+        taken_at_ms: u64,
+    },
+    /// The caller's own progress function stopped the call. The documentation of the call describes what it has done by then.
+    #[non_exhaustive]
+    Stopped {
+        /// The file of the store.
+        path: PathBuf,
     },
     /// The wall clock jumped across a reboot of the machine, and it is unknown how much time passed: since the store was last
     /// written, the clock went back by more than a day, or forward by more than
@@ -403,6 +423,7 @@ impl Error {
             | Error::LeasesAlive { .. }
             | Error::WouldWaitForItself { .. }
             | Error::InCallback
+            | Error::Stopped { .. }
             | Error::Closed
             | Error::Forked => ErrorKind::Caller,
             Error::Full { .. }
@@ -411,6 +432,7 @@ impl Error {
             | Error::NotAStore { .. }
             | Error::Unsupported { .. }
             | Error::Corrupt { .. }
+            | Error::Copy { .. }
             | Error::Clock { .. }
             | Error::Replaced { .. }
             | Error::VersionsExhausted { .. }
@@ -444,6 +466,8 @@ impl Error {
     /// | `VersionsExhausted` | no | the store must be opened again, or a new file started |
     /// | `NotAStore`, `Unsupported`, `Corrupt` | no | the file stays as it is |
     /// | `Clock` | no | the clock must be corrected, or the jump accepted |
+    /// | `Copy` | no | an operator must say what the copy may have forgotten |
+    /// | `Stopped` | no | the program itself stopped the call |
     ///
     /// ```
     /// use oncekey::{Fingerprint, Store};
@@ -481,6 +505,8 @@ impl Error {
             | Error::NotAStore { .. }
             | Error::Unsupported { .. }
             | Error::Corrupt { .. }
+            | Error::Copy { .. }
+            | Error::Stopped { .. }
             | Error::Clock { .. }
             | Error::Decode { .. }
             | Error::Encode { .. }

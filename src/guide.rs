@@ -27,6 +27,7 @@
 //! - [Testing your own service](testing): a store in memory, a clock that the test moves, deliberate failures.
 //! - [Calling it from async code](async_code): one blocking task that owns begin, side effect and completion.
 //! - [Operating](operating): what to watch, how to resolve a doubt by hand, what to do when the disk fails.
+//! - [Backup and restore](backup_and_restore): how to copy a store in use, and what a restored copy has forgotten.
 //! - [Forks, containers and file systems](environments): what oncekey expects of its environment.
 //! - [Events](events): what is reported through `tracing`, and what to alert on.
 //!
@@ -81,6 +82,9 @@ pub mod async_code {}
 
 #[doc = include_str!("guide/operating.md")]
 pub mod operating {}
+
+#[doc = include_str!("guide/backup_and_restore.md")]
+pub mod backup_and_restore {}
 
 #[doc = include_str!("guide/environments.md")]
 pub mod environments {}

@@ -70,6 +70,7 @@
 //! | inspect a key, or resolve a doubt by hand | [`Store::get`], [`KeyState`], [`Store::compare_and_set`], [`Store::forget`] |
 //! | change how results are encoded | [`Codec`] |
 //! | test with a clock of your own | [`ManualClock`] |
+//! | check, back up or save a store | [`verify()`], [`Store::backup`], [`Options::may_have_forgotten`], [`repair()`] |
 //! | monitor a store | [`Store::stats`], [`Stats::to_openmetrics`], [`events`] |
 //! | read the file without this crate | [`guide::file_format`] |
 //!
@@ -140,6 +141,7 @@ mod batch;
 mod outbox;
 mod store;
 mod unfinished;
+mod verify;
 mod scan;
 mod reader;
 #[cfg(feature = "__simulation")]
@@ -169,6 +171,7 @@ pub mod simulation {
         };
     }
     pub use crate::storage::simulated::{DiskFault, PathTarget, SimulatedDisk};
+    pub use crate::verify::verify_simulated;
 }
 
 pub use batch::{Answer, Answers, Batch, HeldAttempt};
@@ -200,6 +203,7 @@ pub use reader::Reader;
 pub use scan::{ForgottenScope, Scan, ScannedKey};
 pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};
-pub use store::Store;
+pub use store::{Backup, Store};
 pub use unfinished::{Unfinished, UnfinishedOperation};
+pub use verify::{Consequence, Fault, Verification, verify, verify_with};
 pub use visit::unordered;

@@ -59,6 +59,7 @@ pub struct Options {
     notes: bool,
     max_outbox_bytes: Option<u64>,
     lock_wait: Duration,
+    forgotten: Option<Duration>,
 }
 
 impl Default for Options {
@@ -97,6 +98,7 @@ impl Options {
             notes: true,
             max_outbox_bytes: None,
             lock_wait: Duration::ZERO,
+            forgotten: None,
         }
     }
 
@@ -362,6 +364,45 @@ impl Options {
         }
     }
 
+    /// States that the copy that is opened lacks nothing: nothing has been begun, recorded or ended in the original since the
+    /// copy was taken. Without this or [`may_have_forgotten`](Options::may_have_forgotten), opening a copy for the first time is
+    /// [`Error::Copy`].
+    ///
+    /// If it is not true, a side effect that the copy has forgotten runs again. It has an effect once, as `may_have_forgotten`.
+    pub fn nothing_was_lost(self) -> Options {
+        self.may_have_forgotten(Duration::ZERO)
+    }
+
+    /// States that the copy that is opened may have forgotten operations: those that were begun or ended in the original after
+    /// the copy was taken. For `window` from this opening on, in store time, every key that the store does not know as in
+    /// progress, in doubt or completed is in doubt, also if it was released or has expired. Choose the longest time after which
+    /// a retry of a forgotten operation can still come; `Duration::MAX` means for ever. See [the
+    /// guide](crate::guide::backup_and_restore).
+    ///
+    /// This is written to the file when the store is opened, before any call can use it. It has an effect on a
+    /// [backup](crate::Store::backup) or a [repaired](crate::repair()) file that was never opened, and on no other file: a
+    /// program can leave it in.
+    ///
+    /// ```
+    /// use oncekey::{Error, Fingerprint, Options, Status, Store};
+    /// use std::time::Duration;
+    ///
+    /// let directory = tempfile::tempdir()?;
+    /// let store = Store::open(directory.path().join("payments.once"))?;
+    /// let path = directory.path().join("restored.once");
+    /// store.backup(&path)?;
+    /// store.record("charge:1", Fingerprint::NONE, b"receipt")?; // the backup does not know it
+    /// assert!(matches!(Store::open(&path), Err(Error::Copy { .. })));
+    ///
+    /// let restored = Options::new().may_have_forgotten(Duration::from_secs(24 * 3600)).open(&path)?;
+    /// assert_eq!(restored.get("charge:1")?.status(), Status::InDoubt);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn may_have_forgotten(mut self, window: Duration) -> Options {
+        self.forgotten = Some(window);
+        self
+    }
+
     /// Opens the engine for the store at `path`.
     pub(crate) fn open_file(&self, path: &Path) -> Result<Engine> {
         let settings = self.check()?;
@@ -410,6 +451,7 @@ impl Options {
                 Durability::Sync => NewSlot::Zeroed,
                 Durability::Buffered => NewSlot::Reserved,
             },
+            forgotten_ms: self.forgotten.map(whole_ms),
             clock_rules: self.clock_rules,
             time_source,
         };
@@ -515,7 +557,7 @@ impl Options {
     }
 }
 
-fn open_error(path: &Path, error: OpenError) -> Error {
+pub(crate) fn open_error(path: &Path, error: OpenError) -> Error {
     let not_a_store = |reason: &str| Error::NotAStore { path: path.to_owned(), reason: reason.into() };
     match error {
         OpenError::Locked => Error::Locked { path: path.to_owned() },

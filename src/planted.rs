@@ -199,6 +199,20 @@ pub enum Bug {
     MessageExpires,
     /// An acknowledgement needs free space, instead of the space that is reserved for it.
     AcknowledgementNeedsSpace,
+    /// A check opens the file for writing, and writes to it.
+    VerifyOpensToWrite,
+    /// In a copy that may have forgotten operations, a key that it does not know is absent.
+    ForgottenKeyAbsent,
+    /// A copy does not say that it is one.
+    CopyWithoutFlag,
+    /// A copy continues with the open count of the original, so fencing tokens are given again.
+    CopyKeepsOpenCount,
+    /// The slot of a segment that is yet to be copied is reused.
+    CopiedSlotReused,
+    /// A repair takes a key for what an earlier record says, although a later one may be lost.
+    RepairTrustsEarlierRecord,
+    /// A repair ignores the records that make a key absent.
+    RepairResurrects,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

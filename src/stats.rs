@@ -334,7 +334,8 @@ impl KeyState {
             }
             _ => KeyState {
                 key,
-                status: Status::Absent,
+                // A key can be in doubt without a record, if a copy may have forgotten it.
+                status,
                 version: None,
                 fingerprint: Fingerprint::NONE,
                 attempt,
@@ -367,7 +368,7 @@ impl KeyState {
     }
 
     /// The version of the key's latest record, for [`Store::compare_and_set`](crate::Store::compare_and_set). `None` if the key
-    /// is absent.
+    /// is absent, or in doubt only because the store [may have forgotten](crate::Options::may_have_forgotten) an operation.
     #[must_use]
     pub fn version(&self) -> Option<Version> {
         self.version

@@ -1,7 +1,10 @@
 //! The public handle of a store, with the calls on bytes. [`Operation`] is the typed interface.
 
+mod backup;
 mod care;
 mod many;
+
+pub use backup::Backup;
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};

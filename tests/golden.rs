@@ -157,6 +157,59 @@ fn messages_of_version_1_stay_readable() {
     }
 }
 
+/// Makes the golden copy of the golden file of a closed store.
+#[test]
+#[ignore = "writes a golden file"]
+fn write_the_golden_copy() {
+    let closed = copy_while_open(&golden("v1-closed.once"));
+    let store = clocked(&clock_at_the_end()).open(&closed.path).unwrap();
+    store.backup(golden("v1-copy.once")).unwrap();
+}
+
+#[test]
+fn a_copy_of_version_1_stays_a_copy_and_notes_the_answer() {
+    let copy = copy_while_open(&golden("v1-copy.once"));
+    let original = std::fs::read(golden("v1-closed.once")).unwrap();
+    let before = copy.bytes();
+    let reader = Reader { bytes: &before, seed: 0 };
+    assert_eq!(reader.u32(parameter_block::INCOMPATIBLE_FEATURES), 1);
+    assert_eq!(reader.u32(parameter_block::COPIED_SEED), crc32fast::hash(&original[32..48]));
+    assert_eq!(before[48..64], original[48..64], "the secret");
+    assert_ne!(before[32..48], original[32..48], "the file id");
+    let tail = (STORE_HEADER..before.len()).step_by(SEGMENT as usize).next_back().unwrap();
+    assert_eq!(reader.u32(tail + segment_header::ANSWERED_BY), 0);
+    let raised = reader.u32(tail + segment_header::OPEN_COUNT);
+    assert!((65_537..65_540).contains(&raised), "{raised}");
+
+    assert!(matches!(clocked(&clock_at_the_end()).open(&copy.path), Err(Error::Copy { .. })));
+    assert!(copy.bytes() == before);
+    // Free slots, so that there is space for an opening frame.
+    let options = clocked(&clock_at_the_end()).min_size(1 << 20).may_have_forgotten(seconds(100));
+    let store = options.open(&copy.path).unwrap();
+    check_contents_of_copy(&store);
+    store.close().unwrap();
+    let after = copy.bytes();
+    let reader = Reader { bytes: &after, seed: 0 };
+    let end = (reader.u64(tail + segment_header::SYNCED_TO) % SEGMENT) as usize;
+    let frame = tail + end;
+    assert_eq!(reader.u32(frame + frame_header::LENGTH), 96);
+    assert_eq!(reader.u32(frame + frame_header::RECORD_COUNT), 0);
+    assert_eq!(reader.u32(frame + frame_header::OPEN_COUNT), raised + 1);
+    assert_eq!(reader.u32(frame + opening_frame_of_a_copy::ANSWERED_BY), raised + 1);
+    let until = reader.u64(frame + opening_frame_of_a_copy::IN_DOUBT_UNTIL_MS);
+    assert_eq!(until, reader.u64(frame + frame_header::STORE_MS) + 100_000);
+    check_contents_of_copy(&clocked(&clock_at_the_end()).open(&copy.path).unwrap());
+}
+
+/// The contents of the golden files, in a copy that may have forgotten operations.
+fn check_contents_of_copy(store: &Store) {
+    assert_eq!(store.get("done").unwrap().result(), Some(&b"result"[..]));
+    assert_eq!(store.get(Key::new("scoped").scope("tenant")).unwrap().result(), Some(&b"in a scope"[..]));
+    for key in ["doubt", "released", "forgotten", "short0", "never seen"] {
+        assert_eq!(store.get(key).unwrap().status(), Status::InDoubt, "{key}");
+    }
+}
+
 #[test]
 fn files_of_version_1_stay_readable_and_writable() {
     for name in ["v1-closed.once", "v1-crashed.once"] {
@@ -192,11 +245,11 @@ offsets! {
     parameter_block {
         MAGIC = 0, CHECKSUM = 8, FORMAT_VERSION = 12, COMPATIBLE_FEATURES = 16, READ_COMPATIBLE_FEATURES = 20,
         INCOMPATIBLE_FEATURES = 24, SEGMENT_BYTES = 28, FILE_ID = 32, SECRET = 48, CHECKSUM_ALGORITHM = 64,
-        HASH_ALGORITHM = 65, CIPHER = 66,
+        HASH_ALGORITHM = 65, CIPHER = 66, COPIED_SEED = 68,
     }
     segment_header {
         SEQUENCE = 72, HEAD = 80, PREVIOUS_END = 88, PREVIOUS_CHECKSUM = 96, OPEN_COUNT = 100, TIME_MARK = 104,
-        SYNCED_TO = 144,
+        SYNCED_TO = 144, IN_DOUBT_UNTIL_MS = 152, ANSWERED_BY = 160,
     }
     close_mark {
         MAGIC = 0, CHECKSUM = 8, LAST_CHECKSUM = 12, END = 16, OPEN_COUNT = 24, TIME_MARK = 32, COUNTER = 72,
@@ -207,6 +260,7 @@ offsets! {
         OPEN_COUNT = 32, RECORD_COUNT = 36, STORE_MS = 40, WALL_MS = 48,
     }
     opening_frame { BOOT = 56, BOOT_MS = 72, }
+    opening_frame_of_a_copy { IN_DOUBT_UNTIL_MS = 80, ANSWERED_BY = 88, }
     record_header {
         CHECKSUM = 0, LENGTH = 4, KIND = 8, FLAGS = 9, KEY_LENGTH = 10, SCOPE_LENGTH = 12, EXTENSION_LENGTH = 14,
         VERSION = 16, ORIGIN = 24, FINGERPRINT = 32, ATTEMPT = 48, VALUE_LENGTH = 52, TIME_MS = 56,
@@ -262,7 +316,7 @@ fn the_python_reader_of_the_specification_reads_the_golden_files() {
     let (code, _) = code.split_once("```\n").unwrap();
     let place = Place::new();
     std::fs::write(&place.path, code).unwrap();
-    for name in ["v1-closed.once", "v1-crashed.once"] {
+    for name in ["v1-closed.once", "v1-crashed.once", "v1-copy.once"] {
         let output = match std::process::Command::new("python3").arg(&place.path).arg(golden(name)).output() {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
             output => output.unwrap(),

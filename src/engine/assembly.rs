@@ -58,6 +58,7 @@ impl Engine {
             begun,
             messages,
             acknowledgement_room,
+            copy,
         } = recovered;
         let flights = Arc::new(Flights::new());
         clock.wake_when_moved(Arc::downgrade(&(Arc::clone(&flights) as Arc<dyn Sleepers>)));
@@ -78,6 +79,7 @@ impl Engine {
             Arc::clone(&flights),
             Arc::clone(&clock),
             Arc::clone(&counters),
+            copy,
         );
         let reclaim = Reclaim::new(
             Arc::clone(&records),

@@ -17,7 +17,7 @@ use super::emit::{messages_cost_bytes, room_bytes};
 use super::records::{Found, HashedKey, Want};
 use super::step_record::StepRecord;
 use super::terms::{NewMessage, Request, Terms};
-use super::view::{Seen, View};
+use super::view::{Seen, View, may_be_forgotten};
 use super::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -135,8 +135,10 @@ impl Engine {
                 self.viewer.ensure_durable(found, terms.durability)?;
             }
             let decision = decide(&view)?;
+            let notes_doubt = matches!(decision, Decision::NoteDoubt(_));
             let draft = match decision {
-                Decision::Write(draft) => draft,
+                Decision::Write(draft) | Decision::NoteDoubt(draft) => draft,
+                Decision::InDoubt if view.is_forgotten => return Err(may_be_forgotten(key.key)),
                 Decision::Nothing => return Ok(ChangeOutcome::Nothing),
                 Decision::Completed => {
                     drop(flight);
@@ -191,7 +193,10 @@ impl Engine {
             }
             match self.reserve(call, &changes, draft.class, set_aside.as_deref_mut())? {
                 Ok(reservation) => {
-                    return self.write_changes(call, &view, &draft, (version, changes), reservation);
+                    let written = self.write_changes(call, &view, &draft, (version, changes), reservation)?;
+                    if !notes_doubt {
+                        return Ok(written);
+                    }
                 }
                 Err(no_room) => {
                     drop(flight);

@@ -21,6 +21,9 @@ use crate::status::{Event, Refused, Status, Version, transition};
 pub(super) enum Decision<'a> {
     /// The call writes this record.
     Write(Draft<'a>),
+    /// The store may have forgotten an operation of this key. The call writes this record of an attempt that is in doubt, and
+    /// decides anew.
+    NoteDoubt(Draft<'a>),
     /// The key already has the state that the call would set, so nothing is written.
     Nothing,
     /// The operation is completed already. The call leaves it as it is.
@@ -108,6 +111,19 @@ fn next_attempt<'a>(view: &View, fingerprint: Fingerprint, terms: &Terms) -> Dra
     }
 }
 
+/// Drafts the record of an attempt that the store may have forgotten, so that there is something to be in doubt about. Its
+/// number is 0, because no attempt is known.
+fn forgotten_attempt<'a>(view: &View, fingerprint: Fingerprint, terms: &Terms) -> Draft<'a> {
+    let draft = Draft::new(Kind::Begun, view, ReservationClass::Begin, terms);
+    Draft { fingerprint, attempt: 0, value: Value::begun(terms.typing), ..draft }
+}
+
+/// The kind of a record that makes a key absent. While the store may have forgotten operations, only a release says that there
+/// is nothing to find out about the key.
+fn forgetting(view: &View) -> Kind {
+    if view.in_window { Kind::Released } else { Kind::Forgotten }
+}
+
 /// Whether the key is present and in use for a different request.
 fn is_mismatch(view: &View, request: Request) -> bool {
     view.status != Status::Absent && view.found.as_ref().is_some_and(|found| !request.is(found.fingerprint))
@@ -123,6 +139,9 @@ fn is_unfinished_attempt(found: Option<&Found>, version: Version) -> bool {
 pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doubt: bool) -> Decision<'a> {
     if is_mismatch(view, request) {
         return Decision::Mismatch;
+    }
+    if view.is_forgotten {
+        return Decision::NoteDoubt(forgotten_attempt(view, request.fingerprint, terms));
     }
     match transition(view.status, Event::Begin) {
         Err(Refused::Completed) => return Decision::Completed,
@@ -246,7 +265,7 @@ pub(super) fn record<'a>(view: &View, request: Request, value: Value<'a>, terms:
 pub(super) fn forget<'a>(view: &View, terms: &Terms) -> Decision<'a> {
     match transition(view.status, Event::Forget) {
         Ok(_) => {
-            let draft = Draft::new(Kind::Forgotten, view, ReservationClass::Forget, terms);
+            let draft = Draft::new(forgetting(view), view, ReservationClass::Forget, terms);
             Decision::Write(Draft { claim: ClaimChange::End, ..draft })
         }
         Err(Refused::InProgress) => Decision::InProgress,
@@ -307,6 +326,7 @@ pub(super) fn compare_and_set<'a>(
     if is_held {
         return Decision::HasSteps;
     }
+    let kind = if kind == Kind::Forgotten { forgetting(view) } else { kind };
     let class = match next {
         Next::Absent | Next::Completed { .. } if is_unfinished => ReservationClass::Finish,
         Next::Absent => ReservationClass::Forget,
@@ -393,7 +413,18 @@ mod tests {
         };
         let found = (liveness != Liveness::Gone).then_some(found);
         let steps = StepCounts::default();
-        View { found, entry: None, unreadable: None, claim: None, status, steps, now_ms: 1_000 }
+        let (is_forgotten, in_window) = (false, false);
+        View {
+            found,
+            entry: None,
+            unreadable: None,
+            claim: None,
+            status,
+            steps,
+            is_forgotten,
+            in_window,
+            now_ms: 1_000,
+        }
     }
 
     /// Prints a decision in short form: for a record, its kind, its attempt and the class of its reservation.

@@ -33,7 +33,7 @@
 //! | `releases` | writing the releases of attempts that never ran | the parts above |
 //! | `step_reading` | reading the steps of an operation | the parts above, all read only |
 //! | `call` | the rules of one call | nothing: data |
-//! | `reading`, `walk`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `deliver`, `lifecycle` | the calls | the parts above |
+//! | `reading`, `walk`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `deliver`, `lifecycle`, `backup` | the calls | the parts above |
 
 // Each module uses only those above it.
 mod terms;
@@ -71,6 +71,7 @@ mod notes;
 mod steps;
 mod deliver;
 mod lifecycle;
+mod backup;
 
 pub(crate) use assembly::Engine;
 pub(crate) use batch::{Entry, EntryDone, EntryKind, FrameSize};

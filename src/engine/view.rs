@@ -12,6 +12,7 @@ use super::terms::{Durability, Request};
 use crate::clock::StoreClock;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard, Flights};
+use crate::format::CopyState;
 use crate::format::record::Record;
 use crate::index::Address;
 use crate::key::Key;
@@ -38,6 +39,10 @@ pub(super) struct View {
     pub(super) status: Status,
     /// The steps of an operation that began and has not ended.
     pub(super) steps: StepCounts,
+    /// The key is in doubt only because the store, a copy, may have forgotten an operation. Nothing is found then.
+    pub(super) is_forgotten: bool,
+    /// A key that the store does not know is in doubt now.
+    pub(super) in_window: bool,
     /// The store time at which the view was taken, and so the time of a change that is decided from it.
     pub(super) now_ms: u64,
 }
@@ -57,8 +62,17 @@ impl View {
         });
         let steps = if keeps_steps { self.steps } else { StepCounts::default() };
         let status = status(Some(&found), claim, steps, self.now_ms);
-        let (entry, now_ms) = (self.entry, self.now_ms);
-        View { found: Some(found), entry, unreadable: None, claim, status, steps, now_ms }
+        let entry = self.entry;
+        View {
+            found: Some(found),
+            entry,
+            unreadable: None,
+            claim,
+            status,
+            steps,
+            is_forgotten: false,
+            ..*self
+        }
     }
 
     /// Shows an attempt that never runs as begun again, so that its release can be decided.
@@ -85,6 +99,11 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// Whether the key is in doubt only because the store may have forgotten an operation.
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.status == Status::InDoubt && self.found.is_none()
+    }
+
     /// The number of the attempt that another caller is running, or is resolving the doubt about.
     pub(super) fn attempt_at_work(&self) -> Option<u32> {
         let found = self.found.as_ref()?;
@@ -103,6 +122,8 @@ pub(super) struct Viewer {
     flights: Arc<Flights>,
     clock: Arc<StoreClock>,
     counters: Arc<Counters>,
+    /// What the store may have forgotten, if its file is a copy.
+    copy: CopyState,
 }
 
 impl Viewer {
@@ -111,8 +132,23 @@ impl Viewer {
         flights: Arc<Flights>,
         clock: Arc<StoreClock>,
         counters: Arc<Counters>,
+        copy: CopyState,
     ) -> Viewer {
-        Viewer { records, flights, clock, counters }
+        Viewer { records, flights, clock, counters, copy }
+    }
+
+    /// Whether a key that the store does not know is in doubt now.
+    fn in_window(&self, now_ms: u64) -> bool {
+        now_ms < self.copy.in_doubt_until_ms && !planted(Bug::ForgottenKeyAbsent)
+    }
+
+    /// Whether a key that is absent according to its last record is in doubt, because the store may have forgotten later
+    /// ones. A release by a session that knew of this is no such record: it says what is the case now.
+    fn is_forgotten(&self, status: Status, found: Option<&Found>, now_ms: u64) -> bool {
+        let is_known = |found: &Found| {
+            found.liveness == Liveness::Released && found.version.open_count() >= self.copy.answered_by
+        };
+        status == Status::Absent && self.in_window(now_ms) && !found.is_some_and(is_known)
     }
 
     /// Reads the key's state, which `flight` keeps from changing. Succeeds even if the key's last record cannot be
@@ -125,6 +161,7 @@ impl Viewer {
         (want, seen): (Want, Option<&Found>),
     ) -> Result<View> {
         let claim = flight.claim();
+        let in_window = self.in_window(now_ms);
         let view = View {
             found: None,
             entry: None,
@@ -132,6 +169,8 @@ impl Viewer {
             claim,
             status: Status::Absent,
             steps: StepCounts::default(),
+            is_forgotten: false,
+            in_window,
             now_ms,
         };
         let last = match seen
@@ -140,7 +179,7 @@ impl Viewer {
             Some(seen) => Some(Sight::Read(seen.clone())),
             None => self.records.last_record(key, now_ms, want)?,
         };
-        Ok(match last {
+        let mut view = match last {
             None => view,
             Some(Sight::Read(last)) => {
                 let entry = Some(IndexEntry { address: last.address, size: last.size });
@@ -159,7 +198,11 @@ impl Viewer {
                 let unreadable = Some(lost).filter(|lost| lost.liveness != Liveness::Gone);
                 View { entry, unreadable, status, steps, ..view }
             }
-        })
+        };
+        if self.is_forgotten(view.status, view.found.as_ref(), now_ms) {
+            view = View { found: None, status: Status::InDoubt, is_forgotten: true, ..view };
+        }
+        Ok(view)
     }
 
     /// The steps of the operation of a key whose last record has this liveness.
@@ -188,6 +231,9 @@ impl Viewer {
             let mut found = self.records.lookup(key, now_ms, want)?;
             let Some(begun) = found.as_ref().filter(|found| found.liveness == Liveness::Begun) else {
                 let status = status(found.as_ref(), None, StepCounts::default(), now_ms);
+                if self.is_forgotten(status, found.as_ref(), now_ms) {
+                    return Ok(Seen { status: Status::InDoubt, found: None, claim: None });
+                }
                 return Ok(Seen { status, found, claim: None });
             };
             let claim = self.flights.claim(key.hash);
@@ -312,6 +358,13 @@ impl Viewer {
         crate::events::mismatched(key);
         Error::Mismatch { key: key.to_owned() }
     }
+}
+
+/// The error of a call that finds a key in doubt because the store may have forgotten an operation, and does not resolve
+/// doubts. There is no record of an attempt. Also emits the event.
+pub(super) fn may_be_forgotten(key: Key<'_>) -> Error {
+    crate::events::found_in_doubt(key, 0);
+    Error::InDoubt { key: key.to_owned(), attempt: 0, version: Version::from_u64(0), reason: None }
 }
 
 /// Whether the attempt that was found never runs: see [`Claim::Unstarted`].

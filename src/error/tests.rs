@@ -61,6 +61,8 @@ fn one_of_each() -> Vec<(Error, bool)> {
         (Error::NotAStore { path: path(), reason: reason() }, false),
         (Error::Unsupported { path: path(), reason: reason() }, false),
         (Error::Corrupt { path: path(), offset: 1, reason: reason() }, false),
+        (Error::Copy { path: path(), taken_at_ms: 1 }, false),
+        (Error::Stopped { path: path() }, false),
         (Error::Clock { path: path(), wall_ms: 1, last_wall_ms: 2, store_time_ms: 3 }, false),
         (Error::Decode { key: key(), source: Arc::new(caused()) }, false),
         (Error::Encode { key: key(), source: Arc::new(caused()) }, false),
@@ -112,6 +114,8 @@ fn number_of(error: &Error) -> usize {
         Error::StepReused { .. } => 30,
         Error::TooManySteps { .. } => 31,
         Error::InCallback => 32,
+        Error::Copy { .. } => 33,
+        Error::Stopped { .. } => 34,
     }
 }
 
@@ -130,7 +134,7 @@ fn chain(error: &Error) -> Vec<String> {
 fn one_of_each_has_an_example_of_every_variant() {
     let numbers: std::collections::BTreeSet<_> =
         one_of_each().iter().map(|(error, _)| number_of(error)).collect();
-    assert!(numbers.into_iter().eq(0..33));
+    assert!(numbers.into_iter().eq(0..35));
 }
 
 #[test]

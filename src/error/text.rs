@@ -70,6 +70,11 @@ impl fmt::Display for Error {
                 "{key}: this thread is running or reconciling the same operation, so it would wait for itself; leave out the \
                  wait, or the call"
             ),
+            Error::InDoubt { key, attempt: 0, reason: None, .. } => write!(
+                out,
+                "{key} is in doubt: this store is a copy that may have forgotten an operation of this key, and it is unknown \
+                 whether its side effect happened; reconcile it, or rerun it if the side effect is idempotent"
+            ),
             Error::InDoubt { key, attempt, version, reason } => {
                 write!(
                     out,
@@ -143,6 +148,15 @@ impl fmt::Display for Error {
                 "{}: corrupt at offset {offset}: {reason}; keep a copy of the file before you try anything",
                 Shown(path)
             ),
+            Error::Copy { path, taken_at_ms } => write!(
+                out,
+                "{}: a copy that was taken at {taken_at_ms} ms since the Unix epoch, and it does not know what happened since; \
+                 open it once with Options::may_have_forgotten, or with Options::nothing_was_lost if nothing did",
+                Shown(path)
+            ),
+            Error::Stopped { path } => {
+                write!(out, "{}: the caller's progress function stopped the call", Shown(path))
+            }
             Error::Clock { path, wall_ms, last_wall_ms, store_time_ms } => {
                 let seconds = wall_ms.abs_diff(*last_wall_ms) / 1_000;
                 let (days, hours) = (seconds / 86_400, seconds / 3_600 % 24);
@@ -230,6 +244,8 @@ impl std::error::Error for Error {
             | Error::NotAStore { .. }
             | Error::Unsupported { .. }
             | Error::Corrupt { .. }
+            | Error::Copy { .. }
+            | Error::Stopped { .. }
             | Error::Clock { .. }
             | Error::Option { .. }
             | Error::LeasesAlive { .. }

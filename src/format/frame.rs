@@ -1,8 +1,8 @@
 //! Frames: the unit of a commit, accepted whole or not at all.
 
-use super::layout::{frame_header, opening_frame, record_header};
+use super::layout::{copy_opening_frame, frame_header, opening_frame, record_header};
 use super::record::{Record, record_length, tie_to_position};
-use super::{ALIGNMENT_BYTES, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, narrow};
+use super::{ALIGNMENT_BYTES, CopyState, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, Seed, narrow};
 use crate::clock::{BootId, TimeMark};
 use crate::status::MAX_OPEN_COUNT;
 
@@ -11,7 +11,10 @@ pub(crate) const FRAME_HEADER_BYTES: usize = frame_header::WALL_MS.end();
 /// The length of an opening frame, which is written when a store is opened. It has no records. Its content and the times in its
 /// header together form a time mark.
 pub(crate) const OPENING_FRAME_BYTES: usize = opening_frame::BOOT_MS.end();
+/// The length of an opening frame in a copy, which also states what the copy may have forgotten. The last 4 bytes are zero.
+pub(crate) const COPY_OPENING_FRAME_BYTES: usize = copy_opening_frame::ANSWERED_BY.end() + 4;
 
+const _: () = assert!((COPY_OPENING_FRAME_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!((FRAME_HEADER_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!((OPENING_FRAME_BYTES as u64).is_multiple_of(ALIGNMENT_BYTES));
 const _: () = assert!(opening_frame::BOOT.offset() == FRAME_HEADER_BYTES);
@@ -131,6 +134,16 @@ impl FrameHeader {
             boot_ms: opening_frame::BOOT_MS.u64(bytes),
         })
     }
+
+    /// Returns what the opening frame of a copy states, or None for other frames. `bytes` must be the whole frame, already
+    /// checked.
+    pub(crate) fn copy_state(&self, bytes: &[u8]) -> Option<CopyState> {
+        let is_opening = self.record_count == 0 && self.length == COPY_OPENING_FRAME_BYTES;
+        (is_opening && bytes.len() >= COPY_OPENING_FRAME_BYTES).then(|| CopyState {
+            in_doubt_until_ms: copy_opening_frame::IN_DOUBT_UNTIL_MS.u64(bytes),
+            answered_by: copy_opening_frame::ANSWERED_BY.u32(bytes),
+        })
+    }
 }
 
 /// A whole frame, of which every byte has been checked.
@@ -157,7 +170,7 @@ impl<'a> Frame<'a> {
         }
         let frame = Frame { header, bytes: &bytes[..header.length], seed };
         if header.record_count == 0 {
-            return match header.length == OPENING_FRAME_BYTES
+            return match matches!(header.length, OPENING_FRAME_BYTES | COPY_OPENING_FRAME_BYTES)
                 && seed.checksum(&frame.bytes[FRAME_HEADER_BYTES..]) == header.records_checksum
             {
                 true => Ok(frame),
@@ -216,11 +229,23 @@ pub(crate) fn seal(bytes: &mut [u8], stamp: &Stamp, seed: Seed) -> u32 {
     write_header(bytes, stamp, count, checksums.finalize(), seed)
 }
 
-/// Writes an opening frame over `bytes`, which must be `OPENING_FRAME_BYTES` long. Returns the frame's checksum.
-pub(crate) fn seal_opening(bytes: &mut [u8], stamp: &Stamp, boot: BootId, boot_ms: u64, seed: Seed) -> u32 {
+/// Writes an opening frame over `bytes`, which must have the length of one. In a copy, it states `copy` too. Returns the
+/// frame's checksum.
+pub(crate) fn seal_opening(
+    bytes: &mut [u8],
+    stamp: &Stamp,
+    boot: BootId,
+    boot_ms: u64,
+    copy: &CopyState,
+    seed: Seed,
+) -> u32 {
     opening_frame::BOOT.put(bytes, boot.0);
     opening_frame::BOOT_MS.put(bytes, boot_ms.to_le_bytes());
-    let checksum = seed.checksum(&bytes[FRAME_HEADER_BYTES..OPENING_FRAME_BYTES]);
+    if bytes.len() == COPY_OPENING_FRAME_BYTES {
+        copy_opening_frame::IN_DOUBT_UNTIL_MS.put(bytes, copy.in_doubt_until_ms.to_le_bytes());
+        copy_opening_frame::ANSWERED_BY.put(bytes, copy.answered_by.to_le_bytes());
+    }
+    let checksum = seed.checksum(&bytes[FRAME_HEADER_BYTES..]);
     write_header(bytes, stamp, 0, checksum, seed)
 }
 
@@ -284,7 +309,7 @@ mod tests {
 
     fn opening(position: u64) -> Vec<u8> {
         let mut bytes = vec![0; OPENING_FRAME_BYTES];
-        seal_opening(&mut bytes, &stamp_at(position), BootId([6; 16]), 3_000, SEED);
+        seal_opening(&mut bytes, &stamp_at(position), BootId([6; 16]), 3_000, &CopyState::default(), SEED);
         bytes
     }
 

@@ -1,10 +1,14 @@
 //! The parameter block, the store header, segment headers and close marks: all structures that are one sector long.
 
 use super::layout::{close_mark, parameter_block, segment_header, slot, time_mark};
-use super::{FORMAT_VERSION, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed};
+use super::{
+    CopyState, FORMAT_VERSION, FormatError, MAX_SEGMENT_BYTES, MIN_SEGMENT_BYTES, SECTOR_BYTES, Seed,
+};
 use crate::clock::{BootId, TimeMark};
 use crate::status::{MAX_COUNTER, MAX_OPEN_COUNT};
 
+/// The bytes in the place of the store header while a copy is being made. No checksum matches them.
+const INCOMPLETE_MAGIC: &[u8; 8] = b"ONCEPART";
 const STORE_MAGIC: &[u8; 8] = b"ONCEKEY\x1a";
 const SEGMENT_MAGIC: &[u8; 8] = b"ONCESEGM";
 const MARK_MAGIC: &[u8; 8] = b"ONCEMARK";
@@ -20,6 +24,9 @@ const CHECKSUM_CRC32: u8 = 1;
 const HASH_SIPHASH_2_4_128: u8 = 1;
 const CIPHER_NONE: u8 = 0;
 
+/// The bit of `incompatible_features` that marks a copy.
+const FEATURE_COPY: u32 = 1;
+
 /// The bytes of a sector.
 pub(crate) type Sector = [u8; SECTOR_BYTES];
 
@@ -28,10 +35,12 @@ pub(crate) type Sector = [u8; SECTOR_BYTES];
 pub(crate) struct Parameters {
     /// The size of every segment.
     pub(crate) segment_bytes: u64,
-    /// The random identity of the file, which seeds its checksums.
+    /// The random identity of the file, which seeds its checksums unless the file is a copy.
     pub(crate) file_id: [u8; 16],
     /// The key of the hash of keys.
     pub(crate) secret: [u8; 16],
+    /// In a copy, the seed of the checksums, which is that of the file that was copied. None if the file is not a copy.
+    pub(crate) copied_seed: Option<Seed>,
 }
 
 impl std::fmt::Debug for Parameters {
@@ -60,7 +69,7 @@ pub(crate) enum HeaderProblem {
 impl Parameters {
     /// Returns the seed of the file's checksums.
     pub(crate) fn seed(&self) -> Seed {
-        Seed::of_file(&self.file_id)
+        self.copied_seed.unwrap_or_else(|| Seed::of_file(&self.file_id))
     }
 
     /// Encodes the parameter block, without its checksum.
@@ -76,6 +85,10 @@ impl Parameters {
         parameter_block::CHECKSUM_ALGORITHM.put(&mut sector, [CHECKSUM_CRC32]);
         parameter_block::HASH_ALGORITHM.put(&mut sector, [HASH_SIPHASH_2_4_128]);
         parameter_block::CIPHER.put(&mut sector, [CIPHER_NONE]);
+        if let Some(Seed(seed)) = self.copied_seed {
+            parameter_block::INCOMPATIBLE_FEATURES.put(&mut sector, FEATURE_COPY.to_le_bytes());
+            parameter_block::COPIED_SEED.put(&mut sector, seed.to_le_bytes());
+        }
         sector
     }
 
@@ -91,11 +104,11 @@ impl Parameters {
         }
         // Read-compatible bits are refused too, because opening a store always writes to the file. Compatible bits are
         // ignored.
-        for (name, field) in [
-            ("read-compatible", parameter_block::READ_COMPATIBLE_FEATURES),
-            ("incompatible", parameter_block::INCOMPATIBLE_FEATURES),
+        for (name, field, known) in [
+            ("read-compatible", parameter_block::READ_COMPATIBLE_FEATURES, 0),
+            ("incompatible", parameter_block::INCOMPATIBLE_FEATURES, FEATURE_COPY),
         ] {
-            let bits = field.u32(sector);
+            let bits = field.u32(sector) & !known;
             if bits != 0 {
                 return unsupported(format!(
                     "unknown {name} feature bits {bits:#x}; a newer oncekey is needed"
@@ -117,7 +130,9 @@ impl Parameters {
             return Err(HeaderProblem::Damaged(FormatError::Damaged("the segment size is out of range")));
         }
         let (file_id, secret) = (parameter_block::FILE_ID.get(sector), parameter_block::SECRET.get(sector));
-        Ok(Parameters { segment_bytes, file_id, secret })
+        let is_copy = parameter_block::INCOMPATIBLE_FEATURES.u32(sector) & FEATURE_COPY != 0;
+        let copied_seed = is_copy.then(|| Seed(parameter_block::COPIED_SEED.u32(sector)));
+        Ok(Parameters { segment_bytes, file_id, secret, copied_seed })
     }
 }
 
@@ -136,6 +151,18 @@ pub(crate) fn encode_store_header(parameters: &Parameters) -> Sector {
     let mut sector = parameters.encode(STORE_MAGIC);
     seal(&mut sector, Seed::NONE);
     sector
+}
+
+/// Returns what takes the place of the store header while a copy is being made, so that nothing can open it.
+pub(crate) fn incomplete_store_header() -> Sector {
+    let mut sector = [0; SECTOR_BYTES];
+    parameter_block::MAGIC.put(&mut sector, *INCOMPLETE_MAGIC);
+    sector
+}
+
+/// Whether the sector is in the place of the store header of a copy that was not completed.
+pub(crate) fn is_incomplete(sector: &[u8]) -> bool {
+    sector.starts_with(INCOMPLETE_MAGIC)
 }
 
 pub(crate) fn decode_store_header(sector: &Sector) -> Result<Parameters, HeaderProblem> {
@@ -196,6 +223,8 @@ pub(crate) struct SegmentHeader {
     pub(crate) mark: TimeMark,
     /// Everything in this segment before this position was on disk when the header was written; 0 if not stated.
     pub(crate) synced_to: u64,
+    /// What the copy may have forgotten.
+    pub(crate) copy: CopyState,
 }
 
 impl SegmentHeader {
@@ -208,6 +237,8 @@ impl SegmentHeader {
         segment_header::OPEN_COUNT.put(&mut sector, self.open_count.to_le_bytes());
         segment_header::TIME_MARK.put(&mut sector, encode_time_mark(&self.mark));
         segment_header::SYNCED_TO.put(&mut sector, self.synced_to.to_le_bytes());
+        segment_header::IN_DOUBT_UNTIL_MS.put(&mut sector, self.copy.in_doubt_until_ms.to_le_bytes());
+        segment_header::ANSWERED_BY.put(&mut sector, self.copy.answered_by.to_le_bytes());
         seal(&mut sector, Seed::NONE);
         sector
     }
@@ -231,6 +262,10 @@ impl SegmentHeader {
             open_count: segment_header::OPEN_COUNT.u32(sector),
             mark: decode_time_mark(&segment_header::TIME_MARK.get(sector)),
             synced_to: segment_header::SYNCED_TO.u64(sector),
+            copy: CopyState {
+                in_doubt_until_ms: segment_header::IN_DOUBT_UNTIL_MS.u64(sector),
+                answered_by: segment_header::ANSWERED_BY.u32(sector),
+            },
         };
         // Positions in this segment and the next are computed from the sequence and must not overflow.
         let sequence_fits =
@@ -309,7 +344,12 @@ mod tests {
     use crate::format::layout::Field;
 
     fn parameters() -> Parameters {
-        Parameters { segment_bytes: 1 << 20, file_id: *b"file-id-16-bytes", secret: *b"secret-16-bytes!" }
+        Parameters {
+            segment_bytes: 1 << 20,
+            file_id: *b"file-id-16-bytes",
+            secret: *b"secret-16-bytes!",
+            copied_seed: None,
+        }
     }
 
     fn time_mark() -> TimeMark {
@@ -332,12 +372,14 @@ mod tests {
             open_count: 3,
             mark: time_mark(),
             synced_to: 9 << 20 | 4_096,
+            copy: CopyState { in_doubt_until_ms: 1_800_000_000_000, answered_by: 65_540 },
         }
     }
 
     #[test]
     fn debug_output_omits_the_secret() {
-        let parameters = Parameters { segment_bytes: 1 << 16, file_id: [1; 16], secret: [0xEE; 16] };
+        let parameters =
+            Parameters { segment_bytes: 1 << 16, file_id: [1; 16], secret: [0xEE; 16], copied_seed: None };
         assert!(!format!("{parameters:?}").contains(&0xEE.to_string()), "{parameters:?}");
     }
 
@@ -345,6 +387,9 @@ mod tests {
     fn headers_and_close_marks_round_trip() {
         assert_eq!(decode_store_header(&encode_store_header(&parameters())), Ok(parameters()));
         assert_eq!(SegmentHeader::decode(&segment_header().encode()), Ok(segment_header()));
+        let copied = Parameters { copied_seed: Some(Seed(7)), ..parameters() };
+        assert_eq!(decode_store_header(&encode_store_header(&copied)), Ok(copied));
+        assert!(copied.seed() == Seed(7) && parameters().seed() == Seed::of_file(&parameters().file_id));
         let mark = close_mark();
         let seed = parameters().seed();
         assert_eq!(CloseMark::decode(&mark.encode(seed), seed, 9, 1 << 20), Some(mark));
@@ -385,7 +430,7 @@ mod tests {
             (parameter_block::FORMAT_VERSION, 0_u32, "older"),
             (parameter_block::FORMAT_VERSION, 2, "newer"),
             (parameter_block::READ_COMPATIBLE_FEATURES, 1, "read-compatible"),
-            (parameter_block::INCOMPATIBLE_FEATURES, 1, "incompatible"),
+            (parameter_block::INCOMPATIBLE_FEATURES, 2, "incompatible"),
         ] {
             let mut sector = encode_store_header(&parameters());
             field.put(&mut sector, value.to_le_bytes());

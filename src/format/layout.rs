@@ -104,6 +104,7 @@ layout! {
         CHECKSUM_ALGORITHM = 64, 1;
         HASH_ALGORITHM = 65, 1;
         CIPHER = 66, 1;
+        COPIED_SEED = 68, 4;
     }
 }
 
@@ -117,6 +118,8 @@ layout! {
         OPEN_COUNT = 100, 4;
         TIME_MARK = 104, 40;
         SYNCED_TO = 144, 8;
+        IN_DOUBT_UNTIL_MS = 152, 8;
+        ANSWERED_BY = 160, 4;
     }
 }
 
@@ -164,6 +167,14 @@ layout! {
     opening_frame {
         BOOT = 56, 16;
         BOOT_MS = 72, 8;
+    }
+}
+
+layout! {
+    /// An opening frame in a copy. These fields follow those of every opening frame.
+    copy_opening_frame {
+        IN_DOUBT_UNTIL_MS = 80, 8;
+        ANSWERED_BY = 88, 4;
     }
 }
 
@@ -228,7 +239,7 @@ layout! {
 
 // Each of these structures is written as one sector, which a crash leaves whole. Frames begin after them.
 const _: () =
-    assert!(segment_header::SYNCED_TO.end() <= SECTOR_BYTES && close_mark::COUNTER.end() <= SECTOR_BYTES);
+    assert!(segment_header::ANSWERED_BY.end() <= SECTOR_BYTES && close_mark::COUNTER.end() <= SECTOR_BYTES);
 const _: () = assert!(slot::SECOND_CLOSE_MARK.end() as u64 <= FIRST_FRAME_OFFSET);
 
 #[cfg(test)]
@@ -283,6 +294,7 @@ mod tests {
         );
         check("Frame header", frame_header::FIELDS, 0, 56);
         check("Opening frame", opening_frame::FIELDS, 56, 80);
+        check("Opening frame of a copy", copy_opening_frame::FIELDS, 80, 96);
         check("Record header", record_header::FIELDS, 0, 80);
         check("Typing", typing::FIELDS, 0, 12);
         check("Footer entry", footer_entry::FIELDS, 0, 48);
@@ -302,6 +314,6 @@ mod tests {
     #[test]
     fn every_table_of_fields_is_compared() {
         let tables = include_str!("format.md").lines().filter(|line| line.starts_with("| offset | bytes |"));
-        assert_eq!(tables.count(), 12);
+        assert_eq!(tables.count(), 13);
     }
 }

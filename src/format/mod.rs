@@ -101,6 +101,16 @@ impl Seed {
     }
 }
 
+/// What the caller that first opened a copy said about what the copy may have forgotten. All zero in a file that is not a copy,
+/// and in a copy that was not opened yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CopyState {
+    /// Until this store time, a key that the store does not know is in doubt.
+    pub(crate) in_doubt_until_ms: u64,
+    /// The open count of the session that stated this; 0 if none has.
+    pub(crate) answered_by: u32,
+}
+
 /// Returns `length_bytes` rounded up to a multiple of [`ALIGNMENT_BYTES`].
 pub(crate) const fn align(length_bytes: u64) -> u64 {
     length_bytes.next_multiple_of(ALIGNMENT_BYTES)

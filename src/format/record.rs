@@ -503,6 +503,18 @@ pub(crate) fn record_length(bytes: &[u8]) -> Result<usize, FormatError> {
     usize::try_from(length).map_err(|_| FormatError::Damaged("the record's length is out of range"))
 }
 
+/// Whether the bytes may begin with a record: its kind is known, and its parts add up to its length. Only its checksum shows
+/// whether it is one. A search for records among damaged bytes rules out nearly everything by this, at little cost.
+pub(crate) fn may_be_record(bytes: &[u8]) -> bool {
+    let Ok(length) = record_length(bytes) else { return false };
+    let parts = RECORD_HEADER_BYTES as u64
+        + u64::from(record_header::EXTENSION_LENGTH.u16(bytes))
+        + u64::from(record_header::SCOPE_LENGTH.u16(bytes))
+        + u64::from(record_header::KEY_LENGTH.u16(bytes))
+        + u64::from(record_header::VALUE_LENGTH.u32(bytes));
+    length <= bytes.len() && align(parts) == length as u64 && record_header::KIND.u8(bytes) != 0
+}
+
 /// Ties the checksum of the newly encoded record at the start of `bytes` to its position. Returns the checksum as written to
 /// disk.
 pub(crate) fn tie_to_position(bytes: &mut [u8], position: u64) -> u32 {

@@ -14,9 +14,11 @@
 //! | `commit` | batches, their leaders and followers |
 //! | `limits` | the maximum sizes of a frame, a record and a result |
 //! | `slots` | the free slots, and the length of the file |
+//! | `pins` | the segments that are being copied, and whose slots are not reused meanwhile |
 //! | `writer` | the end of the log, and the switch to the next segment |
 //! | `full_segment` | reading the entries of a full segment |
 //! | `versions` | the choice of the first version of a session |
+//! | `copying` | a copy of the log in a new file, while the log is in use |
 
 // Each module uses only those above it.
 pub(crate) mod log_position;
@@ -30,20 +32,21 @@ pub(crate) mod scan;
 pub(crate) mod commit;
 mod limits;
 pub(crate) mod slots;
+mod pins;
 pub(crate) mod writer;
 mod full_segment;
 mod versions;
+pub(crate) mod copying;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::format::Seed;
 use crate::format::footer::FooterEntry;
-use crate::format::frame::OPENING_FRAME_BYTES;
 use crate::format::header::Parameters;
 use crate::format::record::Record;
+use crate::format::{CopyState, Seed};
 use crate::hash::KeyHasher;
 use crate::index::Address;
 use crate::planted::{Bug, planted};
@@ -283,11 +286,16 @@ impl Log {
     }
 
     /// Makes the open count and the time mark of a new session durable, before any of its versions is generated.
-    /// Returns the open count, and the counter that its versions continue from.
-    pub(crate) fn begin_opening(&self, before: VersionsBefore) -> Result<(u32, u64)> {
+    /// Returns the open count, and the counter that its versions continue from. `in_doubt_until_ms` is what the caller says of
+    /// a copy that it opens for the first time; it becomes durable with the opening.
+    pub(crate) fn begin_opening(
+        &self,
+        before: VersionsBefore,
+        in_doubt_until_ms: Option<u64>,
+    ) -> Result<(u32, u64)> {
         // The opening frame must not use the space that is kept for moves. Otherwise opening a full store several times
         // could use it up, and the store would stay full for ever.
-        let frame_bytes = OPENING_FRAME_BYTES as u64;
+        let frame_bytes = self.writer.lock().opening_frame_bytes() as u64;
         let has_space = self.reservations.reserve(frame_bytes, ReservationClass::Begin);
         // Without space, the session is noted in the segment header, and a close mark of the last session stays in
         // place. Only a higher open count makes that mark outdated.
@@ -296,6 +304,9 @@ impl Log {
         };
         let head = self.needed_from.load(Ordering::Acquire);
         let mut writer = self.writer.lock();
+        if let Some(in_doubt_until_ms) = in_doubt_until_ms {
+            writer.set_copy_state(CopyState { in_doubt_until_ms, answered_by: open_count });
+        }
         let begun = match has_space {
             true => writer.begin_opening(open_count, head),
             false => writer.note_opening(open_count),

@@ -308,7 +308,8 @@ pub(crate) mod tests {
         pub(crate) static RECORDS_READ: Cell<u64> = const { Cell::new(0) };
     }
 
-    const PARAMETERS: Parameters = Parameters { segment_bytes: 1 << 16, file_id: [0; 16], secret: [0; 16] };
+    const PARAMETERS: Parameters =
+        Parameters { segment_bytes: 1 << 16, file_id: [0; 16], secret: [0; 16], copied_seed: None };
 
     #[test]
     fn each_slot_has_its_own_entry_in_the_table() {

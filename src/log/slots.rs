@@ -304,7 +304,8 @@ mod tests {
     #[test]
     fn only_a_large_piece_of_zeroes_is_extended_to_a_boundary() {
         let ends = |segment_bytes: u64, asked: u64| {
-            let parameters = Parameters { segment_bytes, file_id: [0; 16], secret: [0; 16] };
+            let parameters =
+                Parameters { segment_bytes, file_id: [0; 16], secret: [0; 16], copied_seed: None };
             let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
             let reader = Arc::new(Reader::new(Arc::clone(&storage), PathBuf::new(), &parameters));
             let growing = Growing { min_slots: 0, max_slots: 10, new_slot: NewSlot::Zeroed };

@@ -18,14 +18,15 @@ use std::sync::Arc;
 use super::commit::{PendingFrame, Placement};
 use super::footer_builder::FooterBuilder;
 use super::log_position::LogPosition;
+use super::pins::Pins;
 use super::reader::Reader;
 use super::reservations::{CannotGrow, FreeSpace};
 use super::slots::{Growing, Slots};
 use crate::clock::{StoreClock, TimeMark};
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
-use crate::format::frame::{self, OPENING_FRAME_BYTES, Stamp};
+use crate::format::frame::{self, COPY_OPENING_FRAME_BYTES, OPENING_FRAME_BYTES, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
-use crate::format::{FIRST_FRAME_OFFSET, Seed};
+use crate::format::{CopyState, FIRST_FRAME_OFFSET, Seed};
 use crate::planted::{Bug, one_late, planted};
 use crate::status::MAX_COUNTER;
 use crate::storage::{Storage, write_all_at};
@@ -48,6 +49,21 @@ pub(crate) struct FullSegment {
     /// The position at which its frames end.
     pub(crate) end: u64,
     pub(crate) record_bytes: u64,
+}
+
+/// A log that is pinned, up to the position that was durable.
+#[derive(Debug)]
+pub(super) struct Pinned {
+    /// The number of the pin.
+    pub(super) pin: u64,
+    /// The full segments, oldest first.
+    pub(super) full: Vec<FullSegment>,
+    /// The slot of the last segment.
+    pub(super) tail_slot: u64,
+    /// The header of the last segment, with the head, open count and time of this moment.
+    pub(super) header: SegmentHeader,
+    /// The position up to which the log was durable. It lies in the last segment.
+    pub(super) end: u64,
 }
 
 /// The segment that is being written.
@@ -84,6 +100,8 @@ pub(crate) struct Writer {
     parameters: Parameters,
     seed: Seed,
     open_count: u32,
+    /// What the store may have forgotten, if its file is a copy. Every header and opening frame carries it on.
+    copy: CopyState,
     /// The sequence of the oldest segment that a durable header still counts as part of the log.
     head: u64,
     /// The full segments in order. The first has the sequence `head`.
@@ -92,6 +110,8 @@ pub(crate) struct Writer {
     slots: Slots,
     /// What was written since the store was opened.
     written: Written,
+    /// The segments that are being copied.
+    pub(super) pins: Pins,
     /// A change of the file is under way, or one has failed or unwound, so the file may differ from the state in
     /// memory.
     is_half_done: bool,
@@ -101,6 +121,8 @@ pub(crate) struct Writer {
 #[derive(Debug)]
 pub(crate) struct Start {
     pub(crate) clock: Arc<StoreClock>,
+    /// What the store may have forgotten, if its file is a copy.
+    pub(crate) copy: CopyState,
     /// The sequence of the oldest segment.
     pub(crate) head: u64,
     /// The full segments in order. The first has the sequence `head`.
@@ -121,7 +143,7 @@ impl Writer {
         growing: Growing,
         start: Start,
     ) -> Writer {
-        let Start { clock, head, full, tail, free, slot_count } = start;
+        let Start { clock, copy, head, full, tail, free, slot_count } = start;
         let seed = parameters.seed();
         let slots = Slots::new(
             Arc::clone(&storage),
@@ -140,11 +162,13 @@ impl Writer {
             seed,
             // This is replaced when the new session gets its own open count.
             open_count: tail.header.open_count,
+            copy,
             head,
             full,
             tail,
             slots,
             written: Written::default(),
+            pins: Pins::default(),
             is_half_done: false,
         };
         writer.log_position.set_written(writer.end());
@@ -299,21 +323,39 @@ impl Writer {
         self.log_position.sync(&*self.storage)
     }
 
+    /// The length of an opening frame in this file.
+    pub(crate) fn opening_frame_bytes(&self) -> usize {
+        if self.parameters.copied_seed.is_some() { COPY_OPENING_FRAME_BYTES } else { OPENING_FRAME_BYTES }
+    }
+
+    /// Sets what the store may have forgotten. Written with the opening that follows.
+    pub(crate) fn set_copy_state(&mut self, copy: CopyState) {
+        self.copy = copy;
+    }
+
     /// Makes the open count and the time mark of a new session durable, before any of its versions is generated, by
     /// writing an opening frame, which has no records.
     pub(crate) fn begin_opening(&mut self, open_count: u32, head: u64) -> io::Result<()> {
         self.open_count = open_count;
         let mut batch = PendingFrame::default();
-        batch.frame.resize(OPENING_FRAME_BYTES, 0);
+        batch.frame.resize(self.opening_frame_bytes(), 0);
         self.change(|writer| {
             if !writer.fits(&batch) {
                 writer.go_to_next_segment(head)?;
             }
             let mark = writer.opening_mark();
             let stamp = writer.stamp(&batch, &mark);
-            let checksum =
-                frame::seal_opening(&mut batch.frame, &stamp, mark.boot, mark.boot_ms, writer.seed);
+            let checksum = frame::seal_opening(
+                &mut batch.frame,
+                &stamp,
+                mark.boot,
+                mark.boot_ms,
+                &writer.copy,
+                writer.seed,
+            );
             writer.append(&batch, checksum)?;
+            // If the header is overwritten later, it must not take this back.
+            writer.tail.header.copy = writer.copy;
             if planted(Bug::OpeningNotSynced) {
                 return Ok(());
             }
@@ -338,7 +380,8 @@ impl Writer {
     /// shows that a close mark at the end of the log is outdated.
     pub(crate) fn note_opening(&mut self, open_count: u32) -> io::Result<()> {
         self.open_count = open_count;
-        let header = SegmentHeader { open_count, mark: self.opening_mark(), ..self.tail.header };
+        let header =
+            SegmentHeader { open_count, mark: self.opening_mark(), copy: self.copy, ..self.tail.header };
         self.change(|writer| {
             write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
             writer.tail.header = header;
@@ -375,6 +418,7 @@ impl Writer {
             open_count: self.open_count,
             mark: self.clock.mark(),
             synced_to: 0,
+            copy: self.copy,
         };
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
         self.sync()?;
@@ -436,8 +480,29 @@ impl Writer {
         while self.head < head {
             let Some(segment) = self.full.pop_front() else { break };
             self.reader.set_free(segment.slot);
-            self.slots.give_back(segment.slot);
+            if !self.pins.hold(self.head, segment.slot) {
+                self.slots.give_back(segment.slot);
+            }
             self.head += 1;
+        }
+    }
+
+    /// Describes the log up to the position that is durable, and pins its segments.
+    pub(super) fn pin(&mut self) -> Pinned {
+        let end = self.log_position.durable().min(self.end());
+        let mark = self.clock.mark();
+        let header =
+            SegmentHeader { head: self.head, mark, synced_to: end, copy: self.copy, ..self.tail.header };
+        let header = SegmentHeader { open_count: self.open_count, ..header };
+        let pin = self.pins.add(self.head, header.sequence);
+        let full = self.full.iter().copied().collect();
+        Pinned { pin, full, tail_slot: self.tail.slot, header, end }
+    }
+
+    /// Gives up the pinned segments below `sequence`, which were copied. None gives up all of them.
+    pub(super) fn unpin(&mut self, pin: u64, below: Option<u64>) {
+        for slot in self.pins.release(pin, below) {
+            self.slots.give_back(slot);
         }
     }
 
@@ -521,7 +586,7 @@ mod tests {
     const SEGMENT_BYTES: u64 = 1 << 16;
 
     fn parameters() -> Parameters {
-        Parameters { segment_bytes: SEGMENT_BYTES, file_id: [0; 16], secret: [0; 16] }
+        Parameters { segment_bytes: SEGMENT_BYTES, file_id: [0; 16], secret: [0; 16], copied_seed: None }
     }
 
     /// Makes the writer of a log in memory that has one empty segment.
@@ -542,6 +607,7 @@ mod tests {
             open_count: 1,
             mark: TimeMark::first(now),
             synced_to: 0,
+            copy: CopyState::default(),
         };
         let tail = Tail {
             slot: 0,
@@ -552,6 +618,7 @@ mod tests {
             entries: FooterBuilder::default(),
         };
         let start = Start {
+            copy: CopyState::default(),
             clock: Arc::new(StoreClock::start(Arc::new(source), now, 0)),
             head: 1,
             full: VecDeque::new(),

@@ -53,6 +53,8 @@ mod listed;
 mod steps;
 mod fill;
 mod beside;
+mod rehearsal;
+pub(crate) mod salvage;
 #[cfg(test)]
 mod tests;
 
@@ -62,8 +64,8 @@ use std::sync::Arc;
 
 use crate::clock::{Jumped, OpeningTime, Reading, StoreClock, judge_opening};
 use crate::error::{Error, Result};
-use crate::format::STORE_HEADER_BYTES;
 use crate::format::header::encode_store_header;
+use crate::format::{CopyState, STORE_HEADER_BYTES};
 use crate::index::{Address, Index};
 use crate::log::reader::Reader;
 use crate::log::slots::Growing;
@@ -78,6 +80,7 @@ pub(crate) use beside::View;
 use fill::FilledIndex;
 pub(crate) use open_context::Config;
 use open_context::OpenContext;
+pub(crate) use rehearsal::{Rehearsal, rehearse};
 use survey::Survey;
 use verdict::Verdict;
 
@@ -105,6 +108,8 @@ pub(crate) struct Recovered {
     pub(crate) messages: Vec<PendingMessage>,
     /// Space for the acknowledgements of these messages.
     pub(crate) acknowledgement_room: Reservation,
+    /// What the store may have forgotten, if its file is a copy.
+    pub(crate) copy: CopyState,
 }
 
 /// The file that is being opened, and the options for that.
@@ -125,6 +130,8 @@ pub(crate) struct Surveyed<'a> {
     request: OpenRequest<'a>,
     survey: Survey,
     versions: VersionsBefore,
+    /// What the caller says of a copy that no caller has opened yet: the store time until which an unknown key is in doubt.
+    in_doubt_until_ms: Option<u64>,
     clock: Arc<StoreClock>,
     time: OpeningTime,
     wall_ms: u64,
@@ -152,7 +159,7 @@ pub(crate) fn survey<'a>(
     // The sync comes before the first read, because recovery must not base a decision on data that a later crash could
     // still discard.
     context.io("sync the file and its directory", sync_all(context.storage))?;
-    let parameters = match context.parameters(config)? {
+    let parameters = match context.parameters(config.segment_bytes)? {
         Some(parameters) => parameters,
         None if config.create => context.create(config)?,
         None => {
@@ -166,6 +173,11 @@ pub(crate) fn survey<'a>(
         }
     };
     let survey = Survey::take(&context, parameters)?;
+    let copy = survey.copy_state();
+    let is_unanswered = parameters.copied_seed.is_some() && copy.answered_by == 0;
+    if is_unanswered && config.forgotten_ms.is_none() {
+        return Err(Error::Copy { path: path.to_owned(), taken_at_ms: survey.tail_header.mark.wall_ms });
+    }
     let now = config.time_source.read();
     let time = judge_clock(config, path, &survey, &now)?;
     let clock = StoreClock::start(Arc::clone(&config.time_source), now, time.store_ms);
@@ -173,7 +185,13 @@ pub(crate) fn survey<'a>(
     if versions.next(true).is_none() {
         return Err(Error::openings_exhausted(path));
     }
-    Ok(Surveyed { request, survey, versions, clock: Arc::new(clock), time, wall_ms: now.wall_ms })
+    // A copy of a copy keeps the doubts that the first one still had.
+    let in_doubt_until_ms = config.forgotten_ms.filter(|_| is_unanswered).map(|forgotten_ms| {
+        let until_ms = if forgotten_ms == 0 { 0 } else { time.store_ms.saturating_add(forgotten_ms) };
+        until_ms.max(copy.in_doubt_until_ms)
+    });
+    let clock = Arc::new(clock);
+    Ok(Surveyed { request, survey, versions, in_doubt_until_ms, clock, time, wall_ms: now.wall_ms })
 }
 
 /// Decides at which store time the session continues, or refuses a wall clock that has jumped too far.
@@ -214,7 +232,7 @@ impl Filled<'_> {
     /// Refuses a file that cannot be extended before anything else is written.
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
-        let Surveyed { request, survey, versions, clock, time, wall_ms } = surveyed;
+        let Surveyed { request, survey, versions, in_doubt_until_ms, clock, time, wall_ms } = surveyed;
         let FilledIndex { index, space_usage, full, unreadable, begun, messages } = filled;
         let OpenRequest { storage, path, config } = &request;
         let segment_bytes = survey.parameters.segment_bytes;
@@ -230,7 +248,7 @@ impl Filled<'_> {
         survey.rewrite_end(&request.context())?;
         // Reserved before the opening frame, which must not take this space.
         let acknowledgement_room = log.reserve_for_acknowledgements(messages.len() as u64);
-        let (open_count, counter) = log.begin_opening(versions)?;
+        let (open_count, counter) = log.begin_opening(versions, in_doubt_until_ms)?;
         if let Some(jump) = time.accepted_jump {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);
         }
@@ -238,6 +256,10 @@ impl Filled<'_> {
         if storage.copies_on_write() {
             crate::events::found_copy_on_write(path);
         }
+        let copy = match in_doubt_until_ms {
+            Some(in_doubt_until_ms) => CopyState { in_doubt_until_ms, answered_by: open_count },
+            None => survey.copy_state(),
+        };
         Ok(Recovered {
             log: Arc::new(log),
             index,
@@ -248,6 +270,7 @@ impl Filled<'_> {
             begun,
             messages,
             acknowledgement_room,
+            copy,
         })
     }
 }
@@ -301,6 +324,7 @@ impl Survey {
         let used: BTreeSet<u64> = full.iter().map(|segment| segment.slot).chain([self.tail_slot]).collect();
         Start {
             clock,
+            copy: self.copy_state(),
             head: self.head,
             full: VecDeque::from(full),
             tail: Tail {

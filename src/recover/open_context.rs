@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crate::clock::{OpeningRules, TimeMark, TimeSource};
 use crate::error::{Error, Result};
 use crate::format::header::{
-    HeaderProblem, Parameters, Sector, SegmentHeader, decode_store_header, encode_store_header,
+    HeaderProblem, Parameters, Sector, SegmentHeader, decode_store_header, encode_store_header, is_incomplete,
 };
-use crate::format::{FormatError, SECTOR_BYTES, STORE_HEADER_BYTES};
+use crate::format::{CopyState, FormatError, SECTOR_BYTES, STORE_HEADER_BYTES};
 use crate::log::scan;
 use crate::log::slots::NewSlot;
 use crate::storage::{Storage, read_exact_at, set_len, sync_all, sync_data, write_all_at, write_zeroes_at};
@@ -30,6 +30,9 @@ pub(crate) struct Config {
     pub(crate) max_bytes: u64,
     /// How a slot at the end of the file gets its space.
     pub(crate) new_slot: NewSlot,
+    /// What the caller says of a copy that no caller has opened yet: for how long after this opening a key that the store does
+    /// not know is in doubt. None if it says nothing.
+    pub(crate) forgotten_ms: Option<u64>,
     /// How far recovery trusts the wall clock.
     pub(crate) clock_rules: OpeningRules,
     /// The clocks of the machine, or their replacement.
@@ -84,7 +87,9 @@ impl OpenContext<'_> {
     }
 
     /// Reads the parameters of the store from its header. None if the file is empty or its creation was interrupted.
-    pub(super) fn parameters(&self, config: &Config) -> Result<Option<Parameters>> {
+    ///
+    /// `new_segment_bytes` is the segment size of a new store, whose interrupted creation may have left a file of that length.
+    pub(super) fn parameters(&self, new_segment_bytes: u64) -> Result<Option<Parameters>> {
         let length = self.length()?;
         if length == 0 {
             return Ok(None);
@@ -100,14 +105,19 @@ impl OpenContext<'_> {
                 false => self.foreign("the file is too short and does not begin like a store header"),
             };
         }
-        match decode_store_header(&self.sector(0)?) {
+        let sector = self.sector(0)?;
+        match decode_store_header(&sector) {
             Ok(parameters) => Ok(Some(parameters)),
+            Err(HeaderProblem::Foreign) if is_incomplete(&sector) => self
+                .foreign("a copy that was not completed, because the backup or the repair was interrupted"),
             Err(HeaderProblem::Foreign) => self.foreign("the file does not begin with a store header"),
             Err(HeaderProblem::Damaged(fault)) => self.corrupt(0, fault.reason()),
             Err(HeaderProblem::Unsupported(reason)) => {
                 Err(Error::Unsupported { path: self.path.to_owned(), reason })
             }
-            Err(HeaderProblem::Blank) => self.check_interrupted_creation(length, config).map(|()| None),
+            Err(HeaderProblem::Blank) => {
+                self.check_interrupted_creation(length, new_segment_bytes).map(|()| None)
+            }
         }
     }
 
@@ -150,7 +160,7 @@ impl OpenContext<'_> {
     /// The store header is written last when a store is created. So an interrupted creation left at most one slot,
     /// which has no frame, and either no header or one of sequence 1. A file with more than that is a store that lost
     /// its header.
-    fn check_interrupted_creation(&self, length: u64, config: &Config) -> Result<()> {
+    fn check_interrupted_creation(&self, length: u64, new_segment_bytes: u64) -> Result<()> {
         let lost = |what: &str| {
             self.corrupt(
                 0,
@@ -161,7 +171,7 @@ impl OpenContext<'_> {
             return Ok(());
         }
         let Ok(header) = SegmentHeader::decode(&self.sector(STORE_HEADER_BYTES)?) else {
-            let longest = STORE_HEADER_BYTES + config.segment_bytes;
+            let longest = STORE_HEADER_BYTES + new_segment_bytes;
             // The interrupted creation may have been one with larger segments, but then it wrote only zeroes.
             if length > longest && !self.is_zero(length)? {
                 return lost("the file is longer than a new one");
@@ -214,6 +224,7 @@ impl OpenContext<'_> {
             segment_bytes: config.segment_bytes,
             file_id: self.random_bytes()?,
             secret: self.random_bytes()?,
+            copied_seed: None,
         };
         let first = SegmentHeader {
             parameters,
@@ -224,6 +235,7 @@ impl OpenContext<'_> {
             open_count: 0,
             mark: TimeMark::first(config.time_source.read()),
             synced_to: 0,
+            copy: CopyState::default(),
         };
         let create = || {
             // The file is emptied first, so that nothing that an interrupted creation left becomes part of the new

@@ -13,7 +13,7 @@ use crate::clock::HighWater;
 use crate::error::Result;
 use crate::format::frame::{FrameHeader, may_be_torn_frame};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
-use crate::format::{FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES, max_frame_bytes};
+use crate::format::{CopyState, FIRST_FRAME_OFFSET, SECTOR_BYTES, STORE_HEADER_BYTES, max_frame_bytes};
 use crate::hash::KeyHasher;
 use crate::log::VersionsBefore;
 use crate::log::scan::{self, Chain, SegmentScan};
@@ -277,7 +277,7 @@ impl Survey {
     }
 
     /// Returns the valid close marks of the last segment.
-    fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {
+    pub(super) fn marks(tail_bytes: &[u8], sequence: u64, parameters: &Parameters) -> Vec<CloseMark> {
         CLOSE_MARK_OFFSETS
             .iter()
             .filter_map(|offset| {
@@ -322,6 +322,22 @@ impl Survey {
             seen.replace(mark.time);
         }
         seen
+    }
+
+    /// Returns what the store may have forgotten, as the last of its sessions has noted it. As for the time, frames with a
+    /// lower open count than the header are skipped: the header was written after them, by the copying too.
+    pub(super) fn copy_state(&self) -> CopyState {
+        let Parameters { segment_bytes, .. } = self.parameters;
+        if self.parameters.copied_seed.is_none() {
+            return CopyState::default();
+        }
+        let mut states = self.scan.frames.iter().rev().filter_map(|frame| {
+            let bytes = rest_from(&self.tail_bytes, frame.position, segment_bytes);
+            let limit = max_frame_bytes(segment_bytes);
+            let header = FrameHeader::decode(bytes, frame.position, limit, self.parameters.seed()).ok()?;
+            header.copy_state(bytes).filter(|_| header.stamp.open_count >= self.tail_header.open_count)
+        });
+        states.next().unwrap_or(self.tail_header.copy)
     }
 
     /// Returns the open count and, after a clean close, the counter from which the versions of the new session
@@ -370,8 +386,12 @@ mod tests {
     use crate::storage::{MemoryStorage, Storage, write_all_at};
 
     const SLOTS: u64 = 100;
-    const PARAMETERS: Parameters =
-        Parameters { segment_bytes: 64 << 10, file_id: *b"the file's own i", secret: *b"not much secret." };
+    const PARAMETERS: Parameters = Parameters {
+        segment_bytes: 64 << 10,
+        file_id: *b"the file's own i",
+        secret: *b"not much secret.",
+        copied_seed: None,
+    };
 
     fn offset(slot: u64) -> u64 {
         STORE_HEADER_BYTES + slot * PARAMETERS.segment_bytes
@@ -387,6 +407,7 @@ mod tests {
             open_count: 1,
             mark: TimeMark::first(ManualClock::new(1_000).read()),
             synced_to: 0,
+            copy: CopyState::default(),
         }
     }
 

@@ -50,6 +50,7 @@ fn open_with_clock(storage: &Arc<dyn Storage>, clock: &ManualClock, max_slots: u
         min_bytes: 0,
         max_bytes: slot(max_slots),
         new_slot: NewSlot::Zeroed,
+        forgotten_ms: None,
         clock_rules: OpeningRules { max_downtime_ms: DEFAULT_MAX_DOWNTIME_MS, accept: None },
         time_source: Arc::new(clock.clone()),
     };

@@ -8,6 +8,8 @@ compile_error!(
 
 mod opened;
 mod opening;
+mod new_file;
+mod read_only;
 
 use super::Storage;
 use crate::map::Map;
@@ -20,7 +22,9 @@ use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+pub(crate) use new_file::NewFile;
 pub(crate) use opening::OpenError;
+pub(crate) use read_only::ReadOnlyFile;
 
 /// A storage in a regular file that no other store has open.
 ///
@@ -200,18 +204,7 @@ impl Storage for FileStorage {
 
     #[cfg(any(target_os = "linux", target_os = "android"))]
     fn next_data(&self, offset: u64) -> io::Result<Option<Range<u64>>> {
-        use rustix::fs::{SeekFrom, seek};
-        use rustix::io::Errno;
-        let length = self.len()?;
-        // These calls move the file's cursor, which nothing else uses, because all reads and writes are positional.
-        let start = match seek(&self.file, SeekFrom::Data(offset)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return Ok(None),
-            // The file system does not support the call, so there may be data from `offset` on.
-            Err(_) => offset,
-        };
-        let end = seek(&self.file, SeekFrom::Hole(start)).map_or(length, |end| end.min(length));
-        Ok((start < end).then_some(start..end))
+        next_data(&self.file, offset)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
@@ -309,6 +302,23 @@ impl Storage for FileStorage {
         }
         Map::new(&self.file, offset, length).map(Some)
     }
+}
+
+/// Returns the first range of a file at or after `offset` that is not a hole.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn next_data(file: &File, offset: u64) -> io::Result<Option<Range<u64>>> {
+    use rustix::fs::{SeekFrom, seek};
+    use rustix::io::Errno;
+    let length = file.metadata()?.len();
+    // These calls move the file's cursor, which nothing else uses, because all reads and writes are positional.
+    let start = match seek(file, SeekFrom::Data(offset)) {
+        Ok(start) => start,
+        Err(Errno::NXIO) => return Ok(None),
+        // The file system does not support the call, so there may be data from `offset` on.
+        Err(_) => offset,
+    };
+    let end = seek(file, SeekFrom::Hole(start)).map_or(length, |end| end.min(length));
+    Ok((start < end).then_some(start..end))
 }
 
 /// The identity of a file, independent of its name. Two files that exist at the same time have different identities.

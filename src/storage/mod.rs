@@ -19,7 +19,7 @@ mod memory;
 #[cfg(any(feature = "__simulation", all(test, oncekey_shuttle)))]
 pub(crate) mod simulated;
 
-pub(crate) use file::{FileStorage, OpenError, file_size_limit};
+pub(crate) use file::{FileStorage, NewFile, OpenError, ReadOnlyFile, file_size_limit};
 pub(crate) use memory::MemoryStorage;
 
 use std::fmt::Debug;

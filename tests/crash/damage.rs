@@ -6,19 +6,22 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use oncekey::simulation::SimulatedDisk;
 use oncekey::simulation::steps::{self, BegunStep};
-use oncekey::{Begin, Error, Fingerprint, KeyState, ManualClock, Options, Status, Store};
+use oncekey::simulation::{SimulatedDisk, verify_simulated};
+use oncekey::{
+    Begin, Consequence, Error, Fault, Fingerprint, Key, KeyState, ManualClock, Options, Status, Store,
+    Verification,
+};
 
 use crate::common::random::{Random, seed};
 use crate::points::effort_factor;
 use crate::world::START_MS;
 
-const SECTOR: usize = 512;
+pub const SECTOR: usize = 512;
 const SEGMENT: usize = 64 << 10;
 const RECORDS: u32 = 420;
 
-fn options(clock: &ManualClock) -> Options {
+pub fn options(clock: &ManualClock) -> Options {
     Options::new()
         .segment_size(64 << 10)
         .retention(Duration::from_secs(1_000))
@@ -27,15 +30,15 @@ fn options(clock: &ManualClock) -> Options {
 }
 
 /// A store of several hundred records in several segments. Some of its slots were reused.
-struct Sample {
-    clock: ManualClock,
-    bytes: Vec<u8>,
+pub struct Sample {
+    pub clock: ManualClock,
+    pub bytes: Vec<u8>,
     /// An earlier state of the file, from which stale sectors are taken.
-    before: Vec<u8>,
+    pub before: Vec<u8>,
     /// The undamaged store's state of each key.
-    answers: BTreeMap<String, KeyState>,
+    pub answers: BTreeMap<String, KeyState>,
     /// The undamaged store's steps of each unfinished job, with their results.
-    steps: BTreeMap<String, BTreeMap<String, StepSeen>>,
+    pub steps: BTreeMap<String, BTreeMap<String, StepSeen>>,
     /// The keys of the last two frames before the crash, last first. Empty for a closed store.
     ///
     /// If the last frame is lost, the file looks as after a crash. The frame before it can be lost as well if the
@@ -62,6 +65,15 @@ fn steps_of(store: &Store, job: &str) -> Result<Vec<ReadStep>, Error> {
     let input =
         input.map(|input| input.map(|input| (String::new(), (Status::Completed, false, Some(input)))));
     Ok(listed.chain(input).collect())
+}
+
+impl Sample {
+    /// The keys whose loss looks like the effect of a crash.
+    pub fn unattested_keys(&self, damaged: &[u8]) -> &[String] {
+        let attesting = self.attesting_sector..self.attesting_sector + SECTOR;
+        let is_attested = damaged.get(attesting.clone()) == Some(&self.bytes[attesting]);
+        &self.unattested[..self.unattested.len().min(if is_attested { 1 } else { 2 })]
+    }
 }
 
 fn keys() -> Vec<String> {
@@ -94,7 +106,7 @@ fn begin_job(store: &Store, key: &str, has_input: bool) {
     }
 }
 
-fn sample(closed: bool) -> Sample {
+pub fn sample(closed: bool) -> Sample {
     let clock = ManualClock::new(START_MS);
     let disk = SimulatedDisk::new();
     let store = options(&clock).open_simulated(&disk).unwrap();
@@ -141,23 +153,38 @@ fn sample(closed: bool) -> Sample {
 /// answer.
 fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
     let disk = SimulatedDisk::holding(damaged.to_vec());
+    let verification = verify_simulated(&disk);
+    if disk.bytes() != damaged || disk.steps() > 0 {
+        return Err("the check changed the file".into());
+    }
     let store = match options(&sample.clock).create(false).open_simulated(&disk) {
         Ok(store) => store,
         Err(Error::Corrupt { .. } | Error::NotAStore { .. } | Error::Unsupported { .. }) => {
-            return if disk.bytes() == damaged {
-                Ok(true)
-            } else {
-                Err("the store refused the file, but changed it".into())
-            };
+            if disk.bytes() != damaged {
+                return Err("the store refused the file, but changed it".into());
+            }
+            return check_refusal(&verification).map(|()| true);
         }
         Err(error) => return Err(format!("the file was refused for the wrong reason: {error}")),
     };
-    let attesting = sample.attesting_sector..sample.attesting_sector + SECTOR;
-    let is_attested = damaged.get(attesting.clone()) == Some(&sample.bytes[attesting]);
-    let unattested = &sample.unattested[..sample.unattested.len().min(if is_attested { 1 } else { 2 })];
+    let unattested = sample.unattested_keys(damaged);
+    let verification =
+        verification.map_err(|error| format!("the check failed, and the store opens: {error}"))?;
     let mut noticed = false;
     for (key, expected) in &sample.answers {
+        let is_denied = verification.faults.iter().any(|fault| {
+            is_lost(fault) && fault.key.as_ref().is_some_and(|other| other.as_key() == Key::new(key))
+        });
+        let is_reported =
+            |offset| verification.faults.iter().any(|fault| is_lost(fault) && fault.offset == offset);
         match store.get(key) {
+            Ok(_) if is_denied => return Err(format!("{key} can be read, and the check denies it")),
+            Err(Error::Corrupt { offset, .. }) if !is_reported(offset) => {
+                return Err(format!(
+                    "{key} cannot be read, and the check has found {:?}",
+                    verification.faults
+                ));
+            }
             Ok(seen) if seen == *expected => {}
             Ok(seen) if unattested.contains(key) && seen.is_absent() => {}
             Ok(seen) => return Err(format!("{key}: {seen:?} instead of {expected:?}")),
@@ -189,12 +216,36 @@ fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
             return Err(format!("{job} has lost the steps {missing:?}"));
         }
     }
+    if !verification.opens {
+        return Err(format!("the store opens, and the check denies it: {:?}", verification.faults));
+    }
+    if let Some(fault) =
+        verification.faults.iter().find(|fault| fault.consequence == Consequence::WrongAnswer)
+    {
+        return Err(format!("no damage does this: {fault:?}"));
+    }
     Ok(noticed)
 }
 
+fn is_lost(fault: &Fault) -> bool {
+    fault.consequence == Consequence::KeyUnreadable
+}
+
+/// Checks that the check of a file that does not open says so.
+fn check_refusal(verification: &Result<Verification, Error>) -> Result<(), String> {
+    match verification {
+        Ok(found) if found.opens => Err("the store does not open, and the check says that it does".into()),
+        Ok(found) if !found.faults.iter().any(|fault| fault.consequence == Consequence::Refused) => Err(
+            format!("nothing that the check found explains why the store does not open: {:?}", found.faults),
+        ),
+        Ok(_) | Err(Error::NotAStore { .. } | Error::Unsupported { .. } | Error::Corrupt { .. }) => Ok(()),
+        Err(error) => Err(format!("the check failed: {error}")),
+    }
+}
+
 #[derive(Default)]
-struct Tally {
-    damages: u64,
+pub struct Tally {
+    pub damages: u64,
     noticed: u64,
 }
 
@@ -208,7 +259,7 @@ impl Tally {
     }
 }
 
-fn for_closed_and_crashed(what: &str, test: impl Fn(&Sample, &mut Tally) + Sync) {
+pub fn for_closed_and_crashed(what: &str, test: impl Fn(&Sample, &mut Tally) + Sync) {
     std::thread::scope(|scope| {
         for closed in [true, false] {
             let test = &test;

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use oncekey::simulation::SimulatedDisk;
+use oncekey::simulation::{SimulatedDisk, verify_simulated};
 use oncekey::{Durability, Fingerprint};
 use proptest::prelude::any;
 use proptest::test_runner::{Config, TestCaseError, TestRng, TestRunner};
@@ -102,6 +102,7 @@ fn check_image(
     counts: &Counts,
 ) -> Result<(), String> {
     Counts::add(&counts.images);
+    check_is_sound(world, image)?;
     if depth > 0 {
         let steps = {
             let trial = SimulatedDisk::holding(image.bytes());
@@ -144,6 +145,22 @@ fn check_image(
         .map_err(|error| format!("the image does not open a second time: {error}"))?;
     world.check(&store).map_err(|why| format!("opened a second time: {why}"))?;
     grow(&store)
+}
+
+/// Checks that `verify` reports nothing in a store that a crash left, and writes nothing.
+fn check_is_sound(world: &World, image: &SimulatedDisk) -> Result<(), String> {
+    let steps = image.steps();
+    let verification =
+        verify_simulated(image).map_err(|error| format!("the image cannot be checked: {error}"))?;
+    if image.steps() != steps {
+        return Err("the check wrote to the image".into());
+    }
+    let is_right = verification.opens && (verification.is_sound() || world.has_rot());
+    if is_right {
+        Ok(())
+    } else {
+        Err(format!("nothing is damaged, and the check found {:?}", verification.faults))
+    }
 }
 
 /// How thoroughly each script is tested.

@@ -10,7 +10,7 @@ use crate::engine::begin::Began;
 use crate::engine::change::{Answer, Grant, left_in_doubt};
 use crate::engine::counters::Counted;
 use crate::engine::emit::{Emission, messages_cost_bytes, room_bytes};
-use crate::engine::records::Found;
+use crate::engine::records::{Found, Want};
 use crate::engine::terms::{Durability, NewMessage};
 use crate::engine::write::Change;
 use crate::error::{Error, Result};
@@ -93,7 +93,7 @@ impl Engine {
         let mut doubts = doubts.into_iter();
         let answers = plans.into_iter().zip(entries.iter()).map(|(plan, entry)| {
             Some(match plan {
-                Plan::Busy => return None,
+                Plan::Busy | Plan::Forgotten => return None,
                 Plan::Refused(error) => {
                     if matches!(error, Error::Fenced { .. }) {
                         self.counters.add(Counted::Fenced);
@@ -245,8 +245,21 @@ impl Engine {
     ///
     /// In an atomic batch such an entry refuses the others, so its answer is that the operation is in progress, even if it is
     /// completed: next to the refusals a replay would look like a success that refused them.
-    pub(super) fn answer_busy(&self, entry: &Entry<'_>, is_atomic: bool) -> Result<EntryDone> {
+    pub(super) fn answer_busy(self: &Arc<Self>, entry: &Entry<'_>, is_atomic: bool) -> Result<EntryDone> {
         let Entry { key, terms, kind, .. } = entry;
+        if let EntryKind::Begin { request, reruns } = kind
+            && self.viewer.look(self.admit(*key)?, self.clock.now_ms(), Want::State)?.is_forgotten()
+        {
+            return match self.begin(*key, *request, terms, true)? {
+                Began::InDoubt(doubt) if *reruns => {
+                    let again = self.begin_again(doubt.of(*key), doubt.version, terms);
+                    again.map(EntryDone::BeganAgain).inspect_err(|_| {
+                        self.flights.end_claim(doubt.hash, doubt.claim);
+                    })
+                }
+                began => Ok(EntryDone::Began(began)),
+            };
+        }
         let hashed = self.admit(*key)?;
         let Some(request) = kind.request() else {
             return Err(Error::InProgress { key: key.to_owned(), attempt: 1 });

@@ -7,7 +7,7 @@ use crate::engine::change::finish_cost_bytes;
 use crate::engine::decide::{self, ClaimChange, Decision, Draft};
 use crate::engine::emit::{messages_cost_bytes, room_bytes};
 use crate::engine::records::{Found, HashedKey, Want};
-use crate::engine::view::View;
+use crate::engine::view::{View, may_be_forgotten};
 use crate::engine::write::Change;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
@@ -53,6 +53,8 @@ pub(super) enum Plan {
     Mismatch(Found),
     /// Another thread is changing the key.
     Busy,
+    /// The store may have forgotten an operation of the key. The begin is made on its own, once the flights are left.
+    Forgotten,
 }
 
 impl Plan {
@@ -62,7 +64,12 @@ impl Plan {
             Plan::Doubt(found) | Plan::Completed(found) | Plan::InDoubt(found) | Plan::Mismatch(found) => {
                 Some(found)
             }
-            Plan::Refused(_) | Plan::Began(_) | Plan::Known(_) | Plan::Write { .. } | Plan::Busy => None,
+            Plan::Refused(_)
+            | Plan::Began(_)
+            | Plan::Known(_)
+            | Plan::Write { .. }
+            | Plan::Busy
+            | Plan::Forgotten => None,
         }
     }
 
@@ -211,6 +218,8 @@ impl Engine {
                 found(Plan::Doubt)
             }
             Decision::Completed => found(Plan::Completed),
+            Decision::NoteDoubt(_) => Plan::Forgotten,
+            Decision::InDoubt if view.is_forgotten => Plan::Refused(may_be_forgotten(key)),
             Decision::InDoubt => found(Plan::InDoubt),
             Decision::Mismatch => found(Plan::Mismatch),
             Decision::InProgress => {

@@ -163,6 +163,22 @@ fn permit_owner(file: &File) -> io::Result<()> {
     file.set_permissions(Permissions::from_mode(MODE))
 }
 
+/// Opens `file`, which must exist, for reading.
+pub(super) fn open_to_read(file: &Path) -> Result<File, OpenError> {
+    // Without waiting: opening a pipe for reading would wait for its other end.
+    let metadata = match fs::metadata(file) {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(OpenError::NotFound),
+        Err(error) => return Err(OpenError::during("inspect the file")(error)),
+    };
+    require_regular(metadata.file_type())?;
+    match File::open(file) {
+        Ok(file) => Ok(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(OpenError::NotFound),
+        Err(error) => Err(OpenError::during("open the file")(error)),
+    }
+}
+
 /// Refuses everything but a regular file.
 pub(super) fn require_regular(file_type: FileType) -> Result<(), OpenError> {
     if file_type.is_file() {
@@ -199,13 +215,27 @@ pub(super) fn open_existing(file: &Path) -> Result<File, OpenError> {
 ///
 /// The operating system can wait for a lock, but not for a limited time, so this polls.
 pub(super) fn lock(file: &File, patience: Patience, is_own: impl Fn() -> bool) -> Result<(), OpenError> {
+    lock_by(|| file.try_lock(), || patience.is_over() || is_own())
+}
+
+/// Takes a shared lock, which keeps stores from opening the file and lets other readers do so. If the lock is not free, tries
+/// again for about 50 ms.
+pub(super) fn lock_shared(file: &File) -> Result<(), OpenError> {
+    lock_by(|| file.try_lock_shared(), || true)
+}
+
+/// Takes a lock. If it is not free, tries again for about 50 ms, and then until `gives_up`.
+fn lock_by(
+    try_lock: impl Fn() -> Result<(), TryLockError>,
+    gives_up: impl Fn() -> bool,
+) -> Result<(), OpenError> {
     let mut pauses = LOCK_PAUSES_MILLIS.into_iter();
     loop {
-        match file.try_lock() {
+        match try_lock() {
             Ok(()) => return Ok(()),
             Err(TryLockError::WouldBlock) => match pauses.next() {
                 Some(pause_millis) => thread::sleep(Duration::from_millis(pause_millis)),
-                None if patience.is_over() || is_own() => return Err(OpenError::Locked),
+                None if gives_up() => return Err(OpenError::Locked),
                 None => thread::sleep(WAITING_PAUSE),
             },
             Err(TryLockError::Error(error)) if error.kind() == io::ErrorKind::Interrupted => {}

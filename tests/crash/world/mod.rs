@@ -62,6 +62,8 @@ pub struct World {
     reserves: bool,
     /// Whether the store has noticed that its path leads to another file.
     replaced: bool,
+    /// Whether a record was damaged.
+    rotten: bool,
     store: Option<Store>,
     leases: BTreeMap<u8, Lease>,
     /// The steps that the attempt of each lease has asked for.
@@ -106,6 +108,7 @@ impl World {
             buffered: false,
             reserves: false,
             replaced: false,
+            rotten: false,
             store: Some(store),
             leases: BTreeMap::new(),
             visited: BTreeMap::new(),

@@ -13,6 +13,11 @@ use super::{NONE, SEGMENT_BYTES, World, name};
 const ROTTEN_OFFSETS: [usize; 8] = [1, 17, 33, 48, 57, 65, 73, 88];
 
 impl World {
+    /// Whether a record was damaged.
+    pub fn has_rot(&self) -> bool {
+        self.rotten
+    }
+
     /// Damages the last record of `key`, if it lies in a full segment.
     pub fn rot(&mut self, act: Act, key: u8, field: u8, model: &Model) -> Result<(), Error> {
         // Without this sync a crash could lose the segment's footer, in which the store looks up the key of a damaged record.
@@ -25,6 +30,7 @@ impl World {
         let Some(at) = last_record_of(&self.disk.bytes(), name(key).as_bytes()) else {
             return Ok(());
         };
+        self.rotten = true;
         self.disk.rot(at + ROTTEN_OFFSETS[usize::from(field) % ROTTEN_OFFSETS.len()], 0x41);
         let Some(version) = model.get(&key).and_then(|known| known.version) else { return Ok(()) };
         for known in self.oracle.history.iter_mut().filter_map(|model| model.get_mut(&key)) {
