@@ -28,6 +28,7 @@
 //! - [Calling it from async code](async_code): one blocking task that owns begin, side effect and completion.
 //! - [Operating](operating): what to watch, how to resolve a doubt by hand, what to do when the disk fails.
 //! - [Backup and restore](backup_and_restore): how to copy a store in use, and what a restored copy has forgotten.
+//! - [Damage](damage): from `Corrupt` to a running store, step by step.
 //! - [Forks, containers and file systems](environments): what oncekey expects of its environment.
 //! - [Events](events): what is reported through `tracing`, and what to alert on.
 //!
@@ -85,6 +86,9 @@ pub mod operating {}
 
 #[doc = include_str!("guide/backup_and_restore.md")]
 pub mod backup_and_restore {}
+
+#[doc = include_str!("guide/damage.md")]
+pub mod damage {}
 
 #[doc = include_str!("guide/environments.md")]
 pub mod environments {}

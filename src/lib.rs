@@ -142,6 +142,7 @@ mod outbox;
 mod store;
 mod unfinished;
 mod verify;
+mod repair;
 mod scan;
 mod reader;
 #[cfg(feature = "__simulation")]
@@ -164,6 +165,7 @@ mod shuttle_tests;
 pub mod simulation {
     pub use crate::format::probe;
     pub use crate::planted::{Bug, plant};
+    pub use crate::repair::repair_simulated;
     /// Steps on bytes.
     pub mod steps {
         pub use crate::step_probe::{
@@ -200,6 +202,7 @@ pub use policy::{
 };
 pub use progress::Progress;
 pub use reader::Reader;
+pub use repair::{Repair, repair, repair_with};
 pub use scan::{ForgottenScope, Scan, ScannedKey};
 pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};

@@ -19,6 +19,7 @@
 //! | `full_segment` | reading the entries of a full segment |
 //! | `versions` | the choice of the first version of a session |
 //! | `copying` | a copy of the log in a new file, while the log is in use |
+//! | `building` | a new log of given records, in a new file |
 
 // Each module uses only those above it.
 pub(crate) mod log_position;
@@ -37,6 +38,7 @@ pub(crate) mod writer;
 mod full_segment;
 mod versions;
 pub(crate) mod copying;
+pub(crate) mod building;
 
 use std::io;
 use std::path::Path;

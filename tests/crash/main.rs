@@ -10,6 +10,7 @@
 //! - `faults` makes each call of the disk fail, in one thread. `threads` makes one call fail while several threads use the
 //!   store.
 //! - `damage` flips bits, overwrites and swaps sectors, and truncates the file.
+//! - `repairs` repairs damaged files.
 //! - `batches` checks batches on a failing disk.
 //! - `doubts`, `growth` and `space` limit the size of the disk or of the file, or check how the file grows.
 //! - `bugs` plants bugs one at a time, and requires that the tests above find each.
@@ -32,6 +33,7 @@ mod faults;
 mod growth;
 mod openings;
 mod points;
+mod repairs;
 mod scripts;
 mod space;
 mod threads;
