@@ -42,7 +42,11 @@ fuzz_target!(|data: &[u8]| {
     let store = match opened {
         Ok(store) => store,
         Err(
-            Error::Corrupt { .. } | Error::NotAStore { .. } | Error::Unsupported { .. } | Error::Clock { .. },
+            Error::Corrupt { .. }
+            | Error::NotAStore { .. }
+            | Error::Unsupported { .. }
+            | Error::Clock { .. }
+            | Error::Copy { .. },
         ) => {
             assert!(disk.bytes() == before, "a refused file was changed");
             return;
