@@ -34,6 +34,7 @@ use crate::index::Address;
 use crate::log::reader::{Reader, RecordLocation};
 use crate::log::scan;
 use crate::planted::{Bug, planted};
+use crate::record::{Liveness, lost_liveness};
 use crate::storage::Storage;
 
 /// The maximum number of surveys and rounds for one refresh.
@@ -280,11 +281,31 @@ impl View {
             }
             match self.reader.record(last.address, |place, record| read(last.address, place, record)) {
                 Ok(value) => return Ok(Some(value)),
-                Err(error) if self.is_in_place(last)? => return Err(error),
+                Err(error) if self.is_in_place(last)? => {
+                    // As for a store: the footer may state that the key is gone in any case.
+                    let is_gone = |entry: FooterEntry| {
+                        let liveness = lost_liveness(Some(entry.kind), entry.key_expires_ms, self.now_ms());
+                        liveness == Liveness::Gone
+                    };
+                    return if self.listed(last).is_some_and(is_gone) { Ok(None) } else { Err(error) };
+                }
                 Err(_) => self.refresh()?,
             }
         }
         Err(Error::Busy { path: self.path.clone(), key: None })
+    }
+
+    /// The footer entry of a record, or the future entry if the record is in the tail. None if the entries of its segment
+    /// cannot be read.
+    fn listed(&self, last: Last) -> Option<FooterEntry> {
+        let (_, within) = self.reader.split(last.address);
+        let sequence = last.position / self.parameters.segment_bytes;
+        let is_it = |entry: &FooterEntry| entry.offset == within;
+        match self.full.get(&sequence) {
+            Some(link) => self.entries_of(link).ok()?.into_iter().find(is_it),
+            None if sequence == self.tail => self.tail_entries.iter().copied().find(is_it),
+            None => None,
+        }
     }
 
     /// Whether the segment of a record is still in its slot. The header of a slot is the first thing in it that is
