@@ -9,6 +9,7 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -114,28 +115,39 @@ fn anonymous_bytes() -> Measured<u64> {
 const OPERATIONS: u64 = 1_000_000;
 
 /// Measures the memory that a million finished operations take, by the size of a segment: the index, and the entries of the
-/// segment that is being written.
-fn segments(directory: &Path) -> Measured {
+/// segment that is being written. Each size has a process of its own, because memory that one store has freed hides what the
+/// next one takes.
+fn segments(_: &Path) -> Measured {
     println!("memory of {OPERATIONS} finished operations, by the size of a segment");
     for mebibytes in [4_u64, 64, 1_024] {
-        let path = directory.join(format!("segments-{mebibytes}.once"));
-        let options = Options::new().segment_size(mebibytes << 20).durability(Durability::Buffered);
-        let store = options.open(&path)?;
-        let empty = anonymous_bytes()?;
-        for number in 0..OPERATIONS {
-            begin_and_complete(&store, number)?;
+        let child =
+            Command::new(std::env::current_exe()?).arg(ONE_SIZE).arg(mebibytes.to_string()).status()?;
+        if !child.success() {
+            return Err(format!("the process that measures {mebibytes} MiB: {child}").into());
         }
-        let added = anonymous_bytes()?.saturating_sub(empty);
-        println!(
-            "  {mebibytes:>5} MiB   {}.{} bytes a key, of it {} for the index",
-            added / OPERATIONS,
-            added * 10 / OPERATIONS % 10,
-            store.stats().index_bytes as u64 / OPERATIONS,
-        );
-        store.close()?;
-        std::fs::remove_file(&path)?;
     }
     Ok(())
+}
+
+/// The argument that makes this program measure one size of a segment, in MiB.
+const ONE_SIZE: &str = "segments-of";
+
+/// Measures the memory of a million finished operations in a store with segments of one size.
+fn segments_of(directory: &Path, mebibytes: u64) -> Measured {
+    let options = Options::new().segment_size(mebibytes << 20).durability(Durability::Buffered);
+    let store = options.open(directory.join("segments.once"))?;
+    let empty = anonymous_bytes()?;
+    for number in 0..OPERATIONS {
+        begin_and_complete(&store, number)?;
+    }
+    let added = anonymous_bytes()?.saturating_sub(empty);
+    println!(
+        "  {mebibytes:>5} MiB   {}.{} bytes a key, of it {} for the index",
+        added / OPERATIONS,
+        added * 10 / OPERATIONS % 10,
+        store.stats().index_bytes as u64 / OPERATIONS,
+    );
+    Ok(store.close()?)
 }
 
 /// Measures the memory and disk space of a million finished operations, and the time to open their store.
@@ -208,8 +220,11 @@ fn steady(directory: &Path) -> Measured {
 fn main() -> Measured {
     let selected = std::env::args().nth(1);
     let directory = tempfile::tempdir_in(".")?;
+    if selected.as_deref() == Some(ONE_SIZE) {
+        let mebibytes = std::env::args().nth(2).ok_or("which size?")?.parse()?;
+        return segments_of(directory.path(), mebibytes);
+    }
     type Figure = (&'static str, fn(&Path) -> Measured);
-    // Memory that an earlier figure has freed hides what a later one takes, so `segments` is best measured alone.
     let all: [Figure; 5] = [
         ("syncs", syncs),
         ("threads", threads),

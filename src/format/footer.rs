@@ -123,56 +123,78 @@ pub(crate) const fn footer_bytes(entry_count: u64) -> u64 {
     TRAILER_BYTES + entry_count * ENTRY_BYTES
 }
 
-/// Encodes the footer of segment `sequence`: the entries in the order of the log, then the trailer. The caller writes it to
-/// the end of the slot.
-pub(crate) fn encode(
+/// What a footer states of its segment, apart from the entries.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Summary {
+    /// The number of entries.
+    pub(crate) entry_count: u32,
+    /// The sequence of the segment.
+    pub(crate) sequence: u64,
+    /// The position at which the frames end.
+    pub(crate) end: u64,
+    /// The total length of all records in the segment.
+    pub(crate) record_bytes: u64,
+    /// The checksum of the last frame.
+    pub(crate) last_checksum: u32,
+}
+
+/// The maximum number of entries in a piece. Pieces are small enough that malloc takes their memory from the heap: after a
+/// large buffer has been freed, glibc keeps twice its length at the top of the heap.
+const PIECE_ENTRIES: usize = 2_048;
+
+/// Encodes the footer of a segment: the entries in the order of the log, then the trailer. Calls `put` with one piece after
+/// another, because a footer may have hundreds of megabytes. The last piece ends at the end of the slot.
+pub(crate) fn encode<E>(
     entries: impl IntoIterator<Item = FooterEntry>,
-    sequence: u64,
-    end: u64,
-    record_bytes: u64,
-    last_checksum: u32,
+    summary: &Summary,
     seed: Seed,
-) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut count = 0_u32;
-    for entry in entries {
-        count += 1;
-        let mut encoded = [0; ENTRY];
-        let [length @ .., _] = units(entry.length).to_le_bytes();
-        footer_entry::KEY_HASH.put(&mut encoded, entry.hash.to_le_bytes());
-        footer_entry::VERSION.put(&mut encoded, entry.version.as_u64().to_le_bytes());
-        footer_entry::KEY_EXPIRES_MS.put(&mut encoded, entry.key_expires_ms.to_le_bytes());
-        footer_entry::RESULT_EXPIRES_MS.put(&mut encoded, entry.result_expires_ms.to_le_bytes());
-        footer_entry::OFFSET.put(&mut encoded, units(entry.offset).to_le_bytes());
-        footer_entry::LENGTH.put(&mut encoded, length);
-        footer_entry::KIND.put(&mut encoded, [entry.kind.to_byte()]);
-        bytes.extend_from_slice(&encoded);
+    mut put: impl FnMut(&[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut trailer_bytes = [0; TRAILER];
+    trailer::MAGIC.put(&mut trailer_bytes, *MAGIC);
+    trailer::ENTRY_COUNT.put(&mut trailer_bytes, summary.entry_count.to_le_bytes());
+    trailer::SEQUENCE.put(&mut trailer_bytes, summary.sequence.to_le_bytes());
+    trailer::SUCCESSOR.put(&mut trailer_bytes, (summary.sequence + 1).to_le_bytes());
+    trailer::END.put(&mut trailer_bytes, summary.end.to_le_bytes());
+    trailer::RECORD_BYTES.put(&mut trailer_bytes, summary.record_bytes.to_le_bytes());
+    trailer::LAST_CHECKSUM.put(&mut trailer_bytes, summary.last_checksum.to_le_bytes());
+    let mut hasher = seed.hasher();
+    hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..]);
+
+    let mut entries = entries.into_iter().peekable();
+    let mut piece = Vec::new();
+    while entries.peek().is_some() {
+        for entry in entries.by_ref().take(PIECE_ENTRIES) {
+            piece.extend_from_slice(&encode_entry(&entry));
+        }
+        hasher.update(&piece);
+        if entries.peek().is_some() {
+            put(&piece)?;
+            piece.clear();
+        }
     }
-    let mut encoded = [0; TRAILER];
-    trailer::MAGIC.put(&mut encoded, *MAGIC);
-    trailer::ENTRY_COUNT.put(&mut encoded, count.to_le_bytes());
-    trailer::SEQUENCE.put(&mut encoded, sequence.to_le_bytes());
-    trailer::SUCCESSOR.put(&mut encoded, (sequence + 1).to_le_bytes());
-    trailer::END.put(&mut encoded, end.to_le_bytes());
-    trailer::RECORD_BYTES.put(&mut encoded, record_bytes.to_le_bytes());
-    trailer::LAST_CHECKSUM.put(&mut encoded, last_checksum.to_le_bytes());
-    let checksum = checksum_of(&encoded, &bytes, seed);
-    trailer::CHECKSUM.put(&mut encoded, checksum.to_le_bytes());
-    bytes.extend_from_slice(&encoded);
-    bytes
+    trailer::CHECKSUM.put(&mut trailer_bytes, hasher.finalize().to_le_bytes());
+    piece.extend_from_slice(&trailer_bytes);
+    put(&piece)
+}
+
+fn encode_entry(entry: &FooterEntry) -> [u8; ENTRY] {
+    let mut encoded = [0; ENTRY];
+    let [length @ .., _] = units(entry.length).to_le_bytes();
+    footer_entry::KEY_HASH.put(&mut encoded, entry.hash.to_le_bytes());
+    footer_entry::VERSION.put(&mut encoded, entry.version.as_u64().to_le_bytes());
+    footer_entry::KEY_EXPIRES_MS.put(&mut encoded, entry.key_expires_ms.to_le_bytes());
+    footer_entry::RESULT_EXPIRES_MS.put(&mut encoded, entry.result_expires_ms.to_le_bytes());
+    footer_entry::OFFSET.put(&mut encoded, units(entry.offset).to_le_bytes());
+    footer_entry::LENGTH.put(&mut encoded, length);
+    footer_entry::KIND.put(&mut encoded, [entry.kind.to_byte()]);
+    encoded
 }
 
 /// Converts a length or an offset to units of [`ALIGNMENT_BYTES`].
 fn units(bytes: u64) -> u32 {
     u32::try_from(bytes / ALIGNMENT_BYTES)
         .unwrap_or_else(|_| unreachable!("a length or an offset within a segment"))
-}
-
-fn checksum_of(trailer_bytes: &[u8], entries: &[u8], seed: Seed) -> u32 {
-    let mut hasher = seed.hasher();
-    hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..TRAILER]);
-    hasher.update(entries);
-    hasher.finalize()
 }
 
 impl Trailer {
@@ -318,7 +340,7 @@ fn decode_entry(entry: &[u8; ENTRY]) -> Result<FooterEntry, FormatError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::super::layout::Field;
     use super::*;
 
@@ -339,6 +361,65 @@ mod tests {
             .collect()
     }
 
+    /// Encodes a footer whole. The entry count of the summary need not be set.
+    pub(crate) fn encode_whole(entries: Vec<FooterEntry>, summary: Summary, seed: Seed) -> Vec<u8> {
+        let summary = Summary { entry_count: u32::try_from(entries.len()).unwrap(), ..summary };
+        let mut bytes = Vec::new();
+        let Ok(()) = encode(entries, &summary, seed, |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<(), std::convert::Infallible>(())
+        });
+        bytes
+    }
+
+    /// Encodes the footer of segment 6.
+    fn encoded(entries: Vec<FooterEntry>, end: u64, record_bytes: u64) -> Vec<u8> {
+        let summary = Summary { entry_count: 0, sequence: 6, end, record_bytes, last_checksum: 0xAA };
+        encode_whole(entries, summary, SEED)
+    }
+
+    #[test]
+    fn a_long_footer_is_encoded_in_pieces() {
+        const COUNT: usize = 2 * PIECE_ENTRIES + 1;
+        let segment = 1 << 20;
+        let entries: Vec<FooterEntry> = (0..COUNT as u64)
+            .map(|n| FooterEntry { hash: n.into(), offset: 4_096 + n * 80, ..entries()[0] })
+            .collect();
+        let summary = Summary {
+            entry_count: u32::try_from(COUNT).unwrap(),
+            sequence: 6,
+            end: 6 * segment + 500_000,
+            record_bytes: 80 * COUNT as u64,
+            last_checksum: 0xAA,
+        };
+        let mut pieces: Vec<Vec<u8>> = Vec::new();
+        let put = |piece: &[u8]| -> Result<(), ()> {
+            pieces.push(piece.to_vec());
+            Ok(())
+        };
+        encode(entries.clone(), &summary, SEED, put).unwrap();
+        assert_eq!(
+            pieces.iter().map(Vec::len).collect::<Vec<_>>(),
+            [PIECE_ENTRIES * ENTRY, PIECE_ENTRIES * ENTRY, ENTRY + TRAILER]
+        );
+        let bytes = pieces.concat();
+        let (body, trailer) = parts(&bytes);
+        let mut decoded = Vec::new();
+        let take = |piece: Entries<'_>| {
+            decoded.extend(piece.map(Result::unwrap));
+            Ok(())
+        };
+        check(body, trailer, segment, SEED, take).unwrap();
+        assert_eq!(decoded, entries);
+
+        let mut puts = 0;
+        let refused = encode(entries, &summary, SEED, |_| {
+            puts += 1;
+            Err("a piece")
+        });
+        assert_eq!((refused, puts), (Err("a piece"), 1), "no piece is written after one that failed");
+    }
+
     fn parts(bytes: &[u8]) -> (&[u8], &[u8; TRAILER]) {
         bytes.split_last_chunk::<TRAILER>().unwrap()
     }
@@ -357,7 +438,7 @@ mod tests {
 
     #[test]
     fn a_footer_round_trips() {
-        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encoded(entries(), 6 * SEGMENT + 9_000, 240);
         assert_eq!(bytes.len() as u64, footer_bytes(3));
         let (trailer, read_entries) = read(&bytes).unwrap();
         assert_eq!(read_entries, entries());
@@ -367,7 +448,7 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_a_footer_is_detected() {
-        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encoded(entries(), 6 * SEGMENT + 9_000, 240);
         for bit in 0..bytes.len() * 8 {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
@@ -377,7 +458,7 @@ mod tests {
 
     #[test]
     fn a_damaged_trailer_is_distinguished_from_a_left_over_one() {
-        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encoded(entries(), 6 * SEGMENT + 9_000, 240);
         let (_, trailer) = parts(&bytes);
         for byte in 0..TRAILER {
             let mut damaged = *trailer;
@@ -390,9 +471,16 @@ mod tests {
 
     #[test]
     fn a_footer_of_a_different_sequence_is_refused() {
-        let bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let bytes = encoded(entries(), 6 * SEGMENT + 9_000, 240);
         let (_, trailer) = parts(&bytes);
         assert!(Trailer::decode(trailer, 7, SEGMENT).is_err());
+    }
+
+    fn checksum_of(trailer_bytes: &[u8], entries: &[u8], seed: Seed) -> u32 {
+        let mut hasher = seed.hasher();
+        hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..TRAILER]);
+        hasher.update(entries);
+        hasher.finalize()
     }
 
     /// Changes a field of the trailer and corrects the checksum.
@@ -407,7 +495,7 @@ mod tests {
     #[test]
     fn a_trailer_beyond_the_limits_of_a_segment_is_refused() {
         fn decode<const N: usize>(field: Field<N>, value: [u8; N]) -> Result<Trailer, &'static str> {
-            let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+            let mut bytes = encoded(entries(), 6 * SEGMENT + 9_000, 240);
             forge(&mut bytes, field, value);
             Trailer::decode(parts(&bytes).1, 6, SEGMENT).map_err(FormatError::reason)
         }
@@ -427,7 +515,7 @@ mod tests {
 
     #[test]
     fn a_footer_with_a_wrong_entry_count_or_length_is_refused() {
-        let mut bytes = encode(entries(), 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+        let mut bytes = encoded(entries(), 6 * SEGMENT + 9_000, 240);
         forge(&mut bytes, trailer::ENTRY_COUNT, 2_u32.to_le_bytes());
         assert_eq!(
             read(&bytes).err().map(FormatError::reason),
@@ -449,7 +537,7 @@ mod tests {
         let reason = |change: fn(&mut [FooterEntry])| {
             let mut entries = entries();
             change(&mut entries);
-            let bytes = encode(entries, 6, 6 * SEGMENT + 9_000, 240, 0xAA, SEED);
+            let bytes = encoded(entries, 6 * SEGMENT + 9_000, 240);
             read(&bytes).map(drop).map_err(FormatError::reason)
         };
         let wrong = Err("the footer lists a record out of order or outside its segment");
@@ -476,7 +564,7 @@ mod tests {
     #[test]
     fn a_footer_may_fill_its_segment() {
         let segment_bytes = footer_bytes(3);
-        let bytes = encode(entries(), 6, 6 * segment_bytes + 8, 0, 0xAA, SEED);
+        let bytes = encoded(entries(), 6 * segment_bytes + 8, 0);
         assert!(
             Trailer::decode(parts(&bytes).1, 6, segment_bytes).is_ok(),
             "entries and trailer may fill the segment to the last byte"

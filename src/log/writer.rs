@@ -423,16 +423,21 @@ impl Writer {
         write_all_at(&*self.storage, &header.encode(), self.reader.slot_offset(slot))?;
         self.sync()?;
 
-        let footer = footer::encode(
-            self.tail.entries.iter(),
-            self.tail.header.sequence,
-            self.end(),
-            self.tail.record_bytes,
-            self.tail.last_checksum,
-            self.seed,
-        );
+        let summary = footer::Summary {
+            entry_count: u32::try_from(self.tail.entries.len())
+                .unwrap_or_else(|_| unreachable!("each entry has a record in the segment")),
+            sequence: self.tail.header.sequence,
+            end: self.end(),
+            record_bytes: self.tail.record_bytes,
+            last_checksum: self.tail.last_checksum,
+        };
         let slot_end = self.reader.slot_offset(self.tail.slot) + self.parameters.segment_bytes;
-        write_all_at(&*self.storage, &footer, slot_end - footer.len() as u64)?;
+        let mut at = slot_end - footer_bytes(u64::from(summary.entry_count));
+        footer::encode(self.tail.entries.iter(), &summary, self.seed, |piece| {
+            write_all_at(&*self.storage, piece, at)?;
+            at += piece.len() as u64;
+            io::Result::Ok(())
+        })?;
 
         self.reader.set_segment(slot, header.sequence, FIRST_FRAME_OFFSET);
         self.full.push_back(FullSegment {

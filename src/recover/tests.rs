@@ -174,8 +174,8 @@ impl Image {
         let (mut trailer, entries) = read.unwrap().unwrap();
         change(&mut trailer);
         let Trailer { end, record_bytes, last_checksum, .. } = trailer;
-        let seed = parameters.seed();
-        let bytes = footer::encode(entries, sequence, end, record_bytes, last_checksum, seed);
+        let summary = footer::Summary { entry_count: 0, sequence, end, record_bytes, last_checksum };
+        let bytes = footer::tests::encode_whole(entries, summary, parameters.seed());
         put(&mut self.0, index(slot(slot_number + 1)) - bytes.len(), &bytes);
     }
 
