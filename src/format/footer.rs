@@ -1,5 +1,7 @@
 //! Footers: one entry for each key of a full segment, so that recovery need not read the segment's records.
 
+use crc32fast::Hasher;
+
 use super::layout::{footer_entry, trailer};
 use super::record::{Kind, Record, Value, joined};
 use super::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, NEVER_MS, Seed};
@@ -88,7 +90,7 @@ impl FooterEntry {
 /// The length of the trailer as a `usize`, for array types. The bytes after the last field are zero.
 pub(crate) const TRAILER: usize = 64;
 /// The length of an entry as a `usize`, for array types.
-const ENTRY: usize = footer_entry::KIND.end();
+pub(crate) const ENTRY: usize = footer_entry::KIND.end();
 
 const _: () = assert!(trailer::LAST_CHECKSUM.end() <= TRAILER);
 
@@ -200,7 +202,7 @@ fn units(bytes: u64) -> u32 {
 impl Trailer {
     /// Decodes the last bytes of a slot as the trailer of segment `sequence`.
     ///
-    /// The caller must not rely on the trailer before [`check`] has succeeded, because the checksum covers the entries too
+    /// The caller must not rely on the trailer before [`Checker::finish`] has succeeded, because the checksum covers the entries too
     /// and is not checked here. But `entry_count` has been checked against the segment size, so the caller may read that many
     /// entries.
     pub(crate) fn decode(
@@ -268,52 +270,84 @@ impl Iterator for Entries<'_> {
 
 impl ExactSizeIterator for Entries<'_> {}
 
-/// The number of entries that [`check`] handles at a time: 12 KiB, which stay in the first-level cache.
+/// The number of entries that [`Checker::add`] handles at a time: 12 KiB, which stay in the first-level cache.
 const CHECKED_TOGETHER: usize = 256;
 
-/// Checks a footer, and on the way calls `take` with the entries, some at a time.
+/// Checks a footer piece by piece.
 ///
-/// The caller must discard what it took if this fails. The checksum is known only at the end: each piece of the footer is
-/// taken right after it was added to the checksum, while it is in the cache.
-///
-/// # Errors
-///
-/// The checksum or the length does not match, a record in the entries is out of order or does not lie within the segment, or
-/// `take` failed.
-pub(crate) fn check(
-    bytes: &[u8],
-    trailer_bytes: &[u8; TRAILER],
+/// The caller must discard the entries that it got if any step fails. The checksum is known only at the end: each piece of
+/// the footer is taken right after it was added to the checksum, while it is in the cache.
+pub(crate) struct Checker<'a> {
+    trailer_bytes: &'a [u8; TRAILER],
     segment_bytes: u64,
-    seed: Seed,
-    mut take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
-) -> Result<(), FormatError> {
-    let (entries, rest) = bytes.as_chunks::<ENTRY>();
-    if !rest.is_empty() || entries.len() != trailer::ENTRY_COUNT.u32(trailer_bytes) as usize {
-        return Err(FormatError::Damaged("the footer's length does not match its entry count"));
-    }
-    let mut hasher = seed.hasher();
-    hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..]);
-    // The index is filled with these offsets, and reclaiming uses them to find the records of a segment. So each record must
-    // be listed once, in the order of the segment, and lie within it.
-    let mut previous_end = FIRST_FRAME_OFFSET;
-    for piece in entries.chunks(CHECKED_TOGETHER) {
-        hasher.update(piece.as_flattened());
-        for entry in piece {
-            let (offset, length) = record_span(entry);
-            if offset < previous_end || length == 0 || offset + length > segment_bytes {
-                return Err(FormatError::Damaged(
-                    "the footer lists a record out of order or outside its segment",
-                ));
-            }
-            previous_end = offset + length;
-        }
-        take(Entries(piece.iter()))?;
-    }
-    if hasher.finalize() != trailer::CHECKSUM.u32(trailer_bytes) && !planted(Bug::FooterUnchecked) {
-        return Err(FormatError::Damaged("the footer's checksum does not match"));
-    }
-    Ok(())
+    hasher: Hasher,
+    /// The number of entries so far.
+    entry_count: usize,
+    /// Where the last record so far ends, as an offset in the slot.
+    previous_end: u64,
 }
+
+impl<'a> Checker<'a> {
+    /// Begins to check the footer with this trailer.
+    pub(crate) fn new(trailer_bytes: &'a [u8; TRAILER], segment_bytes: u64, seed: Seed) -> Checker<'a> {
+        let mut hasher = seed.hasher();
+        hasher.update(&trailer_bytes[trailer::CHECKSUM.end()..]);
+        Checker { trailer_bytes, segment_bytes, hasher, entry_count: 0, previous_end: FIRST_FRAME_OFFSET }
+    }
+
+    /// Checks the next bytes, which are whole entries, and calls `take` with the entries, some at a time.
+    ///
+    /// # Errors
+    ///
+    /// The length does not match, a record is out of order or does not lie within the segment, or `take` failed.
+    pub(crate) fn add(
+        &mut self,
+        bytes: &[u8],
+        mut take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
+    ) -> Result<(), FormatError> {
+        let (entries, rest) = bytes.as_chunks::<ENTRY>();
+        if !rest.is_empty() {
+            return Err(WRONG_LENGTH);
+        }
+        self.entry_count += entries.len();
+        // The index is filled with these offsets, and reclaiming uses them to find the records of a segment. So each record
+        // must be listed once, in the order of the segment, and lie within it.
+        let mut previous_end = self.previous_end;
+        for piece in entries.chunks(CHECKED_TOGETHER) {
+            self.hasher.update(piece.as_flattened());
+            for entry in piece {
+                let (offset, length) = record_span(entry);
+                if offset < previous_end || length == 0 || offset + length > self.segment_bytes {
+                    return Err(FormatError::Damaged(
+                        "the footer lists a record out of order or outside its segment",
+                    ));
+                }
+                previous_end = offset + length;
+            }
+            take(Entries(piece.iter()))?;
+        }
+        self.previous_end = previous_end;
+        Ok(())
+    }
+
+    /// Checks the checksum, after all entries.
+    ///
+    /// # Errors
+    ///
+    /// The checksum or the number of entries does not match.
+    pub(crate) fn finish(self) -> Result<(), FormatError> {
+        if self.entry_count != trailer::ENTRY_COUNT.u32(self.trailer_bytes) as usize {
+            return Err(WRONG_LENGTH);
+        }
+        let checksum = trailer::CHECKSUM.u32(self.trailer_bytes);
+        if self.hasher.finalize() != checksum && !planted(Bug::FooterUnchecked) {
+            return Err(FormatError::Damaged("the footer's checksum does not match"));
+        }
+        Ok(())
+    }
+}
+
+const WRONG_LENGTH: FormatError = FormatError::Damaged("the footer's length does not match its entry count");
 
 /// Returns the offset of an entry's record in its slot and the length of the record, in bytes.
 #[inline]
@@ -409,7 +443,7 @@ pub(crate) mod tests {
             decoded.extend(piece.map(Result::unwrap));
             Ok(())
         };
-        check(body, trailer, segment, SEED, take).unwrap();
+        check(body, trailer, segment, take).unwrap();
         assert_eq!(decoded, entries);
 
         let mut puts = 0;
@@ -420,6 +454,18 @@ pub(crate) mod tests {
         assert_eq!((refused, puts), (Err("a piece"), 1), "no piece is written after one that failed");
     }
 
+    /// Checks a footer that is read as a whole.
+    fn check(
+        body: &[u8],
+        trailer_bytes: &[u8; TRAILER],
+        segment_bytes: u64,
+        take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
+    ) -> Result<(), FormatError> {
+        let mut checker = Checker::new(trailer_bytes, segment_bytes, SEED);
+        checker.add(body, take)?;
+        checker.finish()
+    }
+
     fn parts(bytes: &[u8]) -> (&[u8], &[u8; TRAILER]) {
         bytes.split_last_chunk::<TRAILER>().unwrap()
     }
@@ -427,7 +473,7 @@ pub(crate) mod tests {
     fn read(bytes: &[u8]) -> Result<(Trailer, Vec<FooterEntry>), FormatError> {
         let (body, trailer) = parts(bytes);
         let mut entries = Vec::new();
-        check(body, trailer, SEGMENT, SEED, |piece| {
+        check(body, trailer, SEGMENT, |piece| {
             for entry in piece {
                 entries.push(entry?);
             }

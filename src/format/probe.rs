@@ -1,7 +1,7 @@
 //! Calls single decoders on bytes, for fuzz targets. Available with the feature `__simulation`, which is not part of the
 //! public interface.
 
-use super::footer::{TRAILER, Trailer, check, footer_bytes};
+use super::footer::{Checker, TRAILER, Trailer, footer_bytes};
 use super::frame::Frame;
 use super::header::{CloseMark, Sector, SegmentHeader, decode_store_header, encode_store_header};
 use super::record::{Record, tie_to_position};
@@ -75,14 +75,16 @@ pub fn footer(slot: &[u8], sequence: u64, file_id: &[u8; 16]) -> Result<Vec<(u64
     let length = usize::try_from(footer_bytes(u64::from(trailer.entry_count))).map_err(|_| "too long")?;
     let bytes = &slot[slot.len() - length..slot.len() - TRAILER];
     let mut spans = Vec::new();
-    let checked = check(bytes, trailer_bytes, slot.len() as u64, Seed::of_file(file_id), |entries| {
+    let mut checker = Checker::new(trailer_bytes, slot.len() as u64, Seed::of_file(file_id));
+    let added = checker.add(bytes, |entries| {
         for entry in entries {
             let entry = entry?;
             spans.push((entry.offset, entry.length));
         }
         Ok(())
     });
-    checked.map(|()| spans).map_err(|error| error.to_string())
+    added.and_then(|()| checker.finish()).map_err(|error| error.to_string())?;
+    Ok(spans)
 }
 
 /// Decodes a store header and encodes it again.

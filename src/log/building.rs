@@ -2,10 +2,12 @@
 //!
 //! The file is complete before it becomes a store, so nothing here is ordered for a crash.
 
+use std::convert::Infallible;
+
 use super::copying::CopyTarget;
 use crate::clock::TimeMark;
 use crate::error::Result;
-use crate::format::footer::{self, FooterEntry, footer_bytes};
+use crate::format::footer::{self, FooterEntry, Summary, footer_bytes};
 use crate::format::frame::{self, FRAME_HEADER_BYTES, Stamp};
 use crate::format::header::SegmentHeader;
 use crate::format::record::Record;
@@ -137,7 +139,19 @@ impl<'a> LogBuilder<'a> {
         let (end, sequence) = (self.end(), self.header.sequence);
         let seed = self.target.parameters.seed();
         let entries = std::mem::take(&mut self.entries);
-        let footer = footer::encode(entries, sequence, end, self.record_bytes, self.last_checksum, seed);
+        let summary = Summary {
+            entry_count: u32::try_from(entries.len())
+                .unwrap_or_else(|_| unreachable!("each entry has a record in the segment")),
+            sequence,
+            end,
+            record_bytes: self.record_bytes,
+            last_checksum: self.last_checksum,
+        };
+        let mut footer = Vec::new();
+        let Ok(()) = footer::encode(entries, &summary, seed, |piece| {
+            footer.extend_from_slice(piece);
+            Ok::<(), Infallible>(())
+        });
         self.write_segment(&footer)?;
         self.frames.clear();
         self.record_bytes = 0;

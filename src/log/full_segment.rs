@@ -37,7 +37,7 @@ pub(super) fn read_entries(
         let offset = slot_offset + (scan.end % parameters.segment_bytes);
         return Err(Error::corrupt(reader.path(), offset, scan.stop.reason()));
     }
-    Ok(scan.entries)
+    Ok(scan.entries.iter().collect())
 }
 
 /// The checksum chain that the first frame of the segment continues, as stated in that frame itself. That the chain is

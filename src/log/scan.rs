@@ -3,10 +3,10 @@
 //! Recovery uses this module to open a file, and the log uses it to retire a full segment. The table in `recover`
 //! defines what an invalid frame means; this module only reports it.
 
-use std::collections::HashMap;
 use std::io;
 
-use crate::format::footer::{self, Entries, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
+use super::footer_builder::FooterBuilder;
+use crate::format::footer::{self, Checker, ENTRY, Entries, FooterEntry, TRAILER, TRAILER_BYTES, Trailer};
 use crate::format::frame::{FRAME_HEADER_BYTES, Frame, FrameHeader};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters};
 use crate::format::layout::{close_mark, frame_header};
@@ -14,6 +14,7 @@ use crate::format::record::Kind;
 use crate::format::{ALIGNMENT_BYTES, FIRST_FRAME_OFFSET, FormatError, SECTOR_BYTES, max_frame_bytes};
 use crate::hash::KeyHasher;
 use crate::planted::{Bug, planted};
+use crate::status::Version;
 use crate::storage::{Storage, read_exact_at, read_held_at};
 
 /// Where a valid frame is, and the parts of its header that recovery needs.
@@ -30,8 +31,10 @@ pub(crate) struct FrameSpan {
 #[derive(Debug)]
 pub(crate) struct SegmentScan {
     pub(crate) frames: Vec<FrameSpan>,
-    /// The last record of each key, ordered by offset.
-    pub(crate) entries: Vec<FooterEntry>,
+    /// The last record of each key.
+    pub(crate) entries: FooterBuilder,
+    /// The highest version of a record.
+    pub(crate) highest_version: Version,
     /// The length of all records together.
     pub(crate) record_bytes: u64,
     /// The position at which the last valid frame ends.
@@ -75,10 +78,10 @@ pub(crate) fn scan(
 ) -> SegmentScan {
     let base = sequence * parameters.segment_bytes;
     let mut within = FIRST_FRAME_OFFSET;
-    let mut last: HashMap<u128, FooterEntry> = HashMap::new();
     let mut scan = SegmentScan {
         frames: Vec::new(),
-        entries: Vec::new(),
+        entries: FooterBuilder::default(),
+        highest_version: Version::from_u64(0),
         record_bytes: 0,
         end: base + within,
         last_checksum: chain.checksum,
@@ -119,17 +122,16 @@ pub(crate) fn scan(
                 // earlier one of the same key.
                 continue;
             }
-            let hash = record.key_hash(hasher);
-            let entry = FooterEntry {
-                hash,
+            scan.highest_version = scan.highest_version.max(record.version);
+            scan.entries.push(FooterEntry {
+                hash: record.key_hash(hasher),
                 version: record.version,
                 key_expires_ms: record.key_expires_ms,
                 result_expires_ms: record.result_expires_ms,
                 offset: position - base,
                 length,
                 kind: record.kind,
-            };
-            last.insert(hash, entry);
+            });
         }
         scan.frames.push(FrameSpan {
             position: stamp.position,
@@ -141,8 +143,6 @@ pub(crate) fn scan(
         within += frame.header.length as u64;
         scan.end = sequence * parameters.segment_bytes + within;
     }
-    scan.entries = last.into_values().collect();
-    scan.entries.sort_unstable_by_key(|entry| entry.offset);
     scan
 }
 
@@ -177,13 +177,23 @@ pub(crate) fn highest_synced_to_after(
 /// The number of bytes of a slot that [`latest_trace_in`] reads at a time.
 const TRACED_BYTES: u64 = 1 << 20;
 
-/// Returns the [`latest_trace`] of the first `length` bytes of the slot at `offset`. Does not read holes in the file.
+/// The maximum number of bytes of a slot that [`latest_trace_in`] reads without a search for holes.
+const MAX_READ_WITH_HOLES: u64 = 8 << 10;
+
+/// Returns the [`latest_trace`] of the first `length` bytes of the slot at `offset`. Does not read
+/// long holes in the file.
 pub(crate) fn latest_trace_in(
     storage: &dyn Storage,
     offset: u64,
     length: u64,
     parameters: &Parameters,
 ) -> io::Result<Option<u64>> {
+    // To find a hole costs more than to read a few pages of it.
+    if length <= MAX_READ_WITH_HOLES {
+        let mut bytes = vec![0; usize::try_from(length).map_err(|_| io::ErrorKind::OutOfMemory)?];
+        read_exact_at(storage, &mut bytes, offset)?;
+        return Ok(latest_trace(&bytes, 0, parameters));
+    }
     let end = offset + length;
     let (mut at, mut latest) = (offset, None);
     while at < end
@@ -256,15 +266,18 @@ pub(crate) fn read_trailer(
     Ok(trailer)
 }
 
-/// Reads the footer of a full segment into `buffer`, and calls `take` with its entries, some at a time. The inner error is the reason why the
-/// footer is not valid, or the error of `take`: then the caller must discard what it took.
+/// The number of bytes of a footer's entries that are read at a time. They stay in the second-level cache.
+const PIECE_BYTES: usize = 2_048 * ENTRY;
+
+/// Reads the footer of a full segment, and calls `take` with its entries, some at a time. `buffer` is overwritten. The inner
+/// error is the reason why the footer is not valid, or the error of `take`: then the caller must discard what it took.
 pub(crate) fn read_footer(
     storage: &dyn Storage,
     slot_offset: u64,
     sequence: u64,
     parameters: &Parameters,
     buffer: &mut Vec<u8>,
-    take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
+    mut take: impl FnMut(Entries<'_>) -> Result<(), FormatError>,
 ) -> io::Result<Result<Trailer, FormatError>> {
     let trailer_at = slot_offset + parameters.segment_bytes - TRAILER_BYTES;
     let trailer_bytes = read_trailer(storage, slot_offset, parameters)?;
@@ -273,11 +286,21 @@ pub(crate) fn read_footer(
         Err(fault) => return Ok(Err(fault)),
     };
     let entries_bytes = footer::footer_bytes(u64::from(trailer.entry_count)) - TRAILER_BYTES;
-    let length = usize::try_from(entries_bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    buffer.resize(length, 0);
-    read_exact_at(storage, buffer, trailer_at - entries_bytes)?;
-    let checked = footer::check(buffer, &trailer_bytes, parameters.segment_bytes, parameters.seed(), take);
-    Ok(checked.map(|()| trailer))
+    let mut checker = Checker::new(&trailer_bytes, parameters.segment_bytes, parameters.seed());
+    // At least as long as the longest piece so far, so that its memory is zeroed only once.
+    let longest = usize::try_from(entries_bytes).unwrap_or(usize::MAX).min(PIECE_BYTES);
+    buffer.resize(buffer.len().max(longest), 0);
+    let mut left_bytes = entries_bytes;
+    while left_bytes > 0 {
+        let piece_bytes = left_bytes.min(PIECE_BYTES as u64);
+        let piece = &mut buffer[..usize::try_from(piece_bytes).unwrap_or(PIECE_BYTES)];
+        read_exact_at(storage, piece, trailer_at - left_bytes)?;
+        left_bytes -= piece_bytes;
+        if let Err(fault) = checker.add(piece, &mut take) {
+            return Ok(Err(fault));
+        }
+    }
+    Ok(checker.finish().map(|()| trailer))
 }
 
 /// Reads the entries of a full segment's footer. The inner error is the reason why the footer is not valid.

@@ -67,8 +67,7 @@ impl Tally {
         Tally { state, runs: [Run::default(); 2] }
     }
 
-    /// Adds a record. Recovery calls this for every record of the log.
-    #[inline]
+    /// Adds a record.
     pub(crate) fn add(&mut self, size: &RecordSize) {
         self.state.total_bytes += size.length_bytes;
         for (number, (due_ms, bytes)) in size.shares().into_iter().enumerate() {
@@ -77,6 +76,40 @@ impl Tally {
             } else {
                 self.begin_run(number, due_ms, bytes);
             }
+        }
+    }
+
+    /// Adds records until one cannot be read, and returns its error.
+    ///
+    /// Does what [`add`](Tally::add) does for each, but keeps the numbers in registers while the records fall into the
+    /// current runs.
+    #[inline]
+    pub(crate) fn add_each<E>(
+        &mut self,
+        sizes: impl Iterator<Item = Result<RecordSize, E>>,
+    ) -> Result<(), E> {
+        let (mut runs, mut added_bytes) = (self.runs, [0; 2]);
+        for size in sizes {
+            let size = size?;
+            let [(result_due_ms, result_bytes), (key_due_ms, key_bytes)] = size.shares();
+            if runs[0].contains(result_due_ms) && runs[1].contains(key_due_ms) {
+                added_bytes[0] += result_bytes;
+                added_bytes[1] += key_bytes;
+            } else {
+                self.add_to_runs(std::mem::take(&mut added_bytes));
+                self.add(&size);
+                runs = self.runs;
+            }
+        }
+        self.add_to_runs(added_bytes);
+        Ok(())
+    }
+
+    /// Adds bytes to the current runs.
+    fn add_to_runs(&mut self, added_bytes: [u64; 2]) {
+        for (run, bytes) in self.runs.iter_mut().zip(added_bytes) {
+            run.bytes += bytes;
+            self.state.total_bytes += bytes;
         }
     }
 

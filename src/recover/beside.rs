@@ -203,7 +203,8 @@ impl View {
         }
         let tail = survey.tail_header.sequence;
         self.reader.set_segment(survey.tail_slot, tail, survey.scan.end % self.parameters.segment_bytes);
-        self.take(tail, survey.tail_slot, &survey.scan.entries)?;
+        let entries: Vec<FooterEntry> = survey.scan.entries.iter().collect();
+        self.take(tail, survey.tail_slot, &entries)?;
         self.clock.seen = Some(survey.latest_time());
         self.is_closed = survey.verdict == Verdict::Closed;
         if survey.head > self.head {
@@ -213,7 +214,7 @@ impl View {
             self.begun.retain(|hash| self.last.contains_key(hash));
         }
         (self.head, self.tail) = (survey.head, tail);
-        self.tail_entries = survey.scan.entries;
+        self.tail_entries = entries;
         Ok(())
     }
 
@@ -263,7 +264,7 @@ impl View {
             context.check_known(end, scan.stop)?;
             return context.corrupt(end, format!("segment {} ends here: {}", link.sequence, scan.stop));
         }
-        Ok(scan.entries)
+        Ok(scan.entries.iter().collect())
     }
 
     /// Calls `read` with the last record of the key with this hash. None if there is none, or if `at` is given and it is not

@@ -21,6 +21,7 @@ use crate::format::footer::{Entries, FooterEntry, Trailer};
 use crate::format::record::Kind;
 use crate::hash::KeyHasher;
 use crate::index::{Address, Candidate, Index, Packing, SHARD_COUNT, ShardUpdates};
+use crate::log::footer_builder::FooterBuilder;
 use crate::log::reader::Reader;
 use crate::log::scan;
 use crate::log::space_usage::SpaceUsage;
@@ -50,6 +51,9 @@ const MIN_PARALLEL_BYTES: u64 = 16 << 20;
 
 /// The maximum number of threads. More threads would mostly wait for memory.
 const MAX_THREADS: usize = 8;
+
+/// The number of entries of a [`FooterBuilder`] that are unpacked at a time: 20 KiB.
+const ADDED_TOGETHER: usize = 256;
 
 /// The filled index, and everything else that recovery collects from the footers and frames.
 pub(super) struct FilledIndex {
@@ -325,13 +329,21 @@ impl Filler<'_> {
     fn sort(
         &self,
         segment: FullSegment,
-        entries: &[FooterEntry],
+        entries: &FooterBuilder,
         unsorted: &mut Unsorted,
     ) -> Result<SegmentContents> {
         let slot_offset = self.reader.slot_offset(segment.slot);
         let mut listed = self.listed(slot_offset, unsorted);
-        let added = listed.add(entries.iter().copied().map(Ok));
-        added.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
+        let (mut entries, mut piece) = (entries.iter(), Vec::with_capacity(ADDED_TOGETHER));
+        loop {
+            piece.clear();
+            piece.extend(entries.by_ref().take(ADDED_TOGETHER));
+            if piece.is_empty() {
+                break;
+            }
+            let added = listed.add(piece.iter().copied().map(Ok));
+            added.map_err(|fault| self.corrupt(slot_offset, fault.reason()))?;
+        }
         Ok(listed.sort(segment, self.spare_updates()))
     }
 
@@ -388,8 +400,7 @@ impl Filler<'_> {
     /// Returns the entry of a record in the last segment, which has no footer yet.
     fn scanned(&self, address: Address) -> Option<FooterEntry> {
         let (slot, within) = self.reader.split(address);
-        let mut entries = self.survey.scan.entries.iter();
-        entries.find(|entry| slot == self.survey.tail_slot && entry.offset == within).copied()
+        if slot == self.survey.tail_slot { self.survey.scan.entries.at_offset(within) } else { None }
     }
 
     /// Reads the entries of the footer in `slot`, in the order of their offsets. Empty if the footer is not valid.

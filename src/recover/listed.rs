@@ -126,9 +126,12 @@ impl ListedMessages {
 /// The index updates of the segment that a thread is reading, in the order of the log.
 #[derive(Default)]
 pub(super) struct Unsorted {
+    /// The words, and after them what an earlier segment left, so that the memory is zeroed only once.
     words: Vec<u64>,
     /// The shard of each word.
     shards: Vec<u8>,
+    /// The number of words.
+    len: usize,
 }
 
 /// What the entries of a segment have yielded so far.
@@ -162,7 +165,7 @@ impl Exceptions {
     /// there. A function of its own, so that the loop over the entries has no jump table.
     #[cold]
     #[inline(never)]
-    fn add(&mut self, entry: &FooterEntry, address: Address, now_ms: u64) -> Option<bool> {
+    fn add(&mut self, entry: FooterEntry, address: Address, now_ms: u64) -> Option<bool> {
         // An unreadable record that never expires may carry a begin. One that expires was a completion.
         if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS {
             self.begun.push((entry.hash, address));
@@ -189,7 +192,7 @@ impl Exceptions {
             Kind::Begun => Some(true),
             // Steps are not in the index. Which of them are live is known once the index is filled.
             Kind::StepBegun | Kind::StepCompleted | Kind::StepReleased | Kind::StepUnreadable => {
-                self.steps.push(entry, address);
+                self.steps.push(&entry, address);
                 None
             }
             // This version does not know what an ignorable record changes, so it must not hide an earlier one of its key.
@@ -206,8 +209,7 @@ impl<'a> Listed<'a> {
         slot_offset: u64,
         unsorted: &'a mut Unsorted,
     ) -> Listed<'a> {
-        unsorted.words.clear();
-        unsorted.shards.clear();
+        unsorted.len = 0;
         Listed {
             packing,
             now_ms,
@@ -230,7 +232,7 @@ impl<'a> Listed<'a> {
     ) -> Result<(), FormatError> {
         let (packing, now_ms, slot_offset) = (self.packing, self.now_ms, self.slot_offset);
         let Listed {
-            unsorted: Unsorted { words, shards },
+            unsorted: Unsorted { words, shards, len },
             counts,
             removals,
             exceptions,
@@ -239,15 +241,19 @@ impl<'a> Listed<'a> {
             ..
         } = self;
         // The buffers are extended before the loop and not in it, so that its pointers stay in registers.
-        let listed = words.len();
-        words.resize(listed + entries.len(), 0);
-        shards.resize(listed + entries.len(), 0);
-        let mut places = words[listed..].iter_mut().zip(&mut shards[listed..]);
-        for entry in entries.clone() {
-            let entry = entry?;
-            *listed_bytes += entry.length;
-            tally.add(&RecordSize::listed(&entry));
+        let end = *len + entries.len();
+        if words.len() < end {
+            words.resize(end, 0);
+            shards.resize(end, 0);
         }
+        let mut places = words[*len..end].iter_mut().zip(&mut shards[*len..end]);
+        let mut length_bytes = 0;
+        tally.add_each(entries.clone().map(|entry| {
+            let size = RecordSize::listed(&entry?);
+            length_bytes += size.length_bytes;
+            Ok(size)
+        }))?;
+        *listed_bytes += length_bytes;
         for entry in entries {
             let entry = entry?;
             let Some(address) = Address::new(slot_offset + entry.offset) else {
@@ -256,7 +262,7 @@ impl<'a> Listed<'a> {
             let keeps_key = if entry.kind == Kind::Completed {
                 now_ms < entry.key_expires_ms
             } else {
-                match exceptions.add(&entry, address, now_ms) {
+                match exceptions.add(entry, address, now_ms) {
                     Some(keeps_key) => keeps_key,
                     None => continue,
                 }
@@ -271,9 +277,7 @@ impl<'a> Listed<'a> {
                 removals.push((shard, word));
             }
         }
-        let unused = places.len();
-        words.truncate(words.len() - unused);
-        shards.truncate(shards.len() - unused);
+        *len = end - places.len();
         Ok(())
     }
 
@@ -282,7 +286,8 @@ impl<'a> Listed<'a> {
     /// The entries were gone through once, to make a word of each and to count those of each shard. Now the words, a fifth
     /// of the entries' size, go to their places. Going through the entries twice instead took longer.
     pub(super) fn sort(mut self, segment: FullSegment, mut sorted: SortedUpdates) -> SegmentContents {
-        let Unsorted { words, shards } = self.unsorted;
+        let Unsorted { words, shards, len } = self.unsorted;
+        let (words, shards) = (&words[..*len], &shards[..*len]);
         let mut next = self.counts;
         let mut count = 0;
         for start in &mut next {
@@ -295,7 +300,7 @@ impl<'a> Listed<'a> {
         // below did so all over it.
         sorted.words.clear();
         sorted.words.resize(words.len(), 0);
-        for (word, shard) in words.iter().zip(shards.iter()) {
+        for (word, shard) in words.iter().zip(shards) {
             let position = &mut next[usize::from(*shard)];
             sorted.words[*position as usize] = *word;
             *position += 1;

@@ -232,7 +232,7 @@ impl Filled<'_> {
     /// Refuses a file that cannot be extended before anything else is written.
     pub(crate) fn begin(self) -> Result<Recovered> {
         let Filled { surveyed, reader, filled } = self;
-        let Surveyed { request, survey, versions, in_doubt_until_ms, clock, time, wall_ms } = surveyed;
+        let Surveyed { request, mut survey, versions, in_doubt_until_ms, clock, time, wall_ms } = surveyed;
         let FilledIndex { index, space_usage, full, unreadable, begun, messages } = filled;
         let OpenRequest { storage, path, config } = &request;
         let segment_bytes = survey.parameters.segment_bytes;
@@ -320,7 +320,7 @@ impl Survey {
     }
 
     /// Returns the state from which the log's writer starts.
-    fn start(&self, clock: Arc<StoreClock>, full: Vec<FullSegment>) -> Start {
+    fn start(&mut self, clock: Arc<StoreClock>, full: Vec<FullSegment>) -> Start {
         let used: BTreeSet<u64> = full.iter().map(|segment| segment.slot).chain([self.tail_slot]).collect();
         Start {
             clock,
@@ -333,7 +333,7 @@ impl Survey {
                 offset: self.scan.end % self.parameters.segment_bytes,
                 last_checksum: self.scan.last_checksum,
                 record_bytes: self.scan.record_bytes,
-                entries: self.scan.entries.iter().copied().collect(),
+                entries: std::mem::take(&mut self.scan.entries),
             },
             free: self.data_slots.iter().copied().filter(|slot| !used.contains(slot)).collect(),
             slot_count: self.data_slots.last().map_or(0, |last| last + 1),

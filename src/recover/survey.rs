@@ -345,13 +345,10 @@ impl Survey {
     pub(super) fn versions(&self) -> VersionsBefore {
         let open_count = self.highest_open_count();
         let mark = self.close_mark().filter(|_| self.verdict == Verdict::Closed);
-        // The mark is not usable if its open count is 0, which no session has, or if a version in the log has a higher
-        // counter than the mark. In the latter case, a version could be issued twice and would no longer fence.
-        let is_usable = |mark: &&CloseMark| {
-            let entries = self.scan.entries.iter().map(|entry| entry.version);
-            let mut same = entries.filter(|version| version.open_count() == mark.open_count);
-            mark.open_count > 0 && same.all(|version| version.counter() <= mark.counter)
-        };
+        // The mark is not usable if its open count is 0, which no session has, or if a version in the tail is higher
+        // than the mark states. In the latter case, a version could be issued twice and would no longer fence.
+        let highest = (self.scan.highest_version.open_count(), self.scan.highest_version.counter());
+        let is_usable = |mark: &&CloseMark| mark.open_count > 0 && highest <= (mark.open_count, mark.counter);
         match mark.filter(is_usable) {
             Some(mark) => VersionsBefore { open_count: mark.open_count, closed_at: Some(mark.counter) },
             None => VersionsBefore { open_count, closed_at: None },

@@ -151,6 +151,8 @@ mod tests {
     use super::*;
     use crate::clock::{BootId, TimeMark};
     use crate::format::FormatError;
+    use crate::log::footer_builder::FooterBuilder;
+    use crate::status::Version;
 
     const END: u64 = 10_000;
 
@@ -259,7 +261,8 @@ mod tests {
             .collect();
         SegmentScan {
             frames,
-            entries: Vec::new(),
+            entries: FooterBuilder::default(),
+            highest_version: Version::from_u64(0),
             record_bytes: 0,
             end: 1_000 + u64::from(count) * 100,
             last_checksum: count,
