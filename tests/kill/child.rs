@@ -6,18 +6,20 @@ use std::io::Write;
 use std::time::Duration;
 
 use oncekey::{
-    Begin, CasOutcome, Doubt, Durability, Error, Expected, Lease, Next, Operation, Recorded, Store,
+    Begin, CasOutcome, Doubt, Durability, Error, Expected, Key, Lease, Next, Operation, Recorded, RunError,
+    Store,
 };
 
 use crate::common::random::Random;
 use crate::common::small;
 use crate::protocol::{
-    Answer, Kept, MAX_RESULT_BYTES, PATH, Payload, SEED, State, THREADS, digest, kept, keys_of, shared_keys,
+    Answer, Kept, MAX_RESULT_BYTES, PATH, Payload, SEED, State, THREADS, digest, kept, keys_of, note_of,
+    shared_keys,
 };
 
 /// Sends a line to the parent. Standard error is not buffered, and libtest does not capture direct writes to it, so each line
 /// is one write. If the parent has ended, the write fails, which ends the child too.
-fn send(line: impl Display) {
+pub fn send(line: impl Display) {
     std::io::stderr().write_all(format!("> {line}\n").as_bytes()).unwrap();
 }
 
@@ -45,10 +47,10 @@ fn child() {
     }
 }
 
-struct Worker<'a> {
-    store: &'a Store,
-    thread: usize,
-    random: Random,
+pub struct Worker<'a> {
+    pub store: &'a Store,
+    pub thread: usize,
+    pub random: Random,
     retired: u64,
 }
 
@@ -58,7 +60,11 @@ impl Worker<'_> {
         for _ in 0..calls {
             let keys = if self.random.percent(75) { &own_keys } else { &shared_keys };
             let key = &keys[self.random.below(keys.len())];
-            self.take_turn(key);
+            if self.random.percent(15) {
+                self.commit_batches(&own_keys, &shared_keys);
+            } else {
+                self.take_turn(key);
+            }
             if self.thread == 0 {
                 self.send_retired();
             }
@@ -81,7 +87,7 @@ impl Worker<'_> {
         call: impl FnOnce() -> Result<T, Error>,
         answer: impl FnOnce(&T) -> Answer,
     ) -> Option<T> {
-        send(format_args!("call {} {key} {state}", self.thread));
+        send(format_args!("call {} 0 {key} {state}", self.thread));
         let outcome = match call() {
             Ok(outcome) => Some(outcome),
             // These are answers about a key that other threads are changing. Any other error ends the child.
@@ -95,17 +101,19 @@ impl Worker<'_> {
             Err(error) => panic!("{key}: {error}"),
         };
         let answer = outcome.as_ref().map_or(Answer::Unchanged, answer);
-        send(format_args!("done {} {answer}", self.thread));
+        send(format_args!("done {} 0 {answer}", self.thread));
         outcome
     }
 
     fn take_turn(&mut self, key: &str) {
         match self.random.below(100) {
-            0..50 => self.perform(key),
+            0..45 => self.perform(key),
+            45..50 => self.fail(key),
             50..65 => self.record(key),
             65..78 => self.forget(key),
             78..92 => self.compare_and_set(key),
-            92..99 => self.store.sync().unwrap(),
+            92..96 => self.store.sync().unwrap(),
+            96..99 => self.list_unfinished(),
             _ if self.thread == 0 => {
                 self.store.compact().unwrap();
             }
@@ -121,6 +129,40 @@ impl Worker<'_> {
             Some(Begin::InDoubt(doubt)) => self.resolve(key, doubt),
             Some(Begin::Completed(_)) if self.random.percent(50) => self.forget(key),
             _ => {}
+        }
+    }
+
+    /// Ends an operation in doubt by an error, of which the store keeps a note. Only on keys of this thread, because the error does
+    /// not say under which version the operation is in doubt. Only on absent ones, because the other results are no numbers.
+    fn fail(&mut self, key: &str) {
+        let is_own = key.starts_with(&format!("t{}-", self.thread));
+        if !is_own || !self.store.get(key).unwrap().is_absent() {
+            return;
+        }
+        let operation = operation(self.store, key, &mut self.random);
+        let run = || match operation.run(|_| Err::<u64, _>(note_of(key))) {
+            Err(RunError::InDoubt { .. }) => Ok(()),
+            Err(RunError::Store(error)) => Err(error),
+            other => panic!("{other:?}"),
+        };
+        self.call(key, State::Begun, run, |()| {
+            let seen = self.store.get(key).unwrap();
+            Answer::Changed {
+                version: seen.version().map(oncekey::Version::as_u64),
+                attempt: Some(seen.attempt()),
+            }
+        });
+    }
+
+    /// Lists what is unfinished while other threads change it.
+    fn list_unfinished(&self) {
+        for listed in self.store.unfinished().unwrap() {
+            let listed = listed.unwrap();
+            assert!(
+                listed
+                    .note()
+                    .is_none_or(|note| listed.key() == Key::new(&note[note.rfind(' ').unwrap() + 1..]))
+            );
         }
     }
 
@@ -221,7 +263,7 @@ impl Worker<'_> {
 }
 
 /// Prepares an operation on `key` with the key's retention, at random synced or buffered.
-fn operation<'a>(store: &'a Store, key: &'a str, random: &mut Random) -> Operation<'a> {
+pub fn operation<'a>(store: &'a Store, key: &'a str, random: &mut Random) -> Operation<'a> {
     let durability = if random.percent(50) { Durability::Sync } else { Durability::Buffered };
     let fingerprint = store.fingerprint(key.as_bytes());
     let operation = store.operation(key).durability(durability).fingerprint(fingerprint);

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{ChildStderr, Command, Stdio};
 
 use crate::common::random::Random;
-use crate::model::{Call, Model, Round};
-use crate::protocol::{Answer, PATH, SEED, State, THREADS};
+use crate::model::{AtomicBatch, Call, Model, Round};
+use crate::protocol::{Answer, LANES, PATH, SEED, State, THREADS};
 
 /// The maximum number of answers after which a child is killed.
 const MAX_ANSWERS: usize = 400;
@@ -14,9 +14,11 @@ const MAX_ANSWERS: usize = 400;
 /// The pipe from a running child, and what was read from it.
 struct Listener {
     pipe: BufReader<ChildStderr>,
-    /// For each thread of the child, the key and the call that has no answer yet, and the highest version when that call was
-    /// announced.
-    pending: [Option<(String, Call, u64)>; THREADS],
+    /// For each lane of each thread of the child, the key and the call that has no answer yet, and the highest version when that
+    /// call was announced.
+    pending: [[Option<(String, Call, u64)>; LANES]; THREADS],
+    /// The atomic batch of each thread of which not every entry was answered.
+    atomic: [Option<AtomicBatch>; THREADS],
     round: Round,
 }
 
@@ -36,17 +38,32 @@ impl Listener {
             "open" => self.round.opened = true,
             "retired" => self.round.retired += words.next().unwrap().parse::<u64>().unwrap(),
             "call" => {
-                let thread: usize = words.next().unwrap().parse().unwrap();
+                let (thread, lane) = (number(&mut words), number(&mut words));
                 let key = words.next().unwrap().to_owned();
                 let state = State::parse(words);
                 let call = Call { state, announced: model.lines, ended: u64::MAX, answer: None };
-                assert!(self.pending[thread].is_none(), "a thread announced two calls at once");
-                self.pending[thread] = Some((key, call, model.highest_version));
+                let pending = &mut self.pending[thread][lane];
+                assert!(pending.is_none(), "a thread announced two calls at once");
+                *pending = Some((key, call, model.highest_version));
+            }
+            "atomic" => {
+                let (thread, count) = (number(&mut words), number(&mut words));
+                let entries = self.pending[thread][..count].iter().flatten();
+                let entries =
+                    entries.map(|(key, call, highest)| (key.clone(), call.state, *highest)).collect();
+                self.round.atomic_batches += 1;
+                self.atomic[thread] = Some(AtomicBatch { entries, has_changed: false });
             }
             "done" => {
-                let thread: usize = words.next().unwrap().parse().unwrap();
-                let (key, call, highest_version) = self.pending[thread].take().unwrap();
+                let (thread, lane) = (number(&mut words), number(&mut words));
+                let (key, call, highest_version) = self.pending[thread][lane].take().unwrap();
                 let answer = Answer::parse(words);
+                if let Some(batch) = &mut self.atomic[thread] {
+                    batch.has_changed |= matches!(answer, Answer::Changed { .. });
+                    if self.pending[thread].iter().all(Option::is_none) {
+                        self.atomic[thread] = None;
+                    }
+                }
                 if let Answer::Changed { version: Some(version), .. } = answer {
                     assert!(version > highest_version, "{key}: version {version} after {highest_version}");
                     model.highest_version = model.highest_version.max(version);
@@ -62,12 +79,17 @@ impl Listener {
 
     /// Returns everything that was read. Called at the end of the pipe.
     fn finish(mut self, model: &Model) -> Round {
-        for (key, call, _) in self.pending.into_iter().flatten() {
+        self.round.interrupted.extend(self.atomic.into_iter().flatten());
+        for (key, call, _) in self.pending.into_iter().flatten().flatten() {
             let call = Call { ended: model.lines, ..call };
             self.round.calls.entry(key).or_default().push(call);
         }
         self.round
     }
+}
+
+fn number(words: &mut std::str::Split<'_, char>) -> usize {
+    words.next().unwrap().parse().unwrap()
 }
 
 /// When to kill a child. This is counted in answers instead of time, so that it does not depend on the speed of the machine.
@@ -77,6 +99,8 @@ enum Moment {
     Opening,
     /// After this many answers.
     Answers(usize),
+    /// When this many atomic batches were announced, while the child commits the last of them.
+    AtomicBatch(usize),
 }
 
 impl Moment {
@@ -84,6 +108,7 @@ impl Moment {
         match random.below(10) {
             0 | 1 => Moment::Opening,
             2 | 3 => Moment::Answers(1 + random.below(10)),
+            4 | 5 => Moment::AtomicBatch(1 + random.below(MAX_ANSWERS / 20)),
             _ => Moment::Answers(1 + random.below(MAX_ANSWERS)),
         }
     }
@@ -102,12 +127,14 @@ pub fn run_and_kill(path: &Path, random: &mut Random, model: &mut Model) -> Roun
         .spawn()
         .unwrap();
     let pipe = BufReader::new(child.stderr.take().unwrap());
-    let mut listener = Listener { pipe, pending: [const { None }; THREADS], round: Round::default() };
+    let (pending, atomic) = ([const { [const { None }; LANES] }; THREADS], [const { None }; THREADS]);
+    let mut listener = Listener { pipe, pending, atomic, round: Round::default() };
     loop {
         assert!(listener.read_line(model), "the child ended by itself:\n{}", listener.round.noise);
         let due = match moment {
             Moment::Opening => true,
             Moment::Answers(answers) => listener.round.answers >= answers,
+            Moment::AtomicBatch(batches) => listener.round.atomic_batches >= batches,
         };
         if due {
             break;

@@ -1,11 +1,13 @@
 //! Checks, on the real file system, that everything that was acknowledged survives a SIGKILL at a random moment.
 //!
 //! A child process uses the store with several threads. Before each call that changes the store it announces the call
-//! through a pipe, and afterwards it writes the outcome. The parent kills the child after a random number of answers, opens
-//! the store and compares. All rounds use the same file, so its slots are reused many times.
+//! through a pipe, and afterwards it writes the outcome. The parent kills the child at a random moment, opens the store and
+//! compares: no acknowledged change is lost, an atomic batch took effect as a whole or not at all, and the list of
+//! unfinished operations has exactly those that began and did not end. All rounds use the same file, so its slots are
+//! reused many times.
 //!
 //! - `protocol` has what both processes share: the keys, the results and the messages.
-//! - `child` is the process that is killed.
+//! - `child` is the process that is killed. `batches` are its turns that commit batches.
 //! - `listener` starts the child, reads its messages and kills it.
 //! - `model` computes the states that each key may have, and compares the store with them.
 //!
@@ -26,6 +28,7 @@
     reason = "tests"
 )]
 
+mod batches;
 mod child;
 #[path = "../common/mod.rs"]
 mod common;
@@ -80,12 +83,13 @@ fn every_acknowledged_change_survives_a_kill() {
     let (original, copy) = (scene.file("killed.once"), scene.file("copy.once"));
 
     let (mut random, mut model) = (Random(seed), Model::default());
-    let (mut answers, mut checked, mut kills_while_opening, mut retired) = (0, 0, 0, 0);
+    let (mut answers, mut checked, mut kills_while_opening, mut retired, mut interrupted) = (0, 0, 0, 0, 0);
     for _ in 0..rounds {
         let round = run_and_kill(&original, &mut random, &mut model);
         answers += round.answers;
         kills_while_opening += usize::from(!round.opened);
         retired += round.retired;
+        interrupted += round.interrupted.len();
         if !original.exists() {
             assert_eq!(round.answers, 0, "the child got answers from a file that does not exist");
             continue;
@@ -101,7 +105,7 @@ fn every_acknowledged_change_survives_a_kill() {
     }
     println!(
         "{rounds} rounds, {kills_while_opening} kills while opening, {answers} acknowledgements, \
-         {checked} keys checked, {retired} segments retired"
+         {checked} keys checked, {retired} segments retired, {interrupted} atomic batches interrupted"
     );
     // Without a retired segment no slot was reused, and then half of what this test is for was not tested.
     assert!(retired > 0 || rounds < 30, "no segment was retired");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use oncekey::{Fingerprint, KeyState, Status, Store};
 
-use crate::protocol::{Answer, Kept, State, all_keys, digest, kept};
+use crate::protocol::{Answer, Kept, State, all_keys, digest, kept, note_of};
 
 /// A call, as read from the pipe. Lines are numbered across all rounds. A call whose answer has a lower number than the
 /// announcement of another call happened before that other call.
@@ -32,11 +32,24 @@ pub struct Candidate {
 /// The state of a key that no call has changed.
 pub const NEVER_BEGUN: Candidate = Candidate { state: State::Absent, version: None, attempt: None, ended: 0 };
 
+/// An atomic batch that the child was killed in, on keys that only one thread changes.
+#[derive(Debug)]
+pub struct AtomicBatch {
+    /// The key of each entry, the state in which the entry leaves it, and the highest version when it was announced.
+    pub entries: Vec<(String, State, u64)>,
+    /// Whether the child has reported that one of the entries took effect.
+    pub has_changed: bool,
+}
+
 /// What the child wrote in one round.
 #[derive(Default)]
 pub struct Round {
     /// The calls of all threads, by key.
     pub calls: BTreeMap<String, Vec<Call>>,
+    /// The atomic batches that were interrupted by the kill.
+    pub interrupted: Vec<AtomicBatch>,
+    /// The number of atomic batches that were announced.
+    pub atomic_batches: usize,
     /// The number of answers.
     pub answers: usize,
     /// Whether the child had opened the store when it was killed.
@@ -78,10 +91,57 @@ impl Model {
             self.highest_version = self.highest_version.max(version.unwrap_or(0));
             self.keys.insert(key, now);
         }
+        for batch in &round.interrupted {
+            check_atomic(store, batch);
+        }
+        check_unfinished(store);
         assert!(round.calls.is_empty(), "calls on unknown keys: {:?}", round.calls.keys());
         // The index has at most one entry for each key.
         assert!(store.stats().keys <= self.keys.len(), "{:?}", store.stats());
     }
+}
+
+/// Checks that the entries of an atomic batch took effect all or none.
+fn check_atomic(store: &Store, batch: &AtomicBatch) {
+    let took_effect = |(key, state, highest): &(String, State, u64)| {
+        let found = store.get(key).unwrap();
+        match state {
+            State::Absent => found.is_absent(),
+            // No other thread changes this key, so a higher version is that of the entry.
+            _ => found.version().is_some_and(|version| version.as_u64() > *highest),
+        }
+    };
+    let effective = batch.entries.iter().filter(|entry| took_effect(entry)).count();
+    let allowed = if batch.has_changed { &[batch.entries.len()][..] } else { &[0, batch.entries.len()] };
+    assert!(allowed.contains(&effective), "{effective} entries of an atomic batch took effect: {batch:?}");
+}
+
+/// Checks that the list of unfinished operations has exactly the keys in doubt, each once, the oldest first.
+fn check_unfinished(store: &Store) {
+    let listed: Vec<_> = store.unfinished().unwrap().map(Result::unwrap).collect();
+    let mut expected = Vec::new();
+    for key in all_keys() {
+        let found = store.get(&key).unwrap();
+        if found.status() == Status::InDoubt {
+            expected.push((key, found.version().unwrap(), found.attempt()));
+        }
+    }
+    let mut seen: Vec<_> = listed
+        .iter()
+        .map(|operation| {
+            assert_eq!(operation.status(), Status::InDoubt, "the kill ended all leases: {operation:?}");
+            let key = String::from_utf8(operation.key().name().to_vec()).unwrap();
+            let is_its_own = operation.note().is_none_or(|note| note == note_of(&key));
+            assert!(is_its_own, "the note of another key: {operation:?}");
+            (key, operation.version(), operation.attempt())
+        })
+        .collect();
+    assert!(listed.is_sorted_by_key(|operation| operation.since_ms()), "not the oldest first: {listed:?}");
+    seen.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(seen, expected, "what is listed and what is in doubt");
+    let stats = store.stats();
+    assert_eq!((stats.unfinished, stats.in_doubt), (seen.len(), seen.len()), "{stats:?}");
 }
 
 /// Checks that every replayed result was recorded by a call with the same bytes.
@@ -96,8 +156,8 @@ fn check_replays(key: &str, before: &[Candidate], calls: &[Call]) {
             Some(Answer::Changed { version: changed, .. }) => {
                 changed == Some(version) && is_seen(other.state)
             }
+            None | Some(Answer::Unknown) => is_seen(other.state),
             Some(_) => false,
-            None => is_seen(other.state),
         });
         assert!(
             known || recorded,
@@ -121,8 +181,8 @@ fn survivors(before: &[Candidate], calls: &[Call]) -> Vec<Candidate> {
         let Call { state, ended, answer, .. } = *call;
         match answer {
             Some(Answer::Changed { version, attempt }) => Some(Candidate { state, version, attempt, ended }),
+            None | Some(Answer::Unknown) => Some(Candidate { state, version: None, attempt: None, ended }),
             Some(_) => None,
-            None => Some(Candidate { state, version: None, attempt: None, ended }),
         }
     });
     let not_replaced = |candidate: &Candidate| {

@@ -9,6 +9,8 @@ pub const PATH: &str = "ONCEKEY_KILL_PATH";
 pub const SEED: &str = "ONCEKEY_SEED";
 
 pub const THREADS: usize = 4;
+/// The maximum number of calls that a thread has announced and not answered: the entries of a batch. Each has a lane.
+pub const LANES: usize = 6;
 pub const MAX_RESULT_BYTES: usize = 6_000;
 
 /// How long the completion of a key is kept. This is part of the key's name, so both processes know it.
@@ -28,6 +30,16 @@ pub fn kept(key: &str) -> Kept {
         Some("faded") => Kept::Faded,
         _ => Kept::Lasting,
     }
+}
+
+/// Whether the completions of all these keys are kept longer than any test runs.
+pub fn all_last(keys: &[&String]) -> bool {
+    keys.iter().all(|key| kept(key) == Kept::Lasting)
+}
+
+/// The text of the error with which an operation on this key ends in doubt, which the store keeps as a note.
+pub fn note_of(key: &str) -> String {
+    format!("no answer for {key}")
 }
 
 /// The keys that only the thread `owner` uses.
@@ -119,6 +131,8 @@ pub enum Answer {
     Changed { version: Option<u64>, attempt: Option<u32> },
     /// Nothing was changed.
     Unchanged,
+    /// The child did not see whether the key was changed, or the change is yet to be written.
+    Unknown,
     /// Nothing was changed, because the key is already completed with this result.
     Seen { version: u64, digest: u64 },
 }
@@ -131,6 +145,7 @@ impl Display for Answer {
                 write!(out, "changed {} {}", version.unwrap_or(0), attempt.unwrap_or(0))
             }
             Answer::Unchanged => out.write_str("unchanged"),
+            Answer::Unknown => out.write_str("unknown"),
             Answer::Seen { version, digest } => write!(out, "seen {version} {digest}"),
         }
     }
@@ -147,6 +162,7 @@ impl Answer {
                 Answer::Changed { version, attempt }
             }
             "unchanged" => Answer::Unchanged,
+            "unknown" => Answer::Unknown,
             "seen" => Answer::Seen { version: number(), digest: number() },
             other => panic!("unknown answer {other}"),
         }
