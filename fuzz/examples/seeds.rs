@@ -93,7 +93,67 @@ fn histories() -> Vec<(&'static str, Vec<Act>)> {
         ),
         ("reclaiming", reclaiming),
         ("specimen", script()),
+        // Entries of every kind: leases that the batch ends, doubts that it begins again, keys that are there twice.
+        (
+            "batch",
+            vec![
+                Begin(0),
+                Begin(1),
+                Begin(3),
+                Abandon(3),
+                Batch(0, 40),
+                AtomicBatch(0, 300),
+                Batch(6, 10),
+                DropStore,
+                AtomicBatch(5, 20),
+                Batch(4, 0),
+            ],
+        ),
+        // Results that take several frames, of which an atomic batch can hold only the first.
+        (
+            "batch-frames",
+            vec![
+                Batch(0, 12_000),
+                AtomicBatch(6, 12_000),
+                Advance(60_000),
+                Batch(0, 12_000),
+                Reopen,
+                Compact,
+            ],
+        ),
+        // Releases that are still to be written, and records that are not synced.
+        (
+            "batch-unsynced",
+            vec![
+                DropAndReopenBuffered,
+                Batch(0, 50),
+                AtomicBatch(0, 50),
+                Sync,
+                Batch(10, 600),
+                Begin(15),
+                AtomicBatch(10, 600),
+                DropStore,
+            ],
+        ),
     ]
+}
+
+/// Writes the dictionary of `histories`: an act of each kind on two keys, so that a mutation can insert whole acts.
+fn dictionary() {
+    let mut kinds: Vec<Act> = histories().into_iter().flat_map(|(_, script)| script).collect();
+    kinds.extend([Rot(1, 0), Replace, StepWallClock(20_000), Reboot(1_000), ReopenWithClockSetBack(20_000)]);
+    kinds.extend([Batch(1, 12_000), AtomicBatch(1, 2_000), RecordFor(1, 7, 0)]);
+    let mut entries: Vec<[u8; 4]> = kinds.into_iter().map(acts::encode).collect();
+    // Two of each kind: one on an even and one on an odd key.
+    entries.sort_unstable_by_key(|act| (act[0], act[1] % 2, *act));
+    entries.dedup_by_key(|act| (act[0], act[1] % 2));
+    let lines = entries.iter().map(|act| {
+        let bytes: String = act.iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        format!("\"{bytes}\"\n")
+    });
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("dictionaries");
+    fs::create_dir_all(&directory).unwrap();
+    fs::write(directory.join("histories"), lines.collect::<String>()).unwrap();
 }
 
 fn history(faults: [(u16, u8); 3], again: u8, latest: bool, decisions: &[u8], script: &[Act]) -> Vec<u8> {
@@ -110,6 +170,7 @@ fn history(faults: [(u16, u8); 3], again: u8, latest: bool, decisions: &[u8], sc
 
 fn main() {
     const NO_FAULT: (u16, u8) = (0, 7);
+    dictionary();
     for (at, (name, script)) in histories().into_iter().enumerate() {
         let plain = history([NO_FAULT; 3], 1, true, &[], &script);
         write("histories", name, &plain);
@@ -129,7 +190,10 @@ fn main() {
         Complete(3, 9),
         Begin(4),
         Release(4),
+        // One frame with several records.
+        AtomicBatch(5, 30),
     ];
+    let small_acts = small.len();
     let small = Specimen::of(&small);
     let several = Specimen::make();
     for mode in [1_u8, 3, 7, 15, 31] {
@@ -145,12 +209,12 @@ fn main() {
     write("open_bytes", "raw-header", &[&[0], &small.bytes[..HEADER_BYTES]].concat());
     write("open_bytes", "empty", &[0]);
 
-    // One of each structure of the file format.
+    // One of each structure of the file format. Each act of the small store has written one frame, behind that of the opening.
     let slot = &small.bytes[HEADER_BYTES..HEADER_BYTES + SEGMENT_BYTES];
     let position = (SEGMENT_BYTES + FIRST_FRAME) as u64;
     let frames = &slot[FIRST_FRAME..];
     let mut at = 0;
-    for number in 0..6 {
+    for number in 0..=small_acts {
         let length = u32::from_le_bytes(frames[at + 4..at + 8].try_into().unwrap()) as usize;
         let bytes = &frames[at..at + length];
         let frame_position = (position + at as u64) << 1;

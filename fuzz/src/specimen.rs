@@ -52,6 +52,7 @@ pub fn script() -> Vec<Act> {
         acts.push(Record(key, 9_000));
     }
     acts.extend([DropStore, Forget(4), Record(19, 40), Begin(8), Complete(8, 100), RecordBuffered(4, 5)]);
+    acts.extend([Begin(9), Batch(9, 200), AtomicBatch(10, 100)]);
     acts
 }
 
