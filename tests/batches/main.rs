@@ -8,6 +8,7 @@ mod rests;
 mod same;
 mod space;
 
+use oncekey::simulation::SimulatedDisk;
 use oncekey::{Answer, Durability, Error, Lease, Options, RunError, Status, Store};
 
 use common::{NONE, Place, acquire, small};
@@ -65,6 +66,29 @@ fn five_hundred_entries_take_one_sync() {
     for key in 0..40 {
         assert_eq!(reopened.get(&format!("large-{key}")).unwrap().result(), Some(&[key; 4_000][..]));
     }
+}
+
+#[test]
+fn the_disk_sees_one_sync_for_five_hundred_entries() {
+    let disk = SimulatedDisk::new();
+    let options = Options::new().min_size(4 << 20);
+    let store = options.open_simulated(&disk).unwrap();
+    store.record("first", NONE, b"").unwrap();
+    let keys = keys(500);
+    let before = disk.syncs();
+    let mut leases = begin_all(&store, &keys);
+    assert_eq!(disk.syncs() - before, 1, "one sync for the begins");
+    let mut batch = store.batch();
+    for lease in &mut leases {
+        batch.complete(lease, b"result").unwrap();
+    }
+    assert!(batch.commit().unwrap().all(|answer| answer.is_ok()));
+    assert_eq!(disk.syncs() - before, 2, "one sync for the completions");
+    for key in &keys {
+        store.forget(key).unwrap();
+    }
+    let single = disk.syncs() - before - 2;
+    assert_eq!(single, 500, "a call of its own syncs on its own");
 }
 
 #[test]
