@@ -34,6 +34,10 @@ fn the_list_has_what_began_and_has_not_ended_oldest_first() {
     assert_eq!(names(&store), ["b", "a", "c", "d", "e", "f"]);
     assert_eq!((store.stats().unfinished, store.stats().in_doubt), (6, 0));
     assert_eq!(store.stats().oldest_unfinished_ms, Some(1_000_000));
+    let mut list = store.unfinished().unwrap();
+    assert_eq!(list.size_hint(), (0, Some(6)));
+    list.next().unwrap().unwrap();
+    assert_eq!(list.size_hint(), (0, Some(5)));
 
     let mut leases = leases.into_iter();
     leases.next().unwrap().complete(b"").unwrap();

@@ -573,4 +573,80 @@ mod tests {
         assert_eq!((first.origin, first.until), (None, Until::Written));
         assert_eq!(first.claim, ClaimChange::Lease { deadline_ms: u64::MAX });
     }
+
+    /// The draft of a decision to write, in short form: its request, its result, what becomes of the claim, and how durable it
+    /// must be.
+    fn draft(decision: Decision<'_>) -> (Fingerprint, Option<Vec<u8>>, ClaimChange, Until) {
+        match decision {
+            Decision::Write(draft) => {
+                (draft.fingerprint, draft.value.result.map(<[u8]>::to_vec), draft.claim, draft.until)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_result_that_turned_out_to_be_applied_keeps_the_request_of_the_doubt() {
+        let (terms, value) = (terms(), Value::bytes(b"r"));
+        let applied =
+            |view: &View, request| applied(view, (VERSION, 3), Request::from(request), value, &terms);
+        let result = Some(b"r".to_vec());
+        let in_doubt = view(Liveness::Begun, Status::InDoubt);
+        let expected = (OURS, result.clone(), ClaimChange::End, Until::Synced);
+        assert_eq!(draft(applied(&in_doubt, OTHER)), expected, "the stored request");
+        let absent = view(Liveness::Gone, Status::Absent);
+        let expected = (OTHER, result, ClaimChange::End, Until::Synced);
+        assert_eq!(draft(applied(&absent, OTHER)), expected, "the request of the call");
+        // Another caller has begun the key for another request meanwhile.
+        let taken = View { found: in_doubt.found.clone(), ..view(Liveness::Begun, Status::InProgress) };
+        let earlier = (Version::from_u64(6), 2);
+        let decide = |request| super::applied(&taken, earlier, Request::from(request), value, &terms);
+        assert!(matches!(decide(OTHER), Decision::Mismatch));
+        assert!(matches!(decide(OURS), Decision::Fenced));
+    }
+
+    #[test]
+    fn a_record_and_a_forget_end_the_claim_of_an_attempt_that_never_ran() {
+        let terms = terms();
+        let unstarted = Some(Claim::Unstarted { version: VERSION });
+        let absent = || view(Liveness::Released, Status::Absent);
+        let record = |view: &View| draft(record(view, Request::from(OURS), Value::bytes(b"r"), &terms));
+        let expected = |claim| (OURS, Some(b"r".to_vec()), claim, Until::Synced);
+        assert_eq!(record(&absent()), expected(ClaimChange::Keep));
+        assert_eq!(record(&View { claim: unstarted, ..absent() }), expected(ClaimChange::End));
+        // The release of that attempt is not written yet, so "absent" has to be.
+        let forgotten = forget(&View { claim: unstarted, ..absent() }, &terms);
+        assert_eq!(draft(forgotten).2, ClaimChange::End);
+        assert_eq!(draft(forget(&view(Liveness::Begun, Status::InDoubt), &terms)).2, ClaimChange::End);
+        let unset = View { claim: unstarted, ..absent() };
+        let unset = compare_and_set(&unset, Expected::Absent, Next::Absent, Value::NONE, &terms);
+        assert!(matches!(unset, Decision::Write(Draft { kind: Kind::Forgotten, .. })), "{unset:?}");
+    }
+
+    #[test]
+    fn a_compare_and_set_writes_what_it_is_given_and_keeps_the_request_of_what_it_ends() {
+        let (unsynced, value) = (Terms { begin_unsynced: true, ..terms() }, Value::bytes(b"r"));
+        let set = |view: &View, expected, next| {
+            let Decision::Write(draft) = compare_and_set(view, expected, next, value, &unsynced) else {
+                panic!("{next:?} is not written")
+            };
+            assert_eq!((draft.claim, draft.value.result), (ClaimChange::End, Some(&b"r"[..])));
+            (draft.kind, draft.fingerprint, draft.attempt, draft.until)
+        };
+        let in_doubt = view(Liveness::Begun, Status::InDoubt);
+        let present = Expected::Present { status: Status::InDoubt, version: VERSION };
+        let completed = Next::Completed { fingerprint: OURS, result: b"r" };
+        assert_eq!(set(&in_doubt, present, completed), (Kind::Completed, OURS, 3, Until::Synced));
+        assert_eq!(set(&in_doubt, present, Next::Absent), (Kind::Released, OURS, 3, Until::Synced));
+        let other = Next::Completed { fingerprint: OTHER, result: b"r" };
+        let decision = compare_and_set(&in_doubt, present, other, value, &unsynced);
+        assert!(matches!(decision, Decision::Mismatch), "{decision:?}");
+        let absent = view(Liveness::Released, Status::Absent);
+        assert_eq!(set(&absent, Expected::Absent, other), (Kind::Completed, OTHER, 4, Until::Synced));
+        // Only what begins an operation may be left unsynced.
+        let begun = Next::InDoubt { fingerprint: OTHER };
+        assert_eq!(set(&absent, Expected::Absent, begun), (Kind::Begun, OTHER, 4, Until::Written));
+        let set = compare_and_set(&absent, Expected::Absent, begun, value, &terms());
+        assert_eq!(draft(set).3, Until::Synced);
+    }
 }

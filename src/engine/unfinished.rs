@@ -304,4 +304,28 @@ mod tests {
         (0..100_000).for_each(|number| drop(table.remove(hash(number))));
         assert!(table.capacity() <= 2 * SHARDS * MIN_SHRUNK, "{}", table.capacity());
     }
+
+    #[test]
+    fn a_shard_keeps_what_it_needs_and_at_most_four_times_as_much() {
+        // All in one shard: these bits do not select it.
+        let table = UnfinishedTable::new((0..10_000).map(|number| (number, 1)).collect());
+        let mut allocated = table.capacity();
+        let mut shrunk = 0;
+        for (left, number) in (0..10_000).rev().zip(0..10_000_u128) {
+            table.remove(number);
+            let capacity = table.capacity();
+            assert!(capacity <= MIN_SHRUNK.max(4 * left + 4), "{capacity} for {left}");
+            // The map itself gives up single places when an operation is removed.
+            if capacity < allocated - allocated / 4 {
+                assert!(left <= allocated / 4 && capacity >= 2 * left, "{allocated} to {capacity} at {left}");
+                shrunk += 1;
+            }
+            allocated = capacity;
+        }
+        // Shrinking to twice of what is left keeps the number of copies small.
+        assert!((1..16).contains(&shrunk), "{shrunk}");
+        let table = UnfinishedTable::new((0..6_400).map(|number| (number << 80, 1)).collect());
+        let shards = table.shards.iter().map(|shard| shard.lock().len());
+        assert!(shards.into_iter().all(|len| len == 100), "the operations are not spread over the shards");
+    }
 }

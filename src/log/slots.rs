@@ -322,4 +322,18 @@ mod tests {
         let (slot, end) = ends(300 << 10, 256 << 10);
         assert_eq!(end, slot + (300 << 10), "the piece must end with the slot");
     }
+
+    #[test]
+    fn the_lowest_free_slot_is_used_first() {
+        let parameters = Parameters { segment_bytes: 64 << 10, file_id: [0; 16], secret: [0; 16] };
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
+        let reader = Arc::new(Reader::new(Arc::clone(&storage), PathBuf::new(), &parameters));
+        let growing = Growing { min_slots: 0, max_slots: 10, new_slot: NewSlot::Zeroed };
+        let mut slots =
+            Slots::new(storage, reader, Arc::default(), 64 << 10, growing, (7, BTreeSet::from([6, 3, 4])));
+        assert_eq!((slots.lowest_free(), slots.take()), (Some(3), Some(3)));
+        slots.drop_last();
+        slots.give_back(2);
+        assert_eq!((slots.lowest_free(), slots.count(), slots.free_count()), (Some(2), 6, 2));
+    }
 }

@@ -71,13 +71,14 @@ fn five_hundred_entries_take_one_sync() {
 #[test]
 fn the_disk_sees_one_sync_for_five_hundred_entries() {
     let disk = SimulatedDisk::new();
-    let options = Options::new().min_size(4 << 20);
+    let options = Options::new().min_size(4 << 20).max_size(8 << 20);
     let store = options.open_simulated(&disk).unwrap();
     store.record("first", NONE, b"").unwrap();
     let keys = keys(500);
-    let before = disk.syncs();
+    let (before, steps) = (disk.syncs(), disk.steps());
     let mut leases = begin_all(&store, &keys);
     assert_eq!(disk.syncs() - before, 1, "one sync for the begins");
+    assert_eq!(disk.steps() - steps, 2, "one write for the begins: they fit one frame");
     let mut batch = store.batch();
     for lease in &mut leases {
         batch.complete(lease, b"result").unwrap();
@@ -95,10 +96,12 @@ fn the_disk_sees_one_sync_for_five_hundred_entries() {
 fn answers_are_in_the_order_of_the_entries() {
     let store = small().open_in_memory().unwrap();
     let mut batch = store.batch();
+    assert!(batch.is_empty());
     let keys = keys(64);
     for key in keys.iter().rev().chain(&keys) {
         batch.record(store.operation(key), key.as_bytes()).unwrap();
     }
+    assert!(!batch.is_empty());
     let answers: Vec<_> = batch.commit().unwrap().collect();
     for (key, answer) in keys.iter().rev().zip(&answers) {
         assert!(

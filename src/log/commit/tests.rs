@@ -476,3 +476,123 @@ fn every_record_of_many_threads_is_written_once() {
     assert_eq!(sink.records.into_inner(), 1_600);
     assert!(sink.syncs.into_inner() <= 1_600);
 }
+
+fn ticket(queue: &mut Queue, until: Until) -> Ticket {
+    let record = record("k");
+    let new = NewRecord::new(&record, 1, Seed::NONE);
+    queue.append(std::iter::once(&new), 0, until, 16 << 10)
+}
+
+/// A queue of which `written` batches were written and three were synced.
+fn queue(written: u64, writing: bool, syncing: bool) -> Queue {
+    let mut queue = Queue::new();
+    (queue.written, queue.synced, queue.writing, queue.syncing) = (written, 3, writing, syncing);
+    queue
+}
+
+#[test]
+fn a_sync_needs_no_ticket_only_if_nothing_is_pending_or_under_way() {
+    assert!(queue(3, false, false).ticket_for_sync().is_none());
+    assert!(queue(3, true, false).ticket_for_sync().is_some(), "a thread is writing");
+    assert!(queue(3, false, true).ticket_for_sync().is_some(), "a thread is syncing");
+    assert!(queue(4, false, false).ticket_for_sync().is_some(), "a batch is not synced");
+    let mut gathering = queue(3, false, false);
+    drop(ticket(&mut gathering, Until::Written));
+    assert!(gathering.ticket_for_sync().is_some(), "a batch is gathering");
+    let reached = queue(4, false, false);
+    assert_eq!((reached.reached(Until::Written), reached.reached(Until::Synced)), (4, 3));
+}
+
+#[test]
+fn a_batch_counts_the_callers_that_want_a_sync_and_remembers_those_that_want_a_write() {
+    let mut queue = Queue::new();
+    for _ in 0..3 {
+        drop(ticket(&mut queue, Until::Synced));
+    }
+    assert!(!queue.may_be_written_to(1), "no caller wants only a write");
+    drop(ticket(&mut queue, Until::Written));
+    assert!(queue.may_be_written_to(1));
+    let batch = &queue.batches[0];
+    assert_eq!((batch.sync_waiters, batch.wants_sync, batch.wants_write), (3, true, true));
+}
+
+#[test]
+fn a_thread_takes_only_roles_that_are_free() {
+    // Whether a thread has the role of the writer and of the syncer, and the roles that are left for a caller that wants a
+    // write, and for one that wants a sync.
+    let (both, write, none) = ((true, true), (true, false), None);
+    let cases = [
+        ((false, false), Some(write), Some(both)),
+        ((true, false), none, none),
+        ((false, true), Some(write), none),
+        ((true, true), none, none),
+    ];
+    for ((writing, syncing), for_write, for_sync) in cases {
+        for (until, expected) in [(Until::Written, for_write), (Until::Synced, for_sync)] {
+            let mut queue = Queue::new();
+            let ticket = ticket(&mut queue, until);
+            (queue.writing, queue.syncing) = (writing, syncing);
+            let roles = queue.free_roles(&ticket).map(|roles| (roles.writes, roles.syncs));
+            assert_eq!(roles, expected, "{until:?}: writing {writing}, syncing {syncing}");
+        }
+    }
+}
+
+#[test]
+fn a_few_waiters_are_woken_before_the_next_sync_unless_as_many_wait_for_it() {
+    let wakes = |expected: u32, next: u32| {
+        let mut queue = Queue::new();
+        queue.lingering.expected = expected;
+        (0..next).for_each(|_| drop(ticket(&mut queue, Until::Synced)));
+        queue.wakes_before_next_sync()
+    };
+    assert!(!wakes(1, 0), "one waiter is the syncer itself");
+    assert!(wakes(2, 0) && wakes(16, 15) && wakes(4, 3));
+    assert!(!wakes(17, 0), "waking many takes too long");
+    assert!(!wakes(4, 4) && !wakes(4, 5), "as many wait already");
+}
+
+#[test]
+fn a_thread_lingers_only_for_the_one_batch_that_gathers_and_wants_a_sync() {
+    let mut queue = Queue::new();
+    let first = ticket(&mut queue, Until::Synced);
+    assert_eq!(queue.gathering_waiters(&first), Some(1));
+    drop(ticket(&mut queue, Until::Synced));
+    assert_eq!(queue.gathering_waiters(&first), Some(2));
+    queue.writing = true;
+    assert_eq!(queue.gathering_waiters(&first), None, "a thread is writing");
+    queue.writing = false;
+    queue.batches[0].number += 1;
+    assert_eq!(queue.gathering_waiters(&first), None, "the batch was taken");
+    queue.batches[0].number -= 1;
+    let wants_write = ticket(&mut queue, Until::Written);
+    assert_eq!(queue.gathering_waiters(&first), None, "a caller waits only for a write");
+    queue.batches[0].wants_write = false;
+    assert_eq!(queue.gathering_waiters(&wants_write), None, "the caller itself wants only a write");
+    assert_eq!(queue.gathering_waiters(&first), Some(2));
+    let _full =
+        queue.append(std::iter::once(&NewRecord::new(&record("k"), 1, Seed::NONE)), 0, Until::Synced, 300);
+    assert_eq!(queue.batches.len(), 2);
+    assert_eq!(queue.gathering_waiters(&first), None, "the batch is full");
+    queue.batches.pop_back();
+    assert_eq!(queue.gathering_waiters(&first), Some(2));
+    queue.poison(io::Error::other("planted"));
+    assert_eq!(queue.gathering_waiters(&first), None, "the queue is poisoned");
+}
+
+#[test]
+fn a_failure_gives_up_the_roles_of_the_thread_and_poisons_for_good() {
+    let roles = |writes, syncs| Roles { writes, syncs };
+    for (given_up, left) in [
+        (roles(true, false), (false, true)),
+        (roles(false, true), (true, false)),
+        (roles(true, true), (false, false)),
+    ] {
+        let mut queue = queue(3, true, true);
+        assert!(queue.check_poison().is_ok());
+        queue.fail(given_up, io::Error::other("the first"), None);
+        assert_eq!((queue.writing, queue.syncing), left, "{given_up:?}");
+        assert!(queue.check_poison().is_err());
+        assert_eq!(queue.poison(io::Error::other("the second")).to_string(), "the first");
+    }
+}
