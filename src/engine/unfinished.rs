@@ -308,7 +308,7 @@ mod tests {
     #[test]
     fn a_shard_keeps_what_it_needs_and_at_most_four_times_as_much() {
         // All in one shard: these bits do not select it.
-        let table = UnfinishedTable::new((0..10_000).map(|number| (number, 1)).collect());
+        let table = UnfinishedTable::new((0..10_000).map(|number| found(number, 1)).collect());
         let mut allocated = table.capacity();
         let mut shrunk = 0;
         for (left, number) in (0..10_000).rev().zip(0..10_000_u128) {
@@ -324,7 +324,7 @@ mod tests {
         }
         // Shrinking to twice of what is left keeps the number of copies small.
         assert!((1..16).contains(&shrunk), "{shrunk}");
-        let table = UnfinishedTable::new((0..6_400).map(|number| (number << 80, 1)).collect());
+        let table = UnfinishedTable::new((0..6_400).map(|number| found(number << 80, 1)).collect());
         let shards = table.shards.iter().map(|shard| shard.lock().len());
         assert!(shards.into_iter().all(|len| len == 100), "the operations are not spread over the shards");
     }

@@ -325,7 +325,8 @@ mod tests {
 
     #[test]
     fn the_lowest_free_slot_is_used_first() {
-        let parameters = Parameters { segment_bytes: 64 << 10, file_id: [0; 16], secret: [0; 16] };
+        let parameters =
+            Parameters { segment_bytes: 64 << 10, file_id: [0; 16], secret: [0; 16], copied_seed: None };
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new());
         let reader = Arc::new(Reader::new(Arc::clone(&storage), PathBuf::new(), &parameters));
         let growing = Growing { min_slots: 0, max_slots: 10, new_slot: NewSlot::Zeroed };
