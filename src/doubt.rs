@@ -217,6 +217,10 @@ impl Doubt {
         Ok(Lease::new(engine, key.as_key(), terms, grant))
     }
 
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.held.terms
+    }
+
     /// Records the result as the end of this doubt. If the key has become absent, records a begin and a completion in
     /// one write.
     pub(crate) fn record_applied(

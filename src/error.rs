@@ -161,15 +161,19 @@ pub enum Error {
     /// name a step by the item that it is about.
     #[non_exhaustive]
     StepReused {
+        /// The key of the step.
+        key: OwnedKey,
+    },
+    /// The operation was begun without an [input](crate::Operation::input), so no caller but its own can go on with it.
+    #[non_exhaustive]
+    NoInput {
         /// The key of the operation.
         key: OwnedKey,
-        /// The name of the step.
-        step: Box<[u8]>,
     },
     /// The operation has as many steps as an operation can have. The step did not begin.
     #[non_exhaustive]
     TooManySteps {
-        /// The key of the operation.
+        /// The key of the step.
         key: OwnedKey,
         /// The maximum number of steps.
         limit: usize,
@@ -414,6 +418,7 @@ impl Error {
             | Error::HasSteps { .. }
             | Error::Fenced { .. } => ErrorKind::Answer,
             Error::Key { .. }
+            | Error::NoInput { .. }
             | Error::StepReused { .. }
             | Error::TooManySteps { .. }
             | Error::TooLarge { .. }
@@ -458,6 +463,7 @@ impl Error {
     /// | `Mismatch`, `ResultExpired`, `ResultNotKept`, `Conflict` | no | what is recorded does not change |
     /// | `HasSteps` | no | the steps stay until the operation is begun again, completed or forgotten |
     /// | `StepReused`, `TooManySteps` | no | the names of the steps stay as they are |
+    /// | `NoInput` | no | only the first begin stores an input |
     /// | `Fenced` | no | the operation no longer belongs to this lease |
     /// | `Key`, `TooLarge`, `Encode`, `Option` | no | the arguments stay as they are |
     /// | `Decode` | no | the bytes and the type stay as they are |
@@ -498,6 +504,7 @@ impl Error {
             | Error::Conflict { .. }
             | Error::HasSteps { .. }
             | Error::StepReused { .. }
+            | Error::NoInput { .. }
             | Error::TooManySteps { .. }
             | Error::Fenced { .. }
             | Error::TooLarge { .. }

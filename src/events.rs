@@ -11,6 +11,7 @@
 //! | `mismatch` | warn | `key`, `scope` | A call returned [`Error::Mismatch`]. |
 //! | `in doubt` | warn | `key`, `scope`, `attempt` | An attempt ended in doubt: its lease was dropped before it was completed or released (for example because the closure of [`Operation::run`](crate::Operation::run) failed or panicked), another call took over the operation after the deadline, or [`Store::compare_and_set`](crate::Store::compare_and_set) put the key in doubt. Once for each attempt. |
 //! | `found in doubt` | info | `key`, `scope`, `attempt` | A call found in doubt an attempt of this process or of an earlier one. Once for each such call. |
+//! | `step_unvisited` | warn | `key`, `scope`, `step` | An operation was completed, and its last attempt never asked for this step, which an earlier attempt had done ([`Attempt::step`](crate::Attempt::step)). Has the name of the step changed in a deploy, or is its side effect to be undone? |
 //! | `unreadable` | error | `path`, `offset` | A record cannot be read ([`Stats::unreadable_records`](crate::Stats::unreadable_records)). Once for each record. |
 //! | `reclaimed` | debug | `path`, `sequence`, `record_bytes`, `moved_bytes` | A segment was retired: its live records were moved, and its space is free. |
 //! | `reclaiming stopped` | error | `path`, `error` | The oldest segment cannot be read, so no space is freed and the file grows. Once until reclaiming continues. |
@@ -95,6 +96,13 @@ pub(crate) fn found_in_doubt(key: Key<'_>, attempt: u32) {
     pending::add(tracing::Level::INFO, || Event::FoundInDoubt { key: key.to_owned(), attempt });
 }
 
+/// Adds the event of a step that an earlier attempt had done, and for which the attempt that completed the operation did not
+/// ask.
+pub(crate) fn step_unvisited(key: Key<'_>, step: &[u8]) {
+    #[cfg(feature = "tracing")]
+    pending::add(tracing::Level::WARN, || Event::StepUnvisited { key: key.step(step).to_owned() });
+}
+
 pub(crate) fn opened(path: &Path, keys: usize, was_closed: bool) {
     #[cfg(feature = "tracing")]
     pending::add(tracing::Level::INFO, || Event::Opened { path: path.into(), keys, was_closed });
@@ -158,6 +166,7 @@ enum Event {
     Mismatched { key: OwnedKey },
     InDoubt { key: OwnedKey, attempt: u32 },
     FoundInDoubt { key: OwnedKey, attempt: u32 },
+    StepUnvisited { key: OwnedKey },
     Unreadable { path: Box<Path>, offset: u64 },
     Reclaimed { path: Box<Path>, sequence: u64, record_bytes: u64, moved_bytes: u64 },
     ReclaimingStopped { path: Box<Path>, error: Error },
@@ -186,6 +195,10 @@ mod emit {
 
     fn scope_of(key: &OwnedKey) -> Option<impl tracing::Value> {
         key.as_key().scope_name().map(|scope| display(scope.escape_ascii()))
+    }
+
+    fn step_of(key: &OwnedKey) -> Option<impl tracing::Value> {
+        key.as_key().step_name().map(|step| display(step.escape_ascii()))
     }
 
     impl Event {
@@ -219,6 +232,10 @@ mod emit {
                 Event::FoundInDoubt { key, attempt } => tracing::info!(
                     target: TARGET, key = name_of(&key), scope = scope_of(&key), attempt,
                     "found in doubt: it is unknown whether the side effect of an earlier attempt happened"
+                ),
+                Event::StepUnvisited { key } => tracing::warn!(
+                    target: TARGET, key = name_of(&key), scope = scope_of(&key), step = step_of(&key),
+                    "step_unvisited: an earlier attempt did this step, and the one that completed the operation did not ask for it"
                 ),
                 Event::Unreadable { path, offset } => tracing::error!(
                     target: TARGET, path = %Shown(&path), offset,

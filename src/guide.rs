@@ -10,6 +10,9 @@
 //! - [A provider that takes idempotency keys](provider_with_keys): `rerun()` and the token, with one sync.
 //! - [A provider that does not](provider_without_keys): `reconcile` looks up what happened.
 //! - [Webhooks and queues](webhooks_and_queues): an at-least-once consumer, with two syncs for each poll of 500 messages.
+//! - [A job of several side effects](jobs): steps, and a worker that resumes what a crash has interrupted.
+//! - [Recovering forward](recovering_forward): a step is refused for good after others are done.
+//! - [Naming steps](naming_steps): by the item, across attempts and deploys.
 //! - [Publishing](publishing): messages that are committed with the result, and what their consumers do.
 //! - [Deadlines and fencing](deadlines_and_fencing): how another caller takes over an attempt that hangs.
 //!
@@ -56,6 +59,15 @@ pub mod provider_without_keys {}
 
 #[doc = include_str!("guide/webhooks_and_queues.md")]
 pub mod webhooks_and_queues {}
+
+#[doc = include_str!("guide/jobs.md")]
+pub mod jobs {}
+
+#[doc = include_str!("guide/recovering_forward.md")]
+pub mod recovering_forward {}
+
+#[doc = include_str!("guide/naming_steps.md")]
+pub mod naming_steps {}
 
 #[doc = include_str!("guide/publishing.md")]
 pub mod publishing {}

@@ -43,19 +43,66 @@ const MAX_TOKEN_CHARACTERS: usize = 255;
 pub struct Key<'a> {
     scope: Option<&'a [u8]>,
     name: &'a [u8],
+    /// The name of a step, if this addresses a step of the operation.
+    step: Option<&'a [u8]>,
 }
 
 impl<'a> Key<'a> {
     /// Makes a key without a scope.
     #[must_use]
     pub fn new<B: AsRef<[u8]> + ?Sized>(name: &'a B) -> Key<'a> {
-        Key { scope: None, name: name.as_ref() }
+        Key { scope: None, name: name.as_ref(), step: None }
     }
 
     /// Returns the same key in `scope`, which replaces any earlier scope.
     #[must_use]
     pub fn scope<B: AsRef<[u8]> + ?Sized>(self, scope: &'a B) -> Key<'a> {
-        Key { scope: Some(scope.as_ref()), name: self.name }
+        Key { scope: Some(scope.as_ref()), ..self }
+    }
+
+    /// Addresses the [step](crate::Attempt::step) of this name of the key's operation, for an operator.
+    ///
+    /// [`Store::get`](crate::Store::get), [`Store::compare_and_set`](crate::Store::compare_and_set) and
+    /// [`Operation::complete_if`](crate::Operation::complete_if) take such a key. Every other call returns
+    /// [`Error::Key`](crate::Error::Key), because only an attempt at the operation begins steps. The
+    /// [`token`](Key::token) is that of the step: search the outside world by it.
+    ///
+    /// A step can be addressed while its operation is unfinished.
+    ///
+    /// ```
+    /// use oncekey::{Expected, Key, Status, Store};
+    ///
+    /// let store = Store::in_memory()?;
+    /// let lost = store.operation("order-7").run(|job| {
+    ///     let receipt = job.step("charge").run(|_| Err::<u64, _>("timed out"));
+    ///     receipt.map_err(|error| error.to_string())
+    /// });
+    /// assert!(lost.is_err());
+    ///
+    /// // The gateway has the charge. The next attempt gets its receipt and goes on after it.
+    /// let charge = Key::new("order-7").step("charge");
+    /// assert_eq!(charge.token(), "order-7#charge");
+    /// let seen = store.get(charge)?;
+    /// assert_eq!(seen.status(), Status::InDoubt);
+    /// let expected = Expected::Present { status: seen.status(), version: seen.version().expect("it began") };
+    /// store.operation(charge).complete_if(expected, &17_u64)?;
+    /// assert_eq!(store.get("order-7")?.status(), Status::Stopped, "nothing is left to find out");
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    #[must_use]
+    pub fn step<B: AsRef<[u8]> + ?Sized>(self, name: &'a B) -> Key<'a> {
+        Key { step: Some(name.as_ref()), ..self }
+    }
+
+    /// Returns the name of the step that the key addresses, or `None` if it addresses an operation.
+    #[must_use]
+    pub fn step_name(&self) -> Option<&'a [u8]> {
+        self.step
+    }
+
+    /// Returns the key of the operation.
+    pub(crate) fn without_step(self) -> Key<'a> {
+        Key { step: None, ..self }
     }
 
     /// Returns the bytes of the key without its scope.
@@ -87,8 +134,9 @@ impl<'a> Key<'a> {
     ///
     /// # Format
     ///
-    /// The token is the key, preceded by the scope and `/` if there is a scope. In both parts, each of `%`, `/`, `#`, `~`,
-    /// each space and each byte that is not printable ASCII becomes `%` and two uppercase hexadecimal digits. So a key
+    /// The token is the key, preceded by the scope and `/` if there is a scope, and followed by `#` and the name of the step
+    /// if the key [addresses one](Key::step). In each part, each of `%`, `/`, `#`, `~`, each space and each byte that is not
+    /// printable ASCII becomes `%` and two uppercase hexadecimal digits. So a key
     /// of ordinary printable ASCII without a scope is its own token. If the result has more than 255 characters, the token
     /// is `~` and the SHA-256 of that result in lowercase hexadecimal instead.
     ///
@@ -107,18 +155,7 @@ impl<'a> Key<'a> {
     /// ```
     #[must_use]
     pub fn token(&self) -> String {
-        self.token_of_step(None)
-    }
-
-    /// Returns the token of a step of this key's operation: the key's token, `#` and the step's name. Without a step,
-    /// returns the token of the operation itself.
-    pub(crate) fn token_of_step(&self, step: Option<&[u8]>) -> String {
-        self.token_with(|token| {
-            if let Some(step) = step {
-                token.push('#');
-                push_escaped(token, step);
-            }
-        })
+        self.token_with(|_| {})
     }
 
     /// Returns the token of a message that this key's operation emitted: the key's token, `~` and the number of the message.
@@ -136,6 +173,10 @@ impl<'a> Key<'a> {
             token.push('/');
         }
         push_escaped(&mut token, self.name);
+        if let Some(step) = self.step {
+            token.push('#');
+            push_escaped(&mut token, step);
+        }
         push_suffix(&mut token);
         if token.len() <= MAX_TOKEN_CHARACTERS {
             return token;
@@ -148,10 +189,27 @@ impl<'a> Key<'a> {
     /// Returns a copy of the key that owns its bytes.
     #[must_use]
     pub fn to_owned(&self) -> OwnedKey {
-        OwnedKey { scope: self.scope.map(Box::from), name: Box::from(self.name) }
+        let boxed = |part: Option<&[u8]>| part.map(Box::from);
+        OwnedKey { scope: boxed(self.scope), name: Box::from(self.name), step: boxed(self.step) }
     }
 
+    /// Checks the key of a call that takes no step.
     pub(crate) fn check(&self) -> Result<(), KeyProblem> {
+        match self.step {
+            Some(_) => Err(KeyProblem::IsStep),
+            None => self.check_lengths(),
+        }
+    }
+
+    /// Checks the key and, if it addresses one, the name of the step.
+    pub(crate) fn check_lengths(&self) -> Result<(), KeyProblem> {
+        match self.step {
+            Some([]) => return Err(KeyProblem::StepEmpty),
+            Some(step) if step.len() > MAX_KEY_BYTES => {
+                return Err(KeyProblem::StepTooLong { length_bytes: step.len() });
+            }
+            _ => {}
+        }
         if self.name.is_empty() {
             return Err(KeyProblem::Empty);
         }
@@ -210,6 +268,16 @@ pub enum KeyProblem {
         /// The length of the scope, in bytes.
         length_bytes: usize,
     },
+    /// The name of the step is empty. The shortest name has one byte.
+    StepEmpty,
+    /// The name of the step is longer than [`MAX_KEY_BYTES`].
+    #[non_exhaustive]
+    StepTooLong {
+        /// The length of the name, in bytes.
+        length_bytes: usize,
+    },
+    /// The key [addresses a step](Key::step), and the call is for an operation.
+    IsStep,
 }
 
 impl fmt::Display for KeyProblem {
@@ -221,6 +289,18 @@ impl fmt::Display for KeyProblem {
             }
             KeyProblem::ScopeTooLong { length_bytes } => {
                 write!(out, "a scope is at most 1,024 bytes; this one has {length_bytes}")
+            }
+            KeyProblem::StepEmpty => {
+                write!(out, "the name of a step is 1 to 1,024 bytes; this one is empty")
+            }
+            KeyProblem::StepTooLong { length_bytes } => {
+                write!(out, "the name of a step is 1 to 1,024 bytes; this one has {length_bytes}")
+            }
+            KeyProblem::IsStep => {
+                write!(
+                    out,
+                    "the key addresses a step, and only `get` and compare-and-set take the key of a step"
+                )
             }
         }
     }
@@ -240,6 +320,9 @@ impl fmt::Debug for Key<'_> {
 
 impl fmt::Display for Key<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(step) = self.step {
+            write!(out, "step \"{}\" of ", step.escape_ascii())?;
+        }
         match self.scope {
             Some(scope) => {
                 write!(out, "key \"{}\" in scope \"{}\"", self.name.escape_ascii(), scope.escape_ascii())
@@ -249,7 +332,8 @@ impl fmt::Display for Key<'_> {
     }
 }
 
-/// A [`Key`] that owns its bytes. Leases, completions and errors contain one.
+/// A [`Key`] that owns its bytes. Leases, completions and errors contain one. An error about a step has the
+/// [key of the step](Key::step).
 ///
 /// ```
 /// use oncekey::Key;
@@ -262,13 +346,14 @@ impl fmt::Display for Key<'_> {
 pub struct OwnedKey {
     scope: Option<Box<[u8]>>,
     name: Box<[u8]>,
+    step: Option<Box<[u8]>>,
 }
 
 impl OwnedKey {
     /// Returns the key, borrowed.
     #[must_use]
     pub fn as_key(&self) -> Key<'_> {
-        Key { scope: self.scope.as_deref(), name: &self.name }
+        Key { scope: self.scope.as_deref(), name: &self.name, step: self.step.as_deref() }
     }
 }
 
@@ -370,7 +455,7 @@ impl From<String> for AnyKey<'_> {
 
 impl From<Vec<u8>> for AnyKey<'_> {
     fn from(name: Vec<u8>) -> Self {
-        OwnedKey { scope: None, name: name.into() }.into()
+        OwnedKey { scope: None, name: name.into(), step: None }.into()
     }
 }
 
@@ -432,15 +517,15 @@ mod tests {
     #[test]
     fn the_token_of_a_step_equals_no_other_token() {
         let key = Key::new("order").scope("a");
-        assert_eq!(key.token_of_step(Some(b"reserve #1")), "a/order#reserve%20%231");
+        assert_eq!(key.step("reserve #1").token(), "a/order#reserve%20%231");
         let tokens = [
             key.token(),
-            key.token_of_step(Some(b"")),
-            key.token_of_step(Some(b"x")),
+            key.step("").token(),
+            key.step("x").token(),
             Key::new("order#x").scope("a").token(),
-            Key::new("order").token_of_step(Some(b"x")),
-            key.token_of_step(Some(&[b'x'; 300])),
-            key.token_of_step(Some(&[b'x'; 301])),
+            Key::new("order").step("x").token(),
+            key.step(&[b'x'; 300]).token(),
+            key.step(&[b'x'; 301]).token(),
         ];
         for (at, token) in tokens.iter().enumerate() {
             assert!(token.len() <= MAX_TOKEN_CHARACTERS, "{token}");
@@ -457,5 +542,9 @@ mod tests {
         assert!(Key::new("").check().is_err());
         assert!(Key::new(&too_long).check().is_err());
         assert!(Key::new("k").scope(&too_long).check().is_err());
+        assert!(Key::new("k").step(&longest).check_lengths().is_ok());
+        assert!(Key::new("k").step(&too_long).check_lengths().is_err());
+        assert!(Key::new("k").step("").check_lengths().is_err());
+        assert_eq!(Key::new("k").step("s").check(), Err(KeyProblem::IsStep));
     }
 }

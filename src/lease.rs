@@ -323,8 +323,8 @@ impl Lease {
         self.held.hashed_key()
     }
 
-    pub(crate) fn retention(&self) -> Retention {
-        self.held.terms.retention
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.held.terms
     }
 
     pub(crate) fn set_retention(&mut self, retention: Retention) {

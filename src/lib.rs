@@ -60,6 +60,7 @@
 //! | open a store | [`Store`], [`Options`] |
 //! | make a key for a caller that has none | [`Key::mint`], [`Key::derive`] |
 //! | run a side effect once | [`Operation`]: [`run`](Operation::run), [`reconcile`](Operation::reconcile), [`rerun`](Operation::rerun), [`release_if`](Operation::release_if) |
+//! | run several side effects as one job | [`Attempt::step`], [`Step`], [`Operation::input`], [`Store::resume`] |
 //! | see what the closures receive, and how a call ends | [`Attempt`], [`Outcome`], [`RunError`], [`Error`] |
 //! | use bytes, without a codec | [`Store::begin`], [`Lease`], [`Doubt`], [`Store::record`], [`Store::replay_into`] |
 //! | list what began and has not ended | [`Store::unfinished`] |
@@ -134,8 +135,12 @@ mod held_grant;
 mod lease;
 mod doubt;
 mod begin;
+mod attempt;
 mod outcome;
 mod policy;
+mod listed_step;
+mod side_effect;
+mod step;
 mod operation;
 mod batch;
 mod outbox;
@@ -176,6 +181,7 @@ pub mod simulation {
     pub use crate::verify::verify_simulated;
 }
 
+pub use attempt::Attempt;
 pub use batch::{Answer, Answers, Batch, HeldAttempt};
 pub use begin::Begin;
 pub use clock::{ClockJump, ManualClock};
@@ -191,11 +197,12 @@ pub use error::{Error, ErrorKind, Result};
 pub use format::FORMAT_VERSION;
 pub use key::{AnyKey, Fingerprint, Key, KeyProblem, MAX_KEY_BYTES, OwnedKey};
 pub use lease::Lease;
+pub use listed_step::ListedStep;
 pub use messages::Messages;
 pub use operation::Operation;
 pub use options::Options;
 pub use outbox::{Deliveries, Delivery, Message, Outbox};
-pub use outcome::{Attempt, BoxError, Finding, Outcome, Reconciled, RunError};
+pub use outcome::{BoxError, Finding, Outcome, Reconciled, RunError};
 pub use policy::{
     BatchPolicy, DoubtPolicy, EmitPolicy, KeepInDoubt, NoMessages, OnComplete, Reconcile, Refuse, ReleaseIf,
     ReleasePolicy, Rerun,
@@ -206,6 +213,7 @@ pub use repair::{Repair, repair, repair_with};
 pub use scan::{ForgottenScope, Scan, ScannedKey};
 pub use stats::{CasOutcome, KeyState, Stats};
 pub use status::{ParseVersionError, Status, Version};
+pub use step::Step;
 pub use store::{Backup, Store};
 pub use unfinished::{Unfinished, UnfinishedOperation};
 pub use verify::{Consequence, Fault, Verification, verify, verify_with};

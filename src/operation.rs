@@ -8,23 +8,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use crate::attempt::Attempt;
 use crate::begin::Begin;
-use crate::codec::{Codec, DEFAULT_CODEC_ID, DefaultCodec};
+use crate::codec::{Codec, DefaultCodec};
 use crate::completion::Recorded;
-use crate::engine::{Durability, Engine, Request, Terms};
+use crate::engine::{Durability, Engine, Found, Request, Terms};
 use crate::error::{Error, Result};
-use crate::fingerprint::canonical;
 use crate::format::record::{Typing, Value};
 use crate::key::{AnyKey, Fingerprint};
 use crate::messages::Messages;
 use crate::options::{check_lease, check_retention, operation_retention};
-use crate::outcome::Attempt;
 #[cfg(doc)]
 use crate::outcome::{Finding, Reconciled, RunError};
 use crate::policy::{KeepInDoubt, NoMessages, OnComplete, Reconcile, Refuse, ReleaseIf, Rerun};
+use crate::side_effect::SideEffect;
 use crate::sync::Patience;
-use crate::typed::{BY_CALLER, BY_MEANING};
 
 /// A builder for one operation: a side effect that must run only once under its key.
 /// [`Store::operation`](crate::Store::operation) returns it, and [`run`](Operation::run) executes it.
@@ -36,6 +36,7 @@ use crate::typed::{BY_CALLER, BY_MEANING};
 /// | which errors mean that nothing happened | [`release_if`](Operation::release_if) | every error leaves a doubt |
 /// | which messages to publish once it is done | [`emits`](Operation::emits) and [`on_complete`](Operation::on_complete) or [`Attempt::emit`] | none |
 /// | how long to wait for another thread | [`wait`](Operation::wait) | [`Error::InProgress`] at once |
+/// | what any process needs to go on with it | [`input`](Operation::input) | only the caller can retry it |
 /// | how long to remember it | [`retain`](Operation::retain) | [`Options::retention`](crate::Options::retention) |
 ///
 /// ```
@@ -72,16 +73,23 @@ use crate::typed::{BY_CALLER, BY_MEANING};
 pub struct Operation<'a, C = DefaultCodec, D = Refuse, R = KeepInDoubt, M = NoMessages> {
     engine: &'a Arc<Engine>,
     key: AnyKey<'a>,
-    request: Result<Request>,
-    /// How the fingerprint was made: [`BY_CALLER`] or [`BY_MEANING`].
-    scheme: u8,
-    /// The number of the codec, or `None` if there is no codec.
-    codec_id: Option<u8>,
+    effect: SideEffect<C, D, R, M>,
     unchecked: Unchecked,
-    codec: C,
-    doubt: D,
-    release: R,
-    emit: M,
+    /// The input, or why it cannot be stored.
+    input: Option<Result<StoredInput>>,
+}
+
+/// An encoded input.
+#[derive(Clone)]
+pub(crate) struct StoredInput {
+    bytes: Vec<u8>,
+    typing: Typing,
+}
+
+impl StoredInput {
+    pub(crate) fn value(&self) -> Value<'_> {
+        Value::typed(&self.bytes, self.typing)
+    }
 }
 
 /// The terms that the caller set, before [`Operation::terms`] has checked them.
@@ -92,7 +100,6 @@ struct Unchecked {
     lease: Option<Duration>,
     wait: Option<Duration>,
     durability: Option<Durability>,
-    max_result_bytes: Option<usize>,
     emits_bytes: usize,
 }
 
@@ -105,18 +112,17 @@ pub(crate) struct Parts<'a> {
 
 impl<'a> Operation<'a> {
     pub(crate) fn new(engine: &'a Arc<Engine>, key: AnyKey<'a>) -> Operation<'a> {
-        Operation {
-            engine,
-            key,
-            request: Ok(Fingerprint::NONE.into()),
-            scheme: BY_CALLER,
-            codec_id: DEFAULT_CODEC_ID,
-            unchecked: Unchecked::default(),
-            codec: DefaultCodec::default(),
-            doubt: Refuse,
-            release: KeepInDoubt,
-            emit: NoMessages,
-        }
+        let (effect, unchecked) = (SideEffect::new(), Unchecked::default());
+        Operation { engine, key, effect, unchecked, input: None }
+    }
+}
+
+impl<'a> Operation<'a> {
+    /// Goes on with the operation of this record, and begins no other one.
+    pub(crate) fn going_on(engine: &'a Arc<Engine>, key: AnyKey<'a>, begun: &Found) -> Operation<'a> {
+        let mut operation = Operation::new(engine, key);
+        operation.effect.go_on_with(begun);
+        operation
     }
 }
 
@@ -148,7 +154,7 @@ impl<'a, C, R, M> Operation<'a, C, Refuse, R, M> {
     where
         F: FnOnce(&Attempt) -> Found,
     {
-        self.with_doubt(Reconcile::new(reconcile))
+        self.with_effect(|effect| effect.with_doubt(Reconcile::new(reconcile)))
     }
 
     /// Resolves a doubt by running the side effect again. For a side effect that is itself idempotent.
@@ -157,7 +163,7 @@ impl<'a, C, R, M> Operation<'a, C, Refuse, R, M> {
     /// the completion, the begin can be lost, and the next call runs the side effect as if for the first time. Therefore
     /// **every caller of the key must use `rerun`**: any other caller would not see the doubt.
     pub fn rerun(self) -> Operation<'a, C, Rerun, R, M> {
-        self.with_doubt(Rerun)
+        self.with_effect(|effect| effect.with_doubt(Rerun))
     }
 }
 
@@ -186,9 +192,7 @@ impl<'a, C, D, M> Operation<'a, C, D, KeepInDoubt, M> {
     where
         F: FnOnce(&E) -> bool,
     {
-        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, emit, .. } = self;
-        let release = ReleaseIf::new(nothing_happened);
-        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
+        self.with_effect(|effect| effect.with_release(ReleaseIf::new(nothing_happened)))
     }
 }
 
@@ -225,24 +229,23 @@ impl<'a, C, D, R> Operation<'a, C, D, R, NoMessages> {
     where
         F: FnOnce(&T, &mut Messages) -> Result<()>,
     {
-        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, .. } = self;
-        let emit = OnComplete::new(make_messages);
-        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
+        self.with_effect(|effect| effect.with_emit(OnComplete::new(make_messages)))
     }
 }
 
 impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
-    fn with_doubt<E>(self, doubt: E) -> Operation<'a, C, E, R, M> {
-        let Operation { engine, key, request, scheme, codec_id, unchecked, codec, release, emit, .. } = self;
-        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
+    fn with_effect<B, E, S, N>(
+        self,
+        change: impl FnOnce(SideEffect<C, D, R, M>) -> SideEffect<B, E, S, N>,
+    ) -> Operation<'a, B, E, S, N> {
+        let Operation { engine, key, effect, unchecked, input } = self;
+        Operation { engine, key, effect: change(effect), unchecked, input }
     }
 
     /// Encodes and decodes results with `codec` instead of the default codec. The fingerprint of a request does not depend on
     /// the codec.
     pub fn codec<B: Codec>(self, codec: B) -> Operation<'a, B, D, R, M> {
-        let Operation { engine, key, request, scheme, unchecked, doubt, release, emit, .. } = self;
-        let codec_id = Some(B::ID);
-        Operation { engine, key, request, scheme, codec_id, unchecked, codec, doubt, release, emit }
+        self.with_effect(|effect| effect.with_codec(codec))
     }
 
     /// Sets the request, so that a call with the same key and a different request is [`Error::Mismatch`].
@@ -271,9 +274,7 @@ impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
     /// A request whose `Serialize` fails, or that is nested more than 128 levels deep, is [`Error::Encode`] when the
     /// operation is executed.
     pub fn request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
-        let fingerprint = self.fingerprint_of(request);
-        self.request = fingerprint.map(|fingerprint| Request { fingerprint, or: self.alternative() });
-        self.scheme = BY_MEANING;
+        self.effect.set_request(self.engine, self.key.as_key(), request);
         self
     }
 
@@ -298,22 +299,59 @@ impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
     /// # Ok::<(), oncekey::Error>(())
     /// ```
     pub fn or_request<T: Serialize + ?Sized>(mut self, request: &T) -> Self {
-        let or = self.fingerprint_of(request);
-        self.request = self.request.and_then(|first| Ok(Request { or: Some(or?), ..first }));
+        self.effect.set_or_request(self.engine, self.key.as_key(), request);
         self
     }
 
-    /// The fingerprint that [`or_request`](Operation::or_request) set.
-    fn alternative(&self) -> Option<Fingerprint> {
-        self.request.as_ref().ok().and_then(|request| request.or)
-    }
-
-    fn fingerprint_of<T: Serialize + ?Sized>(&self, request: &T) -> Result<Fingerprint> {
-        let mut bytes = Vec::new();
-        match canonical(request, &mut bytes) {
-            Ok(()) => Ok(self.engine.fingerprint(&bytes)),
-            Err(error) => Err(Error::encode(self.key.as_key(), error.into())),
+    /// Stores what the operation is about, so that any process can go on with it: the whole order, and not only the id that
+    /// identifies it.
+    ///
+    /// The input is stored with the first begin, in one write, and kept until the operation ends. Every attempt gets it from
+    /// [`Attempt::input`]. [`Store::resume`](crate::Store::resume) needs only the key, for a worker that takes what
+    /// [`Store::unfinished`](crate::Store::unfinished) lists after a crash. A later call does not change the input.
+    ///
+    /// Without a [`request`](Operation::request) or [`fingerprint`](Operation::fingerprint), the input is the request, too: a
+    /// call with a different one is [`Error::Mismatch`]. Set a request if a part of the input differs from retry to retry.
+    ///
+    /// The input is encoded with the operation's codec, so choose a [`codec`](Operation::codec) before. What cannot be
+    /// encoded, or would decode to a different value, is [`Error::Encode`] when the operation is executed, and nothing has
+    /// begun. It may be as long as [`Options::max_result`](crate::Options::max_result) allows for a result; a longer one is
+    /// [`Error::TooLarge`].
+    ///
+    /// ```
+    /// use oncekey::{RunError, Store};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Order { id: String, items: Vec<String> }
+    ///
+    /// let store = Store::in_memory()?;
+    /// let order = Order { id: "order-7".into(), items: vec!["lamp".into()] };
+    /// let crashed = store.operation(&order.id).input(&order).rerun().run(|_| Err::<usize, _>("crashed"));
+    /// assert!(matches!(crashed, Err(RunError::InDoubt { .. })));
+    ///
+    /// // A worker that knows nothing of the order:
+    /// for operation in store.unfinished()? {
+    ///     let operation = operation?;
+    ///     let Some((order, resumed)) = store.resume::<Order>(operation.key())? else { continue };
+    ///     let shipped = resumed.rerun().run(|_| Ok::<_, String>(order.items.len()));
+    ///     assert_eq!(shipped.expect("it can be run again").into_inner(), 1);
+    /// }
+    /// # Ok::<(), oncekey::Error>(())
+    /// ```
+    pub fn input<T: Serialize + DeserializeOwned>(mut self, input: &T) -> Self
+    where
+        C: Codec,
+    {
+        if !self.effect.has_request {
+            self.effect.set_request(self.engine, self.key.as_key(), input);
+            self.effect.has_request = false;
         }
+        let limit_bytes = self.engine.settings().terms.max_result_bytes;
+        let encoded = self.effect.encode(input, limit_bytes);
+        let stored = encoded.map(|encoded| StoredInput { bytes: encoded.bytes, typing: encoded.typing });
+        self.input = Some(stored.map_err(|unfit| unfit.into_error(self.key.as_key())));
+        self
     }
 
     /// Puts the key into a scope: a tenant, an account, a consumer. The same key in two scopes is two operations; see
@@ -326,8 +364,7 @@ impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
     /// Sets a fingerprint that the caller made itself, for instance with [`Store::fingerprint`](crate::Store::fingerprint),
     /// instead of a [`request`](Operation::request).
     pub fn fingerprint(mut self, fingerprint: Fingerprint) -> Self {
-        self.request = Ok(Request { fingerprint, or: self.alternative() });
-        self.scheme = BY_CALLER;
+        self.effect.set_fingerprint(fingerprint);
         self
     }
 
@@ -400,7 +437,7 @@ impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
     /// # Ok::<(), Error>(())
     /// ```
     pub fn max_result(mut self, bytes: usize) -> Self {
-        self.unchecked.max_result_bytes = Some(bytes);
+        self.effect.set_max_result(bytes);
         self
     }
 
@@ -437,22 +474,9 @@ impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
         };
         let durability = self.unchecked.durability.unwrap_or(defaults.durability);
         let patience = self.unchecked.wait.map_or(Patience::None, Patience::of);
-        let max_result_bytes = self.max_result_bytes();
-        if max_result_bytes > defaults.max_result_bytes {
-            let reason = format!("{max_result_bytes} bytes; the store allows {}", defaults.max_result_bytes);
-            return Err(Error::Option { option: "max_result", reason });
-        }
         let emits_bytes = self.unchecked.emits_bytes;
-        let wanted_bytes = self.unchecked.max_result_bytes.unwrap_or(0).saturating_add(emits_bytes);
-        if emits_bytes > 0 && wanted_bytes as u64 > self.engine.largest_result_bytes() {
-            let reason = format!(
-                "{emits_bytes} bytes of messages and a result of {} bytes; a frame of this store holds {}",
-                self.unchecked.max_result_bytes.unwrap_or(0),
-                self.engine.largest_result_bytes()
-            );
-            return Err(Error::Option { option: "emits", reason });
-        }
-        let typing = self.typing();
+        let max_result_bytes = self.effect.max_result_bytes(self.engine, emits_bytes)?;
+        let typing = self.effect.typing();
         Ok(Terms {
             durability,
             begin_unsynced,
@@ -463,21 +487,6 @@ impl<'a, C, D, R, M> Operation<'a, C, D, R, M> {
             max_result_bytes,
             emits_bytes,
         })
-    }
-
-    fn max_result_bytes(&self) -> usize {
-        self.unchecked.max_result_bytes.unwrap_or_else(|| {
-            // What the messages leave of a frame.
-            let left_bytes =
-                self.engine.largest_result_bytes().saturating_sub(self.unchecked.emits_bytes as u64);
-            let left_bytes = usize::try_from(left_bytes).unwrap_or(usize::MAX);
-            self.engine.settings().terms.max_result_bytes.min(left_bytes)
-        })
-    }
-
-    /// The typing that a begin record stores, so that a later completion uses the same codec.
-    fn typing(&self) -> Option<Typing> {
-        self.codec_id.map(|codec| Typing { scheme: self.scheme, codec, shape: None })
     }
 }
 
@@ -495,7 +504,10 @@ impl<'a, C, D, R> Operation<'a, C, D, R, NoMessages> {
     pub fn begin(self) -> Result<Begin> {
         self.engine.check_process()?;
         let terms = self.terms(false)?;
-        let began = self.engine.begin(self.key.as_key(), self.request?, &terms, true)?;
+        let input = self.input.transpose()?;
+        let input = input.as_ref().map(StoredInput::value);
+        let request = self.effect.request?;
+        let began = self.engine.begin_with(self.key.as_key(), request, &terms, true, input)?;
         Ok(Begin::new(self.engine, self.key.as_key(), &terms, began))
     }
 
@@ -511,13 +523,18 @@ impl<'a, C, D, R> Operation<'a, C, D, R, NoMessages> {
         let terms = self.terms(false)?;
         let value = Value::bytes(result);
         let key = self.key.as_key();
-        Ok(Recorded::new(key, self.engine.record(key, self.request?, value, &[], &terms)?))
+        Ok(Recorded::new(key, self.engine.record(key, self.effect.request?, value, &[], &terms)?))
     }
 
     /// Takes the operation apart, for an entry of a batch.
     pub(crate) fn into_parts(self, begin_unsynced: bool) -> Parts<'a> {
         let terms = self.terms(begin_unsynced);
-        let terms = self.request.and_then(|request| Ok((request, terms?)));
+        let terms = self.effect.request.and_then(|request| Ok((request, terms?)));
+        let reason = || "a batch stores no inputs; begin this operation by a call of its own".into();
+        let terms = match self.input {
+            Some(_) => Err(Error::Option { option: "input", reason: reason() }),
+            None => terms,
+        };
         Parts { engine: self.engine, key: self.key, terms }
     }
 }

@@ -213,6 +213,10 @@ pub enum Bug {
     RepairTrustsEarlierRecord,
     /// A repair ignores the records that make a key absent.
     RepairResurrects,
+    /// A caller that goes on with an operation begins it anew if it was forgotten meanwhile.
+    ForgottenJobResumed,
+    /// A step may run in the closure of another step.
+    StepInStep,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

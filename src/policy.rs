@@ -6,9 +6,10 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use crate::attempt::Attempt;
 use crate::error::Result;
 use crate::messages::Messages;
-use crate::outcome::{Attempt, Finding, Reconciled};
+use crate::outcome::{Finding, Reconciled};
 
 /// What an [`Operation`](crate::Operation) does if an earlier attempt is in doubt: [`Refuse`], [`Rerun`] or
 /// [`Reconcile`].

@@ -142,7 +142,7 @@ impl Reader {
         let mut listed: Vec<_> = hashes.into_iter().filter_map(read).collect();
         let since = |listed: &Result<ListedRecord>| listed.as_ref().map_or(0, |listed| listed.found.time_ms);
         listed.sort_by_key(since);
-        listed.into_iter().map(|listed| listed.map(UnfinishedOperation::of)).collect()
+        listed.into_iter().map(|listed| listed.map(UnfinishedOperation::without_steps)).collect()
     }
 
     /// The store time now, in ms since the Unix epoch: the time in which retentions are counted.

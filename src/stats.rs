@@ -6,7 +6,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{CARRIED_REASON, Counted, Engine, Found, Swap, found_at};
+use crate::engine::{
+    CARRIED_REASON, Counted, Engine, Expected, Found, NewMessage, Next, Swap, Terms, found_at,
+};
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, Record, Typing};
 use crate::index::Address;
@@ -269,14 +271,21 @@ impl fmt::Debug for KeyState {
 impl KeyState {
     /// Reads the current state of the key: see [`Engine::get`].
     pub(crate) fn read(engine: &Engine, key: Key<'_>, patience: Patience) -> Result<KeyState> {
-        let (status, found) = engine.get(key, patience)?;
+        let (status, found) = match key.step_name() {
+            None => engine.get(key, patience)?,
+            Some(_) => engine.get_step(engine.step(key)?)?,
+        };
         Ok(KeyState::new(key, status, found))
     }
 
     /// Reads the current states of the keys: see [`Engine::get_many`].
     pub(crate) fn read_many(engine: &Engine, keys: &[Key<'_>]) -> Vec<Result<KeyState>> {
         let states = keys.iter().zip(engine.get_many(keys));
-        states.map(|(key, state)| state.map(|(status, found)| KeyState::new(*key, status, found))).collect()
+        let state = |(key, state): (&Key<'_>, Result<(Status, Option<Found>)>)| match key.step_name() {
+            None => state.map(|(status, found)| KeyState::new(*key, status, found)),
+            Some(_) => KeyState::read(engine, *key, Patience::Endless),
+        };
+        states.map(state).collect()
     }
 
     /// The state of a key that is absent.
@@ -477,9 +486,28 @@ pub enum CasOutcome {
 }
 
 impl CasOutcome {
-    /// Makes the outcome of a compare-and-set. A differing state is read only now, so it can be newer than the one that was
-    /// compared.
-    pub(crate) fn of(engine: &Engine, key: Key<'_>, swap: Swap) -> Result<CasOutcome> {
+    /// Sets the state of an operation or a step. A differing state is read only afterwards, so it can be newer than the one
+    /// that was compared.
+    pub(crate) fn set(
+        engine: &Engine,
+        key: Key<'_>,
+        expected: Expected,
+        (next, typing): (Next<'_>, Option<Typing>),
+        messages: &[NewMessage],
+        terms: &Terms,
+    ) -> Result<CasOutcome> {
+        let swap = match key.step_name() {
+            None => engine.compare_and_set(key, expected, (next, typing), messages, terms)?,
+            Some(_) if !messages.is_empty() => {
+                let reason =
+                    "messages are committed with the completion of an operation, not of a step".to_owned();
+                return Err(Error::Option { option: "messages", reason });
+            }
+            Some(_) => {
+                let version = engine.set_step(engine.step(key)?, expected, next, typing, terms)?;
+                version.map_or(Swap::Differs, Swap::Done)
+            }
+        };
         match swap {
             Swap::Done(version) => Ok(CasOutcome::Done(version)),
             Swap::Differs => KeyState::read(engine, key, Patience::Endless).map(CasOutcome::Differs),

@@ -2,6 +2,7 @@
 
 mod backup;
 mod care;
+mod jobs;
 mod many;
 
 pub use backup::Backup;
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::attempt::Attempt;
 use crate::batch::{Answers, Batch};
 use crate::begin::Begin;
 use crate::codec::DefaultCodec;
@@ -26,7 +28,6 @@ use crate::messages::Messages;
 use crate::operation::Operation;
 use crate::options::Options;
 use crate::outbox::{Deliveries, Outbox};
-use crate::outcome::Attempt;
 use crate::stats::{CasOutcome, KeyState, Stats};
 use crate::status::Version;
 use crate::sync::Patience;
@@ -364,8 +365,7 @@ impl Store {
         let key = key.into();
         let key = key.as_key();
         let terms = &self.engine.settings().terms;
-        let swap = self.engine.compare_and_set(key, expected, (next, None), messages.list(), terms)?;
-        CasOutcome::of(&self.engine, key, swap)
+        CasOutcome::set(&self.engine, key, expected, (next, None), messages.list(), terms)
     }
 
     /// Returns the outbox, which hands out the messages that operations have emitted: see [`Outbox`].
@@ -379,6 +379,9 @@ impl Store {
     ///
     /// A key belongs to one intent for ever, because the outside world has seen its [token](crate::Key::token) and
     /// still remembers it. A forgotten key may be reused for the same intent, and for no other.
+    ///
+    /// The [steps](Attempt::step) of an unfinished operation are given up with it;
+    /// [`forget_with_steps`](Store::forget_with_steps) lists them.
     ///
     /// A key in doubt can be forgotten even while another caller is resolving the doubt: that caller's
     /// [`Doubt`](crate::Doubt) is fenced.

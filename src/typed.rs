@@ -45,6 +45,9 @@ impl<T> Encoded<T> {
     }
 }
 
+/// A value as a record stores it.
+pub(crate) type Stored = (Vec<u8>, Option<Typing>);
+
 /// Why a value cannot be recorded.
 #[derive(Debug)]
 pub(crate) enum Unfit {

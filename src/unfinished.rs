@@ -2,14 +2,16 @@
 
 use std::vec;
 
-use crate::engine::{Engine, Handle, ListedRecord, Listing};
+use crate::engine::{Engine, Handle, HashedKey, ListedRecord, Listing};
 use crate::error::Result;
 use crate::key::{Key, OwnedKey};
+use crate::listed_step::ListedStep;
 use crate::status::{Status, Version};
 use crate::store::Store;
 
 impl Store {
-    /// Lists the operations that began and have not ended, oldest first: those in progress and those in doubt.
+    /// Lists the operations that began and have not ended, oldest first: those in progress, in doubt and stopped, with their
+    /// [steps](crate::Attempt::step).
     ///
     /// A key whose operation is in doubt stays so until a retry or an operator resolves it. An operator lists what is in
     /// doubt, finds out from the outside world whether each side effect happened, and resolves each with
@@ -55,10 +57,13 @@ pub struct UnfinishedOperation {
     attempt: u32,
     since_ms: u64,
     note: Option<String>,
+    steps: Vec<ListedStep>,
+    unreadable_steps: usize,
 }
 
 impl UnfinishedOperation {
-    pub(crate) fn of(record: ListedRecord) -> UnfinishedOperation {
+    /// The operation of a record in the file of a store that may be open in another process. Its steps are not read.
+    pub(crate) fn without_steps(record: ListedRecord) -> UnfinishedOperation {
         let ListedRecord { key, status, found, note, .. } = record;
         UnfinishedOperation {
             key,
@@ -67,7 +72,23 @@ impl UnfinishedOperation {
             attempt: found.attempt,
             since_ms: found.time_ms,
             note: note.map(|note| String::from_utf8_lossy(&note).into_owned()),
+            steps: Vec::new(),
+            unreadable_steps: 0,
         }
+    }
+
+    fn of(engine: &Engine, hash: u128, record: ListedRecord) -> Result<UnfinishedOperation> {
+        let mut operation = UnfinishedOperation::without_steps(record);
+        // Listing steps waits for a thread that is changing the operation, so it is done only for an operation that has any.
+        let listed = match engine.has_any_step(hash) {
+            true => engine.list_steps(HashedKey { key: operation.key(), hash })?,
+            false => Vec::new(),
+        };
+        let count = listed.len();
+        let steps = listed.into_iter().flatten().map(|step| ListedStep::new(operation.key(), step));
+        operation.steps = steps.collect();
+        operation.unreadable_steps = count - operation.steps.len();
+        Ok(operation)
     }
 
     /// The key.
@@ -76,7 +97,7 @@ impl UnfinishedOperation {
         self.key.as_key()
     }
 
-    /// [`Status::InProgress`] or [`Status::InDoubt`].
+    /// [`Status::InProgress`], [`Status::InDoubt`] or [`Status::Stopped`].
     #[must_use]
     pub fn status(&self) -> Status {
         self.status
@@ -108,6 +129,18 @@ impl UnfinishedOperation {
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
     }
+
+    /// The steps of the operation, in the order in which they last changed. Empty if it has none.
+    #[must_use]
+    pub fn steps(&self) -> &[ListedStep] {
+        &self.steps
+    }
+
+    /// The number of steps that are missing in [`steps`](UnfinishedOperation::steps), because their records cannot be read.
+    #[must_use]
+    pub fn unreadable_steps(&self) -> usize {
+        self.unreadable_steps
+    }
 }
 
 /// An iterator over the unfinished operations of a store, oldest first. Made by
@@ -126,7 +159,8 @@ impl Unfinished {
 
     fn read(engine: &Engine, hash: u128) -> Option<Result<UnfinishedOperation>> {
         let listed = engine.listed_record(hash, None, Listing::Unfinished);
-        listed.map(|record| record.map(UnfinishedOperation::of)).transpose()
+        let record = listed.transpose()?;
+        Some(record.and_then(|record| UnfinishedOperation::of(engine, hash, record)))
     }
 }
 

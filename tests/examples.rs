@@ -19,7 +19,7 @@ fn shown_output(name: &str) -> &'static str {
 
 #[test]
 fn the_small_examples_print_what_the_readme_shows() {
-    for name in ["charge", "reconcile", "consumer", "publisher"] {
+    for name in ["charge", "reconcile", "consumer", "publisher", "order"] {
         let output = Command::new(program(name)).output().unwrap();
         assert!(output.status.success(), "{name}: {output:?}");
         assert_eq!(String::from_utf8(output.stdout).unwrap(), shown_output(name), "{name}");

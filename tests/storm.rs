@@ -33,6 +33,7 @@ fn every_side_effect_of_a_small_storm_happens_once() {
     assert!(table.starts_with("seed 1729, 8 threads\n"), "{table}");
     // The storm must have covered every case.
     assert_eq!((count(&table, "intents"), count(&table, "kills")), (600, 12), "{table}");
+    assert_eq!(count(&table, "jobs"), 150, "{table}");
     assert_eq!((count(&table, "duplicates"), count(&table, "lost")), (0, 0), "{table}");
     let outcomes = ["performed", "replayed", "waited", "reconciled", "refused", "no result"];
     for name in outcomes.into_iter().chain(["found in doubt"]) {

@@ -1,12 +1,12 @@
-//! The operation under test, as a program that uses oncekey would write it. Each charge is announced by a message, which is
-//! committed with its receipt.
+//! The operations under test, as a program that uses oncekey would write them: a single charge, which is announced by a message
+//! that is committed with its receipt, and a job of several charges.
 
 use std::io;
 use std::time::Duration;
 
-use oncekey::{Attempt, Outcome, RunError, Store};
+use oncekey::{Attempt, Error, Outcome, RunError, Store};
 
-use crate::wire::{Order, Receipt};
+use crate::wire::{Order, PARTS, Receipt};
 
 /// The topic of the messages that announce charges.
 pub(crate) const TOPIC: &str = "charged";
@@ -35,5 +35,41 @@ pub(crate) fn charge_once(
     match find {
         Some(find) => operation.reconcile(find).run(charge),
         None => operation.run(charge),
+    }
+}
+
+/// Charges an order in parts, each of which is a step, and gives every retry the receipt of the last one.
+///
+/// `find` looks up the charge of a part, if this caller can.
+pub(crate) fn charge_in_parts(
+    store: &Store,
+    order: &Order,
+    wait: Duration,
+    find: Option<&impl Fn(&Attempt, u32) -> io::Result<Option<Receipt>>>,
+    charge: impl Fn(&Attempt, u32) -> io::Result<Receipt>,
+) -> Result<Outcome<Receipt>, RunError<Receipt, io::Error>> {
+    let not_sent = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
+    store.operation(&order.key()).request(order).wait(wait).rerun().run(|job| {
+        let mut receipt = None;
+        for part in 1..=PARTS {
+            let step = job.step(format!("part:{part}")).request(&part).release_if(not_sent);
+            let charged = match find {
+                Some(find) => {
+                    step.reconcile(|attempt| find(attempt, part)).run(|attempt| charge(attempt, part))
+                }
+                None => step.run(|attempt| charge(attempt, part)),
+            };
+            receipt = Some(charged.map_err(error_of_step)?);
+        }
+        receipt.ok_or_else(|| io::Error::other("no parts"))
+    })
+}
+
+/// The error of the job for that of a step. A step that stays in doubt is no mistake: a later call reconciles it.
+fn error_of_step(error: RunError<Receipt, io::Error>) -> io::Error {
+    match error {
+        RunError::Store(Error::InDoubt { .. }) => io::ErrorKind::TimedOut.into(),
+        RunError::Released(error) | RunError::InDoubt { error, .. } => error,
+        error => io::Error::other(error.to_string()),
     }
 }

@@ -16,6 +16,8 @@ const ENTRY_BYTES: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Charge {
     pub(crate) intent: u32,
+    /// The number of the part, from 1; 0 for an order that is charged as a whole.
+    pub(crate) part: u32,
     /// The version of the attempt that charged.
     pub(crate) attempt_version: u64,
     /// A random number that differs from charge to charge. Without it, a duplicate could equal the charge that it repeats.
@@ -31,15 +33,16 @@ impl Charge {
     }
 
     fn to_entry(self) -> String {
-        // The three columns, two spaces and the newline add up to `ENTRY_BYTES`. Each column is wide enough for any u64.
-        format!("{:21} {:20} {:20}\n", self.intent, self.attempt_version, self.nonce)
+        // The four columns, three spaces and the newline add up to `ENTRY_BYTES`. The last two are wide enough for any u64.
+        format!("{:15} {:4} {:20} {:20}\n", self.intent, self.part, self.attempt_version, self.nonce)
     }
 
     fn from_entry(entry: &[u8]) -> Option<Charge> {
         let mut numbers = std::str::from_utf8(entry).ok()?.split_ascii_whitespace();
         let intent = numbers.next()?.parse().ok()?;
+        let part = u32::try_from(numbers.next()?.parse::<u64>().ok()?).ok()?;
         let attempt_version = numbers.next()?.parse().ok()?;
-        Some(Charge { intent, attempt_version, nonce: numbers.next()?.parse().ok()? })
+        Some(Charge { intent, part, attempt_version, nonce: numbers.next()?.parse().ok()? })
     }
 }
 
@@ -60,8 +63,8 @@ struct LedgerReader {
 /// The charges of a ledger.
 #[derive(Default)]
 pub(crate) struct Charges {
-    /// The first charge of each intent.
-    pub(crate) first: HashMap<u32, Charge>,
+    /// The first charge of each intent, or of each part of it.
+    pub(crate) first: HashMap<(u32, u32), Charge>,
     /// All further charges, each of which is a duplicate.
     pub(crate) duplicates: Vec<Charge>,
 }
@@ -112,14 +115,14 @@ impl Ledger {
         (&self.appending).write_all(charge.to_entry().as_bytes())
     }
 
-    /// Returns the charge of this intent, made by this process or an earlier one.
+    /// Returns the charge of this intent, or of this part of it, made by this process or an earlier one.
     ///
     /// The result is authoritative: the file is read to its end, and the store lets only one caller at a time reconcile
     /// or run the operation of a key, so no other thread is charging this intent.
-    pub(crate) fn find(&self, intent: u32) -> io::Result<Option<Charge>> {
+    pub(crate) fn find(&self, intent: u32, part: u32) -> io::Result<Option<Charge>> {
         let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         reading.read_on()?;
-        Ok(reading.charges.first.get(&intent).copied())
+        Ok(reading.charges.first.get(&(intent, part)).copied())
     }
 
     /// Returns every charge that was in the ledger when the ledger was opened or last searched.
@@ -140,7 +143,7 @@ impl LedgerReader {
             })?;
             // The nonce makes every charge unique. So the first charge of the intent equals this one only if this one was just
             // inserted.
-            if *self.charges.first.entry(charge.intent).or_insert(charge) != charge {
+            if *self.charges.first.entry((charge.intent, charge.part)).or_insert(charge) != charge {
                 self.charges.duplicates.push(charge);
             }
         }

@@ -4,8 +4,8 @@
 //! cargo run --release --example storm -- [--intents N] [--threads N] [--kills N] [--seed N]
 //! ```
 //!
-//! The operation under test is `charge_once` in `charge.rs`: twenty lines, as in a program that uses oncekey. The rest of
-//! this program attacks it:
+//! The operations under test are in `charge.rs`, twenty lines each, as in a program that uses oncekey: `charge_once`, and for
+//! every fourth order `charge_in_parts`, a job of three steps. The rest of this program attacks them:
 //!
 //! - The **service** (`service.rs`: this program again, as a child process) processes orders with many threads. Every order
 //!   is requested several times, at the same moment and again later, and occasionally a different request uses a key that

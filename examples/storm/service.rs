@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use oncekey::{Attempt, Error, Options, Outcome, RunError, Store};
 
-use crate::charge::{TOPIC, charge_once};
+use crate::charge::{TOPIC, charge_in_parts, charge_once};
 use crate::dice::{self, Dice};
 use crate::ledger::{Charge, Ledger, Published};
 use crate::settings::{Fallible, Settings};
-use crate::wire::{Answer, Ending, LedgerAnswer, Order, Receipt, Report, Request, Source};
+use crate::wire::{Answer, Ending, LedgerAnswer, Order, Receipt, Report, Request, Source, is_in_parts};
 
 /// The maximum time that a call waits while another thread is charging the same intent.
 const WAIT: Duration = Duration::from_secs(10);
@@ -169,7 +169,13 @@ impl Service<'_> {
                 Ending::TryAgain
             }
             Err(RunError::Store(Error::InProgress { .. })) => Ending::TryAgain,
-            Err(RunError::Released(_) | RunError::InDoubt { .. }) => Ending::TryAgain,
+            // The error of a step that no call should return.
+            Err(RunError::Stopped(error) | RunError::InDoubt { error, .. })
+                if error.kind() == io::ErrorKind::Other =>
+            {
+                Ending::Broken(error.to_string())
+            }
+            Err(RunError::Released(_) | RunError::Stopped(_) | RunError::InDoubt { .. }) => Ending::TryAgain,
             Err(error) => Ending::Broken(error.to_string()),
         }
     }
@@ -181,9 +187,9 @@ impl Service<'_> {
         wait: Duration,
     ) -> Result<Outcome<Receipt>, RunError<Receipt, io::Error>> {
         let order = Order::new(call.request.intent, self.settings.seed, call.forged);
-        let find = |attempt: &Attempt| {
+        let find = |attempt: &Attempt, part: u32| {
             call.doubt.set(Some(LedgerAnswer::Unknown));
-            let found = self.find(call, attempt)?;
+            let found = self.find(call, attempt, part)?;
             let answer = found.as_ref().map_or(LedgerAnswer::NotCharged, |_| LedgerAnswer::Charged);
             call.doubt.set(Some(answer));
             Ok(found)
@@ -191,14 +197,19 @@ impl Service<'_> {
         // The first call for a request does not always look up doubts in the ledger. Without a lookup, a doubt is an error, and
         // the retry then looks it up.
         let uses_ledger = call.request.uses_ledger || call.retry > 0;
-        charge_once(self.store, &order, wait, uses_ledger.then_some(find), |attempt| {
-            self.charge(call.request, attempt)
-        })
+        let find = uses_ledger.then_some(find);
+        if is_in_parts(call.request.intent) {
+            let charge = |attempt: &Attempt, part: u32| self.charge(call.request, attempt, part);
+            return charge_in_parts(self.store, &order, wait, find.as_ref(), charge);
+        }
+        let find = find.map(|find| move |attempt: &Attempt| find(attempt, 0));
+        charge_once(self.store, &order, wait, find, |attempt| self.charge(call.request, attempt, 0))
     }
 
     /// Runs the side effect, which can fail before or after the charge happens.
-    fn charge(&self, request: &Request, attempt: &Attempt) -> io::Result<Receipt> {
-        let (trouble, before, after) = plan_attempt(self.settings.seed, request.intent, attempt.number());
+    fn charge(&self, request: &Request, attempt: &Attempt, part: u32) -> io::Result<Receipt> {
+        let purpose = [request.intent, part, attempt.number()];
+        let (trouble, before, after) = plan_attempt(self.settings.seed, purpose);
         thread::sleep(before);
         match trouble {
             Trouble::PanicBefore => planned_panic(),
@@ -208,7 +219,7 @@ impl Service<'_> {
             _ => {}
         }
         let attempt_version = attempt.version().as_u64();
-        let charge = Charge { intent: request.intent, attempt_version, nonce: dice::unguessable() };
+        let charge = Charge { intent: request.intent, part, attempt_version, nonce: dice::unguessable() };
         self.ledger.append(charge)?;
         // The charge has happened, but its result is not yet recorded. A crash now leaves the operation in doubt, which is the
         // case that the store is made for.
@@ -221,12 +232,12 @@ impl Service<'_> {
     }
 
     /// Looks up a charge. The lookup, too, can panic or time out.
-    fn find(&self, call: &Call<'_>, attempt: &Attempt) -> io::Result<Option<Receipt>> {
-        let purpose = [call.request.number, call.retry, attempt.number()];
+    fn find(&self, call: &Call<'_>, attempt: &Attempt, part: u32) -> io::Result<Option<Receipt>> {
+        let purpose = [call.request.number, call.retry, part, attempt.number()];
         match Dice::new(self.settings.seed, &purpose).below(100) {
             0..3 => planned_panic(),
             3..10 => Err(timed_out()),
-            _ => Ok(self.ledger.find(call.request.intent)?.map(|charge| charge.receipt())),
+            _ => Ok(self.ledger.find(call.request.intent, part)?.map(|charge| charge.receipt())),
         }
     }
 }
@@ -251,9 +262,10 @@ enum Trouble {
     None,
 }
 
-/// Returns the planned failure of an attempt, and how long the attempt pauses before and after the charge.
-fn plan_attempt(seed: u64, intent: u32, attempt: u32) -> (Trouble, Duration, Duration) {
-    let mut dice = Dice::new(seed, &[intent, attempt]);
+/// Returns the planned failure of an attempt at a part of an intent, and how long the attempt pauses before and after the
+/// charge.
+fn plan_attempt(seed: u64, purpose: [u32; 3]) -> (Trouble, Duration, Duration) {
+    let mut dice = Dice::new(seed, &purpose);
     let trouble = match dice.below(100) {
         0..4 => Trouble::PanicBefore,
         4..8 => Trouble::NoConnection,

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::settings::{Fallible, Settings};
 use crate::verdict::Verdict;
-use crate::wire::{Answer, Ending, LedgerAnswer, Source};
+use crate::wire::{Answer, Ending, LedgerAnswer, Source, is_in_parts};
 
 /// The counts of a running storm. Each `Vec` contains the latencies of one kind of call, in microseconds.
 ///
@@ -54,6 +54,7 @@ impl Tally {
 
 pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fallible<()> {
     let intents = settings.intents as usize;
+    let jobs = (0..settings.intents).filter(|intent| is_in_parts(*intent)).count();
     let opening = format!("{} of them while the store was being opened", tally.kills_while_opening);
     let doubts_unknown = tally.found_in_doubt.len() - tally.doubts_charged - tally.doubts_not_charged;
     let doubts = format!(
@@ -72,6 +73,7 @@ pub(crate) fn print(settings: &Settings, tally: &Tally, verdict: &Verdict) -> Fa
     }
     let rows = [
         count("intents", intents, "orders, each to be charged once"),
+        count("jobs", jobs, "of them, each to be charged in three parts, which are the steps of a job"),
         count("kills", tally.kills, &opening),
         calls("calls", &tally.calls, "the sum of the next six rows"),
         calls("performed", &tally.performed, "this call charged"),

@@ -9,7 +9,7 @@ use crate::ledger::{Charges, Ledger, Published};
 use crate::service::store_in;
 use crate::settings::{Fallible, Settings};
 use crate::wire::Source::Performed;
-use crate::wire::{Answer, Ending, Order, Receipt, Request};
+use crate::wire::{Answer, Ending, Order, PARTS, Receipt, Request, is_in_parts};
 
 /// The acknowledged results, and the problems found in them so far.
 pub(crate) struct Acknowledged {
@@ -100,7 +100,12 @@ impl Acknowledged {
 /// Checks an acknowledged receipt: it must belong to a charge in the ledger, be in the store byte for byte, and be the result
 /// of one more retry.
 fn check(receipt: &Receipt, intent: u32, charges: &Charges, store: &Store, seed: u64) -> Fallible<()> {
-    let mut charged = charges.first.get(&intent).into_iter().chain(&charges.duplicates);
+    let parts = if is_in_parts(intent) { 1..=PARTS } else { 0..=0 };
+    let last = *parts.end();
+    if let Some(part) = parts.into_iter().find(|part| !charges.first.contains_key(&(intent, *part))) {
+        return Err(format!("part {part} was never charged").into());
+    }
+    let mut charged = charges.first.get(&(intent, last)).into_iter().chain(&charges.duplicates);
     if !charged.any(|charge| charge.intent == intent && charge.receipt() == *receipt) {
         return Err("the ledger has no such charge".into());
     }

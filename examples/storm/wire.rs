@@ -10,6 +10,14 @@ const SIMULTANEOUS: u32 = 3;
 /// The distance, in intents, after which one more request of the same intent comes.
 const LATER: u32 = 500;
 
+/// The number of charges of an order that is charged in parts.
+pub(crate) const PARTS: u32 = 3;
+
+/// Whether this order is charged in parts, as a job of several steps.
+pub(crate) fn is_in_parts(intent: u32) -> bool {
+    intent % 4 == 3
+}
+
 #[derive(Debug)]
 pub(crate) struct Request {
     pub(crate) number: u32,

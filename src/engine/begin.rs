@@ -72,7 +72,7 @@ impl Engine {
         let _events = crate::events::hold_back();
         let hashed = self.admit(key)?;
         if let Some(input) = &input {
-            self.check_input(key, input, terms)?;
+            self.check_input(key, input)?;
         }
         loop {
             let now_ms = self.clock.now_ms();
@@ -83,6 +83,12 @@ impl Engine {
             let seen = self.viewer.look(hashed, now_ms, Want::Result)?;
             let is_answered = seen.status == Status::Completed
                 || terms.patience == Patience::None && seen.attempt_at_work().is_some();
+            let fenced = |origin| Error::Fenced { key: key.to_owned(), version: origin };
+            if let Some(origin) = request.only
+                && decide::is_for_another(request, seen.found.as_ref())
+            {
+                return Err(fenced(origin));
+            }
             if is_answered {
                 return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
             }
@@ -97,14 +103,16 @@ impl Engine {
                 ChangeOutcome::Doubt(grant) => Ok(Began::InDoubt(grant)),
                 ChangeOutcome::InProgress { attempt } => Ok(Began::InProgress { attempt }),
                 ChangeOutcome::Completed(found) => Ok(Began::Completed(found)),
+                ChangeOutcome::Fenced => Err(fenced(request.only.unwrap_or(Version::from_u64(0)))),
                 _ => self.look_and_answer(hashed, request, terms).map(Began::without_flight),
             };
         }
     }
 
     /// Refuses an input that is too large, alone or together with the begin record in whose frame it is stored.
-    fn check_input(&self, key: Key<'_>, input: &Value<'_>, terms: &Terms) -> Result<()> {
-        check_result(key, input, terms)?;
+    fn check_input(&self, key: Key<'_>, input: &Value<'_>) -> Result<()> {
+        // The limit of the store: that of the operation is for its result, for which its begin reserves space.
+        check_result(key, input, &self.settings.terms)?;
         let used_bytes = record_cost_bytes(max_encoded_bytes(key, 0));
         let limit_bytes = batch_limit_bytes(self.log().segment_bytes()).saturating_sub(used_bytes);
         if record_cost_bytes(encoded_bytes(Key::new(b""), input)) <= limit_bytes {

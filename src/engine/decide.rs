@@ -129,6 +129,14 @@ fn is_mismatch(view: &View, request: Request) -> bool {
     view.status != Status::Absent && view.found.as_ref().is_some_and(|found| !request.is(found.fingerprint))
 }
 
+/// Whether the call may only go on with an operation, and the key's last record is not of that one. An operation that was
+/// forgotten must not run again because a caller still has what it was about.
+pub(super) fn is_for_another(request: Request, found: Option<&Found>) -> bool {
+    let is_there = |found: &&Found| !matches!(found.liveness, Liveness::Gone | Liveness::Released);
+    let only = request.only.filter(|_| !planted(Bug::ForgottenJobResumed));
+    only.is_some_and(|origin| found.filter(is_there).is_none_or(|found| found.origin != origin))
+}
+
 /// Whether the attempt of `version` is the key's last one and has not ended.
 fn is_unfinished_attempt(found: Option<&Found>, version: Version) -> bool {
     found.is_some_and(|found| found.liveness == Liveness::Begun && found.version == version)
@@ -137,6 +145,9 @@ fn is_unfinished_attempt(found: Option<&Found>, version: Version) -> bool {
 /// Decides a begin: an attempt begins or, if the operation is in doubt and `takes_doubt`, the caller is given the
 /// doubt.
 pub(super) fn begin<'a>(view: &View, request: Request, terms: &Terms, takes_doubt: bool) -> Decision<'a> {
+    if is_for_another(request, view.found.as_ref()) {
+        return Decision::Fenced;
+    }
     if is_mismatch(view, request) {
         return Decision::Mismatch;
     }

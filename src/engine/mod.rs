@@ -32,6 +32,7 @@
 //! | `emit` | the ids and the changes of messages | the parts above |
 //! | `releases` | writing the releases of attempts that never ran | the parts above |
 //! | `step_reading` | reading the steps of an operation | the parts above, all read only |
+//! | `resuming` | what the typed interface asks about an operation with steps | the parts above, all read only |
 //! | `call` | the rules of one call | nothing: data |
 //! | `reading`, `walk`, `change`, `begin`, `finish`, `edit`, `batch`, `claims`, `notes`, `steps`, `deliver`, `lifecycle`, `backup` | the calls | the parts above |
 
@@ -58,6 +59,7 @@ mod releases;
 mod reading;
 #[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod step_reading;
+mod resuming;
 mod call;
 mod walk;
 mod change;
@@ -90,6 +92,7 @@ pub(crate) use outbox::Ticket;
 pub(crate) use reading::{ListedRecord, Listing};
 pub use reclaim::Compaction;
 pub(crate) use records::{CARRIED_REASON, Found, HashedKey, found_at};
+pub(crate) use resuming::Resumable;
 #[allow(unused_imports, reason = "the typed interface of steps uses them")]
 pub(crate) use step_reading::{StepInfo, StepOf};
 #[allow(unused_imports, reason = "the typed interface of steps uses them")]

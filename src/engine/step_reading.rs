@@ -9,6 +9,7 @@ use super::records::{Found, HashedKey, found_at};
 use crate::error::Result;
 use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
+use crate::format::record::{Kind, Record};
 use crate::key::Key;
 use crate::planted::{Bug, planted};
 use crate::status::{Status, Version};
@@ -37,6 +38,14 @@ pub(crate) struct StepInfo {
     pub(crate) attempt: u32,
     /// When the step last changed, in store time.
     pub(crate) since_ms: u64,
+    /// Why the last attempt ended in doubt.
+    pub(crate) note: Option<String>,
+}
+
+/// The note in the record of a step.
+fn note_of(record: &Record<'_>) -> Option<String> {
+    let note = record.value.result.filter(|_| record.kind == Kind::StepBegun)?;
+    Some(String::from_utf8_lossy(note).into_owned())
 }
 
 impl Engine {
@@ -80,6 +89,7 @@ impl Engine {
                 version: step.version,
                 attempt: record.attempt,
                 since_ms: record.time_ms,
+                note: note_of(record),
             })
         };
         steps.map(read).collect()

@@ -50,6 +50,9 @@ pub(crate) struct Request {
     pub(crate) fingerprint: Fingerprint,
     /// An alternative fingerprint of the same request, as an earlier version of the program computed it.
     pub(crate) or: Option<Fingerprint>,
+    /// The version of the first begin of the operation that the call may go on with. If that operation has ended without a
+    /// completion, or was forgotten, the call is fenced and begins nothing. None for a call that may begin an operation.
+    pub(crate) only: Option<Version>,
 }
 
 impl Request {
@@ -61,7 +64,7 @@ impl Request {
 
 impl From<Fingerprint> for Request {
     fn from(fingerprint: Fingerprint) -> Request {
-        Request { fingerprint, or: None }
+        Request { fingerprint, or: None, only: None }
     }
 }
 

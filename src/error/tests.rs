@@ -51,7 +51,8 @@ fn one_of_each() -> Vec<(Error, bool)> {
         (Error::ResultNotKept { key: key() }, false),
         (Error::Conflict { key: key() }, false),
         (Error::HasSteps { key: key(), finished: 2, in_doubt: 1 }, false),
-        (Error::StepReused { key: key(), step: Box::from(&b"reserve"[..]) }, false),
+        (Error::StepReused { key: key() }, false),
+        (Error::NoInput { key: key() }, false),
         (Error::TooManySteps { key: key(), limit: 65_536 }, false),
         (Error::Fenced { key: key(), version }, false),
         (Error::TooLarge { key: key(), length_bytes: 2, limit_bytes: 1 }, false),
@@ -116,6 +117,7 @@ fn number_of(error: &Error) -> usize {
         Error::InCallback => 32,
         Error::Copy { .. } => 33,
         Error::Stopped { .. } => 34,
+        Error::NoInput { .. } => 35,
     }
 }
 
@@ -134,7 +136,7 @@ fn chain(error: &Error) -> Vec<String> {
 fn one_of_each_has_an_example_of_every_variant() {
     let numbers: std::collections::BTreeSet<_> =
         one_of_each().iter().map(|(error, _)| number_of(error)).collect();
-    assert!(numbers.into_iter().eq(0..35));
+    assert!(numbers.into_iter().eq(0..36));
 }
 
 #[test]

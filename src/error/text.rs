@@ -108,11 +108,12 @@ impl fmt::Display for Error {
                 "{key}: steps of the operation stand in the way ({finished} done, {in_doubt} in progress or in doubt); begin the \
                  operation again to finish them, or forget it with all its steps"
             ),
-            Error::StepReused { key, step } => write!(
-                out,
-                "{key}: this attempt has asked for step \"{}\" before; two steps need two names",
-                step.escape_ascii()
-            ),
+            Error::StepReused { key } => {
+                write!(out, "{key}: this attempt has asked for this step before; two steps need two names")
+            }
+            Error::NoInput { key } => {
+                write!(out, "{key}: the operation has no input, because its first begin stored none")
+            }
             Error::TooManySteps { key, limit } => {
                 write!(out, "{key}: an operation has at most {limit} steps, and this one has as many")
             }
@@ -236,6 +237,7 @@ impl std::error::Error for Error {
             | Error::Conflict { .. }
             | Error::HasSteps { .. }
             | Error::StepReused { .. }
+            | Error::NoInput { .. }
             | Error::TooManySteps { .. }
             | Error::Fenced { .. }
             | Error::TooLarge { .. }

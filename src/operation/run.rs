@@ -1,27 +1,122 @@
 //! The calls that end an [`Operation`] with a typed result: [`run`](Operation::run),
 //! [`record_value`](Operation::record_value) and [`complete_if`](Operation::complete_if). The engine does the work.
-//! This module orders the calls to it around the caller's closures, none of which runs while a lock of the store is
-//! held.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::Operation;
+use super::{Operation, StoredInput};
+use crate::attempt::Attempt;
 use crate::codec::Codec;
 use crate::doubt::Doubt;
-use crate::engine::{Applied, Began, Expected, Found, Next, Request, Terms};
-use crate::error::{Error, Result};
+use crate::engine::{Applied, Began, Engine, Expected, InClosure, Next, Request, Terms};
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
 use crate::format::record::Value;
+use crate::key::Key;
 use crate::lease::Lease;
 use crate::messages::Messages;
-use crate::outcome::{Attempt, Outcome, Reconciled, RunError};
-use crate::planted::{Bug, planted};
+use crate::outcome::{Outcome, RunError};
 use crate::policy::{DoubtPolicy, EmitPolicy, ReleasePolicy};
+use crate::side_effect::{Beginning, Subject};
 use crate::stats::CasOutcome;
 use crate::sync::Patience;
 use crate::typed;
+
+/// An operation as what is run.
+struct OperationSubject<'a> {
+    engine: &'a Arc<Engine>,
+    key: Key<'a>,
+    terms: &'a Terms,
+    input: Option<Value<'a>>,
+}
+
+impl Subject for OperationSubject<'_> {
+    type Lease = Lease;
+    type Doubt = Doubt;
+    type InClosure = InClosure;
+
+    fn key(&self) -> Key<'_> {
+        self.key
+    }
+
+    fn terms(&self) -> &Terms {
+        self.terms
+    }
+
+    fn notes(&self) -> bool {
+        self.engine.settings().notes
+    }
+
+    fn begin(&self, request: Request, takes_doubt: bool) -> Result<Beginning<Lease, Doubt>> {
+        let OperationSubject { engine, key, terms, input } = *self;
+        Ok(match engine.begin_with(key, request, terms, takes_doubt, input)? {
+            Began::Acquired(grant) => Beginning::Acquired(Lease::new(engine, key, terms, grant)),
+            Began::InDoubt(grant) => Beginning::InDoubt(Doubt::new(engine, key, terms, grant)),
+            Began::InProgress { attempt } => Beginning::InProgress { attempt },
+            Began::Completed(found) => Beginning::Completed(found),
+        })
+    }
+
+    fn begin_again(&self, doubt: Doubt) -> Result<Lease> {
+        doubt.begin_again()
+    }
+
+    fn running(&self, lease: &Lease) -> (Attempt, InClosure) {
+        (Attempt::of_lease(self.engine, lease), lease.enter_closure())
+    }
+
+    fn reconciling(&self, doubt: &Doubt) -> (Attempt, InClosure) {
+        (Attempt::of_doubt(self.engine, doubt), doubt.enter_closure())
+    }
+
+    fn emitted(&self, attempt: &Attempt) -> Messages {
+        attempt.take_messages()
+    }
+
+    fn complete(
+        &self,
+        lease: &mut Lease,
+        attempt: &Attempt,
+        (value, messages): (Value<'_>, Messages),
+    ) -> Result<()> {
+        lease.set_retention(attempt.retention());
+        lease.set_messages(messages);
+        let unvisited = self.engine.unvisited_steps(attempt.hashed_key(), attempt.version());
+        lease.complete_as(value)?;
+        let _events = crate::events::hold_back();
+        unvisited.iter().for_each(|step| crate::events::step_unvisited(self.key, step));
+        Ok(())
+    }
+
+    fn release(&self, lease: Lease) -> Result<()> {
+        lease.release()
+    }
+
+    fn leave_in_doubt(&self, lease: Lease, note: &str) {
+        lease.leave_in_doubt(note);
+    }
+
+    fn is_stopped(&self, attempt: &Attempt) -> bool {
+        self.engine.is_stopped(attempt.hashed_key(), attempt.version())
+    }
+
+    fn new_messages(&self, doubt: &Doubt) -> Messages {
+        doubt.new_messages()
+    }
+
+    fn record_applied(
+        &self,
+        doubt: &mut Doubt,
+        request: Request,
+        (value, messages): (Value<'_>, &Messages),
+    ) -> Result<Applied> {
+        doubt.record_applied(request, value, messages)
+    }
+}
 
 // Each method requires `C: Codec`, instead of the impl: if the codec is missing, the compiler then shows the hint of `Codec`.
 impl<C, D, R, M> Operation<'_, C, D, R, M> {
@@ -78,7 +173,7 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
     ///   [`Error::InProgress`], [`Error::InDoubt`], [`Error::ResultExpired`], [`Error::ResultNotKept`] and [`Error::Decode`]
     ///   are answers about the key. The others are those of [`Store::begin`](crate::Store::begin) and
     ///   [`begin`](Operation::begin).
-    pub fn run<T, E, F>(mut self, effect: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
+    pub fn run<T, E, F>(self, effect: F) -> std::result::Result<Outcome<T>, RunError<T, E>>
     where
         C: Codec,
         T: Serialize + DeserializeOwned,
@@ -90,51 +185,10 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
     {
         self.engine.check_process()?;
         let terms = self.terms(D::RERUNS)?;
-        let request = self.request.clone()?;
-        let mut has_reconciled = false;
-        loop {
-            let takes_doubt = D::TAKES_DOUBT && !has_reconciled;
-            let key = self.key.as_key();
-            match self.engine.begin(key, request, &terms, takes_doubt)? {
-                Began::Acquired(grant) => {
-                    let lease = Lease::new(self.engine, key, &terms, grant);
-                    return self.run_attempt(lease, effect);
-                }
-                Began::Completed(found) => return Ok(Outcome::AlreadyDone(self.decode(&found)?)),
-                Began::InProgress { attempt } => {
-                    return Err(Error::InProgress { key: key.to_owned(), attempt }.into());
-                }
-                Began::InDoubt(grant) => {
-                    let doubt = Doubt::new(self.engine, key, &terms, grant);
-                    // The closure of `reconcile` runs only once. `rerun` needs no closure and begins again as often as needed.
-                    has_reconciled = !D::RERUNS;
-                    let in_closure = doubt.enter_closure();
-                    let reconciled = self.doubt.reconcile(&Attempt::of_doubt(self.engine, &doubt));
-                    drop(in_closure);
-                    match reconciled {
-                        Reconciled::Applied(result) => match self.record_applied(&doubt, request, result) {
-                            Err(RunError::Unrecorded { source: Error::Fenced { .. }, .. })
-                                if planted(Bug::AppliedEffectRunAgain) => {}
-                            outcome => return outcome,
-                        },
-                        Reconciled::NotApplied => match doubt.begin_again() {
-                            Ok(lease) => return self.run_attempt(lease, effect),
-                            // Another caller has resolved the doubt, so begin again with the key as it is now.
-                            Err(Error::Fenced { .. }) => {}
-                            Err(error) => return Err(error.into()),
-                        },
-                        Reconciled::Unknown { reason } => {
-                            let (key, attempt) = (key.to_owned(), doubt.attempt());
-                            let reason = reason.or_else(|| {
-                                Some("it returned Reconciled::Unknown without a reason".to_owned())
-                            });
-                            let version = doubt.version();
-                            return Err(Error::InDoubt { key, attempt, version, reason }.into());
-                        }
-                    }
-                }
-            }
-        }
+        let input = self.input.transpose()?;
+        let input = input.as_ref().map(StoredInput::value);
+        let subject = OperationSubject { engine: self.engine, key: self.key.as_key(), terms: &terms, input };
+        self.effect.run(&subject, effect)
     }
 
     /// Records the begin and the completion in one write, with a typed result: the typed form of
@@ -163,11 +217,11 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
         let terms = self.terms(false)?;
         let messages = self.messages_of(result, &terms)?;
         let key = self.key.as_key();
-        let request = self.request.clone()?;
+        let request = self.effect.request.clone()?;
         let encoded = self.encode(result).map_err(|unfit| unfit.into_error(key))?;
         match self.engine.record(key, request, encoded.value(), messages.list(), &terms)? {
             Ok(_) => Ok(Outcome::Done(encoded.returned)),
-            Err(found) => self.decode(&found).map(Outcome::AlreadyDone),
+            Err(found) => self.effect.decode(key, &found).map(Outcome::AlreadyDone),
         }
     }
 
@@ -207,8 +261,11 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
         let terms = self.terms(false)?;
         let messages = self.messages_of(result, &terms)?;
         let key = self.key.as_key();
-        let Request { fingerprint, .. } = self.request.clone()?;
-        let (_, seen) = self.engine.get(key, Patience::Endless)?;
+        let Request { fingerprint, .. } = self.effect.request.clone()?;
+        let (_, seen) = match key.step_name() {
+            None => self.engine.get(key, Patience::Endless)?,
+            Some(_) => self.engine.get_step(self.engine.step(key)?)?,
+        };
         // The codec is checked against the record of the expected version only: at any other version nothing is recorded, and
         // the outcome is `Differs`. The status is not compared here. It can change while the version stays the same, so a
         // comparison could skip the check for a completion that is then recorded.
@@ -220,86 +277,7 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
             .map_err(|unfit| unfit.into_error(key))?;
         let next = Next::Completed { fingerprint, result: &encoded.bytes };
         let next = (next, Some(encoded.typing));
-        let swap = self.engine.compare_and_set(key, expected, next, messages.list(), &terms)?;
-        CasOutcome::of(self.engine, key, swap)
-    }
-
-    /// Runs the side effect under its lease, and records its outcome.
-    fn run_attempt<T, E, F>(
-        mut self,
-        mut lease: Lease,
-        effect: F,
-    ) -> std::result::Result<Outcome<T>, RunError<T, E>>
-    where
-        C: Codec,
-        T: Serialize + DeserializeOwned,
-        R: ReleasePolicy<E>,
-        M: EmitPolicy<T>,
-        E: fmt::Display,
-        F: FnOnce(&Attempt) -> std::result::Result<T, E>,
-    {
-        let attempt = Attempt::of_lease(self.engine, &lease);
-        let in_closure = lease.enter_closure();
-        let returned = effect(&attempt);
-        drop(in_closure);
-        lease.set_retention(attempt.retention());
-        match returned {
-            Ok(result) => {
-                let mut messages = attempt.take_messages();
-                if let Err(source) = self.emit.emit(&result, &mut messages) {
-                    // The result is not recorded without its messages, because they would be lost.
-                    return Err(RunError::Unrecorded { result: Box::new(result), source });
-                }
-                lease.set_messages(messages);
-                match self.keep(&result, |value| lease.complete_as(value)) {
-                    Ok((_, Ok(returned))) => Ok(Outcome::Done(returned)),
-                    Ok((_, Err(source))) | Err(source) => {
-                        Err(RunError::Unrecorded { result: Box::new(result), source })
-                    }
-                }
-            }
-            Err(error) if self.release.nothing_happened(&error) => match lease.release() {
-                Ok(()) => Err(RunError::Released(error)),
-                // Without the record, the next caller finds the operation in doubt.
-                Err(failed) => Err(RunError::InDoubt { error, release_failed: Some(Box::new(failed)) }),
-            },
-            Err(error) => {
-                match self.engine.settings().notes {
-                    true => lease.leave_in_doubt(&error.to_string()),
-                    false => drop(lease),
-                }
-                Err(RunError::InDoubt { error, release_failed: None })
-            }
-        }
-    }
-
-    /// Records the result that `reconcile` found. The side effect happened, so from here on this call neither runs it nor loses
-    /// its result, whatever other callers did to the key meanwhile.
-    fn record_applied<T, E>(
-        &mut self,
-        doubt: &Doubt,
-        request: Request,
-        result: T,
-    ) -> std::result::Result<Outcome<T>, RunError<T, E>>
-    where
-        C: Codec,
-        T: Serialize + DeserializeOwned,
-        M: EmitPolicy<T>,
-    {
-        let mut messages = doubt.new_messages();
-        if let Err(source) = self.emit.emit(&result, &mut messages) {
-            return Err(RunError::Unrecorded { result: Box::new(result), source });
-        }
-        let kept = self.keep(&result, |value| doubt.record_applied(request, value, &messages));
-        let outcome = kept.and_then(|(applied, kept)| match applied {
-            Applied::Recorded => kept,
-            // The first recorded result stands: every retry must get the same one.
-            Applied::AlreadyCompleted(found) => self.decode(&found),
-        });
-        match outcome {
-            Ok(result) => Ok(Outcome::AlreadyDone(result)),
-            Err(source) => Err(RunError::Unrecorded { result: Box::new(result), source }),
-        }
+        CasOutcome::set(self.engine, key, expected, next, messages.list(), &terms)
     }
 
     /// The messages that are made from a result which is recorded without an attempt.
@@ -308,28 +286,8 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
         M: EmitPolicy<T>,
     {
         let mut messages = Messages::of(self.key.as_key(), terms.typing, terms.emits_bytes);
-        self.emit.emit(result, &mut messages)?;
+        self.effect.emit.emit(result, &mut messages)?;
         Ok(messages)
-    }
-
-    /// Calls `record` with the encoded result, or without a result if it cannot be recorded. Returns the value that
-    /// `record` returned, and either the result that retries get or the reason why they get none.
-    fn keep<T, Recorded>(
-        &self,
-        result: &T,
-        record: impl FnOnce(Value<'_>) -> Result<Recorded>,
-    ) -> Result<(Recorded, Result<T>)>
-    where
-        C: Codec,
-        T: Serialize + DeserializeOwned,
-    {
-        match self.encode(result) {
-            Ok(encoded) => Ok((record(encoded.value())?, Ok(encoded.returned))),
-            Err(unfit) => {
-                let recorded = record(Value::not_kept(self.typing()))?;
-                Ok((recorded, Err(unfit.into_error(self.key.as_key()))))
-            }
-        }
     }
 
     pub(crate) fn encode<T>(&self, result: &T) -> std::result::Result<typed::Encoded<T>, typed::Unfit>
@@ -337,14 +295,9 @@ impl<C, D, R, M> Operation<'_, C, D, R, M> {
         C: Codec,
         T: Serialize + DeserializeOwned,
     {
-        typed::encode(&self.codec, self.typing(), result, self.max_result_bytes())
-    }
-
-    fn decode<T: Serialize + DeserializeOwned>(&self, found: &Found) -> Result<T>
-    where
-        C: Codec,
-    {
-        let decoded = typed::decode(&self.codec, found.result.as_deref().unwrap_or_default(), found.typing);
-        decoded.map_err(|source| Error::decode(self.key.as_key(), source))
+        // A limit that the store does not allow is refused with the other terms.
+        let limit_bytes =
+            self.effect.max_result_bytes(self.engine, self.unchecked.emits_bytes).unwrap_or(usize::MAX);
+        self.effect.encode(result, limit_bytes)
     }
 }

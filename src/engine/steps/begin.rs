@@ -37,7 +37,7 @@ impl Engine {
             let Some(operation) = view.owned_by(attempt) else { return Err(fenced(parent, attempt)) };
             let known = self.known_step(step).map(|(_, step)| step);
             if known.is_some_and(|known| known.is_visited && known.state != StepState::Released) {
-                return Err(Error::StepReused { key: parent.key.to_owned(), step: Box::from(name) });
+                return Err(Error::StepReused { key: parent.key.to_owned() });
             }
             let hash = hash(&operation);
             match known {

@@ -210,7 +210,8 @@ impl Engine {
                 time_ms: view.now_ms,
                 value,
                 claim: 0,
-                is_visited: known.is_visited,
+                // The attempt that asked for the step may ask again: what it was told holds no more.
+                is_visited: false,
             };
             Ok(StepDecision::Write(StepWrite::ending(record, terms.durability.until())))
         })?;
