@@ -5,7 +5,7 @@
 //! operators and for an attempt that lists its own steps; no call of another program's thread waits for them.
 
 use super::assembly::Engine;
-use super::records::{Found, HashedKey, found_at};
+use super::records::{Found, HashedKey, Want, found_at};
 use crate::error::Result;
 use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
@@ -112,7 +112,7 @@ impl Engine {
         let _inside = self.admission.enter()?;
         let flight = self.enter_to_read(step.parent)?;
         let parent = step.parent.hash;
-        let Some((hash, known)) = self.known_step(step) else { return Ok((Status::Absent, None)) };
+        let Some((hash, known)) = self.known_step(step)? else { return Ok((Status::Absent, None)) };
         let status = self.step_status(parent, &known, flight.claim());
         if status == Status::Absent {
             return Ok((status, None));
@@ -128,7 +128,7 @@ impl Engine {
         let _events = crate::events::hold_back();
         let _inside = self.admission.enter()?;
         let flight = self.enter_to_read(parent)?;
-        let Some((hash, known)) = self.known_step(StepOf { parent, name: b"" }) else { return Ok(None) };
+        let Some((hash, known)) = self.known_step(StepOf { parent, name: b"" })? else { return Ok(None) };
         let found = self.find_step((hash, &known))?;
         flight.note_disk();
         self.viewer.ensure_durable(&found, self.settings.terms.durability)?;
@@ -136,14 +136,19 @@ impl Engine {
     }
 
     /// The hash and the last record of a step of an unfinished operation. The caller holds the flight of its key.
-    pub(super) fn known_step(&self, StepOf { parent, name }: StepOf<'_>) -> Option<(u128, Step)> {
-        let operation = self.records.unfinished().get(parent.hash)?;
+    pub(super) fn known_step(&self, StepOf { parent, name }: StepOf<'_>) -> Result<Option<(u128, Step)>> {
+        let Some(operation) = self.records.unfinished().get(parent.hash) else { return Ok(None) };
+        if operation.origin.as_u64() == 0 {
+            // The record of the operation could not be read when the store was opened. Without its origin, no step of it is
+            // found by name, and "absent" would be wrong. This lookup returns the error.
+            self.records.lookup(parent, self.clock.now_ms(), Want::State)?;
+        }
         let origin = match name {
             b"" if planted(Bug::InputLostByNextAttempt) => operation.version,
             _ => operation.origin,
         };
         let hash = self.log().hasher().step(parent.hash, origin.as_u64(), name);
-        self.records.unfinished().step(parent.hash, hash).map(|step| (hash, step))
+        Ok(self.records.unfinished().step(parent.hash, hash).map(|step| (hash, step)))
     }
 
     /// Reads the last record of a step, with its result. The caller holds the flight of the operation's key.

@@ -56,9 +56,15 @@ type ReadStep = Result<(String, StepSeen), Error>;
 /// Returns the steps of a job, and its input under an empty name. The inner error is that of a step that cannot be read.
 fn steps_of(store: &Store, job: &str) -> Result<Vec<ReadStep>, Error> {
     let result = |name: &str| steps::result_of(store, job, name);
+    let is_unreadable = matches!(store.get(job), Err(Error::Corrupt { .. }));
     let listed = steps::steps(store, job)?.into_iter().map(|step| {
         let (name, status, given_up) = step?;
-        let result = if status == Status::Completed { result(&name)? } else { None };
+        let result = match result(&name) {
+            // A step of a job that cannot be read is listed, but not found by its name.
+            Ok(None) if is_unreadable => panic!("{job}: \"{name}\" is listed and absent"),
+            result if status == Status::Completed => result?,
+            _ => None,
+        };
         Ok((name, (status, given_up, result)))
     });
     let input = steps::input(store, job).transpose();
@@ -187,6 +193,14 @@ fn check_damaged(sample: &Sample, damaged: &[u8]) -> Result<bool, String> {
             }
             Ok(seen) if seen == *expected => {}
             Ok(seen) if unattested.contains(key) && seen.is_absent() => {}
+            // The record by which a step was given up is unreadable, so its job is in doubt again. The listing says why.
+            Ok(seen) if seen.status() == Status::InDoubt && expected.status() == Status::Stopped => {
+                let steps = steps_of(&store, key).map_err(|error| format!("the steps of {key}: {error}"))?;
+                if steps.iter().all(Result::is_ok) {
+                    return Err(format!("{key}: is in doubt, and all its steps can be read"));
+                }
+                noticed = true;
+            }
             Ok(seen) => return Err(format!("{key}: {seen:?} instead of {expected:?}")),
             Err(Error::Corrupt { offset, .. }) if offset < damaged.len() as u64 => noticed = true,
             Err(error) => return Err(format!("{key}: {error}")),

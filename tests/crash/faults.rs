@@ -246,7 +246,12 @@ fn a_full_disk_refuses_only_what_begins_an_operation() {
                 for (at, act) in script.iter().enumerate() {
                     // An operation that has begun can be ended by its lease, by resolving its doubt, or by a compare-and-set.
                     let may_be_refused = match act {
-                        Act::Begin(key) | Act::Set(key, _) => !world.has_begun(*key),
+                        Act::Begin(key) | Act::BeginJob(key, _) => {
+                            !world.has_begun(*key) || world.is_stopped(*key)
+                        }
+                        Act::Set(key, _) => !world.has_begun(*key),
+                        // The begin of a step, and the copy of a record that gives one up, have no space of their own.
+                        Act::Step(..) | Act::LeaveStep(..) | Act::ReleaseStep(..) | Act::GiveUp(..) => true,
                         Act::Resolve(_, outcome) => outcome % 3 == BEGIN_AGAIN,
                         Act::Record(..) | Act::RecordBuffered(..) | Act::Compact => true,
                         _ => false,

@@ -35,7 +35,7 @@ impl Engine {
         };
         let outcome = self.change_step(parent, PathRule::BeginsOperation, None, |view| {
             let Some(operation) = view.owned_by(attempt) else { return Err(fenced(parent, attempt)) };
-            let known = self.known_step(step).map(|(_, step)| step);
+            let known = self.known_step(step)?.map(|(_, step)| step);
             if known.is_some_and(|known| known.is_visited && known.state != StepState::Released) {
                 return Err(Error::StepReused { key: parent.key.to_owned() });
             }

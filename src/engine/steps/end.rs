@@ -76,7 +76,7 @@ impl Engine {
         Key::new(name).check()?;
         let outcome = self.change_step(parent, PathRule::EndsAttempt, None, |view| {
             let operation = view.owned_by(attempt).ok_or_else(|| fenced(parent, attempt))?;
-            match self.known_step(step).filter(|(_, known)| known.state.is_open()) {
+            match self.known_step(step)?.filter(|(_, known)| known.state.is_open()) {
                 None => Ok(StepDecision::Return(false)),
                 Some((_, known)) if known.state == StepState::GivenUp => Ok(StepDecision::Return(true)),
                 Some((hash, known)) => {
@@ -177,7 +177,7 @@ impl Engine {
         let outcome = self.change_step(parent, PathRule::RemovesState, None, |view| {
             // A step can be there only while its operation is unfinished.
             let Some(operation) = view.operation else { return Ok(StepDecision::Return(())) };
-            let known = self.known_step(step);
+            let known = self.known_step(step)?;
             let status = known.map_or(Status::Absent, |(_, known)| {
                 self.step_status(parent.hash, &known, view.flight.claim())
             });

@@ -329,7 +329,7 @@ fn a_step_answers_for_a_key() -> bool {
     let engine = engine();
     let grant = begin(&engine);
     run_step(&engine, &grant, "charge");
-    let (hash, step) = engine.known_step(step(&grant, "charge")).unwrap();
+    let (hash, step) = engine.known_step(step(&grant, "charge")).unwrap().unwrap();
     let user_key = Key::new("charge");
     let user_hash = engine.log().hasher().key(user_key);
     assert_ne!(hash, user_hash);

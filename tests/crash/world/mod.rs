@@ -509,6 +509,11 @@ impl World {
         self.oracle.now().get(&key).is_some_and(|known| known.status == Status::InDoubt)
     }
 
+    /// Whether the last attempt at a job has ended, and the outcome of every step is known.
+    pub fn is_stopped(&self, key: u8) -> bool {
+        self.oracle.now().get(&key).is_some_and(|known| known.shown() == Status::Stopped)
+    }
+
     /// Records in the oracle that a full disk refused the act, which therefore had no effect.
     pub fn note_refusal(&mut self) {
         self.oracle.in_flight = None;
