@@ -22,15 +22,15 @@ fn open() -> (Store, ManualClock) {
 }
 
 fn begin(store: &Store) -> Lease {
-    match store.operation("job").lease(LEASE).begin().unwrap() {
+    match store.operation("job").lease(LEASE).wait(Duration::MAX).begin().unwrap() {
         Begin::Acquired(lease) => lease,
         other => panic!("the job could not be acquired: {other:?}"),
     }
 }
 
-/// The next attempt at the job, whatever the earlier one left. None if the job is in progress or done.
+/// The next attempt at the job, whatever the earlier one left. Waits for a thread that is changing it. None if it is done.
 fn take_over(store: &Store) -> Option<Lease> {
-    match store.operation("job").lease(LEASE).begin().unwrap() {
+    match store.operation("job").lease(LEASE).wait(Duration::MAX).begin().unwrap() {
         Begin::Acquired(lease) => Some(lease),
         Begin::InDoubt(doubt) => doubt.begin_again().ok(),
         _ => None,
