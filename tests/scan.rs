@@ -376,7 +376,7 @@ fn a_gigabyte_is_scanned_and_compacted_with_progress() {
     timed("a scan of the reader", &mut || assert_eq!(reader.scan().count() as u64, KEYS));
     let (mut calls, mut last, mut longest) = (0_u64, std::time::Instant::now(), std::time::Duration::ZERO);
     timed("forget_scope of half", &mut || {
-        assert_eq!(store.forget_scope("even").unwrap().forgotten, KEYS / 2)
+        assert_eq!(store.forget_scope("even").unwrap().forgotten, KEYS / 2);
     });
     timed("compact", &mut || {
         last = std::time::Instant::now();
