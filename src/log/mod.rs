@@ -13,6 +13,7 @@
 //! | `scan` | reading whole segments, frame by frame |
 //! | `commit` | batches, their leaders and followers |
 //! | `limits` | the maximum sizes of a frame, a record and a result |
+//! | `figures` | the figures of the log for the statistics |
 //! | `slots` | the free slots, and the length of the file |
 //! | `pins` | the segments that are being copied, and whose slots are not reused meanwhile |
 //! | `writer` | the end of the log, and the switch to the next segment |
@@ -32,6 +33,7 @@ pub(crate) mod reader;
 pub(crate) mod scan;
 pub(crate) mod commit;
 mod limits;
+mod figures;
 pub(crate) mod slots;
 mod pins;
 pub(crate) mod writer;
@@ -67,18 +69,7 @@ use slots::Growing;
 use space_usage::SpaceUsage;
 pub(crate) use versions::VersionsBefore;
 pub(crate) use writer::Rotate;
-pub(crate) use writer::Written;
 use writer::{FullSegment, Start, Writer};
-
-/// Figures about the log, for the statistics.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct LogFigures {
-    /// The length of the file: store header and slots, not including a slot that is still being filled.
-    pub(crate) file_bytes: u64,
-    /// The bytes of the free slots, and of the rest of the tail.
-    pub(crate) free_bytes: u64,
-    pub(crate) written: Written,
-}
 
 /// The log of one store.
 #[derive(Debug)]
@@ -341,22 +332,6 @@ impl Log {
         let early = if planted(Bug::SpanReadBackwards) { Some(tail()) } else { None };
         let head = self.needed_from.load(Ordering::Acquire);
         (head, early.unwrap_or_else(tail))
-    }
-
-    /// The length of the file: store header and slots, not including a slot that is still being filled.
-    pub(crate) fn file_bytes(&self) -> u64 {
-        self.figures().file_bytes
-    }
-
-    /// The figures that the writer keeps. Waits for a write by another thread.
-    pub(crate) fn figures(&self) -> LogFigures {
-        let writer = self.writer.lock();
-        let free_space = writer.free_space();
-        LogFigures {
-            file_bytes: self.reader.slot_offset(writer.slots().count()),
-            free_bytes: free_space.tail_bytes + free_space.free_slots * self.parameters.segment_bytes,
-            written: writer.written(),
-        }
     }
 
     /// Whether the file system is known to copy on write: overwriting a block then needs free space for the copy.

@@ -16,6 +16,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::commit::{PendingFrame, Placement};
+use super::figures::Written;
 use super::footer_builder::FooterBuilder;
 use super::log_position::LogPosition;
 use super::pins::Pins;
@@ -79,13 +80,6 @@ pub(crate) struct Tail {
     pub(crate) record_bytes: u64,
     /// The entries of the future footer.
     pub(crate) entries: FooterBuilder,
-}
-
-/// The number of frames and records that were written since the store was opened, moved records included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Written {
-    pub(crate) frames: u64,
-    pub(crate) records: u64,
 }
 
 /// The writer of one log.
