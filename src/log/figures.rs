@@ -1,6 +1,7 @@
 //! The figures of the log for the statistics.
 
 use super::Log;
+use crate::sync::atomic::Ordering;
 
 /// The number of frames and records that were written since the store was opened, moved records included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,5 +35,15 @@ impl Log {
             free_bytes: free_space.tail_bytes + free_space.free_slots * self.parameters.segment_bytes,
             written: writer.written(),
         }
+    }
+
+    /// The number of bytes that are reserved and not written yet.
+    pub(crate) fn reserved_bytes(&self) -> u64 {
+        self.reservations.reserved_bytes()
+    }
+
+    /// The number of syncs by group commit since the store was opened.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.load(Ordering::Relaxed)
     }
 }

@@ -339,16 +339,6 @@ impl Log {
         self.storage.copies_on_write()
     }
 
-    /// The number of bytes that are reserved and not written yet.
-    pub(crate) fn reserved_bytes(&self) -> u64 {
-        self.reservations.reserved_bytes()
-    }
-
-    /// The number of syncs by group commit since the store was opened.
-    pub(crate) fn syncs(&self) -> u64 {
-        self.syncs.load(Ordering::Relaxed)
-    }
-
     /// Returns the address of the record that a footer entry of `segment` lists.
     pub(crate) fn address(&self, segment: &FullSegment, entry: &FooterEntry) -> Result<Address> {
         let offset = self.reader.slot_offset(segment.slot) + entry.offset;
