@@ -32,7 +32,7 @@ fn a_publisher_that_is_killed_at_any_moment_publishes_every_message_in_order() {
             .spawn()
             .unwrap();
         if kills < wanted {
-            std::thread::sleep(Duration::from_micros(random.next() % 100_000));
+            std::thread::sleep(Duration::from_micros(random.next() % 300_000));
             publisher.kill().unwrap();
             kills += 1;
         }

@@ -142,14 +142,19 @@ impl PendingMessages {
     /// Creates the state from the messages that recovery found, and the space for their acknowledgements.
     pub(super) fn new(mut found: Vec<PendingMessage>, room: Reservation) -> PendingMessages {
         found.sort_unstable_by_key(|message| message.id);
-        let state = State { topics: HashMap::new(), unapplied: BTreeSet::new(), deliveries: 0, room };
-        let pending = PendingMessages {
+        let mut state = State { topics: HashMap::new(), unapplied: BTreeSet::new(), deliveries: 0, room };
+        let mut bytes = 0;
+        // Most messages have the topic of the one before.
+        for of_topic in found.chunk_by(|one, next| one.topic == next.topic) {
+            let queued = of_topic.iter().map(Queued::new);
+            bytes += queued.clone().map(Queued::length_bytes).sum::<u64>();
+            state.topics.entry(of_topic[0].topic).or_default().queue.extend(queued);
+        }
+        PendingMessages {
             state: Mutex::new(state),
-            count: AtomicUsize::new(0),
-            bytes: AtomicU64::new(0),
-        };
-        found.iter().for_each(|message| pending.add(message));
-        pending
+            count: AtomicUsize::new(found.len()),
+            bytes: AtomicU64::new(bytes),
+        }
     }
 
     /// Gives `count` ids to a commit, in order. Until the commit is applied and the returned guard is dropped, no id above

@@ -175,9 +175,11 @@ impl SpaceReservations {
         self.reserve(bytes, class).then(|| Reservation { reservations: Arc::clone(self), bytes })
     }
 
-    /// Reserves space that an earlier session had reserved, and that is therefore there.
-    pub(crate) fn reserve_again(self: &Arc<Self>, bytes: u64) -> Reservation {
-        self.state.lock().reserved_bytes += bytes;
+    /// Reserves `bytes`, or as much of them as there is space for.
+    pub(crate) fn reserve_at_most(self: &Arc<Self>, bytes: u64) -> Reservation {
+        let mut state = self.state.lock();
+        let bytes = self.guaranteed(&state.free_space).saturating_sub(state.reserved_bytes).min(bytes);
+        state.reserved_bytes += bytes;
         Reservation { reservations: Arc::clone(self), bytes }
     }
 

@@ -247,7 +247,7 @@ impl Filled<'_> {
         request.context().io("give the file blocks of its own", storage.unshare())?;
         survey.rewrite_end(&request.context())?;
         // Reserved before the opening frame, which must not take this space.
-        let acknowledgement_room = log.reserve_for_acknowledgements(messages.len() as u64);
+        let acknowledgement_room = log.reserve_for_acknowledgements(messages.len() as u64)?;
         let (open_count, counter) = log.begin_opening(versions, in_doubt_until_ms)?;
         if let Some(jump) = time.accepted_jump {
             crate::events::clock_jumped(path, wall_ms, survey.latest_time().wall_ms(), jump);

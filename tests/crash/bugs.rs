@@ -91,6 +91,23 @@ finds! { hunt:
     finds_an_operation_completed_over_a_doubtful_step: CompletedOverDoubtfulStep,
     finds_an_input_that_the_next_attempt_loses: InputLostByNextAttempt,
     finds_a_live_step_that_reclaiming_drops: LiveStepDropped,
+}
+
+/// Runs the checks that may find a bug of the outbox: the script with messages.
+fn hunt_messages() -> Result<(), String> {
+    let scripts = scripts();
+    let (_, script) =
+        scripts.iter().find(|(name, _)| *name == "messages").ok_or("no script with messages")?;
+    let effort = Effort { images: 4, recovery_every: 20 };
+    crash_everywhere(script, seed(), &effort, &Counts::default())
+}
+
+#[test]
+fn the_hunt_for_bugs_of_the_outbox_finds_none_that_is_not_planted() {
+    assert_eq!(hunt_messages(), Ok(()));
+}
+
+finds! { hunt_messages:
     finds_a_message_that_is_not_durable: MessageNotDurable,
     finds_a_message_that_outlives_its_acknowledgement: MessageOutlivesAcknowledgement,
     finds_a_replay_that_emits: ReplayEmits,

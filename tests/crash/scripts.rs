@@ -329,11 +329,15 @@ pub fn scripts() -> Vec<(&'static str, Vec<Act>)> {
         Publish(9),
     ]);
     // The messages outlive their operations, and are moved. Those that were acknowledged are not.
+    outbox.extend([Emit(20, 400), Emit(21, 400), Publish(2), Publish(1), Reopen]);
+    // The acknowledgements are in a later segment than their messages.
     outbox.extend((8..12).map(|key| Emit(key, 400)));
-    outbox.extend([Publish(2), Publish(1), Reopen]);
+    outbox.extend((14..20).map(|key| Record(key, 12_000)));
+    outbox.extend([Publish(2), Publish(3), Publish(2), Record(12, 12_000), Record(13, 12_000)]);
+    outbox.extend([Advance(110_000), Compact, DropStore]);
     for turn in 0..3 {
         outbox.extend((12..20).map(|key| Record(key, 12_000)));
-        outbox.extend([Advance(110_000), Compact, Publish(1), Emit(20 + turn, 200)]);
+        outbox.extend([Advance(110_000), Compact, Publish(1), Emit(21 + turn, 200)]);
     }
     outbox.extend([
         Compact,

@@ -122,3 +122,52 @@ fn what_is_handed_out_is_durable() {
     plant(None);
     assert!(found.is_err(), "the planted bug must be found");
 }
+
+/// An operation in doubt is completed by `reconcile`. Fails if nothing was emitted.
+fn complete_by_reconcile() -> Result<(), String> {
+    let store = Store::in_memory().unwrap();
+    let operation = || {
+        store
+            .operation("k")
+            .emits(1_024)
+            .reconcile(|_| Some(5_u64))
+            .on_complete(|result: &u64, outbox| outbox.emit("t", result))
+    };
+    assert!(operation().run(|_| Err::<u64, _>("timeout")).is_err());
+    assert!(operation().run(|_| Err::<u64, _>("not run")).is_ok());
+    match &tokens(&store, "t")[..] {
+        [token] if token == "k~1" => Ok(()),
+        other => Err(format!("{other:?} were emitted")),
+    }
+}
+
+#[test]
+fn a_completion_by_reconcile_emits() {
+    complete_by_reconcile().unwrap();
+    plant(Some(Bug::ReconcileLosesMessages));
+    let found = complete_by_reconcile();
+    plant(None);
+    assert!(found.is_err(), "the planted bug must be found");
+}
+
+/// A slot that a buffered store has reserved and not written to is a hole when the store is opened again.
+#[test]
+fn the_space_of_acknowledgements_is_there_after_a_restart() {
+    for reserves in [false, true] {
+        let disk = SimulatedDisk::new();
+        disk.set_reserves(reserves);
+        let options = options().min_size(0).durability(Durability::Buffered);
+        let store = options.open_simulated(&disk).unwrap();
+        let mut count = 0;
+        while emit(&store, &format!("k{count}"), b"").is_ok() {
+            count += 1;
+        }
+        store.close().unwrap();
+        let store = options.open_simulated(&disk).unwrap();
+        assert_eq!(store.stats().reserved_bytes, count * 184);
+        for acknowledged in 0..count {
+            let acked = store.outbox().next("t").unwrap().unwrap().ack();
+            assert!(acked.is_ok(), "after {acknowledged} of {count}: {acked:?}");
+        }
+    }
+}

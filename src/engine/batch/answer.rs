@@ -108,7 +108,14 @@ impl Engine {
                 },
                 Plan::InDoubt(found) => Err(left_in_doubt(entry.key, &found)),
                 Plan::Mismatch(_) => Err(self.viewer.mismatch(entry.key)),
-                Plan::Completed(found) => self.answer_completed(entry, found),
+                Plan::Completed(found) => {
+                    if planted(Bug::ReplayEmits)
+                        && let Err(error) = self.emit_again(entry.key, entry.messages)
+                    {
+                        return Some(Err(error));
+                    }
+                    self.answer_completed(entry, found)
+                }
                 Plan::Write { change, doubt } => {
                     if let Some(found) = &doubt {
                         crate::events::found_in_doubt(entry.key, found.attempt);
