@@ -373,8 +373,20 @@ fn decode_entry(entry: &[u8; ENTRY]) -> Result<FooterEntry, FormatError> {
     })
 }
 
+/// Encodes a footer whole. The entry count of the summary need not be set.
 #[cfg(test)]
-pub(crate) mod tests {
+pub(crate) fn encode_whole(entries: Vec<FooterEntry>, summary: Summary, seed: Seed) -> Vec<u8> {
+    let summary = Summary { entry_count: u32::try_from(entries.len()).unwrap(), ..summary };
+    let mut bytes = Vec::new();
+    let Ok(()) = encode(entries, &summary, seed, |piece| {
+        bytes.extend_from_slice(piece);
+        Ok::<(), std::convert::Infallible>(())
+    });
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
     use super::super::layout::Field;
     use super::*;
 
@@ -393,17 +405,6 @@ pub(crate) mod tests {
                 kind: Kind::Completed,
             })
             .collect()
-    }
-
-    /// Encodes a footer whole. The entry count of the summary need not be set.
-    pub(crate) fn encode_whole(entries: Vec<FooterEntry>, summary: Summary, seed: Seed) -> Vec<u8> {
-        let summary = Summary { entry_count: u32::try_from(entries.len()).unwrap(), ..summary };
-        let mut bytes = Vec::new();
-        let Ok(()) = encode(entries, &summary, seed, |piece| {
-            bytes.extend_from_slice(piece);
-            Ok::<(), std::convert::Infallible>(())
-        });
-        bytes
     }
 
     /// Encodes the footer of segment 6.

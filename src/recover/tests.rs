@@ -175,7 +175,7 @@ impl Image {
         change(&mut trailer);
         let Trailer { end, record_bytes, last_checksum, .. } = trailer;
         let summary = footer::Summary { entry_count: 0, sequence, end, record_bytes, last_checksum };
-        let bytes = footer::tests::encode_whole(entries, summary, parameters.seed());
+        let bytes = footer::encode_whole(entries, summary, parameters.seed());
         put(&mut self.0, index(slot(slot_number + 1)) - bytes.len(), &bytes);
     }
 
