@@ -81,7 +81,7 @@ impl Engine {
         let Some(begun) = view.found.filter(|found| found.liveness == Liveness::Begun) else {
             return Ok(None);
         };
-        let input = self.known_step(StepOf { parent: key, name: b"" });
+        let input = self.known_step(StepOf { parent: key, name: b"" })?;
         let input = input.map(|(hash, known)| self.find_step((hash, &known))).transpose()?;
         flight.note_disk();
         self.viewer.ensure_durable(input.as_ref().unwrap_or(&begun), self.settings.terms.durability)?;
