@@ -69,6 +69,7 @@ fn the_table_in_the_docs_lists_every_event() {
         mismatched(key);
         in_doubt(key, 1);
         found_in_doubt(key, 1);
+        step_unvisited(key, b"ship");
         unreadable(path, 1);
         reclaimed(path, 1, 1, 1);
         reclaiming_stopped(path, &Error::Closed);
