@@ -11,7 +11,6 @@ use std::sync::Arc;
 use super::log_position::LogPosition;
 use super::reader::Reader;
 use super::reservations::CannotGrow;
-use crate::format::STORE_HEADER_BYTES;
 use crate::storage::{Storage, ZEROES_BYTES, set_len, write_zeroes_at};
 
 /// How a slot at the end of the file gets its space.
@@ -231,13 +230,12 @@ impl Slots {
     /// Returns an error if a limit does not allow the file to have another slot.
     pub(super) fn check_limits(&self) -> Result<(), CannotGrow> {
         let segment_bytes = self.segment_bytes;
+        let (now_bytes, end) = (self.reader.slot_offset(self.count), self.reader.slot_offset(self.count + 1));
         if self.count >= self.growing.max_slots {
-            let now_bytes = STORE_HEADER_BYTES + self.count * segment_bytes;
             return Err(CannotGrow::Full(format!(
                 "another segment of {segment_bytes} bytes would take the file, now {now_bytes} bytes, over Options::max_size"
             )));
         }
-        let (now_bytes, end) = (self.reader.slot_offset(self.count), self.reader.slot_offset(self.count + 1));
         match self.storage.size_limit().filter(|limit| end > *limit) {
             Some(limit) => Err(CannotGrow::Full(format!(
                 "another segment of {segment_bytes} bytes would take the file, now {now_bytes} bytes, over the {limit} bytes \
