@@ -364,11 +364,10 @@ impl<'a> Batch<'a> {
             }
         };
         self.add_messages(key.as_key(), messages.list())?;
-        match self.entries.last_mut() {
-            Some(Queued::Record { messages: attached, .. } | Queued::Complete { messages: attached, .. }) => {
-                attached.append(messages)
-            }
-            _ => {}
+        if let Some(Queued::Record { messages: attached, .. } | Queued::Complete { messages: attached, .. }) =
+            self.entries.last_mut()
+        {
+            attached.append(messages);
         }
         Ok(())
     }

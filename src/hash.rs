@@ -8,7 +8,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::key::{Fingerprint, Key};
-use crate::status::Version;
 
 /// The keyed hash of one file: SipHash-2-4 with 128-bit output, under the secret key in the store header.
 ///
@@ -84,10 +83,10 @@ impl KeyHasher {
     }
 
     /// Returns the hash of the message with this id.
-    pub(crate) fn message(&self, id: Version) -> u128 {
+    pub(crate) fn message(&self, id: u64) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(&[DOMAIN_MESSAGE]);
-        hasher.write(&id.as_u64().to_le_bytes());
+        hasher.write(&id.to_le_bytes());
         hasher.finish128().as_u128()
     }
 
@@ -237,8 +236,8 @@ pub(crate) mod tests {
             hasher.step(1, 0, b"abc"),
             hasher.step(0, 1, b"abc"),
             hasher.step(0, 0, b""),
-            hasher.message(Version::from_u64(0)),
-            hasher.message(Version::from_u64(1)),
+            hasher.message(0),
+            hasher.message(1),
             u128::from(hasher.topic("abc")),
             u128::from(hasher.topic("")),
         ];
@@ -257,7 +256,7 @@ pub(crate) mod tests {
             u128::from_le_bytes(hasher.fingerprint(b"amount=10").to_bytes()),
             0xbcd8658db30c639d492ad490b497a756
         );
-        assert_eq!(hasher.message(Version::from_u64(1_729)), 0x7ec4fc93c68582e0b164f2c231f3f81c);
+        assert_eq!(hasher.message(1_729), 0x7ec4fc93c68582e0b164f2c231f3f81c);
         assert_eq!(hasher.topic("orders"), 0xc4620d7508a621ee);
     }
 

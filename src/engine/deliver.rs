@@ -138,7 +138,7 @@ impl Engine {
         let _inside = self.admission.enter()?;
         let now_ms = self.clock.now_ms();
         let mut hashed: Vec<(u128, Version)> =
-            ids.iter().map(|id| (self.log().hasher().message(*id), *id)).collect();
+            ids.iter().map(|id| (self.log().hasher().message(id.as_u64()), *id)).collect();
         // Flights are entered in the order of their hashes, as by a batch.
         hashed.sort_unstable();
         let flights: Vec<FlightGuard<'_>> =

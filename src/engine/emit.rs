@@ -21,6 +21,7 @@ use crate::log::reservations::ReservationClass;
 use crate::log::{acknowledgement_cost_bytes, batch_limit_bytes};
 use crate::planted::{Bug, planted};
 use crate::record::PendingMessage;
+use crate::status::Version;
 
 /// The ids and the flights of messages that are about to be committed.
 #[derive(Debug)]
@@ -88,7 +89,7 @@ impl Engine {
     /// Gives ids to `count` messages, in the order of emission, and enters their flights.
     pub(super) fn emission(&self, count: usize) -> Result<Emission<'_>> {
         let unapplied = self.records.outbox().give_ids(count, || self.versions.next())?;
-        let hash = |id| self.log().hasher().message(id);
+        let hash = |id: Version| self.log().hasher().message(id.as_u64());
         let flights = unapplied.ids.iter().map(|id| self.flights.enter(hash(*id))).collect();
         Ok(Emission { flights, unapplied })
     }

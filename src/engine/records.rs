@@ -248,7 +248,7 @@ impl Records {
         read: impl FnMut(Address, RecordLocation, &Record<'_>) -> R,
     ) -> Result<Option<Sight<R>>> {
         let is_wanted = |record: &Record<'_>| record.kind == Kind::Message && record.version == id;
-        self.read_if(self.log.hasher().message(id), now_ms, is_wanted, read)
+        self.read_if(self.log.hasher().message(id.as_u64()), now_ms, is_wanted, read)
     }
 
     /// Calls `read` with the last record that has this hash, for which `is_wanted` returns true. Only such a record may have

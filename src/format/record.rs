@@ -223,7 +223,9 @@ impl<'a> Record<'a> {
     /// Returns the hash of what the record is about: its key, its step or its message.
     pub(crate) fn key_hash(&self, hasher: &KeyHasher) -> u128 {
         match self.kind {
-            Kind::Message | Kind::Acknowledged | Kind::MessageUnreadable => hasher.message(self.version),
+            Kind::Message | Kind::Acknowledged | Kind::MessageUnreadable => {
+                hasher.message(self.version.as_u64())
+            }
             Kind::Unreadable | Kind::StepUnreadable if !planted(Bug::UnreadableKeyHashLost) => {
                 u128::from_le_bytes(self.fingerprint.to_bytes())
             }

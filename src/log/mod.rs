@@ -21,6 +21,7 @@
 //! | `versions` | the choice of the first version of a session |
 //! | `copying` | a copy of the log in a new file, while the log is in use |
 //! | `building` | a new log of given records, in a new file |
+//! | `acknowledgements` | the space for acknowledging the messages of an earlier session |
 
 // Each module uses only those above it.
 pub(crate) mod log_position;
@@ -41,6 +42,7 @@ mod full_segment;
 mod versions;
 pub(crate) mod copying;
 pub(crate) mod building;
+mod acknowledgements;
 
 use std::io;
 use std::path::Path;
@@ -179,20 +181,6 @@ impl Log {
                 Ok(Err(cause)) => return Ok(Err(NoRoom { class, cause })),
                 Err(error) => return Err(self.poison_with(error)),
             }
-        }
-    }
-
-    /// Reserves space for the acknowledgements of messages that recovery found.
-    ///
-    /// The session that wrote them had reserved it. But a slot to which nothing was written does not count as free when the
-    /// store is opened: it may be a hole. So the file grows into it again, which takes no new space if it was allocated. If
-    /// it cannot grow, the file was copied without these slots, for instance: the store opens with less, and an
-    /// acknowledgement may then find it full.
-    pub(crate) fn reserve_for_acknowledgements(&self, messages: u64) -> Result<Reservation> {
-        let bytes = messages * acknowledgement_cost_bytes();
-        match self.reserve(bytes, ReservationClass::Move)? {
-            Ok(reservation) => Ok(reservation),
-            Err(_) => Ok(self.reservations.reserve_at_most(bytes)),
         }
     }
 
