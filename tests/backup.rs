@@ -328,3 +328,41 @@ fn the_answer_is_durable_before_the_first_call() {
     }
     assert!(outcomes.len() == 2, "{outcomes:?}");
 }
+
+/// Prints how long a backup and a check of a file of 1 GB take, beside `cp` and `cksum` of the same file.
+#[test]
+#[ignore = "prints figures; needs 3 GB of disk"]
+fn the_speed_of_a_backup_and_a_check_beside_cp_and_cksum() {
+    let place = Place::new();
+    let store = Options::new().durability(Durability::Buffered).open(&place.path).unwrap();
+    for n in 0..250_000 {
+        store.record(&format!("key-{n}"), NONE, &[7; 4_000]).unwrap();
+    }
+    store.sync().unwrap();
+    let run = |program: &str, arguments: &[&Path]| {
+        let output = std::process::Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success());
+    };
+    let timed = |what: &mut dyn FnMut()| {
+        let begun = std::time::Instant::now();
+        what();
+        begun.elapsed().as_secs_f64()
+    };
+    let (copy, other) = (place.path.with_extension("copy"), place.path.with_extension("cp"));
+    for round in 0..3 {
+        let copied = timed(&mut || {
+            run("cp", &[Path::new("--reflink=never"), &place.path, &other]);
+            run("sync", &[&other]);
+        });
+        let backed_up = timed(&mut || drop(store.backup(&copy).unwrap()));
+        let summed = timed(&mut || run("cksum", &[&copy]));
+        let verified = timed(&mut || assert!(verify(&copy).unwrap().is_sound()));
+        println!(
+            "round {round}: backup {:.2} of cp and sync ({copied:.2} s), verify {:.2} of cksum ({summed:.2} s)",
+            backed_up / copied,
+            verified / summed
+        );
+        std::fs::remove_file(&copy).unwrap();
+        std::fs::remove_file(&other).unwrap();
+    }
+}

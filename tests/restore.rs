@@ -74,11 +74,13 @@ fn history(path: &Path, copy: &Path, clock: &ManualClock) -> World {
         let _ = world.run(&store, n, true);
     }
     store.backup(copy).unwrap();
-    // The original is killed and opened again, so its open count goes on as well.
-    let killed = path.with_extension("killed");
-    std::fs::copy(path, &killed).unwrap();
-    drop(store);
-    let store = options(clock).open(&killed).unwrap();
+    // The original is killed and opened again several times, so its open count goes on as well.
+    let mut store = store;
+    for kill in 0..5 {
+        let killed = path.with_extension(format!("{kill}"));
+        std::fs::copy(store.path(), &killed).unwrap();
+        store = options(clock).open(&killed).unwrap();
+    }
     // It gives more versions than the restored copy will have given when its first side effect runs.
     for n in 0..3_000 {
         store.record(&format!("extra-{n}"), NONE, b"").unwrap();

@@ -49,10 +49,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::format::Seed;
 use crate::format::footer::FooterEntry;
 use crate::format::header::Parameters;
 use crate::format::record::Record;
-use crate::format::{CopyState, Seed};
 use crate::hash::KeyHasher;
 use crate::index::Address;
 use crate::planted::{Bug, planted};
@@ -273,37 +273,6 @@ impl Log {
     fn poison_with(&self, error: io::Error) -> Error {
         let poison = self.commit.poison_with(error);
         self.poisoned(poison)
-    }
-
-    /// Makes the open count and the time mark of a new session durable, before any of its versions is generated.
-    /// Returns the open count, and the counter that its versions continue from. `in_doubt_until_ms` is what the caller says of
-    /// a copy that it opens for the first time; it becomes durable with the opening.
-    pub(crate) fn begin_opening(
-        &self,
-        before: VersionsBefore,
-        in_doubt_until_ms: Option<u64>,
-    ) -> Result<(u32, u64)> {
-        // The opening frame must not use the space that is kept for moves. Otherwise opening a full store several times
-        // could use it up, and the store would stay full for ever.
-        let frame_bytes = self.writer.lock().opening_frame_bytes() as u64;
-        let has_space = self.reservations.reserve(frame_bytes, ReservationClass::Begin);
-        // Without space, the session is noted in the segment header, and a close mark of the last session stays in
-        // place. Only a higher open count makes that mark outdated.
-        let Some((open_count, counter)) = before.next(has_space) else {
-            return Err(Error::openings_exhausted(self.path()));
-        };
-        let head = self.needed_from.load(Ordering::Acquire);
-        let mut writer = self.writer.lock();
-        if let Some(in_doubt_until_ms) = in_doubt_until_ms {
-            writer.set_copy_state(CopyState { in_doubt_until_ms, answered_by: open_count });
-        }
-        let begun = match has_space {
-            true => writer.begin_opening(open_count, head),
-            false => writer.note_opening(open_count),
-        };
-        begun.map_err(|error| self.reader.io("record that the store was opened", error))?;
-        self.reservations.update(writer.free_space(), if has_space { frame_bytes } else { 0 });
-        Ok((open_count, counter))
     }
 
     /// Extends the file to `Options::min_size` by adding all slots that it lacks, or none.

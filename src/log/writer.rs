@@ -11,6 +11,9 @@
 //! threads that have passed the queue's check earlier may be waiting for that lock. So the writer itself refuses them:
 //! every method that changes the file goes through [`Writer::change`].
 
+mod opening;
+mod pinning;
+
 use std::collections::{BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -25,12 +28,14 @@ use super::reservations::{CannotGrow, FreeSpace};
 use super::slots::{Growing, Slots};
 use crate::clock::{StoreClock, TimeMark};
 use crate::format::footer::{self, FooterEntry, TRAILER_BYTES, footer_bytes};
-use crate::format::frame::{self, COPY_OPENING_FRAME_BYTES, OPENING_FRAME_BYTES, Stamp};
+use crate::format::frame::{self, Stamp};
 use crate::format::header::{CLOSE_MARK_OFFSETS, CloseMark, Parameters, SegmentHeader};
 use crate::format::{CopyState, FIRST_FRAME_OFFSET, Seed};
 use crate::planted::{Bug, one_late, planted};
 use crate::status::MAX_COUNTER;
 use crate::storage::{Storage, write_all_at};
+
+pub(super) use pinning::Pinned;
 
 /// Under which condition [`Log::rotate`] goes on to the next segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,21 +55,6 @@ pub(crate) struct FullSegment {
     /// The position at which its frames end.
     pub(crate) end: u64,
     pub(crate) record_bytes: u64,
-}
-
-/// A log that is pinned, up to the position that was durable.
-#[derive(Debug)]
-pub(super) struct Pinned {
-    /// The number of the pin.
-    pub(super) pin: u64,
-    /// The full segments, oldest first.
-    pub(super) full: Vec<FullSegment>,
-    /// The slot of the last segment.
-    pub(super) tail_slot: u64,
-    /// The header of the last segment, with the head, open count and time of this moment.
-    pub(super) header: SegmentHeader,
-    /// The position up to which the log was durable. It lies in the last segment.
-    pub(super) end: u64,
 }
 
 /// The segment that is being written.
@@ -317,72 +307,6 @@ impl Writer {
         self.log_position.sync(&*self.storage)
     }
 
-    /// The length of an opening frame in this file.
-    pub(crate) fn opening_frame_bytes(&self) -> usize {
-        if self.parameters.copied_seed.is_some() { COPY_OPENING_FRAME_BYTES } else { OPENING_FRAME_BYTES }
-    }
-
-    /// Sets what the store may have forgotten. Written with the opening that follows.
-    pub(crate) fn set_copy_state(&mut self, copy: CopyState) {
-        self.copy = copy;
-    }
-
-    /// Makes the open count and the time mark of a new session durable, before any of its versions is generated, by
-    /// writing an opening frame, which has no records.
-    pub(crate) fn begin_opening(&mut self, open_count: u32, head: u64) -> io::Result<()> {
-        self.open_count = open_count;
-        let mut batch = PendingFrame::default();
-        batch.frame.resize(self.opening_frame_bytes(), 0);
-        self.change(|writer| {
-            if !writer.fits(&batch) {
-                writer.go_to_next_segment(head)?;
-            }
-            let mark = writer.opening_mark();
-            let stamp = writer.stamp(&batch, &mark);
-            let checksum = frame::seal_opening(
-                &mut batch.frame,
-                &stamp,
-                mark.boot,
-                mark.boot_ms,
-                &writer.copy,
-                writer.seed,
-            );
-            writer.append(&batch, checksum)?;
-            // If the header is overwritten later, it must not take this back.
-            writer.tail.header.copy = writer.copy;
-            if planted(Bug::OpeningNotSynced) {
-                return Ok(());
-            }
-            writer.sync()
-        })
-    }
-
-    /// The time mark of a new session.
-    fn opening_mark(&self) -> TimeMark {
-        let (mark, earlier) = (self.clock.mark(), self.tail.header.mark);
-        if planted(Bug::MarkKeepsOldWall) {
-            return TimeMark { wall_ms: earlier.wall_ms, ..mark };
-        }
-        if planted(Bug::MarkKeepsOldBoot) {
-            return TimeMark { boot: earlier.boot, boot_ms: earlier.boot_ms, ..mark };
-        }
-        mark
-    }
-
-    /// Makes the open count and the time mark of a new session durable when there is no space for an opening frame, by
-    /// overwriting the header of the last segment. The open count must be higher than any before, because nothing else
-    /// shows that a close mark at the end of the log is outdated.
-    pub(crate) fn note_opening(&mut self, open_count: u32) -> io::Result<()> {
-        self.open_count = open_count;
-        let header =
-            SegmentHeader { open_count, mark: self.opening_mark(), copy: self.copy, ..self.tail.header };
-        self.change(|writer| {
-            write_all_at(&*writer.storage, &header.encode(), writer.reader.slot_offset(writer.tail.slot))?;
-            writer.tail.header = header;
-            writer.sync()
-        })
-    }
-
     /// Goes on to the next segment: syncs the last frame, writes and syncs the new header, and then writes the footer
     /// of the old segment. Because of this order, a footer without a next segment, or a gap between head and tail, is a
     /// sign of damage and never of a crash.
@@ -483,25 +407,6 @@ impl Writer {
                 self.slots.give_back(segment.slot);
             }
             self.head += 1;
-        }
-    }
-
-    /// Describes the log up to the position that is durable, and pins its segments.
-    pub(super) fn pin(&mut self) -> Pinned {
-        let end = self.log_position.durable().min(self.end());
-        let mark = self.clock.mark();
-        let header =
-            SegmentHeader { head: self.head, mark, synced_to: end, copy: self.copy, ..self.tail.header };
-        let header = SegmentHeader { open_count: self.open_count, ..header };
-        let pin = self.pins.add(self.head, header.sequence);
-        let full = self.full.iter().copied().collect();
-        Pinned { pin, full, tail_slot: self.tail.slot, header, end }
-    }
-
-    /// Gives up the pinned segments below `sequence`, which were copied. None gives up all of them.
-    pub(super) fn unpin(&mut self, pin: u64, below: Option<u64>) {
-        for slot in self.pins.release(pin, below) {
-            self.slots.give_back(slot);
         }
     }
 
