@@ -22,7 +22,7 @@ use crate::planted::{Bug, planted};
 use crate::policy::{DoubtPolicy, KeepInDoubt, Reconcile, Refuse, ReleaseIf, ReleasePolicy, Rerun};
 use crate::side_effect::SideEffect;
 use crate::status::Version;
-use crate::sync::{Patience, thread_local};
+use crate::sync::Patience;
 use crate::typed;
 use held::StepSubject;
 
@@ -374,9 +374,16 @@ impl<C, D, R> fmt::Debug for Step<'_, C, D, R> {
 /// The store, the operation and the attempt at it, of a step: an address in memory, a hash and a version.
 type RunningStep = (*const Engine, u128, Version);
 
+// The steps whose closures this thread is running.
+#[cfg(not(oncekey_shuttle))]
 thread_local! {
-    /// The steps whose closures this thread is running.
     static RUNNING: RefCell<Vec<RunningStep>> = const { RefCell::new(Vec::new()) };
+}
+
+// Shuttle runs all its threads on one thread of the operating system, so it needs its own thread-local storage.
+#[cfg(oncekey_shuttle)]
+shuttle::thread_local! {
+    static RUNNING: RefCell<Vec<RunningStep>> = RefCell::new(Vec::new());
 }
 
 /// Marks this thread as inside the closure of a step until it is dropped.
