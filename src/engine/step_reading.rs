@@ -141,7 +141,8 @@ impl Engine {
         if operation.origin.as_u64() == 0 {
             // The record of the operation could not be read when the store was opened. Without its origin, no step of it is
             // found by name, and "absent" would be wrong. This lookup returns the error.
-            self.records.lookup(parent, self.clock.now_ms(), Want::State)?;
+            let operation = HashedKey { key: parent.key.without_step(), ..parent };
+            self.records.lookup(operation, self.clock.now_ms(), Want::State)?;
         }
         let origin = match name {
             b"" if planted(Bug::InputLostByNextAttempt) => operation.version,
