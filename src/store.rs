@@ -347,9 +347,7 @@ impl Store {
     ///
     /// A key belongs to one intent for ever, because the outside world has seen its [token](crate::Key::token) and
     /// still remembers it. A forgotten key may be reused for the same intent, and for no other.
-    ///
-    /// The [steps](Attempt::step) of an unfinished operation are given up with it;
-    /// [`forget_with_steps`](Store::forget_with_steps) lists them.
+    /// [`forget_with_steps`](Store::forget_with_steps) also lists the [steps](Attempt::step) that this gives up.
     ///
     /// A key in doubt can be forgotten even while another caller is resolving the doubt: that caller's
     /// [`Doubt`](crate::Doubt) is fenced.
