@@ -186,6 +186,21 @@ impl StepSet {
         dead_bytes
     }
 
+    /// Removes the steps whose last record is not later than `origin`: they are those of an earlier operation of the key.
+    pub(crate) fn remove_up_to(&mut self, origin: Version) {
+        let StepSet { steps, counts, live_bytes } = self;
+        steps.retain(|_, step| {
+            if step.version > origin {
+                return true;
+            }
+            if let Some(count) = counts.of(step.state) {
+                *count -= 1;
+            }
+            *live_bytes -= u64::from(step.length_bytes);
+            false
+        });
+    }
+
     /// Notes that another attempt at the operation began: it has asked for no step yet.
     pub(crate) fn begin_attempt(&mut self) {
         self.steps.values_mut().for_each(|step| step.is_visited = false);

@@ -150,7 +150,7 @@ impl Engine {
                     }
                     // The attempt never runs, and its release is about to be written.
                     Some(Claim::Unstarted { version }) if version == listed.found.version => return Ok(None),
-                    _ if self.records.unfinished().step_counts(hash).are_settled() => Status::Stopped,
+                    _ if self.records.step_counts(hash, &listed.found).are_settled() => Status::Stopped,
                     _ => Status::InDoubt,
                 };
             }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::admission::Admission;
 use super::counters::Counters;
 use super::outbox::PendingMessages;
-use super::unfinished::UnfinishedTable;
+use super::unfinished::{BegunAttempt, UnfinishedTable};
 use super::unreadable::UnreadableRecords;
 use crate::error::{Error, Result};
 use crate::format::footer::FooterEntry;
@@ -25,6 +25,7 @@ use crate::planted::{Bug, planted};
 use crate::record::{Liveness, RecordSize, liveness, lost_liveness};
 use crate::status::Version;
 use crate::step_set::Step;
+use crate::step_set::StepCounts;
 
 /// A key that was checked, and its hash. Every part of the engine takes keys in this form, and a handle keeps the hash, so
 /// that an operation hashes its key once.
@@ -66,6 +67,11 @@ impl Found {
             Liveness::Released => self.size.kind == Kind::Released && now_ms < self.key_expires_ms,
             _ => false,
         }
+    }
+
+    /// The attempt that began with this record.
+    pub(super) fn begun_attempt(&self) -> BegunAttempt {
+        BegunAttempt { since_ms: self.time_ms, version: self.version, origin: self.origin }
     }
 
     /// Whether the record is one that an earlier entry of the same batch is about to write.
@@ -164,6 +170,13 @@ impl Records {
 
     pub(super) fn outbox(&self) -> &PendingMessages {
         &self.outbox
+    }
+
+    /// How many steps of the operation that began with this record are in which state.
+    pub(super) fn step_counts(&self, hash: u128, begun: &Found) -> StepCounts {
+        // The table may not know the operation of the steps yet.
+        self.unfinished.learn(hash, begun.begun_attempt());
+        self.unfinished.step_counts(hash)
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -6,12 +6,14 @@
 
 use super::assembly::Engine;
 use super::records::{Found, HashedKey, Want, found_at};
+use super::unfinished::OperationState;
 use crate::error::Result;
 use crate::flights::{Claim, FlightGuard};
 use crate::format::NEVER_MS;
 use crate::format::record::{Kind, Record};
 use crate::key::Key;
 use crate::planted::{Bug, planted};
+use crate::record::Liveness;
 use crate::status::{Status, Version};
 use crate::step_set::{Step, StepState};
 
@@ -135,15 +137,24 @@ impl Engine {
         Ok(Some(found))
     }
 
+    /// What the table knows of an operation. Fails if its record could not be read when the store was opened, and cannot be
+    /// read now: without its origin no step of it is found by name, and "absent" would be wrong.
+    pub(super) fn operation_of(&self, parent: HashedKey<'_>) -> Result<Option<OperationState>> {
+        let unfinished = self.records.unfinished();
+        let operation = unfinished.get(parent.hash);
+        if operation.is_none_or(|operation| operation.origin.as_u64() > 0) {
+            return Ok(operation);
+        }
+        let found = self.records.lookup(parent, self.clock.now_ms(), Want::State)?;
+        if let Some(found) = found.filter(|found| found.liveness == Liveness::Begun) {
+            unfinished.learn(parent.hash, found.begun_attempt());
+        }
+        Ok(unfinished.get(parent.hash))
+    }
+
     /// The hash and the last record of a step of an unfinished operation. The caller holds the flight of its key.
     pub(super) fn known_step(&self, StepOf { parent, name }: StepOf<'_>) -> Result<Option<(u128, Step)>> {
-        let Some(operation) = self.records.unfinished().get(parent.hash) else { return Ok(None) };
-        if operation.origin.as_u64() == 0 {
-            // The record of the operation could not be read when the store was opened. Without its origin, no step of it is
-            // found by name, and "absent" would be wrong. This lookup returns the error.
-            let operation = HashedKey { key: parent.key.without_step(), ..parent };
-            self.records.lookup(operation, self.clock.now_ms(), Want::State)?;
-        }
+        let Some(operation) = self.operation_of(parent)? else { return Ok(None) };
         let origin = match name {
             b"" if planted(Bug::InputLostByNextAttempt) => operation.version,
             _ => operation.origin,

@@ -105,6 +105,10 @@ impl UnfinishedTable {
             self.count.fetch_add(1, Ordering::SeqCst);
             return None;
         };
+        // The first begin has its own version as its origin. So this one is not of another operation of the key.
+        if version != origin {
+            self.learn_origin(operation, origin);
+        }
         let ended = if operation.origin == origin { None } else { operation.steps.take() };
         (operation.since_ms, operation.version, operation.origin) = (since_ms, version, origin);
         // Claims of the earlier attempt on steps no longer count.
@@ -131,6 +135,29 @@ impl UnfinishedTable {
         }
         drop(shard);
         self.note_ended(removed.and_then(|operation| operation.steps))
+    }
+
+    /// Notes what the record of an operation's last attempt says, if it could not be read when the store was opened. Until then
+    /// the steps of all operations of the key that are still in the log are taken for its own.
+    pub(super) fn learn(&self, hash: u128, attempt: BegunAttempt) {
+        let mut shard = self.shard(hash).lock();
+        let Some(operation) = shard.get_mut(&hash) else { return };
+        if operation.origin.as_u64() == 0 {
+            (operation.since_ms, operation.version) = (attempt.since_ms, attempt.version);
+            self.learn_origin(operation, attempt.origin);
+        }
+    }
+
+    fn learn_origin(&self, operation: &mut Operation, origin: Version) {
+        if operation.origin.as_u64() > 0 {
+            return;
+        }
+        operation.origin = origin;
+        if let Some(steps) = &mut operation.steps {
+            let before = steps.len();
+            steps.remove_up_to(origin);
+            self.step_count.fetch_sub(before - steps.len(), Ordering::SeqCst);
+        }
     }
 
     fn note_ended(&self, steps: Option<Box<StepSet>>) -> Option<Box<StepSet>> {

@@ -185,13 +185,18 @@ impl Viewer {
                 let entry = Some(IndexEntry { address: last.address, size: last.size });
                 let mut found = Some(last).filter(|found| found.liveness != Liveness::Gone);
                 hide_unstarted(found.as_mut(), claim);
-                let steps = self.steps_of(key.hash, found.as_ref().map(|found| found.liveness));
+                let begun = found.as_ref().filter(|found| found.liveness == Liveness::Begun);
+                let steps =
+                    begun.map_or(StepCounts::default(), |begun| self.records.step_counts(key.hash, begun));
                 let status = status(found.as_ref(), claim, steps, now_ms);
                 View { found, entry, status, steps, ..view }
             }
             Some(Sight::Unreadable(lost)) => {
                 let entry = Some(IndexEntry { address: lost.address, size: lost.size });
-                let steps = self.steps_of(key.hash, Some(lost.liveness));
+                let steps = match lost.liveness {
+                    Liveness::Begun | Liveness::Unreadable => self.records.unfinished().step_counts(key.hash),
+                    _ => StepCounts::default(),
+                };
                 // The doubt is about the record itself, whatever its steps.
                 let status =
                     status_of(Some((lost.liveness, lost.version)), claim, StepCounts::default(), now_ms);
@@ -203,14 +208,6 @@ impl Viewer {
             view = View { found: None, status: Status::InDoubt, is_forgotten: true, ..view };
         }
         Ok(view)
-    }
-
-    /// The steps of the operation of a key whose last record has this liveness.
-    fn steps_of(&self, hash: u128, liveness: Option<Liveness>) -> StepCounts {
-        match liveness {
-            Some(Liveness::Begun | Liveness::Unreadable) => self.records.unfinished().step_counts(hash),
-            _ => StepCounts::default(),
-        }
     }
 
     /// Reads the key's state for a call that only reads. Waits for no other caller: while another thread is changing
@@ -237,7 +234,7 @@ impl Viewer {
                 return Ok(Seen { status, found, claim: None });
             };
             let claim = self.flights.claim(key.hash);
-            let steps = self.records.unfinished().step_counts(key.hash);
+            let steps = self.records.step_counts(key.hash, begun);
             now_ms = self.clock.now_ms();
             let mut status = status(Some(begun), claim, steps, now_ms);
             if status == Status::InProgress

@@ -71,7 +71,7 @@ fn five_hundred_entries_take_one_sync() {
 #[test]
 fn the_disk_sees_one_sync_for_five_hundred_entries() {
     let disk = SimulatedDisk::new();
-    let options = Options::new().min_size(4 << 20).max_size(8 << 20);
+    let options = Options::new().segment_size(1 << 20).min_size(4 << 20).max_size(8 << 20);
     let store = options.open_simulated(&disk).unwrap();
     store.record("first", NONE, b"").unwrap();
     let keys = keys(500);

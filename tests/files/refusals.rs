@@ -108,7 +108,7 @@ fn an_unknown_record_kind_is_refused_unless_it_is_ignorable() {
     store.record("known", NONE, b"x").unwrap();
     store.record("newer", NONE, b"x").unwrap();
     let crashed = copy_while_open(&place.path);
-    for (kind, opens) in [(33, false), (0x90, true)] {
+    for (kind, opens) in [(48, false), (0x90, true)] {
         let mut bytes = crashed.bytes();
         change_kind_of_last_record(&mut bytes, b"newer", kind);
         let copy = Place::new();

@@ -140,7 +140,7 @@ impl Engine {
             if path_rule != PathRule::EndsAttempt {
                 self.path_check.look_if_due(now_ms)?;
             }
-            let operation = self.records.unfinished().get(parent.hash);
+            let operation = self.operation_of(parent)?;
             let write = match decide(&Parent { operation, flight: &flight, now_ms })? {
                 StepDecision::Return(answer) => return Ok(Err(answer)),
                 StepDecision::Write(write) => write,

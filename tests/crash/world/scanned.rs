@@ -54,7 +54,7 @@ pub fn check_beside(reader: &Reader, store: &Store) -> Result<(), String> {
         };
         let is_same = match beside.status() {
             Status::Begun | Status::InDoubt => {
-                seen.status() == Status::InDoubt
+                matches!(seen.status(), Status::InDoubt | Status::Stopped)
                     && (seen.version(), seen.attempt()) == (beside.version(), beside.attempt())
             }
             _ => seen == beside,
