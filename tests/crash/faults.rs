@@ -249,7 +249,9 @@ fn a_full_disk_refuses_only_what_begins_an_operation() {
                         Act::Begin(key) | Act::BeginJob(key, _) => {
                             !world.has_begun(*key) || world.is_stopped(*key)
                         }
-                        Act::Set(key, _) => !world.has_begun(*key),
+                        Act::Set(key, _) | Act::Emit(key, _) | Act::EmitBuffered(key, _) => {
+                            !world.has_begun(*key)
+                        }
                         // The begin of a step, and the copy of a record that gives one up, have no space of their own.
                         Act::Step(..) | Act::LeaveStep(..) | Act::ReleaseStep(..) | Act::GiveUp(..) => true,
                         Act::Resolve(_, outcome) => outcome % 3 == BEGIN_AGAIN,

@@ -121,6 +121,7 @@ impl World {
             }
         }
         self.oracle.in_flight = Some(model);
+        let begun_before = self.store().stats().begun;
         let committed = batch.commit();
         let mut answers = match committed {
             Ok(answers) => answers,
@@ -212,6 +213,8 @@ impl World {
             }
         }
         drop(batch);
+        // The last begin may have been refused, for lack of space.
+        let has_begun = self.store().stats().begun - begun_before > new_leases.len() as u64;
         leases.retain(|key, _| !ended.contains(key));
         leases.extend(new_leases);
         self.leases = leases;
@@ -224,8 +227,7 @@ impl World {
             self.acknowledge_batch(now, next, unstarted);
             return failed.map_or(Ok(()), |error| self.failed(act, error));
         };
-        // The last begin may have been refused, for lack of space. If not, it is durable, and its release is not.
-        let released = next.get(&last.key).cloned();
+        // If the last begin was not refused, it is durable, and its release is not.
         let mut begun = next.clone();
         Self::apply_entry(&mut begun, &last, now_ms);
         drop(answers);
@@ -237,12 +239,11 @@ impl World {
         };
         assert_eq!(seen.status(), Status::Absent, "{act:?}: a lease that was not taken was not released");
         let attempts = vec![seen.attempt()];
-        let has_begun = begun[&last.key].attempts.contains(&seen.attempt())
-            && released.is_none_or(|released| !released.attempts.contains(&seen.attempt()));
         if !has_begun {
             self.acknowledge_batch(now, next, unstarted);
             return failed.map_or(Ok(()), |error| self.failed(act, error));
         }
+        assert!(begun[&last.key].attempts.contains(&seen.attempt()), "{act:?}: {seen:?}");
         begun.get_mut(&last.key).unwrap().attempts = attempts.clone();
         self.unstarted.insert(last.key, begun[&last.key].clone());
         self.acknowledge_parts();
