@@ -25,7 +25,7 @@ use crate::typed;
 /// let store = Store::in_memory()?;
 /// store.operation("charge:order-1729").emits(4_096).run(|attempt| {
 ///     // .. charge ..
-///     attempt.emit("charged", &("order-1729", 1_000_u64))?;
+///     attempt.emit("charged", &("order-1729".to_owned(), 1_000_u64))?;
 ///     Ok::<_, oncekey::Error>("receipt 17".to_owned())
 /// })?;
 ///

@@ -1,14 +1,16 @@
 //! The types that describe a store ([`Stats`]) and a key ([`KeyState`], [`CasOutcome`]).
 
+mod cas_outcome;
+
+pub use cas_outcome::CasOutcome;
+
 use std::fmt;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::codec::Codec;
-use crate::engine::{
-    CARRIED_REASON, Counted, Engine, Expected, Found, NewMessage, Next, Swap, Terms, found_at,
-};
+use crate::engine::{CARRIED_REASON, Counted, Engine, Found, found_at};
 use crate::error::{Error, Result};
 use crate::format::record::{Kind, Record, Typing};
 use crate::index::Address;
@@ -471,46 +473,5 @@ impl KeyState {
     #[must_use]
     pub fn expires_at_ms(&self) -> Option<u64> {
         self.expires_at_ms
-    }
-}
-
-/// The outcome of [`Store::compare_and_set`](crate::Store::compare_and_set).
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum CasOutcome {
-    /// The state was set, by a record of this version. If an absent key was set to absent, nothing was recorded and the
-    /// version is 0.
-    Done(Version),
-    /// The key did not match what was expected, and nothing has changed. This is its state.
-    Differs(KeyState),
-}
-
-impl CasOutcome {
-    /// Sets the state of an operation or a step. A differing state is read only afterwards, so it can be newer than the one
-    /// that was compared.
-    pub(crate) fn set(
-        engine: &Engine,
-        key: Key<'_>,
-        expected: Expected,
-        (next, typing): (Next<'_>, Option<Typing>),
-        messages: &[NewMessage],
-        terms: &Terms,
-    ) -> Result<CasOutcome> {
-        let swap = match key.step_name() {
-            None => engine.compare_and_set(key, expected, (next, typing), messages, terms)?,
-            Some(_) if !messages.is_empty() => {
-                let reason =
-                    "messages are committed with the completion of an operation, not of a step".to_owned();
-                return Err(Error::Option { option: "messages", reason });
-            }
-            Some(_) => {
-                let version = engine.set_step(engine.step(key)?, expected, next, typing, terms)?;
-                version.map_or(Swap::Differs, Swap::Done)
-            }
-        };
-        match swap {
-            Swap::Done(version) => Ok(CasOutcome::Done(version)),
-            Swap::Differs => KeyState::read(engine, key, Patience::Endless).map(CasOutcome::Differs),
-        }
     }
 }

@@ -49,7 +49,15 @@ pub(crate) fn charge_in_parts(
     charge: impl Fn(&Attempt, u32) -> io::Result<Receipt>,
 ) -> Result<Outcome<Receipt>, RunError<Receipt, io::Error>> {
     let not_sent = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
-    store.operation(&order.key()).request(order).wait(wait).rerun().run(|job| {
+    let key = order.key();
+    let job = store
+        .operation(&key)
+        .request(order)
+        .wait(wait)
+        .rerun()
+        .emits(1 << 10)
+        .on_complete(|receipt: &Receipt, outbox| outbox.emit(TOPIC, receipt));
+    job.run(|job| {
         let mut receipt = None;
         for part in 1..=PARTS {
             let step = job.step(format!("part:{part}")).request(&part).release_if(not_sent);

@@ -1,5 +1,9 @@
 //! Records: a change of a key, as bytes. [`crate::record`] interprets what a record means for its key.
 
+mod message;
+
+pub(crate) use message::{ACKNOWLEDGEMENT_BYTES, MAX_TOPIC_BYTES, MESSAGE_OVERHEAD_BYTES, message_value};
+
 pub(crate) use super::kind::Kind;
 use super::layout::{record_header, typing};
 use super::{ALIGNMENT_BYTES, FormatError, Seed, align, narrow};
@@ -246,16 +250,6 @@ impl<'a> Record<'a> {
         u8::try_from(self.attempt).ok().filter(|_| self.kind.is_carrier()).and_then(Kind::from_byte)
     }
 
-    /// Returns the topic and the payload of a message. None if the record is of another kind.
-    pub(crate) fn message(&self) -> Option<(&'a str, &'a [u8])> {
-        if self.kind != Kind::Message {
-            return None;
-        }
-        let (length, rest) = self.value.result?.split_first()?;
-        let (topic, payload) = rest.split_at_checked(usize::from(*length)).filter(|_| *length > 0)?;
-        Some((std::str::from_utf8(topic).ok()?, payload))
-    }
-
     /// Decodes the record in `bytes` without checking its checksum. Only a planted bug uses this.
     pub(crate) fn decode_regardless(bytes: &'a mut [u8]) -> Result<Record<'a>, FormatError> {
         let length = record_length(bytes)?.min(bytes.len());
@@ -441,27 +435,6 @@ const CARRIED_KINDS: [u8; 3] = [1, 2, 3];
 const CARRIED_STEP_KINDS: [u8; 3] = [16, 17, 18];
 /// The kinds of the records that a record of kind `MessageUnreadable` can carry.
 const CARRIED_MESSAGE_KINDS: [u8; 1] = [32];
-
-/// The maximum length of a topic, in bytes.
-pub(crate) const MAX_TOPIC_BYTES: usize = 255;
-
-/// Returns the value of a message: the length of the topic in one byte, the topic, which has 1 to [`MAX_TOPIC_BYTES`], and
-/// the payload.
-pub(crate) fn message_value(topic: &str, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(topic.len())
-        .unwrap_or_else(|_| unreachable!("topics are checked when a message is emitted"));
-    let mut value = Vec::with_capacity(1 + topic.len() + payload.len());
-    value.push(length);
-    value.extend_from_slice(topic.as_bytes());
-    value.extend_from_slice(payload);
-    value
-}
-
-/// The length of a record that acknowledges a message.
-pub(crate) const ACKNOWLEDGEMENT_BYTES: u64 = RECORD_HEADER_BYTES as u64;
-/// The maximum number of bytes that the record of a message has in addition to its key, scope, topic and payload.
-pub(crate) const MESSAGE_OVERHEAD_BYTES: u64 =
-    (RECORD_HEADER_BYTES + MAX_EXTENSION_BYTES + 1) as u64 + ALIGNMENT_BYTES - 1;
 
 /// Decodes the extension of a record, which is absent if `bytes` is empty.
 fn decode_extension(bytes: &[u8]) -> Result<Option<Typing>, FormatError> {
