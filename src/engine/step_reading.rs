@@ -145,7 +145,8 @@ impl Engine {
         if operation.is_none_or(|operation| operation.origin.as_u64() > 0) {
             return Ok(operation);
         }
-        let found = self.records.lookup(parent, self.clock.now_ms(), Want::State)?;
+        let operation = HashedKey { key: parent.key.without_step(), ..parent };
+        let found = self.records.lookup(operation, self.clock.now_ms(), Want::State)?;
         if let Some(found) = found.filter(|found| found.liveness == Liveness::Begun) {
             unfinished.learn(parent.hash, found.begun_attempt());
         }
