@@ -217,6 +217,10 @@ pub enum Bug {
     ForgottenJobResumed,
     /// A step may run in the closure of another step.
     StepInStep,
+    /// In a copy that may have forgotten steps, a step that it does not know just runs.
+    ForgottenStepRuns,
+    /// In a copy that may have forgotten attempts, an operation is stopped although a later attempt may be forgotten.
+    ForgottenAttemptStopped,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

@@ -101,6 +101,8 @@ pub(crate) struct StepCounts {
     pub(crate) given_up: u32,
     /// Those that were released.
     pub(crate) released: u32,
+    /// Later attempts at the operation, and their steps, may be forgotten.
+    pub(crate) may_be_forgotten: bool,
 }
 
 impl StepCounts {
@@ -111,7 +113,7 @@ impl StepCounts {
 
     /// Whether there are steps, and the outcome of each is known or was given up.
     pub(crate) fn are_settled(self) -> bool {
-        self.open == 0 && self.completed + self.given_up + self.released > 0
+        !self.may_be_forgotten && self.open == 0 && self.completed + self.given_up + self.released > 0
     }
 
     /// The number of steps.

@@ -150,7 +150,9 @@ impl Engine {
                     }
                     // The attempt never runs, and its release is about to be written.
                     Some(Claim::Unstarted { version }) if version == listed.found.version => return Ok(None),
-                    _ if self.records.step_counts(hash, &listed.found).are_settled() => Status::Stopped,
+                    _ if self.viewer.step_counts(hash, &listed.found, now_ms).are_settled() => {
+                        Status::Stopped
+                    }
                     _ => Status::InDoubt,
                 };
             }

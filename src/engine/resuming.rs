@@ -37,6 +37,7 @@ impl Engine {
     pub(crate) fn is_stopped(&self, key: HashedKey<'_>, version: Version) -> bool {
         let operation = self.records.unfinished().get(key.hash);
         operation.is_some_and(|operation| operation.version == version && operation.counts.are_settled())
+            && !self.viewer.may_have_forgotten_attempt(version, self.clock.now_ms())
     }
 
     /// The names of the steps that are done and for which the attempt of `version` has not asked. Empty if another attempt

@@ -65,10 +65,16 @@ impl Engine {
         has_lease && step.claim == operation.generation
     }
 
+    /// Whether a step is in doubt, because the store may have forgotten what became of it. `known` is its last record.
+    pub(super) fn may_have_forgotten_step(&self, known: Option<&Step>) -> bool {
+        self.viewer.may_have_forgotten_step(known, self.clock.now_ms())
+    }
+
     /// The status of a step. `claim` is the claim on the operation.
     pub(super) fn step_status(&self, parent: u128, step: &Step, claim: Option<Claim>) -> Status {
         match step.state {
             StepState::Completed | StepState::Input => Status::Completed,
+            StepState::Released if self.may_have_forgotten_step(Some(step)) => Status::InDoubt,
             StepState::Released => Status::Absent,
             StepState::Begun | StepState::GivenUp if self.is_claimed(parent, step, claim) => {
                 Status::InProgress
@@ -107,14 +113,21 @@ impl Engine {
     }
 
     /// Returns the state of a step, and its last record with the result. The status is absent if the step did not begin, or
-    /// was released, or its operation is not unfinished.
+    /// was released, or its operation is not unfinished. If the store may have forgotten that the step began, the status is in
+    /// doubt, and there is no record.
     pub(crate) fn get_step(&self, step: StepOf<'_>) -> Result<(Status, Option<Found>)> {
         let _events = crate::events::hold_back();
         Key::new(step.name).check()?;
         let _inside = self.admission.enter()?;
         let flight = self.enter_to_read(step.parent)?;
         let parent = step.parent.hash;
-        let Some((hash, known)) = self.known_step(step)? else { return Ok((Status::Absent, None)) };
+        let Some((hash, known)) = self.known_step(step)? else {
+            // An operation that a copy does not know may have begun as well. One that is completed has no steps any more.
+            let parent = HashedKey { key: step.parent.key.without_step(), ..step.parent };
+            let is_in_doubt = self.may_have_forgotten_step(None)
+                && self.viewer.look(parent, self.clock.now_ms(), Want::State)?.status != Status::Completed;
+            return Ok((if is_in_doubt { Status::InDoubt } else { Status::Absent }, None));
+        };
         let status = self.step_status(parent, &known, flight.claim());
         if status == Status::Absent {
             return Ok((status, None));

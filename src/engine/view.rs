@@ -20,7 +20,7 @@ use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
 use crate::record::Liveness;
 use crate::status::{Status, Version};
-use crate::step_set::StepCounts;
+use crate::step_set::{Step, StepCounts, StepState};
 use crate::sync::Patience;
 
 /// A key's state, read while its flight is held. Decisions are made from it.
@@ -151,6 +151,33 @@ impl Viewer {
         status == Status::Absent && self.in_window(now_ms) && !found.is_some_and(is_known)
     }
 
+    /// Whether a step that the store does not know as begun or done is in doubt, because the store may have forgotten what
+    /// became of it. `known` is its last record. As for a key, only a release by a session that knew of this says that there
+    /// is nothing to find out.
+    ///
+    /// This is so for the steps of every operation, also of one that began since. The store cannot tell a job that is new
+    /// from one whose begin it has forgotten, together with the steps that ran. Both begin with a doubt about the key; a job
+    /// that resolves it by `rerun` relies on the records of its steps.
+    pub(super) fn may_have_forgotten_step(&self, known: Option<&Step>, now_ms: u64) -> bool {
+        let is_open_to_doubt = known.is_none_or(|step| {
+            step.state == StepState::Released && step.version.open_count() < self.copy.answered_by
+        });
+        is_open_to_doubt && self.in_window(now_ms) && !planted(Bug::ForgottenStepRuns)
+    }
+
+    /// Whether the store may have forgotten a later attempt at an unfinished operation than that of `version`.
+    pub(super) fn may_have_forgotten_attempt(&self, version: Version, now_ms: u64) -> bool {
+        self.in_window(now_ms)
+            && version.open_count() < self.copy.answered_by
+            && !planted(Bug::ForgottenAttemptStopped)
+    }
+
+    /// The steps of the operation that began with this record.
+    pub(super) fn step_counts(&self, hash: u128, begun: &Found, now_ms: u64) -> StepCounts {
+        let may_be_forgotten = self.may_have_forgotten_attempt(begun.version, now_ms);
+        StepCounts { may_be_forgotten, ..self.records.step_counts(hash, begun) }
+    }
+
     /// Reads the key's state, which `flight` keeps from changing. Succeeds even if the key's last record cannot be
     /// read. The record is not read if it is `seen`, which the caller read before it entered the flight.
     pub(super) fn view(
@@ -187,7 +214,7 @@ impl Viewer {
                 hide_unstarted(found.as_mut(), claim);
                 let begun = found.as_ref().filter(|found| found.liveness == Liveness::Begun);
                 let steps =
-                    begun.map_or(StepCounts::default(), |begun| self.records.step_counts(key.hash, begun));
+                    begun.map_or(StepCounts::default(), |begun| self.step_counts(key.hash, begun, now_ms));
                 let status = status(found.as_ref(), claim, steps, now_ms);
                 View { found, entry, status, steps, ..view }
             }
@@ -234,8 +261,8 @@ impl Viewer {
                 return Ok(Seen { status, found, claim: None });
             };
             let claim = self.flights.claim(key.hash);
-            let steps = self.records.step_counts(key.hash, begun);
             now_ms = self.clock.now_ms();
+            let steps = self.step_counts(key.hash, begun, now_ms);
             let mut status = status(Some(begun), claim, steps, now_ms);
             if status == Status::InProgress
                 || planted(Bug::IndexReadOnce)

@@ -33,7 +33,7 @@ impl Engine {
         let hash = |operation: &OperationState| {
             self.log().hasher().step(parent.hash, operation.origin.as_u64(), name)
         };
-        let outcome = self.change_step(parent, PathRule::BeginsOperation, None, |view| {
+        let mut begin = |view: &Parent<'_>| {
             let Some(operation) = view.owned_by(attempt) else { return Err(fenced(parent, attempt)) };
             let known = self.known_step(step)?.map(|(_, step)| step);
             if known.is_some_and(|known| known.is_visited && known.state != StepState::Released) {
@@ -51,6 +51,10 @@ impl Engine {
                     if known.is_none() && operation.counts.total() >= MAX_STEPS {
                         return Err(Error::TooManySteps { key: parent.key.to_owned(), limit: MAX_STEPS });
                     }
+                    if self.viewer.may_have_forgotten_step(known.as_ref(), view.now_ms) {
+                        let noted = forgotten_attempt(step, view, &operation, request.fingerprint, terms);
+                        return Ok(StepDecision::Write(noted));
+                    }
                     // The number of attempts is worth less than the step: if it cannot be read, it starts anew.
                     let earlier = known.and_then(|known| self.find_step((hash, &known)).ok());
                     let attempt = earlier.map_or(1, |earlier| earlier.attempt.saturating_add(1));
@@ -58,14 +62,18 @@ impl Engine {
                     Ok(self.step_begin(step, view, &operation, (fingerprint, attempt), terms))
                 }
             }
-        })?;
-        Ok(match outcome {
-            Ok((version, record, reservation)) => {
-                let hash = self.log().hasher().step(parent.hash, record.origin.as_u64(), name);
-                StepBegan::Acquired(StepGrant::new((hash, version), &record, reservation))
-            }
-            Err(began) => began,
-        })
+        };
+        loop {
+            let outcome = self.change_step(parent, PathRule::BeginsOperation, None, &mut begin)?;
+            let (version, record, reservation) = match outcome {
+                // The doubt is on record now, and the step begins anew with it.
+                Ok((_, StepRecord { attempt: 0, .. }, _)) => continue,
+                Ok(written) => written,
+                Err(began) => return Ok(began),
+            };
+            let hash = self.log().hasher().step(parent.hash, record.origin.as_u64(), name);
+            return Ok(StepBegan::Acquired(StepGrant::new((hash, version), &record, reservation)));
+        }
     }
 
     /// Answers the begin of a step that is done or in doubt.
@@ -169,4 +177,29 @@ impl Engine {
             Err(()) => Err(fenced(parent, grant.version)),
         }
     }
+}
+
+/// The record of an attempt at a step that the store may have forgotten, so that there is something to be in doubt about. Its
+/// number is 0, because no attempt is known. The caller does not claim it, and has not asked for it yet.
+fn forgotten_attempt<'a>(
+    StepOf { parent, name }: StepOf<'a>,
+    view: &Parent<'_>,
+    operation: &OperationState,
+    fingerprint: Fingerprint,
+    terms: &Terms,
+) -> StepWrite<'a> {
+    let record = StepRecord {
+        kind: Kind::StepBegun,
+        parent: parent.hash,
+        origin: operation.origin,
+        name,
+        fingerprint,
+        attempt: 0,
+        time_ms: view.now_ms,
+        value: Value::begun(terms.typing),
+        claim: 0,
+        is_visited: false,
+    };
+    let (until, class) = (terms.durability.until(), ReservationClass::Begin);
+    StepWrite { record, copied: None, until, class, finish_bytes: 0 }
 }

@@ -178,9 +178,11 @@ impl Engine {
             // A step can be there only while its operation is unfinished.
             let Some(operation) = view.operation else { return Ok(StepDecision::Return(())) };
             let known = self.known_step(step)?;
-            let status = known.map_or(Status::Absent, |(_, known)| {
-                self.step_status(parent.hash, &known, view.flight.claim())
-            });
+            let status = match known {
+                Some((_, known)) => self.step_status(parent.hash, &known, view.flight.claim()),
+                None if self.may_have_forgotten_step(None) => Status::InDoubt,
+                None => Status::Absent,
+            };
             let matches = match expected {
                 Expected::Absent => status == Status::Absent,
                 Expected::Present { status: wanted, version } => {
