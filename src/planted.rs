@@ -221,6 +221,8 @@ pub enum Bug {
     ForgottenStepRuns,
     /// In a copy that may have forgotten attempts, an operation is stopped although a later attempt may be forgotten.
     ForgottenAttemptStopped,
+    /// A repaired operation has an earlier origin than its steps, so they are not found by name.
+    RepairKeepsEarlierOrigin,
 }
 
 #[cfg(any(feature = "__simulation", oncekey_shuttle))]

@@ -10,6 +10,10 @@
 //! | any | may be lost, in a range that no footer describes | in doubt |
 //! | none | is lost, as the footer of its segment says | the bytes of the lost record, as unreadable |
 //! | none | may be lost | nothing: the new file says that it is a copy, which may have forgotten keys |
+//!
+//! The same goes for each step, if its operation is unfinished or in doubt in the new file; the steps of all others are of no
+//! use. An operation in doubt has the origin that its steps state, because its own first record may be among those that are
+//! lost. A message that is not known to be acknowledged is saved: it may be delivered again, as after a crash.
 
 use std::collections::HashMap;
 use std::ops::{ControlFlow, Range};
@@ -32,7 +36,7 @@ use crate::planted::{Bug, planted};
 use crate::progress::Progress;
 use crate::record::{Liveness, liveness, lost_liveness};
 use crate::recover::salvage::{Layout, Remains};
-use crate::status::MAX_OPEN_COUNT;
+use crate::status::{MAX_OPEN_COUNT, Version};
 use crate::storage::{NewFile, ReadOnlyFile, Storage};
 use crate::verify::{Fault, verify_storage};
 
@@ -47,6 +51,10 @@ pub struct Repair {
     /// The number of keys of which only the hash is known. Each call with such a key is [`Error::Corrupt`] until the key is
     /// [forgotten](crate::Store::forget).
     pub unreadable_keys: u64,
+    /// The number of steps that are in the new file as they were, with the inputs. Only unfinished operations have steps.
+    pub saved_steps: u64,
+    /// The number of steps that are in doubt in the new file, because a later record of theirs is lost or may be.
+    pub steps_in_doubt: u64,
     /// The number of messages of the outbox that are in the new file and are to be delivered. A message whose acknowledgement may
     /// be lost is among them.
     pub saved_messages: u64,
@@ -166,7 +174,7 @@ fn repair_storage(
     for number in 0..layout.places.len() {
         let place = &layout.places[number];
         layout.read(place, &mut bytes)?;
-        keys.add(&layout, number, &layout.remains(place, &bytes)?);
+        keys.add(&layout, number, &bytes, &layout.remains(place, &bytes)?);
         step()?;
     }
     let heading = keys.heading(&layout, from)?;
@@ -211,11 +219,24 @@ fn lost_entries(remains: &Remains) -> impl Iterator<Item = &FooterEntry> {
     })
 }
 
+/// What becomes of the last intact record of a key, a step or a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// No later record can be lost.
+    Stands,
+    /// A later record is lost, and says that there is nothing left.
+    Ended,
+    /// A later record is lost, or may be.
+    Uncertain,
+}
+
 /// What is known of each key, and of the log as a whole.
 #[derive(Default)]
 struct Keys {
-    /// The position of the last intact record of each key.
-    intact: HashMap<u128, u64, ByHash>,
+    /// The position and the kind of the last intact record of each key.
+    intact: HashMap<u128, (u64, Kind), ByHash>,
+    /// The highest origin in an intact record of each operation that began, or of a step of it.
+    origins: HashMap<u128, Version, ByHash>,
     /// The position and the entry of the last lost record of each key, as far as footers list them.
     lost: HashMap<u128, (u64, FooterEntry), ByHash>,
     /// The position before which records of any key may be lost.
@@ -229,12 +250,21 @@ struct Keys {
 }
 
 impl Keys {
-    fn add(&mut self, layout: &Layout<'_>, number: usize, remains: &Remains) {
+    fn add(&mut self, layout: &Layout<'_>, number: usize, bytes: &[u8], remains: &Remains) {
         let place = &layout.places[number];
         let segment_bytes = layout.parameters.segment_bytes;
         let base = place.sequence * segment_bytes;
         for entry in &remains.records {
-            self.intact.insert(entry.hash, base + entry.offset);
+            self.intact.insert(entry.hash, (base + entry.offset, entry.kind));
+            let operation = match (entry.kind, entry.kind.domain()) {
+                (Kind::Begun, _) => entry.hash,
+                (_, Some(Domain::Step)) => entry.parent_hash(),
+                _ => continue,
+            };
+            if let Some(record) = record_at(bytes, base, entry, layout.parameters.seed()) {
+                let origin = self.origins.entry(operation).or_insert(record.origin);
+                *origin = (*origin).max(record.origin);
+            }
         }
         for entry in lost_entries(remains) {
             self.lost.insert(entry.hash, (base + entry.offset, *entry));
@@ -271,7 +301,10 @@ impl Keys {
         mark.boot_ms += passed_ms;
         self.time_ms = mark.store_ms;
         let is_lost = |(hash, (position, entry)): (&u128, &(u64, FooterEntry))| {
-            self.intact.get(hash).is_none_or(|intact| intact < position) && !self.is_gone(entry)
+            let is_last = self.intact.get(hash).is_none_or(|(intact, _)| intact < position);
+            let is_of_ended =
+                entry.kind.domain() == Some(Domain::Step) && !self.is_unfinished(entry.parent_hash());
+            is_last && !is_of_ended && !self.is_gone(entry)
         };
         self.anything_lost = self.unknown_before > 0 || self.lost.iter().any(is_lost);
         let is_copy = self.anything_lost || layout.parameters.copied_seed.is_some();
@@ -291,6 +324,38 @@ impl Keys {
         lost_liveness(Some(entry.kind), entry.key_expires_ms, self.time_ms) == Liveness::Gone
     }
 
+    /// What becomes of the last intact record of a key, at this position.
+    fn fate(&self, hash: u128, position: u64) -> Fate {
+        let may_be_lost = position < self.unknown_before;
+        match self.lost.get(&hash).filter(|(lost, _)| *lost > position) {
+            // No record of a message follows its acknowledgement.
+            Some((_, entry)) if entry.kind == Kind::Acknowledged => Fate::Ended,
+            Some((_, entry)) if self.is_gone(entry) && !may_be_lost => Fate::Ended,
+            None if !may_be_lost => Fate::Stands,
+            _ => Fate::Uncertain,
+        }
+    }
+
+    /// Whether the operation of the key with this hash is unfinished, in doubt or unreadable in the new file, so that its steps
+    /// count.
+    fn is_unfinished(&self, hash: u128) -> bool {
+        let Some((position, kind)) = self.intact.get(&hash) else {
+            return self.lost.get(&hash).is_some_and(|(_, entry)| !self.is_gone(entry));
+        };
+        match self.fate(hash, *position) {
+            Fate::Stands => matches!(kind, Kind::Begun | Kind::Unreadable),
+            Fate::Ended => false,
+            Fate::Uncertain => true,
+        }
+    }
+
+    /// Whether the step counts in the new file: its operation is not ended, and no later one of the same key has begun.
+    fn is_of_unfinished(&self, step: &Record<'_>) -> bool {
+        let parent = step.parent_hash();
+        let is_of_last = step.kind.is_carrier() || self.origins.get(&parent) == Some(&step.origin);
+        is_of_last && self.is_unfinished(parent)
+    }
+
     /// Writes the state of a key, of which this is an intact record, if it is the last one.
     fn save(
         &self,
@@ -299,21 +364,21 @@ impl Keys {
         builder: &mut LogBuilder<'_>,
         report: &mut Repair,
     ) -> Result<()> {
-        let is_last = self.intact.get(&hash) == Some(&position);
+        let is_last = self.intact.get(&hash).is_some_and(|(last, _)| *last == position);
         let resurrects = planted(Bug::RepairResurrects) && record.kind == Kind::Completed;
         if !is_last && !resurrects {
             return Ok(());
         }
-        let lost = self.lost.get(&hash).filter(|(lost, _)| *lost > position);
-        let may_be_lost = position < self.unknown_before;
-        let is_certain = match lost {
-            Some((_, entry)) if self.is_gone(entry) && !may_be_lost => return Ok(()),
-            lost => lost.is_none() && !may_be_lost,
-        };
+        let fate = self.fate(hash, position);
         let domain = record.kind.domain();
+        let is_step = domain == Some(Domain::Step);
+        if fate == Fate::Ended || is_step && !self.is_of_unfinished(record) {
+            return Ok(());
+        }
         // The input of a job never changes. A message whose acknowledgement may be lost is delivered again, as after a crash.
         let is_input = record.kind == Kind::StepCompleted && record.key.name().is_empty();
-        let is_kept = is_certain || is_input || record.kind.is_carrier() || domain == Some(Domain::Message);
+        let is_message = domain == Some(Domain::Message);
+        let is_kept = fate == Fate::Stands || is_input || record.kind.is_carrier() || is_message;
         if is_kept || planted(Bug::RepairTrustsEarlierRecord) {
             if liveness(record, self.time_ms) != Liveness::Gone {
                 let is_unreadable = record.kind.is_carrier();
@@ -321,16 +386,23 @@ impl Keys {
                     Some(Domain::Key) if is_unreadable => report.unreadable_keys += 1,
                     Some(Domain::Key) => report.saved_keys += 1,
                     Some(Domain::Message) if !is_unreadable => report.saved_messages += 1,
+                    Some(Domain::Step) if !is_unreadable => report.saved_steps += 1,
                     _ => {}
                 }
                 builder.add(record, hash)?;
             }
             return Ok(());
         }
-        if domain == Some(Domain::Key) {
-            report.keys_in_doubt.push(record.key.to_owned());
+        if is_step {
+            report.steps_in_doubt += 1;
+            return builder.add(&doubt_about(record), hash);
         }
-        builder.add(&doubt_about(record), hash)
+        report.keys_in_doubt.push(record.key.to_owned());
+        let doubt = doubt_about(record);
+        // The steps tell which operation of the key it is. Their names are hashed together with its origin.
+        let steps = self.origins.get(&hash).filter(|_| !planted(Bug::RepairKeepsEarlierOrigin));
+        let origin = steps.map_or(doubt.origin, |origin| doubt.origin.max(*origin));
+        builder.add(&Record { origin, version: doubt.version.max(origin), ..doubt }, hash)
     }
 
     /// Writes the bytes of a lost record, if nothing else is left of its key.
@@ -345,7 +417,11 @@ impl Keys {
         let is_last =
             self.lost.get(&entry.hash).is_some_and(|(position, _)| *position == base + entry.offset);
         let is_gone = self.is_gone(entry) && self.unknown_before <= base + entry.offset;
-        if !is_last || is_gone || self.intact.contains_key(&entry.hash) {
+        let is_ended = match entry.kind.domain() {
+            Some(Domain::Step) => !self.is_unfinished(entry.parent_hash()),
+            _ => entry.kind == Kind::Acknowledged,
+        };
+        if !is_last || is_gone || is_ended || self.intact.contains_key(&entry.hash) {
             return Ok(());
         }
         let max_bytes = largest_carried_bytes(builder.segment_bytes());

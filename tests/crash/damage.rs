@@ -49,7 +49,7 @@ pub struct Sample {
 }
 
 /// The status of a step, whether it was given up, and its result.
-type StepSeen = (Status, bool, Option<Vec<u8>>);
+pub type StepSeen = (Status, bool, Option<Vec<u8>>);
 /// The name and the state of a step, or why it cannot be read.
 type ReadStep = Result<(String, StepSeen), Error>;
 

@@ -1,15 +1,17 @@
 //! Checks that a repair saves what is right, names what may have been lost, and resurrects nothing: for every sector of a closed
 //! and of a crashed store, and for pairs of damages.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use oncekey::simulation::{Bug, SimulatedDisk, repair_simulated, verify_simulated};
-use oncekey::{Error, Repair, Status};
+use oncekey::simulation::{Bug, SimulatedDisk, repair_simulated, steps, verify_simulated};
+use oncekey::{Error, Key, ManualClock, Messages, Repair, Status, Store};
 
 use crate::bugs::finds;
 use crate::common::random::{Random, seed};
-use crate::damage::{SECTOR, Sample, for_closed_and_crashed, options, sample};
+use crate::damage::{SECTOR, Sample, StepSeen, for_closed_and_crashed, options, sample};
 use crate::points::effort_factor;
+use crate::world::START_MS;
 
 /// Repairs a damaged file and checks every key of the new one. Returns the report, and how many keys do not have their answer.
 pub fn check_repaired(sample: &Sample, damaged: &[u8]) -> Result<Option<(Repair, usize)>, String> {
@@ -55,6 +57,10 @@ pub fn check_repaired(sample: &Sample, damaged: &[u8]) -> Result<Option<(Repair,
         }
         differing += 1;
     }
+    for (job, steps) in &sample.steps {
+        let is_unattested = unattested.contains(job);
+        differing += check_repaired_steps(&store, (job, is_unattested), steps, &report)?;
+    }
     if differing > 0 && report.faults.is_empty() {
         return Err("something was lost, and the report names no damage".into());
     }
@@ -67,6 +73,38 @@ pub fn check_repaired(sample: &Sample, damaged: &[u8]) -> Result<Option<(Repair,
     }
     store.close().map_err(|error| error.to_string())?;
     Ok(Some((report, differing)))
+}
+
+/// Checks the steps of a job in a repaired store. Returns how many do not have their answer.
+fn check_repaired_steps(
+    store: &Store,
+    (job, is_unattested): (&str, bool),
+    expected: &BTreeMap<String, StepSeen>,
+    report: &Repair,
+) -> Result<usize, String> {
+    let mut differing = 0;
+    for (name, (status, _, result)) in expected {
+        let seen = match &**name {
+            "" => steps::input(store, job).map(|input| {
+                let status = if input.is_some() { Status::Completed } else { Status::InDoubt };
+                (status, input)
+            }),
+            name => {
+                let seen = store.get(Key::new(job).step(name));
+                seen.map(|seen| (seen.status(), seen.result().map(<[u8]>::to_vec)))
+            }
+        };
+        match seen {
+            Ok(seen) if seen == (*status, result.clone()) => continue,
+            Ok((Status::InDoubt, None)) if report.is_copy => {}
+            Ok((Status::Absent | Status::InDoubt, None)) if is_unattested => {}
+            Ok(seen) => return Err(format!("step {name} of {job}: {seen:?} instead of {status} {result:?}")),
+            Err(Error::Corrupt { .. }) if !report.faults.is_empty() => {}
+            Err(error) => return Err(format!("step {name} of {job}: {error}")),
+        }
+        differing += 1;
+    }
+    Ok(differing)
 }
 
 fn damage(bytes: &mut [u8], at: usize, random: &mut Random, sample: &Sample) {
@@ -105,8 +143,9 @@ fn a_repair_of_any_damaged_sector_saves_the_rest() {
             "{repaired} repaired, {differing} keys in doubt or unreadable of {} each",
             sample.answers.len()
         );
-        // Most sectors are in full segments, whose footers say which keys are affected.
-        assert!(differing < repaired * sample.answers.len() / 4);
+        // Most sectors are in full segments, whose footers say which keys and steps are affected.
+        let steps: usize = sample.steps.values().map(BTreeMap::len).sum();
+        assert!(differing < repaired * (sample.answers.len() + steps) / 4);
     });
 }
 
@@ -153,6 +192,125 @@ fn repair_some() -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// A job that was finished once, and whose key was used again. The record with which the second job began is damaged.
+fn repair_job_without_begin() -> Result<(), String> {
+    let clock = ManualClock::new(START_MS);
+    let disk = SimulatedDisk::new();
+    let store = options(&clock).open_simulated(&disk).unwrap();
+    let run = |names: [&str; 2], ends: bool| {
+        let ran = store.operation("the-job").run(|job| {
+            for name in names {
+                let done = job.step(name).run(|_| Ok::<_, String>(name.to_owned()));
+                done.map_err(|error| error.to_string())?;
+            }
+            if ends { Ok(0_u64) } else { Err("no answer".to_owned()) }
+        });
+        assert_eq!(ran.is_ok(), ends);
+    };
+    run(["old", "older"], true);
+    clock.advance(Duration::from_secs(1_001));
+    run(["first", "second"], false);
+    store.close().unwrap();
+    let mut bytes = disk.bytes();
+    let begin = bytes.windows(7).rposition(|window| window == b"the-job").unwrap();
+    bytes[begin] ^= 1;
+    let (from, to) = (SimulatedDisk::holding(bytes), SimulatedDisk::new());
+    let report = repair_simulated(&from, &to).unwrap();
+    assert_eq!(
+        (report.keys_in_doubt.len(), report.saved_steps, report.steps_in_doubt),
+        (1, 2, 0),
+        "{report:?}"
+    );
+    // Without a window, so that only what is in the file counts.
+    let store = options(&clock).nothing_was_lost().open_simulated(&to).unwrap();
+    assert_eq!(store.unfinished().unwrap().next().unwrap().unwrap().steps().len(), 2);
+    let rerun = store.operation("the-job").rerun().run(|job| {
+        let second = job.step("second").run(|_| Err::<String, _>("it would run again".to_owned()));
+        second.map_err(|error| error.to_string())
+    });
+    match rerun {
+        Ok(outcome) if outcome.as_inner() == "second" => Ok(()),
+        other => Err(format!("{other:?}")),
+    }
+}
+
+#[test]
+fn a_job_whose_begin_is_lost_keeps_its_steps() {
+    repair_job_without_begin().unwrap();
+}
+
+/// A store with 100 messages, of which the first 40 are acknowledged. Returns the bytes, and the tokens of the others.
+fn with_messages(clock: &ManualClock) -> (Vec<u8>, BTreeSet<String>, BTreeSet<String>) {
+    let disk = SimulatedDisk::new();
+    let store = options(clock).open_simulated(&disk).unwrap();
+    let (mut sent, mut pending) = (BTreeSet::new(), BTreeSet::new());
+    for n in 0..100_u32 {
+        let key = format!("emits-{n}");
+        let mut batch = store.batch();
+        batch.record(store.operation(&key), b"").unwrap();
+        let mut messages = Messages::new();
+        messages.emit_bytes("mail", &[7; 1_500]).unwrap();
+        batch.attach(messages).unwrap();
+        batch.commit().unwrap().for_each(|answer| assert!(answer.is_ok()));
+        if n == 59 {
+            for _ in 0..4 {
+                let deliveries = store.outbox().next_many("mail", 10).unwrap().unwrap();
+                sent.extend(deliveries.messages().iter().map(|message| message.token()));
+                deliveries.ack().unwrap();
+            }
+        }
+    }
+    pending.extend(store.outbox().pending("mail").unwrap().iter().map(|message| message.token()));
+    store.close().unwrap();
+    (disk.bytes(), sent, pending)
+}
+
+#[test]
+fn a_repair_delivers_the_pending_messages_and_no_acknowledged_one() {
+    let clock = ManualClock::new(START_MS);
+    let (bytes, sent, pending) = with_messages(&clock);
+    assert_eq!((sent.len(), pending.len()), (40, 60));
+    let mut delivered_again = Vec::new();
+    for at in (0..bytes.len()).step_by(SECTOR) {
+        let mut damaged = bytes.clone();
+        damaged[at..at + SECTOR].fill(0);
+        let (from, to) = (SimulatedDisk::holding(damaged), SimulatedDisk::new());
+        let report = repair_simulated(&from, &to).unwrap();
+        let verification = verify_simulated(&to).unwrap();
+        assert!(verification.is_sound() && verification.opens, "the sector at {at}: {verification:?}");
+        let store = options(&clock).may_have_forgotten(Duration::MAX).open_simulated(&to).unwrap();
+        let mut delivered = BTreeSet::new();
+        loop {
+            match store.outbox().next("mail") {
+                Ok(Some(delivery)) => {
+                    assert!(delivered.insert(delivery.token()), "the sector at {at}: twice");
+                    delivery.ack().unwrap();
+                }
+                Ok(None) => break,
+                Err(Error::Corrupt { .. }) => {
+                    assert!(store.outbox().skip_unreadable("mail").unwrap().is_some())
+                }
+                Err(error) => panic!("the sector at {at}: {error}"),
+            }
+        }
+        let lost = pending.difference(&delivered).count();
+        assert!(
+            lost <= 2 && (lost == 0 || report.is_copy && !report.faults.is_empty()),
+            "{at}: {lost} {report:?}"
+        );
+        assert_eq!(report.saved_messages, delivered.len() as u64, "the sector at {at}");
+        let again = delivered.difference(&pending).count();
+        assert!(again <= 8, "the sector at {at}: {again}");
+        delivered_again.extend((again > 0).then_some(at));
+    }
+    // A footer lists the acknowledgements. Only a sector with a part of the footer and the last frame hides what it hits.
+    assert!(delivered_again.len() <= 1, "{delivered_again:?}");
+}
+
+finds! { repair_job_without_begin:
+    finds_a_repaired_job_with_an_earlier_origin: RepairKeepsEarlierOrigin,
 }
 
 finds! { repair_some:
