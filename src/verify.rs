@@ -9,8 +9,8 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::format::SECTOR_BYTES;
 use crate::format::footer::FooterEntry;
-use crate::format::record::Record;
-use crate::hash::ByHash;
+use crate::format::record::{Kind, Record};
+use crate::hash::{ByHash, Domain};
 use crate::key::OwnedKey;
 use crate::options::open_error;
 use crate::planted::{Bug, planted};
@@ -18,6 +18,7 @@ use crate::progress::Progress;
 use crate::record::{Liveness, lost_liveness};
 use crate::recover::salvage::{Layout, Place, Remains};
 use crate::recover::{Rehearsal, rehearse};
+use crate::status::Version;
 use crate::storage::{FileStorage, ReadOnlyFile, Storage};
 use crate::sync::Patience;
 
@@ -52,7 +53,8 @@ pub struct Fault {
     pub offset: u64,
     /// How many bytes are affected, as far as that is known.
     pub length_bytes: u64,
-    /// The key whose record is damaged. `None` if the damage is not in one record, or if the key is unknown.
+    /// The key whose record is damaged; for a step the [key of the step](crate::Key::step), for a message that of the operation
+    /// which emitted it. `None` if the damage is not in one record, or if the key is unknown.
     pub key: Option<OwnedKey>,
     /// What the damage does.
     pub consequence: Consequence,
@@ -68,6 +70,11 @@ pub enum Consequence {
     Refused,
     /// The last record of a key cannot be read. Each call with that key is [`Error::Corrupt`].
     KeyUnreadable,
+    /// The last record of a step of an unfinished operation cannot be read. Each call with that step is [`Error::Corrupt`].
+    StepUnreadable,
+    /// A message that is not acknowledged cannot be read. Those after it in its topic wait until it is
+    /// [skipped](crate::Outbox::skip_unreadable).
+    MessageUnreadable,
     /// The store can give a wrong answer. No damage of a disk does this by chance.
     WrongAnswer,
     /// No answer changes: the record was superseded or has expired, or the log has the information twice.
@@ -183,11 +190,27 @@ pub fn verify_simulated(disk: &crate::storage::simulated::SimulatedDisk) -> Resu
     verify_storage(&storage, Path::new(":simulation:"), |_| ControlFlow::Continue(()))
 }
 
-/// A fault, and what identifies the record that it is in.
+/// A fault, and the record that it is in.
 struct Found {
     fault: Fault,
-    /// The hash of the key, and the position of the record.
-    lost: Option<(u128, u64)>,
+    lost: Option<Lost>,
+}
+
+/// A damaged record, as the footer of its segment describes it.
+struct Lost {
+    entry: FooterEntry,
+    position: u64,
+    /// The name, if it is that of a step.
+    step: Option<Vec<u8>>,
+}
+
+/// The last intact record of the key of an operation, of whose steps a record is damaged.
+#[derive(Default)]
+struct Parent {
+    key: Option<OwnedKey>,
+    position: u64,
+    /// The origin, if the record is that of an attempt which began. Steps of an earlier operation have a lower version.
+    unfinished: Option<Version>,
 }
 
 struct Check<'a> {
@@ -224,7 +247,7 @@ impl Check<'_> {
         range: &Range<u64>,
         consequence: Consequence,
         reason: &str,
-        lost: Option<(u128, u64)>,
+        lost: Option<Lost>,
     ) {
         let (offset, length_bytes) = (slot_offset + range.start, range.end - range.start);
         let fault = Fault { offset, length_bytes, key: None, consequence, reason: reason.to_owned() };
@@ -251,11 +274,16 @@ impl Check<'_> {
                 let liveness = lost_liveness(Some(entry.kind), entry.key_expires_ms, self.now_ms);
                 let consequence = match liveness {
                     Liveness::Gone => Consequence::Harmless,
-                    _ => Consequence::KeyUnreadable,
+                    _ => match entry.kind.domain() {
+                        Some(Domain::Step) => Consequence::StepUnreadable,
+                        Some(Domain::Message) => Consequence::MessageUnreadable,
+                        Some(Domain::Key) | None => Consequence::KeyUnreadable,
+                    },
                 };
                 let reason = "the record's checksum does not match";
-                self.add(slot_offset, &range, consequence, reason, Some((entry.hash, base + entry.offset)));
-                let key = self.key_within(entry, bytes);
+                let (key, step) = self.named_within(entry, bytes);
+                let lost = Lost { entry: *entry, position: base + entry.offset, step };
+                self.add(slot_offset, &range, consequence, reason, Some(lost));
                 if let Some(found) = self.found.last_mut() {
                     found.fault.key = key;
                 }
@@ -267,12 +295,22 @@ impl Check<'_> {
         }
     }
 
-    /// Returns the key that a damaged record states, if its hash is the one in the footer.
-    fn key_within(&self, entry: &FooterEntry, bytes: &[u8]) -> Option<OwnedKey> {
-        let range = usize::try_from(entry.offset).ok()?..usize::try_from(entry.offset + entry.length).ok()?;
-        let mut bytes = bytes.get(range)?.to_vec();
-        let key = Record::decode_regardless(&mut bytes).ok()?.key;
-        (self.layout.hasher.key(key) == entry.hash).then(|| key.to_owned())
+    /// Returns the key that a record states, or the name of its step, if the hash is the one in the footer.
+    fn named_within(&self, entry: &FooterEntry, bytes: &[u8]) -> (Option<OwnedKey>, Option<Vec<u8>>) {
+        let copied = || {
+            let range =
+                usize::try_from(entry.offset).ok()?..usize::try_from(entry.offset + entry.length).ok()?;
+            Some(bytes.get(range)?.to_vec())
+        };
+        let mut copy = copied().unwrap_or_default();
+        let Ok(record) = Record::decode_regardless(&mut copy) else { return (None, None) };
+        if record.kind.is_carrier() || record.key_hash(&self.layout.hasher) != entry.hash {
+            return (None, None);
+        }
+        match record.kind.domain() {
+            Some(Domain::Step) => (None, Some(record.key.name().to_vec())),
+            _ => (Some(record.key.to_owned()), None),
+        }
     }
 
     /// Compares the footer with the records that are intact.
@@ -306,9 +344,12 @@ impl Check<'_> {
     /// Finds the keys of damaged records, and those that later records superseded, by reading the segments again.
     fn identify(&mut self, bytes: &mut Vec<u8>) -> Result<()> {
         let mut by_hash: HashMap<u128, Vec<usize>, ByHash> = HashMap::default();
+        let mut parents: HashMap<u128, Parent, ByHash> = HashMap::default();
         for (number, found) in self.found.iter().enumerate() {
-            if let Some((hash, _)) = found.lost {
-                by_hash.entry(hash).or_default().push(number);
+            let Some(Lost { entry, .. }) = &found.lost else { continue };
+            by_hash.entry(entry.hash).or_default().push(number);
+            if entry.kind.domain() == Some(Domain::Step) {
+                parents.entry(entry.parent_hash()).or_default();
             }
         }
         if by_hash.is_empty() {
@@ -324,18 +365,67 @@ impl Check<'_> {
             self.layout.read(place, bytes)?;
             let base = place.sequence * self.layout.parameters.segment_bytes;
             for entry in self.layout.remains(place, bytes)?.records {
+                if let Some(parent) = parents.get_mut(&entry.hash) {
+                    self.see_parent(parent, &entry, base, bytes);
+                }
                 let Some(numbers) = by_hash.get(&entry.hash) else { continue };
+                let (key, step) = self.named_within(&entry, bytes);
                 for number in numbers {
-                    let key = self.key_within(&entry, bytes);
-                    let Found { fault, lost } = &mut self.found[*number];
-                    fault.key = fault.key.take().or(key);
-                    if lost.is_some_and(|(_, position)| position < base + entry.offset) {
+                    let Found { fault, lost: Some(lost) } = &mut self.found[*number] else { continue };
+                    fault.key = fault.key.take().or_else(|| key.clone());
+                    lost.step = lost.step.take().or_else(|| step.clone());
+                    if lost.position < base + entry.offset {
                         fault.consequence = Consequence::Harmless;
                     }
                 }
             }
         }
+        let last_lost = |hash: &u128| {
+            let last = by_hash.get(hash).and_then(|numbers| self.found[*numbers.last()?].lost.as_ref());
+            last.map_or(0, |lost| lost.position)
+        };
+        for (hash, parent) in &mut parents {
+            // An operation whose own record cannot be read counts as unfinished, whatever its origin is.
+            if last_lost(hash) > parent.position {
+                parent.unfinished = Some(Version::from_u64(0));
+            }
+        }
+        self.judge_steps(&parents);
         Ok(())
+    }
+
+    /// Notes a later record of the key of an operation, of whose steps a record is damaged.
+    fn see_parent(&self, parent: &mut Parent, entry: &FooterEntry, base: u64, bytes: &[u8]) {
+        let range = usize::try_from(entry.offset).ok().and_then(|offset| bytes.get(offset..));
+        let record = range
+            .and_then(|bytes| Record::decode(bytes, base + entry.offset, self.layout.parameters.seed()).ok());
+        parent.position = base + entry.offset;
+        parent.unfinished = match entry.kind {
+            Kind::Begun => record.map(|record| record.origin),
+            Kind::Unreadable => Some(Version::from_u64(0)),
+            _ => None,
+        };
+        parent.key = parent.key.take().or_else(|| self.named_within(entry, bytes).0);
+    }
+
+    /// Finds the keys of damaged steps. Those of operations that have ended are of no use.
+    fn judge_steps(&mut self, parents: &HashMap<u128, Parent, ByHash>) {
+        let is_refused = self.found.iter().any(|found| found.fault.consequence == Consequence::Refused);
+        for Found { fault, lost } in &mut self.found {
+            let Some(Lost { entry, step, .. }) = lost else { continue };
+            if entry.kind.domain() != Some(Domain::Step) {
+                continue;
+            }
+            let Some(parent) = parents.get(&entry.parent_hash()) else { continue };
+            let is_live = parent.unfinished.is_some_and(|origin| entry.version > origin);
+            // If the store cannot be opened, the record of the operation may be in what is lost.
+            if !is_live && !is_refused {
+                fault.consequence = Consequence::Harmless;
+            }
+            if let (Some(key), Some(step)) = (&parent.key, step) {
+                fault.key = Some(key.as_key().step(step).to_owned());
+            }
+        }
     }
 
     fn finish(self, rehearsal: Result<Rehearsal>) -> Verification {

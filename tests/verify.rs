@@ -149,3 +149,71 @@ fn a_file_that_is_not_a_store_is_refused() {
     std::fs::write(&place.path, []).unwrap();
     assert!(matches!(verify(&place.path), Err(Error::NotAStore { .. })));
 }
+
+/// A closed store with a job in doubt that has a step, the same for a job that is done, and two messages of which the first one is
+/// acknowledged. All of them are in full segments.
+fn with_steps_and_messages() -> Place {
+    let place = Place::new();
+    let store = place.open();
+    for ends in [false, true] {
+        let ran = store.operation(if ends { "finished" } else { "unfinished" }).emits(1_000).run(|job| {
+            let name = if ends { "step-of-finished" } else { "step-of-unfinished" };
+            job.step(name).run(|_| Ok::<u64, String>(1)).map_err(|error| error.to_string())?;
+            job.emit_bytes("mail", b"payload").map_err(|error| error.to_string())?;
+            if ends { Ok(1_u64) } else { Err("no answer".to_owned()) }
+        });
+        assert_eq!(ran.is_ok(), ends);
+    }
+    let emitted = store.operation("emits").emits(1_000).run(|attempt| {
+        attempt.emit_bytes("mail", b"pending payload").map(|()| 1_u64).map_err(|error| error.to_string())
+    });
+    assert!(emitted.is_ok());
+    store.outbox().next("mail").unwrap().unwrap().ack().unwrap();
+    for n in 0..300 {
+        store.record(&format!("key-{n}"), NONE, &[7; 500]).unwrap();
+    }
+    store.close().unwrap();
+    place
+}
+
+#[test]
+fn a_damaged_step_or_message_is_reported_with_its_consequence() {
+    let unfinished = Key::new("unfinished").step("step-of-unfinished");
+    for (text, consequence, key) in [
+        ("step-of-unfinished", Consequence::StepUnreadable, Some(unfinished)),
+        ("step-of-finished", Consequence::Harmless, Some(Key::new("finished").step("step-of-finished"))),
+        ("pending payload", Consequence::MessageUnreadable, Some(Key::new("emits"))),
+    ] {
+        let place = with_steps_and_messages();
+        assert!(verify(&place.path).unwrap().is_sound());
+        let bytes = place.bytes();
+        let at = bytes.windows(text.len()).rposition(|window| window == text.as_bytes()).unwrap();
+        // The checksum of the record: what it states can still be read. A message has its key and its topic before the payload, a
+        // step the extension that describes its result.
+        let before = if text == "pending payload" { "emits".len() + 1 + "mail".len() } else { 12 };
+        damage(&place, (at - before) as u64 - common::RECORD_HEADER);
+        let verification = verify(&place.path).unwrap();
+        let [fault] = &verification.faults[..] else { panic!("{text}: {verification:?}") };
+        assert_eq!(
+            (fault.consequence, fault.key.as_ref().map(|key| key.as_key())),
+            (consequence, key),
+            "{text}"
+        );
+        assert!(verification.opens);
+        let store = Store::open(&place.path).unwrap();
+        assert_eq!(store.get(unfinished).is_ok(), consequence != Consequence::StepUnreadable, "{text}");
+        assert_eq!(
+            store.outbox().next("mail").is_ok(),
+            consequence != Consequence::MessageUnreadable,
+            "{text}"
+        );
+    }
+    // The first message is acknowledged.
+    let place = with_steps_and_messages();
+    let bytes = place.bytes();
+    let at = bytes.windows(7).position(|window| window == b"payload").unwrap();
+    damage(&place, at as u64);
+    let verification = verify(&place.path).unwrap();
+    let [fault] = &verification.faults[..] else { panic!("{verification:?}") };
+    assert_eq!(fault.consequence, Consequence::Harmless);
+}
