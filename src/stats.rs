@@ -21,6 +21,7 @@ use crate::status::{Status, Version};
 use crate::sync::Patience;
 use crate::typed;
 
+
 /// Figures of one store, for metrics. See [`Store::stats`](crate::Store::stats).
 ///
 /// The figures are read one after another, so under load they may not add up. Counts that are "since the store was opened"
@@ -71,6 +72,9 @@ pub struct Stats {
     /// The number of those that are in doubt or stopped. An operation whose lease has passed its deadline is not counted until another
     /// caller takes it over.
     pub in_doubt: usize,
+    /// The number of those in `in_doubt` that are [`Status::Stopped`](crate::Status::Stopped): nothing about them is to be found
+    /// out, and the next attempt goes on. 0 in a forked child.
+    pub stopped: usize,
     /// The number of steps of unfinished operations, with their inputs.
     pub unfinished_steps: usize,
     /// The memory that the unfinished operations and their steps take, in bytes. 0 in a forked child.
@@ -157,6 +161,12 @@ impl Stats {
         self.oldest_unfinished_ms.map_or(0, |since_ms| self.store_time_ms.saturating_sub(since_ms))
     }
 
+    /// The time since the oldest message that is not acknowledged was emitted, in ms of store time. 0 if there is none.
+    #[must_use]
+    pub fn oldest_message_age_ms(&self) -> u64 {
+        self.oldest_message_ms.map_or(0, |emitted_ms| self.store_time_ms.saturating_sub(emitted_ms))
+    }
+
     pub(crate) fn of(engine: &Engine) -> Stats {
         let log = engine.log();
         let (head, tail) = log.span();
@@ -176,6 +186,7 @@ impl Stats {
             unfinished,
             in_progress: unfinished - in_doubt,
             in_doubt,
+            stopped: 0,
             unfinished_steps: engine.unfinished_steps(),
             unfinished_bytes: 0,
             begun: engine.counted(Counted::Begun),
@@ -211,6 +222,7 @@ impl Stats {
             let totals = log.space_usage().totals(stats.store_time_ms);
             (stats.record_bytes, stats.dead_bytes) = (totals.total_bytes, totals.dead_bytes);
             (stats.keys, stats.index_bytes) = (engine.index().len(), engine.index().allocated_bytes());
+            stats.stopped = engine.stopped();
             stats.unfinished_bytes = engine.unfinished_bytes();
             stats.oldest_unfinished_ms = engine.oldest_unfinished_ms();
             stats.oldest_message_ms = engine.oldest_message_ms();

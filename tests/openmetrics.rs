@@ -187,6 +187,38 @@ fn the_gauges_show_what_is_there() {
 }
 
 #[test]
+fn the_gauges_show_stopped_jobs_and_pending_messages() {
+    let (store, clock) = busy();
+    abandon(&store, "in doubt");
+    let stopped = store.operation("job").run(|job| {
+        job.step("a").run(|_| Ok::<u64, String>(1)).map_err(|error| error.to_string())?;
+        assert_eq!((store.stats().in_progress, store.stats().stopped), (1, 0));
+        Err::<u64, _>("later".to_owned())
+    });
+    assert!(stopped.is_err());
+    let emitted = store.operation("emits").emits(1_000).run(|attempt| {
+        attempt.emit_bytes("mail", b"payload").map_err(|error| error.to_string())?;
+        Ok::<u64, String>(1)
+    });
+    assert!(emitted.is_ok());
+    clock.advance(seconds(7));
+    let stats = store.stats();
+    assert_eq!((stats.unfinished, stats.in_doubt, stats.stopped, stats.unfinished_steps), (2, 2, 1, 1));
+    let families = parse(&stats.to_openmetrics());
+    let value = |name: &str| families[&format!("oncekey_{name}")].samples[""].clone();
+    assert_eq!(
+        (value("stopped"), value("unfinished_steps"), value("messages")),
+        ("1".into(), "1".into(), "1".into())
+    );
+    assert_eq!(value("message_bytes"), stats.message_bytes.to_string());
+    let age_ms = stats.oldest_message_age_ms();
+    assert!((7_000..7_016).contains(&age_ms), "{age_ms}");
+    assert_eq!(value("oldest_message_age_seconds"), format!("{}.{:03}", age_ms / 1_000, age_ms % 1_000));
+    store.outbox().next("mail").unwrap().unwrap().ack().unwrap();
+    assert_eq!((store.stats().messages, store.stats().oldest_message_age_ms()), (0, 0));
+}
+
+#[test]
 fn the_text_follows_the_grammar_and_prints_every_figure() {
     let (store, clock) = busy();
     abandon(&store, "in doubt");
@@ -200,7 +232,7 @@ fn the_text_follows_the_grammar_and_prints_every_figure() {
     assert_eq!(value("store_time_seconds"), format!("{}.000", (START_MS + 7_000) / 1_000));
     assert!(families.keys().all(|name| name.starts_with("oncekey_")));
 
-    // Every field is printed under its name, except for two, which are printed as seconds.
+    // Every field is printed under its name, except for three, which are printed as seconds.
     let printed = format!("{stats:?}");
     let fields: BTreeSet<&str> = printed
         .split(['{', ','])
@@ -210,7 +242,7 @@ fn the_text_follows_the_grammar_and_prints_every_figure() {
     assert!(fields.len() > 30, "{fields:?}");
     let missing: Vec<_> =
         fields.iter().filter(|field| !families.contains_key(&format!("oncekey_{field}"))).collect();
-    assert_eq!(missing, [&"oldest_unfinished_ms", &"store_time_ms"]);
+    assert_eq!(missing, [&"oldest_message_ms", &"oldest_unfinished_ms", &"store_time_ms"]);
 }
 
 #[test]

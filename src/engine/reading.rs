@@ -13,6 +13,7 @@ use crate::log::reader::RecordLocation;
 use crate::planted::{Bug, planted};
 use crate::record::{Liveness, lost_liveness};
 use crate::status::{Status, Version};
+use crate::step_set::StepCounts;
 use crate::sync::Patience;
 
 /// The last record of a key, as listings show it.
@@ -163,6 +164,19 @@ impl Engine {
                 return Ok(listing.admits_status(listed.status).then_some(listed));
             }
         }
+    }
+
+    /// The number of operations that are stopped.
+    pub(crate) fn stopped(&self) -> usize {
+        let now_ms = self.clock.latest_ms();
+        let is_stopped = |(hash, version): &(u128, Version)| {
+            let claim = self.flights.claim(*hash);
+            let is_leased = matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == *version);
+            let may_be_forgotten = self.viewer.may_have_forgotten_attempt(*version, now_ms);
+            let steps = StepCounts { may_be_forgotten, ..self.records.unfinished().step_counts(*hash) };
+            !is_leased && steps.are_settled()
+        };
+        self.records.unfinished().settled().iter().filter(|operation| is_stopped(operation)).count()
     }
 
     /// Returns the key's state. May wait for a sync, but for another thread's sync no longer than `patience`.

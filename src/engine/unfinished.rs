@@ -246,6 +246,20 @@ impl UnfinishedTable {
         });
     }
 
+    /// The hash of the key and the version of the last attempt of each operation whose steps leave nothing in doubt.
+    pub(super) fn settled(&self) -> Vec<(u128, Version)> {
+        let mut settled = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let is_settled = |operation: &Operation| {
+                operation.steps.as_ref().is_some_and(|steps| steps.counts().are_settled())
+            };
+            let of_shard = shard.iter().filter(|(_, operation)| is_settled(operation));
+            settled.extend(of_shard.map(|(hash, operation)| (*hash, operation.version)));
+        }
+        settled
+    }
+
     /// The number of operations. Takes no lock.
     pub(super) fn count(&self) -> usize {
         self.count.load(Ordering::SeqCst)
