@@ -92,7 +92,7 @@ impl Reader {
     ///
     /// # Errors
     ///
-    /// [`Error::Key`]; [`Error::Corrupt`] if the key's record cannot be read; those of [`refresh`](Reader::refresh).
+    /// [`Error::Key`], also for the key of a [step](crate::Key::step); [`Error::Corrupt`] if the key's record cannot be read; those of [`refresh`](Reader::refresh).
     pub fn get<'a>(&self, key: impl Into<AnyKey<'a>>) -> Result<KeyState> {
         let key = key.into();
         let key = key.as_key();

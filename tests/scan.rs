@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -396,4 +396,57 @@ fn a_gigabyte_is_scanned_and_compacted_with_progress() {
     drop(scan);
     assert_eq!(store.scan().count() as u64, KEYS / 2);
     store.close().unwrap();
+}
+
+/// Several segments of jobs "job-0" to "job-29" in scope "jobs", each with a step "step" and a message of topic "mail". The even
+/// ones are done.
+fn jobs(store: &Store) {
+    for number in 0..30 {
+        let ran = store.operation(format!("job-{number}")).scope("jobs").emits(3_000).run(|job| {
+            let done = job.step("step").run(|_| Ok::<_, String>(vec![7_u8; 2_000]));
+            done.map_err(|error| error.to_string())?;
+            job.emit_bytes("mail", &[7; 2_000]).map_err(|error| error.to_string())?;
+            if number % 2 == 0 { Ok(0_u64) } else { Err("no answer".to_owned()) }
+        });
+        assert_eq!(ran.is_ok(), number % 2 == 0);
+    }
+}
+
+#[test]
+fn a_scan_shows_no_step_and_no_message_and_a_scope_is_forgotten_with_its_steps() {
+    let place = Place::new();
+    let store = place.open();
+    jobs(&store);
+    store.record("other", NONE, b"").unwrap();
+    let step = Key::new("job-1").scope("jobs").step("step");
+    for round in 0..3 {
+        let mut shown = HashMap::new();
+        for key in store.scan() {
+            let key = key.unwrap();
+            *shown.entry((key.key().as_str().unwrap().to_owned(), key.status())).or_insert(0) += 1;
+        }
+        let job = |number| {
+            let status = if number % 2 == 0 { Status::Completed } else { Status::Stopped };
+            ((format!("job-{number}"), status), 1)
+        };
+        let expected = (0..30).map(job).chain([(("other".to_owned(), Status::Completed), 1)]);
+        assert_eq!(shown, expected.collect::<HashMap<_, _>>(), "{round}");
+        store.compact().unwrap();
+    }
+    let listed = store.forget_with_steps(Key::new("job-1").scope("jobs")).unwrap().unwrap();
+    assert_eq!((listed.len(), listed[0].key(), listed[0].status()), (1, step, Status::Completed));
+    assert!(store.get(step).unwrap().is_absent());
+    let forgotten = store.forget_scope("jobs").unwrap();
+    assert_eq!((forgotten.forgotten, forgotten.in_progress, forgotten.unreadable), (29, 0, 0));
+    let stats = store.stats();
+    assert_eq!(
+        (stats.unfinished, stats.unfinished_steps, stats.messages),
+        (0, 0, 15),
+        "messages outlive their keys"
+    );
+    assert_eq!(names(store.scan()), ["other"]);
+    store.close().unwrap();
+    let store = place.open();
+    assert_eq!((store.stats().unfinished_steps, store.stats().messages), (0, 15));
+    assert_eq!(names(store.scan()), ["other"]);
 }

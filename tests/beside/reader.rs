@@ -252,3 +252,40 @@ fn a_killed_process_leaves_a_file_that_a_reader_reads() {
     let store = small().open(&place.path).unwrap();
     assert_eq!(store.scan().scope("kept").count(), KEPT as usize);
 }
+
+#[test]
+fn a_reader_shows_keys_beside_steps_and_messages() {
+    let (place, clock) = (Place::new(), ManualClock::new(START_MS));
+    let store = clocked(&clock).open(&place.path).unwrap();
+    let reader = clocked(&clock).open_reader(&place.path).unwrap();
+    for number in 0..60 {
+        let ran = store.operation(format!("job-{number}")).emits(3_000).run(|job| {
+            let done = job.step("step").run(|_| Ok::<_, String>(vec![7_u8; 2_000]));
+            done.map_err(|error| error.to_string())?;
+            job.emit_bytes("mail", &[7; 2_000]).map_err(|error| error.to_string())?;
+            if number % 2 == 0 { Ok(0_u64) } else { Err("no answer".to_owned()) }
+        });
+        assert_eq!(ran.is_ok(), number % 2 == 0);
+    }
+    for _ in 0..10 {
+        store.outbox().next("mail").unwrap().unwrap().ack().unwrap();
+    }
+    for closed in [false, true] {
+        reader.refresh().unwrap();
+        let shown = by_name(reader.scan());
+        assert_eq!((shown.len(), reader.scan().count(), reader.unfinished().len()), (60, 60, 30));
+        for (name, key) in &shown {
+            let begun = if closed { Status::InDoubt } else { Status::Begun };
+            assert!([Status::Completed, begun].contains(&key.status()), "{name}: {key:?}");
+            assert_eq!(reader.get(name.as_str()).unwrap().status(), key.status());
+        }
+        assert!(reader.get("step").unwrap().is_absent() && reader.get("mail").unwrap().is_absent());
+        // Which attempt is the last one is known only to the process that has the store open, and so is what its steps are.
+        let Err(Error::Key { problem, .. }) = reader.get(Key::new("job-1").step("step")) else { panic!() };
+        assert!(problem.to_string().contains("step"), "{problem}");
+        if !closed {
+            store.compact().unwrap();
+            store.close().unwrap();
+        }
+    }
+}
