@@ -168,9 +168,10 @@ impl Flights {
                 (false, false) | (true, true) => 0,
             };
         };
+        // First, so that a lease which becomes unstarted is counted throughout.
+        count(&self.unstarted, |claim| matches!(claim, Claim::Unstarted { .. }));
         count(&self.claims, Claim::is_held);
         count(&self.leases, |claim| matches!(claim, Claim::Lease { .. }));
-        count(&self.unstarted, |claim| matches!(claim, Claim::Unstarted { .. }));
         flight.claim = claim;
     }
 
@@ -259,6 +260,10 @@ impl Flights {
     /// The claim on the key, for a caller that only reads. The caller must ignore a claim whose version is not that of the record
     /// that it read: a claim is set before the index points to its record, and ended after the index points to the next one.
     pub(crate) fn claim(&self, hash: u128) -> Option<Claim> {
+        // The counts are changed before the claim of a flight.
+        if self.claims() == 0 && self.unstarted() == 0 {
+            return None;
+        }
         self.shard(hash).lock().get(&hash).and_then(|flight| flight.claim)
     }
 

@@ -21,7 +21,6 @@ use crate::status::{Status, Version};
 use crate::sync::Patience;
 use crate::typed;
 
-
 /// Figures of one store, for metrics. See [`Store::stats`](crate::Store::stats).
 ///
 /// The figures are read one after another, so under load they may not add up. Counts that are "since the store was opened"

@@ -1,8 +1,9 @@
 //! The list of operations that began and have not ended.
 
+use std::string::FromUtf8Error;
 use std::vec;
 
-use crate::engine::{Engine, Handle, HashedKey, ListedRecord, Listing};
+use crate::engine::{Engine, Handle, HashedKey, ListedOperation, ListedRecord};
 use crate::error::Result;
 use crate::key::{Key, OwnedKey};
 use crate::listed_step::ListedStep;
@@ -65,25 +66,27 @@ impl UnfinishedOperation {
     /// The operation of a record in the file of a store that may be open in another process. Its steps are not read.
     pub(crate) fn without_steps(record: ListedRecord) -> UnfinishedOperation {
         let ListedRecord { key, status, found, note, .. } = record;
+        let lossy = |note: FromUtf8Error| String::from_utf8_lossy(note.as_bytes()).into_owned();
         UnfinishedOperation {
             key,
             status,
             version: found.version,
             attempt: found.attempt,
             since_ms: found.time_ms,
-            note: note.map(|note| String::from_utf8_lossy(&note).into_owned()),
+            note: note.map(|note| String::from_utf8(note).unwrap_or_else(lossy)),
             steps: Vec::new(),
             unreadable_steps: 0,
         }
     }
 
     fn of(engine: &Engine, hash: u128, record: ListedRecord) -> Result<UnfinishedOperation> {
+        let has_steps = record.has_steps;
         let mut operation = UnfinishedOperation::without_steps(record);
         // Listing steps waits for a thread that is changing the operation, so it is done only for an operation that has any.
-        let listed = match engine.has_any_step(hash) {
-            true => engine.list_steps(HashedKey { key: operation.key(), hash })?,
-            false => Vec::new(),
-        };
+        if !has_steps {
+            return Ok(operation);
+        }
+        let listed = engine.list_steps(HashedKey { key: operation.key(), hash })?;
         let count = listed.len();
         let steps = listed.into_iter().flatten().map(|step| ListedStep::new(operation.key(), step));
         operation.steps = steps.collect();
@@ -149,18 +152,17 @@ impl UnfinishedOperation {
 #[must_use = "an iterator does nothing until it is used"]
 pub struct Unfinished {
     engine: Handle,
-    hashes: vec::IntoIter<u128>,
+    listed: vec::IntoIter<ListedOperation>,
 }
 
 impl Unfinished {
     pub(crate) fn of(engine: &Handle) -> Result<Unfinished> {
-        Ok(Unfinished { engine: engine.clone(), hashes: engine.unfinished()?.into_iter() })
+        Ok(Unfinished { engine: engine.clone(), listed: engine.unfinished()?.into_iter() })
     }
 
-    fn read(engine: &Engine, hash: u128) -> Option<Result<UnfinishedOperation>> {
-        let listed = engine.listed_record(hash, None, Listing::Unfinished);
-        let record = listed.transpose()?;
-        Some(record.and_then(|record| UnfinishedOperation::of(engine, hash, record)))
+    fn read(engine: &Engine, listed: &ListedOperation) -> Option<Result<UnfinishedOperation>> {
+        let record = engine.listed_operation(listed).transpose()?;
+        Some(record.and_then(|record| UnfinishedOperation::of(engine, listed.hash(), record)))
     }
 }
 
@@ -168,11 +170,11 @@ impl Iterator for Unfinished {
     type Item = Result<UnfinishedOperation>;
 
     fn next(&mut self) -> Option<Result<UnfinishedOperation>> {
-        self.hashes.find_map(|hash| Unfinished::read(&self.engine, hash))
+        self.listed.find_map(|listed| Unfinished::read(&self.engine, &listed))
     }
 
     /// The upper bound counts the operations that were unfinished when the list was made. Some may have ended since.
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (0, Some(self.hashes.len()))
+        (0, Some(self.listed.len()))
     }
 }

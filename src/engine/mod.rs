@@ -99,4 +99,5 @@ pub(crate) use step_reading::{StepInfo, StepOf};
 pub(crate) use steps::{StepBegan, StepEnd, StepGrant};
 pub use terms::{Durability, Expected, Next};
 pub(crate) use terms::{Finish, NewMessage, Request, Settings, Terms};
+pub(crate) use unfinished::ListedOperation;
 pub(crate) use walk::{WalkedKey, WalkedSegment};

@@ -3,6 +3,7 @@
 use super::assembly::Engine;
 use super::records::{CARRIED_REASON, Found, Sight, Want, found_at};
 use super::terms::{Durability, Request};
+use super::unfinished::ListedOperation;
 use crate::error::Result;
 use crate::flights::Claim;
 use crate::format::record::{Kind, Record};
@@ -26,6 +27,8 @@ pub(crate) struct ListedRecord {
     pub(crate) result_bytes: Option<usize>,
     /// Why the last attempt ended in doubt, if that is known.
     pub(crate) note: Option<Vec<u8>>,
+    /// Whether the operation is unfinished and has steps. False if the steps were not looked at.
+    pub(crate) has_steps: bool,
 }
 
 /// What is listed.
@@ -103,16 +106,69 @@ impl ListedRecord {
             status: if is_begun { Status::InDoubt } else { Status::Completed },
             result_bytes: value.filter(|_| found.liveness == Liveness::Completed).map(<[u8]>::len),
             note: value.filter(|_| is_begun).map(<[u8]>::to_vec),
+            has_steps: false,
             found,
         })
     }
 }
 
 impl Engine {
-    /// Returns the key hashes of all unfinished operations, oldest first.
-    pub(crate) fn unfinished(&self) -> Result<Vec<u128>> {
+    /// Returns all unfinished operations, oldest first.
+    pub(crate) fn unfinished(&self) -> Result<Vec<ListedOperation>> {
         self.admission.check_open()?;
         Ok(self.records.unfinished().oldest_first())
+    }
+
+    /// Reads a listed operation. Returns None if it has ended. Waits for no other caller, and makes nothing durable.
+    ///
+    /// The claim and the state of the steps are read before the record. If the record is still that of the listed attempt,
+    /// the operation had that claim, these steps and this record at the same time: an attempt is listed after its claim was
+    /// set and the index pointed to its record, and a later change ends the claim and the steps after the index points to
+    /// the next record. So the index is searched once, and the version shows that the record is the right one, without a
+    /// hash of its key.
+    pub(crate) fn listed_operation(&self, listed: &ListedOperation) -> Result<Option<ListedRecord>> {
+        self.admission.check_open()?;
+        let (hash, version) = (listed.hash(), listed.version());
+        let sight = || (self.flights.claim(hash), self.records.unfinished().step_counts(hash));
+        let (mut claim, mut steps) = sight();
+        let Some(mut read) = self.read_begin(hash, version) else {
+            // A later attempt may have begun. Or the record cannot be read.
+            return self.listed_record(hash, None, Listing::Unfinished);
+        };
+        if planted(Bug::IndexReadOnce) {
+            (claim, steps) = sight();
+        }
+        if steps.are_settled() {
+            steps.may_be_forgotten = self.viewer.may_have_forgotten_attempt(version, self.clock.now_ms());
+        }
+        // Only a lease depends on the time.
+        let is_leased = matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == version);
+        let now_ms = if is_leased { self.clock.now_ms() } else { 0 };
+        let Some(status) = begun_status(version, claim, steps, now_ms) else { return Ok(None) };
+        if is_leased && status != Status::InProgress {
+            // The lease may have been renewed before the clock was read.
+            return self.listed_record(hash, None, Listing::Unfinished);
+        }
+        (read.status, read.has_steps) = (status, steps.total() > 0);
+        Ok(Some(read))
+    }
+
+    /// Reads the last record of the key with this hash, if it is the begin of this version and can be read. The status is
+    /// preliminary.
+    fn read_begin(&self, hash: u128, version: Version) -> Option<ListedRecord> {
+        self.index().find(hash, |address| {
+            // Checked with the shard locked, as in `Records::read`.
+            if self.admission.is_closed() {
+                return None;
+            }
+            let read = self.log().reader().record(address, |place, record| {
+                // No two records have the same version, except copies of the same record. A begin means the same at any time.
+                let is_wanted = record.version == version && record.kind == Kind::Begun;
+                let listed = || ListedRecord::of((address, place), record, 0, Listing::Unfinished);
+                is_wanted.then(listed).flatten()
+            });
+            read.ok().flatten()
+        })
     }
 
     /// Reads the last record of the key with this hash. Returns None if the key is not listed, or if `at` is given and
@@ -143,19 +199,12 @@ impl Engine {
                 _ => return Ok(None),
             };
             if listed.found.liveness == Liveness::Begun {
-                listed.status = match self.flights.claim(hash) {
-                    Some(Claim::Lease { version, deadline_ms, .. })
-                        if version == listed.found.version && now_ms < deadline_ms =>
-                    {
-                        Status::InProgress
-                    }
-                    // The attempt never runs, and its release is about to be written.
-                    Some(Claim::Unstarted { version }) if version == listed.found.version => return Ok(None),
-                    _ if self.viewer.step_counts(hash, &listed.found, now_ms).are_settled() => {
-                        Status::Stopped
-                    }
-                    _ => Status::InDoubt,
+                let claim = self.flights.claim(hash);
+                let steps = self.viewer.step_counts(hash, &listed.found, now_ms);
+                let Some(status) = begun_status(listed.found.version, claim, steps, now_ms) else {
+                    return Ok(None);
                 };
+                (listed.status, listed.has_steps) = (status, steps.total() > 0);
             }
             if !matches!(listed.status, Status::InDoubt | Status::Stopped)
                 || planted(Bug::IndexReadOnce)
@@ -215,6 +264,21 @@ impl Engine {
     ) -> Result<Option<Version>> {
         let _events = crate::events::hold_back();
         self.viewer.replay_into(self.admit(key)?, request, self.settings.terms.durability, buffer)
+    }
+}
+
+/// The status of an operation whose last record is the begin of this version. None if the attempt never runs, and its
+/// release is about to be written.
+fn begun_status(version: Version, claim: Option<Claim>, steps: StepCounts, now_ms: u64) -> Option<Status> {
+    match claim {
+        Some(Claim::Lease { version: leased, deadline_ms, .. })
+            if leased == version && now_ms < deadline_ms =>
+        {
+            Some(Status::InProgress)
+        }
+        Some(Claim::Unstarted { version: unstarted }) if unstarted == version => None,
+        _ if steps.are_settled() => Some(Status::Stopped),
+        _ => Some(Status::InDoubt),
     }
 }
 

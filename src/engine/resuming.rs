@@ -62,11 +62,6 @@ impl Engine {
         steps.filter(is_unvisited).map(|step| step.name).collect()
     }
 
-    /// Whether the operation of the key with this hash has steps.
-    pub(crate) fn has_any_step(&self, hash: u128) -> bool {
-        self.records.unfinished().get(hash).is_some_and(|operation| operation.counts.total() > 0)
-    }
-
     /// Reads the last attempt of an unfinished operation together with its input. None if the operation has ended, or never
     /// began.
     pub(crate) fn resumable(&self, key: Key<'_>) -> Result<Option<Resumable>> {

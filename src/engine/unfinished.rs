@@ -2,7 +2,7 @@
 //!
 //! An operation is in the table while the index points to a record of an attempt that began. The table does not hold the
 //! address of that record, which is the index's, so reclaiming can move it without changing the table, and a listing reads
-//! each record that it returns.
+//! each record that it returns. It knows the record by the version.
 //!
 //! The steps of an operation are in the table and not in the index, with the addresses of their records. So a step takes
 //! no memory once its operation has ended, all steps end with one change, and a lookup of a key never meets a step.
@@ -33,6 +33,33 @@ struct Operation {
     generation: u32,
     /// Boxed, because most operations have no steps.
     steps: Option<Box<StepSet>>,
+}
+
+/// An unfinished operation in a list of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ListedOperation {
+    /// When the last attempt began, in store time.
+    since_ms: u64,
+    /// The version of the last attempt's begin.
+    version: Version,
+    /// The hash of the key. Two numbers, because one of 128 bits would make each operation a half larger.
+    hash: [u64; 2],
+}
+
+impl ListedOperation {
+    #[expect(clippy::cast_possible_truncation, reason = "the halves of the hash")]
+    fn new(hash: u128, operation: &Operation) -> ListedOperation {
+        let Operation { since_ms, version, .. } = *operation;
+        ListedOperation { since_ms, version, hash: [(hash >> 64) as u64, hash as u64] }
+    }
+
+    pub(crate) fn hash(&self) -> u128 {
+        u128::from(self.hash[0]) << 64 | u128::from(self.hash[1])
+    }
+
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
 }
 
 /// The operations of one shard, by the hash of the key.
@@ -287,14 +314,16 @@ impl UnfinishedTable {
         self.shards.iter().filter_map(oldest).min()
     }
 
-    /// The key hashes of all operations, oldest first.
-    pub(super) fn oldest_first(&self) -> Vec<u128> {
-        let mut begun: Vec<(u64, u128)> = Vec::with_capacity(self.count());
+    /// All operations, oldest first. Those that began at the same time are in the order of their versions, which is mostly
+    /// that of their records in the log.
+    pub(super) fn oldest_first(&self) -> Vec<ListedOperation> {
+        let mut listed = Vec::with_capacity(self.count());
         for shard in &self.shards {
-            begun.extend(shard.lock().iter().map(|(hash, operation)| (operation.since_ms, *hash)));
+            let shard = shard.lock();
+            listed.extend(shard.iter().map(|(hash, operation)| ListedOperation::new(*hash, operation)));
         }
-        begun.sort_unstable();
-        begun.into_iter().map(|(_, hash)| hash).collect()
+        listed.sort_unstable_by_key(|operation| (operation.since_ms, operation.version));
+        listed
     }
 
     /// The number of operations for which memory is allocated.
@@ -308,8 +337,12 @@ impl UnfinishedTable {
 mod tests {
     use super::*;
 
-    fn begun(since_ms: u64) -> BegunAttempt {
-        BegunAttempt { since_ms, version: Version::from_u64(1), origin: Version::from_u64(1) }
+    fn begun(since_ms: u64, version: u64) -> BegunAttempt {
+        BegunAttempt { since_ms, version: Version::from_u64(version), origin: Version::from_u64(1) }
+    }
+
+    fn hashes(table: &UnfinishedTable) -> Vec<u128> {
+        table.oldest_first().iter().map(ListedOperation::hash).collect()
     }
 
     fn found(hash: u128, since_ms: u64) -> FoundUnfinished {
@@ -323,13 +356,24 @@ mod tests {
     }
 
     #[test]
+    fn an_operation_in_a_list_takes_32_bytes() {
+        assert_eq!(size_of::<ListedOperation>(), 32);
+    }
+
+    #[test]
     fn operations_are_listed_by_age_and_counted_once() {
         let table = UnfinishedTable::new(vec![found(hash(1), 30), found(hash(2), 10)]);
-        table.insert(hash(3), begun(20));
-        assert_eq!(table.oldest_first(), [hash(2), hash(3), hash(1)]);
+        table.insert(hash(3), begun(20, 2));
+        assert_eq!(hashes(&table), [hash(2), hash(3), hash(1)]);
         assert_eq!((table.count(), table.oldest_ms()), (3, Some(10)));
-        table.insert(hash(2), begun(40));
-        assert_eq!(table.oldest_first(), [hash(3), hash(1), hash(2)], "a later attempt began");
+        table.insert(hash(2), begun(40, 4));
+        assert_eq!(hashes(&table), [hash(3), hash(1), hash(2)], "a later attempt began");
+        assert_eq!(table.oldest_first()[2].version(), Version::from_u64(4));
+        table.insert(hash(4), begun(30, 6));
+        table.insert(hash(5), begun(30, 5));
+        assert_eq!(hashes(&table), [hash(3), hash(1), hash(5), hash(4), hash(2)], "the version decides");
+        table.remove(hash(4));
+        table.remove(hash(5));
         table.remove(hash(3));
         table.remove(hash(3));
         assert_eq!((table.count(), table.oldest_ms()), (2, Some(30)));
