@@ -447,6 +447,17 @@ mod tests {
         check(body, trailer, segment, take).unwrap();
         assert_eq!(decoded, entries);
 
+        let in_two_pieces = |body: &[u8], second_from: usize| {
+            let mut checker = Checker::new(trailer, segment, SEED);
+            checker.add(&body[..2_048 * ENTRY], |_| Ok(()))?;
+            checker.add(&body[second_from * ENTRY..], |_| Ok(()))?;
+            checker.finish().map_err(FormatError::reason).map_err(FormatError::Damaged)
+        };
+        assert!(in_two_pieces(body, 2_048).is_ok());
+        let reason = |second_from| in_two_pieces(body, second_from).err().map(FormatError::reason);
+        assert_eq!(reason(2_047), Some("the footer lists a record out of order or outside its segment"));
+        assert_eq!(reason(2_049), Some("the footer's length does not match its entry count"));
+
         let mut puts = 0;
         let refused = encode(entries, &summary, SEED, |_| {
             puts += 1;

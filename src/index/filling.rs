@@ -71,12 +71,15 @@ pub(crate) struct ShardUpdates {
     /// The words of the updates that remove their key, in the same order. There are few, unless the store was closed for longer
     /// than its retention.
     removals: Vec<u64>,
+    /// The words of the updates that may be the last one of an unfinished operation, 8 bytes for each begin that a footer
+    /// lists.
+    begun: Vec<u64>,
 }
 
 impl ShardUpdates {
     /// An empty list of updates for `shard`.
     pub(crate) fn new(packing: Packing, shard: u8) -> ShardUpdates {
-        ShardUpdates { packing, shard, words: Vec::new(), removals: Vec::new() }
+        ShardUpdates { packing, shard, words: Vec::new(), removals: Vec::new(), begun: Vec::new() }
     }
 
     pub(super) fn shard(&self) -> u8 {
@@ -96,12 +99,26 @@ impl ShardUpdates {
         self
     }
 
-    /// Adds the words of the updates that follow in the log. `removals` are those of them that remove their key.
-    pub(crate) fn append(&mut self, words: &[u64], removals: impl ExactSizeIterator<Item = u64>) {
+    /// Adds the words of the updates that follow in the log. `removals` are those of them that remove their key, and `begun`
+    /// those that may be the last one of an unfinished operation.
+    pub(crate) fn append(
+        &mut self,
+        words: &[u64],
+        removals: impl ExactSizeIterator<Item = u64>,
+        begun: impl ExactSizeIterator<Item = u64>,
+    ) {
         reserve(&mut self.words, words.len());
         self.words.extend_from_slice(words);
         reserve(&mut self.removals, removals.len());
         self.removals.extend(removals);
+        reserve(&mut self.begun, begun.len());
+        self.begun.extend(begun);
+    }
+
+    /// Takes the updates that may be the last one of an unfinished operation. They are, if the filled index holds them.
+    pub(crate) fn take_begun(&mut self) -> impl Iterator<Item = Candidate> + use<> {
+        let (packing, shard) = (self.packing, self.shard);
+        mem::take(&mut self.begun).into_iter().map(move |word| Candidate { packing, shard, word })
     }
 
     /// Turns the updates into a table.
@@ -143,6 +160,15 @@ impl Candidate {
     /// The address of the record.
     pub(crate) fn address(self) -> Address {
         address_of_entry(self.packing.entry(self.word))
+    }
+
+    pub(super) fn shard(self) -> u8 {
+        self.shard
+    }
+
+    /// The entry that the index has for the record, if it is the last one of its key.
+    pub(super) fn entry(self) -> u64 {
+        self.packing.entry(self.word)
     }
 
     /// Whether the update can belong to the key with `hash`. If it cannot, the footer and the record disagree.
@@ -375,7 +401,7 @@ mod tests {
         let words: Vec<_> = updates.iter().map(|update| update.word).collect();
         let removals: Vec<_> =
             updates.iter().filter(|update| update.removes).map(|update| update.word).collect();
-        gathered.append(&words, removals.into_iter());
+        gathered.append(&words, removals.into_iter(), std::iter::empty());
     }
 
     fn shard_updates(

@@ -74,6 +74,12 @@ impl Index {
         self.table(hash).read().bucket_of(entry_of(tag_of_hash(hash), address)).is_some()
     }
 
+    /// Whether the index points to the record of a candidate.
+    pub(crate) fn holds_candidate(&self, candidate: Candidate) -> bool {
+        let table = self.shards[usize::from(candidate.shard())].table.read();
+        table.bucket_of(candidate.entry()).is_some()
+    }
+
     /// Inserts an entry. The caller must be sure that the key has none yet.
     pub(crate) fn insert(&self, hash: u128, address: Address) {
         let entry = entry_of(tag_of_hash(hash), address);

@@ -302,9 +302,14 @@ mod tests {
         let (one_by_one, at_once) = (SpaceUsage::new(), SpaceUsage::new());
         // Three tallies, as if three threads had counted.
         let mut tallies = [Tally::at(NOW), Tally::at(NOW), Tally::at(NOW)];
-        for (n, record) in records.iter().enumerate() {
-            one_by_one.add(record, NOW);
-            tallies[n / 7 % 3].add(record);
+        records.iter().for_each(|record| one_by_one.add(record, NOW));
+        for (number, piece) in records.chunks(7).enumerate() {
+            let tally = &mut tallies[number % 3];
+            if number % 2 == 0 {
+                piece.iter().for_each(|record| tally.add(record));
+            } else {
+                tally.add_each(piece.iter().map(|record| Ok::<_, ()>(*record))).unwrap();
+            }
         }
         let dead_bytes: u64 = tallies.iter().map(|tally| tally.totals().dead_bytes).sum();
         assert_eq!(dead_bytes, one_by_one.totals(NOW).dead_bytes);

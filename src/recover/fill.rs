@@ -102,6 +102,8 @@ struct Filler<'a> {
     window: RwLock<Vec<SortedUpdates>>,
     /// The updates of earlier windows, whose memory is reused.
     spare: Mutex<Vec<SortedUpdates>>,
+    /// The operations that began and have not ended, of the shards that are built. Without their steps.
+    begun: Mutex<Vec<FoundUnfinished>>,
     /// The shards that could not be built, by number.
     failures: Mutex<Vec<(usize, Error)>>,
 }
@@ -146,6 +148,7 @@ pub(super) fn fill(
         results: Mutex::default(),
         window: RwLock::default(),
         spare: Mutex::default(),
+        begun: Mutex::default(),
         failures: Mutex::default(),
     };
     let expected = filler.estimated_updates()?.div_ceil(SHARD_COUNT);
@@ -154,7 +157,6 @@ pub(super) fn fill(
 
     let mut full = Vec::with_capacity(links.len());
     let mut unreadable = Vec::new();
-    let mut begun = Vec::new();
     let mut steps = StepCandidates::default();
     let mut messages = ListedMessages::default();
     let max_window = usize::try_from(MAX_WINDOW_BYTES / parameters.segment_bytes).unwrap_or(1);
@@ -164,7 +166,6 @@ pub(super) fn fill(
     with_team(threads, &work, |team| -> Result<()> {
         let mut add_to_window = |contents: SegmentContents| {
             unreadable.extend(contents.unreadable);
-            begun.extend(contents.begun);
             steps.append(contents.steps);
             messages.append(contents.messages);
             filler.space_usage.absorb(contents.tally);
@@ -197,10 +198,8 @@ pub(super) fn fill(
     }
     unreadable.retain(|(hash, address)| filler.index.holds(*hash, *address));
     let mut unreadable: Vec<Address> = unreadable.into_iter().map(|(_, address)| address).collect();
-    begun.retain(|(hash, address)| filler.index.holds(*hash, *address));
-    let begun = begun.into_iter().filter_map(|(hash, address)| filler.begun(hash, address).transpose());
-    let mut begun = begun.collect::<Result<Vec<FoundUnfinished>>>()?;
-    let listed = |address| Ok(filler.listed_in_footer(address)?.or_else(|| filler.scanned(address)));
+    let mut begun = std::mem::take(&mut *filler.begun.lock());
+    let listed = |address| filler.entry_of(address);
     let finder = StepFinder { reader, hasher: &filler.hasher, listed: &listed };
     let found = finder.add_steps(&steps, &mut begun)?;
     filler.space_usage.mark_dead(&RecordSize::of_steps(found.dead_bytes));
@@ -254,27 +253,35 @@ impl Filler<'_> {
         Ok(extrapolate(&sampled, links.len()) + self.survey.scan.entries.len())
     }
 
-    /// Returns the operation whose last record is at `address`, without its steps, unless that record is known to be of an
-    /// operation that ended. If the record cannot be read, the operation counts as the oldest, and its origin as 0, so that
-    /// no step of it is taken for one of an earlier operation.
-    fn begun(&self, hash: u128, address: Address) -> Result<Option<FoundUnfinished>> {
+    /// Returns the operation whose last record is that of this candidate, without its steps, unless that record is known to
+    /// be of an operation that ended. If the record cannot be read, the operation counts as the oldest, and its origin as 0,
+    /// so that no step of it is taken for one of an earlier operation.
+    fn begun(&self, candidate: Candidate) -> Result<Option<FoundUnfinished>> {
+        let address = candidate.address();
         let unknown = Version::from_u64(0);
-        let found = |since_ms, version, origin| FoundUnfinished {
+        let found = |hash, since_ms, version, origin| FoundUnfinished {
             hash,
             since_ms,
             version,
             origin,
             steps: Vec::new(),
         };
-        let begun = self.reader.record(address, |_, record| match record.kind {
-            Kind::Unreadable => matches!(record.carried_kind(), None | Some(Kind::Begun))
-                .then(|| found(record.time_ms, record.version, unknown)),
-            _ => Some(found(record.time_ms, record.version, record.origin)),
+        let begun = self.reader.record(address, |_, record| {
+            let (is_begun, origin) = match record.kind {
+                Kind::Unreadable => (matches!(record.carried_kind(), None | Some(Kind::Begun)), unknown),
+                _ => (true, record.origin),
+            };
+            let hash = || record.key_hash(&self.hasher);
+            is_begun.then(|| found(hash(), record.time_ms, record.version, origin))
         });
         match begun {
+            Ok(begun) => Ok(begun.filter(|begun| candidate.may_belong_to(begun.hash))),
             // Only this key is unreadable, so its error is that of calls on the key and not of the opening.
-            Err(Error::Corrupt { .. } | Error::Io { .. }) => Ok(Some(found(0, unknown, unknown))),
-            begun => begun,
+            Err(error @ (Error::Corrupt { .. } | Error::Io { .. })) => {
+                let entry = self.entry_of(address)?.ok_or(error)?;
+                Ok(Some(found(entry.hash, 0, unknown, unknown)))
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -347,13 +354,20 @@ impl Filler<'_> {
         Ok(listed.sort(segment, self.spare_updates()))
     }
 
-    /// Builds a shard of the index from its gathered updates.
+    /// Builds a shard of the index from its gathered updates, and finds the unfinished operations in it.
     fn build(&self, shard: usize, spare: &mut Vec<u64>) -> Result<()> {
         let number = u8::try_from(shard).unwrap_or_else(|_| unreachable!("there are 256 shards"));
         let empty = ShardUpdates::new(self.packing, number);
-        let updates = std::mem::replace(&mut *self.shards[shard].lock(), empty);
+        let mut updates = std::mem::replace(&mut *self.shards[shard].lock(), empty);
+        let candidates = updates.take_begun();
         let inspect = |candidate| self.inspect(candidate);
-        self.index.fill(updates, spare, inspect, |size| self.space_usage.mark_dead(size))
+        self.index.fill(updates, spare, inspect, |size| self.space_usage.mark_dead(size))?;
+        for candidate in candidates.filter(|candidate| self.index.holds_candidate(*candidate)) {
+            if let Some(begun) = self.begun(candidate)? {
+                self.begun.lock().push(begun);
+            }
+        }
+        Ok(())
     }
 
     /// Reads the record of a candidate. Returns the hash of its key, and its size.
@@ -395,6 +409,11 @@ impl Filler<'_> {
         };
         let at = footer.binary_search_by_key(&within, |entry| entry.offset);
         Ok(at.ok().map(|at| footer[at]))
+    }
+
+    /// Returns the entry of a record in the footer of its segment, or what the last segment's will be.
+    fn entry_of(&self, address: Address) -> Result<Option<FooterEntry>> {
+        Ok(self.listed_in_footer(address)?.or_else(|| self.scanned(address)))
     }
 
     /// Returns the entry of a record in the last segment, which has no footer yet.

@@ -17,15 +17,22 @@ pub(super) struct SortedUpdates {
     starts: Vec<u32>,
     /// The shard and the word of each update that removes its key, sorted by shard.
     removals: Vec<(u8, u64)>,
+    /// The shard and the word of each update that may be the last one of an unfinished operation, sorted by shard.
+    begun: Vec<(u8, u64)>,
+}
+
+/// The words of one shard in a list that is sorted by shard.
+fn of_shard(sorted: &[(u8, u64)], shard: usize) -> impl ExactSizeIterator<Item = u64> {
+    let from = sorted.partition_point(|(other, _)| usize::from(*other) < shard);
+    let count = sorted[from..].partition_point(|(other, _)| usize::from(*other) == shard);
+    sorted[from..from + count].iter().map(|(_, word)| *word)
 }
 
 impl SortedUpdates {
     /// Appends the updates of one shard to the gathered ones.
     pub(super) fn append_to(&self, gathered: &mut ShardUpdates, shard: usize) {
         let words = &self.words[self.starts[shard] as usize..self.starts[shard + 1] as usize];
-        let from = self.removals.partition_point(|(other, _)| usize::from(*other) < shard);
-        let count = self.removals[from..].partition_point(|(other, _)| usize::from(*other) == shard);
-        gathered.append(words, self.removals[from..from + count].iter().map(|(_, word)| *word));
+        gathered.append(words, of_shard(&self.removals, shard), of_shard(&self.begun, shard));
     }
 }
 
@@ -39,8 +46,6 @@ pub(super) struct SegmentContents {
     pub(super) tally: Tally,
     /// The key hash and the address of each record of kind `Unreadable`.
     pub(super) unreadable: Vec<(u128, Address)>,
-    /// The key hash and the address of each record that may be the last one of an unfinished operation.
-    pub(super) begun: Vec<(u128, Address)>,
     /// The records of steps.
     pub(super) steps: StepCandidates,
     pub(super) messages: ListedMessages,
@@ -154,8 +159,8 @@ pub(super) struct Listed<'a> {
 struct Exceptions {
     /// The key hash and the address of each record of kind `Unreadable`.
     unreadable: Vec<(u128, Address)>,
-    /// The key hash and the address of each record that may be the last one of an unfinished operation.
-    begun: Vec<(u128, Address)>,
+    /// The shard and the word of each record that may be the last one of an unfinished operation.
+    begun: Vec<(u8, u64)>,
     steps: StepCandidates,
     messages: ListedMessages,
 }
@@ -165,10 +170,10 @@ impl Exceptions {
     /// there. A function of its own, so that the loop over the entries has no jump table.
     #[cold]
     #[inline(never)]
-    fn add(&mut self, entry: FooterEntry, address: Address, now_ms: u64) -> Option<bool> {
+    fn add(&mut self, entry: FooterEntry, address: Address, packing: Packing, now_ms: u64) -> Option<bool> {
         // An unreadable record that never expires may carry a begin. One that expires was a completion.
         if entry.kind == Kind::Begun || entry.kind == Kind::Unreadable && entry.key_expires_ms == NEVER_MS {
-            self.begun.push((entry.hash, address));
+            self.begun.push((shard_of(entry.hash), packing.word(entry.hash, address)));
         }
         if entry.kind.is_carrier() {
             self.unreadable.push((entry.hash, address));
@@ -262,7 +267,7 @@ impl<'a> Listed<'a> {
             let keeps_key = if entry.kind == Kind::Completed {
                 now_ms < entry.key_expires_ms
             } else {
-                match exceptions.add(entry, address, now_ms) {
+                match exceptions.add(entry, address, packing, now_ms) {
                     Some(keeps_key) => keeps_key,
                     None => continue,
                 }
@@ -308,7 +313,9 @@ impl<'a> Listed<'a> {
         self.removals.sort_unstable();
         sorted.removals = self.removals;
         self.tally.add_dead(segment.record_bytes.saturating_sub(self.listed_bytes));
-        let Listed { tally, exceptions: Exceptions { unreadable, begun, steps, messages }, .. } = self;
-        SegmentContents { segment, updates: sorted, tally, unreadable, begun, steps, messages }
+        let Listed { tally, exceptions: Exceptions { unreadable, mut begun, steps, messages }, .. } = self;
+        begun.sort_unstable();
+        sorted.begun = begun;
+        SegmentContents { segment, updates: sorted, tally, unreadable, steps, messages }
     }
 }
