@@ -62,6 +62,7 @@ struct Shared {
 }
 
 /// What an attempt is at.
+#[expect(clippy::large_enum_variant, reason = "there is one for each attempt, behind an `Arc`")]
 enum Of {
     Operation {
         terms: Terms,
