@@ -21,8 +21,7 @@ fn a_job_of_a_thousand_steps_writes_little_more_than_their_results() {
     let outcome = store.operation("job").input(&"all of it".to_owned()).run(|job| {
         for number in 0..STEPS {
             let step = job.step(format!("item-{number}"));
-            step.run(|_| Ok::<_, String>(vec![7_u8; RESULT_BYTES as usize]))
-                .map_err(|error| error.to_string())?;
+            step.run(|_| Ok::<_, String>(vec![7_u8; 10_000])).map_err(|error| error.to_string())?;
         }
         Ok::<_, String>(())
     });

@@ -221,9 +221,7 @@ impl Engine {
         let is_stopped = |(hash, version): &(u128, Version)| {
             let claim = self.flights.claim(*hash);
             let is_leased = matches!(claim, Some(Claim::Lease { version: leased, .. }) if leased == *version);
-            let may_be_forgotten = self.viewer.may_have_forgotten_attempt(*version, now_ms);
-            let steps = StepCounts { may_be_forgotten, ..self.records.unfinished().step_counts(*hash) };
-            !is_leased && steps.are_settled()
+            !is_leased && !self.viewer.may_have_forgotten_attempt(*version, now_ms)
         };
         self.records.unfinished().settled().iter().filter(|operation| is_stopped(operation)).count()
     }

@@ -90,7 +90,7 @@ fn end_and_complete() {
     let mut held = acquired(begin_step(&store, attempt, "a"));
     let ending = spawn(&store, move |store| end_step(store, "a", &mut held, "from a"));
     let completing = thread::spawn(move || (lease.complete(b"done"), lease));
-    let moving = spawn(&store, |store| drop(store.compact().unwrap()));
+    let moving = spawn(&store, |store| store.compact().map(|_| ()).unwrap());
     let ended = ending.join().unwrap();
     let (completed, mut lease) = completing.join().unwrap();
     moving.join().unwrap();
@@ -144,7 +144,7 @@ fn take_over_and_end_late() {
             };
         (lease, result, found_new)
     });
-    let moving = spawn(&store, |store| drop(store.compact().unwrap()));
+    let moving = spawn(&store, |store| store.compact().map(|_| ()).unwrap());
     let (ended, first_began_b) = late.join().unwrap();
     let (second, result, found_new) = taking.join().unwrap();
     moving.join().unwrap();
@@ -175,7 +175,7 @@ fn forget_and_end_late() {
         }
         lease
     });
-    let moving = spawn(&store, |store| drop(store.compact().unwrap()));
+    let moving = spawn(&store, |store| store.compact().map(|_| ()).unwrap());
     late.join().unwrap();
     let mut lease = forgetting.join().unwrap();
     moving.join().unwrap();

@@ -290,7 +290,7 @@ fn a_repair_delivers_the_pending_messages_and_no_acknowledged_one() {
                 }
                 Ok(None) => break,
                 Err(Error::Corrupt { .. }) => {
-                    assert!(store.outbox().skip_unreadable("mail").unwrap().is_some())
+                    assert!(store.outbox().skip_unreadable("mail").unwrap().is_some());
                 }
                 Err(error) => panic!("the sector at {at}: {error}"),
             }
