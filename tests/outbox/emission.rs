@@ -294,7 +294,7 @@ fn a_store_with_too_many_messages_begins_nothing_that_emits() {
     assert!(store.stats().message_bytes >= 200);
     let full = |outcome: Result<_, RunError<u8, Error>>| match outcome {
         Err(RunError::Store(Error::Full { reason, .. })) => {
-            assert!(reason.contains("max_outbox"), "{reason}")
+            assert!(reason.contains("max_outbox"), "{reason}");
         }
         other => panic!("{other:?}"),
     };
