@@ -37,7 +37,6 @@ impl Count {
     /// threads append or supersede meanwhile may or may not be counted.
     pub(super) fn take(records: &Records, now_ms: u64) -> Result<Count> {
         let log = records.log();
-        let now_ms = if planted(Bug::CountForgetsExpiry) { 0 } else { now_ms };
         let mut count = Count::begin(log, now_ms);
         for sequence in count.span.0..count.span.1 {
             count.add_segment(records, sequence)?;
@@ -48,6 +47,7 @@ impl Count {
 
     /// Begins a count that has counted nothing yet.
     pub(super) fn begin(log: &Log, now_ms: u64) -> Count {
+        let now_ms = if planted(Bug::CountForgetsExpiry) { 0 } else { now_ms };
         let segment_bytes = log.segment_bytes();
         Count {
             now_ms,
