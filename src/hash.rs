@@ -28,7 +28,7 @@ impl fmt::Debug for KeyHasher {
 /// [`Kind::domain`](crate::format::record::Kind::domain).
 ///
 /// The hashes of two domains come from inputs that begin with different bytes, so that a step or a message never has the
-/// hash of a key that a client chose.
+/// hash of a key that a client chose. A domain may have several such bytes: keys with and without a scope begin differently.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Domain {
     /// The key of an operation. The index holds its last record.
@@ -41,12 +41,12 @@ pub(crate) enum Domain {
 
 /// The first byte of the hashed input. It keeps the inputs of a key, a scoped key, a request, a step, a message and a topic
 /// apart.
-const DOMAIN_KEY: u8 = 0;
-const DOMAIN_SCOPED_KEY: u8 = 1;
-const DOMAIN_REQUEST: u8 = 2;
-const DOMAIN_STEP: u8 = 3;
-const DOMAIN_MESSAGE: u8 = 4;
-const DOMAIN_TOPIC: u8 = 5;
+const PREFIX_KEY: u8 = 0;
+const PREFIX_SCOPED_KEY: u8 = 1;
+const PREFIX_REQUEST: u8 = 2;
+const PREFIX_STEP: u8 = 3;
+const PREFIX_MESSAGE: u8 = 4;
+const PREFIX_TOPIC: u8 = 5;
 
 impl KeyHasher {
     pub(crate) fn new(secret: [u8; 16]) -> KeyHasher {
@@ -59,9 +59,9 @@ impl KeyHasher {
         tests::HASHES.set(tests::HASHES.get() + 1);
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         match key.scope_name() {
-            None => hasher.write(&[DOMAIN_KEY]),
+            None => hasher.write(&[PREFIX_KEY]),
             Some(scope) => {
-                hasher.write(&[DOMAIN_SCOPED_KEY]);
+                hasher.write(&[PREFIX_SCOPED_KEY]);
                 // The length separates scope and key: without it ("a", "bc") and ("ab", "c") would be the same key.
                 hasher.write(&(scope.len() as u64).to_le_bytes());
                 hasher.write(scope);
@@ -71,11 +71,11 @@ impl KeyHasher {
         hasher.finish128().as_u128()
     }
 
-    /// Returns the hash of a step: of the operation whose key has the hash `parent`, which first began with the version
-    /// `origin`. Without the origin, an operation under a reused key would meet the steps of the one before.
+    /// Returns the hash of the step `name` of an operation. `parent` is the hash of the operation's key, and `origin` is the
+    /// version with which the operation first began. Without the origin, an operation under a reused key would meet the steps of the one before.
     pub(crate) fn step(&self, parent: u128, origin: u64, name: &[u8]) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
-        hasher.write(&[DOMAIN_STEP]);
+        hasher.write(&[PREFIX_STEP]);
         hasher.write(&parent.to_le_bytes());
         hasher.write(&origin.to_le_bytes());
         hasher.write(name);
@@ -85,7 +85,7 @@ impl KeyHasher {
     /// Returns the hash of the message with this id.
     pub(crate) fn message(&self, id: u64) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
-        hasher.write(&[DOMAIN_MESSAGE]);
+        hasher.write(&[PREFIX_MESSAGE]);
         hasher.write(&id.to_le_bytes());
         hasher.finish128().as_u128()
     }
@@ -94,7 +94,7 @@ impl KeyHasher {
     #[expect(clippy::cast_possible_truncation, reason = "the lower half is as good as any other")]
     pub(crate) fn topic(&self, name: &str) -> u64 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
-        hasher.write(&[DOMAIN_TOPIC]);
+        hasher.write(&[PREFIX_TOPIC]);
         hasher.write(name.as_bytes());
         hasher.finish128().as_u128() as u64
     }
@@ -104,7 +104,7 @@ impl KeyHasher {
         #[cfg(test)]
         tests::HASHES.set(tests::HASHES.get() + 1);
         let mut hasher = SipHasher24::new_with_key(&self.secret);
-        hasher.write(&[DOMAIN_REQUEST]);
+        hasher.write(&[PREFIX_REQUEST]);
         hasher.write(request);
         let digest = Fingerprint::from_bytes(hasher.finish128().as_u128().to_le_bytes());
         // A request must never look like "no request": the one digest in 2^128 that equals `NONE` is replaced.

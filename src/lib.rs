@@ -120,7 +120,6 @@ mod map;
 mod storage;
 mod index;
 mod log;
-#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod step_set;
 mod recover;
 mod flights;

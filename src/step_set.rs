@@ -214,12 +214,6 @@ impl StepSet {
         steps.sort_unstable_by_key(|(_, step)| step.version);
         steps
     }
-
-    /// How many of the open steps are claimed in this generation of the operation.
-    pub(crate) fn in_progress(&self, generation: u32) -> usize {
-        let is_claimed = |step: &&Step| step.state.is_open() && step.claim == generation;
-        self.steps.values().filter(is_claimed).count()
-    }
 }
 
 #[cfg(test)]

@@ -107,6 +107,6 @@ fn main() -> Result<(), AnyError> {
     println!("Everything is run again:");
     run(directory.path(), 100)?;
     let journal = std::fs::read_to_string(directory.path().join("journal"))?;
-    println!("{} messages", journal.lines().count());
+    println!("still {} messages", journal.lines().count());
     Ok(())
 }

@@ -33,7 +33,7 @@ impl Charge {
     }
 
     fn to_entry(self) -> String {
-        // The four columns, three spaces and the newline add up to `ENTRY_BYTES`. The last two are wide enough for any u64.
+        // The four columns, three spaces and the newline add up to `ENTRY_BYTES`. The last two columns are wide enough for any u64.
         format!("{:16} {:4} {:20} {:20}\n", self.intent, self.part, self.attempt_version, self.nonce)
     }
 

@@ -150,8 +150,8 @@ impl<'a> Storm<'a> {
         self.acknowledged.add(&request, answer, self.tally.kills);
         match &answer.ending {
             Ending::Acknowledged(..) => {}
-            // Only a forged call is refused, and it gives its request no result. The genuine request had one before the service
-            // forged the call, so it is in `done` already.
+            // Only a forged call is refused, which is no result for the request whose key it reuses. That request had its result
+            // before the service forged the call, so `done` counts it already.
             Ending::Refused => return Ok(()),
             // The service calls again until the request has a result.
             Ending::TryAgain => return Ok(()),

@@ -218,7 +218,7 @@ impl Engine {
     }
 
     /// The key with its hash, for calls that take it in this form.
-    #[allow(dead_code, reason = "the typed interface of steps uses it")]
+    #[cfg(feature = "__simulation")]
     pub(crate) fn hashed<'a>(&self, key: Key<'a>) -> Result<HashedKey<'a>> {
         self.admit(key)
     }

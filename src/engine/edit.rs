@@ -20,7 +20,6 @@ pub(crate) struct Forgotten {
     /// Whether there was anything to forget.
     pub(crate) was_present: bool,
     /// The steps of the operation, or why one of them cannot be read.
-    #[allow(dead_code, reason = "the typed interface of steps shows them")]
     pub(crate) steps: Vec<Result<StepInfo>>,
 }
 

@@ -41,7 +41,6 @@ mod terms;
 mod admission;
 mod path_check;
 mod unreadable;
-#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod unfinished;
 mod unstarted;
 mod outbox;
@@ -57,7 +56,6 @@ mod assembly;
 mod emit;
 mod releases;
 mod reading;
-#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod step_reading;
 mod resuming;
 mod call;
@@ -69,7 +67,6 @@ mod edit;
 mod batch;
 mod claims;
 mod notes;
-#[allow(dead_code, reason = "the typed interface of steps uses the rest")]
 mod steps;
 mod deliver;
 mod lifecycle;
@@ -81,8 +78,6 @@ pub(crate) use begin::Began;
 pub(crate) use change::Grant;
 pub(crate) use counters::Counted;
 pub(crate) use deliver::HandedOut;
-#[allow(unused_imports, reason = "the typed interface of steps uses it")]
-pub(crate) use edit::Forgotten;
 pub(crate) use edit::Swap;
 pub(crate) use finish::Applied;
 pub(crate) use inside::{InCallback, InClosure};
@@ -93,9 +88,7 @@ pub(crate) use reading::{ListedRecord, Listing};
 pub use reclaim::Compaction;
 pub(crate) use records::{CARRIED_REASON, Found, HashedKey, found_at};
 pub(crate) use resuming::Resumable;
-#[allow(unused_imports, reason = "the typed interface of steps uses them")]
 pub(crate) use step_reading::{StepInfo, StepOf};
-#[allow(unused_imports, reason = "the typed interface of steps uses them")]
 pub(crate) use steps::{StepBegan, StepEnd, StepGrant};
 pub use terms::{Durability, Expected, Next};
 pub(crate) use terms::{Finish, NewMessage, Request, Settings, Terms};

@@ -229,13 +229,6 @@ impl UnfinishedTable {
         self.with_steps(parent, |steps| Some(steps.in_order())).unwrap_or_default()
     }
 
-    /// How many steps of an operation a caller is running, or resolving the doubt about.
-    pub(super) fn steps_in_progress(&self, parent: u128) -> usize {
-        let shard = self.shard(parent).lock();
-        let Some(Operation { generation, steps: Some(steps), .. }) = shard.get(&parent) else { return 0 };
-        steps.in_progress(*generation)
-    }
-
     /// Sets the last record of a step. Returns the length of the record that is dead now: the one that it replaces, or the
     /// new one if the operation has ended.
     pub(super) fn put_step(&self, parent: u128, hash: u128, step: Step) -> u64 {

@@ -48,7 +48,7 @@ fn min_size_applies_at_creation_and_after_a_compaction() {
     assert_eq!(
         store.stats().moved_bytes,
         RECORD_HEADER + 8,
-        "compact did not move the live record once: a second move is useless, because min_size forbids a shorter file"
+        "compact did not move the live record exactly once: a second move is useless, because min_size forbids a shorter file"
     );
     for n in 0..3_000 {
         store.record(&format!("k{n}"), NONE, &[0; 200]).unwrap();

@@ -104,17 +104,8 @@ impl Engine {
         let (claim, origin) =
             view.operation.map_or((0, found.origin), |operation| (operation.generation, operation.origin));
         let reservation = self.log().no_reservation();
-        let (fingerprint, typing) = (found.fingerprint, found.typing);
-        Ok(StepBegan::InDoubt(StepGrant {
-            hash,
-            version,
-            attempt,
-            typing,
-            reservation,
-            fingerprint,
-            origin,
-            claim,
-        }))
+        let fingerprint = found.fingerprint;
+        Ok(StepBegan::InDoubt(StepGrant { hash, version, attempt, reservation, fingerprint, origin, claim }))
     }
 
     /// The record that begins an attempt at a step.

@@ -24,7 +24,7 @@ use super::step_record::StepRecord;
 use super::unfinished::OperationState;
 use crate::error::{Error, Result};
 use crate::flights::{Claim, FlightGuard};
-use crate::format::record::{Typing, Value};
+use crate::format::record::Value;
 use crate::key::Fingerprint;
 use crate::log::Reservation;
 use crate::log::commit::{Until, record_cost_bytes};
@@ -41,7 +41,6 @@ pub(crate) struct StepGrant {
     pub(crate) version: Version,
     pub(crate) attempt: u32,
     /// The codec and shape that the begin record states, if the typed interface wrote it.
-    pub(crate) typing: Option<Typing>,
     /// Space for the record that ends the attempt. Empty for a doubt.
     pub(crate) reservation: Reservation,
     fingerprint: Fingerprint,
@@ -187,9 +186,8 @@ impl Engine {
 
 impl StepGrant {
     fn new((hash, version): (u128, Version), record: &StepRecord<'_>, reservation: Reservation) -> StepGrant {
-        let StepRecord { attempt, fingerprint, origin, claim, value, .. } = *record;
-        let typing = value.typing;
-        StepGrant { hash, version, attempt, typing, reservation, fingerprint, origin, claim }
+        let StepRecord { attempt, fingerprint, origin, claim, .. } = *record;
+        StepGrant { hash, version, attempt, reservation, fingerprint, origin, claim }
     }
 }
 
