@@ -86,6 +86,28 @@ finds! { hunt:
     finds_an_unreadable_record_that_loses_its_key: UnreadableKeyHashLost,
     finds_a_finished_operation_that_stays_unfinished: FinishedStaysUnfinished,
     finds_a_note_that_fences_its_lease: NoteFencesItsLease,
+}
+
+/// Crashes everywhere in the scripts whose names begin with `name`.
+fn hunt_in(name: &str) -> Result<(), String> {
+    let scripts: Vec<_> = scripts().into_iter().filter(|(script, _)| script.starts_with(name)).collect();
+    assert!(!scripts.is_empty(), "there is no script {name}");
+    let effort = Effort { images: 4, recovery_every: 20 };
+    let hunt = |(_, script): &(_, Vec<_>)| crash_everywhere(script, seed(), &effort, &Counts::default());
+    scripts.iter().try_for_each(hunt)
+}
+
+/// Runs the checks that may find a bug of steps.
+fn hunt_jobs() -> Result<(), String> {
+    hunt_in("jobs")
+}
+
+#[test]
+fn the_hunt_for_bugs_of_steps_finds_none_that_is_not_planted() {
+    assert_eq!(hunt_jobs(), Ok(()));
+}
+
+finds! { hunt_jobs:
     finds_a_step_that_outlives_its_operation: StepsOutliveOperation,
     finds_an_operation_released_over_a_step: ReleasedOverStep,
     finds_an_operation_completed_over_a_doubtful_step: CompletedOverDoubtfulStep,
@@ -93,13 +115,9 @@ finds! { hunt:
     finds_a_live_step_that_reclaiming_drops: LiveStepDropped,
 }
 
-/// Runs the checks that may find a bug of the outbox: the script with messages.
+/// Runs the checks that may find a bug of the outbox.
 fn hunt_messages() -> Result<(), String> {
-    let scripts = scripts();
-    let (_, script) =
-        scripts.iter().find(|(name, _)| *name == "messages").ok_or("no script with messages")?;
-    let effort = Effort { images: 4, recovery_every: 20 };
-    crash_everywhere(script, seed(), &effort, &Counts::default())
+    hunt_in("messages")
 }
 
 #[test]
