@@ -193,7 +193,7 @@ fn repair_some() -> Result<(), String> {
     for closed in [true, false] {
         let sample = sample(closed);
         let mut random = Random(seed());
-        for at in (0..sample.bytes.len()).step_by(3 * SECTOR) {
+        for at in (0..sample.bytes.len()).step_by(SECTOR) {
             let mut damaged = sample.bytes.clone();
             damage(&mut damaged, at, &mut random, &sample);
             check_repaired(&sample, &damaged)?;
