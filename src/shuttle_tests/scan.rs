@@ -133,6 +133,10 @@ fn close_by_another_thread_during_a_callback() {
     let store = open();
     fill(&store);
     let mut closed = false;
+    let recording = {
+        let store = store.clone();
+        thread::spawn(move || store.record("beside", NONE, b"").map(drop))
+    };
     let compaction = store.compact_with(|_| {
         let closing = {
             let store = store.clone();
@@ -142,6 +146,7 @@ fn close_by_another_thread_during_a_callback() {
         ControlFlow::Continue(())
     });
     assert!(closed && matches!(compaction, Err(Error::Closed)));
+    assert!(matches!(recording.join().unwrap(), Ok(()) | Err(Error::Closed)));
 }
 
 #[test]
