@@ -135,7 +135,7 @@ fn close_by_another_thread_during_a_callback() {
     let mut closed = false;
     let recording = {
         let store = store.clone();
-        thread::spawn(move || store.record("beside", NONE, b"").map(drop))
+        thread::spawn(move || store.record("beside", Fingerprint::NONE, b"").map(drop))
     };
     let compaction = store.compact_with(|_| {
         let closing = {
