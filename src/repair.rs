@@ -119,7 +119,7 @@ pub fn repair(from: impl AsRef<Path>, to: impl AsRef<Path>) -> Result<Repair> {
 pub fn repair_with(
     from: impl AsRef<Path>,
     to: impl AsRef<Path>,
-    progress: impl FnMut(Progress) -> ControlFlow<()>,
+    progress: impl FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Repair> {
     let (from, to) = (from.as_ref(), to.as_ref());
     let source = ReadOnlyFile::open(from).map_err(|error| open_error(from, error))?;
@@ -146,7 +146,7 @@ pub fn repair_simulated(
 fn repair_storage(
     (source, from): (&Arc<dyn Storage>, &Path),
     (storage, to): (&dyn Storage, &Path),
-    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Repair> {
     let layout = Layout::find(&**source, from)?;
     if layout.places.is_empty() {
@@ -156,7 +156,7 @@ fn repair_storage(
     let mut done_bytes = 0;
     let mut step = || {
         done_bytes += layout.parameters.segment_bytes;
-        match progress(Progress { done_bytes, total_bytes }) {
+        match progress(&Progress { done_bytes, total_bytes }) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(Error::Stopped { path: from.to_owned() }),
         }

@@ -133,7 +133,7 @@ pub fn verify(path: impl AsRef<Path>) -> Result<Verification> {
 /// Those of [`verify`], and [`Error::Stopped`].
 pub fn verify_with(
     path: impl AsRef<Path>,
-    progress: impl FnMut(Progress) -> ControlFlow<()>,
+    progress: impl FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Verification> {
     let path = path.as_ref();
     if planted(Bug::VerifyOpensToWrite) {
@@ -153,7 +153,7 @@ pub fn verify_with(
 pub(crate) fn verify_storage(
     storage: &Arc<dyn Storage>,
     path: &Path,
-    mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+    mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
 ) -> Result<Verification> {
     let layout = Layout::find(&**storage, path)?;
     let rehearsal = match rehearse(storage, path) {
@@ -174,7 +174,7 @@ pub(crate) fn verify_storage(
         layout.read(place, &mut bytes)?;
         check.segment(place, &bytes)?;
         let done_bytes = (number as u64 + 1) * layout.parameters.segment_bytes;
-        if progress(Progress { done_bytes, total_bytes }).is_break() {
+        if progress(&Progress { done_bytes, total_bytes }).is_break() {
             return Err(Error::Stopped { path: path.to_owned() });
         }
     }

@@ -70,6 +70,31 @@ fn an_operator_lists_resolves_forgets_and_compacts() {
 }
 
 #[test]
+fn an_operator_checks_backs_up_and_repairs() {
+    let place = Place::new();
+    let path = place.path.to_str().unwrap();
+    let store = place.open();
+    store.record("order-1", NONE, b"receipt").unwrap();
+    store.close().unwrap();
+    let sound = json(&["verify", path]);
+    assert_eq!((sound.len(), &sound[0]["opens"], &sound[0]["keys"]), (1, &true.into(), &1.into()));
+    let copy = place.path.with_extension("copy");
+    assert!(json(&["backup", path, copy.to_str().unwrap()])[0]["bytes"].as_u64().unwrap() > 4_096);
+    let refused = care(&["stats", copy.to_str().unwrap()]);
+    assert!(!refused.status.success(), "a copy says that it is one");
+
+    let mut bytes = std::fs::read(path).unwrap();
+    let record = bytes.windows(7).position(|window| window == b"order-1").unwrap();
+    bytes[record + 8] ^= 1;
+    std::fs::write(path, bytes).unwrap();
+    let damaged = care(&["verify", path, "--json"]);
+    assert_eq!(damaged.status.code(), Some(1), "{damaged:?}");
+    assert!(String::from_utf8(damaged.stdout).unwrap().lines().count() > 1, "the fault is listed");
+    let saved = place.path.with_extension("saved");
+    assert_eq!(json(&["repair", path, saved.to_str().unwrap()])[0]["is_copy"], true);
+}
+
+#[test]
 fn a_wrong_command_is_refused_with_its_usage() {
     for (arguments, expected) in [
         (&[][..], "usage: care VERB"),

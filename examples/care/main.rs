@@ -8,12 +8,15 @@
 //! Without arguments it prints all verbs. Each verb is a function in a module of its own, and a row in [`VERBS`].
 
 mod arguments;
+mod backup;
 mod compact;
 mod forget;
 mod list;
 mod output;
+mod repair;
 mod resolve;
 mod stats;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -67,6 +70,27 @@ const VERBS: &[Verb] = &[
         help: "Free dead space and shorten the file.",
         options: (&["--wait"], &["--json"]),
         run: compact::run,
+    },
+    Verb {
+        name: "verify",
+        usage: "verify PATH [--json]",
+        help: "Check the whole file. Nothing is written.",
+        options: (&[], &["--json"]),
+        run: verify::run,
+    },
+    Verb {
+        name: "backup",
+        usage: "backup PATH TO [--wait SECONDS] [--json]",
+        help: "Copy the store into a new file.",
+        options: (&["--wait"], &["--json"]),
+        run: backup::run,
+    },
+    Verb {
+        name: "repair",
+        usage: "repair PATH TO [--json]",
+        help: "Save what a damaged file still holds into a new file.",
+        options: (&[], &["--json"]),
+        run: repair::run,
     },
 ];
 

@@ -22,7 +22,7 @@ impl Engine {
         &self,
         storage: &dyn Storage,
         path: &Path,
-        mut progress: impl FnMut(Progress) -> ControlFlow<()>,
+        mut progress: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Copied> {
         let _events = crate::events::hold_back();
         let mut copying = {
@@ -44,7 +44,7 @@ impl Engine {
             }
             drop(inside);
             done_bytes += segment_bytes;
-            if progress(Progress { done_bytes, total_bytes }).is_break() {
+            if progress(&Progress { done_bytes, total_bytes }).is_break() {
                 return Err(Error::Stopped { path: path.to_owned() });
             }
         }

@@ -78,7 +78,7 @@ impl Store {
     pub fn backup_with(
         &self,
         path: impl AsRef<Path>,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        progress: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<Backup> {
         let path = path.as_ref();
         self.engine.check_process()?;
@@ -95,7 +95,7 @@ impl Store {
     pub fn backup_simulated(
         &self,
         disk: &crate::storage::simulated::SimulatedDisk,
-        progress: impl FnMut(Progress) -> ControlFlow<()>,
+        progress: impl FnMut(&Progress) -> ControlFlow<()>,
     ) -> Result<()> {
         self.engine.copy_to(disk, Path::new(":simulation:"), progress).map(drop)
     }
