@@ -319,7 +319,9 @@ fn a_copy_has_the_unfinished_jobs_and_the_pending_messages() {
 fn two_steps(store: &Store, key: &str, ends: bool) {
     let ran = store.operation(key).retain(Duration::from_secs(1)).rerun().run(|job| {
         for name in ["one", "two"] {
-            let done = job.step(name).run(|job| Ok::<_, String>(job.key().name().repeat(500)));
+            let done = job
+                .step(name)
+                .run(|job| Ok::<_, String>(vec![u8::try_from(job.key().name().len()).unwrap(); 1_500]));
             done.map_err(|error| error.to_string())?;
         }
         if ends { Ok(0_u64) } else { Err("later".to_owned()) }
