@@ -81,9 +81,9 @@ impl HeldGrant {
 
     /// The entry of a batch that ends the attempt.
     pub(crate) fn end_entry<'e>(&'e mut self, finish: Finish<'e>, messages: &'e [NewMessage]) -> Entry<'e> {
-        let known = match finish {
-            Finish::Completed(value) | Finish::FoundApplied(value) => self.known_completion(value),
-            Finish::Released => self.check_not_completed().err().map(Err),
+        let known = match finish.value() {
+            Some(value) => self.known_completion(value),
+            None => self.check_not_completed().err().map(Err),
         };
         let Grant { version, reservation, .. } = &mut self.grant;
         let kind = match known {

@@ -38,7 +38,7 @@ impl Engine {
     ) -> Result<Version> {
         let _events = crate::events::hold_back();
         let hashed = self.admit_again(key)?;
-        if let Finish::Completed(value) | Finish::FoundApplied(value) = finish {
+        if let Some(value) = finish.value() {
             check_result(key.key, &value, terms)?;
             self.check_messages(key.key, &value, messages)?;
         }

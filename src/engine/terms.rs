@@ -159,6 +159,16 @@ pub(crate) enum Finish<'a> {
     Released,
 }
 
+impl<'a> Finish<'a> {
+    /// What is recorded of an operation that is completed.
+    pub(crate) fn value(&self) -> Option<Value<'a>> {
+        match *self {
+            Finish::Completed(value) | Finish::FoundApplied(value) => Some(value),
+            Finish::Released => None,
+        }
+    }
+}
+
 /// The state that [`Store::compare_and_set`](crate::Store::compare_and_set) expects.
 ///
 /// A key that left a state and returned to it has a different version, so comparing versions detects changes that

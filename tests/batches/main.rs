@@ -117,6 +117,22 @@ fn answers_are_in_the_order_of_the_entries() {
 }
 
 #[test]
+fn a_result_that_is_too_large_for_a_doubt_is_refused_and_the_doubt_stays() {
+    let store = small().max_result(1_000).open_in_memory().unwrap();
+    drop(acquire(&store, "lost"));
+    let oncekey::Begin::InDoubt(mut doubt) = store.begin("lost", NONE).unwrap() else { panic!() };
+    let mut batch = store.batch();
+    batch.complete(&mut doubt, &[0; 1_001]).unwrap();
+    let answer = batch.commit().unwrap().next().unwrap();
+    assert!(
+        matches!(answer, Err(Error::TooLarge { length_bytes: 1_001, limit_bytes: 1_000, .. })),
+        "{answer:?}"
+    );
+    drop(batch);
+    doubt.complete(&[0; 1_000]).unwrap();
+}
+
+#[test]
 fn a_refused_entry_stops_no_other() {
     let store = small().max_result(1_000).open_in_memory().unwrap();
     let lease = acquire(&store, "begun");

@@ -280,12 +280,15 @@ impl Engine {
         if let EntryKind::Known(known) = kind {
             return known.as_ref().err().cloned();
         }
-        let checked = key.check().map_err(Error::from).and_then(|()| match kind {
-            EntryKind::Record { value, .. } | EntryKind::Finish { finish: Finish::Completed(value), .. } => {
-                check_result(*key, value, terms)?;
-                self.check_messages(*key, value, messages)
-            }
-            _ => Ok(()),
+        let value = match kind {
+            EntryKind::Record { value, .. } => Some(*value),
+            EntryKind::Finish { finish, .. } => finish.value(),
+            EntryKind::Begin { .. } | EntryKind::BeginAgain { .. } | EntryKind::Known(_) => None,
+        };
+        let checked = key.check().map_err(Error::from).and_then(|()| {
+            let Some(value) = value else { return Ok(()) };
+            check_result(*key, &value, terms)?;
+            self.check_messages(*key, &value, messages)
         });
         checked.err().or_else(|| elsewhere.filter(|_| kind.begins()).cloned())
     }
