@@ -4,6 +4,7 @@ use super::assembly::Engine;
 use super::records::{CARRIED_REASON, Found, Sight, Want, found_at};
 use super::terms::{Durability, Request};
 use super::unfinished::ListedOperation;
+use super::view::status_of;
 use crate::error::Result;
 use crate::flights::Claim;
 use crate::format::record::{Kind, Record};
@@ -269,14 +270,8 @@ impl Engine {
 /// release is about to be written.
 fn begun_status(version: Version, claim: Option<Claim>, steps: StepCounts, now_ms: u64) -> Option<Status> {
     match claim {
-        Some(Claim::Lease { version: leased, deadline_ms, .. })
-            if leased == version && now_ms < deadline_ms =>
-        {
-            Some(Status::InProgress)
-        }
         Some(Claim::Unstarted { version: unstarted }) if unstarted == version => None,
-        _ if steps.are_settled() => Some(Status::Stopped),
-        _ => Some(Status::InDoubt),
+        claim => Some(status_of(Some((Liveness::Begun, version)), claim, steps, now_ms)),
     }
 }
 

@@ -174,9 +174,7 @@ impl Records {
 
     /// How many steps of the operation that began with this record are in which state.
     pub(super) fn step_counts(&self, hash: u128, begun: &Found) -> StepCounts {
-        // The table may not know the operation of the steps yet.
-        self.unfinished.learn(hash, begun.begun_attempt());
-        self.unfinished.step_counts(hash)
+        self.unfinished.learn(hash, begun.begun_attempt())
     }
 
     pub(super) fn path(&self) -> &Path {

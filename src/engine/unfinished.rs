@@ -62,6 +62,13 @@ impl ListedOperation {
     }
 }
 
+impl Operation {
+    /// How many of the steps are in which state.
+    fn step_counts(&self) -> StepCounts {
+        self.steps.as_ref().map_or(StepCounts::default(), |steps| steps.counts())
+    }
+}
+
 /// The operations of one shard, by the hash of the key.
 type Shard = HashMap<u128, Operation, ByHash>;
 
@@ -164,15 +171,17 @@ impl UnfinishedTable {
         self.note_ended(removed.and_then(|operation| operation.steps))
     }
 
-    /// Notes what the record of an operation's last attempt says, if it could not be read when the store was opened. Until then
-    /// the steps of all operations of the key that are still in the log are taken for its own.
-    pub(super) fn learn(&self, hash: u128, attempt: BegunAttempt) {
+    /// Notes what the record of an operation's last attempt says, if it could not be read when the store was opened, and counts
+    /// the steps of the operation. Until then the steps of all operations of the key that are still in the log are taken for
+    /// its own.
+    pub(super) fn learn(&self, hash: u128, attempt: BegunAttempt) -> StepCounts {
         let mut shard = self.shard(hash).lock();
-        let Some(operation) = shard.get_mut(&hash) else { return };
+        let Some(operation) = shard.get_mut(&hash) else { return StepCounts::default() };
         if operation.origin.as_u64() == 0 {
             (operation.since_ms, operation.version) = (attempt.since_ms, attempt.version);
             self.learn_origin(operation, attempt.origin);
         }
+        operation.step_counts()
     }
 
     fn learn_origin(&self, operation: &mut Operation, origin: Version) {
@@ -198,7 +207,7 @@ impl UnfinishedTable {
         let shard = self.shard(hash).lock();
         let operation = shard.get(&hash)?;
         let Operation { version, origin, generation, ref steps, .. } = *operation;
-        let counts = steps.as_ref().map_or(StepCounts::default(), |steps| steps.counts());
+        let counts = operation.step_counts();
         let step_count = steps.as_ref().map_or(0, |steps| steps.len());
         Some(OperationState { version, origin, generation, counts, step_count })
     }

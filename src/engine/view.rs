@@ -410,7 +410,7 @@ fn status(found: Option<&Found>, claim: Option<Claim>, steps: StepCounts, now_ms
 
 /// Returns the status of a key from the liveness and the version of its last record. While the key's flight is held,
 /// only the drop or the deadline of a lease can change the status.
-fn status_of(
+pub(super) fn status_of(
     last: Option<(Liveness, Version)>,
     claim: Option<Claim>,
     steps: StepCounts,
