@@ -83,11 +83,10 @@ impl Engine {
             let seen = self.viewer.look(hashed, now_ms, Want::Result)?;
             let is_answered = seen.status == Status::Completed
                 || terms.patience == Patience::None && seen.attempt_at_work().is_some();
-            let fenced = |origin| Error::Fenced { key: key.to_owned(), version: origin };
             if let Some(origin) = request.only
                 && decide::is_for_another(request, seen.found.as_ref())
             {
-                return Err(fenced(origin));
+                return Err(self.fenced(key, origin));
             }
             if is_answered {
                 return self.answer_without_flight(key, request, terms, seen).map(Began::without_flight);
@@ -103,7 +102,7 @@ impl Engine {
                 ChangeOutcome::Doubt(grant) => Ok(Began::InDoubt(grant)),
                 ChangeOutcome::InProgress { attempt } => Ok(Began::InProgress { attempt }),
                 ChangeOutcome::Completed(found) => Ok(Began::Completed(found)),
-                ChangeOutcome::Fenced => Err(fenced(request.only.unwrap_or(Version::from_u64(0)))),
+                ChangeOutcome::Fenced => Err(self.fenced(key, request.only.unwrap_or(Version::from_u64(0)))),
                 _ => self.look_and_answer(hashed, request, terms).map(Began::without_flight),
             };
         }

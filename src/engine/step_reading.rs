@@ -6,6 +6,7 @@
 
 use super::assembly::Engine;
 use super::records::{Found, HashedKey, Want, found_at};
+use super::terms::Durability;
 use super::unfinished::OperationState;
 use crate::error::Result;
 use crate::flights::{Claim, FlightGuard};
@@ -132,9 +133,7 @@ impl Engine {
         if status == Status::Absent {
             return Ok((status, None));
         }
-        let found = self.find_step((hash, &known))?;
-        flight.note_disk();
-        self.viewer.ensure_durable(&found, self.settings.terms.durability)?;
+        let found = self.find_durable_step((hash, &known), &flight, self.settings.terms.durability)?;
         Ok((status, Some(found)))
     }
 
@@ -144,9 +143,7 @@ impl Engine {
         let _inside = self.admission.enter()?;
         let flight = self.enter_to_read(parent)?;
         let Some((hash, known)) = self.known_step(StepOf { parent, name: b"" })? else { return Ok(None) };
-        let found = self.find_step((hash, &known))?;
-        flight.note_disk();
-        self.viewer.ensure_durable(&found, self.settings.terms.durability)?;
+        let found = self.find_durable_step((hash, &known), &flight, self.settings.terms.durability)?;
         Ok(Some(found))
     }
 
@@ -175,6 +172,19 @@ impl Engine {
         };
         let hash = self.log().hasher().step(parent.hash, origin.as_u64(), name);
         Ok(self.records.unfinished().step(parent.hash, hash).map(|step| (hash, step)))
+    }
+
+    /// Reads the last record of a step like [`Engine::find_step`], once it is as durable as `durability` demands.
+    pub(super) fn find_durable_step(
+        &self,
+        step: (u128, &Step),
+        flight: &FlightGuard<'_>,
+        durability: Durability,
+    ) -> Result<Found> {
+        let found = self.find_step(step)?;
+        flight.note_disk();
+        self.viewer.ensure_durable(&found, durability)?;
+        Ok(found)
     }
 
     /// Reads the last record of a step, with its result. The caller holds the flight of the operation's key.

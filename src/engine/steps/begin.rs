@@ -1,6 +1,6 @@
 //! Begins attempts at steps.
 
-use super::{Parent, StepBegan, StepDecision, StepGrant, StepWrite, fenced};
+use super::{Parent, StepBegan, StepDecision, StepGrant, StepWrite};
 use crate::engine::assembly::Engine;
 use crate::engine::call::PathRule;
 use crate::engine::records::HashedKey;
@@ -34,7 +34,9 @@ impl Engine {
             self.log().hasher().step(parent.hash, operation.origin.as_u64(), name)
         };
         let mut begin = |view: &Parent<'_>| {
-            let Some(operation) = view.owned_by(attempt) else { return Err(fenced(parent, attempt)) };
+            let Some(operation) = view.owned_by(attempt) else {
+                return Err(self.fenced(parent.key, attempt));
+            };
             let known = self.known_step(step)?.map(|(_, step)| step);
             if known.is_some_and(|known| known.is_visited && known.state != StepState::Released) {
                 return Err(Error::StepReused { key: parent.key.to_owned() });
@@ -59,7 +61,7 @@ impl Engine {
                     let earlier = known.and_then(|known| self.find_step((hash, &known)).ok());
                     let attempt = earlier.map_or(1, |earlier| earlier.attempt.saturating_add(1));
                     let fingerprint = request.fingerprint;
-                    Ok(self.step_begin(step, view, &operation, (fingerprint, attempt), terms))
+                    Ok(StepDecision::Write(step_begin(step, view, &operation, (fingerprint, attempt), terms)))
                 }
             }
         };
@@ -84,9 +86,7 @@ impl Engine {
         view: &Parent<'_>,
         (request, terms, takes_doubt): (Request, &Terms, bool),
     ) -> Result<StepBegan> {
-        let found = self.find_step((hash, known))?;
-        view.flight.note_disk();
-        self.viewer.ensure_durable(&found, terms.durability)?;
+        let found = self.find_durable_step((hash, known), view.flight, terms.durability)?;
         if !request.is(found.fingerprint) {
             return Err(self.viewer.mismatch(parent.key));
         }
@@ -108,38 +108,6 @@ impl Engine {
         Ok(StepBegan::InDoubt(StepGrant { hash, version, attempt, reservation, fingerprint, origin, claim }))
     }
 
-    /// The record that begins an attempt at a step.
-    fn step_begin<'a, R>(
-        &self,
-        StepOf { parent, name }: StepOf<'a>,
-        view: &Parent<'_>,
-        operation: &OperationState,
-        (fingerprint, attempt): (Fingerprint, u32),
-        terms: &Terms,
-    ) -> StepDecision<'a, R> {
-        let record = StepRecord {
-            kind: Kind::StepBegun,
-            parent: parent.hash,
-            origin: operation.origin,
-            name,
-            fingerprint,
-            attempt,
-            time_ms: view.now_ms,
-            value: Value::begun(terms.typing),
-            claim: operation.generation,
-            is_visited: true,
-        };
-        let until = if terms.begin_unsynced { Until::Written } else { terms.durability.until() };
-        let finish_bytes = record_cost_bytes(max_encoded_bytes(Key::new(name), terms.max_result_bytes));
-        StepDecision::Write(StepWrite {
-            record,
-            copied: None,
-            until,
-            class: ReservationClass::Begin,
-            finish_bytes,
-        })
-    }
-
     /// Begins another attempt at a step, to resolve the doubt of `grant`: the side effect did not happen, or may happen
     /// again. `attempt` is the version of the attempt at the operation.
     pub(crate) fn begin_step_again(
@@ -152,45 +120,71 @@ impl Engine {
         let _events = crate::events::hold_back();
         let parent = step.parent;
         let outcome = self.change_step(parent, PathRule::BeginsOperation, None, |view| {
-            let operation = view.owned_by(attempt).ok_or_else(|| fenced(parent, attempt))?;
+            let operation = view.owned_by(attempt).ok_or_else(|| self.fenced(parent.key, attempt))?;
             let known = self.records.unfinished().step(parent.hash, grant.hash);
             let is_last = known.is_some_and(|known| known.version == grant.version && known.state.is_open());
             if !is_last || operation.origin != grant.origin {
-                return Err(fenced(parent, grant.version));
+                return Err(self.fenced(parent.key, grant.version));
             }
             let next = (grant.fingerprint, grant.attempt.saturating_add(1));
-            Ok(self.step_begin::<()>(step, view, &operation, next, terms))
+            Ok(StepDecision::<()>::Write(step_begin(step, view, &operation, next, terms)))
         })?;
         match outcome {
             Ok((version, record, reservation)) => {
                 Ok(StepGrant::new((grant.hash, version), &record, reservation))
             }
-            Err(()) => Err(fenced(parent, grant.version)),
+            Err(()) => Err(self.fenced(parent.key, grant.version)),
         }
     }
 }
 
-/// The record of an attempt at a step that the store may have forgotten, so that there is something to be in doubt about. Its
+/// The write that begins an attempt at a step.
+fn step_begin<'a>(
+    step: StepOf<'a>,
+    view: &Parent<'_>,
+    operation: &OperationState,
+    of: (Fingerprint, u32),
+    terms: &Terms,
+) -> StepWrite<'a> {
+    let claimed = begun_record(step, view, operation, of, terms);
+    let record = StepRecord { claim: operation.generation, is_visited: true, ..claimed };
+    let until = if terms.begin_unsynced { Until::Written } else { terms.durability.until() };
+    let finish_bytes = record_cost_bytes(max_encoded_bytes(Key::new(step.name), terms.max_result_bytes));
+    StepWrite { record, copied: None, until, class: ReservationClass::Begin, finish_bytes }
+}
+
+/// The write of an attempt at a step that the store may have forgotten, so that there is something to be in doubt about. Its
 /// number is 0, because no attempt is known. The caller does not claim it, and has not asked for it yet.
 fn forgotten_attempt<'a>(
-    StepOf { parent, name }: StepOf<'a>,
+    step: StepOf<'a>,
     view: &Parent<'_>,
     operation: &OperationState,
     fingerprint: Fingerprint,
     terms: &Terms,
 ) -> StepWrite<'a> {
-    let record = StepRecord {
+    let record = begun_record(step, view, operation, (fingerprint, 0), terms);
+    let (until, class) = (terms.durability.until(), ReservationClass::Begin);
+    StepWrite { record, copied: None, until, class, finish_bytes: 0 }
+}
+
+/// The record of an attempt at a step, which nobody has claimed.
+fn begun_record<'a>(
+    StepOf { parent, name }: StepOf<'a>,
+    view: &Parent<'_>,
+    operation: &OperationState,
+    (fingerprint, attempt): (Fingerprint, u32),
+    terms: &Terms,
+) -> StepRecord<'a> {
+    StepRecord {
         kind: Kind::StepBegun,
         parent: parent.hash,
         origin: operation.origin,
         name,
         fingerprint,
-        attempt: 0,
+        attempt,
         time_ms: view.now_ms,
         value: Value::begun(terms.typing),
         claim: 0,
         is_visited: false,
-    };
-    let (until, class) = (terms.durability.until(), ReservationClass::Begin);
-    StepWrite { record, copied: None, until, class, finish_bytes: 0 }
+    }
 }

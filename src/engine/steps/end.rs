@@ -1,6 +1,6 @@
 //! Ends attempts at steps, gives steps up, and sets their state for an operator.
 
-use super::{StepDecision, StepEnd, StepGrant, StepWrite, fenced};
+use super::{StepDecision, StepEnd, StepGrant, StepWrite};
 use crate::engine::assembly::Engine;
 use crate::engine::call::PathRule;
 use crate::engine::change::check_result;
@@ -40,10 +40,10 @@ impl Engine {
                 .filter(|operation| operation.origin == origin)
                 .and_then(|_| self.records.unfinished().step(parent.hash, hash))
                 .filter(|known| known.version == version && known.state.is_open());
-            let Some(known) = known else { return Err(fenced(parent, version)) };
+            let Some(known) = known else { return Err(self.fenced(parent.key, version)) };
             let status = self.step_status(parent.hash, &known, view.flight.claim());
             if transition(status, event).is_err() {
-                return Err(fenced(parent, version));
+                return Err(self.fenced(parent.key, version));
             }
             let record = StepRecord {
                 kind,
@@ -61,7 +61,7 @@ impl Engine {
         })?;
         match outcome {
             Ok((version, ..)) => Ok(version),
-            Err(()) => Err(fenced(parent, version)),
+            Err(()) => Err(self.fenced(parent.key, version)),
         }
     }
 
@@ -75,7 +75,7 @@ impl Engine {
         let StepOf { parent, name } = step;
         Key::new(name).check()?;
         let outcome = self.change_step(parent, PathRule::EndsAttempt, None, |view| {
-            let operation = view.owned_by(attempt).ok_or_else(|| fenced(parent, attempt))?;
+            let operation = view.owned_by(attempt).ok_or_else(|| self.fenced(parent.key, attempt))?;
             match self.known_step(step)?.filter(|(_, known)| known.state.is_open()) {
                 None => Ok(StepDecision::Return(false)),
                 Some((_, known)) if known.state == StepState::GivenUp => Ok(StepDecision::Return(true)),
@@ -152,7 +152,7 @@ impl Engine {
         self.records.unfinished().end_step_claim(parent, grant.hash, (grant.version, grant.claim));
     }
 
-    /// Sets the state of a step to `next` if it still matches `expected`. For an operator who has found out what happened.
+    /// Sets the state of a step to `next` if it still matches `expected`. For operators, to resolve a doubt.
     /// Returns the version of the record, or None if the state differs.
     pub(crate) fn set_step(
         &self,

@@ -22,7 +22,7 @@ use super::call::PathRule;
 use super::records::{Found, HashedKey};
 use super::step_record::StepRecord;
 use super::unfinished::OperationState;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::flights::{Claim, FlightGuard};
 use crate::format::record::Value;
 use crate::key::Fingerprint;
@@ -189,8 +189,4 @@ impl StepGrant {
         let StepRecord { attempt, fingerprint, origin, claim, .. } = *record;
         StepGrant { hash, version, attempt, reservation, fingerprint, origin, claim }
     }
-}
-
-fn fenced(parent: HashedKey<'_>, version: Version) -> Error {
-    Error::Fenced { key: parent.key.to_owned(), version }
 }

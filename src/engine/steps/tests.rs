@@ -7,6 +7,7 @@ use crate::engine::begin::Began;
 use crate::engine::change::Grant;
 use crate::engine::step_reading::{StepInfo, StepOf};
 use crate::engine::terms::{Expected, Finish, Next, Terms};
+use crate::error::Error;
 use crate::format::record::Value;
 use crate::key::Key;
 use crate::status::Status;
