@@ -16,7 +16,7 @@
 //! lost. A message that is not known to be acknowledged is saved: it may be delivered again, as after a crash.
 
 use std::collections::HashMap;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub struct Repair {
 ///
 /// What is saved is right: every record in the new file is one that the store had written and whose checksum matches. A key of
 /// which a later record is lost, or may be, is in doubt, whatever its last intact record says: nothing is replayed and nothing
-/// runs again before somebody, or [`reconcile`](crate::Operation::reconcile), has found out what happened. If anything was lost,
+/// runs again until the doubt is resolved, by an operator or by [`reconcile`](crate::Operation::reconcile). If anything was lost,
 /// the new file is a copy: keys that it does not know may have been lost too. See [the guide](crate::guide::damage).
 ///
 /// The records that are saved keep their versions, times and retentions. Space of dead records is not copied. This takes memory
@@ -202,13 +202,7 @@ fn repair_storage(
 }
 
 fn record_at<'a>(bytes: &'a [u8], base: u64, entry: &FooterEntry, seed: Seed) -> Option<Record<'a>> {
-    Record::decode(bytes.get(within(entry)?)?, base + entry.offset, seed).ok()
-}
-
-/// The bytes of a slot that an entry describes.
-fn within(entry: &FooterEntry) -> Option<Range<usize>> {
-    let end = usize::try_from(entry.offset + entry.length).ok()?;
-    Some(usize::try_from(entry.offset).ok()?..end)
+    Record::decode(entry.bytes_in(bytes)?, base + entry.offset, seed).ok()
 }
 
 /// The entries of the footer whose records are lost.
@@ -425,7 +419,7 @@ impl Keys {
             return Ok(());
         }
         let max_bytes = largest_carried_bytes(builder.segment_bytes());
-        let lost = within(entry).and_then(|range| bytes.get(range)).unwrap_or_default();
+        let lost = entry.bytes_in(bytes).unwrap_or_default();
         let lost = &lost[..lost.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
         report.unreadable_keys += u64::from(entry.kind.domain() == Some(Domain::Key));
         builder.add(&entry.carrying(lost, self.time_ms), entry.hash)

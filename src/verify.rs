@@ -270,7 +270,7 @@ impl Check<'_> {
             let mut is_listed = false;
             for entry in listed {
                 is_listed = true;
-                let range = entry.offset..entry.offset + entry.length;
+                let range = entry.range();
                 let liveness = lost_liveness(Some(entry.kind), entry.key_expires_ms, self.now_ms);
                 let consequence = match liveness {
                     Liveness::Gone => Consequence::Harmless,
@@ -297,12 +297,7 @@ impl Check<'_> {
 
     /// Returns the key that a record states, or the name of its step, if the hash is the one in the footer.
     fn named_within(&self, entry: &FooterEntry, bytes: &[u8]) -> (Option<OwnedKey>, Option<Vec<u8>>) {
-        let copied = || {
-            let range =
-                usize::try_from(entry.offset).ok()?..usize::try_from(entry.offset + entry.length).ok()?;
-            Some(bytes.get(range)?.to_vec())
-        };
-        let mut copy = copied().unwrap_or_default();
+        let mut copy = entry.bytes_in(bytes).unwrap_or_default().to_vec();
         let Ok(record) = Record::decode_regardless(&mut copy) else { return (None, None) };
         if record.kind.is_carrier() || record.key_hash(&self.layout.hasher) != entry.hash {
             return (None, None);
@@ -326,7 +321,7 @@ impl Check<'_> {
                 None => is_lost(entry.offset),
             };
             if !is_right {
-                let range = entry.offset..entry.offset + entry.length;
+                let range = entry.range();
                 let reason = "the footer's entry does not describe the record";
                 self.add(slot_offset, &range, Consequence::WrongAnswer, reason, None);
             }

@@ -1,5 +1,7 @@
 //! Footers: one entry for each key of a full segment, so that recovery need not read the segment's records.
 
+use std::ops::Range;
+
 use crc32fast::Hasher;
 
 use super::layout::{footer_entry, trailer};
@@ -34,6 +36,17 @@ impl FooterEntry {
     #[inline]
     pub(crate) fn parent_hash(&self) -> u128 {
         joined(self.key_expires_ms, self.result_expires_ms)
+    }
+
+    /// Returns the offsets of the record in its slot.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.offset..self.offset + self.length
+    }
+
+    /// Returns the bytes of the record in those of its slot. None if they are not all there.
+    pub(crate) fn bytes_in<'a>(&self, slot: &'a [u8]) -> Option<&'a [u8]> {
+        let Range { start, end } = self.range();
+        slot.get(usize::try_from(start).ok()?..usize::try_from(end).ok()?)
     }
 
     /// Returns the hash of the key whose flight (the per-key lock) covers changes of this record: its own, or that of the

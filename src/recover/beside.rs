@@ -161,6 +161,18 @@ impl View {
         STORE_HEADER_BYTES + slot * self.parameters.segment_bytes
     }
 
+    /// Returns a checksum of the headers of all slots, if they can be read.
+    fn headers(&self) -> Option<u64> {
+        use std::hash::Hasher as _;
+        let context = self.context();
+        let mut hasher = std::hash::DefaultHasher::new();
+        for slot in Survey::slots(&context, self.parameters.segment_bytes).ok()? {
+            hasher.write_u64(slot);
+            hasher.write(&context.sector(self.slot_offset(slot)).ok()?);
+        }
+        Some(hasher.finish())
+    }
+
     /// Reads what was written since the last time. The view is then the log as it is at one moment during this call.
     ///
     /// # Errors
@@ -172,15 +184,11 @@ impl View {
         }
         let mut faults = Faults::default();
         for _ in 0..MAX_ROUNDS {
-            let again = || headers(&self.context(), &self.parameters).ok();
             // The headers are compared only once something is wrong, because reading them takes most of the time.
-            let before = if faults.last.is_some() { again() } else { None };
+            let before = if faults.last.is_some() { self.headers() } else { None };
             match self.take_survey() {
                 Ok(()) => return Ok(()),
-                Err(error) => {
-                    let again = || headers(&self.context(), &self.parameters).ok();
-                    faults.judge(before, error, again)?;
-                }
+                Err(error) => faults.judge(before, error, || self.headers())?,
             }
         }
         Err(Error::Busy { path: self.path.clone(), key: None })
@@ -399,17 +407,6 @@ impl Faults {
         std::thread::sleep(PAUSE);
         Ok(())
     }
-}
-
-/// Returns a checksum of the headers of all slots.
-fn headers(context: &OpenContext<'_>, parameters: &Parameters) -> Result<u64> {
-    use std::hash::Hasher as _;
-    let mut hasher = std::hash::DefaultHasher::new();
-    for slot in Survey::slots(context, parameters.segment_bytes)? {
-        hasher.write_u64(slot);
-        hasher.write(&context.sector(STORE_HEADER_BYTES + slot * parameters.segment_bytes)?);
-    }
-    Ok(hasher.finish())
 }
 
 /// Repeats `read` until it succeeds, or fails twice in the same way.
