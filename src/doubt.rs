@@ -113,7 +113,7 @@ impl Doubt {
     /// Records that the side effect happened, with this result, and commits `messages` with it. Otherwise as
     /// [`complete`](Doubt::complete).
     ///
-    /// The attempt in doubt may have been about to emit messages, which nobody emits unless whoever completes it does. For an
+    /// The messages that the attempt in doubt would have emitted are gone, so the call that completes it has to emit them. For an
     /// operation with [`on_complete`](crate::Operation::on_complete), a retry of its call does; this is for an operator's tool.
     ///
     /// ```

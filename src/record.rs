@@ -200,7 +200,7 @@ impl RecordSize {
     #[inline(never)]
     fn shares_unless_completed(&self) -> [(u64, u64); 2] {
         match self.kind {
-            // A step lives as long as its operation is unfinished. Whoever ends the operation counts its steps as dead.
+            // A step lives as long as its operation is unfinished. The change that ends the operation counts its steps as dead.
             Kind::Begun
             | Kind::StepBegun
             | Kind::StepCompleted

@@ -43,7 +43,7 @@ fn a_sound_store_is_counted_and_left_as_it_is() {
     assert!(verification.segments > 2 && verification.frames >= 300, "{verification:?}");
     assert_eq!(verification.segments_without_footer, 0);
     assert!(place.bytes() == before);
-    // A file that nobody may write to can be checked too.
+    // Checking a file needs no permission to write.
     let mut permissions = std::fs::metadata(&place.path).unwrap().permissions();
     permissions.set_readonly(true);
     std::fs::set_permissions(&place.path, permissions).unwrap();

@@ -1,7 +1,7 @@
 //! Counts what calls do, for the statistics.
 //!
 //! Each thread adds to one of several sets of counters, each on cache lines of its own, so that threads do not slow each
-//! other down. Adding takes about 6 ns. Reading sums up the sets and takes no lock.
+//! other down. Reading sums up the sets and takes no lock.
 
 use std::cell::Cell;
 // Not from `crate::sync`: no decision depends on a counter, so shuttle need not explore the accesses.
